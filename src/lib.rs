@@ -1,0 +1,40 @@
+//! The way mail gets into a Cyrus IMAP Murder without a proxy hop.
+//!
+//! A mail server asks for each recipient's backend, up front, and delivers there itself over LMTP.
+//! The answer comes from local knowledge: Cyrus' own `mailboxes.db` on a frontend.
+//!
+//! # The promise
+//!
+//! A recipient that exists is never refused. *Unknown* is said only when it is certain; a torn
+//! file, a lock that does not come, a record that does not parse, a bug of ours: all of that is
+//! *temporary*, and the mail server tries again.
+//!
+//! # The rings
+//!
+//! Imports point inwards only.
+//!
+//! * **Pure**: bytes and values in, values out. No sockets, no files, no clock. [`mailbox`] has the
+//!   names and records everything else speaks of; [`address`] makes a mailbox name of a recipient
+//!   as Cyrus' `lmtpd` does, by the rules that [`imapd_conf`] reads; [`cyrusdb`] reads the four
+//!   file formats of `mailboxes.db` over a byte source; [`router`] decides; [`wire`] has the
+//!   protocols of the mail servers.
+//! * **System**: [`mailbox_list`] opens, follows and locks the real file, and asks the local
+//!   MUPDATE slave whether it is up to date.
+//! * **Surface**: what people run. [`config`], and with the feature `daemon` the `server` and the
+//!   `cli`.
+//!
+//! Start reading at [`router`].
+
+pub mod address;
+pub mod config;
+pub mod cyrusdb;
+pub mod imapd_conf;
+pub mod mailbox;
+pub mod mailbox_list;
+pub mod router;
+pub mod wire;
+
+#[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
+pub mod server;

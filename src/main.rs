@@ -1,0 +1,5 @@
+//! The command `murder-route`.
+
+fn main() -> std::process::ExitCode {
+    murder_route::cli::main()
+}
