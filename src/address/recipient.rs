@@ -1,0 +1,309 @@
+//! A recipient address taken apart.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// Longest key taken for a recipient, in bytes. RFC 5321 §4.5.3.1 allows 64 + 1 + 255; the rest is
+/// room for quoting and long details.
+pub const MAX_KEY: usize = 1000;
+
+/// A recipient as a mail server names it in a lookup.
+///
+/// Borrows from the key; only unquoting and upper case in the domain make a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipient<'a> {
+    local: Cow<'a, [u8]>,
+    domain: Option<Cow<'a, [u8]>>,
+    quotes: bool,
+}
+
+/// Why a key is no recipient. No mail server delivers to such a thing, so all of them are answered
+/// "not found", never "unknown user".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadRecipient {
+    /// The empty key.
+    #[error("empty recipient")]
+    Empty,
+    /// The bare `*`, by which Postfix asks for a default route (`transport(5)`).
+    #[error("`*` is the mail server's question for a default route, no recipient")]
+    Wildcard,
+    /// Longer than [`MAX_KEY`].
+    #[error("recipient longer than {MAX_KEY} bytes")]
+    TooLong,
+    /// A control character, NUL among them.
+    #[error("control character in the recipient")]
+    Control,
+    /// `@domain`: a question for a whole domain.
+    #[error("nothing before the `@`")]
+    NoLocalPart,
+}
+
+impl<'a> Recipient<'a> {
+    /// Takes a key apart.
+    ///
+    /// It may be in external form (`"jane doe"@example.org`, RFC 5321 quoting) or in the mail
+    /// server's internal form (`jane doe@example.org`); Postfix asks with the external one first
+    /// and with the internal one if that was not found, and both mean the same here. The domain
+    /// begins after the last `@`; it may be missing. A source route (`@relay:jane@example.org`) is
+    /// dropped, as `lmtpd` does.
+    pub fn parse(key: &'a [u8]) -> Result<Self, BadRecipient> {
+        match key {
+            b"" => return Err(BadRecipient::Empty),
+            b"*" => return Err(BadRecipient::Wildcard),
+            _ if key.len() > MAX_KEY => return Err(BadRecipient::TooLong),
+            _ if key.iter().any(|b| b.is_ascii_control()) => return Err(BadRecipient::Control),
+            _ => {}
+        }
+        let key = match (key.first(), memchr::memchr(b':', key)) {
+            (Some(b'@'), Some(colon)) => &key[colon + 1..],
+            _ => key,
+        };
+        let (local, domain) = match quoted_end(key) {
+            Some(end) => (Cow::Owned(unescape(&key[1..end])), key.get(end + 2..)),
+            None => {
+                let (local, domain) = match memchr::memrchr(b'@', key) {
+                    Some(at) => (&key[..at], Some(&key[at + 1..])),
+                    None => (key, None),
+                };
+                if local.is_empty() {
+                    return Err(BadRecipient::NoLocalPart);
+                }
+                match memchr::memchr(b'\\', local) {
+                    Some(_) => (Cow::Owned(unescape(local)), domain),
+                    None => (Cow::Borrowed(local), domain),
+                }
+            }
+        };
+        let quotes = local.is_empty() || local.iter().any(|b| !stands_unquoted(*b));
+        Ok(Self { local, domain: domain.map(lower_case), quotes })
+    }
+
+    /// The local part with its detail, without quotes and backslashes, in the case it came in.
+    pub fn local(&self) -> &[u8] {
+        &self.local
+    }
+
+    /// The local part before the first `+`.
+    pub fn user(&self) -> &[u8] {
+        self.split().0
+    }
+
+    /// What follows the first `+` of the local part.
+    pub fn detail(&self) -> Option<&[u8]> {
+        self.split().1
+    }
+
+    /// The domain in lower case; an IDN stays in the form it came in, U-label or A-label. `None`
+    /// without an `@`.
+    pub fn domain(&self) -> Option<&[u8]> {
+        self.domain.as_deref()
+    }
+
+    /// Whether `lmtpd` can be given the local part in quotes only. Quotes that are not needed are
+    /// not counted: RFC 5321 §4.1.2 has `"jane"` and `jane` mean the same.
+    pub fn needs_quotes(&self) -> bool {
+        self.quotes
+    }
+
+    fn split(&self) -> (&[u8], Option<&[u8]>) {
+        match memchr::memchr(b'+', &self.local) {
+            Some(plus) => (&self.local[..plus], Some(&self.local[plus + 1..])),
+            None => (&self.local, None),
+        }
+    }
+}
+
+/// The external form, quoted where RFC 5321 wants it.
+impl fmt::Display for Recipient<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = Vec::with_capacity(self.local.len() + 2);
+        push_quoted(&self.local, &mut text);
+        if let Some(domain) = &self.domain {
+            text.push(b'@');
+            text.extend_from_slice(domain);
+        }
+        f.write_str(&String::from_utf8_lossy(&text))
+    }
+}
+
+/// Appends a local part, in quotes if it is no `Dot-string` (RFC 5321 §4.1.2).
+pub(super) fn push_quoted(local: &[u8], to: &mut Vec<u8>) {
+    let dot_string =
+        local.split(|b| *b == b'.').all(|atom| !atom.is_empty() && atom.iter().all(|b| atext(*b)));
+    if dot_string {
+        to.extend_from_slice(local);
+        return;
+    }
+    to.push(b'"');
+    for b in local {
+        if matches!(b, b'"' | b'\\') {
+            to.push(b'\\');
+        }
+        to.push(*b);
+    }
+    to.push(b'"');
+}
+
+/// `atext` of RFC 5321, with the 8-bit characters of RFC 6531.
+fn atext(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&b) || b >= 0x80
+}
+
+/// Whether `parseaddr` takes the byte in a local part without quotes. It is more lenient than RFC
+/// 5321: dots may stand anywhere. (8-bit characters are judged by the rules, not here.)
+fn stands_unquoted(b: u8) -> bool {
+    b > b' ' && !b"<>()[]\\,;:\"@".contains(&b)
+}
+
+/// Where the closing quote of a well-formed quoted local part stands.
+fn quoted_end(key: &[u8]) -> Option<usize> {
+    if key.first() != Some(&b'"') {
+        return None;
+    }
+    let mut at = 1;
+    loop {
+        match key.get(at)? {
+            b'"' => break,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    match key.get(at + 1) {
+        None | Some(b'@') => Some(at),
+        Some(_) => None,
+    }
+}
+
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.iter();
+    while let Some(&b) = bytes.next() {
+        match b {
+            b'\\' => out.extend(bytes.next()),
+            b => out.push(b),
+        }
+    }
+    out
+}
+
+fn lower_case(domain: &[u8]) -> Cow<'_, [u8]> {
+    match domain.iter().any(u8::is_ascii_uppercase) {
+        true => Cow::Owned(domain.to_ascii_lowercase()),
+        false => Cow::Borrowed(domain),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_apart_as_the_mail_server_meant_them() {
+        // (key, user, detail, domain, needs quotes, why)
+        type Row = (
+            &'static str,
+            &'static str,
+            Option<&'static str>,
+            Option<&'static str>,
+            bool,
+            &'static str,
+        );
+        let table: &[Row] = &[
+            ("jane@example.org", "jane", None, Some("example.org"), false, "plain"),
+            ("Jane@Example.ORG", "Jane", None, Some("example.org"), false, "only the domain folds"),
+            ("jane+Work@x.org", "jane", Some("Work"), Some("x.org"), false, "detail"),
+            ("jane+a+b@x.org", "jane", Some("a+b"), Some("x.org"), false, "the first + splits"),
+            ("jane+@x.org", "jane", Some(""), Some("x.org"), false, "empty detail"),
+            ("+shared/info@x.org", "", Some("shared/info"), Some("x.org"), false, "shared folder"),
+            ("jane", "jane", None, None, false, "no domain"),
+            ("jane@", "jane", None, Some(""), false, "empty domain"),
+            ("jane..doe.@x.org", "jane..doe.", None, Some("x.org"), false, "lmtpd takes any dots"),
+            (
+                "\"jane..doe\"@x.org",
+                "jane..doe",
+                None,
+                Some("x.org"),
+                false,
+                "so they need no quotes",
+            ),
+            ("\"jane\"@x.org", "jane", None, Some("x.org"), false, "needless quotes"),
+            ("\"ja\\ne\"@x.org", "jane", None, Some("x.org"), false, "needless backslash"),
+            ("\"jane+x\"@x.org", "jane", Some("x"), Some("x.org"), false, "detail in quotes"),
+            ("\"jane doe\"@x.org", "jane doe", None, Some("x.org"), true, "external form"),
+            ("jane doe@x.org", "jane doe", None, Some("x.org"), true, "the same, internal form"),
+            ("\"a\\\"b\\\\c\"@x.org", "a\"b\\c", None, Some("x.org"), true, "escapes"),
+            ("\"a@b\"@x.org", "a@b", None, Some("x.org"), true, "an @ in quotes"),
+            ("a@b@x.org", "a@b", None, Some("x.org"), true, "the last @ splits"),
+            ("\"jane", "\"jane", None, None, true, "no closing quote: internal form"),
+            ("\"jane\\\"", "\"jane\"", None, None, true, "the closing quote is escaped"),
+            ("\"a\"b@x.org", "\"a\"b", None, Some("x.org"), true, "more after the quote"),
+            ("\"\"@x.org", "", None, Some("x.org"), true, "empty, in quotes"),
+            ("\"jane doe\"", "jane doe", None, None, true, "quoted, no domain"),
+            ("@a.org,@b.org:jane@x.org", "jane", None, Some("x.org"), false, "source route"),
+            ("jane@[127.0.0.1]", "jane", None, Some("[127.0.0.1]"), false, "address literal"),
+            ("*@x.org", "*", None, Some("x.org"), false, "only the bare * is the wildcard"),
+        ];
+        for (key, user, detail, domain, quotes, why) in table {
+            let parsed = Recipient::parse(key.as_bytes()).unwrap();
+            assert_eq!(parsed.user(), user.as_bytes(), "{key}: {why}");
+            assert_eq!(parsed.detail(), detail.map(str::as_bytes), "{key}: {why}");
+            assert_eq!(parsed.domain(), domain.map(str::as_bytes), "{key}: {why}");
+            assert_eq!(parsed.needs_quotes(), *quotes, "{key}: {why}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_recipient_is_told_apart() {
+        let long = vec![b'a'; MAX_KEY + 1];
+        let table: &[(&[u8], BadRecipient)] = &[
+            (b"", BadRecipient::Empty),
+            (b"*", BadRecipient::Wildcard),
+            (&long, BadRecipient::TooLong),
+            (b"ja\0ne@x.org", BadRecipient::Control),
+            (b"\"ja\x1fne\"@x.org", BadRecipient::Control),
+            (b"jane@x.org\n", BadRecipient::Control),
+            (b"@x.org", BadRecipient::NoLocalPart),
+            (b"@", BadRecipient::NoLocalPart),
+        ];
+        for (key, error) in table {
+            assert_eq!(Recipient::parse(key), Err(*error), "{}", key.escape_ascii());
+        }
+        assert!(Recipient::parse(&long[..MAX_KEY]).is_ok());
+    }
+
+    #[test]
+    fn a_recipient_is_written_with_quotes_where_rfc_5321_wants_them() {
+        let table = [
+            ("Jane+Work@Example.org", "Jane+Work@example.org"),
+            ("\"jane\"@x.org", "jane@x.org"),
+            ("jane..doe@x.org", "\"jane..doe\"@x.org"),
+            (".jane@x.org", "\".jane\"@x.org"),
+            ("jane doe@x.org", "\"jane doe\"@x.org"),
+            ("\"a\\\"b\\\\c\"@x.org", "\"a\\\"b\\\\c\"@x.org"),
+            ("jane", "jane"),
+        ];
+        for (key, written) in table {
+            assert_eq!(Recipient::parse(key.as_bytes()).unwrap().to_string(), written);
+        }
+    }
+
+    proptest::proptest! {
+        // The written form is what a backend is given: read again it must be the same recipient.
+        #[test]
+        fn writing_and_reading_again_changes_nothing(key in "[ -~]{1,40}") {
+            if let Ok(parsed) = Recipient::parse(key.as_bytes())
+                && parsed.domain().is_none_or(|domain| !domain.contains(&b'@'))
+            {
+                let written = parsed.to_string();
+                let again = Recipient::parse(written.as_bytes()).unwrap();
+                proptest::prop_assert_eq!(again.local(), parsed.local());
+                proptest::prop_assert_eq!(again.domain(), parsed.domain());
+            }
+        }
+
+        #[test]
+        fn no_key_panics(key in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60)) {
+            let _ = Recipient::parse(&key);
+        }
+    }
+}

@@ -1,0 +1,641 @@
+//! The options of `imapd.conf` that make a mailbox name of a recipient.
+
+use super::recipient::{Recipient, push_quoted};
+use crate::mailbox::MailboxName;
+
+/// The families of Cyrus releases that name mailboxes alike and have the same defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Release {
+    /// 2.2 to 2.4.
+    V2_4,
+    /// 2.5: `lmtp_downcase_rcpt` is on, and there is `lmtp_catchall_mailbox`.
+    V2_5,
+    /// 3.0 to 3.4: `unixhierarchysep` is on, the hierarchy separator no longer matters in a user,
+    /// quotes around a local part stay.
+    V3_0,
+    /// From 3.6: the keys of `mailboxes.db` changed; the names are those of 3.0.
+    V3_6,
+}
+
+/// The options of `imapd.conf` that matter here, each under its name there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Whose rules these are.
+    pub release: Release,
+    /// `virtdomains` is `userid` or `on` (the same for `lmtpd`). Off: domains are ignored.
+    pub virtdomains: bool,
+    /// `defaultdomain`: its mailboxes have no domain in their names. Kept as it is spelled.
+    pub defaultdomain: Option<String>,
+    /// `unixhierarchysep`: `/`, not `.`, separates folders in a detail.
+    pub unixhierarchysep: bool,
+    /// `postuser`: the local part that stands for shared folders. Empty unless set.
+    pub postuser: String,
+    /// `lmtp_downcase_rcpt`: the case of the local part, less its detail, does not matter.
+    pub downcase: bool,
+    /// `lmtp_strict_rfc2821`: 8-bit characters in a local part are refused. Off: each 8-bit byte
+    /// becomes an `X`.
+    pub strict: bool,
+    /// `lmtp_catchall_mailbox`: who gets what is for nobody.
+    pub catchall: Option<String>,
+    /// `lmtp_fuzzy_mailbox_match`: a shared folder may be named nearly right ([`super::Fuzzy`]).
+    pub fuzzy: bool,
+}
+
+/// What a recipient addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A user's INBOX. The detail does not matter for the way; no right is needed.
+    Inbox,
+    /// A shared folder. The sender needs the right `p`.
+    Shared,
+}
+
+/// The mailbox a recipient stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// What it is.
+    pub kind: Kind,
+    /// The name to look up.
+    pub name: MailboxName,
+    /// The name to look up if there is no such mailbox: what another minor release of the same
+    /// family makes of the recipient. Only for a shared folder with a `&` in its address: 3.0, 3.2
+    /// and 3.13.4 take it as modified UTF-7, 3.4 to 3.13.3 encode the `&` (Cyrus 33776ac558).
+    pub other: Option<MailboxName>,
+}
+
+/// Why a recipient stands for no mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoTarget {
+    /// `lmtpd` refuses such an address as bad syntax (501 5.5.4), whoever exists. Not even the
+    /// catch-all gets it.
+    #[error("{0}")]
+    Refused(&'static str),
+    /// No mailbox can have the name (550 5.1.1). The catch-all, if there is one, gets it.
+    #[error("{0}")]
+    Nobody(&'static str),
+    /// It cannot be told which mailbox is meant. The answer must be temporary.
+    #[error("{0}")]
+    Doubtful(&'static str),
+}
+
+impl Rules {
+    /// The rules of an `imapd.conf` that sets none of the options (`lib/imapoptions`).
+    pub fn defaults(release: Release) -> Self {
+        let v3 = release >= Release::V3_0;
+        Self {
+            release,
+            virtdomains: false,
+            defaultdomain: v3.then(|| "internal".to_owned()),
+            unixhierarchysep: v3,
+            postuser: String::new(),
+            downcase: release >= Release::V2_5,
+            strict: true,
+            catchall: None,
+            fuzzy: false,
+        }
+    }
+
+    /// The mailbox the recipient stands for.
+    pub fn target(&self, recipient: &Recipient<'_>) -> Result<Target, NoTarget> {
+        let domain = self.domain_in_name(recipient)?;
+        if self.strict && !recipient.local().is_ascii() {
+            return Err(NoTarget::Refused(EIGHT_BIT));
+        }
+        if self.keeps_quotes() && recipient.needs_quotes() {
+            return Err(NoTarget::Nobody(QUOTED));
+        }
+        let mut name = Vec::with_capacity(
+            domain.map_or(0, |domain| domain.len() + 1) + b"user.".len() + recipient.local().len(),
+        );
+        if let Some(domain) = domain {
+            name.extend_from_slice(domain);
+            name.push(b'!');
+        }
+        let before_user = name.len();
+        name.extend_from_slice(b"user.");
+        let before_local = name.len();
+        name.extend(recipient.user().iter().map(|b| self.user_byte(*b)));
+
+        if self.is_postuser(&name[before_local..], recipient.user()) {
+            name.truncate(before_user);
+            return self.shared(name, recipient.detail().unwrap_or_default());
+        }
+        match &name[before_local..] {
+            [] => Err(NoTarget::Nobody(NO_USER)),
+            user if user.contains(&b'!') => Err(NoTarget::Nobody(UNNAMEABLE)),
+            _ => target(Kind::Inbox, name, None),
+        }
+    }
+
+    /// Who gets mail for nobody (`lmtp_catchall_mailbox`), if anybody does.
+    ///
+    /// Not to be asked after [`NoTarget::Refused`], nor for a mailbox that is there and cannot take
+    /// mail now: Cyrus 3 does the latter, and delivers to the catch-all what would have found its
+    /// recipient a minute later.
+    pub fn catchall_target(&self) -> Option<Target> {
+        let user = self.catchall.as_deref().filter(|user| !user.is_empty())?;
+        let mut name = Vec::with_capacity(user.len() + 6);
+        let user = match user.rsplit_once('@') {
+            Some((local, domain)) if self.release >= Release::V3_0 => {
+                if !self.is_defaultdomain(domain.as_bytes()) {
+                    name.extend(domain.bytes().map(|b| b.to_ascii_lowercase()));
+                    name.push(b'!');
+                }
+                local
+            }
+            _ => user,
+        };
+        name.extend_from_slice(b"user.");
+        match self.release {
+            Release::V2_4 | Release::V2_5 => name.extend_from_slice(user.as_bytes()),
+            Release::V3_0 | Release::V3_6 => name.extend(user.bytes().map(caret_for_dot)),
+        }
+        target(Kind::Inbox, name, None).ok()
+    }
+
+    /// The recipient as the backend must be given it, in external form.
+    ///
+    /// `lmtpproxyd` passes on a recipient in lower case; a backend given `jane+Work@Example.org`
+    /// refuses it (3.2) or dies of a failed assertion (3.6, 3.10). So: the domain in lower case, or
+    /// as `defaultdomain` spells it, for `lmtpd` compares it byte by byte; the local part in lower
+    /// case with `lmtp_downcase_rcpt`; the detail untouched.
+    pub fn canonical(&self, recipient: &Recipient<'_>) -> Vec<u8> {
+        let mut local = recipient.local().to_vec();
+        if self.downcase {
+            local[..recipient.user().len()].make_ascii_lowercase();
+        }
+        let mut address = Vec::with_capacity(local.len() + 32);
+        push_quoted(&local, &mut address);
+        if let Some(domain) = recipient.domain() {
+            address.push(b'@');
+            match &self.defaultdomain {
+                Some(default) if self.is_defaultdomain(domain) => {
+                    address.extend_from_slice(default.as_bytes());
+                }
+                _ => address.extend_from_slice(domain),
+            }
+        }
+        address
+    }
+
+    /// The domain that stands before the `!` of the mailbox name.
+    pub(super) fn domain_in_name<'r>(
+        &self,
+        recipient: &'r Recipient<'_>,
+    ) -> Result<Option<&'r [u8]>, NoTarget> {
+        let Some(domain) = recipient.domain() else { return Ok(None) };
+        if !domain.is_ascii() {
+            // lmtpd takes A-labels only, and mail servers turn U-labels into them on the way.
+            return if self.virtdomains { Err(NoTarget::Doubtful(U_LABEL)) } else { Ok(None) };
+        }
+        if !lmtpd_takes_domain(domain) {
+            return Err(NoTarget::Refused(BAD_DOMAIN));
+        }
+        if !self.virtdomains || self.is_defaultdomain(domain) {
+            return Ok(None);
+        }
+        if domain.is_empty() {
+            return Err(NoTarget::Nobody(EMPTY_DOMAIN));
+        }
+        Ok(Some(domain))
+    }
+
+    pub(super) fn is_defaultdomain(&self, domain: &[u8]) -> bool {
+        self.defaultdomain.as_ref().is_some_and(|d| d.as_bytes().eq_ignore_ascii_case(domain))
+    }
+
+    /// Cyrus 3 looks for a mailbox whose name has the quotes in it; nobody can create one.
+    pub(super) fn keeps_quotes(&self) -> bool {
+        self.release >= Release::V3_0
+    }
+
+    /// One byte of a user in internal form.
+    fn user_byte(&self, b: u8) -> u8 {
+        // In lmtpd's order: the X of an 8-bit byte is folded as well.
+        let b = if b >= 0x80 { b'X' } else { b };
+        let b = if self.downcase { b.to_ascii_lowercase() } else { b };
+        match self.release {
+            Release::V2_4 | Release::V2_5 => self.old_separator(b),
+            Release::V3_0 | Release::V3_6 => caret_for_dot(b),
+        }
+    }
+
+    /// Cyrus 2 translates `/` and `.` anywhere in the local part (`mboxname_hiersep_tointernal`);
+    /// without `unixhierarchysep` it leaves both, and `jane.doe` is the folder `doe` of `jane`.
+    fn old_separator(&self, b: u8) -> u8 {
+        match b {
+            b'/' if self.unixhierarchysep => b'.',
+            b'.' if self.unixhierarchysep => b'^',
+            b => b,
+        }
+    }
+
+    /// Cyrus 2 compares after the translation of separators, Cyrus 3 before.
+    fn is_postuser(&self, internal: &[u8], typed: &[u8]) -> bool {
+        let postuser = self.postuser.as_bytes();
+        match self.release {
+            Release::V2_4 | Release::V2_5 => internal == postuser,
+            Release::V3_0 | Release::V3_6 if self.downcase => {
+                typed.len() == postuser.len()
+                    && typed.iter().zip(postuser).all(|(t, p)| t.to_ascii_lowercase() == *p)
+            }
+            Release::V3_0 | Release::V3_6 => typed == postuser,
+        }
+    }
+
+    /// The shared folder of this detail; `name` has the domain already.
+    fn shared(&self, mut name: Vec<u8>, detail: &[u8]) -> Result<Target, NoTarget> {
+        let before = name.len();
+        let other = match self.release {
+            Release::V2_4 | Release::V2_5 => {
+                name.extend(detail.iter().map(|b| self.old_separator(*b)));
+                None
+            }
+            Release::V3_0 | Release::V3_6 => {
+                let encoded = detail.contains(&b'&').then(|| {
+                    let mut other = name.clone();
+                    self.push_folders(detail, true, &mut other);
+                    other
+                });
+                self.push_folders(detail, false, &mut name);
+                // The likelier name first: 3.4 to 3.12 encode, 3.0 and 3.2 do not.
+                match (encoded, self.release) {
+                    (Some(encoded), Release::V3_6) => Some(std::mem::replace(&mut name, encoded)),
+                    (encoded, _) => encoded,
+                }
+            }
+        };
+        if name.len() == before {
+            return Err(NoTarget::Nobody(NO_FOLDER));
+        }
+        target(Kind::Shared, name, other)
+    }
+
+    /// Cyrus 3 splits the detail at the separator, drops what is empty and joins the rest with
+    /// dots.
+    fn push_folders(&self, detail: &[u8], encode: bool, name: &mut Vec<u8>) {
+        let separator = if self.unixhierarchysep { b'/' } else { b'.' };
+        let folders = detail.split(|b| *b == separator).filter(|folder| !folder.is_empty());
+        for (nth, folder) in folders.enumerate() {
+            if nth > 0 {
+                name.push(b'.');
+            }
+            for b in folder {
+                match b {
+                    0x80.. => name.push(b'X'),
+                    b'&' if encode => name.extend_from_slice(b"&-"),
+                    b => name.push(caret_for_dot(*b)),
+                }
+            }
+        }
+    }
+}
+
+pub(super) const EIGHT_BIT: &str =
+    "lmtpd takes no 8-bit characters before the `@` (lmtp_strict_rfc2821)";
+pub(super) const QUOTED: &str =
+    "lmtpd looks for a mailbox with the quotes in its name, and there is none";
+pub(super) const BAD_DOMAIN: &str = "lmtpd takes only letters, digits, `-` and `.` in a domain";
+pub(super) const U_LABEL: &str =
+    "the domain is not ASCII, and its mailboxes are listed under its A-label (xn--…)";
+const EMPTY_DOMAIN: &str = "nothing after the `@`";
+const NO_USER: &str = "no user before the `+`";
+const NO_FOLDER: &str = "no folder after the `+`";
+const UNNAMEABLE: &str = "no mailbox can have this name";
+
+fn target(kind: Kind, name: Vec<u8>, other: Option<Vec<u8>>) -> Result<Target, NoTarget> {
+    let name = MailboxName::new(name).map_err(|_| NoTarget::Nobody(UNNAMEABLE))?;
+    let other = other.and_then(|other| MailboxName::new(other).ok());
+    Ok(Target { kind, name, other })
+}
+
+/// A dot inside a component of an internal name is written `^`.
+fn caret_for_dot(b: u8) -> u8 {
+    if b == b'.' { b'^' } else { b }
+}
+
+/// What `parseaddr` takes after the `@`.
+fn lmtpd_takes_domain(domain: &[u8]) -> bool {
+    match domain {
+        [b'[', literal @ .., b']'] => literal.iter().all(|b| b.is_ascii_digit() || *b == b'.'),
+        name => name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-')),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 3.6 with two domains, as most murders are set up.
+    fn site() -> Rules {
+        Rules {
+            virtdomains: true,
+            defaultdomain: Some("example.org".to_owned()),
+            ..Rules::defaults(Release::V3_6)
+        }
+    }
+
+    fn target(rules: &Rules, key: &str) -> Result<Target, NoTarget> {
+        rules.target(&Recipient::parse(key.as_bytes()).unwrap())
+    }
+
+    /// `user.jane`, `shared news`, `501 …`, `550 …`, `45x …`: what `lmtpd` would do.
+    fn said(rules: &Rules, key: &str) -> String {
+        match target(rules, key) {
+            Ok(Target { kind: Kind::Inbox, name, other: None }) => name.to_string(),
+            Ok(Target { kind: Kind::Shared, name, other: None }) => format!("shared {name}"),
+            Ok(Target { name, other: Some(other), .. }) => format!("shared {name} or {other}"),
+            Err(NoTarget::Refused(_)) => "501".to_owned(),
+            Err(NoTarget::Nobody(_)) => "550".to_owned(),
+            Err(NoTarget::Doubtful(_)) => "451".to_owned(),
+        }
+    }
+
+    fn check(rules: &Rules, table: &[(&str, &str, &str)]) {
+        for (key, expected, why) in table {
+            assert_eq!(said(rules, key), *expected, "{key}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_virtual_domain_stands_before_the_name() {
+        let rules = site();
+        check(
+            &rules,
+            &[
+                ("jane@example.org", "user.jane", "the defaultdomain has no prefix"),
+                ("jane@Example.ORG", "user.jane", "in any case (lmtpd 3.0-3.4 misses it)"),
+                ("bob@x.org", "x.org!user.bob", "another domain has one"),
+                ("bob@X.org", "x.org!user.bob", "in lower case"),
+                ("jane", "user.jane", "no domain is like the defaultdomain"),
+                ("jane@x.org.", "x.org.!user.jane", "lmtpd keeps a final dot"),
+                ("jane@sub.example.org", "sub.example.org!user.jane", "no parent domains"),
+                ("jane@[127.0.0.1]", "[127.0.0.1]!user.jane", "an address literal is a domain"),
+                ("jane@", "550", "an empty domain is none"),
+                ("jane@x_y.org", "501", "lmtpd: no underscore in a domain"),
+                ("jane@[IPv6:::1]", "501", "lmtpd: digits and dots only"),
+                ("jane@m\u{fc}ller.de", "451", "the list has the A-label: which one is a doubt"),
+            ],
+        );
+        let off = Rules { virtdomains: false, ..site() };
+        check(
+            &off,
+            &[
+                ("jane@example.org", "user.jane", "off"),
+                ("bob@x.org", "user.bob", "any domain will do"),
+                ("bob@", "user.bob", "even none"),
+                ("bob@x_y.org", "501", "but its syntax matters"),
+                ("jane@m\u{fc}ller.de", "user.jane", "the A-label would be ignored as well"),
+            ],
+        );
+        let none = Rules { virtdomains: true, ..Rules::defaults(Release::V2_5) };
+        check(
+            &none,
+            &[("bob@internal", "internal!user.bob", "2.x has no defaultdomain unless set")],
+        );
+        let internal = Rules { virtdomains: true, ..Rules::defaults(Release::V3_0) };
+        check(&internal, &[("bob@internal", "user.bob", "3.x: the default is `internal`")]);
+    }
+
+    #[test]
+    fn a_dot_in_a_user_is_a_caret_or_a_folder() {
+        for release in [Release::V3_0, Release::V3_6] {
+            for unixhierarchysep in [false, true] {
+                let rules = Rules { unixhierarchysep, ..Rules::defaults(release) };
+                check(
+                    &rules,
+                    &[
+                        ("jane.doe@x", "user.jane^doe", "3.x: in either setting"),
+                        ("jane^doe@x", "user.jane^doe", "the same mailbox"),
+                        ("jane/doe@x", "user.jane/doe", "a slash is nothing special"),
+                        ("jane..doe.@x", "user.jane^^doe^", "every dot counts"),
+                    ],
+                );
+            }
+        }
+        let dots = Rules::defaults(Release::V2_5);
+        check(
+            &dots,
+            &[
+                ("jane.doe@x", "user.jane.doe", "2.x, off: the folder doe of jane"),
+                ("jane/doe@x", "user.jane/doe", "and no slash is a separator"),
+            ],
+        );
+        let slashes = Rules { unixhierarchysep: true, ..dots };
+        check(
+            &slashes,
+            &[
+                ("jane.doe@x", "user.jane^doe", "2.x, on: one component"),
+                ("jane/doe@x", "user.jane.doe", "and the slash makes the folder"),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_case_of_a_user_matters_only_without_downcase() {
+        let rules = site();
+        check(
+            &rules,
+            &[
+                ("Jane@x.org", "x.org!user.jane", "default since 2.5"),
+                ("JANE+Work@example.org", "user.jane", "the detail is not in the name"),
+            ],
+        );
+        let exact = Rules { downcase: false, ..site() };
+        check(
+            &exact,
+            &[
+                ("Jane@example.org", "user.Jane", "off: as typed"),
+                ("jane@X.org", "x.org!user.jane", "a domain has no case (RFC 5321 §2.4)"),
+            ],
+        );
+        check(&Rules::defaults(Release::V2_4), &[("Jane@x", "user.Jane", "default up to 2.4")]);
+    }
+
+    #[test]
+    fn the_postuser_stands_for_shared_folders() {
+        let rules = site();
+        check(
+            &rules,
+            &[
+                ("+news@example.org", "shared news", "an empty local part is the default postuser"),
+                ("+news/comp@example.org", "shared news.comp", "`/` separates"),
+                ("+news.comp@example.org", "shared news^comp", "a dot does not"),
+                ("+News/Comp@example.org", "shared News.Comp", "a detail keeps its case"),
+                ("+/news//comp/@example.org", "shared news.comp", "empty folders are dropped"),
+                ("+news@x.org", "shared x.org!news", "in its domain"),
+                ("+a+b@example.org", "shared a+b", "the first + only"),
+                ("+user/jane@example.org", "shared user.jane", "an INBOX as a shared folder"),
+                ("+@example.org", "550", "no folder"),
+                ("+/@example.org", "550", "only separators"),
+                ("bb+news@example.org", "user.bb", "bb is a user here"),
+                ("+R&D@example.org", "shared R&-D or R&D", "3.4 to 3.12 encode, others do not"),
+                (
+                    "+Entw&APw-rfe@x.org",
+                    "shared x.org!Entw&-APw-rfe or x.org!Entw&APw-rfe",
+                    "so too",
+                ),
+            ],
+        );
+        let dots = Rules { unixhierarchysep: false, ..site() };
+        check(
+            &dots,
+            &[
+                ("+news.comp@example.org", "shared news.comp", "`.` separates"),
+                ("+news/comp@example.org", "shared news/comp", "`/` does not"),
+                (
+                    "+x.org!news@example.org",
+                    "shared x.org!news",
+                    "lmtpd takes the domain from there",
+                ),
+            ],
+        );
+        let bb = Rules { postuser: "bb".to_owned(), ..site() };
+        check(
+            &bb,
+            &[
+                ("bb+news@example.org", "shared news", "postuser"),
+                ("BB+news@example.org", "shared news", "after lower-casing"),
+                ("bb+news@x.org", "shared x.org!news", "in its domain"),
+                ("bb@example.org", "550", "no folder"),
+                ("+news@example.org", "550", "no user, and no longer the postuser"),
+                ("bbb+news@example.org", "user.bbb", "the whole word"),
+            ],
+        );
+        let upper = Rules { postuser: "BB".to_owned(), ..site() };
+        check(&upper, &[("BB+news@example.org", "user.bb", "lmtpd does not fold the option")]);
+        let exact = Rules { downcase: false, ..upper };
+        check(&exact, &[("BB+news@example.org", "shared news", "unless nothing is folded")]);
+        let old = Rules { unixhierarchysep: true, ..Rules::defaults(Release::V2_5) };
+        check(
+            &old,
+            &[
+                ("+news/comp.x@x", "shared news.comp^x", "2.x translates the whole local part"),
+                ("+news//comp@x", "shared news..comp", "and drops nothing"),
+                ("+R&-D@x", "shared R&-D", "and encodes nothing"),
+                ("+@x", "550", "no folder"),
+            ],
+        );
+        let dotted = Rules { postuser: "b.b".to_owned(), ..old };
+        check(&dotted, &[("b.b+news@x", "user.b^b", "2.x compares after translating")]);
+        let dotted = Rules { release: Release::V3_0, ..dotted };
+        check(&dotted, &[("b.b+news@x", "shared news", "3.x before")]);
+    }
+
+    #[test]
+    fn quotes_are_as_lmtpd_has_them() {
+        check(
+            &site(),
+            &[
+                ("\"jane\"@example.org", "user.jane", "needless quotes mean nothing (RFC 5321)"),
+                ("\"jane..doe\"@example.org", "user.jane^^doe", "lmtpd would take it unquoted"),
+                ("jane..doe@example.org", "user.jane^^doe", "as here"),
+                ("\"jane doe\"@example.org", "550", "3.x looks for the quotes in the name"),
+                ("jane doe@example.org", "550", "the same in internal form"),
+                ("\"jane@home\"@example.org", "550", "quoted @"),
+                ("\"\"@example.org", "550", "nobody"),
+            ],
+        );
+        check(
+            &Rules::defaults(Release::V2_5),
+            &[
+                ("\"jane doe\"@x", "user.jane doe", "2.x takes quotes away"),
+                ("jane doe@x", "user.jane doe", "the same in internal form"),
+                ("\"jane@home\"@x", "user.jane@home", "a quoted @ does not end the local part"),
+                ("\"\"@x", "550", "nobody"),
+            ],
+        );
+    }
+
+    #[test]
+    fn what_can_be_no_mailbox_is_for_nobody() {
+        let rules = site();
+        let long = format!("{}@example.org", "a".repeat(506));
+        let fits = format!("{}@example.org", "a".repeat(505));
+        check(
+            &rules,
+            &[
+                ("jane!bob@example.org", "550", "`!` would make jane a domain"),
+                ("jane!bob@x.org", "550", "or stand twice"),
+                ("j\u{e4}ne@example.org", "501", "8 bit"),
+                ("jane+\u{e4}@example.org", "501", "8 bit in the detail as well"),
+                (&long, "550", "a name of 511 bytes"),
+                (&fits, &format!("user.{}", "a".repeat(505)), "one of 510"),
+            ],
+        );
+        let lax = Rules { strict: false, ..site() };
+        check(
+            &lax,
+            &[
+                ("j\u{e4}ne@example.org", "user.jxxne", "lmtp_strict_rfc2821 off: each byte an X"),
+                ("jane+\u{e4}@example.org", "user.jane", "which a detail does not show"),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_catch_all_is_a_user() {
+        let table = [
+            (Release::V3_6, "lost.mail", Some("user.lost^mail")),
+            (Release::V3_6, "lost@example.org", Some("user.lost")),
+            (Release::V3_6, "Lost@x.org", Some("x.org!user.Lost")),
+            (Release::V2_5, "lost.mail", Some("user.lost.mail")),
+            (Release::V2_5, "lost@x.org", Some("user.lost@x.org")),
+            (Release::V3_6, "", None),
+        ];
+        for (release, catchall, expected) in table {
+            let rules = Rules { release, catchall: Some(catchall.to_owned()), ..site() };
+            let name = rules.catchall_target().map(|target| target.name.to_string());
+            assert_eq!(name.as_deref(), expected, "{catchall}");
+        }
+        assert_eq!(site().catchall_target(), None);
+    }
+
+    #[test]
+    fn a_backend_gets_the_spelling_that_does_not_kill_it() {
+        let rules = site();
+        let spelled = Rules { defaultdomain: Some("Example.org".to_owned()), ..site() };
+        let exact = Rules { downcase: false, ..site() };
+        let table: &[(&Rules, &str, &str)] = &[
+            (&rules, "Jane+Work@Example.org", "jane+Work@example.org"),
+            (&rules, "Jane.Doe@X.org", "jane.doe@x.org"),
+            (&rules, "+News/Comp@X.org", "+News/Comp@x.org"),
+            (&rules, "\"jane\"@x.org", "jane@x.org"),
+            (&rules, "\"Jane Doe\"@x.org", "\"jane doe\"@x.org"),
+            (&rules, "Jane", "jane"),
+            (&spelled, "jane@EXAMPLE.ORG", "jane@Example.org"),
+            (&exact, "Jane@X.org", "Jane@x.org"),
+        ];
+        for (rules, key, expected) in table {
+            let parsed = Recipient::parse(key.as_bytes()).unwrap();
+            assert_eq!(
+                rules.canonical(&parsed).escape_ascii().to_string(),
+                expected.escape_default().to_string()
+            );
+        }
+    }
+
+    proptest::proptest! {
+        // What the backend is given must lead to the mailbox that was looked up.
+        #[test]
+        fn the_canonical_form_means_the_same_mailbox(
+            key in "[ -~]{1,40}",
+            virtdomains: bool, unixhierarchysep: bool, downcase: bool,
+            release in proptest::sample::select(vec![Release::V2_5, Release::V3_0, Release::V3_6]),
+        ) {
+            let rules = Rules {
+                virtdomains, unixhierarchysep, downcase, release,
+                defaultdomain: Some("Ab".to_owned()),
+                ..site()
+            };
+            if let Ok(parsed) = Recipient::parse(key.as_bytes())
+                && let Ok(target) = rules.target(&parsed)
+            {
+                let canonical = rules.canonical(&parsed);
+                let again = Recipient::parse(&canonical).unwrap();
+                proptest::prop_assert_eq!(rules.target(&again), Ok(target));
+                proptest::prop_assert_eq!(rules.canonical(&again), canonical);
+            }
+        }
+    }
+}
