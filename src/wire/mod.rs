@@ -1,1 +1,4 @@
-//! (placeholder)
+//! The protocols in which mail servers ask, as bytes and values: no sockets, no clock.
+
+pub mod netstring;
+pub mod socketmap;
