@@ -1,1 +1,299 @@
-//! (placeholder)
+//! The daemon's sockets: mail servers ask here, something else decides.
+//!
+//! [`Server`] listens, cuts requests out of the streams ([`crate::wire`]) and has them answered by
+//! an [`Answer`]. It promises the mail server: one answer to each request and in order, within a
+//! deadline, whatever the implementation does; a connection that may stay idle for ever; and
+//! listeners that outlive every error of the system.
+
+mod connection;
+mod endpoint;
+mod listener;
+pub mod log;
+pub mod notify;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use self::connection::Stream;
+pub use self::endpoint::{DEFAULT_MODE, Endpoint, EndpointError, ListenOptions};
+pub use self::listener::ListenError;
+use self::listener::{Inherited, NewSocket, Socket, SocketFile};
+use self::log::RateLimit;
+use crate::wire::socketmap::Reply;
+
+/// What decides. It is asked by many connections at a time, and one connection asks one question
+/// at a time.
+///
+/// A panic in it becomes a temporary answer; the connection lives on. An implementation that is to
+/// be exchanged while the server runs does so inside, for instance with `ArcSwap`.
+pub trait Answer: Send + Sync + 'static {
+    /// The answer, if it can be had without waiting: within microseconds, without network and
+    /// without a lock that somebody may hold long. `None` has [`Answer::in_time`] asked.
+    fn at_once(&self, map: &str, key: &[u8]) -> Option<Reply>;
+
+    /// The answer, with waiting. It must not block its thread; after [`Limits::request`] the
+    /// mail server has got a temporary answer and this future is dropped.
+    fn in_time(&self, map: &str, key: &[u8]) -> impl Future<Output = Reply> + Send;
+}
+
+/// What one client, or many, may cost.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections of one listening socket; further ones wait in the kernel's queue. Each socket has
+    /// its own count, so that nobody on the network can crowd out the local mail server.
+    pub connections: usize,
+    /// For one answer. Postfix gives up after 100 s and then fails every lookup of the session, so
+    /// this has to be far below; and its queue manager waits for nothing else meanwhile.
+    pub request: Duration,
+    /// For a client to read what it asked for.
+    pub write: Duration,
+    /// For the answers in flight when the server stops.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 2000,
+            request: Duration::from_secs(5),
+            write: Duration::from_secs(10),
+            // A little more than an answer may take.
+            drain: Duration::from_secs(6),
+        }
+    }
+}
+
+/// One endpoint to listen at, with the rights of its socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Where.
+    pub endpoint: Endpoint,
+    /// With which rights.
+    pub options: ListenOptions,
+}
+
+impl Listen {
+    /// Whether both mean the same socket with the same rights.
+    fn is_as(&self, other: &Listen) -> bool {
+        let rights = matches!(self.endpoint, Endpoint::Unix(_));
+        self.endpoint == other.endpoint && (!rights || self.options == other.options)
+    }
+}
+
+/// Listeners and connections. Dropping it closes the listeners and removes their sockets; use
+/// [`Server::shutdown`] to let answers in flight reach their mail servers.
+pub struct Server<A> {
+    answer: Arc<A>,
+    limits: Arc<Limits>,
+    inherited: Inherited,
+    open: Vec<(Listen, Vec<Listener>)>,
+    /// Becomes true at the end. Each connection holds a receiver, which tells when all are gone.
+    stop: watch::Sender<bool>,
+}
+
+impl<A: Answer> Server<A> {
+    /// A server that listens nowhere yet.
+    ///
+    /// # Errors
+    ///
+    /// When the environment speaks of sockets from systemd that are not there.
+    pub fn new(answer: Arc<A>, limits: Limits) -> io::Result<Self> {
+        Ok(Server {
+            answer,
+            limits: Arc::new(limits),
+            inherited: Inherited::take().map_err(io::Error::other)?,
+            open: Vec::new(),
+            stop: watch::Sender::new(false),
+        })
+    }
+
+    /// Listens at these endpoints and no others: what is unchanged stays open and keeps its queue,
+    /// what is new is opened, what is gone is closed. Connections live on in any case. Needs a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// If one endpoint cannot be opened, everything stays as it was.
+    pub async fn reconcile(&mut self, wanted: &[Listen]) -> Result<(), ListenError> {
+        let mut sockets = Vec::new();
+        for (at, listen) in wanted.iter().enumerate() {
+            let repeated = wanted.iter().take(at).any(|before| before.endpoint == listen.endpoint);
+            let same = |(open, listeners): &(Listen, Vec<Listener>)| {
+                open.is_as(listen) && listeners.iter().all(Listener::is_in_place)
+            };
+            if repeated || self.open.iter().any(same) {
+                continue;
+            }
+            let ours = self.open.iter().filter(|(open, _)| open.endpoint == listen.endpoint);
+            let ours = ours.flat_map(|(_, listeners)| listeners).find_map(|l| l.file.as_ref());
+            let opened =
+                listener::open(&listen.endpoint, &listen.options, &self.inherited, ours).await?;
+            sockets.push((listen.clone(), opened));
+        }
+        // Until here nothing has changed for any client; and the renaming fails only if somebody
+        // moved the directory away in this moment.
+        let mut fresh: Vec<(Listen, Vec<Listener>)> = Vec::new();
+        for (listen, sockets) in sockets {
+            match sockets.into_iter().map(|socket| self.start(socket)).collect() {
+                Ok(listeners) => fresh.push((listen, listeners)),
+                Err(why) => return Err(ListenError { endpoint: listen.endpoint, why }),
+            }
+        }
+        let (kept, old) = std::mem::take(&mut self.open).into_iter().partition(|(open, _)| {
+            let renewed = fresh.iter().any(|(listen, _)| listen.endpoint == open.endpoint);
+            !renewed && wanted.iter().any(|listen| listen.endpoint == open.endpoint)
+        });
+        self.open = kept;
+        self.open.append(&mut fresh);
+        for listener in old.into_iter().flat_map(|(_, listeners)| listeners) {
+            listener.close().await;
+        }
+        Ok(())
+    }
+
+    /// Where the server listens: the endpoints, for TCP with the actual address and port.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        let endpoints = self.open.iter().flat_map(|(listen, listeners)| {
+            listeners.iter().map(|listener| match listener.address {
+                Some(address) => {
+                    Endpoint::Inet { host: address.ip().to_string(), port: address.port() }
+                }
+                None => listen.endpoint.clone(),
+            })
+        });
+        endpoints.collect()
+    }
+
+    /// Closes the listeners, removes their sockets, closes idle connections, and waits until the
+    /// requests that were read are answered, for [`Limits::drain`] at most.
+    pub async fn shutdown(mut self) {
+        for listener in self.open.drain(..).flat_map(|(_, listeners)| listeners) {
+            listener.close().await;
+        }
+        self.stop.send_replace(true);
+        if timeout(self.limits.drain, self.stop.closed()).await.is_err() {
+            let left = self.stop.receiver_count();
+            tracing::warn!("{left} connections were still busy at the end");
+        }
+    }
+
+    fn start(&self, socket: Socket) -> Result<Listener, String> {
+        let (answer, limits) = (self.answer.clone(), self.limits.clone());
+        let stop = self.stop.subscribe();
+        Ok(match socket {
+            Socket::Unix(listener, file) => Listener {
+                file: file.map(NewSocket::place).transpose()?,
+                address: None,
+                task: tokio::spawn(accept(listener, answer, limits, stop)),
+            },
+            Socket::Tcp(listener) => Listener {
+                file: None,
+                address: listener.local_addr().ok(),
+                task: tokio::spawn(accept(listener, answer, limits, stop)),
+            },
+        })
+    }
+}
+
+/// A socket that is being accepted from.
+struct Listener {
+    file: Option<SocketFile>,
+    address: Option<std::net::SocketAddr>,
+    task: JoinHandle<()>,
+}
+
+impl Listener {
+    /// Whether clients still find it: someone may have removed the file.
+    fn is_in_place(&self) -> bool {
+        self.file.as_ref().is_none_or(SocketFile::is_in_place)
+    }
+
+    /// The name goes first, then the socket.
+    async fn close(mut self) {
+        self.file.take();
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A listening socket, unix or TCP.
+trait Accept: Send + 'static {
+    type Stream: Stream;
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for UnixListener {
+    type Stream = tokio::net::UnixStream;
+    async fn accept(&mut self) -> io::Result<Self::Stream> {
+        UnixListener::accept(self).await.map(|(stream, _)| stream)
+    }
+}
+
+impl Accept for TcpListener {
+    type Stream = tokio::net::TcpStream;
+    async fn accept(&mut self) -> io::Result<Self::Stream> {
+        let (stream, _) = TcpListener::accept(self).await?;
+        // Every answer is waited for; none may wait for more to send. It fails if the client is gone.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+}
+
+/// Accepts for ever. Cancelled by aborting its task: between an accepted connection and its own
+/// task there is no point where that could happen.
+async fn accept<A: Answer>(
+    mut listener: impl Accept,
+    answer: Arc<A>,
+    limits: Arc<Limits>,
+    stop: watch::Receiver<bool>,
+) {
+    let room = Arc::new(Semaphore::new(limits.connections.clamp(1, Semaphore::MAX_PERMITS)));
+    loop {
+        // Before accepting: a client that cannot be served is better off in the kernel's queue.
+        let permit = match room.clone().try_acquire_owned() {
+            Ok(permit) => Ok(permit),
+            Err(_) => {
+                static FULL: RateLimit = RateLimit::new();
+                if let Some(more) = FULL.admit(Instant::now()) {
+                    let most = limits.connections;
+                    tracing::warn!("{most} connections are open; further ones wait{more}");
+                }
+                room.clone().acquire_owned().await
+            }
+        };
+        let stream = match listener.accept().await {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(error) => {
+                // No file descriptor or no memory left: that is no reason to stop listening, and
+                // without a pause the error would come again at once and for ever.
+                static FAILED: RateLimit = RateLimit::new();
+                if let Some(more) = FAILED.admit(Instant::now()) {
+                    tracing::warn!("cannot accept a connection: {error}{more}");
+                }
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (answer, limits, stop) = (answer.clone(), limits.clone(), stop.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            connection::serve(&*answer, stream, &limits, stop).await;
+        });
+    }
+}

@@ -1,0 +1,300 @@
+//! Opening the sockets: unix, TCP, and those that systemd opened for us.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use nix::sys::socket::{
+    AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
+};
+use nix::unistd::{Gid, Group, Uid, User};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+
+use super::endpoint::{DEFAULT_MODE, Endpoint, ListenOptions};
+
+/// Why an endpoint could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen at {endpoint}: {why}")]
+pub struct ListenError {
+    /// Which one.
+    pub endpoint: Endpoint,
+    /// What is wrong and, where that can be said, what to do.
+    pub why: String,
+}
+
+/// An open listening socket.
+pub(super) enum Socket {
+    /// With the file that shall lead to it; systemd's own sockets have theirs in place.
+    Unix(UnixListener, Option<NewSocket>),
+    /// TCP.
+    Tcp(TcpListener),
+}
+
+/// A socket in the file system that we made. It is removed when this is dropped, unless by then the
+/// path leads to somebody else's.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    /// Whether the path still leads to this socket.
+    pub(super) fn is_in_place(&self) -> bool {
+        fs::symlink_metadata(&self.path)
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.is_in_place()
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!("cannot remove the socket {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Opens an endpoint; a host name may stand for several sockets. `ours` is the file of a socket of
+/// this very process that may be replaced although it answers.
+pub(super) async fn open(
+    endpoint: &Endpoint,
+    options: &ListenOptions,
+    inherited: &Inherited,
+    ours: Option<&SocketFile>,
+) -> Result<Vec<Socket>, ListenError> {
+    let sockets = match endpoint {
+        Endpoint::Unix(path) => unix(path, options, ours).await,
+        Endpoint::Inet { host, port } => tcp(host, *port).await,
+        Endpoint::Systemd(name) => inherited.sockets(name),
+    };
+    sockets.map_err(|why| ListenError { endpoint: endpoint.clone(), why })
+}
+
+/// What failed, before the system's own word for it.
+fn failed<E: Display>(what: impl Display) -> impl FnOnce(E) -> String {
+    move |error| format!("{what}: {error}")
+}
+
+/// The socket is made ready where nobody can reach it, in a new directory of mode 0700 beside its
+/// final place, and later renamed over whatever stale socket is there: no client ever meets it with
+/// the wrong rights, nor a moment without a socket, and the umask plays no part.
+async fn unix(
+    path: &Path,
+    options: &ListenOptions,
+    ours: Option<&SocketFile>,
+) -> Result<Vec<Socket>, String> {
+    // A longer name can be made, but no client could connect to it: unix(7).
+    if path.as_os_str().len() > PATH_LIMIT {
+        return Err(format!("the path is longer than {PATH_LIMIT} bytes"));
+    }
+    if !ours.is_some_and(SocketFile::is_in_place) {
+        refuse_if_taken(path).await?;
+    }
+    let uid = options.owner.as_deref().map(user).transpose()?;
+    let gid = options.group.as_deref().map(group).transpose()?;
+    let mode = options.mode.unwrap_or(DEFAULT_MODE);
+
+    let nursery = Nursery::new(path.parent().unwrap_or(Path::new("/")))?;
+    let young = nursery.socket();
+    let listener = UnixListener::bind(&young).map_err(failed(format_args!(
+        "cannot make a socket at {} (of at most {PATH_LIMIT} bytes)",
+        young.display()
+    )))?;
+    // The mode before the owner: after a change of owner it may no longer be ours to set.
+    fs::set_permissions(&young, Permissions::from_mode(mode & 0o7777))
+        .map_err(failed(format_args!("cannot set mode {mode:o}")))?;
+    if uid.is_some() || gid.is_some() {
+        lchown(&young, uid, gid).map_err(failed("cannot set the owner or the group"))?;
+    }
+    Ok(vec![Socket::Unix(listener, Some(NewSocket { path: path.to_owned(), nursery }))])
+}
+
+/// The bytes of a path in a unix socket address on Linux, without the final NUL.
+const PATH_LIMIT: usize = 107;
+
+/// A socket with its rights that is not yet in its place.
+pub(super) struct NewSocket {
+    path: PathBuf,
+    nursery: Nursery,
+}
+
+impl NewSocket {
+    /// From now on clients find it.
+    pub(super) fn place(self) -> Result<SocketFile, String> {
+        let young = self.nursery.socket();
+        let meta = fs::symlink_metadata(&young).map_err(failed("cannot see the new socket"))?;
+        fs::rename(&young, &self.path).map_err(failed("cannot put the new socket in its place"))?;
+        Ok(SocketFile { path: self.path, device: meta.dev(), inode: meta.ino() })
+    }
+}
+
+/// A directory in which a socket is made ready; gone when dropped.
+struct Nursery(PathBuf);
+
+impl Nursery {
+    fn new(parent: &Path) -> Result<Self, String> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = parent.join(format!(".mr{}.{count}", std::process::id()));
+        let make = || DirBuilder::new().mode(0o700).create(&path);
+        make()
+            .or_else(|error| match error.kind() {
+                // Left by a killed process that had our number.
+                io::ErrorKind::AlreadyExists => {
+                    drop(Nursery(path.clone()));
+                    make()
+                }
+                _ => Err(error),
+            })
+            .map_err(failed(format_args!("cannot write in the directory {}", parent.display())))?;
+        Ok(Nursery(path))
+    }
+
+    /// One letter, for the path has to be a socket address too.
+    fn socket(&self) -> PathBuf {
+        self.0.join("s")
+    }
+}
+
+impl Drop for Nursery {
+    fn drop(&mut self) {
+        // The socket is there only if something failed half-way.
+        let _ = fs::remove_file(self.socket());
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Only a socket at which nobody answers may be replaced.
+async fn refuse_if_taken(path: &Path) -> Result<(), String> {
+    let meta = match fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if !meta.file_type().is_socket() {
+        return Err(
+            "something that is not a socket has this name: remove it or choose another".to_owned()
+        );
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => Err("another program answers there: stop it first".to_owned()),
+        Err(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(()),
+            // So is a program that is too busy to take the connection.
+            io::ErrorKind::WouldBlock => {
+                Err("another program listens there: stop it first".to_owned())
+            }
+            _ => Err(format!("cannot tell whether another program answers there: {error}")),
+        },
+    }
+}
+
+fn user(name: &str) -> Result<u32, String> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    match User::from_name(name) {
+        Ok(Some(user)) => Ok(Uid::as_raw(user.uid)),
+        Ok(None) => Err(format!("there is no user {name:?}")),
+        Err(error) => Err(format!("cannot look the user {name:?} up: {error}")),
+    }
+}
+
+fn group(name: &str) -> Result<u32, String> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(Gid::as_raw(group.gid)),
+        Ok(None) => Err(format!("there is no group {name:?}")),
+        Err(error) => Err(format!("cannot look the group {name:?} up: {error}")),
+    }
+}
+
+async fn tcp(host: &str, port: u16) -> Result<Vec<Socket>, String> {
+    let addresses = tokio::net::lookup_host((host, port))
+        .await
+        .map_err(failed(format_args!("cannot resolve {host:?}")))?;
+    let mut sockets = Vec::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address).await.map_err(failed(address))?;
+        sockets.push(Socket::Tcp(listener));
+    }
+    if sockets.is_empty() {
+        return Err(format!("{host:?} has no address"));
+    }
+    Ok(sockets)
+}
+
+/// The sockets that systemd passed to this process, by name.
+#[derive(Debug, Default)]
+pub(super) struct Inherited(HashMap<String, Vec<OwnedFd>>);
+
+impl Inherited {
+    /// Takes the sockets that sd_listen_fds(3) tells of. The first caller gets them; for others,
+    /// and without systemd, there are none.
+    pub(super) fn take() -> Result<Self, String> {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        let mut inherited = HashMap::<_, Vec<_>>::new();
+        if !TAKEN.swap(true, Ordering::Relaxed) {
+            let sockets = sd_notify::listen_fds_with_names()
+                .map_err(failed("cannot take the sockets of systemd"))?;
+            for (fd, name) in sockets {
+                #[expect(unsafe_code, reason = "the environment can only name it as a number")]
+                // SAFETY: LISTEN_PID is this process, so by sd_listen_fds(3) the descriptor is open
+                // and was passed for us to own; the sd-notify crate has just set a flag on it,
+                // which fails for a closed one. TAKEN makes us the only owner.
+                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                inherited.entry(name).or_default().push(fd);
+            }
+        }
+        Ok(Inherited(inherited))
+    }
+
+    /// Duplicates, so that an endpoint can be closed and opened again by a reload.
+    fn sockets(&self, name: &str) -> Result<Vec<Socket>, String> {
+        let fds = self.0.get(name).ok_or_else(|| {
+            let mut names: Vec<_> = self.0.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            match names.as_slice() {
+                [] => "systemd passed no socket: start the socket unit, not the daemon".to_owned(),
+                names => format!("systemd passed no socket of this name, but {}", names.join(", ")),
+            }
+        })?;
+        fds.iter().map(|fd| listening(fd).map_err(failed("the socket of systemd"))).collect()
+    }
+}
+
+fn listening(fd: &OwnedFd) -> Result<Socket, String> {
+    let text = |error: nix::Error| error.to_string();
+    if getsockopt(fd, sockopt::SockType).map_err(text)? != SockType::Stream
+        || !getsockopt(fd, sockopt::AcceptConn).map_err(text)?
+    {
+        return Err("is not a ListenStream= socket with Accept=no".to_owned());
+    }
+    let name: SockaddrStorage = getsockname(std::os::fd::AsRawFd::as_raw_fd(fd)).map_err(text)?;
+    let fd = fd.try_clone().map_err(|error| error.to_string())?;
+    // Tokio wants non-blocking sockets and systemd passes blocking ones.
+    let socket = match name.family() {
+        Some(AddressFamily::Unix) => {
+            let listener = std::os::unix::net::UnixListener::from(fd);
+            let unix = |listener| Ok(Socket::Unix(UnixListener::from_std(listener)?, None));
+            listener.set_nonblocking(true).and_then(|()| unix(listener))
+        }
+        Some(AddressFamily::Inet | AddressFamily::Inet6) => {
+            let listener = std::net::TcpListener::from(fd);
+            let tcp = |listener| Ok(Socket::Tcp(TcpListener::from_std(listener)?));
+            listener.set_nonblocking(true).and_then(|()| tcp(listener))
+        }
+        _ => return Err("is neither unix nor TCP".to_owned()),
+    };
+    socket.map_err(|error| error.to_string())
+}

@@ -1,0 +1,653 @@
+//! The server as mail servers meet it: bytes in, bytes out. What depends on time runs over an
+//! in-memory stream with tokio's paused clock; the rest over real sockets in a temporary directory.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, JoinSet, yield_now};
+use tokio::time::Instant as Clock;
+
+use super::*;
+use crate::wire::netstring::Decoder;
+use crate::wire::socketmap::{REPLY_LIMIT, Request};
+
+impl Stream for DuplexStream {
+    fn peer(&self) -> String {
+        "a test".to_owned()
+    }
+}
+
+/// Answers by map: what the tests need of a router.
+#[derive(Default)]
+struct Toy {
+    asked: AtomicUsize,
+    finished: AtomicUsize,
+    waiting: Notify,
+    go: Notify,
+    /// For a connection without a server.
+    stop: watch::Sender<bool>,
+}
+
+impl Answer for Toy {
+    fn at_once(&self, map: &str, key: &[u8]) -> Option<Reply> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        match map {
+            "echo" => Some(Reply::Ok(String::from_utf8_lossy(key).into_owned())),
+            "none" => Some(Reply::NotFound),
+            "large" => Some(Reply::Ok("x".repeat(90_000))),
+            "panic" => panic!("{}", String::from_utf8_lossy(key)),
+            _ => None,
+        }
+    }
+
+    async fn in_time(&self, map: &str, key: &[u8]) -> Reply {
+        match map {
+            "seconds" => {
+                let seconds = String::from_utf8_lossy(key).parse().unwrap();
+                sleep(Duration::from_secs(seconds)).await;
+            }
+            "gate" => {
+                self.waiting.notify_one();
+                self.go.notified().await;
+            }
+            "late panic" => {
+                yield_now().await;
+                panic!("late");
+            }
+            other => panic!("no map {other}"),
+        }
+        self.finished.fetch_add(1, Ordering::SeqCst);
+        Reply::Ok(format!("{map} {}", String::from_utf8_lossy(key)))
+    }
+}
+
+fn request(map: &str, key: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Request { map: map.as_bytes(), key: key.as_bytes() }.encode_into(&mut bytes);
+    bytes
+}
+
+fn ok(data: &str) -> Reply {
+    Reply::Ok(data.to_owned())
+}
+
+/// The next reply; `None` at the end of the stream.
+async fn reply(stream: &mut (impl AsyncRead + Unpin), frames: &mut Decoder) -> Option<Reply> {
+    loop {
+        if let Some(frame) = frames.next_frame() {
+            return Some(Reply::parse(frame.unwrap()));
+        }
+        let mut piece = [0; 4096];
+        match stream.read(&mut piece).await.unwrap() {
+            0 => {
+                assert!(frames.is_empty(), "the stream ends inside a reply");
+                return None;
+            }
+            n => frames.push(&piece[..n]),
+        }
+    }
+}
+
+/// Asks as Postfix does: one request, one reply.
+async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), map: &str, key: &str) -> Reply {
+    stream.write_all(&request(map, key)).await.unwrap();
+    let mut frames = Decoder::new(REPLY_LIMIT);
+    let reply = reply(stream, &mut frames).await.expect("a reply");
+    assert!(frames.is_empty(), "more than one reply");
+    reply
+}
+
+/// Everything the server sends until it closes.
+async fn replies(stream: &mut (impl AsyncRead + Unpin)) -> Vec<Reply> {
+    let mut frames = Decoder::new(REPLY_LIMIT);
+    let mut all = Vec::new();
+    while let Some(reply) = reply(stream, &mut frames).await {
+        all.push(reply);
+    }
+    all
+}
+
+/// One connection over memory.
+struct Line {
+    client: DuplexStream,
+    toy: Arc<Toy>,
+    task: JoinHandle<()>,
+}
+
+fn line() -> Line {
+    let (client, server) = duplex(64 * 1024);
+    let toy = Arc::new(Toy::default());
+    let answer = toy.clone();
+    let task = tokio::spawn(async move {
+        let stop = answer.stop.subscribe();
+        connection::serve(&*answer, server, &Limits::default(), stop).await;
+    });
+    Line { client, toy, task }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_answer_becomes_temp_and_is_never_sent_twice() {
+    let Line { mut client, toy, .. } = line();
+    let began = Clock::now();
+    assert_eq!(ask(&mut client, "seconds", "4").await, ok("seconds 4"));
+    assert_eq!(began.elapsed().as_secs(), 4);
+    let slow = ask(&mut client, "seconds", "6").await;
+    assert_eq!(slow, Reply::Temp("no answer within 5 s".into()));
+    assert_eq!(began.elapsed().as_secs(), 9);
+    // Past the moment at which the late answer would have come.
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(ask(&mut client, "echo", "next").await, ok("next"));
+    assert_eq!(toy.finished.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pipelined_requests_are_answered_in_order_and_none_waits_for_a_later_one() {
+    let Line { mut client, .. } = line();
+    let questions =
+        [request("echo", "1"), request("seconds", "2"), request("none", "3"), request("echo", "4")];
+    client.write_all(&questions.concat()).await.unwrap();
+    let began = Clock::now();
+    let mut frames = Decoder::new(REPLY_LIMIT);
+    assert_eq!(reply(&mut client, &mut frames).await, Some(ok("1")));
+    assert_eq!(began.elapsed().as_secs(), 0);
+    assert_eq!(reply(&mut client, &mut frames).await, Some(ok("seconds 2")));
+    assert_eq!(reply(&mut client, &mut frames).await, Some(Reply::NotFound));
+    assert_eq!(reply(&mut client, &mut frames).await, Some(ok("4")));
+    assert_eq!(began.elapsed().as_secs(), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_comes_byte_by_byte_is_answered_once() {
+    let Line { mut client, toy, .. } = line();
+    for byte in request("echo", "a b") {
+        client.write_all(&[byte]).await.unwrap();
+        yield_now().await;
+    }
+    assert_eq!(reply(&mut client, &mut Decoder::new(100)).await, Some(ok("a b")));
+    assert_eq!(toy.asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_panicking_answer_is_temporary_and_the_connection_lives() {
+    let Line { mut client, .. } = line();
+    let bug = Reply::Temp("a bug in murder-route, see its log".into());
+    assert_eq!(ask(&mut client, "panic", "at once").await, bug);
+    assert_eq!(ask(&mut client, "late panic", "").await, bug);
+    assert_eq!(ask(&mut client, "seconds", "not a number").await, bug);
+    assert_eq!(ask(&mut client, "echo", "alive").await, ok("alive"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_framing_error_gets_one_answer_and_a_close() {
+    for (garbage, why) in [
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], "byte 0x47 in the length"),
+        (b"6:echo abc1:a,", "byte 0x62 where"),
+        (b"010:", "leading zero"),
+        (b"10001:", "more than 10000 bytes"),
+    ] {
+        let Line { mut client, toy, task, .. } = line();
+        client.write_all(&request("echo", "before")).await.unwrap();
+        client.write_all(garbage).await.unwrap();
+        client.write_all(&request("echo", "after")).await.unwrap();
+        let replies = replies(&mut client).await;
+        let [first, Reply::Temp(text)] = replies.as_slice() else { panic!("{replies:?}") };
+        assert_eq!(first, &ok("before"));
+        assert!(text.starts_with("protocol error: ") && text.contains(why), "{text}");
+        assert_eq!(toy.asked.load(Ordering::SeqCst), 1);
+        // The client keeps its side open: the server must not wait for it for ever.
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_map_that_is_not_text_is_temporary() {
+    let Line { mut client, .. } = line();
+    client.write_all(b"3:\xff a,").await.unwrap();
+    let reply = reply(&mut client, &mut Decoder::new(100)).await;
+    assert_eq!(reply, Some(Reply::Temp("the name of the map is not UTF-8".into())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_closed_client_still_gets_its_answers() {
+    let Line { mut client, task, .. } = line();
+    client.write_all(&[request("seconds", "1"), request("echo", "2")].concat()).await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(replies(&mut client).await, [ok("seconds 1"), ok("2")]);
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn half_a_request_at_the_end_is_not_answered() {
+    let Line { mut client, toy, .. } = line();
+    client.write_all(b"6:echo ").await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(replies(&mut client).await, []);
+    assert_eq!(toy.asked.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_reads_is_cut_off() {
+    let Line { mut client, toy, task, .. } = line();
+    let began = Clock::now();
+    // More answers than the stream takes; the client holds its end all the time.
+    client.write_all(&request("large", "").repeat(100)).await.unwrap();
+    task.await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 10);
+    // Nor are answers piled up for it.
+    assert!(toy.asked.load(Ordering::SeqCst) <= 2);
+}
+
+#[tokio::test]
+async fn stopping_lets_an_answer_in_flight_out_and_closes_idle_connections() {
+    let Line { mut client, toy, .. } = line();
+    assert_eq!(ask(&mut client, "echo", "idle").await, ok("idle"));
+    toy.stop.send_replace(true);
+    assert_eq!(replies(&mut client).await, []);
+
+    let Line { mut client, toy, .. } = line();
+    client.write_all(&request("gate", "busy")).await.unwrap();
+    toy.waiting.notified().await;
+    toy.stop.send_replace(true);
+    toy.go.notify_one();
+    assert_eq!(replies(&mut client).await, [ok("gate busy")]);
+}
+
+/// A server on these unix sockets.
+async fn server(paths: &[&Path]) -> Server<Toy> {
+    let mut server = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
+    let listens: Vec<_> = paths.iter().map(|path| unix(path)).collect();
+    server.reconcile(&listens).await.unwrap();
+    server
+}
+
+fn unix(path: &Path) -> Listen {
+    let endpoint = Endpoint::Unix(path.to_owned());
+    Listen { endpoint, options: ListenOptions::default() }
+}
+
+fn with_mode(path: &Path, mode: u32) -> Listen {
+    let options = ListenOptions { mode: Some(mode), ..Default::default() };
+    Listen { options, ..unix(path) }
+}
+
+async fn asks(path: &Path) -> bool {
+    match UnixStream::connect(path).await {
+        Ok(mut stream) => ask(&mut stream, "echo", "x").await == ok("x"),
+        Err(_) => false,
+    }
+}
+
+fn names(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_stays_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let _server = server(&[&path]).await;
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    assert_eq!(ask(&mut stream, "echo", "1").await, ok("1"));
+    tokio::time::advance(Duration::from_secs(24 * 3600)).await;
+    assert_eq!(ask(&mut stream, "echo", "2").await, ok("2"));
+}
+
+#[tokio::test]
+async fn the_connection_limit_makes_others_wait_and_not_fail() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let limits = Limits { connections: 2, ..Limits::default() };
+    let mut server = Server::new(Arc::new(Toy::default()), limits).unwrap();
+    server.reconcile(&[unix(&path)]).await.unwrap();
+    let mut first = UnixStream::connect(&path).await.unwrap();
+    let mut second = UnixStream::connect(&path).await.unwrap();
+    assert_eq!(ask(&mut first, "echo", "1").await, ok("1"));
+    assert_eq!(ask(&mut second, "echo", "2").await, ok("2"));
+    let mut third = UnixStream::connect(&path).await.unwrap();
+    third.write_all(&request("echo", "3")).await.unwrap();
+    // The server had every chance to answer: it served another client after the third had asked.
+    assert_eq!(ask(&mut first, "echo", "1").await, ok("1"));
+    let mut byte = [0];
+    let pending = std::future::poll_fn(|context| {
+        let mut buf = tokio::io::ReadBuf::new(&mut byte);
+        Poll::Ready(std::pin::Pin::new(&mut third).poll_read(context, &mut buf).is_pending())
+    });
+    assert!(pending.await);
+    drop(first);
+    assert_eq!(reply(&mut third, &mut Decoder::new(100)).await, Some(ok("3")));
+}
+
+#[tokio::test]
+async fn a_tcp_client_that_sends_a_flood_of_garbage_still_reads_why() {
+    let mut server = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
+    let endpoint = "inet:127.0.0.1:0".parse().unwrap();
+    let listen = Listen { endpoint, options: ListenOptions::default() };
+    server.reconcile(std::slice::from_ref(&listen)).await.unwrap();
+    let [Endpoint::Inet { host, port }] = &server.endpoints()[..] else { panic!() };
+    let address = (host.as_str(), *port);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    assert_eq!(ask(&mut stream, "echo", "tcp").await, ok("tcp"));
+    stream.write_all(&[b'x'; 200_000]).await.unwrap();
+    let replies = replies(&mut stream).await;
+    assert!(matches!(&replies[..], [Reply::Temp(why)] if why.contains("0x78")), "{replies:?}");
+    // Rights mean nothing here: a reload that changes them must not bind the port again.
+    let listen =
+        Listen { options: ListenOptions { mode: Some(0), ..Default::default() }, ..listen };
+    let before = server.endpoints();
+    server.reconcile(&[listen]).await.unwrap();
+    assert_eq!(server.endpoints(), before);
+    server.shutdown().await;
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_replaced_and_the_new_one_removed_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let stale = fs::symlink_metadata(&path).unwrap().ino();
+    let server = server(&[&path]).await;
+    assert_ne!(fs::symlink_metadata(&path).unwrap().ino(), stale);
+    assert!(asks(&path).await);
+    assert_eq!(names(dir.path()), std::slice::from_ref(&path));
+    server.shutdown().await;
+    assert_eq!(names(dir.path()), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_live_socket_is_not_taken_from_its_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let first = server(&[&path]).await;
+    let mut second = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
+    let error = second.reconcile(&[unix(&path)]).await.unwrap_err().to_string();
+    let endpoint = format!("unix:{}", path.display());
+    assert_eq!(
+        error,
+        format!("cannot listen at {endpoint}: another program answers there: stop it first")
+    );
+    drop(second);
+    assert!(asks(&path).await);
+    assert_eq!(names(dir.path()), [path]);
+    drop(first);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_socket_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mailboxes.db");
+    fs::write(&path, "precious").unwrap();
+    let mut server = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
+    let error = server.reconcile(&[unix(&path)]).await.unwrap_err().to_string();
+    assert!(error.contains("not a socket"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"precious");
+}
+
+#[tokio::test]
+async fn a_socket_that_is_no_longer_ours_is_not_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let server = server(&[&path]).await;
+    fs::remove_file(&path).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    server.shutdown().await;
+    assert!(fs::symlink_metadata(&path).unwrap().file_type().is_socket());
+    drop(other);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_socket_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
+    let no_user = ListenOptions { owner: Some("no-such-user".into()), ..Default::default() };
+    let no_group = ListenOptions { group: Some("no-such-group".into()), ..Default::default() };
+    for (path, options, why) in [
+        (dir.path().join("none/s"), ListenOptions::default(), "cannot write in the directory"),
+        (dir.path().join("x".repeat(120)), ListenOptions::default(), "longer than 107 bytes"),
+        (dir.path().join("s"), no_user, "there is no user \"no-such-user\""),
+        (dir.path().join("s"), no_group, "there is no group \"no-such-group\""),
+    ] {
+        let listen = Listen { endpoint: Endpoint::Unix(path), options };
+        let error = server.reconcile(&[listen]).await.unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+        assert_eq!(names(dir.path()), Vec::<PathBuf>::new());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_never_meets_a_socket_with_the_wrong_rights() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    // Root may give it away; others can only name themselves.
+    let root = nix::unistd::geteuid().is_root();
+    let owner = if root { 12_345 } else { nix::unistd::geteuid().as_raw() };
+    let group = if root { 54_321 } else { nix::unistd::getegid().as_raw() };
+    let options = ListenOptions {
+        owner: Some(owner.to_string()),
+        group: Some(group.to_string()),
+        mode: Some(0o666),
+    };
+    let watched = path.clone();
+    let (done, finished) = std::sync::mpsc::channel::<()>();
+    let watcher = std::thread::spawn(move || {
+        let mut seen = HashSet::new();
+        while finished.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
+            if let Ok(meta) = fs::symlink_metadata(&watched) {
+                seen.insert((meta.permissions().mode() & 0o7777, meta.uid(), meta.gid()));
+            }
+        }
+        seen
+    });
+    // No umask that a shell would set leaves 0666.
+    let mut server = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
+    let listen = Listen { endpoint: Endpoint::Unix(path.clone()), options };
+    for _ in 0..100 {
+        server.reconcile(std::slice::from_ref(&listen)).await.unwrap();
+        assert!(fs::symlink_metadata(&path).is_ok());
+        server.reconcile(&[]).await.unwrap();
+    }
+    server.reconcile(&[listen]).await.unwrap();
+    let meta = fs::symlink_metadata(&path).unwrap();
+    drop(done);
+    let right = (0o666, owner, group);
+    assert_eq!((meta.permissions().mode() & 0o7777, meta.uid(), meta.gid()), right);
+    let seen = watcher.join().unwrap();
+    assert!(seen.iter().all(|seen| *seen == right), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_reload_opens_closes_and_keeps_what_it_should() {
+    let dir = tempfile::tempdir().unwrap();
+    let [kept, gone, new] = ["kept", "gone", "new"].map(|name| dir.path().join(name));
+    let inode = |path: &Path| fs::symlink_metadata(path).unwrap().ino();
+    let mut server = server(&[&kept, &gone]).await;
+    let before = inode(&kept);
+    let mut living = UnixStream::connect(&gone).await.unwrap();
+    assert_eq!(ask(&mut living, "echo", "1").await, ok("1"));
+
+    server.reconcile(&[unix(&new), unix(&kept), unix(&kept)]).await.unwrap();
+    assert!(asks(&new).await && asks(&kept).await && !asks(&gone).await);
+    assert_eq!(inode(&kept), before);
+    assert!(!gone.exists());
+    assert_eq!(ask(&mut living, "echo", "2").await, ok("2"));
+
+    // Other rights: replaced although it answers, for it is our own.
+    server.reconcile(&[unix(&new), with_mode(&kept, 0o600)]).await.unwrap();
+    assert_ne!(inode(&kept), before);
+    assert_eq!(fs::symlink_metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(asks(&kept).await);
+
+    // Removed behind our back, as cleaners of temporary directories do.
+    fs::remove_file(&new).unwrap();
+    server.reconcile(&[unix(&new), with_mode(&kept, 0o600)]).await.unwrap();
+    assert!(asks(&new).await);
+    assert_eq!(server.endpoints().len(), 2);
+}
+
+#[tokio::test]
+async fn a_reload_that_fails_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, bad] = ["old", "new", "none/bad"].map(|name| dir.path().join(name));
+    let mut server = server(&[&old]).await;
+    let wanted = [unix(&new), with_mode(&old, 0o600), unix(&bad)];
+    server.reconcile(&wanted).await.unwrap_err();
+    assert!(asks(&old).await && !new.exists());
+    assert_eq!(server.endpoints(), [unix(&old).endpoint]);
+    server.shutdown().await;
+    assert_eq!(names(dir.path()), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn shutdown_waits_for_answers_in_flight() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let server = server(&[&path]).await;
+    let toy = server.answer.clone();
+    let mut busy = UnixStream::connect(&path).await.unwrap();
+    busy.write_all(&request("gate", "busy")).await.unwrap();
+    toy.waiting.notified().await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(server.shutdown());
+    while path.exists() {
+        yield_now().await;
+    }
+    assert!(tasks.try_join_next().is_none());
+    toy.go.notify_one();
+    assert_eq!(replies(&mut busy).await, [ok("gate busy")]);
+    tasks.join_next().await.unwrap().unwrap();
+}
+
+/// Runs one test of this file again in a child, under `sh -c script`, with `$0` as the program and
+/// `$@` as its arguments. Tells whether we are that child.
+fn in_child(name: &str, script: &str, stdin: Stdio) -> Option<std::process::Child> {
+    const CHILD: &str = "MURDER_ROUTE_TEST_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        return None;
+    }
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("server::tests::{name}"), "--nocapture"])
+        .env(CHILD, "1")
+        .stdin(stdin)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped());
+    Some(command.spawn().unwrap())
+}
+
+#[test]
+fn five_hundred_idle_connections_do_not_disturb_the_next() {
+    let name = "five_hundred_idle_connections_do_not_disturb_the_next";
+    // Both ends are ours, and the usual limit is 1024.
+    if let Some(child) = in_child(name, "ulimit -n 2048; exec \"$0\" \"$@\"", Stdio::null()) {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let server = server(&[&path]).await;
+        let mut idle = Vec::new();
+        for n in 0..500 {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            let key = n.to_string();
+            assert_eq!(ask(&mut stream, "echo", &key).await, ok(&key));
+            idle.push(stream);
+        }
+        assert!(asks(&path).await);
+        for stream in &mut idle {
+            assert_eq!(ask(stream, "echo", "still here").await, ok("still here"));
+        }
+        server.shutdown().await;
+        for mut stream in idle {
+            assert_eq!(replies(&mut stream).await, []);
+        }
+    });
+}
+
+#[test]
+fn running_out_of_file_descriptors_does_not_end_the_listener() {
+    let name = "running_out_of_file_descriptors_does_not_end_the_listener";
+    // The limit is the process's: other tests must not run into it.
+    if let Some(child) = in_child(name, "ulimit -n 64; exec \"$0\" \"$@\"", Stdio::null()) {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _server = server(&[&path]).await;
+        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let mut hoard = Vec::new();
+        let error = loop {
+            match fs::File::open("/dev/null") {
+                Ok(file) => hoard.push(file),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+        // Only now does the listener's task run: this client is in the queue and none can be
+        // accepted.
+        sleep(Duration::from_millis(250)).await;
+        hoard.clear();
+        std::io::Write::write_all(&mut stream, &request("echo", "at last")).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut stream = UnixStream::from_std(stream).unwrap();
+        assert_eq!(reply(&mut stream, &mut Decoder::new(100)).await, Some(ok("at last")));
+    });
+}
+
+#[test]
+fn a_blocking_socket_from_systemd_is_served_under_its_name() {
+    let name = "a_blocking_socket_from_systemd_is_served_under_its_name";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let script = "exec 3<&0 </dev/null; \
+        export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=mail; exec \"$0\" \"$@\"";
+    if let Some(child) = in_child(name, script, Stdio::from(OwnedFd::from(listener))) {
+        use std::io::{Read, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        stream.write_all(&request("gate", "x")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut text = String::new();
+        let read = stream.read_to_string(&mut text);
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        read.unwrap();
+        assert_eq!(text, "9:OK gate x,");
+        assert!(path.exists(), "the socket is systemd's");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut server = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
+        let systemd = |name: &str| {
+            let endpoint = Endpoint::Systemd(name.to_owned());
+            Listen { endpoint, options: ListenOptions::default() }
+        };
+        let error = server.reconcile(&[systemd("web")]).await.unwrap_err().to_string();
+        assert!(error.contains("no socket of this name, but mail"), "{error}");
+        // Closed and opened again, as by two reloads.
+        for wanted in [&[systemd("mail")][..], &[], &[systemd("mail")]] {
+            server.reconcile(wanted).await.unwrap();
+        }
+        server.answer.go.notify_one();
+        server.answer.waiting.notified().await;
+        server.shutdown().await;
+    });
+}
