@@ -26,11 +26,15 @@
 //! Start reading at [`router`].
 
 pub mod address;
+pub mod backend;
 pub mod config;
 pub mod cyrusdb;
+pub mod domains;
+pub mod endpoint;
 pub mod imapd_conf;
 pub mod mailbox;
 pub mod mailbox_list;
+pub mod maps;
 pub mod router;
 pub mod wire;
 

@@ -1,1 +1,409 @@
-//! (placeholder)
+//! Recipient in, decision out: the one place where it is decided where a letter goes.
+//!
+//! The router asks a [`MailboxList`] and knows the site's rules. It does no I/O and reads no
+//! clock, so it cannot confirm a miss itself: where a miss is not yet believed it says
+//! [`Verdict::Confirm`], and its caller brings the list up to date and asks again.
+//!
+//! | the list says | decision |
+//! |---|---|
+//! | an active record with a server | deliver to that backend |
+//! | an active record without a server | deliver to the local backend, if one is configured |
+//! | reserved, moving | deferred |
+//! | deleted, intermediate, nothing | unknown, once the miss is believed |
+//! | cannot be read, cannot be sure | deferred |
+//! | a shared folder nobody may post to without logging in | refused (unknown, if it is hidden too) |
+//!
+//! Whatever is not about one of the configured domains is *foreign* and never reaches the list.
+
+use std::borrow::Cow;
+use std::ops::ControlFlow;
+
+use crate::address::{Fuzzy, Kind, NoTarget, Recipient, Rules, Target};
+use crate::backend::{Backend, Backends, NoBackend};
+use crate::domains::Domains;
+use crate::mailbox::{Lookup, MailboxList, MailboxName, Record, State};
+
+/// What the router decided for one recipient, and all that an answer may want to say of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The decision.
+    pub decision: Decision,
+    /// The mailbox that was looked up; `None` if the recipient never came that far.
+    pub mailbox: Option<MailboxName>,
+    /// The record's server, as the list has it.
+    pub server: Option<String>,
+    /// The record's partition.
+    pub partition: Option<String>,
+    /// Why, in words for the postmaster.
+    pub reason: Cow<'static, str>,
+}
+
+/// The five things that can become of a recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Hand the letter to this backend.
+    Deliver(Backend),
+    /// Nobody of this name: certain, or it would be [`Decision::Deferred`].
+    Unknown,
+    /// Try again later.
+    Deferred(Cause),
+    /// The letter may not go there, whatever the list says.
+    Refused(Refusal),
+    /// None of ours; somebody else knows where it goes.
+    Foreign,
+}
+
+/// What a deferral is about. It decides who must hear of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// This mailbox or this recipient: the state will pass by itself.
+    Mailbox,
+    /// The mailbox list as a whole: somebody may have to act.
+    List,
+}
+
+/// Why a letter may not go where it is addressed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The shared folder takes no mail from who is not logged in (`lmtpd`: 550 5.7.1).
+    NoPost,
+    /// `lmtpd` takes no such address, whoever exists (501 5.5.4).
+    Syntax,
+}
+
+impl Decision {
+    /// The word for it in `lookup --json` and in the log.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Decision::Deliver(_) => "deliver",
+            Decision::Unknown => "unknown",
+            Decision::Deferred(_) => "deferred",
+            Decision::Refused(_) => "refused",
+            Decision::Foreign => "foreign",
+        }
+    }
+}
+
+/// How far a miss may be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misses<'a> {
+    /// The list speaks for itself, or has been brought up to date since the question came.
+    Believed,
+    /// The list may lag behind the MUPDATE master: a miss asks for confirmation.
+    Unconfirmed,
+    /// Confirmation was sought and not had, for this reason: a miss is deferred.
+    Doubted(&'a str),
+}
+
+/// What [`Router::route`] answers.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The decision stands.
+    Final(Route),
+    /// The list has no such mailbox. Bring it up to date, then ask again with
+    /// [`Misses::Believed`], or with [`Misses::Doubted`] if that failed.
+    Confirm,
+    /// The list cannot answer without waiting (see [`Lookup::Busy`]); ask where waiting is allowed.
+    Wait,
+}
+
+/// The site's rules, ready to decide. Immutable, shared by threads.
+#[derive(Debug)]
+pub struct Router {
+    /// The domains we answer for.
+    pub domains: Domains,
+    /// How a recipient becomes a mailbox name.
+    pub rules: Rules,
+    /// How the mail server reaches the servers of the list.
+    pub backends: Backends,
+}
+
+/// Collects the steps of a decision in words, for `lookup --explain`. Costs nothing when unused.
+pub type Explain<'a> = Option<&'a mut Vec<String>>;
+
+macro_rules! explain {
+    ($explain:expr, $($text:tt)*) => {
+        if let Some(steps) = $explain.as_deref_mut() {
+            steps.push(format!($($text)*));
+        }
+    };
+}
+
+impl Router {
+    /// Decides for a recipient as the mail server wrote it: `local[+detail]@domain`, in internal or
+    /// in RFC 5321 quoted form.
+    pub fn route(
+        &self,
+        recipient: &[u8],
+        list: &dyn MailboxList,
+        misses: Misses<'_>,
+        mut explain: Explain<'_>,
+    ) -> Verdict {
+        let recipient = match self.ours(recipient) {
+            Ok(recipient) => recipient,
+            Err(why) => {
+                explain!(explain, "address: {why}");
+                return Verdict::Final(Route::without_mailbox(Decision::Foreign, why));
+            }
+        };
+        explain!(explain, "address: {recipient}; its domain is one of ours");
+        if let Some(steps) = explain.as_deref_mut() {
+            steps.extend(
+                self.rules.explain(&recipient).into_iter().map(|step| format!("rule: {step}")),
+            );
+        }
+        let mut search = Search { router: self, list, misses, explain };
+        match search.target(&recipient) {
+            Ok(route) => Verdict::Final(route),
+            Err(Open::Confirm) => Verdict::Confirm,
+            Err(Open::Wait) => Verdict::Wait,
+        }
+    }
+
+    /// Reads the recipient and checks that it is for one of our domains.
+    pub fn ours<'r>(&self, recipient: &'r [u8]) -> Result<Recipient<'r>, Cow<'static, str>> {
+        // Postfix never sends a key that is not UTF-8 and takes no such answer either.
+        if std::str::from_utf8(recipient).is_err() {
+            return Err("an address that is not UTF-8".into());
+        }
+        let recipient = Recipient::parse(recipient).map_err(|bad| bad.to_string())?;
+        match recipient.domain() {
+            Some(domain) if self.domains.contains(domain) => Ok(recipient),
+            Some(_) => Err("its domain is none of ours".into()),
+            None => Err("an address without a domain".into()),
+        }
+    }
+}
+
+/// One way through the list.
+struct Search<'a> {
+    router: &'a Router,
+    list: &'a dyn MailboxList,
+    misses: Misses<'a>,
+    explain: Explain<'a>,
+}
+
+/// What one mailbox name led to.
+enum Found {
+    /// A decision.
+    Decided(Route),
+    /// Nothing, and that is believed; what to say if nothing else is found either.
+    Missed(Route),
+}
+
+/// Why a search ends without a decision.
+enum Open {
+    Confirm,
+    Wait,
+}
+
+impl Search<'_> {
+    /// The recipient's own mailbox, else the fuzzy match, else the catch-all.
+    fn target(&mut self, recipient: &Recipient<'_>) -> Result<Route, Open> {
+        let rules = &self.router.rules;
+        let missed = match rules.target(recipient) {
+            Ok(target) => match self.by_name(&target)? {
+                Found::Decided(route) => return Ok(route),
+                Found::Missed(missed) => missed,
+            },
+            Err(no_target) => {
+                // No list need be asked: it could hold no such name.
+                let decision = match no_target {
+                    NoTarget::Nobody(_) => Decision::Unknown,
+                    NoTarget::Refused(_) => Decision::Refused(Refusal::Syntax),
+                    NoTarget::Doubtful(_) => Decision::Deferred(Cause::Mailbox),
+                };
+                let route = Route::without_mailbox(decision, no_target.to_string().into());
+                if route.decision != Decision::Unknown {
+                    explain!(self.explain, "decision: {}", route.reason);
+                    return Ok(route);
+                }
+                route
+            }
+        };
+        // Not for a mailbox that is reserved or moving, as lmtpd 3.x does: its letters would end
+        // in a stranger's mailbox. Only a believed miss comes here.
+        if let Some(target) = rules.catchall_target() {
+            explain!(self.explain, "rule: lmtp_catchall_mailbox sends it to {}", target.name);
+            if let Found::Decided(route) = self.look_up(&target)? {
+                return Ok(route);
+            }
+        }
+        explain!(self.explain, "decision: unknown: {}", missed.reason);
+        Ok(missed)
+    }
+
+    /// Looks a target up under all the names it may have.
+    fn by_name(&mut self, target: &Target) -> Result<Found, Open> {
+        let missed = match self.look_up(target)? {
+            Found::Missed(missed) => missed,
+            decided => return Ok(decided),
+        };
+        if let Some(other) = &target.other {
+            let other = Target { kind: target.kind, name: other.clone(), other: None };
+            if let Found::Decided(route) = self.look_up(&other)? {
+                return Ok(Found::Decided(route));
+            }
+        }
+        match self.fuzzy(target)? {
+            Some(route) => Ok(Found::Decided(route)),
+            None => Ok(Found::Missed(missed)),
+        }
+    }
+
+    fn look_up(&mut self, target: &Target) -> Result<Found, Open> {
+        let name = &target.name;
+        match self.list.lookup(name) {
+            Lookup::Present(record) => {
+                explain!(self.explain, "record: {name}: {}", in_words(&record));
+                self.record(target, record)
+            }
+            Lookup::Absent => {
+                explain!(self.explain, "record: the list has no {name}");
+                self.miss(name, None, "no such mailbox")
+            }
+            Lookup::Unsure(why) => {
+                explain!(self.explain, "decision: deferred: the list cannot be relied on: {why}");
+                Ok(Found::Decided(Route::about(
+                    name,
+                    None,
+                    Decision::Deferred(Cause::List),
+                    why.into(),
+                )))
+            }
+            Lookup::Busy => Err(Open::Wait),
+        }
+    }
+
+    fn record(&mut self, target: &Target, record: Record) -> Result<Found, Open> {
+        let name = &target.name;
+        let (decision, reason): (_, Cow<'static, str>) = match record.state {
+            State::Deleted => return self.miss(name, Some(record), "the mailbox is deleted"),
+            State::Intermediate => {
+                return self.miss(name, Some(record), "only a name with mailboxes below it");
+            }
+            State::Reserved => {
+                (Decision::Deferred(Cause::Mailbox), "the mailbox is reserved".into())
+            }
+            State::Moving => {
+                (Decision::Deferred(Cause::Mailbox), "the mailbox is being moved".into())
+            }
+            // Postfix never tells a backend whom it speaks for (MAIL FROM … AUTH=<>), so what the
+            // unauthenticated may do is what counts there too.
+            State::Active if target.kind == Kind::Shared && !record.anonymous.post => {
+                if record.anonymous.lookup {
+                    let why = "nobody may post to this folder without logging in";
+                    (Decision::Refused(Refusal::NoPost), why.into())
+                } else {
+                    (Decision::Unknown, "a shared folder that nobody may see or post to".into())
+                }
+            }
+            State::Active => match self.router.backends.resolve(record.server.as_deref()) {
+                Ok(backend) => (Decision::Deliver(backend), "".into()),
+                Err(why @ NoBackend::Draining(_)) => {
+                    (Decision::Deferred(Cause::Mailbox), why.to_string().into())
+                }
+                Err(why) => (Decision::Deferred(Cause::List), why.to_string().into()),
+            },
+        };
+        let route = Route::about(name, Some(record), decision, reason);
+        explain!(self.explain, "decision: {}: {}", route.decision.as_str(), route.why());
+        Ok(Found::Decided(route))
+    }
+
+    /// What a miss is worth.
+    fn miss(
+        &mut self,
+        name: &MailboxName,
+        record: Option<Record>,
+        why: &'static str,
+    ) -> Result<Found, Open> {
+        match self.misses {
+            Misses::Believed => {
+                Ok(Found::Missed(Route::about(name, record, Decision::Unknown, why.into())))
+            }
+            Misses::Unconfirmed => Err(Open::Confirm),
+            Misses::Doubted(doubt) => {
+                explain!(self.explain, "freshness: {doubt}");
+                let reason = format!("{why}, but this could not be confirmed: {doubt}");
+                // Decided, so that no catch-all takes the letter of a mailbox that may be there.
+                Ok(Found::Decided(Route::about(
+                    name,
+                    record,
+                    Decision::Deferred(Cause::Mailbox),
+                    reason.into(),
+                )))
+            }
+        }
+    }
+
+    /// `lmtp_fuzzy_mailbox_match` for a shared folder that is not there under its exact name.
+    fn fuzzy(&mut self, target: &Target) -> Result<Option<Route>, Open> {
+        let Some(mut fuzzy) = Fuzzy::new(&self.router.rules, target) else {
+            return Ok(None);
+        };
+        let read = self.list.each(fuzzy.prefix(), &mut |name, record| {
+            if !matches!(record.state, State::Deleted | State::Intermediate) {
+                fuzzy.offer(name);
+            }
+            ControlFlow::Continue(())
+        });
+        if let Err(why) = read {
+            let decision = Decision::Deferred(Cause::List);
+            return Ok(Some(Route::about(&target.name, None, decision, why.into())));
+        }
+        let Some(name) = fuzzy.best() else {
+            return Ok(None);
+        };
+        explain!(self.explain, "rule: lmtp_fuzzy_mailbox_match takes {name}");
+        match self.look_up(&Target { kind: target.kind, name, other: None })? {
+            Found::Decided(route) => Ok(Some(route)),
+            Found::Missed(_) => Ok(None),
+        }
+    }
+}
+
+fn in_words(record: &Record) -> String {
+    let server = record.server.as_deref().unwrap_or("this host").escape_default();
+    format!("{} on {server}, partition `{}`", record.state.as_str(), record.partition)
+}
+
+impl Route {
+    fn about(
+        name: &MailboxName,
+        record: Option<Record>,
+        decision: Decision,
+        reason: Cow<'static, str>,
+    ) -> Self {
+        let (server, partition) = match record {
+            Some(record) => (record.server, Some(record.partition)),
+            None => (None, None),
+        };
+        Self { decision, mailbox: Some(name.clone()), server, partition, reason }
+    }
+
+    fn without_mailbox(decision: Decision, reason: Cow<'static, str>) -> Self {
+        Self { decision, mailbox: None, server: None, partition: None, reason }
+    }
+
+    /// The reason in words, also for a decision that needs none.
+    pub fn why(&self) -> Cow<'static, str> {
+        match (&self.decision, &self.mailbox, &self.server) {
+            (Decision::Deliver(_), Some(mailbox), Some(server)) => {
+                format!("{mailbox} is on {server}").into()
+            }
+            (Decision::Deliver(_), Some(mailbox), None) => {
+                format!("{mailbox} is on this host").into()
+            }
+            _ => self.reason.clone(),
+        }
+    }
+
+    /// A deferral that is not of the router's making: a deadline, a panic, a list that is gone.
+    pub fn deferred(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::without_mailbox(Decision::Deferred(Cause::List), reason.into())
+    }
+}
+
+#[cfg(test)]
+mod tests;

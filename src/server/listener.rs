@@ -15,7 +15,7 @@ use nix::sys::socket::{
 use nix::unistd::{Gid, Group, Uid, User};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
-use super::endpoint::{DEFAULT_MODE, Endpoint, ListenOptions};
+use crate::endpoint::{DEFAULT_MODE, Endpoint, ListenOptions};
 
 /// Why an endpoint could not be opened.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,6 @@
 //! listeners that outlive every error of the system.
 
 mod connection;
-mod endpoint;
 mod listener;
 pub mod log;
 pub mod notify;
@@ -24,10 +23,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use self::connection::Stream;
-pub use self::endpoint::{DEFAULT_MODE, Endpoint, EndpointError, ListenOptions};
 pub use self::listener::ListenError;
 use self::listener::{Inherited, NewSocket, Socket, SocketFile};
 use self::log::RateLimit;
+use crate::endpoint::{Endpoint, Listen};
 use crate::wire::socketmap::Reply;
 
 /// What decides. It is asked by many connections at a time, and one connection asks one question
@@ -69,23 +68,6 @@ impl Default for Limits {
             // A little more than an answer may take.
             drain: Duration::from_secs(6),
         }
-    }
-}
-
-/// One endpoint to listen at, with the rights of its socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen {
-    /// Where.
-    pub endpoint: Endpoint,
-    /// With which rights.
-    pub options: ListenOptions,
-}
-
-impl Listen {
-    /// Whether both mean the same socket with the same rights.
-    fn is_as(&self, other: &Listen) -> bool {
-        let rights = matches!(self.endpoint, Endpoint::Unix(_));
-        self.endpoint == other.endpoint && (!rights || self.options == other.options)
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::task::{JoinHandle, JoinSet, yield_now};
 use tokio::time::Instant as Clock;
 
 use super::*;
+use crate::endpoint::ListenOptions;
 use crate::wire::netstring::Decoder;
 use crate::wire::socketmap::{REPLY_LIMIT, Request};
 

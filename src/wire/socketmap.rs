@@ -8,6 +8,8 @@
 //! Sources: Postfix' socketmap_table(5); what Postfix 3.7 and 3.12 and Sendmail 8.17 do with each
 //! reply was tried on them.
 
+use std::fmt;
+
 use super::netstring;
 
 /// The longest request taken, in bytes. Postfix sends keys of at most 10,000 bytes since 3.12; no
@@ -87,6 +89,17 @@ impl Reply {
             ("NOTFOUND", _) => Reply::NotFound,
             ("TEMP", why) => Reply::Temp(why.to_owned()),
             _ => Reply::Temp(text.into_owned()),
+        }
+    }
+}
+
+/// The reply as text, without its frame.
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reply::Ok(data) => write!(f, "OK {data}"),
+            Reply::NotFound => f.write_str("NOTFOUND "),
+            Reply::Temp(why) => write!(f, "TEMP {why}"),
         }
     }
 }

@@ -1,0 +1,255 @@
+//! From the server of a record to a backend the mail server can reach.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+/// The port of `lmtpd` on Debian (`lmtp` in its `/etc/services`); Postfix' own default is 24.
+pub const LMTP_PORT: u16 = 2003;
+
+/// Where a letter is handed over by LMTP.
+///
+/// Only what is safe to hand to a mail server can be made: Postfix' lmtp(8) dies of a bad port, and
+/// the text becomes a queue name there, so one backend must always be spelt the same way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Backend {
+    /// The mail server's transport for it (Postfix: first column of `master.cf`).
+    pub transport: Box<str>,
+    /// The other end of the connection.
+    pub place: Place,
+}
+
+/// The other end of an LMTP connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A host by name or address.
+    Inet {
+        /// In lower case; an IPv6 address without brackets.
+        host: Box<str>,
+        /// The TCP port, never 0.
+        port: u16,
+    },
+    /// A unix socket of this host, an absolute path.
+    Unix(Box<str>),
+}
+
+/// Why text is not a place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a backend: write `HOST`, `HOST:PORT`, `[IPV6]:PORT` or `unix:/PATH`")]
+pub struct BadPlace(String);
+
+impl Place {
+    /// Reads `HOST`, `HOST:PORT`, `[IPV6]`, `[IPV6]:PORT`, a bare IPv6 address or `unix:/PATH`.
+    pub fn parse(text: &str, default_port: u16) -> Result<Self, BadPlace> {
+        let bad = || BadPlace(text.escape_default().to_string());
+        if let Some(path) = text.strip_prefix("unix:") {
+            let fine = path.starts_with('/')
+                && path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b',' | b'%'));
+            return if fine { Ok(Place::Unix(path.into())) } else { Err(bad()) };
+        }
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (host, port) = rest.split_once(']').ok_or_else(bad)?;
+            host.parse::<Ipv6Addr>().map_err(|_| bad())?;
+            (
+                host,
+                if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or_else(bad)?) },
+            )
+        } else if text.parse::<Ipv6Addr>().is_ok() {
+            (text, None)
+        } else {
+            let (host, port) = match text.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            };
+            if !is_host(host) {
+                return Err(bad());
+            }
+            (host, port)
+        };
+        let port = match port {
+            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+                u16::from_str(digits).map_err(|_| bad())?
+            }
+            Some(_) => return Err(bad()),
+            None => default_port,
+        };
+        if port == 0 {
+            return Err(bad());
+        }
+        Ok(Place::Inet { host: host.to_ascii_lowercase().into(), port })
+    }
+}
+
+/// A DNS name or an IPv4 address. Underscores are no letters of DNS, but they are met.
+fn is_host(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.len() <= 253
+        && host.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        })
+}
+
+/// `inet:host:port`, `inet:[v6]:port` or `unix:/path`: a nexthop of Postfix' lmtp(8).
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Inet { host, port } if host.contains(':') => write!(f, "inet:[{host}]:{port}"),
+            Place::Inet { host, port } => write!(f, "inet:{host}:{port}"),
+            Place::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
+}
+
+/// What is configured for one server of the list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Override {
+    /// Where to reach it instead of by its own name.
+    pub place: Option<Place>,
+    /// Its transport, if not the common one.
+    pub transport: Option<Box<str>>,
+    /// Take nothing to it now: its letters wait.
+    pub drain: bool,
+}
+
+/// How the mail server reaches the servers of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backends {
+    /// The port of a server whose record names none.
+    pub port: u16,
+    /// The transport of a server without one of its own.
+    pub transport: Box<str>,
+    /// Where the mailboxes of this host are delivered.
+    pub local: Option<Place>,
+    servers: HashMap<Box<str>, Override>,
+}
+
+impl Default for Backends {
+    fn default() -> Self {
+        Self { port: LMTP_PORT, transport: "lmtp".into(), local: None, servers: HashMap::new() }
+    }
+}
+
+/// Why a record's server is no backend (now).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoBackend {
+    /// The record has no server, and no local backend is configured.
+    #[error("the mailbox is local to this host, and `backends.local` is not configured")]
+    Local,
+    /// `drain` is set for it.
+    #[error("the backend {0} is being drained")]
+    Draining(String),
+    /// The server of the record cannot be a host.
+    #[error("the record's server: {0}")]
+    Odd(#[from] BadPlace),
+}
+
+impl Backends {
+    /// Configures one server, named as in the list (its `servername`, with the `:port` it has there).
+    pub fn set(&mut self, server: &str, what: Override) {
+        self.servers.insert(server.to_ascii_lowercase().into(), what);
+    }
+
+    /// The servers that are configured by name, sorted.
+    pub fn overrides(&self) -> Vec<(&str, &Override)> {
+        let mut all: Vec<_> = self.servers.iter().map(|(name, what)| (&**name, what)).collect();
+        all.sort_unstable_by_key(|(name, _)| *name);
+        all
+    }
+
+    /// The backend of a record with this server, or of a local one.
+    pub fn resolve(&self, server: Option<&str>) -> Result<Backend, NoBackend> {
+        let Some(server) = server else {
+            let place = self.local.clone().ok_or(NoBackend::Local)?;
+            return Ok(Backend { transport: self.transport.clone(), place });
+        };
+        let named = if self.servers.is_empty() { None } else { self.find(server) };
+        if named.is_some_and(|named| named.drain) {
+            return Err(NoBackend::Draining(server.escape_default().to_string()));
+        }
+        let transport = named.and_then(|named| named.transport.as_ref()).unwrap_or(&self.transport);
+        let place = match named.and_then(|named| named.place.as_ref()) {
+            Some(place) => place.clone(),
+            None => Place::parse(connect_string(server), self.port)?,
+        };
+        Ok(Backend { transport: transport.clone(), place })
+    }
+
+    /// By the whole server text first, then without its port.
+    fn find(&self, server: &str) -> Option<&Override> {
+        let server = connect_string(server).to_ascii_lowercase();
+        self.servers.get(&*server).or_else(|| {
+            let (host, _port) = server.rsplit_once(':')?;
+            self.servers.get(host)
+        })
+    }
+}
+
+/// Cyrus' proxies use the server as `host[:port[/tls][/noauth]]` (`imap/backend.c`): the words after
+/// a slash are options for them.
+fn connect_string(server: &str) -> &str {
+    server.split_once('/').map_or(server, |(place, _options)| place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nexthop(server: &str) -> Result<String, NoBackend> {
+        Backends::default().resolve(Some(server)).map(|backend| backend.place.to_string())
+    }
+
+    #[test]
+    fn a_server_becomes_a_nexthop_with_an_explicit_port() {
+        assert_eq!(nexthop("127.0.1.11").unwrap(), "inet:127.0.1.11:2003");
+        assert_eq!(nexthop("BE1.Example.org").unwrap(), "inet:be1.example.org:2003");
+        assert_eq!(nexthop("be1.example.org:24").unwrap(), "inet:be1.example.org:24");
+        assert_eq!(nexthop("be1:2003/tls/noauth").unwrap(), "inet:be1:2003");
+        assert_eq!(nexthop("2001:db8::1").unwrap(), "inet:[2001:db8::1]:2003");
+        assert_eq!(nexthop("[2001:DB8::1]:24").unwrap(), "inet:[2001:db8::1]:24");
+    }
+
+    #[test]
+    fn a_server_that_would_kill_or_fool_the_mail_server_never_reaches_it() {
+        for odd in [
+            "",
+            ":24",
+            "be1:",
+            "be1:0",
+            "be1:65536",
+            "be1:lmtp",
+            "be1:+24",
+            "a b",
+            "be1\n",
+            "be1,be2",
+            "-be1",
+            "be1..org",
+            "[2001:db8::1",
+            "[be1]:24",
+            "bé1",
+            "be1;x",
+            "%s",
+        ] {
+            assert!(matches!(nexthop(odd), Err(NoBackend::Odd(_))), "{odd:?}: {:?}", nexthop(odd));
+        }
+    }
+
+    #[test]
+    fn what_is_configured_for_a_server_wins() {
+        let mut backends = Backends { port: 24, ..Backends::default() };
+        backends.set(
+            "BE1.example.org",
+            Override { place: Some(Place::parse("10.0.0.1", 24).unwrap()), ..Override::default() },
+        );
+        backends.set("be2.example.org", Override { drain: true, ..Override::default() });
+        let place = |server| backends.resolve(server).map(|backend| backend.place.to_string());
+        assert_eq!(place(Some("be1.example.org")).unwrap(), "inet:10.0.0.1:24");
+        assert_eq!(place(Some("be1.example.org:2003")).unwrap(), "inet:10.0.0.1:24");
+        assert!(matches!(place(Some("be2.example.org")), Err(NoBackend::Draining(_))));
+        assert_eq!(place(Some("be3.example.org")).unwrap(), "inet:be3.example.org:24");
+        assert_eq!(place(None), Err(NoBackend::Local));
+    }
+}

@@ -1,0 +1,148 @@
+//! What each map answers to each decision.
+
+use super::*;
+use crate::address::{Release, Rules};
+use crate::backend::{Backend, Backends};
+use crate::domains::Domains;
+use crate::router::Refusal;
+
+fn router() -> Router {
+    let mut rules = Rules::defaults(Release::V3_6);
+    rules.virtdomains = true;
+    rules.defaultdomain = Some("example.org".into());
+    Router { domains: Domains::new(["*"]).unwrap(), rules, backends: Backends::default() }
+}
+
+fn route(decision: Decision) -> Route {
+    Route {
+        decision,
+        mailbox: MailboxName::new("user.jane").ok(),
+        server: Some("be1".into()),
+        partition: Some("default".into()),
+        reason: "because".into(),
+    }
+}
+
+fn deliver() -> Decision {
+    let place = Place::parse("be1.example.org:2003", 24).unwrap();
+    Decision::Deliver(Backend { transport: "lmtp".into(), place })
+}
+
+fn reply(maps: &Maps, map: &str, recipient: &str, decision: Decision) -> String {
+    maps.reply(maps.get(map).unwrap(), &router(), recipient, &route(decision)).to_string()
+}
+
+#[test]
+fn every_map_answers_every_decision_in_the_words_of_postfix() {
+    let maps = Maps::default();
+    let mailbox = || Decision::Deferred(Cause::Mailbox);
+    let list = || Decision::Deferred(Cause::List);
+    let jane = "jane@example.org";
+    for (map, decision, expected) in [
+        ("lmtp", deliver(), "OK lmtp:inet:be1.example.org:2003"),
+        ("lmtp", Decision::Unknown, "OK error:5.1.1 User unknown"),
+        ("lmtp", mailbox(), "OK retry:4.3.0 Mailbox is temporarily unavailable"),
+        ("lmtp", list(), "TEMP because"),
+        (
+            "lmtp",
+            Decision::Refused(Refusal::NoPost),
+            "OK error:5.7.1 Posting to this mailbox is not permitted",
+        ),
+        ("lmtp", Decision::Refused(Refusal::Syntax), "OK error:5.1.3 Bad recipient address syntax"),
+        ("lmtp", Decision::Foreign, "NOTFOUND "),
+        ("recipient", deliver(), "OK jane@example.org"),
+        ("recipient", Decision::Unknown, "NOTFOUND "),
+        ("recipient", mailbox(), "TEMP because"),
+        ("recipient", list(), "TEMP because"),
+        ("recipient", Decision::Refused(Refusal::NoPost), "OK jane@example.org"),
+        ("recipient", Decision::Foreign, "NOTFOUND "),
+        ("host", deliver(), "OK be1.example.org"),
+        ("host", Decision::Unknown, "NOTFOUND "),
+        ("host", mailbox(), "TEMP because"),
+        ("host", Decision::Foreign, "NOTFOUND "),
+        ("canonical", deliver(), "NOTFOUND "),
+        ("canonical", Decision::Unknown, "NOTFOUND "),
+        ("canonical", list(), "TEMP because"),
+        ("canonical", Decision::Foreign, "NOTFOUND "),
+    ] {
+        assert_eq!(reply(&maps, map, jane, decision.clone()), expected, "{map} {decision:?}");
+    }
+}
+
+#[test]
+fn canonical_changes_the_case_lmtpd_trips_over_and_leaves_the_detail() {
+    let maps = Maps::default();
+    let canonical = |recipient| reply(&maps, "canonical", recipient, deliver());
+    assert_eq!(canonical("Jane+Work@Example.ORG"), "OK jane+Work@example.org");
+    assert_eq!(canonical("jane@EXAMPLE.net"), "OK jane@example.net");
+    assert_eq!(canonical("jane+Work@example.org"), "NOTFOUND ");
+    assert_eq!(reply(&maps, "canonical", "Nobody@Example.org", Decision::Unknown), "NOTFOUND ");
+}
+
+#[test]
+fn unknown_is_answered_as_the_site_wants_it() {
+    let maps = |unknown| Maps { unknown, ..Maps::default() };
+    let unknown = |policy, map| reply(&maps(policy), map, "x@example.org", Decision::Unknown);
+    assert_eq!(unknown(UnknownPolicy::NotFound, "lmtp"), "NOTFOUND ");
+    assert!(unknown(UnknownPolicy::Defer, "lmtp").starts_with("OK retry:4.3.0 "));
+    assert!(unknown(UnknownPolicy::Defer, "recipient").starts_with("TEMP "));
+}
+
+#[test]
+fn the_fallback_takes_every_letter_of_ours_that_we_would_not_deliver_and_no_other() {
+    let maps = Maps { fallback: Some("lmtp:inet:old:24".into()), ..Maps::default() };
+    for decision in [
+        Decision::Unknown,
+        Decision::Deferred(Cause::List),
+        Decision::Deferred(Cause::Mailbox),
+        Decision::Refused(Refusal::NoPost),
+    ] {
+        assert_eq!(reply(&maps, "lmtp", "x@example.org", decision.clone()), "OK lmtp:inet:old:24");
+        assert_eq!(reply(&maps, "recipient", "x@example.org", decision), "OK x@example.org");
+    }
+    assert_eq!(reply(&maps, "lmtp", "x@e", deliver()), "OK lmtp:inet:be1.example.org:2003");
+    assert_eq!(reply(&maps, "lmtp", "x@e", Decision::Foreign), "NOTFOUND ");
+}
+
+#[test]
+fn a_template_of_the_sites_own_is_filled() {
+    let mut maps = Maps::default();
+    let own = Templates {
+        deliver: Template::parse("OK murder:{host}|{port}|{mailbox}|{{{recipient}}}").unwrap(),
+        unknown: Template::parse("NOTFOUND").unwrap(),
+        deferred: Template::parse("TEMP {reason}").unwrap(),
+        refused: Template::parse("OK error:5.7.1 {server} {partition}").unwrap(),
+    };
+    maps.add("sendmail", own).unwrap();
+    let reply = |decision| reply(&maps, "sendmail", "Jane@example.org", decision);
+    assert_eq!(reply(deliver()), "OK murder:be1.example.org|2003|user.jane|{Jane@example.org}");
+    assert_eq!(reply(Decision::Unknown), "NOTFOUND ");
+    assert_eq!(reply(Decision::Deferred(Cause::List)), "TEMP because");
+    assert_eq!(reply(Decision::Refused(Refusal::NoPost)), "OK error:5.7.1 be1 default");
+}
+
+#[test]
+fn a_template_that_cannot_be_meant_is_refused() {
+    for (text, error) in [
+        ("", BadTemplate::Reply("".into())),
+        ("{host}", BadTemplate::Reply("{host}".into())),
+        ("PERM no", BadTemplate::Reply("PERM no".into())),
+        ("NOTFOUND x", BadTemplate::Reply("NOTFOUND x".into())),
+        ("OK", BadTemplate::BareOk),
+        ("OK ", BadTemplate::BareOk),
+        ("OK {hots}", BadTemplate::Field("hots".into())),
+        ("OK {host", BadTemplate::Brace),
+        ("OK host}", BadTemplate::Brace),
+    ] {
+        assert_eq!(Template::parse(text), Err(error), "{text:?}");
+    }
+    let templates = Templates {
+        deliver: Template::parse("OK x").unwrap(),
+        unknown: Template::parse("NOTFOUND").unwrap(),
+        deferred: Template::parse("TEMP x").unwrap(),
+        refused: Template::parse("NOTFOUND").unwrap(),
+    };
+    for name in ["lmtp", "", "a b", "a:b"] {
+        assert!(Maps::default().add(name, templates.clone()).is_err(), "{name:?}");
+    }
+}

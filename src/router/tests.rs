@@ -1,0 +1,207 @@
+//! The decision, for every state a list can be in.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use super::*;
+use crate::address::Release;
+use crate::backend::{Override, Place};
+use crate::mailbox::AnonymousRights;
+
+#[derive(Default)]
+struct FakeList {
+    records: HashMap<Vec<u8>, Record>,
+    /// Said of every name, whatever the records.
+    trouble: Option<Lookup>,
+}
+
+impl FakeList {
+    fn with(mut self, name: &str, record: Record) -> Self {
+        self.records.insert(name.into(), record);
+        self
+    }
+}
+
+impl MailboxList for FakeList {
+    fn lookup(&self, name: &MailboxName) -> Lookup {
+        if let Some(trouble) = &self.trouble {
+            return trouble.clone();
+        }
+        match self.records.get(name.as_bytes()) {
+            Some(record) => Lookup::Present(record.clone()),
+            None => Lookup::Absent,
+        }
+    }
+
+    fn each(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        for (name, record) in &self.records {
+            let name = MailboxName::new(name.clone()).unwrap();
+            if name.as_bytes().starts_with(prefix) && visit(&name, record).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn record(state: State, server: Option<&str>) -> Record {
+    Record {
+        state,
+        server: server.map(str::to_owned),
+        partition: "default".into(),
+        anonymous: AnonymousRights::default(),
+    }
+}
+
+fn shared(lookup: bool, post: bool) -> Record {
+    Record { anonymous: AnonymousRights { lookup, post }, ..record(State::Active, Some("be1")) }
+}
+
+fn router() -> Router {
+    let mut backends = Backends::default();
+    backends.set("be9", Override { drain: true, ..Override::default() });
+    Router {
+        domains: Domains::new(["example.org"]).unwrap(),
+        rules: Rules::defaults(Release::V3_6),
+        backends,
+    }
+}
+
+fn list() -> FakeList {
+    FakeList::default()
+        .with("user.jane", record(State::Active, Some("be1")))
+        .with("user.carol", record(State::Reserved, Some("be1")))
+        .with("user.moving", record(State::Moving, Some("be2")))
+        .with("user.gone", record(State::Deleted, Some("be1")))
+        .with("user.parent", record(State::Intermediate, None))
+        .with("user.here", record(State::Active, None))
+        .with("user.odd", record(State::Active, Some("be 1")))
+        .with("user.drained", record(State::Active, Some("be9")))
+        .with("info", shared(true, true))
+        .with("board", shared(true, false))
+        .with("hidden", shared(false, false))
+}
+
+fn route(router: &Router, list: &FakeList, recipient: &str, misses: Misses<'_>) -> Verdict {
+    router.route(recipient.as_bytes(), list, misses, None)
+}
+
+fn decision(recipient: &str, misses: Misses<'_>) -> Decision {
+    match route(&router(), &list(), recipient, misses) {
+        Verdict::Final(route) => route.decision,
+        open => panic!("{recipient}: {open:?}"),
+    }
+}
+
+#[test]
+fn every_state_of_a_record_has_its_decision() {
+    let deferred = Decision::Deferred(Cause::Mailbox);
+    let trouble = Decision::Deferred(Cause::List);
+    for (recipient, expected) in [
+        ("carol@example.org", &deferred),
+        ("moving@example.org", &deferred),
+        ("gone@example.org", &Decision::Unknown),
+        ("parent@example.org", &Decision::Unknown),
+        ("nobody@example.org", &Decision::Unknown),
+        ("here@example.org", &trouble),
+        ("odd@example.org", &trouble),
+        ("drained@example.org", &deferred),
+        ("+board@example.org", &Decision::Refused(Refusal::NoPost)),
+        ("+hidden@example.org", &Decision::Unknown),
+        ("jane@elsewhere.example", &Decision::Foreign),
+    ] {
+        assert_eq!(&decision(recipient, Misses::Believed), expected, "{recipient}");
+    }
+    for recipient in ["jane@example.org", "JANE+x@Example.Org", "+info@example.org"] {
+        let delivered = decision(recipient, Misses::Believed);
+        let Decision::Deliver(backend) = delivered else { panic!("{recipient}: {delivered:?}") };
+        assert_eq!(backend.place.to_string(), "inet:be1:2003");
+    }
+}
+
+#[test]
+fn a_key_that_is_no_address_of_ours_never_reaches_the_list() {
+    let broken = FakeList { trouble: Some(Lookup::Unsure("gone".into())), ..FakeList::default() };
+    for key in ["*", "", "@example.org", "jane", "jane@", "a\0b@example.org", "x@y@example.net"] {
+        let verdict = route(&router(), &broken, key, Misses::Unconfirmed);
+        let Verdict::Final(route) = verdict else { panic!("{key:?}: {verdict:?}") };
+        assert_eq!(route.decision, Decision::Foreign, "{key:?}");
+    }
+    let verdict = router().route(b"j\xffne@example.org", &broken, Misses::Believed, None);
+    assert!(matches!(verdict, Verdict::Final(Route { decision: Decision::Foreign, .. })));
+}
+
+#[test]
+fn a_miss_is_never_unknown_before_it_is_confirmed() {
+    for recipient in ["nobody@example.org", "gone@example.org", "parent@example.org"] {
+        let verdict = route(&router(), &list(), recipient, Misses::Unconfirmed);
+        assert_eq!(verdict, Verdict::Confirm, "{recipient}");
+        let doubted = decision(recipient, Misses::Doubted("no master"));
+        assert_eq!(doubted, Decision::Deferred(Cause::Mailbox), "{recipient}");
+    }
+    // What is there needs no confirmation.
+    assert!(matches!(decision("jane@example.org", Misses::Unconfirmed), Decision::Deliver(_)));
+    assert!(matches!(decision("jane@example.org", Misses::Doubted("x")), Decision::Deliver(_)));
+}
+
+#[test]
+fn a_list_in_trouble_makes_nobody_unknown() {
+    for misses in [Misses::Believed, Misses::Unconfirmed, Misses::Doubted("x")] {
+        let list = FakeList { trouble: Some(Lookup::Unsure("torn".into())), ..list() };
+        let verdict = route(&router(), &list, "jane@example.org", misses);
+        let Verdict::Final(route) = verdict else { panic!("{verdict:?}") };
+        assert_eq!(route.decision, Decision::Deferred(Cause::List));
+        assert_eq!(route.reason, "torn");
+        let busy = FakeList { trouble: Some(Lookup::Busy), ..FakeList::default() };
+        assert_eq!(self::route(&router(), &busy, "jane@example.org", misses), Verdict::Wait);
+    }
+}
+
+#[test]
+fn the_catch_all_never_gets_a_letter_whose_mailbox_is_there_or_may_be() {
+    let mut router = router();
+    router.rules.catchall = Some("jane".into());
+    let decide = |recipient: &str, misses| match route(&router, &list(), recipient, misses) {
+        Verdict::Final(route) => Some((route.decision, route.mailbox)),
+        _ => None,
+    };
+    let (caught, mailbox) = decide("nobody@example.org", Misses::Believed).unwrap();
+    assert!(matches!(caught, Decision::Deliver(_)));
+    assert_eq!(mailbox.unwrap().as_bytes(), b"user.jane");
+    assert_eq!(decide("nobody@example.org", Misses::Unconfirmed), None);
+    for (recipient, misses) in [
+        ("carol@example.org", Misses::Believed),
+        ("moving@example.org", Misses::Believed),
+        ("nobody@example.org", Misses::Doubted("no master")),
+    ] {
+        let (decision, _) = decide(recipient, misses).unwrap();
+        assert_eq!(decision, Decision::Deferred(Cause::Mailbox), "{recipient}");
+    }
+}
+
+#[test]
+fn a_mailbox_of_this_host_goes_to_the_local_backend_once_there_is_one() {
+    let mut router = router();
+    router.backends.local = Some(Place::parse("unix:/run/cyrus/socket/lmtp", 0).unwrap());
+    let verdict = route(&router, &list(), "here@example.org", Misses::Believed);
+    let Verdict::Final(Route { decision: Decision::Deliver(backend), .. }) = verdict else {
+        panic!("{verdict:?}")
+    };
+    assert_eq!(backend.place.to_string(), "unix:/run/cyrus/socket/lmtp");
+}
+
+#[test]
+fn explaining_changes_nothing() {
+    let (router, list) = (router(), list());
+    for recipient in ["jane@example.org", "nobody@example.org", "carol@example.org", "*"] {
+        let mut steps = Vec::new();
+        let explained =
+            router.route(recipient.as_bytes(), &list, Misses::Believed, Some(&mut steps));
+        assert_eq!(explained, route(&router, &list, recipient, Misses::Believed));
+        assert!(!steps.is_empty(), "{recipient}");
+    }
+}
