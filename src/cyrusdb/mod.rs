@@ -1,11 +1,32 @@
 //! The file formats of `mailboxes.db`, read-only, over any [`source::ByteSource`].
 //!
-//! Each engine is a map from key to value, both bytes.
+//! A file says itself which engine wrote it: [`detect`] goes by the first bytes and never by
+//! `mboxlist_db` in imapd.conf, because Cyrus too opens a file with the engine it finds, whatever
+//! is configured (`lib/cyrusdb.c`, `_myopen`).
+//!
+//! Each engine is a map from key to value, both bytes. [`record`] makes a
+//! [`Record`](crate::mailbox::Record) of a value; the keys are
+//! [`MailboxName`](crate::mailbox::MailboxName)'s business.
 
+pub mod dlist;
 pub mod error;
+#[cfg(test)]
+mod expected;
+pub mod flat;
+pub mod record;
+pub mod skiplist;
 pub mod source;
 
 use std::fmt;
+
+use error::{Error, Result};
+
+/// How many bytes of a file's beginning [`detect`] wants to see, if there are that many.
+pub const HEAD: usize = 64;
+
+/// What the opener says of a directory in the place of the file: [`detect`] sees bytes only.
+/// zeroskip (3.1.6 to 3.12) and lmdb (3.0) keep a database in a directory.
+pub const DIRECTORY: Error = Error::Unsupported("a directory (engine zeroskip or lmdb)");
 
 /// A storage engine of Cyrus that is read here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,4 +66,107 @@ pub struct Problem {
     pub offset: u64,
     /// What is wrong there.
     pub what: String,
+}
+
+/// A record as it stands in the file, for those who read all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// Where it begins, in bytes from the beginning of the file.
+    pub offset: u64,
+    /// Its key.
+    pub key: &'a [u8],
+    /// Its value.
+    pub value: &'a [u8],
+}
+
+const TWOSKIP_MAGIC: &[u8; 20] = b"\xa1\x02\x8b\x0dtwoskip file\0\0\0\0";
+const TWOM_MAGIC: &[u8; 16] = b"\xa1\x02\x8b\x0dtwomfile\0\0\0\0";
+const SKIPLIST_MAGIC: &[u8; 20] = b"\xa1\x02\x8b\x0dskiplist file\0\0\0";
+const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// Where Berkeley DB has its magic number, in the byte order of the host that wrote it.
+const BERKELEY_AT: usize = 12;
+const BERKELEY_MAGICS: [u32; 2] = [0x0005_3162, 0x0006_1561];
+
+/// Tells the engine from the first bytes of a file: all of it, or at least [`HEAD`].
+///
+/// The flat engine has no magic; it is believed only of bytes that begin like its lines. Its
+/// reader checks every line once more.
+pub fn detect(head: &[u8]) -> Result<Engine> {
+    if head.is_empty() {
+        return Err(Error::Empty);
+    }
+    for (magic, engine) in [
+        (&TWOSKIP_MAGIC[..], Engine::Twoskip),
+        (&TWOM_MAGIC[..], Engine::Twom),
+        (&SKIPLIST_MAGIC[..], Engine::Skiplist),
+    ] {
+        if head.starts_with(magic) {
+            return Ok(engine);
+        }
+    }
+    if head.starts_with(SQLITE_MAGIC) {
+        return Err(Error::Unsupported("a SQLite file (engine sql)"));
+    }
+    if let Some(word) = head.get(BERKELEY_AT..).and_then(|rest| rest.first_chunk::<4>())
+        && BERKELEY_MAGICS.iter().any(|m| [m.to_be_bytes(), m.to_le_bytes()].contains(word))
+    {
+        return Err(Error::Unsupported("a Berkeley DB file (engine berkeley)"));
+    }
+    if flat::begins_like_lines(head) { Ok(Engine::Flat) } else { Err(Error::Unknown) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn padded(magic: &[u8]) -> Vec<u8> {
+        let mut head = magic.to_vec();
+        head.resize(HEAD, 0);
+        head
+    }
+
+    #[test]
+    fn an_engine_is_known_by_its_magic() {
+        for (magic, engine) in [
+            (&TWOSKIP_MAGIC[..], "twoskip"),
+            (&TWOM_MAGIC[..], "twom"),
+            (&SKIPLIST_MAGIC[..], "skiplist"),
+        ] {
+            assert_eq!(detect(&padded(magic)).unwrap().to_string(), engine);
+            let cut = &magic[..magic.len() - 1];
+            assert!(matches!(detect(cut), Err(Error::Unknown)), "{engine} cut short");
+        }
+        assert_eq!(detect(b"user.jane\t0 default \n").unwrap(), Engine::Flat);
+    }
+
+    #[test]
+    fn an_engine_that_is_not_read_is_named() {
+        let named = |head: &[u8]| detect(head).unwrap_err().to_string();
+        assert!(named(&padded(SQLITE_MAGIC)).contains("SQLite"));
+        for word in [b"\x62\x31\x05\x00", b"\x00\x05\x31\x62", b"\x61\x15\x06\x00"] {
+            let mut head = vec![0; 12];
+            head.extend_from_slice(word);
+            assert!(named(&head).contains("Berkeley"), "{word:x?}");
+        }
+        assert!(DIRECTORY.to_string().contains("zeroskip"));
+    }
+
+    #[test]
+    fn garbage_is_not_taken_for_text() {
+        for garbage in [
+            &b"garbage\n"[..],
+            b"\n",
+            b"\tvalue without a key\n",
+            b"user.jane 0 default\nuser.bob\t0 default \n",
+            b"user.jane\t0 default \nno tab here\n",
+            b"\x7fELF\x02\x01\x01\0",
+            b"\x1f\x8b\x08\x00\tx\n",
+            b"user.jane\t0 default\0 \n",
+            b"\0",
+        ] {
+            assert!(matches!(detect(garbage), Err(Error::Unknown)), "{}", garbage.escape_ascii());
+        }
+        assert!(matches!(detect(b""), Err(Error::Empty)));
+    }
 }

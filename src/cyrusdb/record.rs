@@ -1,0 +1,437 @@
+//! What a value of `mailboxes.db` says of its mailbox.
+//!
+//! Two ways of writing it, and a list may have both:
+//!
+//! ```text
+//! 1 be1.example.com!default jane<TAB>lrs<TAB>                    text, Cyrus 2.2 to 2.4
+//! %(T er P default S be1.example.com M 1795434610 A %(jane lrs))  dlist, Cyrus 2.5 and later
+//! ```
+//!
+//! The number of a text record is always in the old numbering of the type bits. Cyrus 3.6
+//! renumbered them and reads an old record by the new meaning, which makes a remote mailbox
+//! (1) a netnews one (`imap/mboxlist.h`, `imap/mboxlist.c:mboxlist_parse_entry`).
+
+use std::borrow::Cow;
+
+use memchr::memchr;
+
+use super::dlist::{Event, Malformed, Reader};
+use crate::mailbox::{AnonymousRights, Record, State};
+
+/// Why a value says nothing that can be relied on. The lookup becomes temporary.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// No bytes.
+    #[error("empty record")]
+    Empty,
+    /// A dlist that is none.
+    #[error("malformed record: {0}")]
+    Malformed(#[from] Malformed),
+    /// A dlist whose outermost part is not a `%(` list.
+    #[error("malformed record: not a `%(…)` list")]
+    NotAMap,
+    /// The ACL is a string or a plain list.
+    #[error("malformed record: the ACL is not a `%(…)` list")]
+    BadAcl,
+    /// A text record that is not a number, a partition and an ACL.
+    #[error("malformed record: not `NUMBER PARTITION ACL`")]
+    BadText,
+    /// The type says that the mailbox is on another server, and no server is named.
+    #[error("a remote mailbox without a server")]
+    NoServer,
+    /// An empty server, or one with bytes that no host name has.
+    #[error("`{0}` cannot be a server")]
+    BadServer(String),
+    /// A partition with bytes that no partition name has.
+    #[error("`{0}` cannot be a partition")]
+    BadPartition(String),
+}
+
+/// Reads the value of a mailbox's row.
+pub fn parse(value: &[u8]) -> Result<Record, RecordError> {
+    match value.first() {
+        None => Err(RecordError::Empty),
+        Some(b'%') => parse_dlist(value),
+        Some(_) => parse_text(value),
+    }
+}
+
+/// The flags among the type bits, as far as they matter for mail.
+#[derive(Debug, Clone, Copy, Default)]
+struct Flags {
+    remote: bool,
+    reserved: bool,
+    moving: bool,
+    deleted: bool,
+    intermediate: bool,
+}
+
+impl Flags {
+    /// The bits as Cyrus 2.2 to 3.4 number them.
+    fn from_number(bits: u32) -> Self {
+        Self {
+            remote: bits & 1 != 0,
+            reserved: bits & 2 != 0,
+            moving: bits & 8 != 0,
+            deleted: bits & 16 != 0,
+            intermediate: bits & 256 != 0,
+        }
+    }
+
+    /// The letters of `T`. Those of the kind of mailbox (`e`, `c`, `a`, …) do not matter.
+    fn from_letters(letters: &[u8]) -> Self {
+        let has = |letter| memchr(letter, letters).is_some();
+        Self {
+            remote: has(b'r'),
+            reserved: has(b'z'),
+            moving: has(b'm'),
+            deleted: has(b'd'),
+            intermediate: has(b'i'),
+        }
+    }
+
+    /// The order in which Cyrus tests them (`mboxlist_lookup`, then `proxy_mlookup`).
+    fn state(self) -> State {
+        match self {
+            Flags { reserved: true, .. } => State::Reserved,
+            Flags { deleted: true, .. } => State::Deleted,
+            Flags { intermediate: true, .. } => State::Intermediate,
+            Flags { moving: true, .. } => State::Moving,
+            _ => State::Active,
+        }
+    }
+}
+
+/// Adds an ACL up for somebody who is not logged in, as `cyrus_acl_myrights` does: the rights of
+/// all entries that mean him, less those of all negative ones, whatever their order.
+#[derive(Debug, Clone, Copy, Default)]
+struct Acl {
+    given: AnonymousRights,
+    taken: AnonymousRights,
+}
+
+impl Acl {
+    fn entry(&mut self, identifier: &[u8], rights: &[u8]) {
+        let (sum, identifier) = match identifier.strip_prefix(b"-") {
+            Some(identifier) => (&mut self.taken, identifier),
+            None => (&mut self.given, identifier),
+        };
+        if matches!(identifier, b"anyone" | b"anonymous") {
+            sum.lookup |= memchr(b'l', rights).is_some();
+            sum.post |= memchr(b'p', rights).is_some();
+        }
+    }
+
+    fn rights(self) -> AnonymousRights {
+        AnonymousRights {
+            lookup: self.given.lookup && !self.taken.lookup,
+            post: self.given.post && !self.taken.post,
+        }
+    }
+}
+
+fn parse_dlist(value: &[u8]) -> Result<Record, RecordError> {
+    let mut reader = Reader::new(value);
+    if reader.next()? != Some(Event::OpenMap) {
+        return Err(RecordError::NotAMap);
+    }
+    let mut flags = Flags::default();
+    let mut server = None;
+    let mut partition = Cow::default();
+    let mut acl = Acl::default();
+    // The last one wins where a key stands twice, as in Cyrus.
+    while let Some(Event::Key(key)) = reader.next()? {
+        match &*key.bytes() {
+            b"T" => {
+                flags =
+                    string(&mut reader)?.map_or_else(Flags::default, |t| Flags::from_letters(&t));
+            }
+            b"S" => server = string(&mut reader)?,
+            b"P" => partition = string(&mut reader)?.unwrap_or_default(),
+            b"A" => acl = read_acl(&mut reader)?,
+            _ => reader.skip_item()?,
+        }
+    }
+    // The list was closed; whatever follows is an error.
+    reader.next()?;
+    // `ctl_mboxlist -u` of 2.5 leaves `server!partition` of a text dump together, and no server.
+    let (server, partition) = match (server, memchr(b'!', &partition)) {
+        (None, Some(at)) if flags.remote || flags.moving => {
+            (Some(Cow::Owned(partition[..at].to_vec())), Cow::Owned(partition[at + 1..].to_vec()))
+        }
+        (server, _) => (server, partition),
+    };
+    record(flags, server.as_deref(), &partition, acl)
+}
+
+/// The string that belongs to the key just read; `NIL` is none.
+fn string<'a>(reader: &mut Reader<'a>) -> Result<Option<Cow<'a, [u8]>>, RecordError> {
+    match reader.next()? {
+        Some(Event::Value(text)) if text.is_nil() => Ok(None),
+        Some(Event::Value(text)) => Ok(Some(text.bytes())),
+        _ => Err(RecordError::Malformed(Malformed { at: reader.at(), what: "a string expected" })),
+    }
+}
+
+fn read_acl(reader: &mut Reader<'_>) -> Result<Acl, RecordError> {
+    let mut acl = Acl::default();
+    match reader.next()? {
+        Some(Event::OpenMap) => {}
+        Some(Event::Value(text)) if text.is_nil() => return Ok(acl),
+        _ => return Err(RecordError::BadAcl),
+    }
+    while let Some(Event::Key(identifier)) = reader.next()? {
+        let rights = string(reader)?.unwrap_or_default();
+        acl.entry(&identifier.bytes(), &rights);
+    }
+    Ok(acl)
+}
+
+fn parse_text(value: &[u8]) -> Result<Record, RecordError> {
+    let value = match value.strip_prefix(b"(") {
+        // The development releases before 2.5 put names and values of their own in front.
+        Some(extended) => {
+            let end = memchr(b')', extended).ok_or(RecordError::BadText)?;
+            extended[end + 1..].strip_prefix(b" ").ok_or(RecordError::BadText)?
+        }
+        None => value,
+    };
+    let (number, rest) = split(value, b' ').ok_or(RecordError::BadText)?;
+    let (partition, acl_text) = split(rest, b' ').ok_or(RecordError::BadText)?;
+    if !number.iter().all(u8::is_ascii_digit) {
+        return Err(RecordError::BadText);
+    }
+    let number: Option<u32> = std::str::from_utf8(number).ok().and_then(|n| n.parse().ok());
+    let flags = Flags::from_number(number.ok_or(RecordError::BadText)?);
+    let (server, partition) = match split(partition, b'!') {
+        Some((server, partition)) => (Some(server), partition),
+        None => (None, partition),
+    };
+    // An entry that its tabs do not close does not count, neither does what comes after it.
+    let mut acl = Acl::default();
+    let mut rest = acl_text;
+    while let Some((identifier, tail)) = split(rest, b'\t')
+        && let Some((rights, tail)) = split(tail, b'\t')
+    {
+        acl.entry(identifier, rights);
+        rest = tail;
+    }
+    record(flags, server, partition, acl)
+}
+
+fn split(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    memchr(at, bytes).map(|found| (&bytes[..found], &bytes[found + 1..]))
+}
+
+fn record(
+    flags: Flags,
+    server: Option<&[u8]>,
+    partition: &[u8],
+    acl: Acl,
+) -> Result<Record, RecordError> {
+    let server = match server {
+        None if flags.remote => return Err(RecordError::NoServer),
+        None => None,
+        Some(server) => Some(
+            printable(server)
+                .filter(|server| !server.is_empty())
+                .ok_or_else(|| RecordError::BadServer(server.escape_ascii().to_string()))?,
+        ),
+    };
+    let partition = printable(partition)
+        .ok_or_else(|| RecordError::BadPartition(partition.escape_ascii().to_string()))?;
+    Ok(Record { state: flags.state(), server, partition, anonymous: acl.rights() })
+}
+
+/// The bytes as text, if all of them are visible ASCII.
+fn printable(bytes: &[u8]) -> Option<String> {
+    let visible = bytes.iter().all(u8::is_ascii_graphic);
+    if visible { String::from_utf8(bytes.to_vec()).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local(state: State) -> Record {
+        Record {
+            state,
+            server: None,
+            partition: "default".into(),
+            anonymous: AnonymousRights::default(),
+        }
+    }
+
+    fn remote(state: State, server: &str, partition: &str) -> Record {
+        Record { server: Some(server.into()), partition: partition.into(), ..local(state) }
+    }
+
+    #[test]
+    fn records_of_every_release_say_where_and_what() {
+        let be1 = |state| remote(state, "be1.example.com", "default");
+        let table: &[(&[u8], Record)] = &[
+            // 2.2 to 2.4
+            (b"0 default jane\tlrs\t", local(State::Active)),
+            (b"0 default ", local(State::Active)),
+            (b"1 be1.example.com!default jane\tlrs\t", be1(State::Active)),
+            (b"3 be1.example.com!default ", be1(State::Reserved)),
+            (b"8 be1.example.com!default jane\tlrs\t", be1(State::Moving)),
+            (b"17 be1.example.com!default ", be1(State::Deleted)),
+            (b"1 be1.example.com!default user with\tspaces\t", be1(State::Active)),
+            (b"(uniqueid 4a2b specialuse x) 1 be1.example.com!default j\tl\t", be1(State::Active)),
+            // 3.2
+            (
+                b"%(A %(jane.doe lrs) P default S be1.example.com T r M 1795434324)",
+                be1(State::Active),
+            ),
+            (b"%(A %() P part2 S be2 T rz M 1795434324)", remote(State::Reserved, "be2", "part2")),
+            (b"%(A %(jane lrs) I 5e3c1a V 1 F 1 P default M 1700000000)", local(State::Active)),
+            // 3.6
+            (
+                b"%(T e I 1-2 P default V 17 C 5 F 7 M 17 A %(jane lrs) H (%(P old T d)))",
+                local(State::Active),
+            ),
+            (b"%(T er P default S be1.example.com M 1795434610)", be1(State::Active)),
+            (b"%(T i P default)", local(State::Intermediate)),
+            (b"%(T d P default)", local(State::Deleted)),
+            (b"%(T em P default S be1.example.com)", be1(State::Moving)),
+            // Quoted and literal, a field nobody knows yet, the last of two
+            (b"%(P \"default\" S {3+}\r\nbe2 Q (a (b)))", remote(State::Active, "be2", "default")),
+            (b"%(S be0 P default S be1.example.com)", be1(State::Active)),
+            (b"%(P \"\" S be2)", remote(State::Active, "be2", "")),
+            (b"%(P default S NIL)", local(State::Active)),
+            // A user named S is not a server.
+            (b"%(P default A %(S lrs P lrs T z))", local(State::Active)),
+            // 2.5, after ctl_mboxlist -u
+            (b"%(A %() P be1.example.com!default T r)", be1(State::Active)),
+            (b"1 127.0.1.11:2004!default ", remote(State::Active, "127.0.1.11:2004", "default")),
+        ];
+        for (value, expected) in table {
+            assert_eq!(parse(value).as_ref(), Ok(expected), "{}", value.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn of_several_states_the_one_cyrus_tests_first_counts() {
+        let states = |letters: &str| parse(format!("%(T {letters} P x)").as_bytes()).unwrap().state;
+        assert_eq!(states("emidz"), State::Reserved);
+        assert_eq!(states("emid"), State::Deleted);
+        assert_eq!(states("emi"), State::Intermediate);
+        assert_eq!(states("em"), State::Moving);
+        assert_eq!(parse(b"282 default ").unwrap().state, State::Reserved);
+        assert_eq!(parse(b"280 default ").unwrap().state, State::Deleted);
+        assert_eq!(parse(b"264 default ").unwrap().state, State::Intermediate);
+    }
+
+    #[test]
+    fn a_text_number_never_has_the_meaning_of_3_6() {
+        // 16 is `remote` since 3.6, `deleted` before; 1 was `remote` and is `netnews`.
+        assert_eq!(parse(b"16 default ").unwrap().state, State::Deleted);
+        assert_eq!(parse(b"1 default "), Err(RecordError::NoServer));
+    }
+
+    #[test]
+    fn anonymous_rights_are_those_of_anyone_and_anonymous_less_the_negative_ones() {
+        let table = [
+            ("", "", false, false),
+            ("anyone", "lrsp", true, true),
+            ("anonymous", "p", false, true),
+            ("anyone l anonymous", "p", true, true),
+            ("anyone lrsp -anyone", "p", true, false),
+            ("-anonymous p anyone", "lp", true, false),
+            ("jane", "lrsp", false, false),
+            ("group:staff", "lrsp", false, false),
+            ("group:anyone", "lrsp", false, false),
+            ("Anyone", "lrsp", false, false),
+        ];
+        for (ids, last, lookup, post) in table {
+            let acl = format!("{ids} {last}");
+            let dlist = format!("%(P default A %({}))", acl.trim());
+            let text = match acl.trim() {
+                "" => "0 default ".to_owned(),
+                acl => format!("0 default {}\t", acl.replace(' ', "\t")),
+            };
+            for value in [dlist, text] {
+                let rights = parse(value.as_bytes()).unwrap().anonymous;
+                assert_eq!(rights, AnonymousRights { lookup, post }, "{value}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rights_entry_cut_short_does_not_count() {
+        let rights = |value: &[u8]| parse(value).unwrap().anonymous;
+        assert_eq!(rights(b"0 default anyone\tlp"), AnonymousRights::default());
+        assert_eq!(rights(b"0 default anyone"), AnonymousRights::default());
+    }
+
+    #[test]
+    fn a_record_in_doubt_is_an_error() {
+        let bad = |value: &[u8]| parse(value).expect_err(&value.escape_ascii().to_string());
+        assert_eq!(bad(b""), RecordError::Empty);
+        for text in [
+            &b"default"[..],
+            b"0 default",
+            b"x default ",
+            b"-1 default ",
+            b"+1 default ",
+            b" default ",
+            b"99999999999 default ",
+            b"(uniqueid 4a2b 0 default ",
+            b"(uniqueid 4a2b)0 default ",
+        ] {
+            assert_eq!(bad(text), RecordError::BadText, "{}", text.escape_ascii());
+        }
+        assert_eq!(bad(b"%(T er P default)"), RecordError::NoServer);
+        assert_eq!(bad(b"%(A lrs P default)"), RecordError::BadAcl);
+        for value in
+            [&b"%(T (e) P default)"[..], b"%(S %(a b))", b"%(P x) ", b"%(P x", b"%(A %(a (b)))"]
+        {
+            assert!(matches!(bad(value), RecordError::Malformed(_)), "{}", value.escape_ascii());
+        }
+        for value in
+            [&b"%(S \"\")"[..], b"%(S \"be 1\")", b"%(S b\xc3\xa9)", b"1 !default ", b"1 b\x7f!d "]
+        {
+            assert!(matches!(bad(value), RecordError::BadServer(_)), "{}", value.escape_ascii());
+        }
+        assert!(matches!(bad(b"%(P {2}\r\na\n)"), RecordError::BadPartition(_)));
+    }
+
+    const REAL: [&[u8]; 4] = [
+        b"%(T er P default S be1.example.com M 1795434610 A %(jane lrs \"group:a b\" p))",
+        b"%(T e N \"user\x1fjane\" P {7+}\r\ndefault A %(-anyone lrs) H (%(N x M 1)))",
+        b"%(A %(jane lrs) I 5e3c1a V 1 F 1 P default M 1700000000)",
+        b"(uniqueid 4a2b) 1 be1.example.com!default jane\tlrs\tanyone\tp\t",
+    ];
+
+    #[test]
+    fn a_dlist_record_cut_off_anywhere_is_an_error() {
+        for value in &REAL[..3] {
+            assert!(parse(value).is_ok());
+            for length in 0..value.len() {
+                assert!(parse(&value[..length]).is_err(), "{}", value[..length].escape_ascii());
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_record_fit_for_use_or_an_error(
+            which in 0..REAL.len(),
+            changes in proptest::collection::vec((0usize..90, proptest::num::u8::ANY), 0..6),
+        ) {
+            let mut value = REAL[which].to_vec();
+            for (at, byte) in changes {
+                if let Some(place) = value.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            if let Ok(record) = parse(&value) {
+                let texts = [record.server.as_deref().unwrap_or("x"), record.partition.as_str()];
+                assert!(texts.iter().all(|text| text.bytes().all(|byte| byte.is_ascii_graphic())));
+                assert_ne!(record.server.as_deref(), Some(""));
+            }
+        }
+    }
+}
