@@ -9,8 +9,8 @@
 //!        / bare            ; up to the next SP; `)` at its end belong to the lists around it
 //! ```
 //!
-//! (Cyrus `imap/dlist.c`, `_parsesax` and `_parseitem`.) [`Reader`] gives one event after the
-//! other and allocates nothing, because a lookup wants two or three of a record's fields.
+//! (Cyrus `imap/dlist.c`, `_parsesax` and `_parseitem`.) A lookup wants two or three fields of one
+//! record: [`Reader`] is led from item to item and allocates nothing for what is passed over.
 
 use std::borrow::Cow;
 
@@ -42,11 +42,13 @@ pub enum Text<'a> {
 
 impl<'a> Text<'a> {
     /// Whether it is the bare word `NIL`, which stands for "no value".
+    #[inline]
     pub fn is_nil(self) -> bool {
         self == Text::Bare(b"NIL")
     }
 
     /// The bytes meant; owned only if there was a backslash.
+    #[inline]
     pub fn bytes(self) -> Cow<'a, [u8]> {
         match self {
             Text::Bare(raw) | Text::Literal(raw) => Cow::Borrowed(raw),
@@ -66,180 +68,171 @@ impl<'a> Text<'a> {
     }
 }
 
-/// What [`Reader::next`] came across.
+/// What an item is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// `%(`: keys and items take turns up to the matching [`Event::Close`].
-    OpenMap,
-    /// `(`: items follow up to the matching [`Event::Close`].
-    OpenList,
-    /// A key; its item comes next.
-    Key(Text<'a>),
-    /// An item that is a string.
-    Value(Text<'a>),
-    /// `)`.
-    Close,
+pub enum Kind {
+    /// `%(key item …)`.
+    Map,
+    /// `(item …)`.
+    List,
+    /// A string.
+    Text,
 }
 
 /// Reads a value from left to right.
+///
+/// Where an item is due (at the beginning; after [`key`](Reader::key) or [`more`](Reader::more)
+/// found one), exactly one of [`enter_map`](Reader::enter_map), [`enter_list`](Reader::enter_list),
+/// [`text`](Reader::text) and [`skip`](Reader::skip) comes next.
 #[derive(Debug)]
 pub struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    rest: &'a [u8],
+    length: usize,
     depth: u32,
-    /// Bit n is set if the list n levels down from the outside is a kvlist.
-    maps: u32,
-    expect: Expect,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Expect {
-    /// An item: at the beginning, and after a key.
-    Item,
-    /// The first element of a list, or its end.
-    FirstOrClose,
-    /// A space and the next element, or the end of the list.
-    MoreOrClose,
-    /// Nothing more.
-    End,
+    /// The list just entered has had no element yet.
+    first: bool,
 }
 
 impl<'a> Reader<'a> {
     /// A reader of one whole value.
     pub fn new(value: &'a [u8]) -> Self {
-        Self { bytes: value, at: 0, depth: 0, maps: 0, expect: Expect::Item }
+        Self { rest: value, length: value.len(), depth: 0, first: false }
     }
 
-    /// The next event; `None` after the last, which must be the value's last byte too.
-    #[expect(clippy::should_implement_trait, reason = "an error ends it; an Iterator would go on")]
-    pub fn next(&mut self) -> Result<Option<Event<'a>>, Malformed> {
-        let event = match self.expect {
-            Expect::Item => self.item()?,
-            Expect::FirstOrClose if self.peek() == Some(b')') => self.close(),
-            Expect::FirstOrClose => self.element()?,
-            Expect::MoreOrClose => match self.peek() {
-                Some(b')') => self.close(),
-                Some(b' ') => {
-                    self.at += 1;
-                    self.element()?
-                }
-                _ => return Err(self.malformed("a space or `)` expected")),
-            },
-            Expect::End if self.at == self.bytes.len() => return Ok(None),
-            Expect::End => return Err(self.malformed("something after the end")),
-        };
-        Ok(Some(event))
-    }
-
-    /// Passes over one item: after a [`Event::Key`], the whole of what belongs to it.
-    pub fn skip_item(&mut self) -> Result<(), Malformed> {
-        let outside = self.depth;
-        loop {
-            self.next()?;
-            if self.depth <= outside {
-                return Ok(());
-            }
+    /// What the next item is.
+    #[inline]
+    pub fn kind(&self) -> Kind {
+        match self.rest.first() {
+            Some(b'%') => Kind::Map,
+            Some(b'(') => Kind::List,
+            _ => Kind::Text,
         }
     }
 
-    /// How far it has come, in bytes.
-    pub fn at(&self) -> usize {
-        self.at
+    /// Goes into a kvlist: [`key`](Reader::key) comes next.
+    pub fn enter_map(&mut self) -> Result<(), Malformed> {
+        match self.rest.strip_prefix(b"%(") {
+            Some(rest) => self.enter(rest),
+            None => Err(self.malformed("`%(` expected")),
+        }
     }
 
-    fn peek(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
+    /// Goes into a list: [`more`](Reader::more) comes next.
+    pub fn enter_list(&mut self) -> Result<(), Malformed> {
+        match self.rest.strip_prefix(b"(") {
+            Some(rest) => self.enter(rest),
+            None => Err(self.malformed("`(` expected")),
+        }
     }
 
-    fn rest(&self) -> &'a [u8] {
-        self.bytes.get(self.at..).unwrap_or_default()
-    }
-
-    fn malformed(&self, what: &'static str) -> Malformed {
-        Malformed { at: self.at, what }
-    }
-
-    fn element(&mut self) -> Result<Event<'a>, Malformed> {
-        if self.maps & (1 << self.depth) == 0 {
-            return self.item();
+    /// In a kvlist: the next key, whose item is then due; `None` at the end of the kvlist, which is
+    /// left.
+    #[inline]
+    pub fn key(&mut self) -> Result<Option<Text<'a>>, Malformed> {
+        if !self.more()? {
+            return Ok(None);
         }
         let key = self.text()?;
-        if self.peek() != Some(b' ') {
-            return Err(self.malformed("a space expected after a key"));
+        match self.rest.split_first() {
+            Some((b' ', rest)) => self.rest = rest,
+            _ => return Err(self.malformed("a space expected after a key")),
         }
-        self.at += 1;
-        self.expect = Expect::Item;
-        Ok(Event::Key(key))
+        Ok(Some(key))
     }
 
-    fn item(&mut self) -> Result<Event<'a>, Malformed> {
-        match self.peek() {
-            Some(b'(') => self.open(1, false),
-            Some(b'%') => match self.bytes.get(self.at + 1) {
-                Some(b'(') => self.open(2, true),
-                _ => Err(self.malformed("`(` expected after `%`")),
-            },
-            _ => {
-                let text = self.text()?;
-                self.element_done();
-                Ok(Event::Value(text))
+    /// In a list: whether an item is due; if not, the list is left.
+    #[inline]
+    pub fn more(&mut self) -> Result<bool, Malformed> {
+        let first = std::mem::replace(&mut self.first, false);
+        match self.rest.split_first() {
+            Some((b')', rest)) if self.depth > 0 => {
+                self.rest = rest;
+                self.depth -= 1;
+                Ok(false)
+            }
+            _ if first => Ok(true),
+            Some((b' ', rest)) => {
+                self.rest = rest;
+                Ok(true)
+            }
+            _ => Err(self.malformed("a space or `)` expected")),
+        }
+    }
+
+    /// An item that is a string.
+    #[inline]
+    pub fn text(&mut self) -> Result<Text<'a>, Malformed> {
+        match self.rest.first() {
+            Some(b'"') => self.quoted(),
+            Some(b'{') => self.literal(),
+            _ => self.bare(),
+        }
+    }
+
+    /// Passes over an item, whatever it is.
+    pub fn skip(&mut self) -> Result<(), Malformed> {
+        // As deep as the lists are nested, which `enter` bounds.
+        match self.kind() {
+            Kind::Text => self.text().map(drop),
+            Kind::Map => {
+                self.enter_map()?;
+                while self.key()?.is_some() {
+                    self.skip()?;
+                }
+                Ok(())
+            }
+            Kind::List => {
+                self.enter_list()?;
+                while self.more()? {
+                    self.skip()?;
+                }
+                Ok(())
             }
         }
     }
 
-    fn open(&mut self, width: usize, map: bool) -> Result<Event<'a>, Malformed> {
+    /// After the outermost item: nothing may follow.
+    pub fn finish(self) -> Result<(), Malformed> {
+        if self.rest.is_empty() { Ok(()) } else { Err(self.malformed("something after the end")) }
+    }
+
+    fn enter(&mut self, rest: &'a [u8]) -> Result<(), Malformed> {
         if self.depth == MAX_DEPTH {
             return Err(self.malformed("nested too deep"));
         }
-        self.at += width;
+        self.rest = rest;
         self.depth += 1;
-        self.maps = self.maps & !(1 << self.depth) | u32::from(map) << self.depth;
-        self.expect = Expect::FirstOrClose;
-        Ok(if map { Event::OpenMap } else { Event::OpenList })
+        self.first = true;
+        Ok(())
     }
 
-    /// Only called inside a list: outside of all of them nothing but an item is expected.
-    fn close(&mut self) -> Event<'a> {
-        self.at += 1;
-        self.depth -= 1;
-        self.element_done();
-        Event::Close
+    #[cold]
+    fn malformed(&self, what: &'static str) -> Malformed {
+        Malformed { at: self.length - self.rest.len(), what }
     }
 
-    fn element_done(&mut self) {
-        self.expect = if self.depth == 0 { Expect::End } else { Expect::MoreOrClose };
-    }
-
-    fn text(&mut self) -> Result<Text<'a>, Malformed> {
-        match self.peek() {
-            Some(b'"') => self.quoted(),
-            Some(b'{') => self.literal(),
-            Some(_) => self.bare(),
-            None => Err(self.malformed("the value ends here")),
-        }
-    }
-
+    #[inline]
     fn bare(&mut self) -> Result<Text<'a>, Malformed> {
-        let rest = self.rest();
-        let mut end = memchr(b' ', rest).unwrap_or(rest.len());
-        while end > 0 && rest[end - 1] == b')' {
+        let mut end = self.rest.iter().position(|byte| *byte == b' ').unwrap_or(self.rest.len());
+        while end > 0 && self.rest[end - 1] == b')' {
             end -= 1;
         }
         if end == 0 {
             return Err(self.malformed("a string expected"));
         }
-        self.at += end;
-        Ok(Text::Bare(&rest[..end]))
+        let (text, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        Ok(Text::Bare(text))
     }
 
     fn quoted(&mut self) -> Result<Text<'a>, Malformed> {
-        let rest = &self.rest()[1..];
+        let inside = self.rest.get(1..).unwrap_or_default();
         let mut from = 0;
-        while let Some(found) = rest.get(from..).and_then(|tail| memchr2(b'"', b'\\', tail)) {
+        while let Some(found) = inside.get(from..).and_then(|tail| memchr2(b'"', b'\\', tail)) {
             let found = from + found;
-            if rest[found] == b'"' {
-                self.at += found + 2;
-                return Ok(Text::Quoted(&rest[..found]));
+            if inside[found] == b'"' {
+                self.rest = &inside[found + 1..];
+                return Ok(Text::Quoted(&inside[..found]));
             }
             from = found + 2;
         }
@@ -247,20 +240,19 @@ impl<'a> Reader<'a> {
     }
 
     fn literal(&mut self) -> Result<Text<'a>, Malformed> {
-        let rest = &self.rest()[1..];
-        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let (number, rest) = rest.split_at(digits);
-        let rest = rest.strip_prefix(b"+").unwrap_or(rest);
-        let Some(rest) = rest.strip_prefix(b"}\r\n") else {
+        let inside = self.rest.get(1..).unwrap_or_default();
+        let digits = inside.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (number, inside) = inside.split_at(digits);
+        let inside = inside.strip_prefix(b"+").unwrap_or(inside);
+        let Some(inside) = inside.strip_prefix(b"}\r\n") else {
             return Err(self.malformed("a literal begins {n} or {n+} and CR LF"));
         };
-        // The slice is at most as long as the value, so no longer number can be right.
         let length = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
-        let Some((literal, rest)) = length.and_then(|length| rest.split_at_checked(length)) else {
+        let Some((text, rest)) = length.and_then(|length| inside.split_at_checked(length)) else {
             return Err(self.malformed("a literal longer than the value"));
         };
-        self.at = self.bytes.len() - rest.len();
-        Ok(Text::Literal(literal))
+        self.rest = rest;
+        Ok(Text::Literal(text))
     }
 }
 
@@ -268,20 +260,46 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    /// Everything in one line: `M(`, `L(`, `k:`, values in brackets, `)`.
+    /// Everything in one line: `M(`, `L(`, `key:`, `[value]`, `)`.
     fn shown(value: &[u8]) -> Result<String, Malformed> {
+        fn item(reader: &mut Reader<'_>, all: &mut String) -> Result<(), Malformed> {
+            match reader.kind() {
+                Kind::Text => {
+                    all.push_str(&format!("[{}]", reader.text()?.bytes().escape_ascii()));
+                    return Ok(());
+                }
+                Kind::List => {
+                    reader.enter_list()?;
+                    all.push_str("L(");
+                    while reader.more()? {
+                        item(reader, all)?;
+                    }
+                }
+                Kind::Map => {
+                    reader.enter_map()?;
+                    all.push_str("M(");
+                    while let Some(key) = reader.key()? {
+                        all.push_str(&format!("{}:", key.bytes().escape_ascii()));
+                        item(reader, all)?;
+                    }
+                }
+            }
+            all.push(')');
+            Ok(())
+        }
+
         let mut reader = Reader::new(value);
         let mut all = String::new();
-        while let Some(event) = reader.next()? {
-            match event {
-                Event::OpenMap => all.push_str("M("),
-                Event::OpenList => all.push_str("L("),
-                Event::Key(text) => all.push_str(&format!("{}:", text.bytes().escape_ascii())),
-                Event::Value(text) => all.push_str(&format!("[{}]", text.bytes().escape_ascii())),
-                Event::Close => all.push(')'),
-            }
-        }
+        item(&mut reader, &mut all)?;
+        reader.finish()?;
         Ok(all)
+    }
+
+    /// Passing over must find the same errors as reading.
+    fn skipped(value: &[u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(value);
+        reader.skip()?;
+        reader.finish()
     }
 
     #[test]
@@ -307,6 +325,7 @@ mod tests {
         for (value, expected) in table {
             // escape_ascii writes quotes and backslashes of the bytes once more escaped.
             assert_eq!(shown(value).as_deref(), Ok(*expected), "{}", value.escape_ascii());
+            assert_eq!(skipped(value), Ok(()), "{}", value.escape_ascii());
         }
     }
 
@@ -338,6 +357,7 @@ mod tests {
         for (value, at) in table {
             let error = shown(value).expect_err(&value.escape_ascii().to_string());
             assert_eq!(error.at, *at, "{}: {error}", value.escape_ascii());
+            assert_eq!(skipped(value), Err(error));
         }
     }
 
@@ -352,13 +372,13 @@ mod tests {
     #[test]
     fn an_item_can_be_passed_over_whole() {
         let mut reader = Reader::new(b"%(H (%(P old) x) P new)");
-        assert_eq!(reader.next(), Ok(Some(Event::OpenMap)));
-        assert_eq!(reader.next(), Ok(Some(Event::Key(Text::Bare(b"H")))));
-        reader.skip_item().unwrap();
-        assert_eq!(reader.next(), Ok(Some(Event::Key(Text::Bare(b"P")))));
-        reader.skip_item().unwrap();
-        assert_eq!(reader.next(), Ok(Some(Event::Close)));
-        assert_eq!(reader.next(), Ok(None));
+        reader.enter_map().unwrap();
+        assert_eq!(reader.key(), Ok(Some(Text::Bare(b"H"))));
+        reader.skip().unwrap();
+        assert_eq!(reader.key(), Ok(Some(Text::Bare(b"P"))));
+        reader.skip().unwrap();
+        assert_eq!(reader.key(), Ok(None));
+        reader.finish().unwrap();
     }
 
     #[test]

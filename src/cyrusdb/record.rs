@@ -15,7 +15,7 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use super::dlist::{Event, Malformed, Reader};
+use super::dlist::{Kind, Malformed, Reader};
 use crate::mailbox::{AnonymousRights, Record, State};
 
 /// Why a value says nothing that can be relied on. The lookup becomes temporary.
@@ -28,9 +28,9 @@ pub enum RecordError {
     /// A dlist that is none.
     #[error("malformed record: {0}")]
     Malformed(#[from] Malformed),
-    /// A dlist whose outermost part is not a `%(` list.
-    #[error("malformed record: not a `%(…)` list")]
-    NotAMap,
+    /// A list where the type, server, partition or a right should be.
+    #[error("malformed record: a list where a string belongs")]
+    NotAString,
     /// The ACL is a string or a plain list.
     #[error("malformed record: the ACL is not a `%(…)` list")]
     BadAcl,
@@ -81,14 +81,18 @@ impl Flags {
 
     /// The letters of `T`. Those of the kind of mailbox (`e`, `c`, `a`, …) do not matter.
     fn from_letters(letters: &[u8]) -> Self {
-        let has = |letter| memchr(letter, letters).is_some();
-        Self {
-            remote: has(b'r'),
-            reserved: has(b'z'),
-            moving: has(b'm'),
-            deleted: has(b'd'),
-            intermediate: has(b'i'),
+        let mut flags = Self::default();
+        for letter in letters {
+            match letter {
+                b'r' => flags.remote = true,
+                b'z' => flags.reserved = true,
+                b'm' => flags.moving = true,
+                b'd' => flags.deleted = true,
+                b'i' => flags.intermediate = true,
+                _ => {}
+            }
         }
+        flags
     }
 
     /// The order in which Cyrus tests them (`mboxlist_lookup`, then `proxy_mlookup`).
@@ -133,28 +137,22 @@ impl Acl {
 
 fn parse_dlist(value: &[u8]) -> Result<Record, RecordError> {
     let mut reader = Reader::new(value);
-    if reader.next()? != Some(Event::OpenMap) {
-        return Err(RecordError::NotAMap);
-    }
+    reader.enter_map()?;
     let mut flags = Flags::default();
     let mut server = None;
     let mut partition = Cow::default();
     let mut acl = Acl::default();
     // The last one wins where a key stands twice, as in Cyrus.
-    while let Some(Event::Key(key)) = reader.next()? {
+    while let Some(key) = reader.key()? {
         match &*key.bytes() {
-            b"T" => {
-                flags =
-                    string(&mut reader)?.map_or_else(Flags::default, |t| Flags::from_letters(&t));
-            }
+            b"T" => flags = Flags::from_letters(&string(&mut reader)?.unwrap_or_default()),
             b"S" => server = string(&mut reader)?,
             b"P" => partition = string(&mut reader)?.unwrap_or_default(),
             b"A" => acl = read_acl(&mut reader)?,
-            _ => reader.skip_item()?,
+            _ => reader.skip()?,
         }
     }
-    // The list was closed; whatever follows is an error.
-    reader.next()?;
+    reader.finish()?;
     // `ctl_mboxlist -u` of 2.5 leaves `server!partition` of a text dump together, and no server.
     let (server, partition) = match (server, memchr(b'!', &partition)) {
         (None, Some(at)) if flags.remote || flags.moving => {
@@ -165,23 +163,23 @@ fn parse_dlist(value: &[u8]) -> Result<Record, RecordError> {
     record(flags, server.as_deref(), &partition, acl)
 }
 
-/// The string that belongs to the key just read; `NIL` is none.
+/// The string that is due; `NIL` is none.
 fn string<'a>(reader: &mut Reader<'a>) -> Result<Option<Cow<'a, [u8]>>, RecordError> {
-    match reader.next()? {
-        Some(Event::Value(text)) if text.is_nil() => Ok(None),
-        Some(Event::Value(text)) => Ok(Some(text.bytes())),
-        _ => Err(RecordError::Malformed(Malformed { at: reader.at(), what: "a string expected" })),
+    if reader.kind() != Kind::Text {
+        return Err(RecordError::NotAString);
     }
+    let text = reader.text()?;
+    Ok(if text.is_nil() { None } else { Some(text.bytes()) })
 }
 
 fn read_acl(reader: &mut Reader<'_>) -> Result<Acl, RecordError> {
     let mut acl = Acl::default();
-    match reader.next()? {
-        Some(Event::OpenMap) => {}
-        Some(Event::Value(text)) if text.is_nil() => return Ok(acl),
+    match reader.kind() {
+        Kind::Map => reader.enter_map()?,
+        Kind::Text if reader.text()?.is_nil() => return Ok(acl),
         _ => return Err(RecordError::BadAcl),
     }
-    while let Some(Event::Key(identifier)) = reader.next()? {
+    while let Some(identifier) = reader.key()? {
         let rights = string(reader)?.unwrap_or_default();
         acl.entry(&identifier.bytes(), &rights);
     }
@@ -385,9 +383,10 @@ mod tests {
         }
         assert_eq!(bad(b"%(T er P default)"), RecordError::NoServer);
         assert_eq!(bad(b"%(A lrs P default)"), RecordError::BadAcl);
-        for value in
-            [&b"%(T (e) P default)"[..], b"%(S %(a b))", b"%(P x) ", b"%(P x", b"%(A %(a (b)))"]
-        {
+        for value in [&b"%(T (e) P default)"[..], b"%(S %(a b))", b"%(A %(a (b)))"] {
+            assert_eq!(bad(value), RecordError::NotAString, "{}", value.escape_ascii());
+        }
+        for value in [&b"%(P x) "[..], b"%(P x", b"%", b"%x (P x)"] {
             assert!(matches!(bad(value), RecordError::Malformed(_)), "{}", value.escape_ascii());
         }
         for value in
