@@ -1,0 +1,271 @@
+//! Lines and includes (Cyrus `lib/libconfig.c`, `config_read_file`; the same from 2.3 on).
+//!
+//! ```text
+//! key: value up to the end of the line, with no quotes, escapes or comments in it
+//! # a comment, if the line begins with it
+//! key: a value that \
+//!      goes on, with the blanks before it
+//! @include: /etc/imapd-local.conf
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{ConfError, Place, Warning};
+
+/// Files that include each other go no deeper.
+const MAX_DEPTH: usize = 16;
+/// All files together, in bytes.
+const MAX_SIZE: usize = 4 * 1024 * 1024;
+
+/// An option as it is set in one place.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    /// In lower case.
+    pub(super) key: String,
+    pub(super) value: String,
+    pub(super) place: Place,
+}
+
+/// All lines of a file and of what it includes, in the order in which they take effect.
+pub(super) fn parse(
+    path: &Path,
+    read: &mut dyn FnMut(&Path) -> io::Result<Vec<u8>>,
+) -> Result<(Vec<Line>, Vec<Warning>), ConfError> {
+    let mut parser =
+        Parser { read, seen: Vec::new(), left: MAX_SIZE, lines: Vec::new(), warnings: Vec::new() };
+    parser.file(path, 0, &Place { file: path.to_owned(), line: None })?;
+    Ok((parser.lines, parser.warnings))
+}
+
+struct Parser<'r> {
+    read: &'r mut dyn FnMut(&Path) -> io::Result<Vec<u8>>,
+    seen: Vec<PathBuf>,
+    left: usize,
+    lines: Vec<Line>,
+    warnings: Vec<Warning>,
+}
+
+impl Parser<'_> {
+    /// `from` is where the file is asked for.
+    fn file(&mut self, path: &Path, depth: usize, from: &Place) -> Result<(), ConfError> {
+        let wrong = |what: String| Err(ConfError { place: from.clone(), what });
+        if self.seen.iter().any(|seen| seen == path) {
+            return wrong(format!("{} is included a second time", path.display()));
+        }
+        if depth > MAX_DEPTH {
+            return wrong(format!("includes are nested more than {MAX_DEPTH} deep"));
+        }
+        self.seen.push(path.to_owned());
+        let text = match (self.read)(path) {
+            Ok(text) => text,
+            Err(error) => return wrong(format!("cannot read {}: {error}", path.display())),
+        };
+        match self.left.checked_sub(text.len()) {
+            Some(left) => self.left = left,
+            None => return wrong(format!("more than {MAX_SIZE} bytes of configuration")),
+        }
+        self.text(&text, path, depth)
+    }
+
+    fn text(&mut self, text: &[u8], path: &Path, depth: usize) -> Result<(), ConfError> {
+        let mut joined = Vec::new();
+        let mut first = None;
+        for (line, number) in text.split_inclusive(|byte| *byte == b'\n').zip(1u32..) {
+            let line_one = *first.get_or_insert(number);
+            // Only before a LF: not at the end of the file, and not before CR LF.
+            if let Some(begin) = line.strip_suffix(b"\\\n") {
+                joined.extend_from_slice(begin);
+                continue;
+            }
+            joined.extend_from_slice(line);
+            self.line(&joined, Place { file: path.to_owned(), line: Some(line_one) }, depth)?;
+            joined.clear();
+            first = None;
+        }
+        if first.is_some() {
+            let what = "the last line is continued by nothing: Cyrus ignores it".into();
+            self.warnings
+                .push(Warning { place: Place { file: path.to_owned(), line: first }, what });
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, line: &[u8], place: Place, depth: usize) -> Result<(), ConfError> {
+        let line = trim(line);
+        if line.is_empty() || line.starts_with(b"#") {
+            return Ok(());
+        }
+        let wrong = |what: &str| Err(ConfError { place: place.clone(), what: what.into() });
+        if line.contains(&0) {
+            return wrong("a NUL byte");
+        }
+        let end = line
+            .iter()
+            .skip(usize::from(line[0] == b'@'))
+            .position(|byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')))
+            .map_or(line.len(), |end| end + usize::from(line[0] == b'@'));
+        let (key, rest) = line.split_at(end);
+        let Some(value) = rest.strip_prefix(b":") else {
+            return wrong(
+                "not an option: a line is `name: value`, with the colon right behind the name",
+            );
+        };
+        // Names are ASCII by now.
+        let key = String::from_utf8_lossy(key).to_ascii_lowercase();
+        let value = match String::from_utf8_lossy(trim(value)) {
+            value if value.is_empty() => {
+                return wrong(&format!("`{key}` has no value: leave the line out instead"));
+            }
+            value => {
+                if value.contains(char::REPLACEMENT_CHARACTER) {
+                    let what = format!("the value of `{key}` is not UTF-8 and was changed");
+                    self.warnings.push(Warning { place: place.clone(), what });
+                }
+                value.into_owned()
+            }
+        };
+        match key.as_str() {
+            "" => wrong("not an option: nothing before the colon"),
+            "@include" => {
+                let path = PathBuf::from(value);
+                if path.is_relative() {
+                    let what = "a relative path: Cyrus takes it from the directory it runs in";
+                    self.warnings.push(Warning { place: place.clone(), what: what.into() });
+                }
+                self.file(&path, depth + 1, &place)
+            }
+            key if key.starts_with('@') => {
+                wrong(&format!("`{key}` is unknown: there is only @include"))
+            }
+            _ => {
+                self.lines.push(Line { key, value, place });
+                Ok(())
+            }
+        }
+    }
+}
+
+/// C's `isspace` has the vertical tab too.
+fn trim(bytes: &[u8]) -> &[u8] {
+    let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
+    let start = bytes.iter().position(|byte| !blank(byte)).unwrap_or(bytes.len());
+    let end = bytes.iter().rposition(|byte| !blank(byte)).map_or(start, |last| last + 1);
+    &bytes[start..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lines as `key=value@place`, and the warnings; or the error.
+    fn read(files: &[(&str, &[u8])]) -> Result<(Vec<String>, Vec<String>), String> {
+        let mut read = |path: &Path| {
+            let found = files.iter().find(|(name, _)| Path::new(name) == path);
+            found.map(|(_, text)| text.to_vec()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        };
+        let (lines, warnings) =
+            parse(Path::new(files[0].0), &mut read).map_err(|error| error.to_string())?;
+        let lines = lines.iter().map(|line| format!("{}={}@{}", line.key, line.value, line.place));
+        Ok((lines.collect(), warnings.iter().map(Warning::to_string).collect()))
+    }
+
+    fn lines(text: &str) -> Vec<String> {
+        let (lines, warnings) = read(&[("i", text.as_bytes())]).unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
+        lines
+    }
+
+    #[test]
+    fn lines_are_read_as_cyrus_reads_them() {
+        for (text, expected) in [
+            ("a: b\n", &["a=b@i:1"][..]),
+            ("A-B_c:b", &["a-b_c=b@i:1"]),
+            ("\n  \t\n# c\n  # c\n \tkey:\t v w \x0b\r\n", &["key=v w@i:5"]),
+            ("a: b # no comment\n", &["a=b # no comment@i:1"]),
+            ("a: \"b\"\n", &["a=\"b\"@i:1"]),
+            ("a: b: c\n", &["a=b: c@i:1"]),
+            ("a: b \\\n  c\nd: e\n", &["a=b   c@i:1", "d=e@i:3"]),
+            ("a: b\\\n\\\nc\nd: e\n", &["a=bc@i:1", "d=e@i:4"]),
+            ("a\\\n: b\n", &["a=b@i:1"]),
+            // A comment that ends in a backslash takes the next line with it.
+            ("# c \\\na: b\nd: e\n", &["d=e@i:3"]),
+            ("a: b\\", &["a=b\\@i:1"]),
+            ("a: b\\\r\nc: d\n", &["a=b\\@i:1", "c=d@i:2"]),
+            ("", &[]),
+        ] {
+            assert_eq!(lines(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_option_is_an_error_with_its_line() {
+        for (text, error) in [
+            (&b"a: b\nnonsense\n"[..], "i:2: not an option: a line is"),
+            (b"a : b\n", "i:1: not an option: a line is"),
+            (b"a.b: c\n", "i:1: not an option: a line is"),
+            (b": c\n", "i:1: not an option: nothing"),
+            (b"a: b\n\nc:\n", "i:3: `c` has no value"),
+            (b"a:  \\\n  \n", "i:1: `a` has no value"),
+            (b"@exclude: x\n", "i:1: `@exclude` is unknown"),
+            (b"@: x\n", "i:1: `@` is unknown"),
+            (b"@@include: x\n", "i:1: not an option"),
+            (b"\xef\xbb\xbfa: b\n", "i:1: not an option"),
+            (b"a: b\0c\n", "i:1: a NUL byte"),
+        ] {
+            let found = read(&[("i", text)]).unwrap_err();
+            assert!(found.starts_with(error), "{}: {found}", text.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_cyrus_drops_or_changes_is_warned_of() {
+        let (lines, warnings) = read(&[("i", b"a: b\nc: d \\\n e\\\n")]).unwrap();
+        assert_eq!(lines, ["a=b@i:1"]);
+        assert_eq!(warnings, ["i:2: the last line is continued by nothing: Cyrus ignores it"]);
+
+        let (_, warnings) = read(&[("i", b"# \xe9 does not matter here\na: \xe9\n")]).unwrap();
+        assert_eq!(warnings, ["i:2: the value of `a` is not UTF-8 and was changed"]);
+    }
+
+    #[test]
+    fn includes_are_read_in_place() {
+        let (lines, warnings) = read(&[
+            ("/etc/i", b"a: 1\n@include: /etc/my conf\n@INCLUDE:rel\nd: 4\n"),
+            ("/etc/my conf", b"b: 2\n"),
+            ("rel", b"c: 3"),
+        ])
+        .unwrap();
+        assert_eq!(lines, ["a=1@/etc/i:1", "b=2@/etc/my conf:1", "c=3@rel:1", "d=4@/etc/i:4"]);
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].starts_with("/etc/i:3: a relative path"), "{warnings:?}");
+    }
+
+    #[test]
+    fn a_bad_include_is_an_error_at_the_line_that_asks_for_it() {
+        let error = read(&[("i", b"\n@include: /none\n")]).unwrap_err();
+        assert!(error.starts_with("i:2: cannot read /none: "), "{error}");
+        let error = read(&[("i", b"@include: i\n")]).unwrap_err();
+        assert!(error.ends_with("i:1: i is included a second time"), "{error}");
+        let twice = read(&[("i", b"@include: /j\n@include: /j\n"), ("/j", b"a: b\n")]).unwrap_err();
+        assert_eq!(twice, "i:2: /j is included a second time");
+        let error = read(&[("i", b"@include: /j\n"), ("/j", b"x\n")]).unwrap_err();
+        assert!(error.starts_with("/j:1: not an option"), "{error}");
+        assert!(read(&[("i", b"")]).is_ok());
+    }
+
+    #[test]
+    fn includes_without_end_end() {
+        let mut number = 0;
+        let error = parse(Path::new("/0"), &mut |_| {
+            number += 1;
+            Ok(format!("@include: /{number}\n").into_bytes())
+        })
+        .unwrap_err();
+        assert!(error.to_string().contains("16 deep"), "{error}");
+
+        let huge = vec![b'#'; MAX_SIZE + 1];
+        let error = parse(Path::new("/0"), &mut |_| Ok(huge.clone())).unwrap_err();
+        assert!(error.to_string().contains("bytes of configuration"), "{error}");
+    }
+}

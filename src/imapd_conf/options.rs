@@ -1,0 +1,273 @@
+//! The options that matter here, typed.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::{ConfError, ImapdConf};
+
+/// A password: it is neither shown by `Debug` nor by `Display`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The password itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(not shown)")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(not shown)")
+    }
+}
+
+/// `virtdomains`. `userid` and `on` are the same for `lmtpd`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Virtdomains {
+    /// Domains are ignored.
+    Off,
+    /// The domain is the one in the user's name.
+    Userid,
+    /// Without one in the name, it is guessed from the address of the interface.
+    On,
+}
+
+/// `mupdate_config`: how the servers of a murder share the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MupdateConfig {
+    /// Frontends and backends.
+    Standard,
+    /// Every server is both.
+    Unified,
+    /// All servers have the same mailboxes.
+    Replicated,
+}
+
+/// What `imapd.conf` says of the mailbox list, of names and of the murder.
+///
+/// An `Option` is `None` where the option is not set and its default depends on Cyrus' release, or
+/// where there is none. Paths and names are as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// `configdirectory`.
+    pub configdirectory: PathBuf,
+    /// `mboxlist_db_path`, or else `mailboxes.db` in the configuration directory.
+    pub mboxlist_db_path: PathBuf,
+    /// `mboxlist_db`: the engine Cyrus would make a new list with. No more than a hint.
+    pub mboxlist_db: Option<String>,
+    /// `improved_mboxlist_sort`; the order of keys in a list of Cyrus up to 3.4.
+    pub improved_mboxlist_sort: bool,
+    /// `umask` of all Cyrus programs; decides who may read a new list.
+    pub umask: u32,
+    /// `servername`; if not set, the name of the host.
+    pub servername: Option<String>,
+
+    /// `virtdomains`; off unless set.
+    pub virtdomains: Virtdomains,
+    /// `defaultdomain`; not set, it is `internal` from Cyrus 3.0 on.
+    pub defaultdomain: Option<String>,
+    /// `unixhierarchysep`; not set, it is on from Cyrus 3.0 on.
+    pub unixhierarchysep: Option<bool>,
+    /// `postuser`; empty unless set.
+    pub postuser: String,
+    /// `lmtp_downcase_rcpt`; not set, it is on from Cyrus 2.5 on.
+    pub lmtp_downcase_rcpt: Option<bool>,
+    /// `lmtp_strict_rfc2821`; on unless set.
+    pub lmtp_strict_rfc2821: bool,
+    /// `lmtp_catchall_mailbox`.
+    pub lmtp_catchall_mailbox: Option<String>,
+    /// `lmtp_fuzzy_mailbox_match`; off unless set.
+    pub lmtp_fuzzy_mailbox_match: bool,
+
+    /// `mupdate_server`: the master, `host` or `host:port`. Set exactly on the servers of a murder.
+    pub mupdate_server: Option<String>,
+    /// `mupdate_config`; Cyrus looks at it only if there is a `mupdate_server`.
+    pub mupdate_config: MupdateConfig,
+    /// Whether `proxyservers` is set: that is how Cyrus knows a backend of a standard murder.
+    pub proxyservers: bool,
+    /// `mupdate_username`.
+    pub mupdate_username: Option<String>,
+    /// `mupdate_authname`.
+    pub mupdate_authname: Option<String>,
+    /// `mupdate_realm`.
+    pub mupdate_realm: Option<String>,
+    /// `mupdate_password`.
+    pub mupdate_password: Option<Secret>,
+}
+
+impl Options {
+    /// The socket on which the local MUPDATE slave says whether it has caught up with the master.
+    pub fn kick_socket(&self) -> PathBuf {
+        self.configdirectory.join("socket/mupdate.target")
+    }
+}
+
+impl ImapdConf {
+    /// The options that matter here. An error is a value that Cyrus would not start with either.
+    pub fn options(&self) -> Result<Options, ConfError> {
+        let string = |option| self.get(option).map(str::to_owned);
+        let switch = |option, default| Ok(self.switch(option)?.unwrap_or(default));
+        let configdirectory = Path::new(self.get("configdirectory").unwrap_or_default());
+        let virtdomains =
+            [("off", Virtdomains::Off), ("userid", Virtdomains::Userid), ("on", Virtdomains::On)];
+        let mupdate_config = [
+            ("standard", MupdateConfig::Standard),
+            ("unified", MupdateConfig::Unified),
+            ("replicated", MupdateConfig::Replicated),
+        ];
+        Ok(Options {
+            configdirectory: configdirectory.to_owned(),
+            mboxlist_db_path: match self.get("mboxlist_db_path") {
+                Some(path) => PathBuf::from(path),
+                None => configdirectory.join("mailboxes.db"),
+            },
+            mboxlist_db: string("mboxlist_db"),
+            improved_mboxlist_sort: switch("improved_mboxlist_sort", false)?,
+            umask: octal(self.get("umask").unwrap_or("077")),
+            servername: string("servername"),
+
+            virtdomains: self.choice("virtdomains", &virtdomains)?.unwrap_or(Virtdomains::Off),
+            defaultdomain: string("defaultdomain"),
+            unixhierarchysep: self.switch("unixhierarchysep")?,
+            postuser: string("postuser").unwrap_or_default(),
+            lmtp_downcase_rcpt: self.switch("lmtp_downcase_rcpt")?,
+            lmtp_strict_rfc2821: switch("lmtp_strict_rfc2821", true)?,
+            lmtp_catchall_mailbox: string("lmtp_catchall_mailbox"),
+            lmtp_fuzzy_mailbox_match: switch("lmtp_fuzzy_mailbox_match", false)?,
+
+            mupdate_server: string("mupdate_server"),
+            mupdate_config: self
+                .choice("mupdate_config", &mupdate_config)?
+                .unwrap_or(MupdateConfig::Standard),
+            proxyservers: self.get("proxyservers").is_some(),
+            mupdate_username: string("mupdate_username"),
+            mupdate_authname: string("mupdate_authname"),
+            mupdate_realm: string("mupdate_realm"),
+            mupdate_password: string("mupdate_password").map(Secret),
+        })
+    }
+}
+
+/// Octal as Cyrus reads the `umask`: whatever is no octal digit is passed over
+/// (`imap/global.c`, `cyrus_init`).
+fn octal(value: &str) -> u32 {
+    value.chars().filter_map(|digit| digit.to_digit(8)).fold(0, |sum, digit| sum << 3 | digit)
+        & 0o777
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::one;
+    use super::*;
+
+    #[test]
+    fn what_is_not_set_is_what_cyrus_takes_it_for() {
+        let options = one("").options().unwrap();
+        assert_eq!(options.mboxlist_db_path, Path::new("/var/lib/cyrus/mailboxes.db"));
+        assert_eq!(options.kick_socket(), Path::new("/var/lib/cyrus/socket/mupdate.target"));
+        assert_eq!((options.umask, options.postuser.as_str()), (0o077, ""));
+        assert_eq!(options.virtdomains, Virtdomains::Off);
+        assert_eq!(options.mupdate_config, MupdateConfig::Standard);
+        assert_eq!((options.unixhierarchysep, options.lmtp_downcase_rcpt), (None, None));
+        assert!(options.lmtp_strict_rfc2821 && !options.lmtp_fuzzy_mailbox_match);
+        assert!(!options.proxyservers && !options.improved_mboxlist_sort);
+        assert_eq!((options.mupdate_server, options.defaultdomain), (None, None));
+    }
+
+    #[test]
+    fn a_frontend_of_debian_is_understood() {
+        let options = one("\
+# Debian Cyrus imapd.conf
+configdirectory_x: unused
+proc_path: /run/cyrus/proc
+mboxlist_db: twoskip
+mboxlist_db_path:\t{configdirectory}/lists/mailboxes.db \t
+defaultpartition: default
+partition-default: /var/spool/cyrus/mail
+partition-news: /var/spool/cyrus/news
+altnamespace: no
+unixhierarchysep: yes
+lmtp_downcase_rcpt: yes
+admins: cyrus
+umask: 027
+virtdomains: userid
+defaultdomain: Example.org
+sasl_pwcheck_method: auxprop saslauthd
+sasl_mech_list: PLAIN
+lmtpsocket: /run/cyrus/socket/lmtp
+mupdate_server: mupdate.example.org:3905
+mupdate_username: slave
+mupdate_authname: slave@example.org
+mupdate_password: p#ss \"word\"
+be1_password: x
+")
+        .options()
+        .unwrap();
+        assert_eq!(options.mboxlist_db_path, Path::new("/var/lib/cyrus/lists/mailboxes.db"));
+        assert_eq!(options.mboxlist_db.as_deref(), Some("twoskip"));
+        assert_eq!(options.unixhierarchysep, Some(true));
+        assert_eq!(options.lmtp_downcase_rcpt, Some(true));
+        assert_eq!(options.umask, 0o027);
+        assert_eq!(options.virtdomains, Virtdomains::Userid);
+        assert_eq!(options.defaultdomain.as_deref(), Some("Example.org"));
+        assert_eq!(options.mupdate_server.as_deref(), Some("mupdate.example.org:3905"));
+        assert_eq!(options.mupdate_authname.as_deref(), Some("slave@example.org"));
+        // No comment begins in a value, and quotes belong to it.
+        assert_eq!(options.mupdate_password.unwrap().reveal(), "p#ss \"word\"");
+        assert!(!options.proxyservers);
+    }
+
+    #[test]
+    fn a_backend_and_a_unified_server_are_told_apart_from_a_frontend() {
+        let options = one("proxyservers: fe1 fe2\nmupdate_server: mu\n").options().unwrap();
+        assert!(options.proxyservers);
+        let options = one("mupdate_config: unified\nmupdate_server: mu\n").options().unwrap();
+        assert_eq!(options.mupdate_config, MupdateConfig::Unified);
+    }
+
+    #[test]
+    fn virtdomains_may_be_written_like_a_switch() {
+        for (value, meaning) in [
+            ("yes", Virtdomains::On),
+            ("1", Virtdomains::On),
+            ("on", Virtdomains::On),
+            ("no", Virtdomains::Off),
+            ("f", Virtdomains::Off),
+            ("userid", Virtdomains::Userid),
+        ] {
+            let options = one(&format!("virtdomains: {value}\n")).options().unwrap();
+            assert_eq!(options.virtdomains, meaning, "{value}");
+        }
+        for value in ["userids", "On", "y", "user id"] {
+            let error = one(&format!("virtdomains: {value}\n")).options().unwrap_err().to_string();
+            let expected =
+                format!("imapd.conf:2: `virtdomains: {value}` is none of off, userid, on");
+            assert_eq!(error, expected);
+        }
+    }
+
+    #[test]
+    fn an_unusable_value_is_an_error_with_its_line() {
+        for (text, error) in [
+            ("\nunixhierarchysep: maybe\n", "imapd.conf:3: `unixhierarchysep: maybe` is neither"),
+            ("mupdate_config: x\n", "imapd.conf:2: `mupdate_config: x` is none of standard,"),
+            ("lmtp_lmtp_downcase_rcpt: X\n", "imapd.conf:2: `lmtp_downcase_rcpt: X` is neither"),
+        ] {
+            let found = one(text).options().unwrap_err().to_string();
+            assert!(found.starts_with(error), "{found}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let secret = Secret("geheim".into());
+        assert_eq!(format!("{secret} {secret:?}"), "(not shown) (not shown)");
+    }
+}
