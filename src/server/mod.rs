@@ -4,6 +4,9 @@
 //! an [`Answer`]. It promises the mail server: one answer to each request and in order, within a
 //! deadline, whatever the implementation does; a connection that may stay idle for ever; and
 //! listeners that outlive every error of the system.
+//!
+//! What is rare runs on tokio: accepting, reloading, stopping, an answer that has to be waited for.
+//! What happens for every recipient, one read and one write, blocks in a thread of its own.
 
 mod connection;
 mod listener;
@@ -22,7 +25,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use self::connection::Stream;
+use self::connection::{Shared, Stream};
 pub use self::listener::ListenError;
 use self::listener::{Inherited, NewSocket, Socket, SocketFile};
 use self::log::RateLimit;
@@ -39,8 +42,9 @@ pub trait Answer: Send + Sync + 'static {
     /// without a lock that somebody may hold long. `None` has [`Answer::in_time`] asked.
     fn at_once(&self, map: &str, key: &[u8]) -> Option<Reply>;
 
-    /// The answer, with waiting. It must not block its thread; after [`Limits::request`] the
-    /// mail server has got a temporary answer and this future is dropped.
+    /// The answer, with waiting. It must not block its thread, for only between two steps of the
+    /// future can the server see that the time is up: after [`Limits::request`] the mail server
+    /// gets a temporary answer, and the future is dropped.
     fn in_time(&self, map: &str, key: &[u8]) -> impl Future<Output = Reply> + Send;
 }
 
@@ -48,7 +52,9 @@ pub trait Answer: Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections of one listening socket; further ones wait in the kernel's queue. Each socket has
-    /// its own count, so that nobody on the network can crowd out the local mail server.
+    /// its own count, so that nobody on the network can crowd out the local mail server. A connection
+    /// takes a file descriptor and a thread (`LimitNOFILE=`, `TasksMax=`); when these run out first,
+    /// the server waits for some to come free.
     pub connections: usize,
     /// For one answer. Postfix gives up after 100 s and then fails every lookup of the session, so
     /// this has to be far below; and its queue manager waits for nothing else meanwhile.
@@ -71,11 +77,16 @@ impl Default for Limits {
     }
 }
 
-/// Listeners and connections. Dropping it closes the listeners and removes their sockets; use
-/// [`Server::shutdown`] to let answers in flight reach their mail servers.
+/// Listeners and connections.
+///
+/// Needs a tokio runtime, to accept and to time the answers that have to be waited for. One of a
+/// single thread is enough (`new_current_thread`), as long as its main task waits and does not
+/// block: each connection has a thread of its own, and answers there.
+///
+/// Dropping it ends everything but waits for nothing; use [`Server::shutdown`] to let answers in
+/// flight reach their mail servers.
 pub struct Server<A> {
-    answer: Arc<A>,
-    limits: Arc<Limits>,
+    shared: Arc<Shared<A>>,
     inherited: Inherited,
     open: Vec<(Listen, Vec<Listener>)>,
     /// Becomes true at the end. Each connection holds a receiver, which tells when all are gone.
@@ -90,8 +101,7 @@ impl<A: Answer> Server<A> {
     /// When the environment speaks of sockets from systemd that are not there.
     pub fn new(answer: Arc<A>, limits: Limits) -> io::Result<Self> {
         Ok(Server {
-            answer,
-            limits: Arc::new(limits),
+            shared: Arc::new(Shared { answer, limits, connections: Arc::default() }),
             inherited: Inherited::take().map_err(io::Error::other)?,
             open: Vec::new(),
             stop: watch::Sender::new(false),
@@ -99,8 +109,7 @@ impl<A: Answer> Server<A> {
     }
 
     /// Listens at these endpoints and no others: what is unchanged stays open and keeps its queue,
-    /// what is new is opened, what is gone is closed. Connections live on in any case. Needs a tokio
-    /// runtime.
+    /// what is new is opened, what is gone is closed. Connections live on in any case.
     ///
     /// # Errors
     ///
@@ -162,27 +171,35 @@ impl<A: Answer> Server<A> {
             listener.close().await;
         }
         self.stop.send_replace(true);
-        if timeout(self.limits.drain, self.stop.closed()).await.is_err() {
+        self.shared.connections.end_input();
+        if timeout(self.shared.limits.drain, self.stop.closed()).await.is_err() {
             let left = self.stop.receiver_count();
             tracing::warn!("{left} connections were still busy at the end");
         }
     }
 
     fn start(&self, socket: Socket) -> Result<Listener, String> {
-        let (answer, limits) = (self.answer.clone(), self.limits.clone());
-        let stop = self.stop.subscribe();
+        let (shared, stop) = (self.shared.clone(), self.stop.subscribe());
         Ok(match socket {
             Socket::Unix(listener, file) => Listener {
                 file: file.map(NewSocket::place).transpose()?,
                 address: None,
-                task: tokio::spawn(accept(listener, answer, limits, stop)),
+                task: tokio::spawn(accept(listener, shared, stop)),
             },
             Socket::Tcp(listener) => Listener {
                 file: None,
                 address: listener.local_addr().ok(),
-                task: tokio::spawn(accept(listener, answer, limits, stop)),
+                task: tokio::spawn(accept(listener, shared, stop)),
             },
         })
+    }
+}
+
+impl<A> Drop for Server<A> {
+    fn drop(&mut self) {
+        // In this order: a connection that is just being made meets one or the other.
+        self.stop.send_replace(true);
+        self.shared.connections.end_input();
     }
 }
 
@@ -215,67 +232,61 @@ impl Drop for Listener {
 
 /// A listening socket, unix or TCP.
 trait Accept: Send + 'static {
-    type Stream: Stream;
-    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<Stream>> + Send;
 }
 
 impl Accept for UnixListener {
-    type Stream = tokio::net::UnixStream;
-    async fn accept(&mut self) -> io::Result<Self::Stream> {
-        UnixListener::accept(self).await.map(|(stream, _)| stream)
+    async fn accept(&self) -> io::Result<Stream> {
+        let (stream, _) = UnixListener::accept(self).await?;
+        stream.into_std().map(Stream::Unix)
     }
 }
 
 impl Accept for TcpListener {
-    type Stream = tokio::net::TcpStream;
-    async fn accept(&mut self) -> io::Result<Self::Stream> {
+    async fn accept(&self) -> io::Result<Stream> {
         let (stream, _) = TcpListener::accept(self).await?;
-        // Every answer is waited for; none may wait for more to send. It fails if the client is gone.
-        let _ = stream.set_nodelay(true);
-        Ok(stream)
+        stream.into_std().map(Stream::Tcp)
     }
 }
 
-/// Accepts for ever. Cancelled by aborting its task: between an accepted connection and its own
-/// task there is no point where that could happen.
+/// Accepts for ever. Cancelled by aborting its task: between an accepted connection and its thread
+/// there is no point where that could happen.
 async fn accept<A: Answer>(
-    mut listener: impl Accept,
-    answer: Arc<A>,
-    limits: Arc<Limits>,
+    listener: impl Accept,
+    shared: Arc<Shared<A>>,
     stop: watch::Receiver<bool>,
 ) {
-    let room = Arc::new(Semaphore::new(limits.connections.clamp(1, Semaphore::MAX_PERMITS)));
+    let most = shared.limits.connections;
+    let room = Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS)));
     loop {
         // Before accepting: a client that cannot be served is better off in the kernel's queue.
         let permit = match room.clone().try_acquire_owned() {
-            Ok(permit) => Ok(permit),
+            Ok(permit) => Some(permit),
             Err(_) => {
                 static FULL: RateLimit = RateLimit::new();
                 if let Some(more) = FULL.admit(Instant::now()) {
-                    let most = limits.connections;
                     tracing::warn!("{most} connections are open; further ones wait{more}");
                 }
-                room.clone().acquire_owned().await
+                // An error would mean that the semaphore was closed, which nobody does.
+                room.clone().acquire_owned().await.ok()
             }
         };
-        let stream = match listener.accept().await {
-            Ok(stream) => stream,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+        let spawned = match listener.accept().await {
+            Ok(stream) => connection::spawn(&shared, stream, permit, stop.clone()),
+            Err(error) => Err(error),
+        };
+        match spawned {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                // No file descriptor or no memory left: that is no reason to stop listening, and
-                // without a pause the error would come again at once and for ever.
+                // No file descriptor, memory or thread left: that is no reason to stop listening,
+                // and without a pause the error would come again at once and for ever.
                 static FAILED: RateLimit = RateLimit::new();
                 if let Some(more) = FAILED.admit(Instant::now()) {
                     tracing::warn!("cannot accept a connection: {error}{more}");
                 }
                 sleep(Duration::from_millis(100)).await;
-                continue;
             }
-        };
-        let (answer, limits, stop) = (answer.clone(), limits.clone(), stop.clone());
-        tokio::spawn(async move {
-            let _permit = permit;
-            connection::serve(&*answer, stream, &limits, stop).await;
-        });
+        }
     }
 }

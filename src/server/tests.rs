@@ -1,5 +1,4 @@
-//! The server as mail servers meet it: bytes in, bytes out. What depends on time runs over an
-//! in-memory stream with tokio's paused clock; the rest over real sockets in a temporary directory.
+//! The server as mail servers meet it: bytes in, bytes out, over real sockets.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,22 +9,15 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
-use tokio::task::{JoinHandle, JoinSet, yield_now};
-use tokio::time::Instant as Clock;
+use tokio::task::{JoinSet, yield_now};
 
 use super::*;
 use crate::endpoint::ListenOptions;
 use crate::wire::netstring::Decoder;
 use crate::wire::socketmap::{REPLY_LIMIT, Request};
-
-impl Stream for DuplexStream {
-    fn peer(&self) -> String {
-        "a test".to_owned()
-    }
-}
 
 /// Answers by map: what the tests need of a router.
 #[derive(Default)]
@@ -34,8 +26,6 @@ struct Toy {
     finished: AtomicUsize,
     waiting: Notify,
     go: Notify,
-    /// For a connection without a server.
-    stop: watch::Sender<bool>,
 }
 
 impl Answer for Toy {
@@ -52,15 +42,13 @@ impl Answer for Toy {
 
     async fn in_time(&self, map: &str, key: &[u8]) -> Reply {
         match map {
-            "seconds" => {
-                let seconds = String::from_utf8_lossy(key).parse().unwrap();
-                sleep(Duration::from_secs(seconds)).await;
-            }
+            "late" => yield_now().await,
+            "never" => std::future::pending().await,
             "gate" => {
                 self.waiting.notify_one();
                 self.go.notified().await;
             }
-            "late panic" => {
+            "late-panic" => {
                 yield_now().await;
                 panic!("late");
             }
@@ -117,77 +105,94 @@ async fn replies(stream: &mut (impl AsyncRead + Unpin)) -> Vec<Reply> {
     all
 }
 
-/// One connection over memory.
+/// One connection without a listener.
 struct Line {
-    client: DuplexStream,
+    client: UnixStream,
     toy: Arc<Toy>,
-    task: JoinHandle<()>,
+    stop: watch::Sender<bool>,
+    shared: Arc<Shared<Toy>>,
 }
 
-fn line() -> Line {
-    let (client, server) = duplex(64 * 1024);
+fn line(limits: Limits) -> Line {
+    let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
+    client.set_nonblocking(true).unwrap();
+    let client = UnixStream::from_std(client).unwrap();
     let toy = Arc::new(Toy::default());
-    let answer = toy.clone();
-    let task = tokio::spawn(async move {
-        let stop = answer.stop.subscribe();
-        connection::serve(&*answer, server, &Limits::default(), stop).await;
-    });
-    Line { client, toy, task }
+    let shared = Shared { answer: toy.clone(), limits, connections: Arc::default() };
+    let (shared, stop) = (Arc::new(shared), watch::Sender::new(false));
+    connection::spawn(&shared, Stream::Unix(server), None, stop.subscribe()).unwrap();
+    Line { client, toy, stop, shared }
 }
 
-#[tokio::test(start_paused = true)]
+impl Line {
+    /// Until the connection's thread is done.
+    async fn end(&self) {
+        self.stop.closed().await;
+    }
+
+    /// As the server does it.
+    fn stop(&self) {
+        self.stop.send_replace(true);
+        self.shared.connections.end_input();
+    }
+}
+
+/// A limit that a test means to reach.
+const SHORT: Duration = Duration::from_millis(50);
+
+#[tokio::test]
 async fn a_slow_answer_becomes_temp_and_is_never_sent_twice() {
-    let Line { mut client, toy, .. } = line();
-    let began = Clock::now();
-    assert_eq!(ask(&mut client, "seconds", "4").await, ok("seconds 4"));
-    assert_eq!(began.elapsed().as_secs(), 4);
-    let slow = ask(&mut client, "seconds", "6").await;
-    assert_eq!(slow, Reply::Temp("no answer within 5 s".into()));
-    assert_eq!(began.elapsed().as_secs(), 9);
-    // Past the moment at which the late answer would have come.
-    sleep(Duration::from_secs(60)).await;
-    assert_eq!(ask(&mut client, "echo", "next").await, ok("next"));
-    assert_eq!(toy.finished.load(Ordering::SeqCst), 1);
+    let mut line = line(Limits { request: SHORT, ..Limits::default() });
+    // Its permission to answer waits here, and is taken by the next who asks.
+    let slow = ask(&mut line.client, "gate", "1").await;
+    assert_eq!(slow, Reply::Temp("no answer within 0.05 s".into()));
+    line.toy.go.notify_one();
+    assert_eq!(ask(&mut line.client, "echo", "next").await, ok("next"));
+    assert_eq!(ask(&mut line.client, "gate", "2").await, ok("gate 2"));
+    let never = ask(&mut line.client, "never", "").await;
+    assert_eq!(never, Reply::Temp("no answer within 0.05 s".into()));
+    assert_eq!(line.toy.finished.load(Ordering::SeqCst), 1);
+    line.client.shutdown().await.unwrap();
+    assert_eq!(replies(&mut line.client).await, []);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn pipelined_requests_are_answered_in_order_and_none_waits_for_a_later_one() {
-    let Line { mut client, .. } = line();
+    let mut line = line(Limits::default());
     let questions =
-        [request("echo", "1"), request("seconds", "2"), request("none", "3"), request("echo", "4")];
-    client.write_all(&questions.concat()).await.unwrap();
-    let began = Clock::now();
+        [request("echo", "1"), request("gate", "2"), request("none", "3"), request("echo", "4")];
+    line.client.write_all(&questions.concat()).await.unwrap();
     let mut frames = Decoder::new(REPLY_LIMIT);
-    assert_eq!(reply(&mut client, &mut frames).await, Some(ok("1")));
-    assert_eq!(began.elapsed().as_secs(), 0);
-    assert_eq!(reply(&mut client, &mut frames).await, Some(ok("seconds 2")));
-    assert_eq!(reply(&mut client, &mut frames).await, Some(Reply::NotFound));
-    assert_eq!(reply(&mut client, &mut frames).await, Some(ok("4")));
-    assert_eq!(began.elapsed().as_secs(), 2);
+    assert_eq!(reply(&mut line.client, &mut frames).await, Some(ok("1")));
+    line.toy.waiting.notified().await;
+    line.toy.go.notify_one();
+    assert_eq!(reply(&mut line.client, &mut frames).await, Some(ok("gate 2")));
+    assert_eq!(reply(&mut line.client, &mut frames).await, Some(Reply::NotFound));
+    assert_eq!(reply(&mut line.client, &mut frames).await, Some(ok("4")));
 }
 
 #[tokio::test]
 async fn a_request_that_comes_byte_by_byte_is_answered_once() {
-    let Line { mut client, toy, .. } = line();
+    let mut line = line(Limits::default());
     for byte in request("echo", "a b") {
-        client.write_all(&[byte]).await.unwrap();
+        line.client.write_all(&[byte]).await.unwrap();
         yield_now().await;
     }
-    assert_eq!(reply(&mut client, &mut Decoder::new(100)).await, Some(ok("a b")));
-    assert_eq!(toy.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(reply(&mut line.client, &mut Decoder::new(100)).await, Some(ok("a b")));
+    assert_eq!(line.toy.asked.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
 async fn a_panicking_answer_is_temporary_and_the_connection_lives() {
-    let Line { mut client, .. } = line();
+    let mut line = line(Limits::default());
     let bug = Reply::Temp("a bug in murder-route, see its log".into());
-    assert_eq!(ask(&mut client, "panic", "at once").await, bug);
-    assert_eq!(ask(&mut client, "late panic", "").await, bug);
-    assert_eq!(ask(&mut client, "seconds", "not a number").await, bug);
-    assert_eq!(ask(&mut client, "echo", "alive").await, ok("alive"));
+    assert_eq!(ask(&mut line.client, "panic", "at once").await, bug);
+    assert_eq!(ask(&mut line.client, "late-panic", "").await, bug);
+    assert_eq!(ask(&mut line.client, "no-such-map", "").await, bug);
+    assert_eq!(ask(&mut line.client, "late", "alive").await, ok("late alive"));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_framing_error_gets_one_answer_and_a_close() {
     for (garbage, why) in [
         (&b"GET / HTTP/1.1\r\n\r\n"[..], "byte 0x47 in the length"),
@@ -195,71 +200,87 @@ async fn a_framing_error_gets_one_answer_and_a_close() {
         (b"010:", "leading zero"),
         (b"10001:", "more than 10000 bytes"),
     ] {
-        let Line { mut client, toy, task, .. } = line();
-        client.write_all(&request("echo", "before")).await.unwrap();
-        client.write_all(garbage).await.unwrap();
-        client.write_all(&request("echo", "after")).await.unwrap();
-        let replies = replies(&mut client).await;
+        let mut line = line(Limits { write: SHORT, ..Limits::default() });
+        let all = [&request("echo", "before"), garbage, &request("echo", "after")].concat();
+        line.client.write_all(&all).await.unwrap();
+        let replies = replies(&mut line.client).await;
         let [first, Reply::Temp(text)] = replies.as_slice() else { panic!("{replies:?}") };
         assert_eq!(first, &ok("before"));
         assert!(text.starts_with("protocol error: ") && text.contains(why), "{text}");
-        assert_eq!(toy.asked.load(Ordering::SeqCst), 1);
+        assert_eq!(line.toy.asked.load(Ordering::SeqCst), 1);
         // The client keeps its side open: the server must not wait for it for ever.
-        task.await.unwrap();
+        line.end().await;
     }
 }
 
 #[tokio::test]
 async fn a_map_that_is_not_text_is_temporary() {
-    let Line { mut client, .. } = line();
-    client.write_all(b"3:\xff a,").await.unwrap();
-    let reply = reply(&mut client, &mut Decoder::new(100)).await;
+    let mut line = line(Limits::default());
+    line.client.write_all(b"3:\xff a,").await.unwrap();
+    let reply = reply(&mut line.client, &mut Decoder::new(100)).await;
     assert_eq!(reply, Some(Reply::Temp("the name of the map is not UTF-8".into())));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_half_closed_client_still_gets_its_answers() {
-    let Line { mut client, task, .. } = line();
-    client.write_all(&[request("seconds", "1"), request("echo", "2")].concat()).await.unwrap();
-    client.shutdown().await.unwrap();
-    assert_eq!(replies(&mut client).await, [ok("seconds 1"), ok("2")]);
-    task.await.unwrap();
+    let mut line = line(Limits::default());
+    line.client.write_all(&[request("gate", "1"), request("echo", "2")].concat()).await.unwrap();
+    line.client.shutdown().await.unwrap();
+    line.toy.waiting.notified().await;
+    line.toy.go.notify_one();
+    assert_eq!(replies(&mut line.client).await, [ok("gate 1"), ok("2")]);
+    line.end().await;
 }
 
 #[tokio::test]
 async fn half_a_request_at_the_end_is_not_answered() {
-    let Line { mut client, toy, .. } = line();
-    client.write_all(b"6:echo ").await.unwrap();
-    client.shutdown().await.unwrap();
-    assert_eq!(replies(&mut client).await, []);
-    assert_eq!(toy.asked.load(Ordering::SeqCst), 0);
+    let mut line = line(Limits::default());
+    line.client.write_all(b"6:echo ").await.unwrap();
+    line.client.shutdown().await.unwrap();
+    assert_eq!(replies(&mut line.client).await, []);
+    assert_eq!(line.toy.asked.load(Ordering::SeqCst), 0);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_client_that_never_reads_is_cut_off() {
-    let Line { mut client, toy, task, .. } = line();
-    let began = Clock::now();
-    // More answers than the stream takes; the client holds its end all the time.
-    client.write_all(&request("large", "").repeat(100)).await.unwrap();
-    task.await.unwrap();
-    assert_eq!(began.elapsed().as_secs(), 10);
+    let mut line = line(Limits { write: SHORT, ..Limits::default() });
+    // More answers than a socket takes; the client holds its end all the time.
+    line.client.write_all(&request("large", "").repeat(100)).await.unwrap();
+    line.end().await;
     // Nor are answers piled up for it.
-    assert!(toy.asked.load(Ordering::SeqCst) <= 2);
+    assert!(line.toy.asked.load(Ordering::SeqCst) < 50);
 }
 
 #[tokio::test]
 async fn stopping_lets_an_answer_in_flight_out_and_closes_idle_connections() {
-    let Line { mut client, toy, .. } = line();
-    assert_eq!(ask(&mut client, "echo", "idle").await, ok("idle"));
-    toy.stop.send_replace(true);
-    assert_eq!(replies(&mut client).await, []);
+    let mut idle = line(Limits::default());
+    assert_eq!(ask(&mut idle.client, "echo", "idle").await, ok("idle"));
+    idle.stop();
+    assert_eq!(replies(&mut idle.client).await, []);
 
-    let Line { mut client, toy, .. } = line();
-    client.write_all(&request("gate", "busy")).await.unwrap();
-    toy.waiting.notified().await;
-    toy.stop.send_replace(true);
-    toy.go.notify_one();
-    assert_eq!(replies(&mut client).await, [ok("gate busy")]);
+    let mut busy = line(Limits::default());
+    busy.client.write_all(&request("gate", "busy")).await.unwrap();
+    busy.toy.waiting.notified().await;
+    busy.stop();
+    busy.toy.go.notify_one();
+    assert_eq!(replies(&mut busy.client).await, [ok("gate busy")]);
+}
+
+#[tokio::test]
+async fn a_client_that_always_has_a_next_request_does_not_hold_up_the_end() {
+    let mut line = line(Limits::default());
+    let requests = [request("gate", ""), request("echo", "x").repeat(2_000)].concat();
+    line.client.write_all(&requests).await.unwrap();
+    line.toy.waiting.notified().await;
+    line.stop();
+    line.toy.go.notify_one();
+    line.end().await;
+    let asked = line.toy.asked.load(Ordering::SeqCst);
+    // What had been read is answered, and no more is read.
+    let mut bytes = Vec::new();
+    let _ = line.client.read_to_end(&mut bytes).await;
+    assert_eq!(bytes.iter().filter(|&&b| b == b',').count(), asked);
+    assert!((1..1_000).contains(&asked), "{asked}");
 }
 
 /// A server on these unix sockets.
@@ -291,14 +312,17 @@ fn names(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_idle_connection_stays_open() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    let _server = server(&[&path]).await;
+    let limits = Limits { request: SHORT, write: SHORT, drain: SHORT, ..Limits::default() };
+    let mut server = Server::new(Arc::new(Toy::default()), limits).unwrap();
+    server.reconcile(&[unix(&path)]).await.unwrap();
     let mut stream = UnixStream::connect(&path).await.unwrap();
     assert_eq!(ask(&mut stream, "echo", "1").await, ok("1"));
-    tokio::time::advance(Duration::from_secs(24 * 3600)).await;
+    // Idle for much longer than any limit there is.
+    sleep(SHORT * 6).await;
     assert_eq!(ask(&mut stream, "echo", "2").await, ok("2"));
 }
 
@@ -442,6 +466,14 @@ async fn a_client_never_meets_a_socket_with_the_wrong_rights() {
     let watcher = std::thread::spawn(move || {
         let mut seen = HashSet::new();
         while finished.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
+            for entry in fs::read_dir(watched.parent().unwrap()).unwrap().flatten() {
+                // Where it is made ready, nobody else gets in.
+                if let Ok(meta) = entry.metadata()
+                    && meta.is_dir()
+                {
+                    assert_eq!(meta.permissions().mode() & 0o777, 0o700);
+                }
+            }
             if let Ok(meta) = fs::symlink_metadata(&watched) {
                 seen.insert((meta.permissions().mode() & 0o7777, meta.uid(), meta.gid()));
             }
@@ -512,7 +544,7 @@ async fn shutdown_waits_for_answers_in_flight() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let server = server(&[&path]).await;
-    let toy = server.answer.clone();
+    let toy = server.shared.answer.clone();
     let mut busy = UnixStream::connect(&path).await.unwrap();
     busy.write_all(&request("gate", "busy")).await.unwrap();
     toy.waiting.notified().await;
@@ -525,6 +557,18 @@ async fn shutdown_waits_for_answers_in_flight() {
     toy.go.notify_one();
     assert_eq!(replies(&mut busy).await, [ok("gate busy")]);
     tasks.join_next().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_dropped_leaves_no_connection_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let server = server(&[&path]).await;
+    let mut idle = UnixStream::connect(&path).await.unwrap();
+    assert_eq!(ask(&mut idle, "echo", "1").await, ok("1"));
+    drop(server);
+    assert_eq!(replies(&mut idle).await, []);
+    assert!(!path.exists());
 }
 
 /// Runs one test of this file again in a child, under `sh -c script`, with `$0` as the program and
@@ -647,8 +691,8 @@ fn a_blocking_socket_from_systemd_is_served_under_its_name() {
         for wanted in [&[systemd("mail")][..], &[], &[systemd("mail")]] {
             server.reconcile(wanted).await.unwrap();
         }
-        server.answer.go.notify_one();
-        server.answer.waiting.notified().await;
+        server.shared.answer.go.notify_one();
+        server.shared.answer.waiting.notified().await;
         server.shutdown().await;
     });
 }
