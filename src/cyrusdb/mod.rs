@@ -12,10 +12,16 @@ pub mod dlist;
 pub mod error;
 #[cfg(test)]
 mod expected;
+pub mod fingers;
 pub mod flat;
+mod node;
+pub mod order;
 pub mod record;
 pub mod skiplist;
+pub mod snapshot;
 pub mod source;
+mod twom;
+mod twoskip;
 
 use std::fmt;
 

@@ -1,0 +1,160 @@
+//! The bytes of twom, an engine of Cyrus 3.13.1 and later (`lib/twom.c`, format version 1). All
+//! integers are little-endian; checksums are the low 32 bits of XXH3-64, or 0 in a file without.
+//!
+//! Header, 96 bytes:
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 16 | magic |
+//! | 16 | 16 | UUID, kept across repacks |
+//! | 32 | 4 | version, 1 |
+//! | 36 | 4 | flags: bit 0 dirty, 27 no checksums, 28 XXH3, 29 foreign checksum, 30 foreign order |
+//! | 40 | 8 | generation: 1 when created, one more with each repack |
+//! | 48 | 8 | live records |
+//! | 56 | 8 | commits |
+//! | 64 | 8 | bytes that superseded records waste |
+//! | 72 | 8 | repack size |
+//! | 80 | 8 | current size: the end of the last committed transaction |
+//! | 88 | 4 | highest level seen |
+//! | 92 | 4 | checksum of the bytes before |
+//!
+//! Records, aligned to 8; byte 0 is the type, byte 1 the level L:
+//!
+//! | type | | between the first two bytes and the pointers | pointers at |
+//! |---|---|---|---|
+//! | 1 | dummy, L = 31 | | 8 |
+//! | 2 | add | key length (2 bytes at 2), value length (4 at 4) | 8 |
+//! | 3 | fat add | key length (8 at 8), value length (8 at 16) | 24 |
+//! | 4 | replace | as add, ancestor (8 at 8) | 16 |
+//! | 5 | fat replace | as fat add, ancestor (8 at 24) | 32 |
+//! | 6 | delete | ancestor (8 at 8), checksum of 16 bytes (4 at 16) | |
+//! | 7 | commit | start of its transaction (8 at 8), checksum of 16 bytes (4 at 16) | |
+//!
+//! 1 + L pointers: two alternatives of list 0, then lists 1 to L - 1. Then the checksum of the head
+//! and that of the tail, the key, a zero, the value, a zero, zeros up to a multiple of 8.
+//!
+//! A deleted record stays in its lists; only in list 0 a delete stands before it. The file is
+//! longer than the current size (grown in steps, filled with zeros).
+
+use super::error::{Error, Result};
+use super::node::{self, Kind, MAX_LEVEL, Node, pad8, word};
+use super::snapshot::Header;
+
+/// The first bytes of the file.
+pub(crate) const MAGIC: &[u8; 16] = b"\xa1\x02\x8b\x0dtwomfile\0\0\0\0";
+
+/// Length of the header; the dummy follows.
+pub(crate) const HEADER: usize = 96;
+
+const DIRTY: u32 = 1;
+const XXH3: u32 = 1 << 28;
+const FOREIGN_CHECKSUM: u32 = 1 << 29;
+const FOREIGN_ORDER: u32 = 1 << 30;
+
+/// Checksum of `bytes` in a file that has checksums or not.
+pub(crate) fn checksum(checksums: bool, bytes: &[u8]) -> u32 {
+    // Cyrus calls it XXH64 in its names; the function is XXH3.
+    if checksums { xxhash_rust::xxh3::xxh3_64(bytes) as u32 } else { 0 }
+}
+
+fn le32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(word(bytes, at))
+}
+
+fn le64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(word(bytes, at))
+}
+
+/// Reads a header; `bytes` begins with the magic.
+pub(crate) fn header(bytes: &[u8]) -> Result<Header> {
+    let Some(bytes) = bytes.get(..HEADER) else {
+        return Err(Error::corrupt(bytes.len() as u64, "the file ends within its header"));
+    };
+    let flags = le32(bytes, 36);
+    if flags & FOREIGN_CHECKSUM != 0 {
+        return Err(Error::Unsupported("a twom file with checksums of another kind"));
+    }
+    if flags & FOREIGN_ORDER != 0 {
+        return Err(Error::Unsupported("a twom file in another order"));
+    }
+    let checksums = flags & XXH3 != 0;
+    if checksum(checksums, &bytes[..92]) != le32(bytes, 92) {
+        return Err(Error::corrupt(92, "checksum of the header does not match"));
+    }
+    let version = le32(bytes, 32);
+    if version != 1 {
+        return Err(Error::corrupt(32, format!("twom version {version}: only 1 is known")));
+    }
+    Ok(Header {
+        layout: node::Layout::Twom { checksums },
+        generation: le64(bytes, 40),
+        records: le64(bytes, 48),
+        repack_size: le64(bytes, 72),
+        end: le64(bytes, 80),
+        dirty: flags & DIRTY != 0,
+    })
+}
+
+/// Where the pointers of a head begin, and how many there are.
+fn pointers(start: &[u8], offset: u64) -> Result<(usize, usize)> {
+    let level = usize::from(word::<1>(start, 1)[0]);
+    let (at, ok) = match start.first() {
+        Some(1) => (8, level == MAX_LEVEL),
+        Some(2) => (8, (1..=MAX_LEVEL).contains(&level)),
+        Some(3) => (24, (1..=MAX_LEVEL).contains(&level)),
+        Some(4) => (16, (1..=MAX_LEVEL).contains(&level)),
+        Some(5) => (32, (1..=MAX_LEVEL).contains(&level)),
+        Some(6 | 7) => return Ok((16, 0)),
+        _ => return Err(Error::corrupt(offset, "no record begins here")),
+    };
+    if !ok {
+        return Err(Error::corrupt(offset, format!("record with an impossible level {level}")));
+    }
+    Ok((at, level + 1))
+}
+
+pub(crate) fn head_len(start: &[u8], offset: u64) -> Result<usize> {
+    let (at, count) = pointers(start, offset)?;
+    Ok(at + 8 * count + 8)
+}
+
+pub(crate) fn decode(head: &[u8], offset: u64, checksums: bool, node: &mut Node) -> Result<()> {
+    let (pointers_at, count) = pointers(head, offset)?;
+    let sum_at = pointers_at + 8 * count;
+    if head.get(..sum_at).map(|head| checksum(checksums, head)) != Some(le32(head, sum_at)) {
+        return Err(Error::corrupt(offset, "checksum of the record's head does not match"));
+    }
+    let kind = head.first().copied().unwrap_or_default();
+    let (key, value) = match kind {
+        2 | 4 => (u16::from_le_bytes(word(head, 2)).into(), le32(head, 4).into()),
+        3 | 5 => (le64(head, 8), le64(head, 16)),
+        _ => (0, 0),
+    };
+    let (key_len, value_len) = node::tail_lengths(offset, key, value)?;
+
+    node.offset = offset;
+    node.kind = match kind {
+        1 => Kind::Dummy,
+        2..=5 => Kind::Record,
+        6 => Kind::Delete,
+        _ => Kind::Commit,
+    };
+    node.level = count.saturating_sub(1);
+    for (i, next) in node.next[..count].iter_mut().enumerate() {
+        *next = le64(head, pointers_at + 8 * i);
+    }
+    node.target = match kind {
+        4 | 6 | 7 => le64(head, 8),
+        5 => le64(head, 24),
+        _ => 0,
+    };
+    let head_len = (sum_at + 8) as u64;
+    node.key_at = offset + head_len;
+    node.key_len = key_len;
+    node.value_at = node.key_at + key_len as u64 + 1;
+    node.value_len = value_len;
+    node.tail_len = if node.kind == Kind::Record { pad8(key_len + value_len + 2) } else { 0 };
+    node.tail_checksum = le32(head, sum_at + 4);
+    node.len = head_len + node.tail_len as u64;
+    Ok(())
+}
