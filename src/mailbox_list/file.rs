@@ -1,0 +1,498 @@
+//! The `mailboxes.db` of this host as a [`MailboxList`].
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::cyrusdb::error::Error;
+use crate::cyrusdb::fingers::{Builder, Progress};
+use crate::cyrusdb::record;
+use crate::cyrusdb::snapshot::{Header, Scratch, Walked};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
+
+use super::keys;
+use super::lock::{Ranges, SharedLock};
+use super::shrink::ShrinkGuard;
+use super::view::{Identity, Pread, Search, SkipView};
+
+/// How patient a [`FileList`] is.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A record that is found may be so much older than the file. What is not found never is.
+    pub hit_age: Duration,
+    /// How long a lookup that may wait waits for a lock.
+    pub lock_patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { hit_age: Duration::from_millis(2), lock_patience: Duration::from_secs(1) }
+    }
+}
+
+/// What is known of a list, for the postmaster.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// `twoskip`, `twom`, `skiplist` or `flat`.
+    pub engine: &'static str,
+    /// Which generation of Cyrus wrote the keys; `None`: not to be told from the keys it has.
+    pub key_generation: Option<KeyGeneration>,
+    /// Keys in the list, those that are no mailboxes included.
+    pub records: u64,
+    /// Length of the file in bytes.
+    pub size: u64,
+    /// Inode of the file.
+    pub inode: u64,
+    /// When the file was written last; late for twom, which writes through a map.
+    pub modified: Option<SystemTime>,
+    /// A transaction is under way, or a writer died in one.
+    pub dirty: bool,
+}
+
+/// How often a look without a lock is tried again: a torn read is over in microseconds.
+const ATTEMPTS: u32 = 6;
+
+/// So many fingers are collected on the way of one lookup: about a millisecond.
+const PIECE: usize = 2048;
+
+/// Cyrus' own list of mailboxes, read in place.
+///
+/// Reads only, by `pread`, and follows the file by itself: commits, repacks, replacement by
+/// another engine's file, absence and return. A lookup says [`Lookup::Absent`] only if, after the
+/// search, the path still led to the file that was searched and nothing had been committed since;
+/// and only if the list has not shrunk suspiciously, see [`Self::trust`].
+///
+/// Any number of threads look up at once. Memory: some 4 MB for a twoskip or twom file of any size.
+#[derive(Debug)]
+pub struct FileList {
+    path: PathBuf,
+    options: Options,
+    created: Instant,
+    current: RwLock<Option<Arc<SkipView>>>,
+    /// When `current` was last seen to be what the file is, in nanoseconds since `created`.
+    checked: AtomicU64,
+    work: Mutex<Work>,
+}
+
+/// What one thread at a time does.
+#[derive(Debug, Default)]
+struct Work {
+    builder: Option<Builder>,
+    guard: ShrinkGuard,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<(Scratch, Vec<u8>)> = RefCell::default();
+}
+
+impl FileList {
+    /// A list at this path. The file need not be there, or be readable, now.
+    pub fn open(path: impl Into<PathBuf>, options: Options) -> Self {
+        Self {
+            path: path.into(),
+            options,
+            created: Instant::now(),
+            current: RwLock::new(None),
+            checked: AtomicU64::new(0),
+            work: Mutex::default(),
+        }
+    }
+
+    /// The path it was opened with.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// As [`MailboxList::lookup`], but says [`Lookup::Busy`] where that would wait for a lock or
+    /// read a whole file.
+    pub fn lookup_now(&self, name: &MailboxName) -> Lookup {
+        self.look_up(name, false)
+    }
+
+    /// `Err` says, for the postmaster, why this list makes nobody unknown at present: it cannot be
+    /// read, it is empty, or it has lost more than 10 % and more than 100 names compared with the
+    /// most it had within the last one to two hours.
+    pub fn trust(&self) -> Result<(), String> {
+        self.check_patiently(&mut Scratch::default())?;
+        self.believe()
+    }
+
+    /// What the list is now.
+    pub fn status(&self) -> Result<Status, String> {
+        let view = self.check_patiently(&mut Scratch::default())?;
+        let metadata = view.file.0.metadata().map_err(|error| self.say(error))?;
+        let header = view.header();
+        Ok(Status {
+            engine: header.engine(),
+            key_generation: view.keys,
+            records: header.records,
+            size: metadata.len(),
+            inode: view.identity.ino,
+            modified: metadata.modified().ok(),
+            dirty: header.dirty,
+        })
+    }
+
+    fn say(&self, what: impl std::fmt::Display) -> String {
+        format!("{}: {what}", self.path.display())
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        // A panic of another thread leaves nothing worse than too few fingers.
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn believe(&self) -> Result<(), String> {
+        match self.work().guard.distrust() {
+            None => Ok(()),
+            Some(why) => Err(self.say(why)),
+        }
+    }
+
+    fn look_up(&self, name: &MailboxName, may_wait: bool) -> Lookup {
+        SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+            Ok(mut scratch) => {
+                let (scratch, key) = &mut *scratch;
+                self.look_up_with(name, may_wait, scratch, key)
+            }
+            Err(_) => self.look_up_with(name, may_wait, &mut Scratch::default(), &mut Vec::new()),
+        })
+    }
+
+    fn look_up_with(
+        &self,
+        name: &MailboxName,
+        may_wait: bool,
+        scratch: &mut Scratch,
+        key: &mut Vec<u8>,
+    ) -> Lookup {
+        for attempt in 0..ATTEMPTS {
+            pause(attempt, may_wait);
+            let view = match self.recent(attempt > 0, scratch) {
+                Ok(view) => view,
+                Err(Error::Corrupt { .. }) => continue,
+                Err(error) => return Lookup::Unsure(self.say(error)),
+            };
+            match self.attempt(&view, name, scratch, key) {
+                Ok(Some(answer)) => {
+                    self.collect(&view, scratch);
+                    return answer;
+                }
+                Ok(None) | Err(Error::Corrupt { .. }) => {}
+                Err(error) => return Lookup::Unsure(self.say(error)),
+            }
+        }
+        if !may_wait {
+            return Lookup::Busy;
+        }
+        self.look_up_locked(name, scratch, key)
+            .unwrap_or_else(|error| Lookup::Unsure(self.say(error)))
+    }
+
+    /// One search, without a lock. `None`: the file has changed meanwhile, look again.
+    fn attempt(
+        &self,
+        view: &Arc<SkipView>,
+        name: &MailboxName,
+        scratch: &mut Scratch,
+        key: &mut Vec<u8>,
+    ) -> Result<Option<Lookup>, Error> {
+        let header = view.header();
+        match search(view, header, name, scratch, key)? {
+            Search::Found(Ok(record)) => Ok(Some(Lookup::Present(record))),
+            Search::Found(Err(why)) => Ok(Some(Lookup::Unsure(self.say(why)))),
+            Search::Overwritten => {
+                self.forget(view);
+                Ok(None)
+            }
+            Search::Absent => {
+                let now = self.check(scratch)?;
+                if !Arc::ptr_eq(&now, view) || now.header().end != header.end {
+                    return Ok(None);
+                }
+                Ok(Some(match self.believe() {
+                    Ok(()) => Lookup::Absent,
+                    Err(why) => Lookup::Unsure(why),
+                }))
+            }
+        }
+    }
+
+    /// The same with Cyrus' writers kept out, for the case that they never leave a moment's peace,
+    /// or that it is not they who make the file unreadable.
+    fn look_up_locked(
+        &self,
+        name: &MailboxName,
+        scratch: &mut Scratch,
+        key: &mut Vec<u8>,
+    ) -> Result<Lookup, Error> {
+        for attempt in 0..ATTEMPTS {
+            pause(attempt, true);
+            let file = File::open(&self.path)?;
+            let ranges = match Header::read(&Pread(file.try_clone()?)).map(|header| header.engine())
+            {
+                Ok("twom") => Ranges::Twom,
+                _ => Ranges::WholeFile,
+            };
+            let guarded = file.try_clone()?;
+            let Some(_lock) = SharedLock::take(&guarded, ranges, self.options.lock_patience)?
+            else {
+                return Ok(Lookup::Unsure(self.say(format_args!(
+                    "locked by a writer for more than {:?}",
+                    self.options.lock_patience
+                ))));
+            };
+            if self.identity()? != Identity::of(&file.metadata()?) {
+                continue;
+            }
+            let view = self.reopen(file, &mut self.work(), scratch)?;
+            if let Some(answer) = self.attempt(&view, name, scratch, key)? {
+                return Ok(answer);
+            }
+        }
+        Ok(Lookup::Unsure(self.say("replaced again and again while it was read")))
+    }
+
+    fn since_created(&self) -> u64 {
+        self.created.elapsed().as_nanos().try_into().unwrap_or(u64::MAX)
+    }
+
+    fn remembered(&self) -> Option<Arc<SkipView>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn remember(&self, view: Option<Arc<SkipView>>) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = view;
+    }
+
+    fn forget(&self, view: &Arc<SkipView>) {
+        let mut work = self.work();
+        if self.remembered().is_some_and(|now| Arc::ptr_eq(&now, view)) {
+            work.builder = None;
+            self.remember(None);
+        }
+    }
+
+    /// The remembered view if it was checked a moment ago, else a checked one.
+    fn recent(&self, must_check: bool, scratch: &mut Scratch) -> Result<Arc<SkipView>, Error> {
+        if !must_check {
+            let checked = self.checked.load(Relaxed);
+            let age = self.since_created().saturating_sub(checked);
+            if checked != 0
+                && u128::from(age) <= self.options.hit_age.as_nanos()
+                && let Some(view) = self.remembered()
+            {
+                return Ok(view);
+            }
+        }
+        self.check(scratch)
+    }
+
+    /// Makes sure that the view is what the path leads to, at its present end.
+    fn check(&self, scratch: &mut Scratch) -> Result<Arc<SkipView>, Error> {
+        let now = self.since_created().max(1);
+        let checked = self.check_file(scratch);
+        self.checked.store(if checked.is_ok() { now } else { 0 }, Relaxed);
+        checked
+    }
+
+    /// The same, patiently.
+    fn check_patiently(&self, scratch: &mut Scratch) -> Result<Arc<SkipView>, String> {
+        let mut attempt = 0;
+        loop {
+            pause(attempt, true);
+            attempt += 1;
+            match self.check(scratch) {
+                Ok(view) => return Ok(view),
+                Err(Error::Corrupt { .. }) if attempt < ATTEMPTS => {}
+                Err(error) => return Err(self.say(error)),
+            }
+        }
+    }
+
+    fn check_file(&self, scratch: &mut Scratch) -> Result<Arc<SkipView>, Error> {
+        if let Some(view) = self.remembered()
+            && self.identity()? == view.identity
+        {
+            let now = view.header_now()?;
+            let known = view.header();
+            if (now.generation, now.end) == (known.generation, known.end) {
+                return Ok(view);
+            }
+        }
+        // Something has changed. One thread finds out what, the others then see it.
+        let mut work = self.work();
+        if let Some(view) = self.remembered()
+            && self.identity()? == view.identity
+        {
+            let now = view.header_now()?;
+            if view.follow(now, work.builder.as_ref(), scratch) {
+                work.guard.seen(now.records, self.created.elapsed());
+                return Ok(view);
+            }
+        }
+        self.reopen(File::open(&self.path)?, &mut work, scratch)
+    }
+
+    /// Begins anew with this file.
+    fn reopen(
+        &self,
+        file: File,
+        work: &mut Work,
+        scratch: &mut Scratch,
+    ) -> Result<Arc<SkipView>, Error> {
+        let view = Arc::new(SkipView::open(file, scratch)?);
+        work.guard.seen(view.header().records, self.created.elapsed());
+        work.builder = None;
+        self.remember(Some(Arc::clone(&view)));
+        Ok(view)
+    }
+
+    /// Visits the names whose keys begin with `start`, as far as they begin with `prefix`. Where a
+    /// writer overtakes the walk, it goes on behind the last name, in the state there is then.
+    fn each_under(
+        &self,
+        generation: KeyGeneration,
+        start: &[u8],
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+        scratch: &mut Scratch,
+    ) -> Result<ControlFlow<()>, String> {
+        let mut last: Option<Vec<u8>> = None;
+        let mut attempt = 0;
+        loop {
+            pause(attempt, true);
+            let view = self.check_patiently(scratch)?;
+            let in_order = view.surely_raw();
+            let from = match &last {
+                Some(key) => key.clone(),
+                None if in_order => start.to_vec(),
+                None => Vec::new(),
+            };
+            let mut outcome = Ok(ControlFlow::Continue(()));
+            let walked = view.walk(view.header(), &from, scratch, &mut |key, value| {
+                if last.as_deref() == Some(key) {
+                    return true;
+                }
+                attempt = 0;
+                if !key.starts_with(start) {
+                    last = Some(key.to_vec());
+                    return !in_order;
+                }
+                if let Some(name) = MailboxName::from_key(generation, key)
+                    && name.as_bytes().starts_with(prefix)
+                {
+                    outcome = read_record(&name, value).map(|record| visit(&name, &record));
+                }
+                let last = last.get_or_insert_default();
+                last.clear();
+                last.extend_from_slice(key);
+                matches!(outcome, Ok(ControlFlow::Continue(())))
+            });
+            attempt += 1;
+            match walked {
+                Ok(Walked::ToEnd | Walked::Stopped) => return outcome.map_err(|why| self.say(why)),
+                Err(error) if attempt >= ATTEMPTS => return Err(self.say(error)),
+                Ok(Walked::OtherOrder) | Err(_) => {}
+            }
+        }
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(Identity::of(&fs::metadata(&self.path)?))
+    }
+
+    /// Collects some fingers, if nobody else does and they are missing.
+    fn collect(&self, view: &Arc<SkipView>, scratch: &mut Scratch) {
+        if !view.wants_fingers() {
+            return;
+        }
+        let Ok(mut work) = self.work.try_lock() else { return };
+        if !self.remembered().is_some_and(|now| Arc::ptr_eq(&now, view)) {
+            return;
+        }
+        let builder = work.builder.get_or_insert_with(|| view.builder());
+        match view.collect(builder, PIECE, scratch) {
+            Ok(Progress::More | Progress::OtherOrder) => {}
+            Ok(Progress::Done) => {
+                if let Some(builder) = work.builder.take() {
+                    let view = view.with_fingers(builder.into_fingers());
+                    self.remember(Some(Arc::new(view)));
+                }
+            }
+            Err(_) => work.builder = None,
+        }
+    }
+}
+
+/// Lets a writer finish what it is at, before this attempt.
+fn pause(attempt: u32, may_wait: bool) {
+    match attempt {
+        0 | 1 => {}
+        2 | 3 => thread::yield_now(),
+        _ if may_wait => thread::sleep(Duration::from_millis(1)),
+        _ => thread::yield_now(),
+    }
+}
+
+/// Searches for a name at this header's end.
+fn search(
+    view: &SkipView,
+    header: Header,
+    name: &MailboxName,
+    scratch: &mut Scratch,
+    key: &mut Vec<u8>,
+) -> Result<Search<Result<Record, String>>, Error> {
+    let both = [KeyGeneration::Separated, KeyGeneration::Internal];
+    let generations = match view.keys {
+        Some(KeyGeneration::Separated) => &both[..1],
+        Some(KeyGeneration::Internal) => &both[1..],
+        None => &both[..],
+    };
+    for generation in generations {
+        key.clear();
+        name.push_key(*generation, key);
+        let found = view.find(header, key, scratch, |value| read_record(name, value))?;
+        if !matches!(found, Search::Absent) {
+            return Ok(found);
+        }
+    }
+    Ok(Search::Absent)
+}
+
+fn read_record(name: &MailboxName, value: &[u8]) -> Result<Record, String> {
+    record::parse(value).map_err(|error| format!("record of {name}: {error}"))
+}
+
+impl MailboxList for FileList {
+    fn lookup(&self, name: &MailboxName) -> Lookup {
+        self.look_up(name, true)
+    }
+
+    fn each(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        let mut scratch = Scratch::default();
+        let view = self.check_patiently(&mut scratch)?;
+        let both = [KeyGeneration::Separated, KeyGeneration::Internal];
+        for generation in both {
+            if view.keys.is_some_and(|decided| decided != generation) {
+                continue;
+            }
+            for start in keys::key_prefixes(generation, prefix) {
+                if self.each_under(generation, &start, prefix, visit, &mut scratch)?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}

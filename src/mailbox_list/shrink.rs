@@ -1,0 +1,136 @@
+//! A list that has lost much is not believed when it says "absent".
+//!
+//! An upgrade from Cyrus 3.4 to 3.6 leaves a frontend with a valid list of no mailboxes at all
+//! until the first MUPDATE resync has filled it again, and a resync that goes wrong takes live
+//! accounts away. Both look like so many deletions.
+
+use std::time::Duration;
+
+/// A loss up to this many names is ordinary.
+const NAMES: u64 = 100;
+/// A loss up to one in so many names is ordinary.
+const ONE_IN: u64 = 10;
+/// The number of names is compared with the greatest of one to two of these.
+const PERIOD: Duration = Duration::from_secs(3600);
+
+/// Watches how many names a list has.
+///
+/// It compares with the greatest number of the last one to two hours, so that a list that loses
+/// slowly is noticed as well, and an ordinary decline over weeks is not. While a list is
+/// distrusted that number stays, until so much has come back that the loss is ordinary again.
+#[derive(Debug, Default)]
+pub(crate) struct ShrinkGuard {
+    /// The greatest number in this period and in the one before.
+    greatest: [u64; 2],
+    last: u64,
+    period: u32,
+    distrust: Option<String>,
+}
+
+impl ShrinkGuard {
+    /// The list has `names` names at `now`, a time since some fixed moment.
+    pub(crate) fn seen(&mut self, names: u64, now: Duration) {
+        let period = (now.as_secs() / PERIOD.as_secs()) as u32;
+        if self.distrust.is_none() && period != self.period {
+            // Also if nobody has asked for a day, what was seen last counts.
+            let before = if period == self.period + 1 { self.greatest[0] } else { self.last };
+            self.greatest = [self.last, before];
+        }
+        self.period = period;
+        let mark = self.greatest[0].max(self.greatest[1]);
+        let lost = mark.saturating_sub(names);
+        self.distrust = if names == 0 {
+            Some("the list is empty".into())
+        } else if lost > NAMES && lost > mark / ONE_IN {
+            Some(format!("the list has lost {lost} of {mark} names within two hours"))
+        } else {
+            None
+        };
+        if self.distrust.is_none() {
+            self.greatest[0] = self.greatest[0].max(names);
+            self.last = names;
+        }
+    }
+
+    /// Why the list is not believed to be whole, if it is not.
+    pub(crate) fn distrust(&self) -> Option<&str> {
+        self.distrust.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minutes(n: u64) -> Duration {
+        Duration::from_secs(60 * n)
+    }
+
+    #[test]
+    fn an_empty_list_is_never_believed() {
+        let mut guard = ShrinkGuard::default();
+        guard.seen(0, minutes(0));
+        assert!(guard.distrust().is_some());
+        guard.seen(1, minutes(0));
+        assert_eq!(guard.distrust(), None);
+    }
+
+    #[test]
+    fn a_loss_is_sharp_above_ten_percent_and_a_hundred_names() {
+        for (before, after, believed) in [
+            (1000, 900, true),
+            (1000, 899, false),
+            (10_000, 9_000, true),
+            (10_000, 8_999, false),
+            (100, 1, true),
+            (150, 50, true),
+            (150, 49, false),
+        ] {
+            let mut guard = ShrinkGuard::default();
+            guard.seen(before, minutes(0));
+            guard.seen(after, minutes(1));
+            assert_eq!(guard.distrust().is_none(), believed, "{before} to {after}");
+        }
+    }
+
+    #[test]
+    fn losing_slowly_does_not_fool_it() {
+        let mut guard = ShrinkGuard::default();
+        let distrusted = (0..90).find(|minute| {
+            guard.seen(10_000 - 50 * minute, minutes(*minute));
+            guard.distrust().is_some()
+        });
+        assert_eq!(distrusted, Some(21));
+    }
+
+    #[test]
+    fn an_ordinary_decline_over_weeks_is_believed() {
+        let mut guard = ShrinkGuard::default();
+        for hour in 0..500 {
+            guard.seen(10_000 - 15 * hour, minutes(60 * hour));
+            assert_eq!(guard.distrust(), None, "after {hour} hours");
+        }
+    }
+
+    #[test]
+    fn what_was_seen_before_a_quiet_night_still_counts() {
+        let mut guard = ShrinkGuard::default();
+        guard.seen(10_000, minutes(0));
+        guard.seen(500, minutes(60 * 12));
+        assert!(guard.distrust().is_some());
+    }
+
+    #[test]
+    fn distrust_does_not_wear_off_and_ends_when_the_names_are_back() {
+        let mut guard = ShrinkGuard::default();
+        guard.seen(10_000, minutes(0));
+        for hour in 1..100 {
+            guard.seen(5_000, minutes(60 * hour));
+            assert!(guard.distrust().is_some(), "after {hour} hours");
+        }
+        guard.seen(8_999, minutes(6001));
+        assert!(guard.distrust().is_some());
+        guard.seen(9_500, minutes(6002));
+        assert_eq!(guard.distrust(), None);
+    }
+}
