@@ -35,6 +35,7 @@ pub mod imapd_conf;
 pub mod mailbox;
 pub mod mailbox_list;
 pub mod maps;
+pub mod resolver;
 pub mod router;
 pub mod wire;
 

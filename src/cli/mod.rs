@@ -1,6 +1,133 @@
-//! (placeholder)
+//! The command `murder-route`: one file for each subcommand.
+//!
+//! Options, output and exit status are a contract with scripts outside this repository. The exit
+//! status follows sysexits(3).
 
-/// Runs the command.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::from(64)
+mod check;
+mod demo;
+mod dump;
+mod lookup;
+mod serve;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Overrides, Settings};
+use crate::endpoint::Endpoint;
+
+/// The exit status of the command, after sysexits(3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    Ok = 0,
+    /// The answer is not the one that was hoped for.
+    No = 1,
+    /// `EX_USAGE`
+    Usage = 64,
+    /// `EX_DATAERR`
+    Data = 65,
+    /// `EX_OSERR`
+    System = 71,
+    /// `EX_TEMPFAIL`
+    Temporary = 75,
+    /// `EX_CONFIG`
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Tells the mail server which backend of a Cyrus IMAP Murder holds a recipient's mailbox.
+#[derive(Debug, Parser)]
+#[command(name = "murder-route", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look recipients up, as the daemon would
+    Lookup(lookup::Lookup),
+    /// Answer mail servers until told to stop
+    Serve(serve::Serve),
+    /// Read the configuration and say what it means and what will hurt
+    Check(check::Check),
+    /// Print the whole mailbox list in internal names
+    Dump(dump::Dump),
+    /// Read a whole mailboxes.db and report everything wrong with it
+    Verify(verify::Verify),
+    /// Show the whole way of a letter, with nothing but this program
+    Demo(demo::Demo),
+}
+
+/// The options that say what to answer from.
+#[derive(Debug, Args)]
+struct Common {
+    /// The configuration file [default: /etc/murder-route.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The imapd.conf of the frontend
+    #[arg(long, value_name = "FILE")]
+    imapd_conf: Option<PathBuf>,
+    /// The mailbox list, if it is not where imapd.conf says
+    #[arg(long, value_name = "FILE")]
+    mailboxes_db: Option<PathBuf>,
+    /// A domain to answer for, `*` for every domain; may be given again
+    #[arg(long = "domain", value_name = "DOMAIN")]
+    domains: Vec<String>,
+}
+
+impl Common {
+    fn overrides(&self, listen: &[Endpoint]) -> Overrides {
+        Overrides {
+            config: self.config.clone(),
+            imapd_conf: self.imapd_conf.clone(),
+            mailboxes_db: self.mailboxes_db.clone(),
+            domains: self.domains.clone(),
+            listen: listen.to_vec(),
+        }
+    }
+
+    /// The configuration, or its error said on stderr.
+    fn settings(&self) -> Result<Settings, Exit> {
+        let settings = Settings::load(&self.overrides(&[])).map_err(|e| {
+            eprintln!("murder-route: {e}");
+            Exit::Config
+        })?;
+        for warning in &settings.warnings {
+            eprintln!("murder-route: warning: {warning}");
+        }
+        Ok(settings)
+    }
+}
+
+/// Runs the command with the arguments of the process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            let asked_for = !e.use_stderr();
+            return if asked_for { Exit::Ok.into() } else { Exit::Usage.into() };
+        }
+    };
+    let exit = match cli.command {
+        Command::Lookup(lookup) => lookup.run(),
+        Command::Serve(serve) => serve.run(),
+        Command::Check(check) => check.run(),
+        Command::Dump(dump) => dump.run(),
+        Command::Verify(verify) => verify.run(),
+        Command::Demo(demo) => demo.run(),
+    };
+    match exit {
+        Ok(()) => Exit::Ok.into(),
+        Err(exit) => exit.into(),
+    }
 }

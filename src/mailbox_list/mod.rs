@@ -2,8 +2,10 @@
 
 mod file;
 mod keys;
+pub mod kick;
 mod lock;
 mod shrink;
+pub mod verify;
 mod view;
 
 pub use file::{FileList, Options, Status};

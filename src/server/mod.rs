@@ -8,6 +8,8 @@
 //! What is rare runs on tokio: accepting, reloading, stopping, an answer that has to be waited for.
 //! What happens for every recipient, one read and one write, blocks in a thread of its own.
 
+pub mod answerer;
+mod barrier;
 mod connection;
 mod listener;
 pub mod log;

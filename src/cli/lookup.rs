@@ -1,0 +1,141 @@
+//! `murder-route lookup`: the answer the daemon would give.
+
+use std::io::{self, BufRead, BufWriter, Write};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Common, Exit};
+use crate::maps::{BUILT_IN, Map};
+use crate::resolver::Resolver;
+use crate::router::{Decision, Route};
+
+/// Look recipients up, as the daemon would.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 all are delivered, 75 any is deferred, 1 any is not \
+                        delivered otherwise, 64 usage, 78 configuration.")]
+pub(super) struct Lookup {
+    #[command(flatten)]
+    common: Common,
+    /// The map to answer as: lmtp, recipient, host, canonical or one of the configuration
+    #[arg(long, value_name = "NAME", default_value = BUILT_IN[0])]
+    map: String,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Show each step: address, rules, record, freshness, decision
+    #[arg(long)]
+    explain: bool,
+    /// The recipients; `-` reads them from standard input, one a line
+    #[arg(required = true, value_name = "RECIPIENT")]
+    recipients: Vec<String>,
+}
+
+impl Lookup {
+    pub(super) fn run(self) -> Result<(), Exit> {
+        let settings = self.common.settings()?;
+        let resolver = Resolver::new(settings);
+        let Some(map) = resolver.maps.get(&self.map) else {
+            let known: Vec<&str> = resolver.maps.names().collect();
+            eprintln!("murder-route: no map `{}`; there are {}", self.map, known.join(", "));
+            return Err(Exit::Usage);
+        };
+        let mut printer = Printer {
+            resolver: &resolver,
+            map,
+            json: self.json,
+            explain: self.explain,
+            out: BufWriter::new(io::stdout().lock()),
+            deferred: false,
+            other: false,
+        };
+        match printer.all(&self.recipients) {
+            Ok(()) if printer.deferred => Err(Exit::Temporary),
+            Ok(()) if printer.other => Err(Exit::No),
+            Ok(()) => Ok(()),
+            // Whoever read our output has seen enough.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(e) => {
+                eprintln!("murder-route: {e}");
+                Err(Exit::System)
+            }
+        }
+    }
+}
+
+struct Printer<'a, W: Write> {
+    resolver: &'a Resolver,
+    map: Map<'a>,
+    json: bool,
+    explain: bool,
+    out: W,
+    deferred: bool,
+    other: bool,
+}
+
+impl<W: Write> Printer<'_, W> {
+    fn all(&mut self, recipients: &[String]) -> io::Result<()> {
+        for recipient in recipients {
+            if recipient != "-" {
+                self.one(recipient.as_bytes())?;
+                continue;
+            }
+            for line in io::stdin().lock().split(b'\n') {
+                let line = line?;
+                self.one(line.strip_suffix(b"\r").unwrap_or(&line))?;
+            }
+        }
+        self.out.flush()
+    }
+
+    fn one(&mut self, recipient: &[u8]) -> io::Result<()> {
+        let mut steps = Vec::new();
+        let route = self.resolver.route(recipient, self.explain.then_some(&mut steps));
+        match &route.decision {
+            Decision::Deliver(_) => {}
+            Decision::Deferred(_) => self.deferred = true,
+            Decision::Unknown | Decision::Refused(_) | Decision::Foreign => self.other = true,
+        }
+        let Resolver { maps, router, .. } = self.resolver;
+        let shown = String::from_utf8_lossy(recipient);
+        let answer = maps.reply(self.map, router, &shown, &route).to_string();
+        if self.json {
+            let mut object = json!({
+                "recipient": shown,
+                "outcome": route.decision.as_str(),
+                "mailbox": route.mailbox.as_ref().map(|name| String::from_utf8_lossy(name.as_bytes())),
+                "server": route.server,
+                "partition": route.partition,
+                "answer": answer,
+                "reason": route.why(),
+            });
+            if self.explain {
+                object["steps"] = json!(steps);
+            }
+            return writeln!(self.out, "{object}");
+        }
+        writeln!(
+            self.out,
+            "{}: {}",
+            shown.escape_debug(),
+            Line { route: &route, answer: &answer }
+        )?;
+        for step in steps {
+            writeln!(self.out, "    {step}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The line a person likes to read.
+struct Line<'a> {
+    route: &'a Route,
+    answer: &'a str,
+}
+
+impl std::fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { route, answer } = self;
+        write!(f, "{} ({}) -> {}", route.decision.as_str(), route.why(), answer.trim_end())
+    }
+}

@@ -1,0 +1,166 @@
+//! `murder-route serve`: the daemon.
+
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+
+use super::{Common, Exit};
+use crate::config::{ConfigError, DEFAULT_SOCKET, Settings};
+use crate::endpoint::{Endpoint, Listen, ListenOptions};
+use crate::resolver::Resolver;
+use crate::server::answerer::Answerer;
+use crate::server::{Limits, Server, log, notify};
+
+/// The name under which systemd passes the socket of our socket unit.
+const SOCKET_UNIT: &str = "murder-route.socket";
+
+/// Answer mail servers until told to stop.
+///
+/// SIGTERM and SIGINT finish what is in flight and stop. SIGHUP reads the configuration again, and
+/// keeps the old one if the new one is wrong.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 after SIGTERM or SIGINT, 64 usage, 71 a socket cannot be \
+                        opened, 78 configuration.")]
+pub(super) struct Serve {
+    #[command(flatten)]
+    common: Common,
+    /// Where to listen: unix:PATH or inet:HOST:PORT; may be given again [default:
+    /// unix:/run/murder-route]
+    #[arg(long, value_name = "ENDPOINT")]
+    listen: Vec<Endpoint>,
+    /// Log every decision; twice: everything
+    #[arg(long, short, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<(), Exit> {
+        log::init(log::level(self.verbose));
+        let settings = self.settings().map_err(|e| {
+            error!("{e}");
+            Exit::Config
+        })?;
+        // Connections have threads of their own; the runtime accepts, times and takes signals.
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| {
+                error!("cannot start: {e}");
+                Exit::System
+            })?;
+        runtime.block_on(self.serve(settings))
+    }
+
+    fn settings(&self) -> Result<Settings, ConfigError> {
+        let settings = Settings::load(&self.common.overrides(&self.listen))?;
+        for warning in &settings.warnings {
+            warn!("{warning}");
+        }
+        if settings.router.domains.is_empty() {
+            warn!("no `domains` are configured: every recipient is foreign to us");
+        }
+        Ok(settings)
+    }
+
+    async fn serve(self, settings: Settings) -> Result<(), Exit> {
+        // Before the sockets are there, so that no signal meets a daemon that is not ready for it.
+        let mut signals = Signals::new().map_err(|e| {
+            error!("cannot catch signals: {e}");
+            Exit::System
+        })?;
+        let listen = listeners(&settings);
+        let limits = Limits { connections: settings.max_connections, ..Limits::default() };
+        let answerer = Arc::new(Answerer::new(Resolver::new(settings)));
+        let mut server = Server::new(Arc::clone(&answerer), limits).map_err(|e| {
+            error!("{e}");
+            Exit::System
+        })?;
+        server.reconcile(&listen).await.map_err(|e| {
+            error!("{e}");
+            Exit::System
+        })?;
+        notify::ready(&announce(&server, &answerer));
+        loop {
+            match signals.next().await {
+                Told::Stop => break,
+                Told::Reload => {
+                    notify::reloading();
+                    let status = match self.reload(&mut server, &answerer).await {
+                        Ok(()) => announce(&server, &answerer),
+                        Err(why) => {
+                            error!("{why}");
+                            why
+                        }
+                    };
+                    notify::ready(&status);
+                }
+            }
+        }
+        notify::stopping();
+        info!("stopping");
+        server.shutdown().await;
+        Ok(())
+    }
+
+    /// All or nothing: the old configuration stays if anything is wrong with the new one.
+    async fn reload(
+        &self,
+        server: &mut Server<Answerer>,
+        answerer: &Answerer,
+    ) -> Result<(), String> {
+        let stays = |e: &dyn std::fmt::Display| format!("the old configuration stays: {e}");
+        let settings = self.settings().map_err(|e| stays(&e))?;
+        server.reconcile(&listeners(&settings)).await.map_err(|e| stays(&e))?;
+        answerer.exchange(answerer.resolver().renewed(settings));
+        Ok(())
+    }
+}
+
+/// Where nothing is configured: the socket that systemd opened, else the usual one.
+fn listeners(settings: &Settings) -> Vec<Listen> {
+    if !settings.listeners.is_empty() {
+        return settings.listeners.clone();
+    }
+    let endpoint = match std::env::var_os("LISTEN_FDS") {
+        Some(_) => Endpoint::Systemd(SOCKET_UNIT.into()),
+        None => Endpoint::Unix(DEFAULT_SOCKET.into()),
+    };
+    vec![Listen { endpoint, options: ListenOptions::default() }]
+}
+
+fn announce(server: &Server<Answerer>, answerer: &Answerer) -> String {
+    let endpoints: Vec<String> = server.endpoints().iter().map(ToString::to_string).collect();
+    let list = answerer.resolver().list.path().display().to_string();
+    let text = format!("answering at {} from {list}", endpoints.join(", "));
+    info!("{text}");
+    text
+}
+
+enum Told {
+    Stop,
+    Reload,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hang_up.recv() => Told::Reload,
+        }
+    }
+}

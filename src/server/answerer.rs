@@ -1,0 +1,137 @@
+//! From a request to its reply: the daemon's side of the [`Resolver`].
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tracing::{debug, warn};
+
+use super::Answer;
+use super::barrier::Barrier;
+use super::log::{Escaped, RateLimit};
+use crate::mailbox_list::kick::kick;
+use crate::resolver::{KICK_PATIENCE, Resolver};
+use crate::router::{Cause, Decision, Misses, Route, Verdict};
+use crate::wire::socketmap::Reply;
+
+/// Answers requests from a resolver that can be exchanged while it does.
+#[derive(Debug)]
+pub struct Answerer {
+    serving: ArcSwap<Serving>,
+    trouble: RateLimit,
+}
+
+#[derive(Debug)]
+struct Serving {
+    resolver: Arc<Resolver>,
+    barrier: Option<Barrier>,
+}
+
+impl Serving {
+    fn new(resolver: Resolver) -> Self {
+        let barrier = resolver
+            .kick_socket
+            .clone()
+            .map(|socket| Barrier::new(move || kick(&socket, KICK_PATIENCE)));
+        Self { resolver: Arc::new(resolver), barrier }
+    }
+}
+
+impl Answerer {
+    /// Answers from this resolver. Must be called within a tokio runtime.
+    pub fn new(resolver: Resolver) -> Self {
+        Self { serving: ArcSwap::from_pointee(Serving::new(resolver)), trouble: RateLimit::new() }
+    }
+
+    /// Answers from another resolver from now on; requests under way end with the old one.
+    pub fn exchange(&self, resolver: Resolver) {
+        self.serving.store(Arc::new(Serving::new(resolver)));
+    }
+
+    /// The resolver that answers now.
+    pub fn resolver(&self) -> Arc<Resolver> {
+        Arc::clone(&self.serving.load().resolver)
+    }
+
+    fn reply(&self, resolver: &Resolver, map: &str, key: &[u8], route: &Route) -> Reply {
+        // A key that is not UTF-8 is foreign, so nothing of it comes back.
+        let key = String::from_utf8_lossy(key);
+        self.log(map, &key, route);
+        match resolver.maps.get(map) {
+            Some(map) => resolver.maps.reply(map, &resolver.router, &key, route),
+            None if route.decision == Decision::Foreign => Reply::NotFound,
+            None => Reply::Temp(format!("murder-route has no map named {map}")),
+        }
+    }
+
+    fn log(&self, map: &str, key: &str, route: &Route) {
+        if let Decision::Deferred(Cause::List) = route.decision
+            && let Some(more) = self.trouble.admit(Instant::now())
+        {
+            warn!("{}: deferred: {}{more}", Escaped(key), Escaped(&route.reason));
+        }
+        debug!("{map} {}: {}: {}", Escaped(key), route.decision.as_str(), Escaped(&route.why()));
+    }
+}
+
+impl Answer for Answerer {
+    fn at_once(&self, map: &str, key: &[u8]) -> Option<Reply> {
+        let serving = self.serving.load();
+        match serving.resolver.route_now(key) {
+            Verdict::Final(route) => Some(self.reply(&serving.resolver, map, key, &route)),
+            Verdict::Confirm | Verdict::Wait => None,
+        }
+    }
+
+    async fn in_time(&self, map: &str, key: &[u8]) -> Reply {
+        let serving = self.serving.load_full();
+        let route = match serving.resolver.route_now(key) {
+            Verdict::Final(route) => Ok(route),
+            Verdict::Confirm => Err(()),
+            Verdict::Wait => {
+                let first = serving.blocking(key, |resolver, key| resolver.first_look(key)).await;
+                match first {
+                    Some(Verdict::Final(route)) => Ok(route),
+                    Some(Verdict::Confirm) => Err(()),
+                    Some(Verdict::Wait) => Ok(Route::deferred("the mailbox list is busy")),
+                    None => Ok(failed_inside()),
+                }
+            }
+        };
+        let route = match route {
+            Ok(route) => route,
+            Err(()) => serving.confirmed(key).await,
+        };
+        self.reply(&serving.resolver, map, key, &route)
+    }
+}
+
+impl Serving {
+    /// The second look at a miss, after the list has been brought up to date.
+    async fn confirmed(&self, key: &[u8]) -> Route {
+        let kicked = match &self.barrier {
+            Some(barrier) => barrier.wait().await,
+            None => Ok(()),
+        };
+        let look = move |resolver: &Resolver, key: &[u8]| match &kicked {
+            Ok(()) => resolver.second_look(key, Misses::Believed, None),
+            Err(why) => resolver.second_look(key, Misses::Doubted(why), None),
+        };
+        self.blocking(key, look).await.unwrap_or_else(failed_inside)
+    }
+
+    /// Runs what may wait for a lock where it holds up no worker of the runtime. `None` after a
+    /// panic in it.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        key: &[u8],
+        look: impl FnOnce(&Resolver, &[u8]) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (resolver, key) = (Arc::clone(&self.resolver), key.to_vec());
+        tokio::task::spawn_blocking(move || look(&resolver, &key)).await.ok()
+    }
+}
+
+fn failed_inside() -> Route {
+    Route::deferred("murder-route failed inside (a bug): please report it")
+}

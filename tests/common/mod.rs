@@ -1,0 +1,181 @@
+//! What the black-box tests share: a place for files, and the real program in it.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+/// Ten mailboxes on two backends, written by Cyrus 3.6.1 (the list of `murder-route demo`).
+pub const LIST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/demo/mailboxes.db");
+
+/// How long a test waits for what must come. Long: machines are slow, and no test measures time.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A frontend's files in a temporary directory.
+pub struct Site {
+    pub dir: tempfile::TempDir,
+}
+
+impl Site {
+    /// With a copy of [`LIST`] and an imapd.conf without a MUPDATE server.
+    pub fn new() -> Self {
+        let site = Self { dir: tempfile::tempdir().unwrap() };
+        fs::copy(LIST, site.path("mailboxes.db")).unwrap();
+        site.imapd_conf("");
+        site.config("domains = [\"example.org\", \"example.net\"]\n");
+        site
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes imapd.conf with these lines more.
+    pub fn imapd_conf(&self, more: &str) {
+        let text = format!(
+            "configdirectory: {}\nvirtdomains: userid\ndefaultdomain: example.org\n\
+             unixhierarchysep: yes\n{more}",
+            self.dir.path().display()
+        );
+        fs::write(self.path("imapd.conf"), text).unwrap();
+    }
+
+    /// Writes murder-route.toml: our files, and these lines more.
+    pub fn config(&self, more: &str) {
+        let text = format!("imapd-conf = \"imapd.conf\"\n{more}");
+        fs::write(self.path("murder-route.toml"), text).unwrap();
+    }
+
+    /// Runs a subcommand with this site's configuration.
+    pub fn run(&self, subcommand: &str, arguments: &[&str]) -> Output {
+        let config = self.path("murder-route.toml");
+        let mut all = vec![subcommand, "--config", config.to_str().unwrap()];
+        all.extend(arguments);
+        run(&all)
+    }
+
+    /// `lookup --json` of one recipient.
+    pub fn lookup(&self, recipient: &str) -> serde_json::Value {
+        let output = self.run("lookup", &["--json", recipient]);
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+/// Runs the program to its end.
+pub fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_murder-route")).args(arguments).output().unwrap()
+}
+
+/// A running daemon; killed when dropped.
+pub struct Daemon {
+    child: Child,
+    pub socket: PathBuf,
+    log: Receiver<String>,
+}
+
+impl Daemon {
+    /// Starts the daemon of a site and waits until it answers.
+    pub fn start(site: &Site) -> Self {
+        let socket = site.path("murder-route.sock");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_murder-route"))
+            .args(["serve", "-v", "--config"])
+            .arg(site.path("murder-route.toml"))
+            .arg("--listen")
+            .arg(format!("unix:{}", socket.display()))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (said, log) = mpsc::channel();
+        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| said.send(line)));
+        let daemon = Self { child, socket, log };
+        daemon.wait_for("answering at");
+        daemon
+    }
+
+    /// Waits until the daemon logs a line with this text in it.
+    pub fn wait_for(&self, text: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|e| panic!("the daemon never said {text:?}: {e}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the daemon to end by itself; its exit status.
+    pub fn wait(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect(&self.socket)
+    }
+
+    /// One question on a connection of its own.
+    pub fn ask(&self, map: &str, key: &str) -> String {
+        self.connect().ask(map, key)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A socketmap client that goes by the bytes, with nothing of the crate in it.
+pub struct Client(pub UnixStream);
+
+impl Client {
+    pub fn connect(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(stream)
+    }
+
+    pub fn send(&mut self, map: &str, key: &str) {
+        let payload = format!("{map} {key}");
+        write!(self.0, "{}:{payload},", payload.len()).unwrap();
+    }
+
+    pub fn ask(&mut self, map: &str, key: &str) -> String {
+        self.send(map, key);
+        self.answer()
+    }
+
+    pub fn answer(&mut self) -> String {
+        let mut length = 0;
+        loop {
+            match self.byte() {
+                b':' => break,
+                digit @ b'0'..=b'9' => length = length * 10 + usize::from(digit - b'0'),
+                other => panic!("{:?} in a length", other as char),
+            }
+        }
+        let mut payload = vec![0; length];
+        self.0.read_exact(&mut payload).unwrap();
+        assert_eq!(self.byte(), b',');
+        String::from_utf8(payload).unwrap()
+    }
+
+    fn byte(&mut self) -> u8 {
+        let mut byte = [0];
+        self.0.read_exact(&mut byte).unwrap();
+        byte[0]
+    }
+}

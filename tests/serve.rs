@@ -1,0 +1,198 @@
+//! The daemon as mail servers and postmasters meet it: the real program, over its socket.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use common::{Client, Daemon, LIST, Site};
+
+#[test]
+fn every_map_answers_in_the_exact_words_mail_servers_know() {
+    let site = Site::new();
+    let daemon = Daemon::start(&site);
+    let mut client = daemon.connect();
+    for (map, key, expected) in [
+        ("lmtp", "jane@example.org", "OK lmtp:inet:be1.example.org:2003"),
+        ("lmtp", "Max.Muster+x@EXAMPLE.org", "OK lmtp:inet:be2.example.org:2003"),
+        ("lmtp", "eve@example.net", "OK lmtp:inet:be2.example.org:2003"),
+        ("lmtp", "+info/press@example.org", "OK lmtp:inet:be2.example.org:2003"),
+        ("lmtp", "\"jane\"@example.org", "OK lmtp:inet:be1.example.org:2003"),
+        ("lmtp", "nobody@example.org", "OK error:5.1.1 User unknown"),
+        ("lmtp", "carol@example.org", "OK retry:4.3.0 Mailbox is temporarily unavailable"),
+        ("lmtp", "jane@elsewhere.example", "NOTFOUND "),
+        ("lmtp", "*", "NOTFOUND "),
+        ("lmtp", "", "NOTFOUND "),
+        ("lmtp", "MAILER-DAEMON", "NOTFOUND "),
+        ("recipient", "jane+x@example.org", "OK jane+x@example.org"),
+        ("recipient", "nobody@example.org", "NOTFOUND "),
+        ("host", "jane@example.org", "OK be1.example.org"),
+        ("canonical", "Jane+Work@Example.org", "OK jane+Work@example.org"),
+        ("canonical", "jane+Work@example.org", "NOTFOUND "),
+        ("canonical", "Nobody@Example.org", "NOTFOUND "),
+        ("nosuchmap", "jane@elsewhere.example", "NOTFOUND "),
+        ("nosuchmap", "jane@example.org", "TEMP murder-route has no map named nosuchmap"),
+    ] {
+        assert_eq!(client.ask(map, key), expected, "{map} {key}");
+    }
+}
+
+#[test]
+fn a_list_that_is_torn_emptied_or_gone_defers_and_recovers_by_itself() {
+    let site = Site::new();
+    let daemon = Daemon::start(&site);
+    let list = site.path("mailboxes.db");
+    let mut client = daemon.connect();
+    let mut deferred = |what: &str| {
+        // A record found a moment ago may still be believed for a moment; what is not there never.
+        for recipient in ["nobody@example.org", "dave@example.org"] {
+            let answer = client.ask("lmtp", recipient);
+            let kept = recipient.starts_with("dave") && answer.starts_with("OK lmtp:");
+            assert!(answer.starts_with("TEMP ") || kept, "{what}: {recipient}: {answer}");
+        }
+    };
+    fs::remove_file(&list).unwrap();
+    deferred("removed");
+    fs::write(&list, "").unwrap();
+    deferred("emptied");
+    fs::write(&list, [0x5a; 5000]).unwrap();
+    deferred("garbage");
+    fs::copy(LIST, &list).unwrap();
+    assert_eq!(client.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:2003");
+    assert_eq!(client.ask("lmtp", "nobody@example.org"), "OK error:5.1.1 User unknown");
+    let whole = fs::read(LIST).unwrap();
+    fs::write(&list, &whole[..whole.len() - 400]).unwrap();
+    let answer = client.ask("lmtp", "nobody@example.org");
+    assert!(answer.starts_with("TEMP "), "cut short: {answer}");
+    fs::remove_file(&list).unwrap();
+    fs::create_dir(&list).unwrap();
+    let answer = client.ask("lmtp", "nobody@example.org");
+    assert!(answer.starts_with("TEMP "), "a directory: {answer}");
+}
+
+/// A MUPDATE slave's kick socket that says these words to each waiter, and how many it had.
+fn slave(site: &Site, says: &'static str) -> Arc<AtomicUsize> {
+    let directory = site.path("socket");
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir(&directory).unwrap();
+    let listener = UnixListener::bind(directory.join("mupdate.target")).unwrap();
+    let kicks = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&kicks);
+    thread::spawn(move || {
+        for waiter in listener.incoming() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let _ = waiter.unwrap().write_all(says.as_bytes());
+        }
+    });
+    kicks
+}
+
+/// A site with a MUPDATE server, and its daemon beside the kick socket.
+fn murder_site() -> Site {
+    let site = Site::new();
+    site.imapd_conf("mupdate_server: mupdate.example.org\n");
+    site
+}
+
+#[test]
+fn nobody_is_unknown_unless_the_slave_says_that_the_list_is_up_to_date() {
+    let site = murder_site();
+    let daemon = Daemon::start(&site);
+    let mut client = daemon.connect();
+    let unsure = "OK retry:4.3.0 Mailbox is temporarily unavailable";
+    assert_eq!(client.ask("lmtp", "nobody@example.org"), unsure, "no slave at all");
+    assert_eq!(client.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:2003");
+    slave(&site, "");
+    assert_eq!(client.ask("lmtp", "nobody@example.org"), unsure, "a slave without its master");
+    let kicks = slave(&site, "ok");
+    assert_eq!(client.ask("lmtp", "nobody@example.org"), "OK error:5.1.1 User unknown");
+    assert_eq!(kicks.load(Ordering::SeqCst), 1);
+    assert_eq!(client.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:2003");
+    assert_eq!(kicks.load(Ordering::SeqCst), 1, "what is there needs no kick");
+}
+
+#[test]
+fn a_silent_slave_holds_up_nobody_who_is_known() {
+    let site = murder_site();
+    fs::create_dir(site.path("socket")).unwrap();
+    let _silent = UnixListener::bind(site.path("socket/mupdate.target")).unwrap();
+    let daemon = Daemon::start(&site);
+    let mut stranger = daemon.connect();
+    stranger.send("lmtp", "nobody@example.org");
+    for _ in 0..100 {
+        assert_eq!(daemon.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:2003");
+    }
+    let answer = stranger.answer();
+    assert!(answer.starts_with("OK retry:4.3.0 ") || answer.starts_with("TEMP "), "{answer}");
+}
+
+#[test]
+fn a_crowd_of_strangers_costs_the_slave_a_few_kicks() {
+    let site = murder_site();
+    let kicks = slave(&site, "ok");
+    let daemon = Daemon::start(&site);
+    let mut clients: Vec<Client> = (0..200).map(|_| daemon.connect()).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.send("lmtp", &format!("stranger{n}@example.org"));
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer(), "OK error:5.1.1 User unknown");
+    }
+    let kicks = kicks.load(Ordering::SeqCst);
+    assert!(kicks < 50, "{kicks} kicks for 200 strangers who came at once");
+}
+
+#[test]
+fn a_wrong_configuration_is_told_of_and_the_old_one_stays() {
+    let site = Site::new();
+    let daemon = Daemon::start(&site);
+    let mut client = daemon.connect();
+    site.config("domains = [\"example.org\"]\nbackend = 1\n");
+    daemon.signal("-HUP");
+    let told = daemon.wait_for("the old configuration stays");
+    assert!(told.contains("murder-route.toml") && told.contains("backend"), "{told}");
+    assert_eq!(client.ask("lmtp", "eve@example.net"), "OK lmtp:inet:be2.example.org:2003");
+    site.config("domains = [\"example.org\"]\n[backends]\nport = 24\n");
+    daemon.signal("-HUP");
+    daemon.wait_for("answering at");
+    assert_eq!(client.ask("lmtp", "eve@example.net"), "NOTFOUND ");
+    assert_eq!(client.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:24");
+}
+
+#[test]
+fn a_stop_answers_what_is_in_flight_and_leaves_no_socket_behind() {
+    let site = Site::new();
+    let daemon = Daemon::start(&site);
+    let socket = daemon.socket.clone();
+    let mut idle = daemon.connect();
+    assert_eq!(idle.ask("host", "jane@example.org"), "OK be1.example.org");
+    daemon.signal("-TERM");
+    // An idle connection is closed, not left to hang.
+    let mut rest = Vec::new();
+    idle.0.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty());
+    assert_eq!(daemon.wait(), Some(0));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn what_is_no_netstring_gets_one_answer_and_disturbs_nobody() {
+    let site = Site::new();
+    let daemon = Daemon::start(&site);
+    let mut good = daemon.connect();
+    for garbage in ["GET / HTTP/1.0\r\n\r\n", "05:lmtp ,", "99999999999:", "3:lmtp,", "-1:,"] {
+        let mut bad = daemon.connect();
+        bad.0.write_all(garbage.as_bytes()).unwrap();
+        let answer = bad.answer();
+        assert!(answer.starts_with("TEMP "), "{garbage:?}: {answer}");
+        let mut rest = Vec::new();
+        // The rest of the garbage unread, the close may come as a reset.
+        let _ = bad.0.read_to_end(&mut rest);
+        assert!(rest.is_empty(), "{garbage:?}");
+        assert_eq!(good.ask("host", "jane@example.org"), "OK be1.example.org");
+    }
+}
