@@ -1,0 +1,187 @@
+//! What the fuzz targets do with their input: it is hostile, and nothing may panic, loop or
+//! contradict itself. `fuzz/` feeds these functions with nightly and libFuzzer, `fuzz_seeds.rs`
+//! with the seeds alone.
+
+// A fuzz target takes one of them.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use murder_route::cyrusdb::{Engine, detect, dlist, flat, record, skiplist};
+use murder_route::imapd_conf::ImapdConf;
+use murder_route::wire::netstring;
+
+/// Takes any bytes; a panic is a bug.
+pub(crate) type Target = fn(&[u8]);
+
+/// All targets, by the names of their binaries and seed folders.
+pub(crate) const TARGETS: [(&str, Target); 5] = [
+    ("skiplist", skiplist),
+    ("flat", flat),
+    ("record", record),
+    ("imapd_conf", imapd_conf),
+    ("netstring", netstring),
+];
+
+/// A skiplist file.
+pub(crate) fn skiplist(file: &[u8]) {
+    let size = file.len() as u64;
+    let mut whole = skiplist::Replay::new();
+    let outcome = whole.follow(file, size);
+    if outcome.is_ok() {
+        assert_eq!(detect(file).unwrap(), Engine::Skiplist);
+    }
+    assert!(whole.committed() <= size);
+    let rows: BTreeMap<&[u8], &[u8]> = whole.iter().collect();
+    assert_eq!(rows.len(), whole.len());
+    for (key, value) in &rows {
+        assert_eq!(whole.get(key), Some(*value));
+    }
+
+    // A file that grows while it is followed says the same in the end.
+    let mut grown = skiplist::Replay::new();
+    for part in 1..3 {
+        let _ = grown.follow(file, size * part / 3);
+    }
+    assert_eq!(grown.follow(file, size).is_ok(), outcome.is_ok());
+    assert_eq!(grown.iter().collect::<BTreeMap<_, _>>(), rows);
+
+    let mut visited = 0;
+    let problems = skiplist::verify(file, size, &mut |row| {
+        assert_eq!(rows.get(row.key), Some(&row.value));
+        visited += 1;
+    });
+    assert_eq!(visited, rows.len());
+    assert!(outcome.is_ok() || !problems.is_empty());
+}
+
+/// A flat file.
+pub(crate) fn flat(file: &[u8]) {
+    let table = flat::Table::read(file.to_vec());
+    let mut visited = 0;
+    let problems = flat::verify(file.to_vec(), &mut |_| visited += 1);
+    match table {
+        Ok(table) => {
+            assert_eq!(visited, table.len());
+            assert_eq!(problems, table.problems());
+            let mut before: Option<&[u8]> = None;
+            for (key, value) in table.iter() {
+                assert!(before < Some(key), "in order, and none twice");
+                assert_eq!(table.get(key), Some(value));
+                before = Some(key);
+            }
+            if problems.is_empty() {
+                assert_eq!(detect(file).unwrap(), Engine::Flat);
+            }
+        }
+        Err(_) => assert!(!problems.is_empty()),
+    }
+}
+
+/// A record's value.
+pub(crate) fn record(value: &[u8]) {
+    let skipped = {
+        let mut reader = dlist::Reader::new(value);
+        reader.skip().and_then(|()| reader.finish())
+    };
+    let walked = {
+        let mut reader = dlist::Reader::new(value);
+        walk(&mut reader).and_then(|()| reader.finish())
+    };
+    assert_eq!(skipped, walked);
+    if let Err(error) = skipped {
+        assert!(error.at <= value.len());
+    }
+    if let Ok(record) = record::parse(value) {
+        assert!(skipped.is_ok() || value[0] != b'%');
+        let server = record.server.as_deref().unwrap_or("local");
+        assert!(!server.is_empty());
+        assert!(server.bytes().chain(record.partition.bytes()).all(|b| b.is_ascii_graphic()));
+    }
+}
+
+fn walk(reader: &mut dlist::Reader<'_>) -> Result<(), dlist::Malformed> {
+    match reader.kind() {
+        dlist::Kind::Text => assert!(reader.text()?.bytes().len() < 1 << 20),
+        dlist::Kind::List => {
+            reader.enter_list()?;
+            while reader.more()? {
+                walk(reader)?;
+            }
+        }
+        dlist::Kind::Map => {
+            reader.enter_map()?;
+            while reader.key()?.is_some() {
+                walk(reader)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An imapd.conf named `0`, and after each line `---` a file it may include: `1`, `2`, …
+pub(crate) fn imapd_conf(text: &[u8]) {
+    let mut files: Vec<Vec<u8>> = vec![Vec::new()];
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        match line {
+            b"---\n" => files.push(Vec::new()),
+            line => files.last_mut().unwrap().extend_from_slice(line),
+        }
+    }
+    let mut read = |path: &Path| {
+        let number = path.to_str().and_then(|name| name.parse::<usize>().ok());
+        let file = number.and_then(|number| files.get(number));
+        file.cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    };
+    match ImapdConf::parse(Path::new("0"), &mut read) {
+        Ok((conf, warnings)) => {
+            assert!(warnings.iter().all(|warning| warning.place.line != Some(0)));
+            assert!(conf.get("configdirectory").is_some());
+            match conf.options() {
+                Ok(options) => assert!(options.umask <= 0o777),
+                Err(error) => assert!(error.place.line >= Some(1)),
+            }
+        }
+        Err(error) => assert!(!error.what.is_empty() && error.place.line != Some(0)),
+    }
+}
+
+/// What a mail server sends, in one piece and byte by byte.
+pub(crate) fn netstring(stream: &[u8]) {
+    const LIMIT: usize = 1000;
+    let mut at_once = Vec::new();
+    let mut decoder = netstring::Decoder::new(LIMIT);
+    decoder.push(stream);
+    while let Some(frame) = decoder.next_frame() {
+        let frame = frame.map(<[u8]>::to_vec);
+        let failed = frame.is_err();
+        at_once.push(frame);
+        if failed {
+            break;
+        }
+    }
+
+    let mut bytewise = Vec::new();
+    let mut decoder = netstring::Decoder::new(LIMIT);
+    for byte in stream {
+        decoder.push(&[*byte]);
+        if let Some(frame) = decoder.next_frame() {
+            let frame = frame.map(<[u8]>::to_vec);
+            let failed = frame.is_err();
+            bytewise.push(frame);
+            if failed {
+                break;
+            }
+        }
+    }
+    assert_eq!(at_once, bytewise);
+
+    let mut again = Vec::new();
+    for frame in at_once.iter().flatten() {
+        assert!(frame.len() <= LIMIT);
+        netstring::encode_into(&mut again, &[frame]);
+    }
+    assert!(stream.starts_with(&again));
+}

@@ -1,0 +1,58 @@
+//! Every fuzz target with its seeds: real files, and broken ones. No nightly needed.
+
+mod fuzz;
+
+use std::fs;
+use std::path::Path;
+
+/// The seeds of a target, each cut short and with a byte changed here and there, too.
+fn run(name: &str, target: fuzz::Target) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);
+    let mut seeds = 0;
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        // The name stays on the screen if the target panics.
+        println!("{}", path.display());
+        let seed = fs::read(&path).unwrap();
+        target(&seed);
+        let step = seed.len() / 40 + 1;
+        for at in (0..seed.len()).step_by(step) {
+            target(&seed[..at]);
+            for flip in [0x01, 0x20, 0xff] {
+                let mut broken = seed.clone();
+                broken[at] ^= flip;
+                target(&broken);
+            }
+        }
+        seeds += 1;
+    }
+    assert!(seeds >= 3, "{} has {seeds} seeds", folder.display());
+}
+
+#[test]
+fn no_seed_is_a_panic_or_a_contradiction() {
+    for (name, target) in fuzz::TARGETS {
+        run(name, target);
+    }
+}
+
+#[test]
+fn every_target_can_be_fuzzed_and_every_fuzz_target_is_tested() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let names = |folder: &str| {
+        let mut names: Vec<String> = fs::read_dir(fuzz.join(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    let mut targets = fuzz::TARGETS.map(|(name, _)| name.to_owned()).to_vec();
+    targets.sort();
+    assert_eq!(names("fuzz_targets"), targets);
+    assert_eq!(names("seeds"), targets);
+    let manifest = fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+    for target in targets {
+        assert!(manifest.contains(&format!("name = \"{target}\"")), "{target}");
+    }
+}
