@@ -1,0 +1,57 @@
+//! Real programs: a Cyrus murder (MUPDATE master, two backends, a frontend), Postfix and
+//! `murder-route` beside the frontend. Mail goes in by SMTP and is read back by IMAP.
+//!
+//! Wants root, and Debian's packages from the network at the first run: `make check-real`.
+
+// Nothing outside of this program can reach anything in it.
+#![allow(unreachable_pub)]
+
+mod clients;
+mod logs;
+mod murder;
+mod postfix;
+mod report;
+mod root;
+mod router;
+mod sandbox;
+mod scenarios;
+mod world;
+
+use std::process::{Command, ExitCode, Output};
+
+/// What everything here returns: the first thing that went wrong, as the report shows it.
+type Done<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Fails with a text unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($text:tt)+) => {
+        if !$condition {
+            return Err(format!($($text)+).into());
+        }
+    };
+}
+use ensure;
+
+fn main() -> ExitCode {
+    if std::env::var_os("MURDER_ROUTE_REAL").is_none() {
+        println!("skipped: run make check-real");
+        return ExitCode::SUCCESS;
+    }
+    let done = match sandbox::inside() {
+        Some(cached_root) => scenarios::run_all(&cached_root),
+        None => root::ensure_root().and_then(|root| sandbox::enter(&root)),
+    };
+    done.unwrap_or_else(|error| {
+        println!("FAILED: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs a command to its end; its standard output, or what it complained of.
+fn run(command: &mut Command) -> Done<String> {
+    let Output { status, stdout, stderr } =
+        command.output().map_err(|e| format!("{:?}: {e}", command.get_program()))?;
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    ensure!(status.success(), "{command:?}: {status}\n{stdout}{stderr}");
+    Ok(stdout.into_owned())
+}

@@ -1,0 +1,243 @@
+//! The murder: a MUPDATE master, two backends and a frontend, each a Cyrus of its own with its own
+//! directories, on one machine.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+
+use crate::clients::imap::Imap;
+use crate::clients::mupdate::Mupdate;
+use crate::sandbox::{self, Process, STATE, User};
+use crate::{Done, run};
+
+/// The admin of every host, also the one by which the hosts log in to each other.
+pub const ADMIN: &str = "cyrus";
+const PASSWORD: &str = "cyrus";
+
+/// What a host is in the murder.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Master,
+    Backend,
+    Frontend,
+}
+
+/// One Cyrus.
+pub struct Host {
+    pub name: &'static str,
+    /// Its address, which is also its `servername`: so nothing needs resolving.
+    pub address: &'static str,
+    pub role: Role,
+    process: Option<Process>,
+}
+
+/// All of them.
+pub struct Murder {
+    pub master: Host,
+    pub backends: [Host; 2],
+    pub frontend: Host,
+    pub cyrus: User,
+}
+
+/// The address of the master.
+pub const MASTER: &str = "127.0.1.10";
+
+/// The options that decide how a recipient becomes a mailbox, and the admin's login: the same on
+/// every host.
+const COMMON: &str = "\
+defaultpartition: default
+admins: cyrus
+sasl_pwcheck_method: auxprop
+sasl_auxprop_plugin: sasldb
+sasl_mech_list: PLAIN
+allowplaintext: yes
+virtdomains: userid
+defaultdomain: example.org
+unixhierarchysep: yes
+altnamespace: no
+hashimapspool: no
+";
+
+impl Host {
+    pub fn new(name: &'static str, address: &'static str, role: Role) -> Self {
+        Self { name, address, role, process: None }
+    }
+
+    /// Its directory, the same inside and outside of the root.
+    pub fn dir(&self) -> String {
+        format!("{STATE}/{}", self.name)
+    }
+
+    pub fn imapd_conf(&self) -> String {
+        format!("{}/imapd.conf", self.dir())
+    }
+
+    /// The list this host keeps.
+    pub fn mailboxes_db(&self) -> String {
+        format!("{}/conf/mailboxes.db", self.dir())
+    }
+
+    /// The socket of a frontend's own lmtpd.
+    pub fn lmtp_socket(&self) -> String {
+        format!("{}/lmtp", self.dir())
+    }
+
+    /// Writes its configuration and makes its directories.
+    pub fn configure(&self, cyrus: User, master: &str) -> Done {
+        let (dir, address) = (self.dir(), self.address);
+        for sub in ["", "/conf", "/conf/db", "/conf/socket", "/conf/proc", "/conf/lock", "/spool"] {
+            sandbox::make_dir(&format!("{dir}{sub}"), cyrus)?;
+        }
+        let mut imapd = format!(
+            "{COMMON}configdirectory: {dir}/conf\n\
+             partition-default: {dir}/spool\n\
+             servername: {address}\n\
+             syslog_prefix: {}\n\
+             sasl_sasldb_path: {STATE}/sasldb2\n",
+            self.name,
+        );
+        if self.role != Role::Master {
+            imapd += &format!(
+                "mupdate_server: {master}\n\
+                 mupdate_username: {ADMIN}\n\
+                 mupdate_authname: {ADMIN}\n\
+                 mupdate_password: {PASSWORD}\n\
+                 mupdate_retry_delay: 2\n\
+                 proxy_authname: {ADMIN}\n\
+                 proxy_password: {PASSWORD}\n"
+            );
+        }
+        if self.role == Role::Backend {
+            // `proxyservers` is what tells a backend from a frontend. Without `allowusermoves`
+            // XFER says OK and moves nothing (3.6.1).
+            imapd += &format!("proxyservers: {ADMIN}\nallowusermoves: yes\n");
+        }
+        fs::write(self.imapd_conf(), imapd)?;
+
+        // Every program wants the option -C: none inherits it from the master process.
+        let conf = format!("-C {}", self.imapd_conf());
+        let (start, services) = match self.role {
+            Role::Master => (
+                String::new(),
+                format!("mupdate cmd=\"mupdate {conf} -m\" listen=\"{address}:3905\" prefork=1\n"),
+            ),
+            Role::Backend => (
+                format!("push cmd=\"ctl_mboxlist {conf} -m\"\n"),
+                // With -a a peer may send at once, as Postfix does, but can no longer log in, as a
+                // frontend's lmtpd does: hence two.
+                format!(
+                    "imap cmd=\"imapd {conf}\" listen=\"{address}:143\"\n\
+                     lmtp cmd=\"lmtpd {conf} -a\" listen=\"{address}:2003\"\n\
+                     lmtplogin cmd=\"lmtpd {conf}\" listen=\"{address}:2004\"\n"
+                ),
+            ),
+            Role::Frontend => (
+                String::new(),
+                format!(
+                    "mupdate cmd=\"mupdate {conf}\" listen=\"{address}:3905\" prefork=1\n\
+                     imap cmd=\"imapd {conf}\" listen=\"{address}:143\"\n\
+                     lmtp cmd=\"lmtpd {conf}\" listen=\"{}\"\n",
+                    self.lmtp_socket(),
+                ),
+            ),
+        };
+        let cyrus_conf = format!(
+            "START {{\nrecover cmd=\"ctl_cyrusdb {conf} -r\"\n{start}}}\n\
+             SERVICES {{\n{services}}}\nEVENTS {{\n}}\n"
+        );
+        fs::write(format!("{dir}/cyrus.conf"), cyrus_conf)?;
+        Ok(())
+    }
+
+    /// Starts it and waits until it serves.
+    pub fn start(&mut self) -> Done {
+        let dir = self.dir();
+        let mut command = sandbox::command("/usr/lib/cyrus/bin/master");
+        command.args(["-C", &self.imapd_conf(), "-M", &format!("{dir}/cyrus.conf")]);
+        command.args(["-p", &format!("{dir}/master.pid")]);
+        let output = format!("{dir}/output");
+        self.process = Some(Process::start(self.name, &mut command, Path::new(&output))?);
+        let port = if self.role == Role::Backend { 143 } else { 3905 };
+        let serving = format!("{} to serve port {port}", self.name);
+        sandbox::poll(&serving, 60, || Ok(TcpStream::connect((self.address, port)).ok()))?;
+        Ok(())
+    }
+
+    fn take(&mut self) -> Done<Process> {
+        self.process.take().ok_or_else(|| format!("{} is not running", self.name).into())
+    }
+
+    /// Stops it in order.
+    pub fn stop(&mut self) -> Done {
+        self.take()?.stop()
+    }
+
+    /// Kills all of it at once.
+    pub fn kill(&mut self) -> Done {
+        self.take()?.kill()
+    }
+
+    /// Its processes.
+    pub fn process(&self) -> Done<&Process> {
+        self.process.as_ref().ok_or_else(|| format!("{} is not running", self.name).into())
+    }
+
+    /// Logs in by IMAP as the admin.
+    pub fn admin(&self) -> Done<Imap> {
+        self.imap("")
+    }
+
+    /// Logs in by IMAP as a user of the host.
+    pub fn imap(&self, user: &str) -> Done<Imap> {
+        Imap::login(self.address, user, ADMIN, PASSWORD)
+    }
+}
+
+impl Murder {
+    /// Sets everything up and starts it, the master first.
+    pub fn start() -> Done<Self> {
+        let cyrus = sandbox::user("cyrus")?;
+        let mut murder = Self {
+            master: Host::new("master", MASTER, Role::Master),
+            backends: [
+                Host::new("be1", "127.0.1.11", Role::Backend),
+                Host::new("be2", "127.0.1.12", Role::Backend),
+            ],
+            frontend: Host::new("fe1", "127.0.1.21", Role::Frontend),
+            cyrus,
+        };
+        for host in murder.hosts() {
+            host.configure(cyrus, MASTER)?;
+            make_login(host.address, cyrus)?;
+        }
+        for host in murder.hosts() {
+            host.start()?;
+        }
+        Ok(murder)
+    }
+
+    fn hosts(&mut self) -> [&mut Host; 4] {
+        let [be1, be2] = &mut self.backends;
+        [&mut self.master, be1, be2, &mut self.frontend]
+    }
+
+    /// A session with the master as a backend has it.
+    pub fn mupdate(&self) -> Done<Mupdate> {
+        Mupdate::login(self.master.address, ADMIN, PASSWORD)
+    }
+}
+
+/// Gives the admin a password on a host. Cyrus' realm is the host's `servername`.
+pub fn make_login(servername: &str, cyrus: User) -> Done {
+    let database = format!("{STATE}/sasldb2");
+    run(sandbox::command("sh").args([
+        "-c",
+        r#"printf %s "$3" | saslpasswd2 -p -c -f "$0" -u "$1" "$2""#,
+        &database,
+        servername,
+        ADMIN,
+        PASSWORD,
+    ]))?;
+    std::os::unix::fs::chown(&database, Some(cyrus.uid), Some(cyrus.gid))?;
+    Ok(())
+}

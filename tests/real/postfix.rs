@@ -1,0 +1,154 @@
+//! Postfix: takes mail by SMTP, asks the router where each recipient lives, delivers there by LMTP.
+
+use std::fs;
+use std::path::Path;
+
+use crate::Done;
+use crate::clients::mail::Session;
+use crate::logs::{Logs, Mark};
+use crate::sandbox::{self, Process, STATE};
+
+/// Where it takes mail.
+pub const SMTP: &str = "127.0.1.31:25";
+
+/// Where everything goes that is not ours.
+pub const OUTSIDE: &str = "127.0.1.41:25";
+
+/// The domains of the murder.
+pub const DOMAINS: [&str; 2] = ["example.org", "example.net"];
+
+/// Short times, so that a deferred message is tried again within seconds. The rest is what a site
+/// would write.
+fn main_cf() -> String {
+    format!(
+        "compatibility_level = 3.6
+myhostname = mx.murder.test
+mydestination =
+alias_maps =
+inet_interfaces = loopback-only
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+smtpd_tls_security_level = none
+smtp_tls_security_level = none
+smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
+smtpd_client_connection_count_limit = 0
+relayhost = [127.0.1.41]
+relay_domains = {domains}
+relay_recipient_maps =
+transport_maps = socketmap:unix:/run/murder-route:lmtp
+recipient_canonical_maps = socketmap:unix:/run/murder-route:canonical
+recipient_canonical_classes = envelope_recipient
+lmtp_connect_timeout = 10s
+lmtp_destination_concurrency_failed_cohort_limit = 100
+queue_run_delay = 1s
+minimal_backoff_time = 2s
+maximal_backoff_time = 4s
+transport_retry_time = 2s
+",
+        domains = DOMAINS.join(", ")
+    )
+}
+
+/// No service is chrooted: on Debian `rewrite`, `smtpd`, `cleanup` and `lmtp` are, and a chrooted
+/// one does not see /run/murder-route.
+const MASTER_CF: &str = "\
+127.0.1.31:25 inet n - n - - smtpd
+pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+showq unix n - n - - showq
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+lmtp unix - - n - - lmtp
+    -o lmtp_delivery_status_filter=regexp:/etc/postfix/backend_status
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+";
+
+/// A backend that has just lost a mailbox by XFER says 550 5.1.1 for ever; at the next attempt the
+/// router names the new one. Recipients that nobody has never get as far as a backend.
+const BACKEND_STATUS: &str = "/^5\\.1\\.1 (.*)/ 4.1.1 ${1}\n";
+
+/// The running server.
+pub struct Postfix {
+    _process: Process,
+}
+
+/// What the log says of one recipient of one queued message.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub recipient: String,
+    /// `127.0.1.11[127.0.1.11]:2003`, or `none`.
+    pub relay: String,
+    /// `sent`, `deferred` or `bounced`.
+    pub status: String,
+}
+
+impl Postfix {
+    /// Writes the configuration and starts it.
+    pub fn start() -> Done<Self> {
+        fs::write(sandbox::in_root("/etc/postfix/main.cf"), main_cf())?;
+        fs::write(sandbox::in_root("/etc/postfix/master.cf"), MASTER_CF)?;
+        fs::write(sandbox::in_root("/etc/postfix/backend_status"), BACKEND_STATUS)?;
+        let output = format!("{STATE}/postfix.output");
+        let process = Process::start(
+            "postfix",
+            sandbox::command("postfix").arg("start-fg"),
+            Path::new(&output),
+        )?;
+        sandbox::poll("Postfix to serve", 60, || Ok(Session::smtp(SMTP).ok()))?;
+        Ok(Self { _process: process })
+    }
+}
+
+/// The queue id in `250 2.0.0 Ok: queued as 4ABC`.
+pub fn queue_id(reply: &str) -> Done<String> {
+    let id = reply.split("queued as ").nth(1).ok_or_else(|| format!("not queued: {reply}"))?;
+    Ok(id.trim().to_owned())
+}
+
+/// Every attempt logged so far for a queued message.
+pub fn attempts(logs: &Logs, since: Mark, queue_id: &str) -> Vec<Delivery> {
+    logs.since(since, "postfix/").iter().filter_map(|line| delivery(&line.text, queue_id)).collect()
+}
+
+/// Waits until the message has left the queue for good.
+pub fn wait_removed(logs: &Logs, since: Mark, queue_id: &str) -> Done<Vec<Delivery>> {
+    let removed = format!("{queue_id}: removed");
+    logs.wait(&removed, since, 90, |lines| {
+        lines.iter().any(|line| line.text == removed).then_some(())
+    })
+    .map_err(|e| format!("{e}; attempts: {:?}", attempts(logs, since, queue_id)))?;
+    Ok(attempts(logs, since, queue_id))
+}
+
+/// Waits until a delivery of the message was tried, and says what came of it.
+pub fn next_attempt(logs: &Logs, since: Mark, queue_id: &str) -> Done<Delivery> {
+    logs.wait(&format!("an attempt to deliver {queue_id}"), since, 60, |lines| {
+        lines.iter().find_map(|line| delivery(&line.text, queue_id))
+    })
+}
+
+/// `4ABC: to=<a@b>, relay=…, delay=…, dsn=2.1.5, status=sent (…)`.
+fn delivery(text: &str, queue_id: &str) -> Option<Delivery> {
+    let fields = text.strip_prefix(queue_id)?.strip_prefix(": to=<")?;
+    let (recipient, rest) = fields.split_once('>')?;
+    let field = |name: &str| {
+        let (_, value) = rest.split_once(name)?;
+        Some(value.split([',', ' ']).next().unwrap_or(value).to_owned())
+    };
+    Some(Delivery {
+        recipient: recipient.to_owned(),
+        relay: field("relay=")?,
+        status: field("status=")?,
+    })
+}

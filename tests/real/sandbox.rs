@@ -1,0 +1,212 @@
+//! The namespaces a run lives in: a network of loopback addresses, mounts over the cached root
+//! that vanish with it, and processes of which none can outlive it.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use crate::{Done, run};
+
+/// Set for the process inside the namespaces, to the cached root.
+const INSIDE: &str = "MURDER_ROUTE_REAL_ROOT";
+
+/// The root of the run. The Debian root is seen here through an overlay.
+pub const ROOT: &str = "/run/root";
+
+/// All that a run writes, at the same path inside the root and outside of it.
+pub const STATE: &str = "/run/murder";
+
+/// The cached root, if this process is already inside.
+pub fn inside() -> Option<PathBuf> {
+    std::env::var_os(INSIDE).map(PathBuf::from)
+}
+
+/// Runs this program again inside fresh namespaces.
+pub fn enter(cached_root: &Path) -> Done<ExitCode> {
+    // When this process goes, however it goes, the kernel takes `unshare`, then the first process
+    // of the PID namespace, and with that every other one in it. The shell is that first process:
+    // it reaps the orphans, as pid 1 must.
+    let status = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--ipc", "--uts"])
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["sh", "-c", r#""$0" "$@"; exit $?"#])
+        .arg(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .env(INSIDE, cached_root)
+        .stdin(Stdio::null())
+        .status()?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A user of the Debian root.
+#[derive(Clone, Copy)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Mounts and network, once, at the start of the run.
+pub fn prepare(cached_root: &Path) -> Done {
+    // Everything of the run lies in one tmpfs. It takes the place of the host's /run, in this mount
+    // namespace only: programs inside and outside the root then name sockets alike.
+    mount(&["-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])?;
+    for dir in [ROOT, STATE, "/run/upper", "/run/work"] {
+        fs::create_dir_all(dir)?;
+    }
+    let lower = cached_root.to_str().ok_or("the cache directory's path is not UTF-8")?;
+    mount(&[
+        "-t",
+        "overlay",
+        "overlay",
+        "-o",
+        &format!("lowerdir={lower},upperdir=/run/upper,workdir=/run/work"),
+        ROOT,
+    ])?;
+    mount(&["--bind", "/run", &in_root("/run")])?;
+    mount(&["-t", "proc", "proc", &in_root("/proc")])?;
+
+    run(command("busybox").args(["ip", "link", "set", "lo", "up"]))?;
+    run(Command::new("hostname").arg("mx.murder.test"))?;
+    fs::write(in_root("/etc/hosts"), "127.0.0.1 localhost\n127.0.1.31 mx.murder.test mx\n")?;
+    fs::write(in_root("/etc/resolv.conf"), "")?;
+
+    // Cyrus finds the ports of its peers by these names; the default entries lack them. `lmtp` is
+    // where a frontend's lmtpd logs in to a backend's; 2003 is where Postfix delivers.
+    let mut services = fs::OpenOptions::new().append(true).open(in_root("/etc/services"))?;
+    services.write_all(b"mupdate 3905/tcp\nlmtp 2004/tcp\n")?;
+    Ok(())
+}
+
+fn mount(args: &[&str]) -> Done {
+    run(Command::new("mount").args(args)).map(drop)
+}
+
+/// A path of the root as seen from outside.
+pub fn in_root(path: &str) -> String {
+    format!("{ROOT}{path}")
+}
+
+/// Looks a user up in the root.
+pub fn user(name: &str) -> Done<User> {
+    let passwd = fs::read_to_string(in_root("/etc/passwd"))?;
+    for line in passwd.lines() {
+        let field: Vec<&str> = line.split(':').collect();
+        if let [n, _, uid, gid, ..] = field[..]
+            && n == name
+        {
+            return Ok(User { uid: uid.parse()?, gid: gid.parse()? });
+        }
+    }
+    Err(format!("no user {name} in the root").into())
+}
+
+/// A program of the root, in the root, as root.
+pub fn command(program: &str) -> Command {
+    let mut command = Command::new("chroot");
+    command
+        .args([ROOT, program])
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/cyrus/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Makes a directory below [`STATE`] that belongs to a user.
+pub fn make_dir(path: &str, owner: User) -> Done {
+    fs::create_dir_all(path).map_err(|e| format!("{path}: {e}"))?;
+    chown(path, Some(owner.uid), Some(owner.gid))?;
+    Ok(())
+}
+
+/// A process started by the run, with all that it starts.
+pub struct Process {
+    name: String,
+    child: Child,
+}
+
+impl Process {
+    /// Starts it as the leader of a process group of its own, its output going to `output`.
+    pub fn start(name: &str, command: &mut Command, output: &Path) -> Done<Self> {
+        let output = fs::OpenOptions::new().create(true).append(true).open(output)?;
+        let child = command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .map_err(|e| format!("{name}: {e}"))?;
+        Ok(Self { name: name.to_owned(), child })
+    }
+
+    fn pid(&self) -> Done<Pid> {
+        Ok(Pid::from_raw(i32::try_from(self.child.id())?))
+    }
+
+    /// Ends it as its own stop script would, and waits until the whole group is gone.
+    pub fn stop(self) -> Done {
+        kill(self.pid()?, Signal::SIGTERM)?;
+        self.gone()
+    }
+
+    /// Ends it and all its children at once, as a power cut would.
+    pub fn kill(self) -> Done {
+        killpg(self.pid()?, Signal::SIGKILL)?;
+        self.gone()
+    }
+
+    /// Freezes it and all its children: its sockets stay open, and nobody answers.
+    pub fn freeze(&self) -> Done {
+        Ok(killpg(self.pid()?, Signal::SIGSTOP)?)
+    }
+
+    /// Undoes [`Process::freeze`].
+    pub fn thaw(&self) -> Done {
+        Ok(killpg(self.pid()?, Signal::SIGCONT)?)
+    }
+
+    /// Has it ended by itself?
+    pub fn ended(&mut self) -> Done<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    fn gone(mut self) -> Done {
+        let pid = self.pid()?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut leader_gone = false;
+        loop {
+            leader_gone = leader_gone || self.child.try_wait()?.is_some();
+            if leader_gone && killpg(pid, None).is_err() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let _ = killpg(pid, Signal::SIGKILL);
+                return Err(format!("{} did not end within 30 s; killed", self.name).into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Asks again every few milliseconds until there is an answer, for what tells nobody when it is
+/// ready. `what` completes "waited 30 s for …".
+pub fn poll<T>(what: &str, seconds: u64, mut ask: impl FnMut() -> Done<Option<T>>) -> Done<T> {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let mut last = String::from("nothing");
+    while Instant::now() < deadline {
+        match ask() {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => {}
+            Err(e) => last = e.to_string(),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Err(format!("waited {seconds} s for {what}; last seen: {last}").into())
+}

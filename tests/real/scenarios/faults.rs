@@ -1,0 +1,227 @@
+//! The daemon and its list are disturbed while mail flows: mail waits, and never bounces.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::clients::mail::Session;
+use crate::postfix::{self, SMTP};
+use crate::router::{Daemon, SOCKET, Setup};
+use crate::sandbox::{self, STATE};
+use crate::world::{Message, World, message};
+use crate::{Done, ensure, run};
+
+const SENDERS: usize = 4;
+const MESSAGES: usize = 300;
+
+/// Who gets the load: recipient, backend, user.
+const LOAD: [(&str, usize, &str); 6] = [
+    ("jane@example.org", 0, "jane"),
+    ("O.Brien@Example.Org", 0, "o.brien"),
+    ("carol@example.net", 0, "carol@example.net"),
+    ("max@example.org", 1, "max"),
+    ("anna-lena+x@example.org", 1, "anna-lena"),
+    ("bob@example.net", 1, "bob@example.net"),
+];
+
+/// Stopped, killed and started again a few times while several connections send without pause.
+pub fn daemon_restarts_under_load(world: &mut World) -> Done {
+    let since = world.logs.mark();
+    let started = AtomicUsize::new(0);
+    let daemon = &mut world.daemon;
+    let queue_ids = thread::scope(|scope| -> Done<Vec<String>> {
+        let senders: Vec<_> =
+            (0..SENDERS).map(|_| scope.spawn(|| send_until_done(&started))).collect();
+        for round in 0..6 {
+            let wanted = (round + 1) * MESSAGES / 8;
+            sandbox::poll("the load to go on", 120, || {
+                Ok((started.load(Ordering::Relaxed) >= wanted).then_some(()))
+            })?;
+            if round % 2 == 0 {
+                daemon.stop()?
+            } else {
+                daemon.kill()?
+            }
+            // For a moment nobody listens.
+            thread::sleep(Duration::from_millis(200));
+            daemon.resume()?;
+        }
+        let mut queue_ids = Vec::new();
+        for sender in senders {
+            queue_ids.extend(sender.join().map_err(|_| "a sender panicked")??);
+        }
+        Ok(queue_ids)
+    })?;
+    ensure!(queue_ids.len() == MESSAGES, "{} messages were taken", queue_ids.len());
+    for queue_id in &queue_ids {
+        let attempts = postfix::wait_removed(&world.logs, since, queue_id)?;
+        let bounced = attempts.iter().any(|attempt| attempt.status == "bounced");
+        ensure!(!bounced, "bounced: {attempts:?}");
+    }
+    let mut copies: BTreeMap<String, usize> = BTreeMap::new();
+    for (_, backend, user) in LOAD {
+        for id in world.murder.backends[backend].imap(user)?.message_ids("INBOX")? {
+            *copies.entry(id).or_default() += 1;
+        }
+    }
+    for number in 0..MESSAGES {
+        let count = copies.get(&format!("load{number}@sender.test")).copied().unwrap_or(0);
+        ensure!(count == 1, "{count} copies of message {number}");
+    }
+    Ok(())
+}
+
+/// Sends message after message; what is put off is sent again, as any mail server would.
+fn send_until_done(started: &AtomicUsize) -> Done<Vec<String>> {
+    let mut queue_ids = Vec::new();
+    loop {
+        let number = started.fetch_add(1, Ordering::Relaxed);
+        if number >= MESSAGES {
+            return Ok(queue_ids);
+        }
+        let (recipient, ..) = LOAD[number % LOAD.len()];
+        let message = message(&format!("load{number}"));
+        queue_ids.push(send_until_taken(recipient, &message)?);
+    }
+}
+
+fn send_until_taken(recipient: &str, message: &Message) -> Done<String> {
+    for attempt in 0..600 {
+        // A new envelope sender each time: smtpd remembers a failure for a pair of sender and
+        // recipient as long as it lives.
+        let sender = format!("try{attempt}-{}", message.sender);
+        let outcome = Session::smtp(SMTP)?.send(&sender, &[recipient], &message.text)?;
+        match (&outcome.recipients[..], &outcome.message[..]) {
+            (_, [reply]) if reply.code == 250 => return postfix::queue_id(&reply.text),
+            ([reply], []) | (_, [reply]) if reply.is_temporary() => {}
+            _ => return Err(format!("{recipient}: {outcome:?}").into()),
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Err(format!("{recipient}: put off too often").into())
+}
+
+/// Cyrus rewrites its list under the running daemon: another inode, another generation.
+pub fn list_repacked(world: &World) -> Done {
+    let list = world.murder.frontend.mailboxes_db();
+    for _ in 0..3 {
+        let before = fs::read(&list)?;
+        run(sandbox::command("cyr_dbtool").args([
+            "-C",
+            &world.murder.frontend.imapd_conf(),
+            &list,
+            "twoskip",
+            "repack",
+        ]))?;
+        ensure!(fs::read(&list)? != before, "repack has changed nothing");
+        let [be1, be2] = &world.murder.backends;
+        world.arrives("jane+Work@example.org", be1, "jane", "INBOX/Work")?;
+        world.arrives("bob@example.net", be2, "bob@example.net", "INBOX")?;
+        world.refused("nobody@example.org")?;
+    }
+    Ok(())
+}
+
+/// A way to spoil a list that lies at the given path.
+type Damage = fn(&str) -> Done;
+
+const DAMAGES: [(&str, Damage); 8] = [
+    ("emptied", |list| Ok(fs::write(list, "")?)),
+    ("cut in half", |list| {
+        let file = OpenOptions::new().write(true).open(list)?;
+        Ok(file.set_len(file.metadata()?.len() / 2)?)
+    }),
+    ("overwritten with garbage", |list| {
+        let length = usize::try_from(fs::metadata(list)?.len())?;
+        Ok(fs::write(list, b"garbage!".repeat(length / 8 + 1))?)
+    }),
+    ("replaced by garbage", |list| {
+        fs::write(format!("{list}.new"), b"\x7fgarbage".repeat(1000))?;
+        Ok(fs::rename(format!("{list}.new"), list)?)
+    }),
+    ("replaced by an empty list", |list| {
+        let new = format!("{list}.new");
+        let conf = format!("{STATE}/fe1/imapd.conf");
+        let mut dbtool = sandbox::command("cyr_dbtool");
+        run(dbtool.args(["-n", "-C", &conf, &new, "twoskip", "set", "x", "y"]))?;
+        let mut dbtool = sandbox::command("cyr_dbtool");
+        run(dbtool.args(["-C", &conf, &new, "twoskip", "delete", "x"]))?;
+        Ok(fs::rename(new, list)?)
+    }),
+    ("without any permission", |list| {
+        Ok(fs::set_permissions(list, Permissions::from_mode(0o000))?)
+    }),
+    ("taken over by root", |list| {
+        chown(list, Some(0), Some(0))?;
+        Ok(fs::set_permissions(list, Permissions::from_mode(0o600))?)
+    }),
+    ("gone", |list| Ok(fs::remove_file(list)?)),
+];
+
+/// Spoils the list in every way, heals it each time, and looks at mail that comes and at mail that
+/// waits in the queue.
+pub fn list_spoilt(world: &mut World) -> Done {
+    // A copy of the frontend's list, so that Cyrus itself need not suffer.
+    let (list, good) = (format!("{STATE}/spoilt/mailboxes.db"), format!("{STATE}/spoilt/good"));
+    let cyrus = world.murder.cyrus;
+    sandbox::make_dir(&format!("{STATE}/spoilt"), cyrus)?;
+    fs::copy(world.murder.frontend.mailboxes_db(), &good)?;
+    let heal = |list: &str| -> Done {
+        let new = format!("{list}.healed");
+        fs::copy(&good, &new)?;
+        chown(&new, Some(cyrus.uid), Some(cyrus.gid))?;
+        fs::set_permissions(&new, Permissions::from_mode(0o600))?;
+        Ok(fs::rename(new, list)?)
+    };
+    heal(&list)?;
+    world.daemon.stop()?;
+    let setup = Setup { mailboxes_db: Some(list.clone()), ..world.setup.clone() };
+    let mut spoilt = Daemon::start(setup, SOCKET)?;
+
+    // A letter that cannot be delivered yet: each attempt asks the router anew.
+    world.murder.backends[1].stop()?;
+    let waiting = world.send(&["max@example.org"])?;
+    let attempt = postfix::next_attempt(&world.logs, waiting.since, &waiting.queue_id)?;
+    ensure!(attempt.status == "deferred", "max's backend is away: {attempt:?}");
+
+    for (name, damage) in DAMAGES {
+        damage(&list).map_err(|e| format!("{name}: {e}"))?;
+        let seen = nobody_is_refused(world, &waiting.queue_id);
+        heal(&list)?;
+        seen.map_err(|e| format!("list {name}: {e}"))?;
+        recovers(world).map_err(|e| format!("list {name}, then healed: {e}"))?;
+    }
+
+    world.murder.backends[1].start()?;
+    let attempts = world.delivered(&waiting)?;
+    ensure!(attempts.len() > DAMAGES.len(), "too few attempts: {attempts:?}");
+    world.holds_once(&world.murder.backends[1], "max", "INBOX", &waiting.id)?;
+    spoilt.stop()?;
+    world.daemon.resume()
+}
+
+fn nobody_is_refused(world: &World, waiting: &str) -> Done {
+    let since = world.logs.mark();
+    for recipient in ["jane@example.org", "Bob@Example.Net", "+shared/news@example.org"] {
+        let reply = world.rcpt(recipient)?;
+        ensure!(reply.code == 250 || reply.is_temporary(), "{recipient}: {reply}");
+    }
+    world.put_off("nobody@example.org")?;
+    run(sandbox::command("postqueue").args(["-i", waiting]))?;
+    let attempt = postfix::next_attempt(&world.logs, since, waiting)?;
+    ensure!(attempt.status == "deferred", "the waiting letter: {attempt:?}");
+    Ok(())
+}
+
+fn recovers(world: &World) -> Done {
+    sandbox::poll("the router to recover", 20, || {
+        let known = world.rcpt("jane@example.org")?;
+        ensure!(known.code == 250, "jane: {known}");
+        let stranger = world.rcpt("nobody@example.org")?;
+        ensure!(stranger.code == 550 && stranger.status() == "5.1.1", "nobody: {stranger}");
+        Ok(Some(()))
+    })
+}

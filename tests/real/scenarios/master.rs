@@ -1,0 +1,44 @@
+//! The MUPDATE master is away: what is known is delivered, and nobody is called unknown.
+
+use std::time::{Duration, Instant};
+
+use crate::world::World;
+use crate::{Done, ensure};
+
+/// Postfix itself gives up after 100 s and is then deaf for the rest of the session.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn known_arrive_and_strangers_wait(world: &World) -> Done {
+    let [be1, be2] = &world.murder.backends;
+    world.arrives("jane@example.org", be1, "jane", "INBOX")?;
+    world.arrives("Jane+Work@Example.Org", be1, "jane", "INBOX/Work")?;
+    world.arrives("bob@example.net", be2, "bob@example.net", "INBOX")?;
+    world.arrives("+shared/news@example.org", be2, "", "shared/news")?;
+    for stranger in ["nobody@example.org", "nobody@example.net", "ghost+x@example.org"] {
+        let start = Instant::now();
+        world.put_off(stranger)?;
+        ensure!(start.elapsed() < PATIENCE, "{stranger}: answered after {:?}", start.elapsed());
+    }
+    // No stranger's wait may hold up a known recipient.
+    world.arrives("max@example.org", be2, "max", "INBOX")
+}
+
+/// Killed, and started again.
+pub fn killed(world: &mut World) -> Done {
+    world.murder.master.kill()?;
+    let seen = known_arrive_and_strangers_wait(world);
+    world.murder.master.start()?;
+    seen?;
+    world.becomes_unknown("nobody@example.org")?;
+    world.refused("nobody@example.org")
+}
+
+/// Still connected, and silent.
+pub fn hung(world: &World) -> Done {
+    world.murder.master.process()?.freeze()?;
+    let seen = known_arrive_and_strangers_wait(world);
+    world.murder.master.process()?.thaw()?;
+    seen?;
+    world.becomes_unknown("nobody@example.org")?;
+    world.refused("nobody@example.org")
+}

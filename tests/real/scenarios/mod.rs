@@ -1,0 +1,84 @@
+//! The scenarios, in the order they run: one murder for all of them.
+
+mod faults;
+mod master;
+mod moving;
+mod paths;
+mod refusals;
+
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::clients::sink::Sink;
+use crate::logs::Logs;
+use crate::murder::Murder;
+use crate::postfix::{self, Postfix};
+use crate::report::Report;
+use crate::router::{self, Daemon, SOCKET, Setup};
+use crate::world::World;
+use crate::{Done, sandbox};
+
+/// Builds the world and runs everything in it.
+pub fn run_all(cached_root: &Path) -> Done<ExitCode> {
+    let logs_dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("real");
+    fs::create_dir_all(&logs_dir)?;
+    sandbox::prepare(cached_root)?;
+    let logs = Logs::listen(&sandbox::in_root("/dev/log"), &logs_dir.join("syslog"))?;
+    let mut report = Report::default();
+    let mut built = None;
+    report.scenario("the murder stands", &logs, || {
+        built = Some(build(logs.clone())?);
+        Ok(())
+    });
+    if let Some(mut world) = built {
+        run_in(&mut world, &mut report);
+    }
+    Ok(if report.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn build(logs: Logs) -> Done<World> {
+    let murder = Murder::start()?;
+    paths::populate(&murder)?;
+    router::install(murder.cyrus)?;
+    let setup = Setup {
+        imapd_conf: murder.frontend.imapd_conf(),
+        mailboxes_db: None,
+        domains: &postfix::DOMAINS,
+        cyrus: murder.cyrus,
+    };
+    let daemon = Daemon::start(setup.clone(), SOCKET)?;
+    let outside = Sink::listen(postfix::OUTSIDE)?;
+    let postfix = Postfix::start()?;
+    Ok(World { logs, murder, _postfix: postfix, setup, daemon, outside, serial: Cell::new(1) })
+}
+
+fn run_in(world: &mut World, report: &mut Report) {
+    let logs = world.logs.clone();
+    // With words as arguments, only the scenarios that have one of them in their names.
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let mut scenario = |name: &str, run: fn(&mut World) -> Done| {
+        if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
+            report.scenario(name, &logs, || run(world));
+        }
+    };
+    scenario("every recipient on its own backend, past the frontend's lmtpd", |w| {
+        paths::each_on_its_backend(w)
+    });
+    scenario("one message for both backends", |w| paths::one_message_for_both(w));
+    scenario("postmap reads every map", |_| paths::postmap_reads_every_map());
+    scenario("unknown is refused at RCPT", |w| refusals::unknown_is_refused_at_rcpt(w));
+    scenario("reserved is put off", |w| refusals::reserved_is_put_off(w));
+    scenario("foreign addresses pass untouched", |w| refusals::foreign_addresses_pass_untouched(w));
+    scenario("a created mailbox is known at once", |w| moving::created_is_known_at_once(w));
+    scenario("a renamed mailbox follows its name", |w| moving::renamed_follows_its_name(w));
+    scenario("a deleted mailbox is refused", |w| moving::deleted_is_refused(w));
+    scenario("a moved mailbox gets the next mail", |w| moving::moved_mailbox_gets_the_next_mail(w));
+    scenario("nothing is lost during a move", |w| moving::nothing_is_lost_during_a_move(w));
+    scenario("the master is killed", master::killed);
+    scenario("the master hangs", |w| master::hung(w));
+    scenario("the daemon is restarted under load", faults::daemon_restarts_under_load);
+    scenario("the list is repacked", |w| faults::list_repacked(w));
+    scenario("the list is spoilt", faults::list_spoilt);
+}

@@ -1,0 +1,108 @@
+//! Mailboxes come, change their names, move and go while mail flows.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::clients::mail::Session;
+use crate::postfix::{self, SMTP};
+use crate::world::{World, message};
+use crate::{Done, ensure, sandbox};
+
+/// A mailbox made a moment ago is never unknown: the frontend's list shows it a tick later, and the
+/// barrier bridges that.
+pub fn created_is_known_at_once(world: &World) -> Done {
+    let be2 = &world.murder.backends[1];
+    be2.admin()?.command("CREATE user/newcomer")?;
+    let reply = world.rcpt("newcomer@example.org")?;
+    ensure!(reply.code == 250 || reply.is_temporary(), "right after CREATE: {reply}");
+    world.moves_to("newcomer@example.org", be2)?;
+    world.arrives("newcomer@example.org", be2, "newcomer", "INBOX")
+}
+
+/// The new name gets the mail, the old one is refused.
+pub fn renamed_follows_its_name(world: &World) -> Done {
+    let be2 = &world.murder.backends[1];
+    be2.admin()?.command("RENAME user/newcomer user/settled")?;
+    world.moves_to("settled@example.org", be2)?;
+    world.arrives("settled@example.org", be2, "settled", "INBOX")?;
+    world.becomes_unknown("newcomer@example.org")?;
+    world.refused("newcomer@example.org")
+}
+
+/// What is deleted is refused, and what is made again under the name is known again.
+pub fn deleted_is_refused(world: &World) -> Done {
+    let [be1, be2] = &world.murder.backends;
+    let mut admin = be2.admin()?;
+    admin.command("SETACL user/settled cyrus lrswipkxtecda")?;
+    admin.command("DELETE user/settled")?;
+    world.becomes_unknown("settled@example.org")?;
+    world.refused("settled@example.org")?;
+    be1.admin()?.command("CREATE user/settled")?;
+    world.moves_to("settled@example.org", be1)?;
+    world.arrives("settled@example.org", be1, "settled", "INBOX")
+}
+
+/// XFER. The list may still name the old backend when the next mail comes; that one says 550 5.1.1,
+/// and the mail must reach the new one all the same.
+pub fn moved_mailbox_gets_the_next_mail(world: &World) -> Done {
+    let [be1, be2] = &world.murder.backends;
+    be1.admin()?.command("CREATE user/mover")?;
+    world.moves_to("mover@example.org", be1)?;
+    world.arrives("mover@example.org", be1, "mover", "INBOX")?;
+    be1.admin()?.command(&format!("XFER user/mover {}", be2.address))?;
+    let next = world.send(&["mover@example.org"])?;
+    world.moves_to("mover@example.org", be2)?;
+    // From now on straight to the new one. This also makes the queue manager forget what it was
+    // told for the letter above: it keeps its last answer for 30 s.
+    world.arrives("mover@example.org", be2, "mover", "INBOX")?;
+    world.delivered(&next)?;
+    world.holds_once(be2, "mover", "INBOX", &next.id)
+}
+
+/// Letters keep coming during the whole move back: each is taken and arrives once, none bounces.
+pub fn nothing_is_lost_during_a_move(world: &World) -> Done {
+    let [be1, be2] = &world.murder.backends;
+    let since = world.logs.mark();
+    let moved = AtomicBool::new(false);
+    let sent = thread::scope(|scope| -> Done<Vec<(String, String)>> {
+        let sender = scope.spawn(|| -> Done<Vec<(String, String)>> {
+            let mut sent = Vec::new();
+            let mut after = 0;
+            while after < 5 {
+                after += usize::from(moved.load(Ordering::Relaxed));
+                let message = message(&format!("during-move-{}", sent.len()));
+                let mut session = Session::smtp(SMTP)?;
+                let to = ["mover@example.org"];
+                let outcome = session.send(&message.sender, &to, &message.text)?;
+                if let Some(reply) = outcome.message.first() {
+                    sent.push((message.id, postfix::queue_id(&reply.text)?));
+                } else {
+                    let reply = &outcome.recipients[0];
+                    ensure!(reply.is_temporary(), "refused during the move: {reply}");
+                }
+            }
+            Ok(sent)
+        });
+        let transfer = be2
+            .admin()
+            .and_then(|mut admin| admin.command(&format!("XFER user/mover {}", be1.address)));
+        moved.store(true, Ordering::Relaxed);
+        let sent = sender.join().map_err(|_| "the sender panicked")?;
+        transfer.and(sent)
+    })?;
+    ensure!(sent.len() > 5, "only {} letters were sent", sent.len());
+    for (_, queue_id) in &sent {
+        let attempts = postfix::wait_removed(&world.logs, since, queue_id)?;
+        let bounced = attempts.iter().any(|attempt| attempt.status == "bounced");
+        ensure!(!bounced, "bounced: {attempts:?}");
+    }
+    world.moves_to("mover@example.org", be1)?;
+    let ids = be1.imap("mover")?.message_ids("INBOX")?;
+    for (id, _) in &sent {
+        let copies = ids.iter().filter(|got| format!("<{got}>") == *id).count();
+        ensure!(copies == 1, "{copies} copies of {id} among {ids:?}");
+    }
+    sandbox::poll("the old backend to have let go", 30, || {
+        Ok(be2.imap("mover")?.command("EXAMINE INBOX").is_err().then_some(()))
+    })
+}
