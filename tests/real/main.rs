@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         None => root::ensure_root().and_then(|root| sandbox::enter(&root)),
     };
     done.unwrap_or_else(|error| {
-        println!("FAILED: {error}");
+        println!("FAILED: {error}\n0 passed, 1 failed");
         ExitCode::FAILURE
     })
 }

@@ -157,7 +157,8 @@ impl Host {
         command.args(["-p", &format!("{dir}/master.pid")]);
         let output = format!("{dir}/output");
         self.process = Some(Process::start(self.name, &mut command, Path::new(&output))?);
-        let port = if self.role == Role::Backend { 143 } else { 3905 };
+        // A frontend's mupdate serves only when it has the master's list; that may be later.
+        let port = if self.role == Role::Master { 3905 } else { 143 };
         let serving = format!("{} to serve port {port}", self.name);
         sandbox::poll(&serving, 60, || Ok(TcpStream::connect((self.address, port)).ok()))?;
         Ok(())

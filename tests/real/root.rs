@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
 
 use crate::{Done, ensure, run};
 
@@ -18,6 +19,7 @@ const PACKAGES: &str = "cyrus-common,cyrus-imapd,cyrus-murder,cyrus-clients,cyru
 
 /// The cached root; built first, if there is none. Takes a minute or two then, and the network.
 pub fn ensure_root() -> Done<PathBuf> {
+    ensure!(geteuid().is_root(), "run as root: it takes namespaces and a Debian root of its own");
     let cache = std::env::var_os("MURDER_ROUTE_CACHE")
         .map_or_else(|| PathBuf::from("/var/cache/murder-route"), PathBuf::from);
     fs::create_dir_all(&cache).map_err(|e| format!("{}: {e}", cache.display()))?;

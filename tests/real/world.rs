@@ -51,6 +51,13 @@ impl World {
         session.command(&format!("RCPT TO:<{recipient}>"))
     }
 
+    /// What the frontend's own lmtpd says to RCPT TO.
+    pub fn frontend_lmtpd(&self, recipient: &str) -> Done<Reply> {
+        let mut session = Session::lmtp(&self.murder.frontend.lmtp_socket())?;
+        session.command("MAIL FROM:<probe@sender.test>")?;
+        session.command(&format!("RCPT TO:<{recipient}>"))
+    }
+
     /// Demands that Postfix refuses the recipient for good, as one nobody has.
     pub fn refused(&self, recipient: &str) -> Done {
         let reply = self.rcpt(recipient)?;
@@ -84,6 +91,26 @@ impl World {
             ensure!(lookup.server == backend.address && lookup.answer == answer, "{lookup:?}");
             Ok(Some(()))
         })
+    }
+
+    /// Waits until recipients are known and strangers refused again.
+    pub fn recovers(&self) -> Done {
+        sandbox::poll("the router to recover", 30, || {
+            let known = self.rcpt("jane@example.org")?;
+            ensure!(known.code == 250, "jane: {known}");
+            self.refused("nobody@example.org")?;
+            Ok(Some(()))
+        })
+    }
+
+    /// Demands that recipients who exist are taken or put off, and that a stranger is put off: what
+    /// the router may say when it cannot know.
+    pub fn nobody_is_refused(&self) -> Done {
+        for recipient in ["jane@example.org", "Bob@Example.Net", "+shared/news@example.org"] {
+            let reply = self.rcpt(recipient)?;
+            ensure!(reply.code == 250 || reply.is_temporary(), "{recipient}: {reply}");
+        }
+        self.put_off("nobody@example.org")
     }
 
     /// Hands a message to Postfix, which must take it for all the recipients.

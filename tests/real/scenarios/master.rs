@@ -1,5 +1,6 @@
 //! The MUPDATE master is away: what is known is delivered, and nobody is called unknown.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::world::World;
@@ -41,4 +42,25 @@ pub fn hung(world: &World) -> Done {
     seen?;
     world.becomes_unknown("nobody@example.org")?;
     world.refused("nobody@example.org")
+}
+
+/// A frontend set up afresh has no list until its mupdate has read the master's. lmtpproxyd refuses
+/// everybody in the meantime.
+pub fn frontend_begins_anew(world: &mut World) -> Done {
+    world.murder.master.kill()?;
+    world.murder.frontend.stop()?;
+    let without_cyrus = known_arrive_and_strangers_wait(world);
+    fs::remove_file(world.murder.frontend.mailboxes_db())?;
+    world.murder.frontend.start()?;
+    let without_list = nobody_is_refused(world);
+    world.murder.master.start()?;
+    without_cyrus.map_err(|e| format!("frontend stopped: {e}"))?;
+    without_list.map_err(|e| format!("frontend without a list: {e}"))?;
+    world.recovers()
+}
+
+fn nobody_is_refused(world: &World) -> Done {
+    let lmtpd = world.frontend_lmtpd("jane@example.org")?;
+    ensure!(lmtpd.code == 550, "this should be the hour in which lmtpd refuses jane: {lmtpd}");
+    world.nobody_is_refused()
 }

@@ -78,6 +78,7 @@ fn run_in(world: &mut World, report: &mut Report) {
     scenario("nothing is lost during a move", |w| moving::nothing_is_lost_during_a_move(w));
     scenario("the master is killed", master::killed);
     scenario("the master hangs", |w| master::hung(w));
+    scenario("the frontend begins anew without a master", master::frontend_begins_anew);
     scenario("the daemon is restarted under load", faults::daemon_restarts_under_load);
     scenario("the list is repacked", |w| faults::list_repacked(w));
     scenario("the list is spoilt", faults::list_spoilt);
