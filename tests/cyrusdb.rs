@@ -80,6 +80,9 @@ macro_rules! files {
 files! {
     twoskip: "twoskip.db";
     twoskip_after_its_writer_was_killed: "twoskip-killed.db";
+    skiplist: "skiplist.db";
+    skiplist_after_its_writer_was_killed: "skiplist-killed.db";
+    flat: "flat.db";
     twom: "twom.db";
     twom_after_its_writer_was_killed: "twom-killed.db";
 }

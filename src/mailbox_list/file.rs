@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io;
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -12,14 +13,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::cyrusdb::error::Error;
 use crate::cyrusdb::fingers::{Builder, Progress};
-use crate::cyrusdb::record;
-use crate::cyrusdb::snapshot::{Header, Scratch, Walked};
+use crate::cyrusdb::snapshot::{Scratch, Walked};
+use crate::cyrusdb::{Engine, record};
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
 
+use super::index_view::{IndexView, busy};
 use super::keys;
 use super::lock::{Ranges, SharedLock};
 use super::shrink::ShrinkGuard;
-use super::view::{Identity, Pread, Search, SkipView};
+use super::skip_view::SkipView;
+use super::view::{self, Identity, Pread, Search, View};
 
 /// How patient a [`FileList`] is.
 #[derive(Debug, Clone)]
@@ -58,6 +61,9 @@ pub struct Status {
 /// How often a look without a lock is tried again: a torn read is over in microseconds.
 const ATTEMPTS: u32 = 6;
 
+/// A lookup that may not wait reads no more bytes than this of a file that must be read whole.
+const AT_ONCE: u64 = 256 << 10;
+
 /// So many fingers are collected on the way of one lookup: about a millisecond.
 const PIECE: usize = 2048;
 
@@ -74,7 +80,7 @@ pub struct FileList {
     path: PathBuf,
     options: Options,
     created: Instant,
-    current: RwLock<Option<Arc<SkipView>>>,
+    current: RwLock<Option<Arc<View>>>,
     /// When `current` was last seen to be what the file is, in nanoseconds since `created`.
     checked: AtomicU64,
     work: Mutex<Work>,
@@ -119,23 +125,25 @@ impl FileList {
     /// read, it is empty, or it has lost more than 10 % and more than 100 names compared with the
     /// most it had within the last one to two hours.
     pub fn trust(&self) -> Result<(), String> {
-        self.check_patiently(&mut Scratch::default())?;
-        self.believe()
+        self.believe(&*self.check_patiently(&mut Scratch::default())?)
     }
 
     /// What the list is now.
     pub fn status(&self) -> Result<Status, String> {
         let view = self.check_patiently(&mut Scratch::default())?;
-        let metadata = view.file.0.metadata().map_err(|error| self.say(error))?;
-        let header = view.header();
+        let metadata = fs::metadata(&self.path).map_err(|error| self.say(error))?;
+        let (engine, dirty) = match &*view {
+            View::Skip(view) => (view.header().engine(), view.header().dirty),
+            View::Index(index) => (index.engine(), !index.is_current(&metadata)),
+        };
         Ok(Status {
-            engine: header.engine(),
-            key_generation: view.keys,
-            records: header.records,
+            engine,
+            key_generation: view.key_generation(),
+            records: view.records(),
             size: metadata.len(),
-            inode: view.identity.ino,
+            inode: metadata.ino(),
             modified: metadata.modified().ok(),
-            dirty: header.dirty,
+            dirty,
         })
     }
 
@@ -148,7 +156,11 @@ impl FileList {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn believe(&self) -> Result<(), String> {
+    /// Whether what is not in it is absent.
+    fn believe(&self, view: &View) -> Result<(), String> {
+        if let Some(why) = view.incomplete() {
+            return Err(self.say(why));
+        }
         match self.work().guard.distrust() {
             None => Ok(()),
             Some(why) => Err(self.say(why)),
@@ -172,39 +184,43 @@ impl FileList {
         scratch: &mut Scratch,
         key: &mut Vec<u8>,
     ) -> Lookup {
+        let unsure = |error: Error| match error {
+            Error::Io(error) if error.kind() == io::ErrorKind::WouldBlock => Lookup::Busy,
+            error => Lookup::Unsure(self.say(error)),
+        };
         for attempt in 0..ATTEMPTS {
             pause(attempt, may_wait);
-            let view = match self.recent(attempt > 0, scratch) {
+            let view = match self.recent(attempt > 0, may_wait, scratch) {
                 Ok(view) => view,
                 Err(Error::Corrupt { .. }) => continue,
-                Err(error) => return Lookup::Unsure(self.say(error)),
+                Err(error) => return unsure(error),
             };
-            match self.attempt(&view, name, scratch, key) {
+            match self.attempt(&view, name, may_wait, scratch, key) {
                 Ok(Some(answer)) => {
                     self.collect(&view, scratch);
                     return answer;
                 }
                 Ok(None) | Err(Error::Corrupt { .. }) => {}
-                Err(error) => return Lookup::Unsure(self.say(error)),
+                Err(error) => return unsure(error),
             }
         }
         if !may_wait {
             return Lookup::Busy;
         }
-        self.look_up_locked(name, scratch, key)
-            .unwrap_or_else(|error| Lookup::Unsure(self.say(error)))
+        self.look_up_locked(name, scratch, key).unwrap_or_else(unsure)
     }
 
-    /// One search, without a lock. `None`: the file has changed meanwhile, look again.
+    /// One search. `None`: the file has changed meanwhile, look again.
     fn attempt(
         &self,
-        view: &Arc<SkipView>,
+        view: &Arc<View>,
         name: &MailboxName,
+        may_wait: bool,
         scratch: &mut Scratch,
         key: &mut Vec<u8>,
     ) -> Result<Option<Lookup>, Error> {
-        let header = view.header();
-        match search(view, header, name, scratch, key)? {
+        let state = view.state();
+        match search(view, name, scratch, key)? {
             Search::Found(Ok(record)) => Ok(Some(Lookup::Present(record))),
             Search::Found(Err(why)) => Ok(Some(Lookup::Unsure(self.say(why)))),
             Search::Overwritten => {
@@ -212,11 +228,11 @@ impl FileList {
                 Ok(None)
             }
             Search::Absent => {
-                let now = self.check(scratch)?;
-                if !Arc::ptr_eq(&now, view) || now.header().end != header.end {
+                let now = self.check(may_wait, scratch)?;
+                if !Arc::ptr_eq(&now, view) || now.state() != state {
                     return Ok(None);
                 }
-                Ok(Some(match self.believe() {
+                Ok(Some(match self.believe(view) {
                     Ok(()) => Lookup::Absent,
                     Err(why) => Lookup::Unsure(why),
                 }))
@@ -234,53 +250,74 @@ impl FileList {
     ) -> Result<Lookup, Error> {
         for attempt in 0..ATTEMPTS {
             pause(attempt, true);
-            let file = File::open(&self.path)?;
-            let ranges = match Header::read(&Pread(file.try_clone()?)).map(|header| header.engine())
-            {
-                Ok("twom") => Ranges::Twom,
-                _ => Ranges::WholeFile,
+            let (file, engine) = view::open(&self.path)?;
+            let locked = file.try_clone()?;
+            let _lock = match engine {
+                Engine::Twoskip | Engine::Skiplist => self.lock(&locked, Ranges::WholeFile, true)?,
+                Engine::Twom => self.lock(&locked, Ranges::Twom, true)?,
+                Engine::Flat => return Err(Error::corrupt(0, "changed all the time")),
             };
-            let guarded = file.try_clone()?;
-            let Some(_lock) = SharedLock::take(&guarded, ranges, self.options.lock_patience)?
-            else {
-                return Ok(Lookup::Unsure(self.say(format_args!(
-                    "locked by a writer for more than {:?}",
-                    self.options.lock_patience
-                ))));
+            let view = match self.load_locked(file, engine, scratch) {
+                Err(Error::Corrupt { .. }) if attempt + 1 < ATTEMPTS => continue,
+                view => view?,
             };
-            if self.identity()? != Identity::of(&file.metadata()?) {
-                continue;
-            }
-            let view = self.reopen(file, &mut self.work(), scratch)?;
-            if let Some(answer) = self.attempt(&view, name, scratch, key)? {
+            if let Some(answer) = self.attempt(&view, name, true, scratch, key)? {
                 return Ok(answer);
             }
         }
-        Ok(Lookup::Unsure(self.say("replaced again and again while it was read")))
+        Err(Error::corrupt(0, "replaced again and again while it was read"))
+    }
+
+    /// Locks a file that has been opened for this alone.
+    fn lock<'f>(
+        &self,
+        file: &'f File,
+        ranges: Ranges,
+        may_wait: bool,
+    ) -> Result<SharedLock<'f>, Error> {
+        let patience = if may_wait { self.options.lock_patience } else { Duration::ZERO };
+        match SharedLock::take(file, ranges, patience)? {
+            Some(lock) => Ok(lock),
+            None if may_wait => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("locked by a writer for more than {patience:?}"),
+            )
+            .into()),
+            None => Err(busy()),
+        }
     }
 
     fn since_created(&self) -> u64 {
         self.created.elapsed().as_nanos().try_into().unwrap_or(u64::MAX)
     }
 
-    fn remembered(&self) -> Option<Arc<SkipView>> {
+    fn remembered(&self) -> Option<Arc<View>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn remember(&self, view: Option<Arc<SkipView>>) {
+    fn remembers(&self, view: &Arc<View>) -> bool {
+        self.remembered().is_some_and(|now| Arc::ptr_eq(&now, view))
+    }
+
+    fn remember(&self, view: Option<Arc<View>>) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = view;
     }
 
-    fn forget(&self, view: &Arc<SkipView>) {
+    fn forget(&self, view: &Arc<View>) {
         let mut work = self.work();
-        if self.remembered().is_some_and(|now| Arc::ptr_eq(&now, view)) {
+        if self.remembers(view) {
             work.builder = None;
             self.remember(None);
         }
     }
 
     /// The remembered view if it was checked a moment ago, else a checked one.
-    fn recent(&self, must_check: bool, scratch: &mut Scratch) -> Result<Arc<SkipView>, Error> {
+    fn recent(
+        &self,
+        must_check: bool,
+        may_wait: bool,
+        scratch: &mut Scratch,
+    ) -> Result<Arc<View>, Error> {
         if !must_check {
             let checked = self.checked.load(Relaxed);
             let age = self.since_created().saturating_sub(checked);
@@ -291,24 +328,24 @@ impl FileList {
                 return Ok(view);
             }
         }
-        self.check(scratch)
+        self.check(may_wait, scratch)
     }
 
     /// Makes sure that the view is what the path leads to, at its present end.
-    fn check(&self, scratch: &mut Scratch) -> Result<Arc<SkipView>, Error> {
+    fn check(&self, may_wait: bool, scratch: &mut Scratch) -> Result<Arc<View>, Error> {
         let now = self.since_created().max(1);
-        let checked = self.check_file(scratch);
+        let checked = self.check_file(may_wait, scratch);
         self.checked.store(if checked.is_ok() { now } else { 0 }, Relaxed);
         checked
     }
 
     /// The same, patiently.
-    fn check_patiently(&self, scratch: &mut Scratch) -> Result<Arc<SkipView>, String> {
+    fn check_patiently(&self, scratch: &mut Scratch) -> Result<Arc<View>, String> {
         let mut attempt = 0;
         loop {
             pause(attempt, true);
             attempt += 1;
-            match self.check(scratch) {
+            match self.check(true, scratch) {
                 Ok(view) => return Ok(view),
                 Err(Error::Corrupt { .. }) if attempt < ATTEMPTS => {}
                 Err(error) => return Err(self.say(error)),
@@ -316,39 +353,90 @@ impl FileList {
         }
     }
 
-    fn check_file(&self, scratch: &mut Scratch) -> Result<Arc<SkipView>, Error> {
-        if let Some(view) = self.remembered()
-            && self.identity()? == view.identity
-        {
-            let now = view.header_now()?;
-            let known = view.header();
-            if (now.generation, now.end) == (known.generation, known.end) {
-                return Ok(view);
-            }
+    fn check_file(&self, may_wait: bool, scratch: &mut Scratch) -> Result<Arc<View>, Error> {
+        let Some(view) = self.remembered() else { return self.load(may_wait, scratch) };
+        let metadata = fs::metadata(&self.path)?;
+        if Identity::of(&metadata) != view.identity() {
+            return self.load(may_wait, scratch);
         }
-        // Something has changed. One thread finds out what, the others then see it.
+        let skip = match &*view {
+            View::Index(index) if index.is_current(&metadata) => return Ok(view),
+            View::Index(_) => return self.load(may_wait, scratch),
+            View::Skip(skip) => skip,
+        };
+        if skip.is_at(skip.header_now()?) {
+            return Ok(view);
+        }
+        // One thread follows, the others then see it.
         let mut work = self.work();
-        if let Some(view) = self.remembered()
-            && self.identity()? == view.identity
-        {
-            let now = view.header_now()?;
-            if view.follow(now, work.builder.as_ref(), scratch) {
-                work.guard.seen(now.records, self.created.elapsed());
-                return Ok(view);
-            }
+        let now = skip.header_now()?;
+        if self.remembers(&view) && skip.follow(now, work.builder.as_ref(), scratch) {
+            work.guard.seen(now.records, self.created.elapsed());
+            return Ok(view);
         }
-        self.reopen(File::open(&self.path)?, &mut work, scratch)
+        drop(work);
+        self.load(may_wait, scratch)
     }
 
-    /// Begins anew with this file.
-    fn reopen(
+    /// Begins anew with the file that the path leads to.
+    fn load(&self, may_wait: bool, scratch: &mut Scratch) -> Result<Arc<View>, Error> {
+        let (file, engine) = view::open(&self.path)?;
+        let size = file.metadata()?.len();
+        match engine {
+            Engine::Twoskip | Engine::Twom => self.load_locked(file, engine, scratch),
+            Engine::Flat if may_wait || size <= AT_ONCE => {
+                let view = View::Index(IndexView::flat(file)?);
+                self.remember_new(view, &mut self.work())
+            }
+            Engine::Skiplist => {
+                let known = self.remembered().filter(|view| {
+                    file.metadata().is_ok_and(|now| Identity::of(&now) == view.identity())
+                });
+                let new = size.saturating_sub(known.map_or(0, |view| view.state()));
+                if !may_wait && new > AT_ONCE {
+                    return Err(busy());
+                }
+                let locked = file.try_clone()?;
+                let _lock = self.lock(&locked, Ranges::WholeFile, may_wait)?;
+                self.load_locked(file, engine, scratch)
+            }
+            Engine::Flat => Err(busy()),
+        }
+    }
+
+    /// Begins anew with this file, or goes on with it. The lock of a skiplist file is held; those
+    /// of twoskip and twom are not needed.
+    fn load_locked(
         &self,
         file: File,
-        work: &mut Work,
+        engine: Engine,
         scratch: &mut Scratch,
-    ) -> Result<Arc<SkipView>, Error> {
-        let view = Arc::new(SkipView::open(file, scratch)?);
-        work.guard.seen(view.header().records, self.created.elapsed());
+    ) -> Result<Arc<View>, Error> {
+        let mut work = self.work();
+        if engine != Engine::Skiplist {
+            let view = View::Skip(SkipView::open(file, scratch)?);
+            return self.remember_new(view, &mut work);
+        }
+        let metadata = file.metadata()?;
+        let file = Pread(file);
+        if let Some(view) = self.remembered()
+            && let View::Index(index) = &*view
+            && index.identity == Identity::of(&metadata)
+            && index.follow(&file, &metadata)
+        {
+            work.guard.seen(view.records(), self.created.elapsed());
+            return Ok(view);
+        }
+        let view = View::Index(IndexView::skiplist(&file, &metadata)?);
+        self.remember_new(view, &mut work)
+    }
+
+    fn remember_new(&self, view: View, work: &mut Work) -> Result<Arc<View>, Error> {
+        if Identity::of(&fs::metadata(&self.path)?) != view.identity() {
+            return Err(Error::corrupt(0, "the file was replaced while it was opened"));
+        }
+        let view = Arc::new(view);
+        work.guard.seen(view.records(), self.created.elapsed());
         work.builder = None;
         self.remember(Some(Arc::clone(&view)));
         Ok(view)
@@ -369,6 +457,15 @@ impl FileList {
         loop {
             pause(attempt, true);
             let view = self.check_patiently(scratch)?;
+            let view = match &*view {
+                View::Skip(view) => view,
+                View::Index(index) => {
+                    let rows = self.rows_of(index, generation, prefix)?;
+                    let visit = |row: &(MailboxName, Record)| visit(&row.0, &row.1).is_break();
+                    let stopped = rows.iter().any(visit);
+                    return Ok(if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
+                }
+            };
             let in_order = view.surely_raw();
             let from = match &last {
                 Some(key) => key.clone(),
@@ -376,7 +473,7 @@ impl FileList {
                 None => Vec::new(),
             };
             let mut outcome = Ok(ControlFlow::Continue(()));
-            let walked = view.walk(view.header(), &from, scratch, &mut |key, value| {
+            let walked = view.walk(&from, scratch, &mut |key, value| {
                 if last.as_deref() == Some(key) {
                     return true;
                 }
@@ -404,26 +501,49 @@ impl FileList {
         }
     }
 
-    fn identity(&self) -> io::Result<Identity> {
-        Ok(Identity::of(&fs::metadata(&self.path)?))
+    /// The rows of an index whose names begin with `prefix`; copies, since the visitor may take its
+    /// time, and may look up.
+    fn rows_of(
+        &self,
+        index: &IndexView,
+        generation: KeyGeneration,
+        prefix: &[u8],
+    ) -> Result<Vec<(MailboxName, Record)>, String> {
+        let mut rows = Vec::new();
+        let mut wrong = None;
+        index.each(&mut |key, value| {
+            if let Some(name) = MailboxName::from_key(generation, key)
+                && name.as_bytes().starts_with(prefix)
+            {
+                match read_record(&name, value) {
+                    Ok(record) => rows.push((name, record)),
+                    Err(why) => wrong = Some(why),
+                }
+            }
+        });
+        match wrong.or_else(|| Some(index.incomplete()?.to_string())) {
+            Some(why) => Err(self.say(why)),
+            None => Ok(rows),
+        }
     }
 
-    /// Collects some fingers, if nobody else does and they are missing.
-    fn collect(&self, view: &Arc<SkipView>, scratch: &mut Scratch) {
-        if !view.wants_fingers() {
+    /// Collects some fingers, if they are missing and nobody else is at it.
+    fn collect(&self, view: &Arc<View>, scratch: &mut Scratch) {
+        let View::Skip(skip) = &**view else { return };
+        if !skip.wants_fingers() {
             return;
         }
         let Ok(mut work) = self.work.try_lock() else { return };
-        if !self.remembered().is_some_and(|now| Arc::ptr_eq(&now, view)) {
+        if !self.remembers(view) {
             return;
         }
-        let builder = work.builder.get_or_insert_with(|| view.builder());
-        match view.collect(builder, PIECE, scratch) {
+        let builder = work.builder.get_or_insert_with(|| skip.builder());
+        match skip.collect(builder, PIECE, scratch) {
             Ok(Progress::More | Progress::OtherOrder) => {}
             Ok(Progress::Done) => {
                 if let Some(builder) = work.builder.take() {
-                    let view = view.with_fingers(builder.into_fingers());
-                    self.remember(Some(Arc::new(view)));
+                    let skip = skip.with_fingers(builder.into_fingers());
+                    self.remember(Some(Arc::new(View::Skip(skip))));
                 }
             }
             Err(_) => work.builder = None,
@@ -443,14 +563,13 @@ fn pause(attempt: u32, may_wait: bool) {
 
 /// Searches for a name at this header's end.
 fn search(
-    view: &SkipView,
-    header: Header,
+    view: &View,
     name: &MailboxName,
     scratch: &mut Scratch,
     key: &mut Vec<u8>,
 ) -> Result<Search<Result<Record, String>>, Error> {
     let both = [KeyGeneration::Separated, KeyGeneration::Internal];
-    let generations = match view.keys {
+    let generations = match view.key_generation() {
         Some(KeyGeneration::Separated) => &both[..1],
         Some(KeyGeneration::Internal) => &both[1..],
         None => &both[..],
@@ -458,7 +577,7 @@ fn search(
     for generation in generations {
         key.clear();
         name.push_key(*generation, key);
-        let found = view.find(header, key, scratch, |value| read_record(name, value))?;
+        let found = view.find(key, scratch, |value| read_record(name, value))?;
         if !matches!(found, Search::Absent) {
             return Ok(found);
         }
@@ -484,7 +603,7 @@ impl MailboxList for FileList {
         let view = self.check_patiently(&mut scratch)?;
         let both = [KeyGeneration::Separated, KeyGeneration::Internal];
         for generation in both {
-            if view.keys.is_some_and(|decided| decided != generation) {
+            if view.key_generation().is_some_and(|decided| decided != generation) {
                 continue;
             }
             for start in keys::key_prefixes(generation, prefix) {

@@ -1,10 +1,12 @@
 //! Opens, follows and locks the real mailbox list.
 
 mod file;
+mod index_view;
 mod keys;
 pub mod kick;
 mod lock;
 mod shrink;
+mod skip_view;
 pub mod verify;
 mod view;
 

@@ -1,22 +1,20 @@
-//! One opened file of a mailbox list, and what is remembered of it between two lookups.
+//! One opened file of a mailbox list.
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::Arc;
-use std::sync::atomic::{
-    AtomicBool, AtomicU8, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::libc;
 
 use crate::cyrusdb::error::{Error, Result};
-use crate::cyrusdb::fingers::{Builder, Fingers, Progress};
-use crate::cyrusdb::order::Order;
-use crate::cyrusdb::snapshot::{Found, Header, Reader, Scratch, Walked};
+use crate::cyrusdb::snapshot::Scratch;
 use crate::cyrusdb::source::ByteSource;
+use crate::cyrusdb::{self, Engine};
 use crate::mailbox::KeyGeneration;
 
-use super::keys;
+use super::index_view::IndexView;
+use super::skip_view::SkipView;
 
 /// A file read by `pread` alone: a map would kill the process with SIGBUS when somebody truncates
 /// the file, as Cyrus does in recovery.
@@ -55,7 +53,25 @@ impl Identity {
     }
 }
 
-/// How one lookup in a [`SkipView`] can end.
+/// Opens the file at `path` to read it, and tells its engine.
+pub(crate) fn open(path: &Path) -> Result<(File, Engine)> {
+    // O_NONBLOCK: a FIFO in its place must not keep us waiting for somebody to write.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(cyrusdb::DIRECTORY);
+    }
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file").into());
+    }
+    let file = Pread(file);
+    let mut head = [0; cyrusdb::HEAD];
+    let len = file.read_at(0, &mut head)?;
+    let engine = cyrusdb::detect(&head[..len])?;
+    Ok((file.0, engine))
+}
+
+/// How one lookup in a [`View`] can end.
 pub(crate) enum Search<T> {
     Found(T),
     Absent,
@@ -63,246 +79,68 @@ pub(crate) enum Search<T> {
     Overwritten,
 }
 
-/// A twoskip or twom file at its last known committed end.
+/// What is remembered of a file between two lookups.
 #[derive(Debug)]
-pub(crate) struct SkipView {
-    pub(crate) file: Arc<Pread>,
-    pub(crate) identity: Identity,
-    pub(crate) keys: Option<KeyGeneration>,
-    /// As it was when the file was opened.
-    first: Header,
-    /// The committed end that the fingers have been followed to. Read it before the fingers.
-    end: AtomicU64,
-    records: AtomicU64,
-    dirty: AtomicBool,
-    order: AtomicU8,
-    fingers: Option<Fingers>,
+pub(crate) enum View {
+    /// twoskip, twom: searched in the file, from fingers in memory.
+    Skip(SkipView),
+    /// skiplist, flat: all of it in memory.
+    Index(IndexView),
 }
 
-const RAW_PRESUMED: u8 = 0;
-const RAW: u8 = 1;
-const MBOX: u8 = 2;
-
-/// More log than this between two looks is not followed; the fingers are then collected anew.
-const MOST_LOG: u64 = 4 << 20;
-
-impl SkipView {
-    /// A view without fingers at the committed end that the header names.
-    pub(crate) fn open(file: File, scratch: &mut Scratch) -> Result<Self> {
-        let identity = Identity::of(&file.metadata()?);
-        let file = Arc::new(Pread(file));
-        let header = Header::read(&*file)?;
-        let size = file.size()?;
-        if size < header.end {
-            return Err(Error::corrupt(
-                size,
-                format!(
-                    "the file ends here, but the header puts the end of the list at {}",
-                    header.end
-                ),
-            ));
-        }
-        let keys = key_generation(&file, header, scratch);
-        Ok(Self {
-            file,
-            identity,
-            keys,
-            first: header,
-            end: AtomicU64::new(header.end),
-            records: AtomicU64::new(header.records),
-            dirty: AtomicBool::new(header.dirty),
-            order: AtomicU8::new(match (header.engine(), keys) {
-                ("twom", _) | (_, Some(KeyGeneration::Separated)) => RAW,
-                _ => RAW_PRESUMED,
-            }),
-            fingers: None,
-        })
-    }
-
-    /// The header, as far as it has been followed.
-    pub(crate) fn header(&self) -> Header {
-        Header {
-            end: self.end.load(Acquire),
-            records: self.records.load(Relaxed),
-            dirty: self.dirty.load(Relaxed),
-            ..self.first
+impl View {
+    pub(crate) fn identity(&self) -> Identity {
+        match self {
+            View::Skip(view) => view.identity,
+            View::Index(view) => view.identity,
         }
     }
 
-    /// Whether the keys are known to be in the plain order of their bytes, so that those with a
-    /// common beginning stand together.
-    pub(crate) fn surely_raw(&self) -> bool {
-        self.order.load(Relaxed) == RAW
-    }
-
-    fn order(&self) -> Order {
-        if self.order.load(Relaxed) == MBOX { Order::Mbox } else { Order::Raw }
-    }
-
-    /// What has become of this state: the header as it stands in the file now.
-    pub(crate) fn header_now(&self) -> Result<Header> {
-        Header::read(&*self.file)
-    }
-
-    /// Goes on to the state of `now`; one thread at a time. `false`: that is not a later state of
-    /// this list, or too far away to follow.
-    pub(crate) fn follow(
-        &self,
-        now: Header,
-        builder: Option<&Builder>,
-        scratch: &mut Scratch,
-    ) -> bool {
-        let from = self.end.load(Relaxed);
-        if now.generation != self.first.generation || now.end < from {
-            return false;
-        }
-        if now.end > from {
-            let mut logged = now.end - from <= MOST_LOG;
-            if let Some(builder) = builder {
-                let reader = Reader::new(&*self.file, now, builder.order(), scratch);
-                logged = logged && builder.follow(reader, from).is_ok();
-            }
-            if let Some(fingers) = &self.fingers {
-                let reader = Reader::new(&*self.file, now, fingers.order(), scratch);
-                logged = logged && fingers.follow(reader, from).is_ok();
-            }
-            if !logged {
-                return false;
-            }
-        }
-        self.records.store(now.records, Relaxed);
-        self.dirty.store(now.dirty, Relaxed);
-        // Publishes the fingers with it.
-        self.end.store(now.end, Release);
-        true
-    }
-
-    /// To collect fingers with.
-    pub(crate) fn builder(&self) -> Builder {
-        Builder::new(self.order(), self.records.load(Relaxed))
-    }
-
-    /// Whether fingers should be collected: there are none, or they are no longer good.
-    pub(crate) fn wants_fingers(&self) -> bool {
-        self.fingers.as_ref().is_none_or(|f| f.worn_out() || f.order() != self.order())
-    }
-
-    /// Collects some fingers; one thread at a time, the one that follows.
-    pub(crate) fn collect(
-        &self,
-        builder: &mut Builder,
-        count: usize,
-        scratch: &mut Scratch,
-    ) -> Result<Progress> {
-        let reader = Reader::new(&*self.file, self.header(), builder.order(), scratch);
-        let progress = builder.collect(reader, count)?;
-        if progress == Progress::OtherOrder {
-            self.order.store(if builder.order() == Order::Mbox { MBOX } else { RAW }, Relaxed);
-        }
-        Ok(progress)
-    }
-
-    /// The same file with these fingers, which have been followed to its end.
-    pub(crate) fn with_fingers(&self, fingers: Fingers) -> Self {
-        Self {
-            file: Arc::clone(&self.file),
-            identity: self.identity,
-            keys: self.keys,
-            first: self.first,
-            end: AtomicU64::new(self.end.load(Relaxed)),
-            records: AtomicU64::new(self.records.load(Relaxed)),
-            dirty: AtomicBool::new(self.dirty.load(Relaxed)),
-            order: AtomicU8::new(self.order.load(Relaxed)),
-            fingers: Some(fingers),
+    /// The generations of keys that a name is to be looked up by.
+    pub(crate) fn key_generation(&self) -> Option<KeyGeneration> {
+        match self {
+            View::Skip(view) => view.keys,
+            View::Index(view) => view.key_generation(),
         }
     }
 
-    /// Searches for a key at the end of `header` and hands its value to `take`.
-    ///
-    /// Nothing in the file says whether it was written with `improved_mboxlist_sort`. It is in one
-    /// of two orders, so a key is absent if both miss; or if one misses and the other has met two
-    /// neighbours that are in order only by the one, which settles it for this file.
+    /// How many keys the list has, those that are no mailboxes included.
+    pub(crate) fn records(&self) -> u64 {
+        match self {
+            View::Skip(view) => view.header().records,
+            View::Index(view) => view.records(),
+        }
+    }
+
+    /// Which of the states of this file it is that is known.
+    pub(crate) fn state(&self) -> u64 {
+        match self {
+            View::Skip(view) => view.header().end,
+            View::Index(view) => view.state(),
+        }
+    }
+
+    /// Looks a key up and hands its value to `take`.
     pub(crate) fn find<T>(
         &self,
-        header: Header,
         key: &[u8],
         scratch: &mut Scratch,
         take: impl Fn(&[u8]) -> T,
     ) -> Result<Search<T>> {
-        let mut search = |order, fingers| -> Result<Found<T>> {
-            let mut reader = Reader::new(&*self.file, header, order, scratch);
-            Ok(reader.find(key, fingers)?.map(&take))
-        };
-        let known = self.order.load(Relaxed);
-        let contradiction =
-            || Error::corrupt(0, "the keys are in no order that this list can have");
-        let first = search(self.order(), self.fingers.as_ref())?;
-        let second = match first {
-            Found::Value(value) => return Ok(Search::Found(value)),
-            Found::Moved => return Ok(Search::Overwritten),
-            Found::Absent if known != RAW_PRESUMED => return Ok(Search::Absent),
-            Found::OtherOrder if known != RAW_PRESUMED => return Err(contradiction()),
-            Found::Absent => search(Order::Mbox, None)?,
-            Found::OtherOrder => {
-                self.order.store(MBOX, Relaxed);
-                match search(Order::Mbox, None)? {
-                    Found::OtherOrder => return Err(contradiction()),
-                    found => found,
-                }
-            }
-        };
-        match second {
-            Found::Value(value) => {
-                self.order.store(MBOX, Relaxed);
-                Ok(Search::Found(value))
-            }
-            Found::OtherOrder => {
-                self.order.store(RAW, Relaxed);
-                Ok(Search::Absent)
-            }
-            Found::Absent => Ok(Search::Absent),
-            Found::Moved => Ok(Search::Overwritten),
+        match self {
+            View::Skip(view) => view.find(key, scratch, take),
+            View::Index(view) => Ok(match view.find(key, take) {
+                Some(found) => Search::Found(found),
+                None => Search::Absent,
+            }),
         }
     }
 
-    /// Calls `visit` for every key not less than `from` in the order of this file, and its value,
-    /// until it says `false`.
-    pub(crate) fn walk(
-        &self,
-        header: Header,
-        from: &[u8],
-        scratch: &mut Scratch,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<Walked> {
-        let order = self.order();
-        let walked =
-            Reader::new(&*self.file, header, order, scratch).along_lists().walk(from, visit)?;
-        if walked == Walked::OtherOrder {
-            if self.order.load(Relaxed) != RAW_PRESUMED {
-                return Err(Error::corrupt(0, "the keys are in no order that this list can have"));
-            }
-            self.order.store(MBOX, Relaxed);
-        }
-        Ok(walked)
-    }
-}
-
-/// The generation of the keys of a twoskip or twom file, if a few of them show it.
-fn key_generation(file: &Pread, header: Header, scratch: &mut Scratch) -> Option<KeyGeneration> {
-    let mut decided = None;
-    // The first ones in whatever order; then where the mailboxes of users are, if there are any
-    // without a domain; then where those of Cyrus 3.6 and later are.
-    for (from, count) in [(&b""[..], 32), (b"user.", 1), (b"N", 32)] {
-        let mut left = count;
-        // An error here leaves it undecided: then a lookup probes both, and meets the error again.
-        let _ = Reader::new(file, header, Order::Raw, scratch).walk(from, &mut |key, _| {
-            decided = keys::generation_shown_by(key);
-            left -= 1;
-            decided.is_none() && left > 0
-        });
-        if decided.is_some() {
-            break;
+    /// Why a key that is not in it may be missing, if it is not whole.
+    pub(crate) fn incomplete(&self) -> Option<Error> {
+        match self {
+            View::Skip(_) => None,
+            View::Index(view) => view.incomplete(),
         }
     }
-    decided
 }
