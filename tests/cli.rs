@@ -1,0 +1,300 @@
+//! The command line, a contract with scripts: options, output and exit status.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use common::{LIST, Site, run};
+use serde_json::{Value, json};
+
+fn stdout(output: &std::process::Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn data(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/mailboxes").join(name)
+}
+
+#[test]
+fn lookup_prints_one_object_a_line_with_the_members_scripts_rely_on() {
+    let site = Site::new();
+    let output = site.run("lookup", &["--json", "Jane+Work@example.org", "nobody@example.org"]);
+    let lines: Vec<Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        lines[0],
+        json!({
+            "recipient": "Jane+Work@example.org",
+            "outcome": "deliver",
+            "mailbox": "user.jane",
+            "server": "be1.example.org",
+            "partition": "default",
+            "answer": "OK lmtp:inet:be1.example.org:2003",
+            "reason": "user.jane is on be1.example.org",
+        })
+    );
+    assert_eq!(
+        lines[1],
+        json!({
+            "recipient": "nobody@example.org",
+            "outcome": "unknown",
+            "mailbox": "user.nobody",
+            "server": null,
+            "partition": null,
+            "answer": "OK error:5.1.1 User unknown",
+            "reason": "no such mailbox",
+        })
+    );
+    assert_eq!(lines.len(), 2);
+}
+
+#[test]
+fn the_outcomes_and_the_exit_status_tell_what_a_script_must_do() {
+    let site = Site::new();
+    for (recipients, outcome, status) in [
+        (&["jane@example.org"][..], "deliver", 0),
+        (&["nobody@example.org"], "unknown", 1),
+        (&["+board@example.org"], "refused", 1),
+        (&["jane@elsewhere.example"], "foreign", 1),
+        (&["*"], "foreign", 1),
+        (&["carol@example.org"], "deferred", 75),
+        (&["carol@example.org", "nobody@example.org"], "deferred", 75),
+    ] {
+        let mut arguments = vec!["--json"];
+        arguments.extend(recipients);
+        let output = site.run("lookup", &arguments);
+        assert_eq!(output.status.code(), Some(status), "{recipients:?}");
+        let first: Value = serde_json::from_str(stdout(&output).lines().next().unwrap()).unwrap();
+        assert_eq!(first["outcome"], outcome, "{recipients:?}");
+    }
+}
+
+#[test]
+fn options_alone_suffice_and_win_over_the_file() {
+    let site = Site::new();
+    let imapd_conf = site.path("imapd.conf");
+    let output = run(&[
+        "lookup",
+        "--imapd-conf",
+        imapd_conf.to_str().unwrap(),
+        "--domain",
+        "example.org",
+        "--map",
+        "host",
+        "--json",
+        "jane@example.org",
+    ]);
+    assert!(stdout(&output).contains("\"answer\":\"OK be1.example.org\""), "{output:?}");
+    let output = run(&["lookup", "--mailboxes-db", LIST, "--domain", "*", "jane@wherever.example"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = site.run("lookup", &["--domain", "example.net", "jane@example.org"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("foreign"), "{output:?}");
+}
+
+#[test]
+fn recipients_are_read_from_standard_input() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_murder-route"))
+        .args(["lookup", "--mailboxes-db", LIST, "--domain", "*", "--json", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"jane@example.org\r\ndave@example.org").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let outcomes: Vec<String> = stdout(&output)
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["mailbox"].to_string())
+        .collect();
+    assert_eq!(outcomes, ["\"user.jane\"", "\"user.dave\""]);
+}
+
+#[test]
+fn explain_shows_each_step() {
+    let site = Site::new();
+    let text = stdout(&site.run("lookup", &["--explain", "jane+Work@Example.org"]));
+    for step in ["address:", "rule:", "record: user.jane: active on be1.example.org", "decision:"] {
+        assert!(text.contains(step), "{step}: {text}");
+    }
+}
+
+#[test]
+fn wrong_usage_and_wrong_configuration_have_their_own_exit_status() {
+    let site = Site::new();
+    assert_eq!(run(&["lookup"]).status.code(), Some(64));
+    assert_eq!(run(&["nonsense"]).status.code(), Some(64));
+    assert_eq!(run(&["--help"]).status.code(), Some(0));
+    assert_eq!(
+        site.run("lookup", &["--map", "nosuch", "jane@example.org"]).status.code(),
+        Some(64)
+    );
+    let missing = run(&["lookup", "--config", "/nonexistent.toml", "jane@example.org"]);
+    assert_eq!(missing.status.code(), Some(78));
+    for (config, told) in [
+        ("domain = [\"example.org\"]\n", &["line 2", "unknown field `domain`"][..]),
+        ("domains = [\"exa mple\"]\n", &["line 2", "not a mail domain"]),
+        ("domains = []\n[backends]\nport = 0\n", &["line 4", "port 0"]),
+        ("domains = []\n[maps.own]\ndeliver = \"OK {hots}\"\n", &["line 4", "{hots}", "{host}"]),
+        (
+            "domains = []\n[[listen]]\nendpoint = \"unix:s\"\nmode = \"0888\"\n",
+            &["line 5", "octal"],
+        ),
+    ] {
+        site.config(config);
+        for subcommand in ["lookup", "check", "serve", "dump"] {
+            let recipient: &[&str] =
+                if subcommand == "lookup" { &["jane@example.org"] } else { &[] };
+            let output = site.run(subcommand, recipient);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(78), "{subcommand} {config:?}: {said}");
+            assert!(told.iter().all(|text| said.contains(text)), "{config:?}: {said}");
+            assert!(said.contains("column"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn dump_says_what_every_engine_and_generation_holds() {
+    for generation in ["legacy-keys", "current-keys"] {
+        let expected = fs::read(data(&format!("{generation}/expected.json"))).unwrap();
+        let expected: Value = serde_json::from_slice(&expected).unwrap();
+        let mut wanted: Vec<(String, String, Value)> = Vec::new();
+        for record in expected["records"].as_array().unwrap() {
+            let text = |name: &str| record[name].as_str().unwrap();
+            let folders = record["folders"].as_array().unwrap().iter();
+            let component = |text: &str| text.replace('.', "^");
+            let mut name = match text("domain") {
+                "" => "user.".to_owned(),
+                domain => format!("{domain}!user."),
+            };
+            name += &component(text("user"));
+            for folder in folders {
+                name = format!("{name}.{}", component(folder.as_str().unwrap()));
+            }
+            wanted.push((name, text("state").to_owned(), record["server"].clone()));
+        }
+        wanted.sort_by(|a, b| a.0.cmp(&b.0));
+        for file in [
+            "twoskip.db",
+            "twoskip-killed.db",
+            "twom.db",
+            "twom-killed.db",
+            "skiplist.db",
+            "skiplist-killed.db",
+            "flat.db",
+        ] {
+            let path = data(&format!("{generation}/{file}"));
+            let output = run(&["dump", "--json", "--mailboxes-db", path.to_str().unwrap()]);
+            let mut found: Vec<(String, String, Value)> = stdout(&output)
+                .lines()
+                .map(|line| {
+                    let object: Value = serde_json::from_str(line).unwrap();
+                    assert_eq!(object.as_object().unwrap().len(), 4, "{object}");
+                    assert_eq!(object["partition"], "default");
+                    let text = |name: &str| object[name].as_str().unwrap().to_owned();
+                    (text("mailbox"), text("state"), object["server"].clone())
+                })
+                .collect();
+            found.sort_by(|a, b| a.0.cmp(&b.0));
+            assert_eq!(found, wanted, "{generation}/{file}");
+            assert_eq!(output.status.code(), Some(0));
+        }
+    }
+}
+
+#[test]
+fn verify_passes_sound_files_and_names_what_is_wrong_with_its_offset() {
+    for file in ["twoskip.db", "twom.db", "skiplist.db", "flat.db"] {
+        let path = data(&format!("current-keys/{file}"));
+        let output = run(&["verify", "--mailboxes-db", path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(0), "{file}: {}", stdout(&output));
+        let text = stdout(&output);
+        assert!(text.contains(file.strip_suffix(".db").unwrap()) && text.contains("120"), "{text}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let broken = dir.path().join("mailboxes.db");
+    let mut bytes = fs::read(data("current-keys/twoskip.db")).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 0x40;
+    fs::write(&broken, bytes).unwrap();
+    let output = run(&["verify", "--mailboxes-db", broken.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(65));
+    assert!(stdout(&output).contains("offset"), "{}", stdout(&output));
+    let output = run(&["verify", "--mailboxes-db", "/nonexistent"]);
+    assert_eq!(output.status.code(), Some(65));
+    assert_eq!(run(&["verify"]).status.code(), Some(64));
+}
+
+#[test]
+fn check_says_what_the_configuration_means_and_warns_of_what_will_hurt() {
+    let site = Site::new();
+    let text = stdout(&site.run("check", &[]));
+    for said in ["twoskip", "10 records", "example.net, example.org", "lmtp, recipient, host"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    assert!(!text.contains("warning:"), "{text}");
+
+    site.config("[[listen]]\nendpoint = \"unix:open/socket\"\n");
+    fs::create_dir(site.path("open")).unwrap();
+    let chmod = Command::new("chmod").arg("0777").arg(site.path("open")).status().unwrap();
+    assert!(chmod.success());
+    fs::write(site.path("mailboxes.db"), "").unwrap();
+    site.imapd_conf("mupdate_server: mupdate.example.org\n");
+    let text = stdout(&site.run("check", &[]));
+    for warned in [
+        "warning: no `domains`",
+        "every recipient is deferred",
+        "nobody is called unknown",
+        "writable by everybody",
+    ] {
+        assert!(text.contains(warned), "{warned}: {text}");
+    }
+}
+
+#[test]
+fn the_demo_delivers_every_letter_to_the_right_backend() {
+    let output = run(&["demo", "--once"]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    for row in [
+        "jane+Work@example.org      OK lmtp:inet:127.0.0.1:",
+        "delivered, to max.muster@example.org",
+        "OK error:5.1.1 User unknown",
+        "refused: 550 at RCPT",
+        "deferred: 450 at RCPT",
+        "not ours",
+        "be1.example.org holds 2 letters: jane@example.org, jane+Work@example.org",
+        "be2.example.org holds 3 letters",
+    ] {
+        assert!(text.contains(row), "{row}: {text}");
+    }
+}
+
+#[test]
+fn strangers_cannot_drive_the_terminal_of_who_looks_them_up() {
+    let site = Site::new();
+    let output = site.run("lookup", &["\u{1b}[2J@example.org", "a\"\u{7}b@example.org"]);
+    assert!(!output.stdout.contains(&0x1b) && !output.stdout.contains(&7), "{output:?}");
+}
+
+#[test]
+fn the_shipped_configuration_is_a_valid_one() {
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/etc/murder-route.toml");
+    let shipped = fs::read_to_string(shipped).unwrap();
+    let site = Site::new();
+    let everything: String = shipped
+        .lines()
+        .filter(|line| !line.starts_with("# "))
+        .map(|line| {
+            line.strip_prefix('#').unwrap_or(line).replace("/etc/imapd.conf", "imapd.conf") + "\n"
+        })
+        .collect();
+    for text in [shipped.replace("/etc/imapd.conf", "imapd.conf"), everything] {
+        fs::write(site.path("murder-route.toml"), &text).unwrap();
+        let output = site.run("check", &[]);
+        assert_eq!(output.status.code(), Some(0), "{text}\n{output:?}");
+    }
+}
