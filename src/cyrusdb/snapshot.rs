@@ -78,6 +78,16 @@ impl Header {
         Ok(header)
     }
 
+    /// Whether a file of so many bytes can hold what the header says was committed. Cyrus never cuts
+    /// that off, so somebody else did.
+    pub fn check_size(&self, size: u64) -> Result<()> {
+        if size < self.end {
+            let what = "the file ends here, but the header puts the end of the list at";
+            return Err(Error::corrupt(size, format!("{what} {}", self.end)));
+        }
+        Ok(())
+    }
+
     /// `twoskip` or `twom`.
     pub fn engine(&self) -> &'static str {
         match self.layout {

@@ -253,7 +253,9 @@ impl FileList {
             let (file, engine) = view::open(&self.path)?;
             let locked = file.try_clone()?;
             let _lock = match engine {
-                Engine::Twoskip | Engine::Skiplist => self.lock(&locked, Ranges::WholeFile, true)?,
+                Engine::Twoskip | Engine::Skiplist => {
+                    self.lock(&locked, Ranges::WholeFile, true)?
+                }
                 Engine::Twom => self.lock(&locked, Ranges::Twom, true)?,
                 Engine::Flat => return Err(Error::corrupt(0, "changed all the time")),
             };
@@ -355,7 +357,12 @@ impl FileList {
 
     fn check_file(&self, may_wait: bool, scratch: &mut Scratch) -> Result<Arc<View>, Error> {
         let Some(view) = self.remembered() else { return self.load(may_wait, scratch) };
-        let metadata = fs::metadata(&self.path)?;
+        // The header before the length: a file only grows, so what is committed fits into it.
+        let header = match &*view {
+            View::Skip(skip) => Some(skip.header_now()),
+            View::Index(_) => None,
+        };
+        let metadata = view::standing(&self.path)?;
         if Identity::of(&metadata) != view.identity() {
             return self.load(may_wait, scratch);
         }
@@ -364,8 +371,12 @@ impl FileList {
             View::Index(_) => return self.load(may_wait, scratch),
             View::Skip(skip) => skip,
         };
-        if skip.is_at(skip.header_now()?) {
-            return Ok(view);
+        if let Some(header) = header {
+            let header = header?;
+            header.check_size(metadata.len())?;
+            if skip.is_at(header) {
+                return Ok(view);
+            }
         }
         // One thread follows, the others then see it.
         let mut work = self.work();
@@ -463,7 +474,11 @@ impl FileList {
                     let rows = self.rows_of(index, generation, prefix)?;
                     let visit = |row: &(MailboxName, Record)| visit(&row.0, &row.1).is_break();
                     let stopped = rows.iter().any(visit);
-                    return Ok(if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
+                    return Ok(if stopped {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    });
                 }
             };
             let in_order = view.surely_raw();

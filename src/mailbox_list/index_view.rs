@@ -2,7 +2,7 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::sync::{RwLock, RwLockReadGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
 use crate::cyrusdb::error::{Error, Result};
@@ -75,7 +75,8 @@ impl IndexView {
         file.read_to_end(&mut bytes)?;
         let after = file.metadata()?;
         let (size, modified) = (after.len(), after.modified().ok());
-        if (before.len(), before.modified().ok()) != (size, modified) || bytes.len() as u64 != size {
+        if (before.len(), before.modified().ok()) != (size, modified) || bytes.len() as u64 != size
+        {
             return Err(Error::corrupt(0, "the file was changed while it was read"));
         }
         let table = Table::read(bytes)?;
@@ -154,9 +155,10 @@ impl IndexView {
     pub(crate) fn incomplete(&self) -> Option<Error> {
         match &self.content().kind {
             Kind::Skiplist(_) => None,
-            Kind::Flat { table, .. } => table.problems().first().map(|problem| {
-                Error::corrupt(problem.offset, problem.what.clone())
-            }),
+            Kind::Flat { table, .. } => table
+                .problems()
+                .first()
+                .map(|problem| Error::corrupt(problem.offset, problem.what.clone())),
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::{Acquire, Relaxed, Release}};
+use std::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::fingers::{Builder, Fingers, Progress};
@@ -42,16 +45,7 @@ impl SkipView {
         let metadata = file.metadata()?;
         let file = Arc::new(Pread(file));
         let header = Header::read(&*file)?;
-        let size = metadata.len();
-        if size < header.end {
-            return Err(Error::corrupt(
-                size,
-                format!(
-                    "the file ends here, but the header puts the end of the list at {}",
-                    header.end
-                ),
-            ));
-        }
+        header.check_size(metadata.len())?;
         let keys = key_generation(&file, header, scratch);
         Ok(Self {
             file,
@@ -231,8 +225,9 @@ impl SkipView {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<Walked> {
         let order = self.order();
-        let walked =
-            Reader::new(&*self.file, self.header(), order, scratch).along_lists().walk(from, visit)?;
+        let walked = Reader::new(&*self.file, self.header(), order, scratch)
+            .along_lists()
+            .walk(from, visit)?;
         if walked == Walked::OtherOrder {
             if self.order.load(Relaxed) != RAW_PRESUMED {
                 return Err(Error::corrupt(0, "the keys are in no order that this list can have"));

@@ -53,10 +53,20 @@ impl Identity {
     }
 }
 
+/// What stands at `path` now. It is opened for that: a list that nobody may read any more is not one
+/// to call anybody unknown by, even where it could still be read through a descriptor from before.
+pub(crate) fn standing(path: &Path) -> io::Result<Metadata> {
+    open_file(path)?.metadata()
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
+    // O_NONBLOCK: a FIFO in its place must not keep us waiting for somebody to write.
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
 /// Opens the file at `path` to read it, and tells its engine.
 pub(crate) fn open(path: &Path) -> Result<(File, Engine)> {
-    // O_NONBLOCK: a FIFO in its place must not keep us waiting for somebody to write.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let file = open_file(path)?;
     let metadata = file.metadata()?;
     if metadata.is_dir() {
         return Err(cyrusdb::DIRECTORY);
