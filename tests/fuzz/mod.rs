@@ -5,10 +5,14 @@
 // A fuzz target takes one of them.
 #![allow(dead_code)]
 
+mod seal;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
+use murder_route::cyrusdb::order::Order;
+use murder_route::cyrusdb::snapshot::{Found, Header, Reader, Scratch};
 use murder_route::cyrusdb::{Engine, detect, dlist, flat, record, skiplist};
 use murder_route::imapd_conf::ImapdConf;
 use murder_route::wire::netstring;
@@ -17,13 +21,57 @@ use murder_route::wire::netstring;
 pub(crate) type Target = fn(&[u8]);
 
 /// All targets, by the names of their binaries and seed folders.
-pub(crate) const TARGETS: [(&str, Target); 5] = [
+pub(crate) const TARGETS: [(&str, Target); 7] = [
+    ("twoskip", twoskip),
+    ("twom", twom),
     ("skiplist", skiplist),
     ("flat", flat),
     ("record", record),
     ("imapd_conf", imapd_conf),
     ("netstring", netstring),
 ];
+
+/// A twoskip file.
+pub(crate) fn twoskip(file: &[u8]) {
+    snapshot(file, Engine::Twoskip);
+}
+
+/// A twom file.
+pub(crate) fn twom(file: &[u8]) {
+    snapshot(file, Engine::Twom);
+}
+
+fn snapshot(file: &[u8], engine: Engine) {
+    search(file, engine);
+    search(&seal::sealed(file), engine);
+}
+
+/// Walks and searches in both orders. A file that contradicts itself may be answered either way;
+/// but a walk must ascend and end, and what it comes by stands in the file.
+fn search(file: &[u8], engine: Engine) {
+    let Ok(header) = Header::read(file) else { return };
+    assert_eq!(detect(file).map(Engine::name).ok(), Some(header.engine()));
+    if header.engine() != engine.name() {
+        return;
+    }
+    let mut scratch = Scratch::default();
+    for order in [Order::Raw, Order::Mbox] {
+        let mut rows: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        let _ = Reader::new(file, header, order, &mut scratch).walk(b"", &mut |key, value| {
+            rows.push((key.to_vec(), value.to_vec()));
+            true
+        });
+        assert!(rows.len() <= file.len() / 24);
+        assert!(rows.is_sorted_by(|(a, _), (b, _)| order.compare(a, b).is_lt()));
+        let wanted = rows.iter().map(|(key, _)| key.as_slice());
+        for key in wanted.chain([&b""[..], b"user.jane", b"Nuser\x1fjane", b"\xff\xff"]) {
+            let mut reader = Reader::new(file, header, order, &mut scratch);
+            if let Ok(Found::Value(value)) = reader.find(key, None) {
+                assert!(key.len() + value.len() <= file.len());
+            }
+        }
+    }
+}
 
 /// A skiplist file.
 pub(crate) fn skiplist(file: &[u8]) {
