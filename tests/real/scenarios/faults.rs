@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::clients::mail::Session;
 use crate::postfix::{self, SMTP};
 use crate::router::{Daemon, SOCKET, Setup};
-use crate::sandbox::{self, STATE};
-use crate::world::{Message, World, message};
+use crate::sandbox::{self, STATE, User};
+use crate::world::{Message, Queued, World, message};
 use crate::{Done, ensure, run};
 
 const SENDERS: usize = 4;
@@ -125,89 +125,138 @@ pub fn list_repacked(world: &World) -> Done {
     Ok(())
 }
 
-/// A way to spoil a list that lies at the given path.
-type Damage = fn(&str) -> Done;
+/// A way to spoil a list.
+struct Damage {
+    name: &'static str,
+    /// Spoils the list at this path.
+    spoil: fn(&str) -> Done,
+    /// What was there can still be read by a daemon that has the file open, and is the truth.
+    open_file_is_whole: bool,
+}
 
-const DAMAGES: [(&str, Damage); 8] = [
-    ("emptied", |list| Ok(fs::write(list, "")?)),
-    ("cut in half", |list| {
-        let file = OpenOptions::new().write(true).open(list)?;
-        Ok(file.set_len(file.metadata()?.len() / 2)?)
-    }),
-    ("overwritten with garbage", |list| {
-        let length = usize::try_from(fs::metadata(list)?.len())?;
-        Ok(fs::write(list, b"garbage!".repeat(length / 8 + 1))?)
-    }),
-    ("replaced by garbage", |list| {
-        fs::write(format!("{list}.new"), b"\x7fgarbage".repeat(1000))?;
-        Ok(fs::rename(format!("{list}.new"), list)?)
-    }),
-    ("replaced by an empty list", |list| {
-        let new = format!("{list}.new");
-        let conf = format!("{STATE}/fe1/imapd.conf");
-        let mut dbtool = sandbox::command("cyr_dbtool");
-        run(dbtool.args(["-n", "-C", &conf, &new, "twoskip", "set", "x", "y"]))?;
-        let mut dbtool = sandbox::command("cyr_dbtool");
-        run(dbtool.args(["-C", &conf, &new, "twoskip", "delete", "x"]))?;
-        Ok(fs::rename(new, list)?)
-    }),
-    ("without any permission", |list| {
-        Ok(fs::set_permissions(list, Permissions::from_mode(0o000))?)
-    }),
-    ("taken over by root", |list| {
-        chown(list, Some(0), Some(0))?;
-        Ok(fs::set_permissions(list, Permissions::from_mode(0o600))?)
-    }),
-    ("gone", |list| Ok(fs::remove_file(list)?)),
+const DAMAGES: [Damage; 8] = [
+    Damage { name: "emptied", spoil: |list| Ok(fs::write(list, "")?), open_file_is_whole: false },
+    Damage {
+        name: "cut in half",
+        spoil: |list| {
+            let file = OpenOptions::new().write(true).open(list)?;
+            Ok(file.set_len(file.metadata()?.len() / 2)?)
+        },
+        open_file_is_whole: false,
+    },
+    Damage {
+        name: "overwritten with garbage",
+        spoil: |list| {
+            let length = usize::try_from(fs::metadata(list)?.len())?;
+            Ok(fs::write(list, b"garbage!".repeat(length / 8 + 1))?)
+        },
+        open_file_is_whole: false,
+    },
+    Damage {
+        name: "replaced by garbage",
+        spoil: |list| {
+            fs::write(format!("{list}.new"), b"\x7fgarbage".repeat(1000))?;
+            Ok(fs::rename(format!("{list}.new"), list)?)
+        },
+        open_file_is_whole: false,
+    },
+    Damage {
+        name: "replaced by an empty list",
+        spoil: |list| {
+            let new = format!("{list}.new");
+            for action in
+                [&["-n", &new, "twoskip", "set", "x", "y"][..], &[&new, "twoskip", "delete", "x"]]
+            {
+                let mut dbtool = sandbox::command("cyr_dbtool");
+                run(dbtool.args(["-C", &format!("{STATE}/fe1/imapd.conf")]).args(action))?;
+            }
+            Ok(fs::rename(new, list)?)
+        },
+        open_file_is_whole: false,
+    },
+    Damage {
+        name: "without any permission",
+        spoil: |list| Ok(fs::set_permissions(list, Permissions::from_mode(0o000))?),
+        open_file_is_whole: true,
+    },
+    Damage {
+        name: "taken over by root",
+        spoil: |list| {
+            chown(list, Some(0), Some(0))?;
+            Ok(fs::set_permissions(list, Permissions::from_mode(0o600))?)
+        },
+        open_file_is_whole: true,
+    },
+    Damage { name: "gone", spoil: |list| Ok(fs::remove_file(list)?), open_file_is_whole: false },
 ];
+
+/// A copy of the frontend's list, so that Cyrus itself need not suffer.
+struct Copy {
+    list: String,
+    good: String,
+    cyrus: User,
+}
+
+impl Copy {
+    fn make(world: &World) -> Done<Self> {
+        let dir = format!("{STATE}/spoilt");
+        let cyrus = world.murder.cyrus;
+        sandbox::make_dir(&dir, cyrus)?;
+        let copy = Self { list: format!("{dir}/mailboxes.db"), good: format!("{dir}/good"), cyrus };
+        fs::copy(world.murder.frontend.mailboxes_db(), &copy.good)?;
+        copy.heal()?;
+        Ok(copy)
+    }
+
+    /// Puts a whole list in its place, as a restore or a repack of Cyrus' does: by a rename.
+    fn heal(&self) -> Done {
+        let new = format!("{}.healed", self.list);
+        fs::copy(&self.good, &new)?;
+        chown(&new, Some(self.cyrus.uid), Some(self.cyrus.gid))?;
+        fs::set_permissions(&new, Permissions::from_mode(0o600))?;
+        Ok(fs::rename(new, &self.list)?)
+    }
+}
 
 /// Spoils the list in every way, heals it each time, and looks at mail that comes and at mail that
 /// waits in the queue.
 pub fn list_spoilt(world: &mut World) -> Done {
-    // A copy of the frontend's list, so that Cyrus itself need not suffer.
-    let (list, good) = (format!("{STATE}/spoilt/mailboxes.db"), format!("{STATE}/spoilt/good"));
-    let cyrus = world.murder.cyrus;
-    sandbox::make_dir(&format!("{STATE}/spoilt"), cyrus)?;
-    fs::copy(world.murder.frontend.mailboxes_db(), &good)?;
-    let heal = |list: &str| -> Done {
-        let new = format!("{list}.healed");
-        fs::copy(&good, &new)?;
-        chown(&new, Some(cyrus.uid), Some(cyrus.gid))?;
-        fs::set_permissions(&new, Permissions::from_mode(0o600))?;
-        Ok(fs::rename(new, list)?)
-    };
-    heal(&list)?;
+    let copy = Copy::make(world)?;
     world.daemon.stop()?;
-    let setup = Setup { mailboxes_db: Some(list.clone()), ..world.setup.clone() };
-    let mut spoilt = Daemon::start(setup, SOCKET)?;
-
+    let setup = Setup { mailboxes_db: Some(copy.list.clone()), ..world.setup.clone() };
+    let mut daemon = Daemon::start(setup, SOCKET)?;
     // A letter that cannot be delivered yet: each attempt asks the router anew.
     world.murder.backends[1].stop()?;
     let waiting = world.send(&["max@example.org"])?;
-    let attempt = postfix::next_attempt(&world.logs, waiting.since, &waiting.queue_id)?;
-    ensure!(attempt.status == "deferred", "max's backend is away: {attempt:?}");
-
-    for (name, damage) in DAMAGES {
-        damage(&list).map_err(|e| format!("{name}: {e}"))?;
-        let seen = nothing_bounces(world, &waiting.queue_id);
-        heal(&list)?;
-        seen.map_err(|e| format!("list {name}: {e}"))?;
-        world.recovers().map_err(|e| format!("list {name}, then healed: {e}"))?;
-    }
-
+    let seen = DAMAGES.iter().try_for_each(|damage| -> Done {
+        (damage.spoil)(&copy.list)?;
+        let seen = nothing_bounces(world, &mut daemon, damage, &waiting);
+        copy.heal()?;
+        seen.and_then(|()| world.recovers())
+            .map_err(|e| format!("list {}: {e}", damage.name).into())
+    });
     world.murder.backends[1].start()?;
+    daemon.stop()?;
+    world.daemon.resume()?;
+    seen?;
     let attempts = world.delivered(&waiting)?;
     ensure!(attempts.len() > DAMAGES.len(), "too few attempts: {attempts:?}");
-    world.holds_once(&world.murder.backends[1], "max", "INBOX", &waiting.id)?;
-    spoilt.stop()?;
-    world.daemon.resume()
+    world.holds_once(&world.murder.backends[1], "max", "INBOX", &waiting.id)
 }
 
-fn nothing_bounces(world: &World, waiting: &str) -> Done {
+fn nothing_bounces(world: &World, daemon: &mut Daemon, damage: &Damage, waiting: &Queued) -> Done {
+    world.existing_are_not_refused()?;
+    if !damage.open_file_is_whole {
+        world.put_off("nobody@example.org")?;
+    }
+    daemon.stop()?;
+    daemon.resume()?;
+    world.existing_are_not_refused().map_err(|e| format!("daemon begun anew: {e}"))?;
+    world.put_off("nobody@example.org").map_err(|e| format!("daemon begun anew: {e}"))?;
+
     let since = world.logs.mark();
-    world.nobody_is_refused()?;
-    run(sandbox::command("postqueue").args(["-i", waiting]))?;
-    let attempt = postfix::next_attempt(&world.logs, since, waiting)?;
+    run(sandbox::command("postqueue").args(["-i", &waiting.queue_id]))?;
+    let attempt = postfix::next_attempt(&world.logs, since, &waiting.queue_id)?;
     ensure!(attempt.status == "deferred", "the waiting letter: {attempt:?}");
     Ok(())
 }

@@ -62,5 +62,6 @@ pub fn frontend_begins_anew(world: &mut World) -> Done {
 fn nobody_is_refused(world: &World) -> Done {
     let lmtpd = world.frontend_lmtpd("jane@example.org")?;
     ensure!(lmtpd.code == 550, "this should be the hour in which lmtpd refuses jane: {lmtpd}");
-    world.nobody_is_refused()
+    world.existing_are_not_refused()?;
+    world.put_off("nobody@example.org")
 }
