@@ -14,6 +14,8 @@ pub mod error;
 mod expected;
 pub mod fingers;
 pub mod flat;
+#[cfg(test)]
+mod model_tests;
 mod node;
 pub mod order;
 pub mod record;
@@ -22,6 +24,8 @@ pub mod snapshot;
 pub mod source;
 mod twom;
 mod twoskip;
+#[cfg(test)]
+pub(crate) mod writer;
 
 use std::fmt;
 

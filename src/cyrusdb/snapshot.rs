@@ -8,10 +8,12 @@
 //! after its writer was killed, and after it was rolled back: those lists then still lead along
 //! committed records only, in order of their keys.
 //!
-//! It even holds for an end that is one transaction old. After two, a record may have lost both
-//! alternatives, which is an error here and is cured by a new [`Header`]. So a record that is
-//! found was in the list at that end; that one is *not* found is an answer only if the header has
-//! not changed since, and the path still leads to this file. Both are the caller's to check.
+//! A reader may also be late: its end is then an older one. What it finds was in the list at that
+//! end, since a record that is linked now and stands before the end was linked then. But it may
+//! miss: two transactions on, a record may have lost the alternative that counted, which shows as
+//! an error, or, if the second one was rolled back, as the end of the list. So that a key is *not*
+//! found, or that a walk has come to the end, is an answer only if the header is still the same
+//! afterwards, and the path still leads to this file. Both are the caller's to check.
 //!
 //! Bounds: offsets and lengths stay below the end, levels below 32, every step leads to a strictly
 //! greater key, and a search makes at most [`MAX_STEPS`] of them.

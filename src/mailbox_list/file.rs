@@ -61,6 +61,9 @@ pub struct Status {
 /// How often a look without a lock is tried again: a torn read is over in microseconds.
 const ATTEMPTS: u32 = 6;
 
+/// So often in a row a walk may find nothing new and yet a changed list.
+const PATIENCE: u32 = 1000;
+
 /// A lookup that may not wait reads no more bytes than this of a file that must be read whole.
 const AT_ONCE: u64 = 256 << 10;
 
@@ -487,6 +490,7 @@ impl FileList {
                 None if in_order => start.to_vec(),
                 None => Vec::new(),
             };
+            let end = view.header().end;
             let mut outcome = Ok(ControlFlow::Continue(()));
             let walked = view.walk(&from, scratch, &mut |key, value| {
                 if last.as_deref() == Some(key) {
@@ -509,7 +513,13 @@ impl FileList {
             });
             attempt += 1;
             match walked {
-                Ok(Walked::ToEnd | Walked::Stopped) => return outcome.map_err(|why| self.say(why)),
+                Ok(Walked::Stopped) => return outcome.map_err(|why| self.say(why)),
+                // A walk that a writer has overtaken may seem to be at the end.
+                Ok(Walked::ToEnd) if view.header_now().is_ok_and(|now| now.end == end) => {
+                    return outcome.map_err(|why| self.say(why));
+                }
+                Ok(Walked::ToEnd) if attempt < PATIENCE => {}
+                Ok(Walked::ToEnd) => return Err(self.say("changed all the time")),
                 Err(error) if attempt >= ATTEMPTS => return Err(self.say(error)),
                 Ok(Walked::OtherOrder) | Err(_) => {}
             }
