@@ -1,12 +1,13 @@
 # make                build the program
 # make check          all tests that need neither root nor the network
 # make check-real     a real Cyrus murder and Postfix in a private root (wants root)
+# make bench          figures, each against a peer in the same run
 # make doc            the library's documentation
 # make install        below $(DESTDIR)$(prefix)
 
 CARGO ?= cargo
 prefix ?= /usr/local
-bindir ?= $(prefix)/bin
+sbindir ?= $(prefix)/sbin
 mandir ?= $(prefix)/share/man
 docdir ?= $(prefix)/share/doc/murder-route
 # systemd looks here whatever the prefix of its programs: /usr/lib for a package, and
@@ -14,7 +15,7 @@ docdir ?= $(prefix)/share/doc/murder-route
 unitdir ?= $(prefix)/lib/systemd/system
 INSTALL ?= install
 
-.PHONY: all check check-real doc install
+.PHONY: all bench check check-real doc install
 
 all:
 	$(CARGO) build --release --locked
@@ -26,22 +27,21 @@ check:
 check-real:
 	MURDER_ROUTE_REAL=1 $(CARGO) test --locked --test real
 
+bench:
+	$(CARGO) bench --locked --bench '*'
+
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
 install: all
-	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(docdir)
-	$(INSTALL) -m 755 target/release/murder-route $(DESTDIR)$(bindir)/murder-route
-	for page in $(wildcard man/*.[1-9]); do \
-	    section=$${page##*.}; \
-	    $(INSTALL) -d $(DESTDIR)$(mandir)/man$$section; \
-	    $(INSTALL) -m 644 $$page $(DESTDIR)$(mandir)/man$$section/; \
+	$(INSTALL) -d $(DESTDIR)$(sbindir) $(DESTDIR)$(docdir) $(DESTDIR)$(unitdir)
+	$(INSTALL) -m 755 target/release/murder-route $(DESTDIR)$(sbindir)/murder-route
+	for page in man/*.[1-9]; do \
+	    section=$(DESTDIR)$(mandir)/man$${page##*.}; \
+	    $(INSTALL) -d $$section && $(INSTALL) -m 644 $$page $$section/ || exit; \
 	done
-	for unit in $(wildcard packaging/systemd/*.service packaging/systemd/*.socket); do \
-	    $(INSTALL) -d $(DESTDIR)$(unitdir); \
-	    $(INSTALL) -m 644 $$unit $(DESTDIR)$(unitdir)/; \
-	done
-	for file in $(wildcard README.md CHANGELOG.md LICENSE* murder-route.toml.example \
-	        packaging/murder-route.toml docs/*.md); do \
-	    $(INSTALL) -m 644 $$file $(DESTDIR)$(docdir)/; \
-	done
+	$(INSTALL) -m 644 packaging/systemd/murder-route.socket $(DESTDIR)$(unitdir)/
+	sed 's|/usr/sbin/|$(sbindir)/|' packaging/systemd/murder-route.service \
+	    > $(DESTDIR)$(unitdir)/murder-route.service
+	$(INSTALL) -m 644 README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT \
+	    packaging/etc/murder-route.toml $(DESTDIR)$(docdir)/
