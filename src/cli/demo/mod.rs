@@ -81,7 +81,7 @@ impl Demo {
         }
         writeln!(
             out,
-            "\n{:<26} {:<44} WHAT BECAME OF THE LETTER",
+            "\n{:<26} {:<56} WHAT BECAME OF THE LETTER",
             "RECIPIENT", "THE MAP'S ANSWER"
         )?;
         let mut astray = 0;
@@ -97,7 +97,7 @@ impl Demo {
                     |b: &&DemoBackend| b.has(&canonical) && reply.to_string().contains(&b.address);
                 astray += usize::from(backends.iter().filter(arrived).count() != 1);
             }
-            writeln!(out, "{recipient:<26} {:<44} {delivered}", reply.to_string().trim_end())?;
+            writeln!(out, "{recipient:<26} {:<56} {delivered}", reply.to_string().trim_end())?;
             writeln!(out, "  {what}")?;
         }
         for backend in &backends {
