@@ -123,7 +123,7 @@ impl Maps {
                     Reply::Temp(format!("the backend is the unix socket {path}, not a host"))
                 }
             },
-            (Map::Canonical, Decision::Deliver(_)) => match canonical(router, recipient) {
+            (Map::Canonical, Decision::Deliver(_)) => match canonical(router, recipient, route) {
                 Some(canonical) => Reply::Ok(canonical),
                 None => Reply::NotFound,
             },
@@ -174,8 +174,9 @@ impl Maps {
 }
 
 /// The recipient as its backend must see it, if that is not the form it has.
-pub fn canonical(router: &Router, recipient: &str) -> Option<String> {
-    let canonical = router.rules.canonical(&Recipient::parse(recipient.as_bytes()).ok()?);
+fn canonical(router: &Router, recipient: &str, route: &Route) -> Option<String> {
+    let parsed = Recipient::parse(recipient.as_bytes()).ok()?;
+    let canonical = router.rules.canonical(&parsed, route.mailbox.as_ref()?);
     (canonical != recipient.as_bytes()).then(|| String::from_utf8(canonical).ok()).flatten()
 }
 

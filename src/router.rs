@@ -233,21 +233,32 @@ impl Search<'_> {
         Ok(missed)
     }
 
-    /// Looks a target up under all the names it may have.
+    /// Looks a target up under the first of its names that is there.
     fn by_name(&mut self, target: &Target) -> Result<Found, Open> {
-        let missed = match self.look_up(target)? {
-            Found::Missed(missed) => missed,
-            decided => return Ok(decided),
+        // Before a miss is weighed: what is there under another name needs no confirmation.
+        let other = match target.others.is_empty() || self.is_there(&target.name) {
+            true => None,
+            false => target.others.iter().find(|name| self.is_there(name)),
         };
-        if let Some(other) = &target.other {
-            let other = Target { kind: target.kind, name: other.clone(), other: None };
-            if let Found::Decided(route) = self.look_up(&other)? {
-                return Ok(Found::Decided(route));
-            }
-        }
+        let found = match other {
+            Some(name) => self.look_up(&Target::by_name(target.kind, name.clone()))?,
+            None => self.look_up(target)?,
+        };
+        let Found::Missed(missed) = found else { return Ok(found) };
         match self.fuzzy(target)? {
             Some(route) => Ok(Found::Decided(route)),
             None => Ok(Found::Missed(missed)),
+        }
+    }
+
+    /// Whether the list has the mailbox, or cannot say that it has not.
+    fn is_there(&self, name: &MailboxName) -> bool {
+        match self.list.lookup(name) {
+            Lookup::Present(record) => {
+                !matches!(record.state, State::Deleted | State::Intermediate)
+            }
+            Lookup::Absent => false,
+            Lookup::Unsure(_) | Lookup::Busy => true,
         }
     }
 
@@ -356,7 +367,7 @@ impl Search<'_> {
             return Ok(None);
         };
         explain!(self.explain, "rule: lmtp_fuzzy_mailbox_match takes {name}");
-        match self.look_up(&Target { kind: target.kind, name, other: None })? {
+        match self.look_up(&Target::by_name(target.kind, name))? {
             Found::Decided(route) => Ok(Some(route)),
             Found::Missed(_) => Ok(None),
         }

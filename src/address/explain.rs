@@ -1,7 +1,7 @@
 //! The way from recipient to mailbox name in plain sentences, for `lookup --explain`.
 
 use super::recipient::Recipient;
-use super::rules::{Kind, NoTarget, Release, Rules};
+use super::rules::{DomainInName, Kind, NoTarget, Release, Rules};
 
 impl Rules {
     /// Says, a sentence a step, which rules made the mailbox name and what they did. Only rules
@@ -21,7 +21,9 @@ impl Rules {
                         steps.push(format!("the shared folder to look up is {}", target.name));
                     }
                 }
-                steps.extend(target.other.map(|name| format!("and if it is not there, {name}")));
+                steps.extend(
+                    target.others.iter().map(|name| format!("and if it is not there, {name}")),
+                );
             }
             Err(why) => {
                 steps.push(why.to_string());
@@ -48,7 +50,9 @@ impl Rules {
             return;
         };
         steps.push(match self.domain_in_name(recipient) {
-            Ok(Some(_)) => format!("virtdomains: names of this domain begin with {domain}!"),
+            Ok(DomainInName { lmtpd: Some(domain), .. }) => {
+                format!("virtdomains: names of this domain begin with {}!", domain.escape_ascii())
+            }
             _ if !self.virtdomains => "virtdomains is off: the domain does not matter".to_owned(),
             _ => format!("{domain} is the defaultdomain: its names have no domain"),
         });

@@ -14,6 +14,7 @@ pub const MAX_KEY: usize = 1000;
 pub struct Recipient<'a> {
     local: Cow<'a, [u8]>,
     domain: Option<Cow<'a, [u8]>>,
+    typed_domain: Option<&'a [u8]>,
     quotes: bool,
 }
 
@@ -75,7 +76,7 @@ impl<'a> Recipient<'a> {
             }
         };
         let quotes = local.is_empty() || local.iter().any(|b| !stands_unquoted(*b));
-        Ok(Self { local, domain: domain.map(lower_case), quotes })
+        Ok(Self { local, domain: domain.map(lower_case), typed_domain: domain, quotes })
     }
 
     /// The local part with its detail, without quotes and backslashes, in the case it came in.
@@ -97,6 +98,11 @@ impl<'a> Recipient<'a> {
     /// without an `@`.
     pub fn domain(&self) -> Option<&[u8]> {
         self.domain.as_deref()
+    }
+
+    /// The domain in the case it came in.
+    pub fn typed_domain(&self) -> Option<&[u8]> {
+        self.typed_domain
     }
 
     /// Whether `lmtpd` can be given the local part in quotes only. Quotes that are not needed are
@@ -152,7 +158,11 @@ fn atext(b: u8) -> bool {
 /// Whether `parseaddr` takes the byte in a local part without quotes. It is more lenient than RFC
 /// 5321: dots may stand anywhere. (8-bit characters are judged by the rules, not here.)
 fn stands_unquoted(b: u8) -> bool {
-    b > b' ' && !b"<>()[]\\,;:\"@".contains(&b)
+    let special = matches!(
+        b,
+        b'<' | b'>' | b'(' | b')' | b'[' | b']' | b'\\' | b',' | b';' | b':' | b'"' | b'@'
+    );
+    b > b' ' && !special
 }
 
 /// Where the closing quote of a well-formed quoted local part stands.

@@ -57,10 +57,44 @@ pub struct Target {
     pub kind: Kind,
     /// The name to look up.
     pub name: MailboxName,
-    /// The name to look up if there is no such mailbox: what another minor release of the same
-    /// family makes of the recipient. Only for a shared folder with a `&` in its address: 3.0, 3.2
-    /// and 3.13.4 take it as modified UTF-7, 3.4 to 3.13.3 encode the `&` (Cyrus 33776ac558).
-    pub other: Option<MailboxName>,
+    /// The names to look up, in this order, if there is no such mailbox. Empty but for two cases:
+    ///
+    /// * `lmtpd` compares a domain with `defaultdomain` byte by byte (3.x) and keeps its case
+    ///   without `lmtp_downcase_rcpt`; a domain has no case (RFC 5321 §2.4), so what follows from
+    ///   that is looked up as well.
+    /// * A shared folder with a `&` in its address: 3.0, 3.2 and 3.13.4 take it as modified UTF-7,
+    ///   3.4 to 3.13.3 encode the `&` (Cyrus 33776ac558). The list does not tell which one reads
+    ///   it.
+    pub others: Vec<MailboxName>,
+}
+
+impl Target {
+    /// Every name to look up; the first mailbox that is there is the one.
+    pub fn names(&self) -> impl Iterator<Item = &MailboxName> {
+        std::iter::once(&self.name).chain(&self.others)
+    }
+
+    /// A target with one name.
+    pub fn by_name(kind: Kind, name: MailboxName) -> Self {
+        Self { kind, name, others: Vec::new() }
+    }
+
+    fn new(kind: Kind, name: Vec<u8>) -> Result<Self, NoTarget> {
+        let name = MailboxName::new(name).map_err(|_| NoTarget::Nobody(UNNAMEABLE))?;
+        Ok(Self::by_name(kind, name))
+    }
+
+    fn or_in_domain(&mut self, domain: Option<&[u8]>) {
+        let others: Vec<_> = self
+            .names()
+            .filter_map(|name| {
+                let mut other = begin_name(domain, name.as_bytes().len());
+                other.extend_from_slice(name.without_domain());
+                MailboxName::new(other).ok()
+            })
+            .collect();
+        self.others.extend(others);
+    }
 }
 
 /// Why a recipient stands for no mailbox.
@@ -104,27 +138,27 @@ impl Rules {
         if self.keeps_quotes() && recipient.needs_quotes() {
             return Err(NoTarget::Nobody(QUOTED));
         }
-        let mut name = Vec::with_capacity(
-            domain.map_or(0, |domain| domain.len() + 1) + b"user.".len() + recipient.local().len(),
-        );
-        if let Some(domain) = domain {
-            name.extend_from_slice(domain);
-            name.push(b'!');
-        }
+        let mut name = begin_name(domain.lmtpd, b"user.".len() + recipient.local().len());
         let before_user = name.len();
         name.extend_from_slice(b"user.");
         let before_local = name.len();
-        name.extend(recipient.user().iter().map(|b| self.user_byte(*b)));
+        name.extend_from_slice(recipient.user());
+        self.make_internal(&mut name[before_local..]);
 
-        if self.is_postuser(&name[before_local..], recipient.user()) {
+        let mut target = if self.is_postuser(&name[before_local..], recipient.user()) {
             name.truncate(before_user);
-            return self.shared(name, recipient.detail().unwrap_or_default());
+            self.shared(name, recipient.detail().unwrap_or_default())?
+        } else {
+            match &name[before_local..] {
+                [] => return Err(NoTarget::Nobody(NO_USER)),
+                user if user.contains(&b'!') => return Err(NoTarget::Nobody(UNNAMEABLE)),
+                _ => Target::new(Kind::Inbox, name)?,
+            }
+        };
+        if domain.caseless != domain.lmtpd {
+            target.or_in_domain(domain.caseless);
         }
-        match &name[before_local..] {
-            [] => Err(NoTarget::Nobody(NO_USER)),
-            user if user.contains(&b'!') => Err(NoTarget::Nobody(UNNAMEABLE)),
-            _ => target(Kind::Inbox, name, None),
-        }
+        Ok(target)
     }
 
     /// Who gets mail for nobody (`lmtp_catchall_mailbox`), if anybody does.
@@ -134,32 +168,28 @@ impl Rules {
     /// recipient a minute later.
     pub fn catchall_target(&self) -> Option<Target> {
         let user = self.catchall.as_deref().filter(|user| !user.is_empty())?;
-        let mut name = Vec::with_capacity(user.len() + 6);
-        let user = match user.rsplit_once('@') {
-            Some((local, domain)) if self.release >= Release::V3_0 => {
-                if !self.is_defaultdomain(domain.as_bytes()) {
-                    name.extend(domain.bytes().map(|b| b.to_ascii_lowercase()));
-                    name.push(b'!');
-                }
-                local
-            }
-            _ => user,
+        let (user, domain) = match user.rsplit_once('@') {
+            Some((user, domain)) if self.release >= Release::V3_0 => (user, Some(domain)),
+            _ => (user, None),
         };
+        let domain = domain.filter(|domain| self.defaultdomain.as_deref() != Some(domain));
+        let mut name = begin_name(domain.map(str::as_bytes), b"user.".len() + user.len());
         name.extend_from_slice(b"user.");
         match self.release {
             Release::V2_4 | Release::V2_5 => name.extend_from_slice(user.as_bytes()),
             Release::V3_0 | Release::V3_6 => name.extend(user.bytes().map(caret_for_dot)),
         }
-        target(Kind::Inbox, name, None).ok()
+        Target::new(Kind::Inbox, name).ok()
     }
 
-    /// The recipient as the backend must be given it, in external form.
+    /// The recipient as the backend must be given it, in external form; `found` is the name under
+    /// which its mailbox was found.
     ///
     /// `lmtpproxyd` passes on a recipient in lower case; a backend given `jane+Work@Example.org`
-    /// refuses it (3.2) or dies of a failed assertion (3.6, 3.10). So: the domain in lower case, or
-    /// as `defaultdomain` spells it, for `lmtpd` compares it byte by byte; the local part in lower
-    /// case with `lmtp_downcase_rcpt`; the detail untouched.
-    pub fn canonical(&self, recipient: &Recipient<'_>) -> Vec<u8> {
+    /// refuses it (3.2) or dies of a failed assertion (3.6, 3.10). So: the domain as the name has
+    /// it, or as `defaultdomain` is spelled, for `lmtpd` compares byte by byte, else in lower case;
+    /// the local part in lower case with `lmtp_downcase_rcpt`; the detail untouched.
+    pub fn canonical(&self, recipient: &Recipient<'_>, found: &MailboxName) -> Vec<u8> {
         let mut local = recipient.local().to_vec();
         if self.downcase {
             local[..recipient.user().len()].make_ascii_lowercase();
@@ -168,12 +198,11 @@ impl Rules {
         push_quoted(&local, &mut address);
         if let Some(domain) = recipient.domain() {
             address.push(b'@');
-            match &self.defaultdomain {
-                Some(default) if self.is_defaultdomain(domain) => {
-                    address.extend_from_slice(default.as_bytes());
-                }
-                _ => address.extend_from_slice(domain),
-            }
+            address.extend_from_slice(match (found.domain(), &self.defaultdomain) {
+                (Some(found), _) if found.eq_ignore_ascii_case(domain) => found,
+                (_, Some(default)) if self.is_defaultdomain(domain) => default.as_bytes(),
+                _ => domain,
+            });
         }
         address
     }
@@ -182,22 +211,37 @@ impl Rules {
     pub(super) fn domain_in_name<'r>(
         &self,
         recipient: &'r Recipient<'_>,
-    ) -> Result<Option<&'r [u8]>, NoTarget> {
-        let Some(domain) = recipient.domain() else { return Ok(None) };
-        if !domain.is_ascii() {
+    ) -> Result<DomainInName<'r>, NoTarget> {
+        const NONE: DomainInName<'_> = DomainInName { lmtpd: None, caseless: None };
+        let (Some(folded), Some(typed)) = (recipient.domain(), recipient.typed_domain()) else {
+            return Ok(NONE);
+        };
+        if !folded.is_ascii() {
             // lmtpd takes A-labels only, and mail servers turn U-labels into them on the way.
-            return if self.virtdomains { Err(NoTarget::Doubtful(U_LABEL)) } else { Ok(None) };
+            return if self.virtdomains { Err(NoTarget::Doubtful(U_LABEL)) } else { Ok(NONE) };
         }
-        if !lmtpd_takes_domain(domain) {
+        if !lmtpd_takes_domain(folded) {
             return Err(NoTarget::Refused(BAD_DOMAIN));
         }
-        if !self.virtdomains || self.is_defaultdomain(domain) {
-            return Ok(None);
+        if !self.virtdomains {
+            return Ok(NONE);
         }
-        if domain.is_empty() {
+        if folded.is_empty() {
             return Err(NoTarget::Nobody(EMPTY_DOMAIN));
         }
-        Ok(Some(domain))
+        let kept = if self.downcase { folded } else { typed };
+        let default = self.is_defaultdomain(folded);
+        let exactly = |domain| self.defaultdomain.as_deref().map(str::as_bytes) == Some(domain);
+        let lmtpd_drops_it = match self.release {
+            Release::V2_4 | Release::V2_5 => default,
+            // Before folding; the key is made of the name after it, and that drops it again.
+            Release::V3_0 => exactly(typed),
+            Release::V3_6 => exactly(typed) || exactly(kept),
+        };
+        Ok(DomainInName {
+            lmtpd: (!lmtpd_drops_it).then_some(kept),
+            caseless: (!default).then_some(folded),
+        })
     }
 
     pub(super) fn is_defaultdomain(&self, domain: &[u8]) -> bool {
@@ -209,14 +253,17 @@ impl Rules {
         self.release >= Release::V3_0
     }
 
-    /// One byte of a user in internal form.
-    fn user_byte(&self, b: u8) -> u8 {
-        // In lmtpd's order: the X of an 8-bit byte is folded as well.
-        let b = if b >= 0x80 { b'X' } else { b };
-        let b = if self.downcase { b.to_ascii_lowercase() } else { b };
+    /// Makes the internal form of a user, in lmtpd's order: the X of an 8-bit byte is folded too.
+    fn make_internal(&self, user: &mut [u8]) {
+        user.iter_mut().filter(|b| !b.is_ascii()).for_each(|b| *b = b'X');
+        if self.downcase {
+            user.make_ascii_lowercase();
+        }
         match self.release {
-            Release::V2_4 | Release::V2_5 => self.old_separator(b),
-            Release::V3_0 | Release::V3_6 => caret_for_dot(b),
+            Release::V2_4 | Release::V2_5 => {
+                user.iter_mut().for_each(|b| *b = self.old_separator(*b));
+            }
+            Release::V3_0 | Release::V3_6 => user.iter_mut().for_each(|b| *b = caret_for_dot(*b)),
         }
     }
 
@@ -246,29 +293,31 @@ impl Rules {
     /// The shared folder of this detail; `name` has the domain already.
     fn shared(&self, mut name: Vec<u8>, detail: &[u8]) -> Result<Target, NoTarget> {
         let before = name.len();
-        let other = match self.release {
+        let mut encoded = None;
+        match self.release {
             Release::V2_4 | Release::V2_5 => {
                 name.extend(detail.iter().map(|b| self.old_separator(*b)));
-                None
             }
             Release::V3_0 | Release::V3_6 => {
-                let encoded = detail.contains(&b'&').then(|| {
+                if detail.contains(&b'&') {
                     let mut other = name.clone();
                     self.push_folders(detail, true, &mut other);
-                    other
-                });
-                self.push_folders(detail, false, &mut name);
-                // The likelier name first: 3.4 to 3.12 encode, 3.0 and 3.2 do not.
-                match (encoded, self.release) {
-                    (Some(encoded), Release::V3_6) => Some(std::mem::replace(&mut name, encoded)),
-                    (encoded, _) => encoded,
+                    encoded = Some(other);
                 }
+                self.push_folders(detail, false, &mut name);
             }
-        };
+        }
         if name.len() == before {
             return Err(NoTarget::Nobody(NO_FOLDER));
         }
-        target(Kind::Shared, name, other)
+        // The likelier name first: what 3.6 to 3.12 make of it, and 3.0 to 3.2.
+        let (name, other) = match encoded {
+            Some(encoded) if self.release == Release::V3_6 => (encoded, Some(name)),
+            encoded => (name, encoded),
+        };
+        let mut target = Target::new(Kind::Shared, name)?;
+        target.others.extend(other.and_then(|other| MailboxName::new(other).ok()));
+        Ok(target)
     }
 
     /// Cyrus 3 splits the detail at the separator, drops what is empty and joins the rest with
@@ -303,10 +352,23 @@ const NO_USER: &str = "no user before the `+`";
 const NO_FOLDER: &str = "no folder after the `+`";
 const UNNAMEABLE: &str = "no mailbox can have this name";
 
-fn target(kind: Kind, name: Vec<u8>, other: Option<Vec<u8>>) -> Result<Target, NoTarget> {
-    let name = MailboxName::new(name).map_err(|_| NoTarget::Nobody(UNNAMEABLE))?;
-    let other = other.and_then(|other| MailboxName::new(other).ok());
-    Ok(Target { kind, name, other })
+/// The domain before the `!` in two readings.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DomainInName<'r> {
+    /// What `lmtpd` looks up.
+    pub(super) lmtpd: Option<&'r [u8]>,
+    /// What it would look up if it knew that domains have no case.
+    pub(super) caseless: Option<&'r [u8]>,
+}
+
+/// `domain!`, with room for as much more.
+fn begin_name(domain: Option<&[u8]>, room: usize) -> Vec<u8> {
+    let mut name = Vec::with_capacity(domain.map_or(0, |domain| domain.len() + 1) + room);
+    if let Some(domain) = domain {
+        name.extend_from_slice(domain);
+        name.push(b'!');
+    }
+    name
 }
 
 /// A dot inside a component of an internal name is written `^`.
@@ -342,9 +404,11 @@ mod tests {
     /// `user.jane`, `shared news`, `501 …`, `550 …`, `45x …`: what `lmtpd` would do.
     fn said(rules: &Rules, key: &str) -> String {
         match target(rules, key) {
-            Ok(Target { kind: Kind::Inbox, name, other: None }) => name.to_string(),
-            Ok(Target { kind: Kind::Shared, name, other: None }) => format!("shared {name}"),
-            Ok(Target { name, other: Some(other), .. }) => format!("shared {name} or {other}"),
+            Ok(target) => {
+                let names: Vec<_> = target.names().map(ToString::to_string).collect();
+                let kind = if target.kind == Kind::Shared { "shared " } else { "" };
+                format!("{kind}{}", names.join(" or "))
+            }
             Err(NoTarget::Refused(_)) => "501".to_owned(),
             Err(NoTarget::Nobody(_)) => "550".to_owned(),
             Err(NoTarget::Doubtful(_)) => "451".to_owned(),
@@ -398,6 +462,39 @@ mod tests {
     }
 
     #[test]
+    fn the_case_of_the_defaultdomain_costs_nobody_his_mail() {
+        let spelled = Rules { defaultdomain: Some("Example.org".to_owned()), ..site() };
+        check(
+            &spelled,
+            &[
+                (
+                    "dora@example.org",
+                    "example.org!user.dora or user.dora",
+                    "lmtpd 3.x: another domain",
+                ),
+                ("dora@EXAMPLE.org", "example.org!user.dora or user.dora", "after folding too"),
+                ("dora@Example.org", "user.dora", "the same spelling"),
+                ("+news@example.org", "shared example.org!news or news", "shared folders as well"),
+                (
+                    "+a&b@example.org",
+                    "shared example.org!a&-b or example.org!a&b or a&-b or a&b",
+                    "each in both",
+                ),
+            ],
+        );
+        let old = Rules { release: Release::V3_0, ..site() };
+        check(
+            &old,
+            &[
+                ("dora@Example.org", "example.org!user.dora or user.dora", "3.0 folds too late"),
+                ("dora@example.org", "user.dora", "the same spelling"),
+            ],
+        );
+        let older = Rules { release: Release::V2_5, ..spelled };
+        check(&older, &[("dora@EXAMPLE.ORG", "user.dora", "2.x knows that domains have no case")]);
+    }
+
+    #[test]
     fn a_dot_in_a_user_is_a_caret_or_a_folder() {
         for release in [Release::V3_0, Release::V3_6] {
             for unixhierarchysep in [false, true] {
@@ -446,7 +543,12 @@ mod tests {
             &exact,
             &[
                 ("Jane@example.org", "user.Jane", "off: as typed"),
-                ("jane@X.org", "x.org!user.jane", "a domain has no case (RFC 5321 §2.4)"),
+                (
+                    "jane@X.org",
+                    "X.org!user.jane or x.org!user.jane",
+                    "a domain has no case (RFC 5321)",
+                ),
+                ("jane@Example.org", "Example.org!user.jane or user.jane", "nor the default"),
             ],
         );
         check(&Rules::defaults(Release::V2_4), &[("Jane@x", "user.Jane", "default up to 2.4")]);
@@ -608,10 +710,12 @@ mod tests {
         ];
         for (rules, key, expected) in table {
             let parsed = Recipient::parse(key.as_bytes()).unwrap();
-            assert_eq!(
-                rules.canonical(&parsed).escape_ascii().to_string(),
-                expected.escape_default().to_string()
+            let found = rules.target(&parsed).map_or_else(
+                |_| MailboxName::new("user.jane").unwrap(),
+                |target| target.names().last().unwrap().clone(),
             );
+            let canonical = rules.canonical(&parsed, &found);
+            assert_eq!(std::str::from_utf8(&canonical).unwrap(), *expected);
         }
     }
 
@@ -619,7 +723,7 @@ mod tests {
         // What the backend is given must lead to the mailbox that was looked up.
         #[test]
         fn the_canonical_form_means_the_same_mailbox(
-            key in "[ -~]{1,40}",
+            key in "[ -~]{1,20}(@([aA][bB]|[xX]\\.org))?",
             virtdomains: bool, unixhierarchysep: bool, downcase: bool,
             release in proptest::sample::select(vec![Release::V2_5, Release::V3_0, Release::V3_6]),
         ) {
@@ -631,10 +735,15 @@ mod tests {
             if let Ok(parsed) = Recipient::parse(key.as_bytes())
                 && let Ok(target) = rules.target(&parsed)
             {
-                let canonical = rules.canonical(&parsed);
-                let again = Recipient::parse(&canonical).unwrap();
-                proptest::prop_assert_eq!(rules.target(&again), Ok(target));
-                proptest::prop_assert_eq!(rules.canonical(&again), canonical);
+                for found in target.names() {
+                    let canonical = rules.canonical(&parsed, found);
+                    let again = Recipient::parse(&canonical).unwrap();
+                    let target = rules.target(&again).unwrap();
+                    proptest::prop_assert_eq!(rules.canonical(&again, found), canonical.clone());
+                    // `lmtpd` itself must find it: the first name, or with `&` one of the two.
+                    let found_by_lmtpd = target.name == *found || key.contains('&');
+                    proptest::prop_assert!(found_by_lmtpd, "{} {}", found, target.name);
+                }
             }
         }
     }

@@ -149,6 +149,26 @@ fn a_miss_is_never_unknown_before_it_is_confirmed() {
 }
 
 #[test]
+fn a_mailbox_under_another_reading_of_its_name_needs_no_confirmation() {
+    let mut router = router();
+    router.rules.virtdomains = true;
+    router.rules.defaultdomain = Some("Example.org".into());
+    let list = list().with("example.org!user.dora", record(State::Active, Some("be2")));
+    for misses in [Misses::Believed, Misses::Unconfirmed, Misses::Doubted("no master")] {
+        for (recipient, mailbox) in
+            [("dora@example.org", "example.org!user.dora"), ("jane@example.org", "user.jane")]
+        {
+            let verdict = route(&router, &list, recipient, misses);
+            let Verdict::Final(route) = verdict else { panic!("{recipient}: {verdict:?}") };
+            assert_eq!(route.decision.as_str(), "deliver", "{recipient}");
+            assert_eq!(route.mailbox.unwrap().to_string(), mailbox);
+        }
+    }
+    let nobody = route(&router, &list, "nobody@example.org", Misses::Unconfirmed);
+    assert_eq!(nobody, Verdict::Confirm);
+}
+
+#[test]
 fn a_list_in_trouble_makes_nobody_unknown() {
     for misses in [Misses::Believed, Misses::Unconfirmed, Misses::Doubted("x")] {
         let list = FakeList { trouble: Some(Lookup::Unsure("torn".into())), ..list() };
