@@ -18,7 +18,7 @@
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 
-use crate::address::{Fuzzy, Kind, NoTarget, Recipient, Rules, Target};
+use crate::address::{Fuzzy, Kind, NoTarget, Recipient, Release, Rules, Target};
 use crate::backend::{Backend, Backends, NoBackend};
 use crate::domains::Domains;
 use crate::mailbox::{Lookup, MailboxList, MailboxName, Record, State};
@@ -189,6 +189,8 @@ enum Found {
     Decided(Route),
     /// Nothing, and that is believed; what to say if nothing else is found either.
     Missed(Route),
+    /// A folder that takes no mail from outside; what to say if nobody catches it.
+    Barred(Route),
 }
 
 /// Why a search ends without a decision.
@@ -201,10 +203,10 @@ impl Search<'_> {
     /// The recipient's own mailbox, else the fuzzy match, else the catch-all.
     fn target(&mut self, recipient: &Recipient<'_>) -> Result<Route, Open> {
         let rules = &self.router.rules;
-        let missed = match rules.target(recipient) {
+        let lost = match rules.target(recipient) {
             Ok(target) => match self.by_name(&target)? {
                 Found::Decided(route) => return Ok(route),
-                Found::Missed(missed) => missed,
+                Found::Missed(route) | Found::Barred(route) => route,
             },
             Err(no_target) => {
                 // No list need be asked: it could hold no such name.
@@ -221,16 +223,22 @@ impl Search<'_> {
                 route
             }
         };
-        // Not for a mailbox that is reserved or moving, as lmtpd 3.x does: its letters would end
-        // in a stranger's mailbox. Only a believed miss comes here.
-        if let Some(target) = rules.catchall_target() {
+        if let Some(target) = rules.catchall_target().filter(|_| self.is_caught(&lost)) {
             explain!(self.explain, "rule: lmtp_catchall_mailbox sends it to {}", target.name);
             if let Found::Decided(route) = self.look_up(&target)? {
                 return Ok(route);
             }
         }
-        explain!(self.explain, "decision: unknown: {}", missed.reason);
-        Ok(missed)
+        explain!(self.explain, "decision: {}: {}", lost.decision.as_str(), lost.reason);
+        Ok(lost)
+    }
+
+    /// Whether the catch-all, if there is one, gets what is lost like this. Cyrus 2.5 gives it only
+    /// what is unknown. Cyrus 3 gives it whatever cannot be delivered now, so also letters to a
+    /// mailbox that is reserved or moving; that is not imitated, and those never come here: they
+    /// would end in a stranger's mailbox.
+    fn is_caught(&self, lost: &Route) -> bool {
+        lost.decision == Decision::Unknown || self.router.rules.release >= Release::V3_0
     }
 
     /// Looks a target up under the first of its names that is there.
@@ -245,10 +253,8 @@ impl Search<'_> {
             None => self.look_up(target)?,
         };
         let Found::Missed(missed) = found else { return Ok(found) };
-        match self.fuzzy(target)? {
-            Some(route) => Ok(Found::Decided(route)),
-            None => Ok(Found::Missed(missed)),
-        }
+        // lmtpd, too, goes by likeness only where nothing has the name.
+        Ok(self.fuzzy(target)?.unwrap_or(Found::Missed(missed)))
     }
 
     /// Whether the list has the mailbox, or cannot say that it has not.
@@ -302,12 +308,13 @@ impl Search<'_> {
             // Postfix never tells a backend whom it speaks for (MAIL FROM … AUTH=<>), so what the
             // unauthenticated may do is what counts there too.
             State::Active if target.kind == Kind::Shared && !record.anonymous.post => {
-                if record.anonymous.lookup {
+                let (decision, why) = if record.anonymous.lookup {
                     let why = "nobody may post to this folder without logging in";
-                    (Decision::Refused(Refusal::NoPost), why.into())
+                    (Decision::Refused(Refusal::NoPost), why)
                 } else {
-                    (Decision::Unknown, "a shared folder that nobody may see or post to".into())
-                }
+                    (Decision::Unknown, "a shared folder that nobody may see or post to")
+                };
+                return Ok(Found::Barred(Route::about(name, Some(record), decision, why.into())));
             }
             State::Active => match self.router.backends.resolve(record.server.as_deref()) {
                 Ok(backend) => (Decision::Deliver(backend), "".into()),
@@ -349,7 +356,7 @@ impl Search<'_> {
     }
 
     /// `lmtp_fuzzy_mailbox_match` for a shared folder that is not there under its exact name.
-    fn fuzzy(&mut self, target: &Target) -> Result<Option<Route>, Open> {
+    fn fuzzy(&mut self, target: &Target) -> Result<Option<Found>, Open> {
         let Some(mut fuzzy) = Fuzzy::new(&self.router.rules, target) else {
             return Ok(None);
         };
@@ -361,15 +368,16 @@ impl Search<'_> {
         });
         if let Err(why) = read {
             let decision = Decision::Deferred(Cause::List);
-            return Ok(Some(Route::about(&target.name, None, decision, why.into())));
+            let route = Route::about(&target.name, None, decision, why.into());
+            return Ok(Some(Found::Decided(route)));
         }
         let Some(name) = fuzzy.best() else {
             return Ok(None);
         };
         explain!(self.explain, "rule: lmtp_fuzzy_mailbox_match takes {name}");
         match self.look_up(&Target::by_name(target.kind, name))? {
-            Found::Decided(route) => Ok(Some(route)),
             Found::Missed(_) => Ok(None),
+            found => Ok(Some(found)),
         }
     }
 }

@@ -193,6 +193,10 @@ fn the_catch_all_never_gets_a_letter_whose_mailbox_is_there_or_may_be() {
     assert!(matches!(caught, Decision::Deliver(_)));
     assert_eq!(mailbox.unwrap().as_bytes(), b"user.jane");
     assert_eq!(decide("nobody@example.org", Misses::Unconfirmed), None);
+    // As lmtpd 3.x: what takes no mail from outside is caught too.
+    for recipient in ["+board@example.org", "+hidden@example.org"] {
+        assert!(matches!(decide(recipient, Misses::Believed), Some((Decision::Deliver(_), _))));
+    }
     for (recipient, misses) in [
         ("carol@example.org", Misses::Believed),
         ("moving@example.org", Misses::Believed),
