@@ -225,8 +225,8 @@ impl Settings {
     }
 }
 
-/// What imapd.conf sets, and for the rest what this release of Cyrus does.
-fn rules(imapd: Option<&imapd_conf::Options>, release: Release) -> Rules {
+/// The rules for names: what imapd.conf sets, and for the rest what this release of Cyrus does.
+pub fn rules(imapd: Option<&imapd_conf::Options>, release: Release) -> Rules {
     let defaults = Rules::defaults(release);
     let Some(imapd) = imapd else { return defaults };
     Rules {
