@@ -44,16 +44,69 @@ const UNIT: u64 = 8;
 /// A dropped finger.
 const DROPPED: u64 = 0;
 
+/// Of so many fingers one is in [`Fingers::tops`] too.
+const BLOCK: usize = 16;
+
+/// Keys in order, one after the other in memory.
+#[derive(Debug)]
+struct Keys {
+    bytes: Vec<u8>,
+    /// Where each key begins in `bytes`, and where the last one ends.
+    starts: Vec<u32>,
+}
+
+impl Keys {
+    fn new() -> Self {
+        Self { bytes: Vec::new(), starts: vec![0] }
+    }
+
+    fn len(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    fn get(&self, i: usize) -> &[u8] {
+        &self.bytes[self.starts[i] as usize..self.starts[i + 1] as usize]
+    }
+
+    fn push(&mut self, key: &[u8]) {
+        self.bytes.extend_from_slice(key);
+        self.starts.push(self.bytes.len() as u32);
+    }
+
+    fn pop(&mut self) {
+        self.starts.pop();
+        self.bytes.truncate(self.starts.last().map_or(0, |end| *end as usize));
+    }
+
+    /// The first one from `low` on, but not after `high`, that is not less than `key`.
+    fn rank(&self, order: Order, key: &[u8], mut low: usize, mut high: usize) -> usize {
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if order.compare(self.get(middle), key).is_lt() {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    fn shrink_to_fit(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.starts.shrink_to_fit();
+    }
+}
+
 /// See the module. Any number of threads may search while one follows.
 #[derive(Debug)]
 pub struct Fingers {
     order: Order,
     /// The list whose members they are.
     list: usize,
-    /// All keys, one after the other.
-    keys: Vec<u8>,
-    /// Where each key ends in `keys`.
-    ends: Vec<u32>,
+    keys: Keys,
+    /// Every sixteenth key again. A search costs what it misses in the processor's caches; these
+    /// stay there, and the sixteen it ends among stand together.
+    tops: Keys,
     /// Where the record of each key stands, in units of 8; 0 if dropped.
     nodes: Vec<AtomicU32>,
     dropped: AtomicUsize,
@@ -64,10 +117,26 @@ impl Fingers {
         Self {
             order,
             list,
-            keys: Vec::new(),
-            ends: Vec::new(),
+            keys: Keys::new(),
+            tops: Keys::new(),
             nodes: Vec::new(),
             dropped: AtomicUsize::new(0),
+        }
+    }
+
+    fn push(&mut self, key: &[u8], node: u32) {
+        if self.len().is_multiple_of(BLOCK) {
+            self.tops.push(key);
+        }
+        self.keys.push(key);
+        self.nodes.push(AtomicU32::new(node));
+    }
+
+    fn pop(&mut self) {
+        self.nodes.pop();
+        self.keys.pop();
+        if self.len().is_multiple_of(BLOCK) {
+            self.tops.pop();
         }
     }
 
@@ -92,25 +161,14 @@ impl Fingers {
     }
 
     fn key(&self, i: usize) -> &[u8] {
-        let begin = match i.checked_sub(1) {
-            Some(before) => self.ends[before] as usize,
-            None => 0,
-        };
-        &self.keys[begin..self.ends[i] as usize]
+        self.keys.get(i)
     }
 
     /// The number of fingers with lesser keys.
     fn rank(&self, key: &[u8]) -> usize {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.order.compare(self.key(middle), key).is_lt() {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
+        let tops = self.tops.rank(self.order, key, 0, self.tops.len());
+        let low = tops.saturating_sub(1) * BLOCK;
+        self.keys.rank(self.order, key, low, (tops * BLOCK).min(self.len()))
     }
 
     fn node(&self, i: usize) -> u64 {
@@ -244,7 +302,7 @@ impl Builder {
     /// What has been collected.
     pub fn into_fingers(mut self) -> Fingers {
         self.fingers.keys.shrink_to_fit();
-        self.fingers.ends.shrink_to_fit();
+        self.fingers.tops.shrink_to_fit();
         self.fingers.nodes.shrink_to_fit();
         self.fingers
     }
@@ -269,11 +327,9 @@ impl Builder {
         let list = fingers.list;
         // The last that is not dropped; those behind it go, their place is not known any more.
         while fingers.nodes.last_mut().is_some_and(|node| *node.get_mut() == 0) {
-            fingers.nodes.pop();
-            fingers.ends.pop();
+            fingers.pop();
             *fingers.dropped.get_mut() -= 1;
         }
-        fingers.keys.truncate(fingers.ends.last().map_or(0, |end| *end as usize));
         match fingers.len().checked_sub(1) {
             None => reader.load(reader.header().layout.dummy())?,
             Some(last) => {
@@ -306,13 +362,11 @@ impl Builder {
                 // A file of 32 GB: what begins here is searched without fingers.
                 return Ok(Progress::Done);
             };
-            if fingers.keys.len() + reader.cur_key().len() > MOST_KEY_BYTES {
+            if fingers.keys.bytes.len() + reader.cur_key().len() > MOST_KEY_BYTES {
                 *fingers = Fingers::new(fingers.order, list + 1);
                 return Ok(Progress::More);
             }
-            fingers.keys.extend_from_slice(reader.cur_key());
-            fingers.ends.push(fingers.keys.len() as u32);
-            fingers.nodes.push(AtomicU32::new(node));
+            fingers.push(reader.cur_key(), node);
         }
         Ok(Progress::More)
     }

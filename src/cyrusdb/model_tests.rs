@@ -195,12 +195,12 @@ fn histories(layout: Layout, order: Order) {
         Some(seed) => vec![seed],
         None => {
             let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-            (0..4).chain(now..now + 4).collect()
+            (0..2).chain([now]).collect()
         }
     };
     for seed in seeds {
         println!("SEED={seed}");
-        assert!(history(layout, order, seed, 200) > 1000, "fingers are put to the test");
+        assert!(history(layout, order, seed, 130) > 1000, "fingers are put to the test");
     }
 }
 

@@ -117,31 +117,29 @@ impl Layout {
         self.dummy() + 272
     }
 
-    /// How many bytes the head has that begins with `start` (at least [`Self::MIN_HEAD`] bytes).
-    pub(crate) fn head_len(self, start: &[u8], offset: u64) -> Result<usize> {
-        match self {
-            Layout::Twoskip => twoskip::head_len(start, offset),
-            Layout::Twom { .. } => twom::head_len(start, offset),
-        }
-    }
-
     /// No record of either format is shorter than this.
     pub(crate) const MIN_HEAD: usize = 24;
 
-    /// Reads a head of exactly `head_len` bytes at `offset` in a list that ends at `end`, checksum
-    /// and lengths included.
-    pub(crate) fn decode(self, head: &[u8], offset: u64, end: u64, node: &mut Node) -> Result<()> {
-        match self {
-            Layout::Twoskip => twoskip::decode(head, offset, node)?,
-            Layout::Twom { checksums } => twom::decode(head, offset, checksums, node)?,
-        }
-        if node.len > end.saturating_sub(offset) {
+    /// Reads the head that `bytes` begin with, which stand at `offset` in a list that ends at
+    /// `end`; checks its checksum and its lengths. `false`: it takes more bytes.
+    pub(crate) fn decode(
+        self,
+        bytes: &[u8],
+        offset: u64,
+        end: u64,
+        node: &mut Node,
+    ) -> Result<bool> {
+        let whole = match self {
+            Layout::Twoskip => twoskip::decode(bytes, offset, node)?,
+            Layout::Twom { checksums } => twom::decode(bytes, offset, checksums, node)?,
+        };
+        if whole && node.len > end.saturating_sub(offset) {
             return Err(Error::corrupt(
                 offset,
                 format!("record of {} bytes passes the end of the list at {end}", node.len),
             ));
         }
-        Ok(())
+        Ok(whole)
     }
 
     /// The checksum of a tail.
@@ -158,14 +156,9 @@ impl Layout {
     }
 }
 
-/// Big-endian or little-endian words out of a slice that may be too short: it then reads as zeros,
-/// which no checksum forgives.
+/// A word out of a header, which is long enough.
 pub(crate) fn word<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let mut word = [0; N];
-    if let Some(found) = bytes.get(at..at + N) {
-        word.copy_from_slice(found);
-    }
-    word
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
 }
 
 /// `key_len`, `value_len` of a record, within [`MAX_TAIL`].

@@ -109,8 +109,13 @@ struct Window {
 
 impl Window {
     fn get(&self, offset: u64, len: usize) -> Option<&[u8]> {
-        let at = usize::try_from(offset.checked_sub(self.start)?).ok()?;
-        self.buf[..self.len].get(at..at.checked_add(len)?)
+        self.run(offset).get(..len)
+    }
+
+    /// All that it has from `offset` on.
+    fn run(&self, offset: u64) -> &[u8] {
+        let at = offset.wrapping_sub(self.start) as usize;
+        self.buf.get(at..self.len).unwrap_or_default()
     }
 
     fn load<S: ByteSource + ?Sized>(&mut self, source: &S, start: u64, want: usize) -> Result<()> {
@@ -132,14 +137,15 @@ pub struct Scratch {
     /// The last bytes read outside `main`.
     side: Window,
     /// Where the search stands.
-    pub(crate) cur: Node,
+    pub(crate) cur: Box<Node>,
     /// Where it looks.
-    pub(crate) ahead: Node,
+    pub(crate) ahead: Box<Node>,
     /// The key of `cur`.
     key: Vec<u8>,
 }
 
 impl Scratch {
+    /// Makes sure that one of the windows has these bytes.
     fn bytes<S: ByteSource + ?Sized>(
         main: &mut Window,
         side: &mut Window,
@@ -160,8 +166,41 @@ impl Scratch {
         }
         Ok(())
     }
+
+    /// The key of a node.
+    fn key<'w, S: ByteSource + ?Sized>(
+        main: &'w mut Window,
+        side: &'w mut Window,
+        view: &View<'_, S>,
+        node: &Node,
+    ) -> Result<&'w [u8]> {
+        let (at, len) = (node.key_at, node.key_len);
+        Scratch::bytes(main, side, view, at, len)?;
+        Ok(main.get(at, len).or_else(|| side.get(at, len)).unwrap_or_default())
+    }
 }
 
+/// Whether the key of a record is greater than that of the one before it. `false`: it is not, and
+/// would be in the other order.
+fn ascends(order: Order, from: &Node, key: &[u8], next: &[u8]) -> Result<bool> {
+    if from.kind == Kind::Dummy || order.compare(key, next) == Ordering::Less {
+        Ok(true)
+    } else if order.other().compare(key, next) == Ordering::Less {
+        Ok(false)
+    } else {
+        let what = "leads to a key that is not greater: a loop, or a broken list";
+        Err(Error::corrupt(from.offset, what))
+    }
+}
+
+/// See [`Reader::pass`].
+enum Pass {
+    Less,
+    NotLess(Ordering),
+    OtherOrder,
+}
+
+/// What is read, and how.
 struct View<'a, S: ?Sized> {
     source: &'a S,
     header: Header,
@@ -300,37 +339,41 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
                 format!("pointer to {offset}, where no record can be"),
             ));
         }
+        let end = header.end;
         let Scratch { main, side, ahead, .. } = &mut *self.scratch;
-        Scratch::bytes(main, side, &self.view, offset, Layout::MIN_HEAD)?;
-        let start =
-            main.get(offset, Layout::MIN_HEAD).or_else(|| side.get(offset, Layout::MIN_HEAD));
-        let len = layout.head_len(start.unwrap_or_default(), offset)?;
-        debug_assert!(len <= MAX_HEAD);
-        if self.view.header.end - offset < len as u64 {
+        // Most records are in the run that the search has begun with.
+        if layout.decode(main.run(offset), offset, end, ahead)?
+            || layout.decode(side.run(offset), offset, end, ahead)?
+        {
+            return Ok(());
+        }
+        let len = MAX_HEAD.min(usize::try_from(end - offset).unwrap_or(MAX_HEAD));
+        Scratch::bytes(main, side, &self.view, offset, len)?;
+        let bytes = main.get(offset, len).or_else(|| side.get(offset, len)).unwrap_or_default();
+        if !layout.decode(bytes, offset, end, ahead)? {
             return Err(Error::corrupt(offset, "record passes the end of the list"));
         }
-        Scratch::bytes(main, side, &self.view, offset, len)?;
-        let head = main.get(offset, len).or_else(|| side.get(offset, len)).unwrap_or_default();
-        layout.decode(head, offset, self.view.header.end, ahead)
-    }
-
-    /// The key of `ahead`.
-    fn ahead_key(&mut self) -> Result<&[u8]> {
-        let Scratch { main, side, ahead, .. } = &mut *self.scratch;
-        let (at, len) = (ahead.key_at, ahead.key_len);
-        Scratch::bytes(main, side, &self.view, at, len)?;
-        Ok(main.get(at, len).or_else(|| side.get(at, len)).unwrap_or_default())
+        Ok(())
     }
 
     /// Makes `ahead` the current node.
     fn advance(&mut self) -> Result<()> {
         let Scratch { main, side, cur, ahead, key } = &mut *self.scratch;
-        let (at, len) = (ahead.key_at, ahead.key_len);
-        Scratch::bytes(main, side, &self.view, at, len)?;
         key.clear();
-        key.extend_from_slice(main.get(at, len).or_else(|| side.get(at, len)).unwrap_or_default());
+        key.extend_from_slice(Scratch::key(main, side, &self.view, ahead)?);
         std::mem::swap(cur, ahead);
         Ok(())
+    }
+
+    /// The same, if its key is greater than that of the current node. `false`: it is not, and would
+    /// be in the other order.
+    fn ascend(&mut self) -> Result<bool> {
+        let Scratch { main, side, cur, ahead, key } = &mut *self.scratch;
+        let next = Scratch::key(main, side, &self.view, ahead)?;
+        Ok(ascends(self.order, cur, key, next)? && {
+            self.advance()?;
+            true
+        })
     }
 
     /// Goes to the node at `offset`, which is the dummy or a record.
@@ -405,30 +448,6 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
         Ok(true)
     }
 
-    /// Checks that the key of `ahead` is greater than that of the current node. `false`: it is not,
-    /// and would be in the other order.
-    fn ascends(&mut self) -> Result<bool> {
-        let from = self.scratch.cur.offset;
-        if self.scratch.cur.kind == Kind::Dummy {
-            return Ok(true);
-        }
-        let key = std::mem::take(&mut self.scratch.key);
-        let order = self.order;
-        let verdict = self.ahead_key().map(|ahead| {
-            if order.compare(&key, ahead) == Ordering::Less {
-                Some(true)
-            } else if order.other().compare(&key, ahead) == Ordering::Less {
-                Some(false)
-            } else {
-                None
-            }
-        });
-        self.scratch.key = key;
-        verdict?.ok_or_else(|| {
-            Error::corrupt(from, "leads to a key that is not greater: a loop, or a broken list")
-        })
-    }
-
     /// Searches for the first record whose key is not less than `wanted`.
     pub(crate) fn position(&mut self, wanted: &[u8], start: Option<Start<'_>>) -> Result<Edge> {
         // A record known to be not less than the wanted one, so that no list needs to look at it
@@ -448,41 +467,66 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
             }
         }
         let mut list = self.scratch.cur.level.saturating_sub(1).min(highest);
+        // Whether `ahead` is the record at the bound, and how it compares.
+        let mut seen = None;
         for _ in 0..MAX_STEPS {
             let mut deleted = false;
-            let there = if list == 0 {
-                match self.look0()? {
-                    None => return Ok(Edge::End),
-                    Some(gone) => {
-                        deleted = gone;
-                        true
-                    }
-                }
-            } else {
-                self.scratch.cur.successor(list) != bound && self.look_above(list)?
-            };
-            if there {
-                let order = self.order;
-                let to_wanted = order.compare(self.ahead_key()?, wanted);
-                if to_wanted == Ordering::Less {
-                    if !self.ascends()? {
-                        return Ok(Edge::OtherOrder);
-                    }
-                    self.advance()?;
-                    list = self.scratch.cur.level.saturating_sub(1);
+            if list > 0 {
+                if self.scratch.cur.successor(list) == bound || !self.look_above(list)? {
+                    list -= 1;
                     continue;
                 }
-                if list == 0 {
-                    return Ok(Edge::At { equal: to_wanted == Ordering::Equal, deleted });
+            } else {
+                if let Some(compared) = seen
+                    && self.successor0()? == bound
+                {
+                    return Ok(Edge::At { equal: compared == Ordering::Equal, deleted });
                 }
-                bound = self.scratch.ahead.offset;
+                match self.look0()? {
+                    None => return Ok(Edge::End),
+                    Some(gone) => deleted = gone,
+                }
             }
-            list -= 1;
+            match self.pass(wanted)? {
+                Pass::Less => {
+                    list = self.scratch.cur.level.saturating_sub(1);
+                    seen = None;
+                }
+                Pass::OtherOrder => return Ok(Edge::OtherOrder),
+                Pass::NotLess(compared) if list == 0 => {
+                    return Ok(Edge::At { equal: compared == Ordering::Equal, deleted });
+                }
+                Pass::NotLess(compared) => {
+                    bound = self.scratch.ahead.offset;
+                    seen = Some(compared);
+                    list -= 1;
+                }
+            }
         }
         Err(Error::corrupt(
             self.scratch.cur.offset,
             format!("the search did not end within {MAX_STEPS} records"),
         ))
+    }
+
+    /// Makes `ahead` the current node if its key is less than `wanted`.
+    fn pass(&mut self, wanted: &[u8]) -> Result<Pass> {
+        let order = self.order;
+        let Scratch { main, side, cur, ahead, key } = &mut *self.scratch;
+        let next = Scratch::key(main, side, &self.view, ahead)?;
+        let compared = order.compare(next, wanted);
+        if compared != Ordering::Less {
+            return Ok(Pass::NotLess(compared));
+        }
+        match ascends(order, cur, key, next)? {
+            true => {
+                key.clear();
+                key.extend_from_slice(next);
+                std::mem::swap(cur, ahead);
+                Ok(Pass::Less)
+            }
+            false => Ok(Pass::OtherOrder),
+        }
     }
 
     /// Reads in one go what a search from `start` is likely to need: after a repack the records
@@ -543,11 +587,8 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
     pub(crate) fn step(&mut self) -> Result<Step> {
         match self.look0()? {
             None => Ok(Step::End),
-            Some(_) if !self.ascends()? => Ok(Step::OtherOrder),
-            Some(deleted) => {
-                self.advance()?;
-                Ok(Step::To { deleted })
-            }
+            Some(deleted) if self.ascend()? => Ok(Step::To { deleted }),
+            Some(_) => Ok(Step::OtherOrder),
         }
     }
 
@@ -565,11 +606,7 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
         if !self.look_above(list)? {
             return Ok(Step::End);
         }
-        if !self.ascends()? {
-            return Ok(Step::OtherOrder);
-        }
-        self.advance()?;
-        Ok(Step::To { deleted: false })
+        Ok(if self.ascend()? { Step::To { deleted: false } } else { Step::OtherOrder })
     }
 
     /// Calls `visit` with every key that is in the list and not less than `from`, and its value,

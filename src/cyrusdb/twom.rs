@@ -95,66 +95,53 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Header> {
     })
 }
 
-/// Where the pointers of a head begin, and how many there are.
-fn pointers(start: &[u8], offset: u64) -> Result<(usize, usize)> {
-    let level = usize::from(word::<1>(start, 1)[0]);
-    let (at, ok) = match start.first() {
-        Some(1) => (8, level == MAX_LEVEL),
-        Some(2) => (8, (1..=MAX_LEVEL).contains(&level)),
-        Some(3) => (24, (1..=MAX_LEVEL).contains(&level)),
-        Some(4) => (16, (1..=MAX_LEVEL).contains(&level)),
-        Some(5) => (32, (1..=MAX_LEVEL).contains(&level)),
-        Some(6 | 7) => return Ok((16, 0)),
+/// See [`node::Layout::decode`].
+pub(crate) fn decode(bytes: &[u8], offset: u64, checksums: bool, node: &mut Node) -> Result<bool> {
+    let Some((start, _)) = bytes.split_first_chunk::<8>() else { return Ok(false) };
+    let [kind, level, key_0, key_1, value @ ..] = *start;
+    let level = usize::from(level);
+    // The second one: where the ancestor stands, or the start of a transaction.
+    let (node_kind, target_at, pointers_at, levels) = match kind {
+        1 => (Kind::Dummy, None, 8, MAX_LEVEL..=MAX_LEVEL),
+        2 => (Kind::Record, None, 8, 1..=MAX_LEVEL),
+        3 => (Kind::Record, None, 24, 1..=MAX_LEVEL),
+        4 => (Kind::Record, Some(8), 16, 1..=MAX_LEVEL),
+        5 => (Kind::Record, Some(24), 32, 1..=MAX_LEVEL),
+        6 => (Kind::Delete, Some(8), 16, 0..=0),
+        7 => (Kind::Commit, Some(8), 16, 0..=0),
         _ => return Err(Error::corrupt(offset, "no record begins here")),
     };
-    if !ok {
+    if !levels.contains(&level) {
         return Err(Error::corrupt(offset, format!("record with an impossible level {level}")));
     }
-    Ok((at, level + 1))
-}
-
-pub(crate) fn head_len(start: &[u8], offset: u64) -> Result<usize> {
-    let (at, count) = pointers(start, offset)?;
-    Ok(at + 8 * count + 8)
-}
-
-pub(crate) fn decode(head: &[u8], offset: u64, checksums: bool, node: &mut Node) -> Result<()> {
-    let (pointers_at, count) = pointers(head, offset)?;
-    let sum_at = pointers_at + 8 * count;
-    if head.get(..sum_at).map(|head| checksum(checksums, head)) != Some(le32(head, sum_at)) {
+    let pointers = if level == 0 { 0 } else { level + 1 };
+    let covered = pointers_at + 8 * pointers;
+    let Some((head, rest)) = bytes.split_at_checked(covered) else { return Ok(false) };
+    let Some((sums, _)) = rest.split_first_chunk::<8>() else { return Ok(false) };
+    if checksum(checksums, head) != le32(sums, 0) {
         return Err(Error::corrupt(offset, "checksum of the record's head does not match"));
     }
-    let kind = head.first().copied().unwrap_or_default();
     let (key, value) = match kind {
-        2 | 4 => (u16::from_le_bytes(word(head, 2)).into(), le32(head, 4).into()),
+        2 | 4 => (u16::from_le_bytes([key_0, key_1]).into(), u32::from_le_bytes(value).into()),
         3 | 5 => (le64(head, 8), le64(head, 16)),
         _ => (0, 0),
     };
     let (key_len, value_len) = node::tail_lengths(offset, key, value)?;
 
     node.offset = offset;
-    node.kind = match kind {
-        1 => Kind::Dummy,
-        2..=5 => Kind::Record,
-        6 => Kind::Delete,
-        _ => Kind::Commit,
-    };
-    node.level = count.saturating_sub(1);
-    for (i, next) in node.next[..count].iter_mut().enumerate() {
-        *next = le64(head, pointers_at + 8 * i);
+    node.kind = node_kind;
+    node.level = level;
+    for (next, pointer) in node.next.iter_mut().zip(head[pointers_at..].as_chunks().0) {
+        *next = u64::from_le_bytes(*pointer);
     }
-    node.target = match kind {
-        4 | 6 | 7 => le64(head, 8),
-        5 => le64(head, 24),
-        _ => 0,
-    };
-    let head_len = (sum_at + 8) as u64;
+    node.target = target_at.map_or(0, |at| le64(head, at));
+    let head_len = (covered + 8) as u64;
     node.key_at = offset + head_len;
     node.key_len = key_len;
     node.value_at = node.key_at + key_len as u64 + 1;
     node.value_len = value_len;
-    node.tail_len = if node.kind == Kind::Record { pad8(key_len + value_len + 2) } else { 0 };
-    node.tail_checksum = le32(head, sum_at + 4);
+    node.tail_len = if node_kind == Kind::Record { pad8(key_len + value_len + 2) } else { 0 };
+    node.tail_checksum = le32(sums, 4);
     node.len = head_len + node.tail_len as u64;
-    Ok(())
+    Ok(true)
 }

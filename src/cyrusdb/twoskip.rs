@@ -81,73 +81,54 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Header> {
     })
 }
 
-/// Where the pointers of a head begin, and how many there are.
-fn pointers(start: &[u8], offset: u64) -> Result<(usize, usize)> {
-    let level = usize::from(word::<1>(start, 1)[0]);
-    let ok = match start.first() {
-        Some(b'=') => level == MAX_LEVEL,
-        Some(b'+') => (1..=MAX_LEVEL).contains(&level),
-        Some(b'-' | b'$') => level == 0,
+/// See [`node::Layout::decode`].
+pub(crate) fn decode(bytes: &[u8], offset: u64, node: &mut Node) -> Result<bool> {
+    let Some((start, mut rest)) = bytes.split_first_chunk::<8>() else { return Ok(false) };
+    let [kind, level, key_0, key_1, value @ ..] = *start;
+    let level = usize::from(level);
+    let (kind, levels) = match kind {
+        b'=' => (Kind::Dummy, MAX_LEVEL..=MAX_LEVEL),
+        b'+' => (Kind::Record, 1..=MAX_LEVEL),
+        b'-' => (Kind::Delete, 0..=0),
+        b'$' => (Kind::Commit, 0..=0),
         _ => return Err(Error::corrupt(offset, "no record begins here")),
     };
-    if !ok {
+    if !levels.contains(&level) {
         return Err(Error::corrupt(offset, format!("record with an impossible level {level}")));
     }
-    let mut at = 8;
-    if word(start, 2) == [0xff; 2] {
-        at += 8;
+    let mut key = u64::from(u16::from_be_bytes([key_0, key_1]));
+    let mut value = u64::from(u32::from_be_bytes(value));
+    for (length, escape) in [(&mut key, 0xffff), (&mut value, 0xffff_ffff)] {
+        if *length == escape {
+            let Some((long, after)) = rest.split_first_chunk() else { return Ok(false) };
+            *length = u64::from_be_bytes(*long);
+            rest = after;
+        }
     }
-    if word(start, 4) == [0xff; 4] {
-        at += 8;
-    }
-    Ok((at, level + 1))
-}
-
-pub(crate) fn head_len(start: &[u8], offset: u64) -> Result<usize> {
-    let (at, count) = pointers(start, offset)?;
-    Ok(at + 8 * count + 8)
-}
-
-pub(crate) fn decode(head: &[u8], offset: u64, node: &mut Node) -> Result<()> {
-    let (pointers_at, count) = pointers(head, offset)?;
-    let sum_at = pointers_at + 8 * count;
-    if head.get(..sum_at).map(checksum) != Some(be32(head, sum_at)) {
+    let Some((pointers, sums)) = rest.split_at_checked(8 * (level + 1)) else { return Ok(false) };
+    let Some((sums, _)) = sums.split_first_chunk::<8>() else { return Ok(false) };
+    let [head_sum, tail_sum] =
+        [[sums[0], sums[1], sums[2], sums[3]], [sums[4], sums[5], sums[6], sums[7]]];
+    let covered = bytes.len() - rest.len() + pointers.len();
+    if checksum(&bytes[..covered]) != u32::from_be_bytes(head_sum) {
         return Err(Error::corrupt(offset, "checksum of the record's head does not match"));
     }
-    let mut at = 8;
-    let mut length = |short: u64, escape: u64| {
-        if short != escape {
-            return short;
-        }
-        at += 8;
-        be64(head, at - 8)
-    };
-    let key = length(u16::from_be_bytes(word(head, 2)).into(), 0xffff);
-    let value = length(be32(head, 4).into(), 0xffff_ffff);
     let (key_len, value_len) = node::tail_lengths(offset, key, value)?;
 
     node.offset = offset;
-    node.kind = match head.first() {
-        Some(b'=') => Kind::Dummy,
-        Some(b'+') => Kind::Record,
-        Some(b'-') => Kind::Delete,
-        _ => Kind::Commit,
-    };
-    node.level = count - 1;
-    for (i, next) in node.next[..count].iter_mut().enumerate() {
-        *next = be64(head, pointers_at + 8 * i);
+    node.kind = kind;
+    node.level = level;
+    for (next, pointer) in node.next.iter_mut().zip(pointers.as_chunks().0) {
+        *next = u64::from_be_bytes(*pointer);
     }
-    node.target = match node.kind {
-        Kind::Delete | Kind::Commit => node.next[0],
-        Kind::Dummy | Kind::Record => 0,
-    };
-    let head_len = (sum_at + 8) as u64;
+    node.target = if level == 0 { node.next[0] } else { 0 };
+    let head_len = (covered + 8) as u64;
     node.key_at = offset + head_len;
     node.key_len = key_len;
     node.value_at = node.key_at + key_len as u64;
     node.value_len = value_len;
     node.tail_len = pad8(key_len + value_len);
-    node.tail_checksum = be32(head, sum_at + 4);
+    node.tail_checksum = u32::from_be_bytes(tail_sum);
     node.len = head_len + node.tail_len as u64;
-    Ok(())
+    Ok(true)
 }
