@@ -12,20 +12,17 @@ use serde_json::Value;
 use crate::sandbox::{self, Process, STATE, User};
 use crate::{Done, ensure, run};
 
-/// Where Postfix asks.
-pub const SOCKET: &str = "/run/murder-route";
+/// Where Postfix asks, and where the daemon listens when nothing else is said.
+const SOCKET: &str = "/run/murder-route";
 
 /// The program, at a path that the Cyrus user may reach wherever the project lies.
 const PROGRAM: &str = "/run/murder-route-program";
 
-/// The configuration that must suffice: which imapd.conf, and whose domains.
+/// What the program is told.
 #[derive(Clone)]
 pub struct Setup {
-    pub imapd_conf: String,
-    /// Another list than the one imapd.conf names.
-    pub mailboxes_db: Option<String>,
-    pub domains: &'static [&'static str],
-    pub cyrus: User,
+    options: Vec<String>,
+    cyrus: User,
 }
 
 /// What `lookup --json` says of one recipient.
@@ -49,16 +46,24 @@ pub fn install(cyrus: User) -> Done {
 }
 
 impl Setup {
+    /// By a configuration file with the two settings that must suffice.
+    pub fn by_file(imapd_conf: &str, domains: &[&str], cyrus: User) -> Done<Self> {
+        let file = format!("{STATE}/murder-route.toml");
+        fs::write(&file, format!("imapd-conf = {imapd_conf:?}\ndomains = {domains:?}\n"))?;
+        Ok(Self { options: vec!["--config".to_owned(), file], cyrus })
+    }
+
+    /// The same with another list than the one imapd.conf names.
+    pub fn with_list(&self, list: &str) -> Self {
+        let mut setup = self.clone();
+        setup.options.extend(["--mailboxes-db".to_owned(), list.to_owned()]);
+        setup
+    }
+
     fn command(&self, subcommand: &str) -> Command {
         let mut command = Command::new(PROGRAM);
         command.uid(self.cyrus.uid).gid(self.cyrus.gid).env_clear().current_dir("/");
-        command.args([subcommand, "--imapd-conf", &self.imapd_conf]);
-        if let Some(list) = &self.mailboxes_db {
-            command.args(["--mailboxes-db", list]);
-        }
-        for domain in self.domains {
-            command.args(["--domain", domain]);
-        }
+        command.arg(subcommand).args(&self.options);
         command
     }
 
@@ -105,27 +110,25 @@ fn parse(line: &str) -> Done<Lookup> {
 /// The running daemon.
 pub struct Daemon {
     setup: Setup,
-    socket: String,
     process: Option<Process>,
 }
 
 impl Daemon {
-    /// Starts `serve` on a socket and waits until it takes connections.
-    pub fn start(setup: Setup, socket: &str) -> Done<Self> {
-        let mut daemon = Self { setup, socket: socket.to_owned(), process: None };
+    /// Starts `serve` and waits until it takes connections.
+    pub fn start(setup: Setup) -> Done<Self> {
+        let mut daemon = Self { setup, process: None };
         daemon.resume()?;
         Ok(daemon)
     }
 
     /// Starts it again after [`Daemon::stop`] or [`Daemon::kill`].
     pub fn resume(&mut self) -> Done {
-        let mut command = self.setup.command("serve");
-        command.args(["--listen", &format!("unix:{}", self.socket)]);
         let output = format!("{STATE}/murder-route.output");
+        let mut command = self.setup.command("serve");
         let mut process = Process::start("murder-route", &mut command, Path::new(&output))?;
         sandbox::poll("murder-route to listen", 20, || {
             ensure!(!process.ended()?, "it ended: {}", fs::read_to_string(&output)?);
-            Ok(Some(UnixStream::connect(&self.socket).map(drop)?))
+            Ok(Some(UnixStream::connect(SOCKET).map(drop)?))
         })?;
         self.process = Some(process);
         Ok(())

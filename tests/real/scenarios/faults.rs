@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::clients::mail::Session;
 use crate::postfix::{self, SMTP};
-use crate::router::{Daemon, SOCKET, Setup};
+use crate::router::Daemon;
 use crate::sandbox::{self, STATE, User};
 use crate::world::{Message, Queued, World, message};
 use crate::{Done, ensure, run};
@@ -125,61 +125,41 @@ pub fn list_repacked(world: &World) -> Done {
     Ok(())
 }
 
-/// A way to spoil a list.
-struct Damage {
-    name: &'static str,
-    /// Spoils the list at this path.
-    spoil: fn(&str) -> Done,
-}
+/// A way to spoil the list at a path.
+type Damage = fn(&str) -> Done;
 
-const DAMAGES: [Damage; 8] = [
-    Damage { name: "emptied", spoil: |list| Ok(fs::write(list, "")?) },
-    Damage {
-        name: "cut in half",
-        spoil: |list| {
-            let file = OpenOptions::new().write(true).open(list)?;
-            Ok(file.set_len(file.metadata()?.len() / 2)?)
-        },
-    },
-    Damage {
-        name: "overwritten with garbage",
-        spoil: |list| {
-            let length = usize::try_from(fs::metadata(list)?.len())?;
-            Ok(fs::write(list, b"garbage!".repeat(length / 8 + 1))?)
-        },
-    },
-    Damage {
-        name: "replaced by garbage",
-        spoil: |list| {
-            fs::write(format!("{list}.new"), b"\x7fgarbage".repeat(1000))?;
-            Ok(fs::rename(format!("{list}.new"), list)?)
-        },
-    },
-    Damage {
-        name: "replaced by an empty list",
-        spoil: |list| {
-            let new = format!("{list}.new");
-            for action in
-                [&["-n", &new, "twoskip", "set", "x", "y"][..], &[&new, "twoskip", "delete", "x"]]
-            {
-                let mut dbtool = sandbox::command("cyr_dbtool");
-                run(dbtool.args(["-C", &format!("{STATE}/fe1/imapd.conf")]).args(action))?;
-            }
-            Ok(fs::rename(new, list)?)
-        },
-    },
-    Damage {
-        name: "without any permission",
-        spoil: |list| Ok(fs::set_permissions(list, Permissions::from_mode(0o000))?),
-    },
-    Damage {
-        name: "taken over by root",
-        spoil: |list| {
-            chown(list, Some(0), Some(0))?;
-            Ok(fs::set_permissions(list, Permissions::from_mode(0o600))?)
-        },
-    },
-    Damage { name: "gone", spoil: |list| Ok(fs::remove_file(list)?) },
+const DAMAGES: [(&str, Damage); 8] = [
+    ("emptied", |list| Ok(fs::write(list, "")?)),
+    ("cut in half", |list| {
+        let file = OpenOptions::new().write(true).open(list)?;
+        Ok(file.set_len(file.metadata()?.len() / 2)?)
+    }),
+    ("overwritten with garbage", |list| {
+        let length = usize::try_from(fs::metadata(list)?.len())?;
+        Ok(fs::write(list, b"garbage!".repeat(length / 8 + 1))?)
+    }),
+    ("replaced by garbage", |list| {
+        fs::write(format!("{list}.new"), b"\x7fgarbage".repeat(1000))?;
+        Ok(fs::rename(format!("{list}.new"), list)?)
+    }),
+    ("replaced by an empty list", |list| {
+        let new = format!("{list}.new");
+        for action in
+            [&["-n", &new, "twoskip", "set", "x", "y"][..], &[&new, "twoskip", "delete", "x"]]
+        {
+            let mut dbtool = sandbox::command("cyr_dbtool");
+            run(dbtool.args(["-C", &format!("{STATE}/fe1/imapd.conf")]).args(action))?;
+        }
+        Ok(fs::rename(new, list)?)
+    }),
+    ("without any permission", |list| {
+        Ok(fs::set_permissions(list, Permissions::from_mode(0o000))?)
+    }),
+    ("taken over by root", |list| {
+        chown(list, Some(0), Some(0))?;
+        Ok(fs::set_permissions(list, Permissions::from_mode(0o600))?)
+    }),
+    ("gone", |list| Ok(fs::remove_file(list)?)),
 ];
 
 /// A copy of the frontend's list, so that Cyrus itself need not suffer.
@@ -215,22 +195,22 @@ impl Copy {
 pub fn list_spoilt(world: &mut World) -> Done {
     let copy = Copy::make(world)?;
     world.daemon.stop()?;
-    let setup = Setup { mailboxes_db: Some(copy.list.clone()), ..world.setup.clone() };
-    let mut daemon = Daemon::start(setup, SOCKET)?;
+    let mut daemon = Daemon::start(world.setup.with_list(&copy.list))?;
     // A letter that cannot be delivered yet: each attempt asks the router anew.
     world.murder.backends[1].stop()?;
     let waiting = world.send(&["max@example.org"])?;
-    let seen = DAMAGES.iter().try_for_each(|damage| -> Done {
-        (damage.spoil)(&copy.list)?;
+    let seen = DAMAGES.iter().try_for_each(|(name, damage)| -> Done {
+        damage(&copy.list)?;
         let seen = nothing_bounces(world, &mut daemon, &waiting);
         copy.heal()?;
-        seen.and_then(|()| world.recovers())
-            .map_err(|e| format!("list {}: {e}", damage.name).into())
+        seen.and_then(|()| world.recovers()).map_err(|e| format!("list {name}: {e}").into())
     });
     world.murder.backends[1].start()?;
     daemon.stop()?;
     world.daemon.resume()?;
     seen?;
+    // Another letter first: the queue manager keeps its last answer for 30 s.
+    world.arrives("max@example.org", &world.murder.backends[1], "max", "INBOX")?;
     let attempts = world.delivered(&waiting)?;
     ensure!(attempts.len() > DAMAGES.len(), "too few attempts: {attempts:?}");
     world.holds_once(&world.murder.backends[1], "max", "INBOX", &waiting.id)

@@ -16,7 +16,7 @@ use crate::logs::Logs;
 use crate::murder::Murder;
 use crate::postfix::{self, Postfix};
 use crate::report::Report;
-use crate::router::{self, Daemon, SOCKET, Setup};
+use crate::router::{self, Daemon, Setup};
 use crate::world::World;
 use crate::{Done, sandbox};
 
@@ -42,13 +42,9 @@ fn build(logs: Logs) -> Done<World> {
     let murder = Murder::start()?;
     paths::populate(&murder)?;
     router::install(murder.cyrus)?;
-    let setup = Setup {
-        imapd_conf: murder.frontend.imapd_conf(),
-        mailboxes_db: None,
-        domains: &postfix::DOMAINS,
-        cyrus: murder.cyrus,
-    };
-    let daemon = Daemon::start(setup.clone(), SOCKET)?;
+    let imapd_conf = murder.frontend.imapd_conf();
+    let setup = Setup::by_file(&imapd_conf, &postfix::DOMAINS, murder.cyrus)?;
+    let daemon = Daemon::start(setup.clone())?;
     let outside = Sink::listen(postfix::OUTSIDE)?;
     let postfix = Postfix::start()?;
     Ok(World { logs, murder, _postfix: postfix, setup, daemon, outside, serial: Cell::new(1) })
