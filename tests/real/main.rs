@@ -9,6 +9,7 @@
 mod clients;
 mod logs;
 mod murder;
+mod names_only;
 mod postfix;
 mod report;
 mod root;

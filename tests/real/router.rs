@@ -53,6 +53,13 @@ impl Setup {
         Ok(Self { options: vec!["--config".to_owned(), file], cyrus })
     }
 
+    /// By options alone, for every domain.
+    pub fn by_options(imapd_conf: &str, cyrus: User) -> Self {
+        // An empty file, so that none of the host's is read.
+        let options = ["--config", "/dev/null", "--imapd-conf", imapd_conf, "--domain", "*"];
+        Self { options: options.map(str::to_owned).into(), cyrus }
+    }
+
     /// The same with another list than the one imapd.conf names.
     pub fn with_list(&self, list: &str) -> Self {
         let mut setup = self.clone();

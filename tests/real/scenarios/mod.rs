@@ -1,5 +1,6 @@
 //! The scenarios, in the order they run: one murder for all of them.
 
+mod comparison;
 mod faults;
 mod master;
 mod moving;
@@ -78,4 +79,5 @@ fn run_in(world: &mut World, report: &mut Report) {
     scenario("the daemon is restarted under load", faults::daemon_restarts_under_load);
     scenario("the list is repacked", |w| faults::list_repacked(w));
     scenario("the list is spoilt", faults::list_spoilt);
+    scenario("every answer is lmtpd's own", |w| comparison::same_as_lmtpd(w));
 }

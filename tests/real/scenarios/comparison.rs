@@ -1,0 +1,134 @@
+//! The router says of each recipient what the real lmtpd says, under every variant of imapd.conf.
+
+use std::collections::BTreeSet;
+
+use crate::clients::mail::Session;
+use crate::names_only::{NamesOnly, Variant, data};
+use crate::router::{Lookup, Setup};
+use crate::world::{World, message};
+use crate::{Done, ensure};
+
+/// The least that makes it a comparison.
+const RECIPIENTS: usize = 60;
+const VARIANTS: usize = 6;
+
+/// What becomes of a recipient, in the words of differences.txt: `deliver`, `unknown`, `refused` or
+/// `temporary`.
+struct Fate {
+    word: &'static str,
+    /// For `deliver`, if the message could be followed to its backend.
+    server: Option<String>,
+}
+
+/// What lmtpd said to RCPT, as answers-3.6.1.txt has it, and what came of it.
+struct Answer {
+    reply: String,
+    fate: Fate,
+}
+
+/// Runs all recipients under all variants.
+pub fn same_as_lmtpd(world: &World) -> Done {
+    let variants = Variant::all()?;
+    let recipients = data("recipients.txt")?;
+    // Without a domain it is no question for the router: no mail server asks such a thing.
+    let recipients: Vec<&str> =
+        recipients.iter().map(String::as_str).filter(|recipient| recipient.contains('@')).collect();
+    ensure!(recipients.len() >= RECIPIENTS, "only {} recipients", recipients.len());
+    ensure!(variants.len() >= VARIANTS, "only {} variants", variants.len());
+    let recorded = rows("answers-3.6.1.txt")?;
+    let documented = rows("differences.txt")?;
+
+    let names = NamesOnly::start(&variants, world.murder.cyrus)?;
+    let mut surprises = Vec::new();
+    let mut seen = BTreeSet::new();
+    for variant in &variants {
+        let setup = Setup::by_options(&variant.imapd_conf(), world.murder.cyrus);
+        let name = &variant.name;
+        let lookups = setup.lookup(&recipients)?;
+        let mut lmtpd = variant.lmtpd()?;
+        for (recipient, lookup) in recipients.iter().zip(&lookups) {
+            let answer = ask(&mut lmtpd, &names, recipient)?;
+            // `cargo test` compares the rules with these answers everywhere; here they are proven.
+            if !recorded.contains(&format!("{name}\t{recipient}\t{}", answer.reply)) {
+                surprises.push(format!("{name}\t{recipient}\tnow says {}", answer.reply));
+            }
+            let (theirs, ours) = (answer.fate, Fate::of_lookup(lookup)?);
+            let no_address = answer.reply.starts_with("501 ");
+            if theirs.word == ours.word || no_address && ours.word == "refused" {
+                // Whom lmtpd takes for unknown, and we do not, its catch-all gets.
+                let unknown = format!("*\t{recipient}\tunknown\tdeliver");
+                let differs = theirs.server.is_some() && theirs.server != ours.server;
+                if differs && !documented.contains(&unknown) {
+                    let servers = format!("{:?}\t{:?}", theirs.server, ours.server);
+                    surprises.push(format!("{name}\t{recipient}\t{servers}"));
+                }
+                continue;
+            }
+            let difference = format!("{recipient}\t{}\t{}", theirs.word, ours.word);
+            let known = [name, "*"].map(|variant| format!("{variant}\t{difference}"));
+            match known.into_iter().find(|known| documented.contains(known)) {
+                Some(known) => _ = seen.insert(known),
+                None => surprises.push(format!("{name}\t{difference}")),
+            }
+        }
+    }
+    names.stop()?;
+    for stale in documented.difference(&seen) {
+        surprises.push(format!("{stale}\tis documented, and no difference"));
+    }
+    let count = surprises.len();
+    let list = surprises.join("\n");
+    ensure!(count == 0, "{count} surprises (variant, recipient, lmtpd, router):\n{list}");
+    Ok(())
+}
+
+/// The rows of a table about recipients with a domain, without their reasons.
+fn rows(file: &str) -> Done<BTreeSet<String>> {
+    let lines = data(file)?;
+    let rows = lines.iter().map(|line| line.splitn(5, '\t').take(4).collect::<Vec<_>>());
+    let asked = rows.filter(|row| row.get(1).is_some_and(|recipient| recipient.contains('@')));
+    Ok(asked.map(|row| row.join("\t")).collect())
+}
+
+/// Asks lmtpd; what it takes it must also hand on, which shows the backend.
+fn ask(lmtpd: &mut Session, names: &NamesOnly, recipient: &str) -> Done<Answer> {
+    names.received();
+    let message = message("comparison");
+    let outcome = lmtpd.send(&message.sender, &[recipient], &message.text)?;
+    let [reply] = &outcome.recipients[..] else {
+        return Err(format!("{recipient}: {outcome:?}").into());
+    };
+    let delivered = matches!(&outcome.message[..], [reply] if reply.code == 250);
+    let received = names.received();
+    let server = match &received[..] {
+        [(server, _)] if delivered => Some((*server).to_owned()),
+        // With lmtp_fuzzy_mailbox_match 3.6 takes a recipient, and then refuses the message.
+        [] if !delivered => None,
+        _ => return Err(format!("{recipient}: {outcome:?}, received {received:?}").into()),
+    };
+    let word = match (reply.code, reply.status()) {
+        (250, _) => "deliver",
+        // A fault in the address: for the one who wrote the letter it is the same.
+        (550, "5.1.1") | (501 | 553, _) => "unknown",
+        (550, "5.7.1") => "refused",
+        (451, _) => "temporary",
+        _ => return Err(format!("{recipient}: {reply}").into()),
+    };
+    let reply = format!("{} {}", reply.code, reply.status());
+    Ok(Answer { reply, fate: Fate { word, server } })
+}
+
+impl Fate {
+    fn of_lookup(lookup: &Lookup) -> Done<Self> {
+        let word = match lookup.outcome.as_str() {
+            "deliver" => "deliver",
+            // Every domain is ours here: foreign is only what is no address.
+            "unknown" | "foreign" => "unknown",
+            "refused" => "refused",
+            "deferred" => "temporary",
+            _ => return Err(format!("{lookup:?}").into()),
+        };
+        let server = (word == "deliver").then(|| lookup.server.clone());
+        Ok(Self { word, server })
+    }
+}
