@@ -2,16 +2,20 @@
  * The least a server on a unix socket can do: each read is written back. What socketmap round trips
  * are compared with.
  *
- *   echo PATH thread    a thread for each connection: read, write
- *   echo PATH epoll     one thread for all: epoll_wait, read, write
+ *   echo PATH thread         a thread for each connection: read, write
+ *   echo PATH epoll          one thread for all: epoll_wait, read, write
+ *   echo PATH thread LIST    as the first, with a look into the file before each write: what an
+ *                            answer from a file costs at least, however it is found
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -21,12 +25,28 @@ static void die(const char *what)
     exit(1);
 }
 
+static int list = -1;
+static off_t length;
+
+/* One read of a kilobyte, somewhere in the list. */
+static void look(void)
+{
+    static __thread unsigned long long random = 1;
+    char record[1024];
+
+    random = random * 6364136223846793005ULL + 1442695040888963407ULL;
+    if (pread(list, record, sizeof record, (off_t)(random >> 16) % length) < 0)
+        die("pread");
+}
+
 /* Whether the connection goes on. */
 static int once(int fd)
 {
     char buf[4096];
     ssize_t n = read(fd, buf, sizeof buf);
 
+    if (list >= 0)
+        look();
     return n > 0 && write(fd, buf, (size_t)n) == n;
 }
 
@@ -87,9 +107,16 @@ int main(int argc, char **argv)
     struct sockaddr_un address = { .sun_family = AF_UNIX };
     int listener = socket(AF_UNIX, SOCK_STREAM, 0);
 
-    if (argc != 3 || strlen(argv[1]) >= sizeof address.sun_path) {
-        fprintf(stderr, "usage: %s PATH thread|epoll\n", argv[0]);
+    if (argc < 3 || strlen(argv[1]) >= sizeof address.sun_path) {
+        fprintf(stderr, "usage: %s PATH thread|epoll [LIST]\n", argv[0]);
         return 64;
+    }
+    if (argc > 3) {
+        struct stat status;
+
+        if ((list = open(argv[3], O_RDONLY)) < 0 || fstat(list, &status) < 0 || status.st_size == 0)
+            die(argv[3]);
+        length = status.st_size;
     }
     strcpy(address.sun_path, argv[1]);
     if (listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof address) < 0

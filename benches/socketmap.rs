@@ -1,176 +1,186 @@
-//! Socketmap round trips against a bare echo server in C (`echo.c`) that does the same reads and
-//! writes, with 1, 16 and 64 connections.
+//! Socketmap round trips with 1, 16 and 64 connections: against a bare echo server in C (`echo.c`)
+//! that does the same reads and writes, with and without a look into the list; and against `smmapd` of a frontend with the same list.
 //!
 //! Each connection is a thread that asks and waits, as each process of Postfix does. The servers
 //! take turns in short slices, and the ratio of each slice to its neighbour counts: whatever else
 //! the machine does meets all alike. The table shows the medians.
-//!
-//! `cargo bench --bench socketmap [SECONDS]`: how long to measure each cell, by default 3 s.
 
-use std::error::Error;
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::sync::Arc;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use murder_route::endpoint::{Endpoint, Listen, ListenOptions};
-use murder_route::server::{Answer, Limits, Server};
-use murder_route::wire::socketmap::{Reply, Request};
+use murder_route::wire::socketmap::Request;
 
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
-
-/// Knows one answer: what is measured is everything around it.
-struct Constant;
-
-impl Answer for Constant {
-    fn at_once(&self, _map: &str, _key: &[u8]) -> Option<Reply> {
-        Some(Reply::Ok("lmtp:inet:127.0.0.1:2003".to_owned()))
-    }
-
-    async fn in_time(&self, _map: &str, _key: &[u8]) -> Reply {
-        Reply::NotFound
-    }
-}
+use crate::list::{self, DIR, Random, Site};
+use crate::sandbox::{self, Process, STATE};
+use crate::table::{Goal, Table, median, ratio};
+use crate::{Done, daemon, ensure, run};
 
 /// The length of a slice.
 const SLICE: Duration = Duration::from_millis(300);
+/// Slices of each server and number of connections.
+const ROUNDS: usize = 15;
 
-const CONNECTIONS: [usize; 3] = [1, 16, 64];
+/// Connections, and what of the echo server's rate is wanted.
+const CONNECTIONS: [(usize, f64); 3] = [(1, 0.95), (16, 0.85), (64, 0.85)];
 
-fn main() -> Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["--serve", path, _] => serve(path.as_ref()),
-        // Cargo adds --bench.
-        [seconds, "--bench"] => compare(seconds.parse()?),
-        _ => compare(3.0),
-    }
-}
+/// Different requests. More would only slow the clients down.
+const REQUESTS: usize = 50_000;
 
-/// The server, in a process of its own.
-fn serve(path: &Path) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut server = Server::new(Arc::new(Constant), Limits::default())?;
-        let endpoint = Endpoint::Unix(path.to_owned());
-        server.reconcile(&[Listen { endpoint, options: ListenOptions::default() }]).await?;
-        std::future::pending().await
-    })
-}
-
-/// A server process; ended when dropped.
-struct Peer {
-    name: &'static str,
-    child: Child,
-    path: PathBuf,
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn compare(seconds: f64) -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let echo = dir.path().join("echo");
+pub fn measure(site: &Site, table: &mut Table) -> Done {
+    let echo = format!("{STATE}/echo");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/echo.c");
-    let built =
-        Command::new("cc").args(["-O2", "-pthread", "-o"]).arg(&echo).arg(source).status()?;
-    if !built.success() {
-        return Err("cc failed".into());
-    }
-    let this = std::env::current_exe()?;
-    let mut peers = Vec::new();
-    for (at, (name, program, kind)) in
-        [("C, threads", &echo, "thread"), ("C, epoll", &echo, "epoll"), ("murder-route", &this, "")]
-            .into_iter()
-            .enumerate()
-    {
-        let path = dir.path().join(format!("s{at}"));
-        let mut command = Command::new(program);
-        if program == &this {
-            command.arg("--serve");
-        }
-        let child = command.arg(&path).arg(kind).spawn()?;
-        let peer = Peer { name, child, path };
-        let began = Instant::now();
-        while UnixStream::connect(&peer.path).is_err() {
-            if began.elapsed() > Duration::from_secs(10) {
-                return Err(format!("{name} does not start").into());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        peers.push(peer);
-    }
+    run(Command::new("cc").args(["-O2", "-pthread", "-o", &echo]).arg(source))?;
 
-    println!(
-        "{:>11}  {:<14} {:>12}  {:>12} {:>12}",
-        "connections", "", "round trips", "of C,", "of C,"
-    );
-    println!("{:>11}  {:<14} {:>12}  {:>12} {:>12}", "", "", "a second", "threads", "epoll");
-    for connections in CONNECTIONS {
-        let rounds = (seconds / SLICE.as_secs_f64()).ceil().max(3.0) as usize;
-        let mut rates = vec![Vec::new(); peers.len()];
-        for _ in 0..rounds {
-            for (peer, rates) in peers.iter().zip(&mut rates) {
-                rates.push(load(&peer.path, connections, SLICE)?);
+    let mut servers = Vec::new();
+    let list = site.mailboxes_db();
+    for (at, args) in [&["thread"][..], &["epoll"], &["thread", &list]].into_iter().enumerate() {
+        let name = format!("echo-{at}");
+        let socket = format!("{STATE}/{name}");
+        let mut command = Command::new(&echo);
+        command.arg(&socket).args(args);
+        servers.push((start(&name, &mut command)?, socket));
+    }
+    let socket = format!("{STATE}/smmapd");
+    servers.push((start("smmapd", &mut master(site, &socket)?)?, socket));
+    let socket = format!("{STATE}/serve");
+    servers.push((start("serve", &mut daemon::command(site, &socket))?, socket));
+
+    let requests = Arc::new(requests());
+    // Warms everything up and has master fork as many smmapd as will be wanted.
+    for (_, socket) in &servers {
+        connect(socket)?;
+        slice(socket, 64, &requests)?;
+    }
+    for (connections, goal) in CONNECTIONS {
+        let mut rates = vec![Vec::new(); servers.len()];
+        for _ in 0..ROUNDS {
+            for ((_, socket), rates) in servers.iter().zip(&mut rates) {
+                rates.push(slice(socket, connections, &requests)?);
             }
         }
-        for (peer, own) in peers.iter().zip(&rates) {
-            let of = |other: &[f64]| median(own.iter().zip(other).map(|(a, b)| a / b));
-            println!(
-                "{connections:>11}  {:<14} {:>12.0}  {:>12.2} {:>12.2}",
-                peer.name,
-                median(own.iter().copied()),
-                of(&rates[0]),
-                of(&rates[1])
-            );
+        let [threads, epoll, reading, smmapd, ours] = &rates[..] else {
+            return Err("five servers take part".into());
+        };
+        let what = match connections {
+            1 => "socketmap, 1 connection".to_owned(),
+            _ => format!("socketmap, {connections} connections"),
+        };
+        for (name, peer, goal) in [
+            ("C echo, threads", threads, Goal::AtLeast(goal)),
+            ("C echo, epoll", epoll, Goal::None),
+            ("C echo, threads, a read of the list each", reading, Goal::None),
+            ("smmapd", smmapd, Goal::None),
+        ] {
+            let (own, theirs) = (median(ours.iter().copied()), median(peer.iter().copied()));
+            table.against(what.clone(), "/s", own, (name, theirs), ratio(ours, peer), goal);
         }
+    }
+    servers.into_iter().try_for_each(|(server, _)| server.stop())
+}
+
+fn start(name: &str, command: &mut Command) -> Done<Process> {
+    Process::start(name, command, format!("{STATE}/{name}.output").as_ref())
+}
+
+/// The Cyrus of a frontend, running nothing but smmapd.
+fn master(site: &Site, socket: &str) -> Done<Command> {
+    let (conf, services) = (site.imapd_conf(), format!("{DIR}/cyrus.conf"));
+    fs::write(
+        &services,
+        format!(
+            "START {{\n}}\nSERVICES {{\n\
+             smmap cmd=\"smmapd -C {conf}\" listen=\"{socket}\" prefork=64\n}}\nEVENTS {{\n}}\n"
+        ),
+    )?;
+    let mut command = sandbox::command("/usr/lib/cyrus/bin/master");
+    command.args(["-C", &conf, "-M", &services, "-p", &format!("{DIR}/master.pid")]);
+    Ok(command)
+}
+
+/// Waits until a server takes connections.
+pub fn connect(socket: &str) -> Done<UnixStream> {
+    sandbox::poll(&format!("{socket} to be served"), 30, || Ok(Some(UnixStream::connect(socket)?)))
+}
+
+fn requests() -> Vec<Vec<u8>> {
+    let mut random = Random(3);
+    let request = |_| {
+        let (mut request, recipient) = (Vec::new(), list::recipient(random.user()));
+        Request { map: b"lmtp", key: recipient.as_bytes() }.encode_into(&mut request);
+        request
+    };
+    (0..REQUESTS).map(request).collect()
+}
+
+/// Asks `count` times for random users over one connection.
+pub fn ask(
+    stream: &mut UnixStream,
+    requests: &[Vec<u8>],
+    random: &mut Random,
+    count: usize,
+) -> Done {
+    let mut buf = [0; 1024];
+    for _ in 0..count {
+        stream.write_all(&requests[random.below(requests.len())])?;
+        let n = stream.read(&mut buf)?;
+        let answer = buf.get(..n).unwrap_or_default();
+        // The echo says `lmtp …`; smmapd and murder-route say `OK …`. No other answer ends so.
+        let whole = answer.ends_with(b",");
+        let known = answer.windows(4).any(|four| four == b":OK " || four == b":lmt");
+        ensure!(whole && known, "not the answer: {}", answer.escape_ascii());
     }
     Ok(())
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 /// Round trips a second over so many connections.
-fn load(path: &Path, connections: usize, time: Duration) -> Result<f64> {
-    let mut request = Vec::new();
-    Request { map: b"lmtp", key: b"jane.doe@example.org" }.encode_into(&mut request);
-    let streams: Vec<UnixStream> =
-        (0..connections).map(|_| UnixStream::connect(path)).collect::<std::io::Result<_>>()?;
-    let began = Instant::now();
-    let end = began + time;
-    let clients = streams.into_iter().map(|mut stream| {
-        let request = request.clone();
-        std::thread::Builder::new().stack_size(64 * 1024).spawn(move || -> Result<u64> {
-            let mut buf = [0; 1024];
+fn slice(socket: &str, connections: usize, requests: &Arc<Vec<Vec<u8>>>) -> Done<f64> {
+    let ready = Arc::new(Barrier::new(connections + 1));
+    let mut clients = Vec::new();
+    for number in 0..connections {
+        let mut stream = UnixStream::connect(socket)?;
+        let (ready, requests) = (ready.clone(), requests.clone());
+        let thread = std::thread::Builder::new().stack_size(64 * 1024);
+        clients.push(thread.spawn(move || -> Done<u64> {
+            let mut random = Random(number as u64 + 1);
+            // The first answer comes when there is somebody at the other end.
+            let first = ask(&mut stream, &requests, &mut random, 1);
+            ready.wait();
+            first?;
+            let end = Instant::now() + SLICE;
             let mut count = 0;
             // The clock is not read for each: it is not what is measured.
             while Instant::now() < end {
-                for _ in 0..16 {
-                    stream.write_all(&request)?;
-                    let n = stream.read(&mut buf)?;
-                    if buf[..n].last() != Some(&b',') {
-                        return Err("not one whole reply".into());
-                    }
-                    count += 1;
-                }
+                ask(&mut stream, &requests, &mut random, 16)?;
+                count += 16;
             }
             Ok(count)
-        })
-    });
-    let clients: Vec<_> = clients.collect::<std::io::Result<_>>()?;
+        })?);
+    }
+    ready.wait();
+    let began = Instant::now();
     let mut count = 0;
     for client in clients {
         count += client.join().map_err(|_| "a client panicked")??;
     }
     Ok(count as f64 / began.elapsed().as_secs_f64())
+}
+
+/// Connections that stay open after each has asked.
+pub fn busy(socket: &str, connections: usize, each: usize) -> Done<Vec<UnixStream>> {
+    let requests = Arc::new(requests());
+    let mut clients = Vec::new();
+    for number in 0..connections {
+        let mut stream = UnixStream::connect(socket)?;
+        let requests = requests.clone();
+        clients.push(std::thread::spawn(move || -> Done<UnixStream> {
+            ask(&mut stream, &requests, &mut Random(number as u64 + 1), each)?;
+            Ok(stream)
+        }));
+    }
+    clients.into_iter().map(|client| client.join().map_err(|_| "a client panicked")?).collect()
 }

@@ -1,0 +1,112 @@
+//! The daemon itself: how soon it answers, and what memory it takes.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use murder_route::wire::socketmap::Request;
+
+use crate::list::{self, Random, Site};
+use crate::sandbox::STATE;
+use crate::table::{Goal, Table, median};
+use crate::{Done, ensure, socketmap};
+
+/// Starts.
+const ROUNDS: usize = 11;
+
+/// Connections and lookups before the memory is looked at, with all of them still open.
+const CONNECTIONS: usize = 64;
+const LOOKUPS: usize = 200_000;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_murder-route");
+
+/// `murder-route serve` on this socket.
+pub fn command(site: &Site, socket: &str) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.env_clear().args(["serve", "--imapd-conf", &site.imapd_conf()]);
+    command.args(["--domain", "example.org", "--listen", &format!("unix:{socket}")]);
+    command
+}
+
+pub fn measure(site: &Site, table: &mut Table) -> Done {
+    let mut random = Random(5);
+    let (mut first_answers, mut versions) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        first_answers.push(first_answer(site, random.user())?.as_secs_f64() * 1e3);
+        let began = Instant::now();
+        let status = Command::new(PROGRAM).arg("--version").stdout(Stdio::null()).status()?;
+        versions.push(began.elapsed().as_secs_f64() * 1e3);
+        ensure!(status.success(), "murder-route --version: {status}");
+    }
+    table.against(
+        "start to first answer",
+        "ms",
+        median(first_answers.iter().copied()),
+        ("murder-route --version", median(versions.iter().copied())),
+        crate::table::ratio(&first_answers, &versions),
+        Goal::Below(20.0),
+    );
+    memory(site, table)
+}
+
+/// A daemon; ended when dropped.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(site: &Site, socket: &str) -> Done<Self> {
+        let _ = fs::remove_file(socket);
+        let mut command = command(site, socket);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self(command.spawn()?))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn first_answer(site: &Site, user: u32) -> Done<Duration> {
+    let socket = format!("{STATE}/start");
+    let (mut request, recipient) = (Vec::new(), list::recipient(user));
+    Request { map: b"lmtp", key: recipient.as_bytes() }.encode_into(&mut request);
+
+    let began = Instant::now();
+    let _daemon = Daemon::start(site, &socket)?;
+    let mut stream = loop {
+        match UnixStream::connect(&socket) {
+            Ok(stream) => break stream,
+            Err(e) => ensure!(began.elapsed() < Duration::from_secs(30), "{socket}: {e}"),
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    };
+    stream.write_all(&request)?;
+    let mut buf = [0; 1024];
+    let n = stream.read(&mut buf)?;
+    let time = began.elapsed();
+    let answer = buf.get(..n).unwrap_or_default();
+    ensure!(answer.ends_with(b":2003,"), "{recipient}: {}", answer.escape_ascii());
+    Ok(time)
+}
+
+fn memory(site: &Site, table: &mut Table) -> Done {
+    let socket = format!("{STATE}/memory");
+    let daemon = Daemon::start(site, &socket)?;
+    drop(socketmap::connect(&socket)?);
+    let _open = socketmap::busy(&socket, CONNECTIONS, LOOKUPS / CONNECTIONS)?;
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.0.id()))?;
+    let field = |name: &str| -> Done<f64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kilobytes: f64 = kilobytes.ok_or_else(|| format!("no {name}: {status}"))?.parse()?;
+        Ok(kilobytes / 1024.0)
+    };
+    let own = field("RssAnon")? + field("RssShmem")?;
+    table.alone("memory, file pages aside", "MB", own, Goal::Below(16.0));
+    table.alone("memory, the program's own pages too", "MB", field("VmRSS")?, Goal::None);
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! The list that everything is measured on: 1,000,000 records, written by Cyrus.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::process::Stdio;
+
+use murder_route::config::{Overrides, Settings};
+
+use crate::sandbox::{self, STATE, User};
+use crate::{Done, ensure, run};
+
+/// The cached file, with a number to raise when the recipe below changes.
+const NAME: &str = "bench-mailboxes-1.db";
+
+const USERS: u32 = 200_000;
+const FOLDERS: [&str; 5] = ["", "Archive", "Drafts", "Sent", "Trash"];
+
+/// Records written again after the others, in transactions of 100: a list in use is not freshly
+/// packed.
+const UPDATES: usize = 100_000;
+
+const DOMAIN: &str = "example.org";
+
+/// The frontend without its murder: a configuration and the list.
+pub struct Site {
+    pub cyrus: User,
+}
+
+/// Directory of the Cyrus of the bench, the same inside and outside of the root.
+pub const DIR: &str = "/run/murder/fe";
+
+impl Site {
+    /// Copies the cached list, which is made first if there is none, to where the frontend has it.
+    /// That is in the run's tmpfs: nobody waits for a disk.
+    pub fn prepare(cached_root: &Path) -> Done<Self> {
+        let site = Self { cyrus: sandbox::user("cyrus")? };
+        for sub in ["", "/conf", "/conf/db", "/conf/socket", "/conf/proc", "/conf/lock", "/spool"] {
+            sandbox::make_dir(&format!("{DIR}{sub}"), site.cyrus)?;
+        }
+        // No mupdate_server: a miss, of which there are none here, would wait for it.
+        let conf = format!(
+            "configdirectory: {DIR}/conf\npartition-default: {DIR}/spool\n\
+             defaultpartition: default\nadmins: cyrus\nservername: 127.0.1.21\n\
+             virtdomains: userid\ndefaultdomain: {DOMAIN}\nunixhierarchysep: yes\n"
+        );
+        fs::write(site.imapd_conf(), conf)?;
+
+        let cached = cached_root.parent().ok_or("the cached root has no parent")?.join(NAME);
+        if !cached.exists() {
+            println!("writing a list of 1,000,000 records with cyr_dbtool");
+            let new = format!("{DIR}/new.db");
+            site.write_list(&new)?;
+            // Whatever stands under the final name is whole.
+            let part = cached.with_extension("part");
+            fs::copy(&new, &part)?;
+            fs::rename(&part, &cached)?;
+            fs::remove_file(&new)?;
+        }
+        site.copy(&cached, &site.mailboxes_db())?;
+        Ok(site)
+    }
+
+    pub fn imapd_conf(&self) -> String {
+        format!("{DIR}/imapd.conf")
+    }
+
+    pub fn mailboxes_db(&self) -> String {
+        format!("{DIR}/conf/mailboxes.db")
+    }
+
+    /// A copy that Cyrus may write.
+    pub fn copy(&self, from: impl AsRef<Path>, to: &str) -> Done {
+        fs::copy(from.as_ref(), to)?;
+        std::os::unix::fs::chown(to, Some(self.cyrus.uid), Some(self.cyrus.gid))?;
+        Ok(())
+    }
+
+    /// What `murder-route` has to go by.
+    pub fn settings(&self, mailboxes_db: &str) -> Done<Settings> {
+        let settings = Settings::load(&Overrides {
+            config: None,
+            imapd_conf: Some(self.imapd_conf().into()),
+            mailboxes_db: Some(mailboxes_db.into()),
+            domains: vec![DOMAIN.into()],
+            listen: Vec::new(),
+        })?;
+        Ok(settings)
+    }
+
+    /// `cyr_dbtool … batch` on a list. It takes commands on its standard input.
+    pub fn dbtool(&self, list: &str) -> std::process::Command {
+        let mut command = sandbox::command("cyr_dbtool");
+        command.args(["-n", "-C", &self.imapd_conf(), list, "twoskip", "batch"]);
+        command
+    }
+
+    fn write_list(&self, path: &str) -> Done {
+        let _ = fs::remove_file(path);
+        let script = format!("{STATE}/script");
+        let mut out = BufWriter::new(File::create(&script)?);
+        let mut random = Random(1);
+        let mut records: Vec<(u32, usize)> =
+            (0..USERS).flat_map(|user| (0..FOLDERS.len()).map(move |f| (user, f))).collect();
+        random.shuffle(&mut records);
+        writeln!(out, "BEGIN")?;
+        for (user, folder) in &records {
+            set(&mut out, *user, *folder, 1)?;
+        }
+        writeln!(out, "COMMIT")?;
+        random.shuffle(&mut records);
+        for transaction in records[..UPDATES].chunks(100) {
+            writeln!(out, "BEGIN")?;
+            for (user, folder) in transaction {
+                set(&mut out, *user, *folder, 2)?;
+            }
+            writeln!(out, "COMMIT")?;
+        }
+        out.into_inner()?.sync_data()?;
+        let complaint = run(self.dbtool(path).stdin(File::open(&script)?))?;
+        ensure!(complaint.is_empty(), "cyr_dbtool: {complaint}");
+        fs::remove_file(&script)?;
+        Ok(())
+    }
+}
+
+/// Appends the command that writes a record. `version` makes one differ from the one before.
+pub fn set(out: &mut impl Write, user: u32, folder: usize, version: u32) -> std::io::Result<()> {
+    let key = key(user, folder);
+    // As a frontend of 3.6 holds it. smmapd connects to TCP port 12345 of the server: nobody
+    // listens there on these addresses, so that it is refused at once.
+    let value = format!(
+        "%(T er P default S 127.0.1.{} M {} A %({} lrswipkxtecdan))",
+        11 + user % 5,
+        1_700_000_000 + version,
+        name(user)
+    );
+    write!(out, "SET {{{}+}}\r\n{key} {{{}+}}\r\n{value}\n", key.len(), value.len())
+}
+
+/// Appends the command that reads the record of a user's INBOX.
+pub fn get(out: &mut impl Write, user: u32) -> std::io::Result<()> {
+    let key = key(user, 0);
+    write!(out, "GET {{{}+}}\r\n{key}\n", key.len())
+}
+
+/// The key of a folder, as Cyrus 3.6 writes it.
+fn key(user: u32, folder: usize) -> String {
+    let name = name(user);
+    match FOLDERS[folder] {
+        "" => format!("Nuser\u{1f}{name}"),
+        folder => format!("Nuser\u{1f}{name}\u{1f}{folder}"),
+    }
+}
+
+/// A user's name. Neighbours in number are no neighbours in the list.
+pub fn name(user: u32) -> String {
+    // An odd factor: no two come to the same.
+    format!("u{:07x}", user.wrapping_mul(0x9e37_79b1) & 0x0fff_ffff)
+}
+
+/// A user's address.
+pub fn recipient(user: u32) -> String {
+    format!("{}@{DOMAIN}", name(user))
+}
+
+/// xorshift64: the same in each run, so that each run measures the same.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) as usize % n
+    }
+
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
+
+    /// Some user who exists.
+    pub fn user(&mut self) -> u32 {
+        self.below(USERS as usize) as u32
+    }
+}
+
+/// A process that reads a prepared script and keeps its output to itself.
+pub fn quiet(command: &mut std::process::Command, script: &str) -> Done {
+    let status = command.stdin(File::open(script)?).stdout(Stdio::null()).status()?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}

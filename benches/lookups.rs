@@ -1,0 +1,161 @@
+//! Lookups of users who exist, in one thread: against `cyr_dbtool … batch` with a GET for each.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use murder_route::mailbox::{Lookup, MailboxList, MailboxName};
+use murder_route::mailbox_list::{FileList, Options};
+use murder_route::resolver::Resolver;
+use murder_route::router::{Decision, Verdict};
+
+use crate::list::{self, DIR, Random, Site};
+use crate::sandbox::STATE;
+use crate::table::{Goal, Table, median, ratio};
+use crate::{Done, ensure};
+
+/// Slices of each kind.
+const ROUNDS: usize = 15;
+
+/// Lookups of a slice.
+const QUIET: usize = 30_000;
+/// While somebody writes, Cyrus' reader waits for its lock at each of them.
+const WRITING: usize = 5_000;
+
+pub fn measure(site: &Site, table: &mut Table) -> Done {
+    compare(site, table, &site.mailboxes_db(), QUIET, "")?;
+
+    let copy = format!("{DIR}/written.db");
+    site.copy(site.mailboxes_db(), &copy)?;
+    let writer = Writer::start(site, &copy)?;
+    let while_written = ", while Cyrus writes";
+    compare(site, table, &copy, WRITING, while_written)?;
+    let commits = writer.stop()?;
+    table.alone("commits meanwhile", "/s", commits, Goal::None);
+    fs::remove_file(&copy)?;
+    Ok(())
+}
+
+fn compare(site: &Site, table: &mut Table, path: &str, count: usize, when: &str) -> Done {
+    let list = FileList::open(path, Options::default());
+    let resolver = Resolver::new(site.settings(path)?);
+    let (gets, nothing) = (format!("{STATE}/gets"), format!("{STATE}/nothing"));
+    File::create(&nothing)?;
+    let mut random = Random(7);
+    // The lists collect their shortcuts in the course of the first lookups.
+    for _ in 0..20_000 {
+        let user = random.user();
+        look_up(&list, user)?;
+        route(&resolver, user)?;
+    }
+    let mut looked_up = Vec::new();
+    let mut routed = Vec::new();
+    let mut cyrus = Vec::new();
+    for _ in 0..ROUNDS {
+        let users: Vec<u32> = (0..count).map(|_| random.user()).collect();
+        let mut script = BufWriter::new(File::create(&gets)?);
+        for user in &users {
+            list::get(&mut script, *user)?;
+        }
+        script.flush()?;
+
+        looked_up.push(each(&users, |user| look_up(&list, user))?);
+        routed.push(each(&users, |user| route(&resolver, user))?);
+        let whole = time(|| list::quiet(&mut site.dbtool(path), &gets))?;
+        let around = time(|| list::quiet(&mut site.dbtool(path), &nothing))?;
+        cyrus.push(rate(count, whole.saturating_sub(around)));
+    }
+    let peer = median(cyrus.iter().copied());
+    for (what, ours) in [("lookup", &looked_up), ("route", &routed)] {
+        let median = median(ours.iter().copied());
+        let ratio = ratio(ours, &cyrus);
+        let what = format!("{what}{when}");
+        table.against(what, "/s", median, ("cyr_dbtool", peer), ratio, Goal::AtLeast(8.0));
+    }
+    Ok(())
+}
+
+/// From the name on.
+fn look_up(list: &FileList, user: u32) -> Done {
+    let name = MailboxName::new(format!("user.{}", list::name(user)))?;
+    let found = list.lookup(&name);
+    ensure!(matches!(found, Lookup::Present(_)), "{name}: {found:?}");
+    Ok(())
+}
+
+/// From the recipient on.
+fn route(resolver: &Resolver, user: u32) -> Done {
+    let recipient = list::recipient(user);
+    let verdict = resolver.route_now(recipient.as_bytes());
+    // A slice that stumbles over a repack goes the slower way the daemon goes then.
+    let route = match verdict {
+        Verdict::Final(route) => route,
+        Verdict::Confirm | Verdict::Wait => resolver.route(recipient.as_bytes(), None),
+    };
+    ensure!(matches!(route.decision, Decision::Deliver(_)), "{recipient}: {route:?}");
+    Ok(())
+}
+
+fn each(users: &[u32], mut ask: impl FnMut(u32) -> Done) -> Done<f64> {
+    let time = time(|| users.iter().try_for_each(|user| ask(*user)))?;
+    Ok(rate(users.len(), time))
+}
+
+fn time(work: impl FnOnce() -> Done) -> Done<Duration> {
+    let began = Instant::now();
+    work()?;
+    Ok(began.elapsed())
+}
+
+fn rate(count: usize, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64()
+}
+
+/// A `cyr_dbtool` that commits one change after the other without pause.
+struct Writer {
+    child: std::process::Child,
+    stop: Arc<AtomicBool>,
+    fed: Arc<AtomicU64>,
+    feeder: std::thread::JoinHandle<std::io::Result<()>>,
+    began: Instant,
+}
+
+impl Writer {
+    fn start(site: &Site, path: &str) -> Done<Self> {
+        let mut child = site.dbtool(path).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        let mut stdin = child.stdin.take().ok_or("no standard input")?;
+        let (stop, fed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (told, count) = (stop.clone(), fed.clone());
+        let feeder = std::thread::spawn(move || {
+            let mut random = Random(11);
+            let mut some = Vec::new();
+            for version in 3.. {
+                // Outside of BEGIN and COMMIT each SET is a transaction.
+                some.clear();
+                for _ in 0..20 {
+                    let user = random.user();
+                    list::set(&mut some, user, random.below(5), version)?;
+                }
+                stdin.write_all(&some)?;
+                count.fetch_add(20, Relaxed);
+                if told.load(Relaxed) {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        Ok(Self { child, stop, fed, feeder, began: Instant::now() })
+    }
+
+    /// Ends it; how many commits it made a second.
+    fn stop(mut self) -> Done<f64> {
+        self.stop.store(true, Relaxed);
+        self.feeder.join().map_err(|_| "the writer's feeder panicked")??;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the writing cyr_dbtool: {status}");
+        Ok(self.fed.load(Relaxed) as f64 / self.began.elapsed().as_secs_f64())
+    }
+}

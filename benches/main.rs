@@ -1,0 +1,83 @@
+//! Figures, each against a peer in the same run on the same data: Cyrus' own reader of the list,
+//! Cyrus' own socketmap server, and a bare echo server in C. What is measured and what came out:
+//! `docs/benchmarks.md`.
+//!
+//! Wants root, a C compiler, and Debian's packages from the network at the first run: `make bench`.
+
+// Nothing outside of this program can reach anything in it.
+#![allow(unreachable_pub)]
+
+mod daemon;
+mod list;
+mod lookups;
+#[allow(dead_code)]
+#[path = "../tests/real/root.rs"]
+mod root;
+#[allow(dead_code)]
+#[path = "../tests/real/sandbox.rs"]
+mod sandbox;
+mod socketmap;
+mod table;
+
+use std::path::Path;
+use std::process::{Command, ExitCode, Output};
+
+use crate::list::Site;
+use crate::table::Table;
+
+/// What everything here returns: the first thing that went wrong, in words.
+type Done<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Fails with a text unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($text:tt)+) => {
+        if !$condition {
+            return Err(format!($($text)+).into());
+        }
+    };
+}
+use ensure;
+
+fn main() -> ExitCode {
+    if std::env::var_os("MURDER_ROUTE_REAL").is_none() {
+        println!("skipped: run make bench");
+        return ExitCode::SUCCESS;
+    }
+    let done = match sandbox::inside() {
+        Some(cached_root) => measure(&cached_root).map(|()| ExitCode::SUCCESS),
+        None => root::ensure_root().and_then(|root| sandbox::enter(&root)),
+    };
+    done.unwrap_or_else(|error| {
+        println!("FAILED: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn measure(cached_root: &Path) -> Done {
+    sandbox::prepare(cached_root)?;
+    let site = Site::prepare(cached_root)?;
+    println!("load before: {}", load()?);
+    let mut table = Table::default();
+    lookups::measure(&site, &mut table)?;
+    socketmap::measure(&site, &mut table)?;
+    daemon::measure(&site, &mut table)?;
+    println!("load after: {}\n", load()?);
+    print!("{table}");
+    Ok(())
+}
+
+/// What else keeps the machine busy shows here: processes ready to run, of the last minutes.
+fn load() -> Done<String> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    let cores = std::thread::available_parallelism()?;
+    Ok(format!("{} on {cores} cores", text.trim()))
+}
+
+/// Runs a command to its end; its standard output, or what it complained of.
+fn run(command: &mut Command) -> Done<String> {
+    let Output { status, stdout, stderr } =
+        command.output().map_err(|e| format!("{:?}: {e}", command.get_program()))?;
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    ensure!(status.success(), "{command:?}: {status}\n{stdout}{stderr}");
+    Ok(stdout.into_owned())
+}
