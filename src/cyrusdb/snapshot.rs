@@ -206,6 +206,8 @@ struct View<'a, S: ?Sized> {
     header: Header,
     /// Up to this offset bytes are read in long runs.
     ahead: u64,
+    /// Keys are believed only by their checksum.
+    keys_checked: bool,
 }
 
 /// A committed record to begin a search at, instead of at the beginning of the list.
@@ -297,7 +299,14 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
         scratch.main.len = 0;
         scratch.main.start = 0;
         scratch.side.len = 0;
-        Self { view: View { source, header, ahead: 0 }, order, scratch }
+        Self { view: View { source, header, ahead: 0, keys_checked: false }, order, scratch }
+    }
+
+    /// Believes no key without its checksum, so that a damaged one leads no search astray. Cyrus
+    /// checks a key only together with a value that it hands out.
+    pub(crate) fn checking_keys(mut self) -> Self {
+        self.view.keys_checked = true;
+        self
     }
 
     /// For walks along a list: reads ahead where the records stand in order.
@@ -328,6 +337,14 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
 
     /// Reads the node at `offset` into `ahead`.
     fn look(&mut self, offset: u64) -> Result<()> {
+        self.look_at_head(offset)?;
+        if self.view.keys_checked && self.scratch.ahead.kind == Kind::Record {
+            self.ahead_value()?;
+        }
+        Ok(())
+    }
+
+    fn look_at_head(&mut self, offset: u64) -> Result<()> {
         let header = &self.view.header;
         let layout = header.layout;
         if offset < layout.dummy()

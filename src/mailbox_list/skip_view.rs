@@ -180,23 +180,32 @@ impl SkipView {
     ) -> Result<Search<T>> {
         // Before the fingers: they may be followed further at any moment, but never less far.
         let header = self.header();
-        let mut search = |order, fingers| -> Result<Found<T>> {
-            let mut reader = Reader::new(&*self.file, header, order, scratch);
-            Ok(reader.find(key, fingers)?.map(&take))
+        let quickly = Reader::new(&*self.file, header, self.order(), scratch)
+            .find(key, self.fingers.as_ref())?
+            .map(&take);
+        // Nobody is missing on the word of what is remembered, or of keys that were not checked.
+        let mut carefully = |order| -> Result<Found<T>> {
+            let mut reader = Reader::new(&*self.file, header, order, scratch).checking_keys();
+            Ok(reader.find(key, None)?.map(&take))
+        };
+        let first = match quickly {
+            Found::Value(value) => return Ok(Search::Found(value)),
+            Found::Moved => return Ok(Search::Overwritten),
+            Found::OtherOrder => Found::OtherOrder,
+            Found::Absent => carefully(self.order())?,
         };
         let known = self.order.load(Relaxed);
         let contradiction =
             || Error::corrupt(0, "the keys are in no order that this list can have");
-        let first = search(self.order(), self.fingers.as_ref())?;
         let second = match first {
-            Found::Value(value) => return Ok(Search::Found(value)),
-            Found::Moved => return Ok(Search::Overwritten),
+            // The fingers have led astray: begin anew without them.
+            Found::Value(_) | Found::Moved => return Ok(Search::Overwritten),
             Found::Absent if known != RAW_PRESUMED => return Ok(Search::Absent),
             Found::OtherOrder if known != RAW_PRESUMED => return Err(contradiction()),
-            Found::Absent => search(Order::Mbox, None)?,
+            Found::Absent => carefully(Order::Mbox)?,
             Found::OtherOrder => {
                 self.order.store(MBOX, Relaxed);
-                match search(Order::Mbox, None)? {
+                match carefully(Order::Mbox)? {
                     Found::OtherOrder => return Err(contradiction()),
                     found => found,
                 }
