@@ -24,6 +24,7 @@ pub mod snapshot;
 pub mod source;
 mod twom;
 mod twoskip;
+pub mod verify;
 #[cfg(test)]
 pub(crate) mod writer;
 

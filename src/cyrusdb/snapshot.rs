@@ -609,6 +609,24 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
         }
     }
 
+    /// The same, whatever the order of the keys: of those who watch for loops themselves.
+    pub(crate) fn step_anyhow(&mut self) -> Result<Step> {
+        match self.look0()? {
+            None => Ok(Step::End),
+            Some(deleted) => {
+                self.advance()?;
+                Ok(Step::To { deleted })
+            }
+        }
+    }
+
+    /// Key and value of the current record, after [`Self::check_tail`].
+    pub(crate) fn cur_row(&self) -> (&[u8], &[u8]) {
+        let Scratch { main, side, cur, key, .. } = &*self.scratch;
+        let (at, len) = (cur.value_at, cur.value_len);
+        (key, main.get(at, len).or_else(|| side.get(at, len)).unwrap_or_default())
+    }
+
     /// Goes to the next record in this list, or in one below where a transaction under way hides
     /// this one.
     pub(crate) fn step_in_list(&mut self, list: usize) -> Result<Step> {
@@ -644,9 +662,7 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
         loop {
             if !deleted {
                 self.check_tail()?;
-                let Scratch { main, side, cur, key, .. } = &*self.scratch;
-                let (at, len) = (cur.value_at, cur.value_len);
-                let value = main.get(at, len).or_else(|| side.get(at, len)).unwrap_or_default();
+                let (key, value) = self.cur_row();
                 if !visit(key, value) {
                     return Ok(Walked::Stopped);
                 }

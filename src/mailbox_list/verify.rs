@@ -6,8 +6,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::keys::generation_shown_by;
-use crate::cyrusdb::snapshot::{Header, Reader, Scratch, Walked};
-use crate::cyrusdb::{Engine, Problem, Row, detect, error, flat, order::Order, record, skiplist};
+use crate::cyrusdb::verify::verify;
+use crate::cyrusdb::{Engine, Problem, Row, detect, error, flat, record, skiplist};
 use crate::mailbox::{KeyGeneration, MailboxName};
 
 /// What a whole list holds, and what is wrong with it.
@@ -84,26 +84,10 @@ impl Report {
         let problems = match engine {
             Engine::Skiplist => skiplist::verify(&bytes, size, &mut rows),
             Engine::Flat => flat::verify(bytes, &mut rows),
-            Engine::Twoskip | Engine::Twom => walk(&bytes, &mut rows),
+            Engine::Twoskip | Engine::Twom => verify(&bytes, &mut rows),
         };
         self.problems = problems;
         self.problems.extend(odd);
-    }
-}
-
-fn walk(bytes: &Vec<u8>, rows: &mut dyn FnMut(Row<'_>)) -> Vec<Problem> {
-    let mut scratch = Scratch::default();
-    let walked = Header::read(bytes).and_then(|header| {
-        let mut reader = Reader::new(bytes, header, Order::Raw, &mut scratch);
-        reader.walk(b"", &mut |key, value| {
-            rows(Row { offset: 0, key, value });
-            true
-        })
-    });
-    match walked {
-        Ok(Walked::ToEnd | Walked::Stopped | Walked::OtherOrder) => Vec::new(),
-        Err(error::Error::Corrupt { offset, what }) => vec![Problem { offset, what }],
-        Err(other) => vec![Problem { offset: 0, what: other.to_string() }],
     }
 }
 

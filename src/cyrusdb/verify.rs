@@ -1,0 +1,348 @@
+//! Everything that is wrong with a twoskip or twom file.
+
+use super::error::{Error, Result};
+use super::node::{Kind, Layout, MAX_LEVEL};
+use super::order::Order;
+use super::snapshot::{Header, Reader, Scratch, Step};
+use super::source::ByteSource;
+use super::{Problem, Row};
+
+/// More problems than this are not listed: a file with so many is not to be mended by hand.
+const MOST: usize = 1000;
+
+/// Reads a whole file and says what is wrong in it; calls `visit` for every committed record, in
+/// the order of the list, as far as the list leads.
+///
+/// Read as a log: every record up to the committed end, its checksums, where its pointers lead,
+/// and that each transaction is closed by a commit that knows where it began. Read as a list: that
+/// the keys ascend, that each upper list has just the members it should have, and that there are
+/// as many records as the header says. The last two only of a file without a transaction under
+/// way. On a file that is being written, what is wrong may be nothing but the writing.
+///
+/// Takes 16 bytes of memory a record.
+pub fn verify<S: ByteSource + ?Sized>(source: &S, visit: &mut dyn FnMut(Row<'_>)) -> Vec<Problem> {
+    let mut problems = Problems(Vec::new());
+    let header = match Header::read(source) {
+        Ok(header) => header,
+        Err(error) => {
+            problems.add_error(error);
+            return problems.0;
+        }
+    };
+    match source.size() {
+        Err(error) => problems.add_error(error.into()),
+        Ok(size) => match header.check_size(size) {
+            Err(error) => problems.add_error(error),
+            Ok(()) if header.dirty || (header.layout == Layout::Twoskip && size > header.end) => {
+                let what = "a transaction is under way behind this, or its writer died";
+                problems.add(header.end, what);
+            }
+            Ok(()) => {}
+        },
+    }
+    let mut scratch = Scratch::default();
+    let log = read_log(Reader::new(source, header, Order::Raw, &mut scratch), &mut problems);
+    let reader = Reader::new(source, header, Order::Raw, &mut scratch);
+    read_list(reader, &log, &mut problems, visit);
+    problems.0
+}
+
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, offset: u64, what: impl Into<String>) {
+        if self.0.len() < MOST {
+            self.0.push(Problem { offset, what: what.into() });
+        }
+    }
+
+    fn add_error(&mut self, error: Error) {
+        match error {
+            Error::Corrupt { offset, what } => self.add(offset, what),
+            other => self.add(0, other.to_string()),
+        }
+    }
+
+    fn full(&self) -> bool {
+        self.0.len() >= MOST
+    }
+}
+
+/// A record of the log.
+struct Entry {
+    offset: u64,
+    kind: Kind,
+    level: usize,
+}
+
+/// Reads every record from the beginning to the committed end.
+fn read_log<S: ByteSource + ?Sized>(reader: Reader<'_, S>, problems: &mut Problems) -> Vec<Entry> {
+    let mut reader = reader.along_file();
+    let (layout, end) = (reader.header().layout, reader.header().end);
+    let mut log: Vec<Entry> = Vec::new();
+    let mut at = layout.dummy();
+    let mut transaction = layout.first();
+    let mut lost = false;
+    while at < end && !problems.full() {
+        match reader.load_log(at) {
+            Ok(true) => {}
+            Ok(false) => {
+                at += 8;
+                continue;
+            }
+            Err(error) => {
+                // The next place where a record stands; what lies between is one problem.
+                if !lost {
+                    problems.add_error(error);
+                }
+                lost = true;
+                at += 8;
+                continue;
+            }
+        }
+        lost = false;
+        let node = reader.cur();
+        let (kind, level, target) = (node.kind, node.level, node.target);
+        at = node.end();
+        let offset = node.offset;
+        if (kind == Kind::Dummy) != log.is_empty() {
+            problems.add(offset, "the beginning of the list stands in another place");
+        }
+        if kind == Kind::Commit {
+            if target != transaction {
+                problems.add(
+                    offset,
+                    format!("ends a transaction that began at {target}, not at {transaction}"),
+                );
+            }
+            transaction = at;
+        }
+        if let Err(error) = reader.check_tail() {
+            problems.add_error(error);
+        }
+        check_pointers(&reader, &log, problems);
+        log.push(Entry { offset, kind, level });
+    }
+    if transaction != end && !problems.full() {
+        problems.add(transaction, "committed by the header, but no commit follows");
+    }
+    check_later_pointers(reader, &log, problems);
+    log
+}
+
+fn entry(log: &[Entry], offset: u64) -> Option<&Entry> {
+    log.binary_search_by_key(&offset, |entry| entry.offset).ok().and_then(|at| log.get(at))
+}
+
+/// Where the current record points back to: what it supersedes, or what follows a deleted one.
+fn check_pointers<S: ByteSource + ?Sized>(
+    reader: &Reader<'_, S>,
+    log: &[Entry],
+    problems: &mut Problems,
+) {
+    let node = reader.cur();
+    let ok = match (reader.header().layout, node.kind) {
+        (_, Kind::Dummy | Kind::Commit) => true,
+        (Layout::Twoskip, Kind::Record) => true,
+        (_, _) if node.target == 0 => {
+            node.kind == Kind::Record || reader.header().layout == Layout::Twoskip
+        }
+        (Layout::Twom { .. }, Kind::Record) => {
+            let kind = entry(log, node.target).map(|entry| entry.kind);
+            matches!(kind, Some(Kind::Record | Kind::Delete))
+        }
+        (_, Kind::Delete) => {
+            entry(log, node.target).is_some_and(|entry| entry.kind == Kind::Record)
+        }
+    };
+    if !ok {
+        let what = format!("names {}, where no earlier record stands", node.target);
+        problems.add(node.offset, what);
+    }
+}
+
+/// Where the lists lead from each record, superseded ones included: their pointers stay.
+fn check_later_pointers<S: ByteSource + ?Sized>(
+    mut reader: Reader<'_, S>,
+    log: &[Entry],
+    problems: &mut Problems,
+) {
+    let header = *reader.header();
+    for from in log.iter().filter(|entry| entry.level > 0) {
+        if problems.full() || reader.load_log(from.offset).is_err() {
+            continue;
+        }
+        for (slot, to) in reader.cur().next.iter().copied().enumerate().take(from.level + 1) {
+            let list = slot.saturating_sub(1);
+            let ok = match entry(log, to) {
+                _ if to == 0 => true,
+                _ if to >= header.end => header.dirty,
+                Some(entry) if list == 0 => matches!(entry.kind, Kind::Record | Kind::Delete),
+                Some(entry) => entry.kind == Kind::Record && entry.level > list,
+                None => false,
+            };
+            if !ok {
+                let what = format!("list {list} leads to {to}, which is no member of it");
+                problems.add(from.offset, what);
+            }
+        }
+    }
+}
+
+/// Walks along the list.
+fn read_list<S: ByteSource + ?Sized>(
+    reader: Reader<'_, S>,
+    log: &[Entry],
+    problems: &mut Problems,
+    visit: &mut dyn FnMut(Row<'_>),
+) {
+    let mut reader = reader.along_lists();
+    let header = *reader.header();
+    let mut count = 0;
+    let mut orders = vec![Order::Raw, Order::Mbox];
+    // For each upper list, the last member so far and where it leads.
+    let mut upper = [(header.layout.dummy(), 0); MAX_LEVEL];
+    let walked: Result<()> = (|| {
+        reader.load(header.layout.dummy())?;
+        for (list, (_, leads_to)) in upper.iter_mut().enumerate() {
+            *leads_to = reader.cur().successor(list);
+        }
+        // A loop comes by more records than there are.
+        for _ in 0..=log.len() {
+            let before = (reader.cur().kind, reader.cur_key().to_vec());
+            let Step::To { deleted } = reader.step_anyhow()? else { return Ok(()) };
+            let node = reader.cur();
+            let offset = node.offset;
+            for (list, (last, leads_to)) in upper.iter_mut().enumerate().take(node.level).skip(1) {
+                if *leads_to != offset && !header.dirty {
+                    let what = format!("list {list} leads to {leads_to} and passes {offset}");
+                    problems.add(*last, what);
+                }
+                (*last, *leads_to) = (offset, node.successor(list));
+            }
+            if before.0 != Kind::Dummy && !orders.is_empty() {
+                orders.retain(|order| order.compare(&before.1, reader.cur_key()).is_lt());
+                if orders.is_empty() {
+                    problems.add(offset, "its key is not greater than the one before");
+                }
+            }
+            if !deleted {
+                count += 1;
+                // What is wrong with it has been said already.
+                if reader.check_tail().is_ok() {
+                    let (key, value) = reader.cur_row();
+                    visit(Row { offset, key, value });
+                }
+            }
+        }
+        Err(Error::corrupt(reader.cur().offset, "the list runs in a circle"))
+    })();
+    match walked {
+        Err(error) => problems.add_error(error),
+        Ok(()) if header.dirty => {}
+        Ok(()) => {
+            for (list, (last, leads_to)) in upper.iter().enumerate().skip(1) {
+                if *leads_to != 0 {
+                    let what = format!("list {list} leads to {leads_to} behind its end");
+                    problems.add(*last, what);
+                }
+            }
+            if count != header.records {
+                let what = format!("{count} records, but the header counts {}", header.records);
+                problems.add(0, what);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cyrusdb::expected::lists;
+    use crate::cyrusdb::writer::{Random, Writer};
+
+    fn list(layout: Layout, changes: u32) -> Vec<u8> {
+        let mut writer = Writer::new(layout, Random(1), 1, |a, b| a.cmp(b));
+        for i in 0..changes {
+            writer.put(format!("user.{:02}", i % 60).as_bytes(), &i.to_be_bytes());
+            if i % 3 == 0 {
+                writer.delete(format!("user.{:02}", i % 50).as_bytes());
+            }
+            if i % 5 == 0 {
+                writer.commit();
+            }
+        }
+        writer.commit();
+        writer.file
+    }
+
+    const LAYOUTS: [Layout; 2] = [Layout::Twoskip, Layout::Twom { checksums: true }];
+
+    #[test]
+    fn nothing_is_wrong_with_what_cyrus_writes() {
+        for list in lists() {
+            for engine in ["twoskip", "twom"] {
+                let mut rows = Vec::new();
+                let file = list.file(&format!("{engine}.db"));
+                let problems = verify(&file, &mut |row| {
+                    rows.push((row.key.to_vec(), row.value.to_vec()));
+                });
+                assert_eq!(problems, [], "{engine}");
+                list.check(rows.iter().map(|(key, value)| (&key[..], &value[..])));
+
+                // A writer that was killed is a problem, but the only one.
+                let mut seen = 0;
+                let file = list.file(&format!("{engine}-killed.db"));
+                let problems = verify(&file, &mut |_| seen += 1);
+                assert_eq!((problems.len(), seen), (1, rows.len()), "{engine}: {problems:?}");
+            }
+        }
+        for layout in LAYOUTS {
+            assert_eq!(verify(&list(layout, 200), &mut |_| ()), []);
+        }
+    }
+
+    #[test]
+    fn any_flipped_byte_of_the_list_is_noticed() {
+        for layout in LAYOUTS {
+            let mut file = list(layout, 18);
+            for at in 0..file.len() {
+                file[at] ^= 0x41;
+                assert!(!verify(&file, &mut |_| ()).is_empty(), "{layout:?}: byte {at}");
+                file[at] ^= 0x41;
+            }
+        }
+    }
+
+    #[test]
+    fn every_problem_is_listed_not_only_the_first() {
+        let file = list(Layout::Twoskip, 200);
+        let mut broken = file.clone();
+        let records: Vec<usize> = {
+            let mut at = Vec::new();
+            verify(&file, &mut |row| at.push(row.offset as usize));
+            at.into_iter().step_by(7).collect()
+        };
+        for at in &records {
+            let level = usize::from(file[at + 1]);
+            // The first byte of the key.
+            broken[at + 8 + 8 * (level + 1) + 8] ^= 1;
+        }
+        let problems = verify(&broken, &mut |_| ());
+        for at in records {
+            let offset = at as u64;
+            assert!(problems.iter().any(|p| p.offset == offset), "{offset}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_has_a_problem_and_ends() {
+        for layout in LAYOUTS {
+            let file = list(layout, 40);
+            let end = Header::read(&file).unwrap().end as usize;
+            for len in (0..end).step_by(5) {
+                assert!(!verify(&file[..len].to_vec(), &mut |_| ()).is_empty(), "{len}");
+            }
+        }
+    }
+}
