@@ -47,8 +47,13 @@ fn build(part: &Path) -> Done {
     }
     if run(Command::new("sh").args(["-c", "command -v debootstrap"])).is_err() {
         println!("installing debootstrap");
-        run(apt_get().arg("update"))?;
-        run(apt_get().args(["install", "-y", "--no-install-recommends", "debootstrap"]))?;
+        let install =
+            || run(apt_get().args(["install", "-y", "--no-install-recommends", "debootstrap"]));
+        // The lists may be missing or old; and one of them out of reach is no reason to give up.
+        if install().is_err() {
+            let _ = run(apt_get().arg("update"));
+            install()?;
+        }
     }
     // A package must not start its daemon when it is installed.
     let policy = part.join("usr/sbin/policy-rc.d");
