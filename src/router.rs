@@ -11,7 +11,7 @@
 //! | reserved, moving | deferred |
 //! | deleted, intermediate, nothing | unknown, once the miss is believed |
 //! | cannot be read, cannot be sure | deferred |
-//! | a shared folder nobody may post to without logging in | refused (unknown, if it is hidden too) |
+//! | a shared folder nobody may post to without logging in | refused (unknown, if it is hidden too), once that is believed |
 //!
 //! Whatever is not about one of the configured domains is *foreign* and never reaches the list.
 
@@ -314,6 +314,10 @@ impl Search<'_> {
                 } else {
                     (Decision::Unknown, "a shared folder that nobody may see or post to")
                 };
+                // The right may have been given since: a list that lags refuses nobody for good.
+                if let Some(doubted) = self.doubt(name, Some(&record), why)? {
+                    return Ok(Found::Decided(doubted));
+                }
                 return Ok(Found::Barred(Route::about(name, Some(record), decision, why.into())));
             }
             State::Active => match self.router.backends.resolve(record.server.as_deref()) {
@@ -336,21 +340,29 @@ impl Search<'_> {
         record: Option<Record>,
         why: &'static str,
     ) -> Result<Found, Open> {
+        // Decided, so that no catch-all takes the letter of a mailbox that may be there.
+        Ok(match self.doubt(name, record.as_ref(), why)? {
+            Some(doubted) => Found::Decided(doubted),
+            None => Found::Missed(Route::about(name, record, Decision::Unknown, why.into())),
+        })
+    }
+
+    /// What becomes of a recipient that the list as it stands would have refused for good. `None`:
+    /// the list is to be believed.
+    fn doubt(
+        &mut self,
+        name: &MailboxName,
+        record: Option<&Record>,
+        why: &str,
+    ) -> Result<Option<Route>, Open> {
         match self.misses {
-            Misses::Believed => {
-                Ok(Found::Missed(Route::about(name, record, Decision::Unknown, why.into())))
-            }
+            Misses::Believed => Ok(None),
             Misses::Unconfirmed => Err(Open::Confirm),
             Misses::Doubted(doubt) => {
                 explain!(self.explain, "freshness: {doubt}");
                 let reason = format!("{why}, but this could not be confirmed: {doubt}");
-                // Decided, so that no catch-all takes the letter of a mailbox that may be there.
-                Ok(Found::Decided(Route::about(
-                    name,
-                    record,
-                    Decision::Deferred(Cause::Mailbox),
-                    reason.into(),
-                )))
+                let decision = Decision::Deferred(Cause::Mailbox);
+                Ok(Some(Route::about(name, record.cloned(), decision, reason.into())))
             }
         }
     }

@@ -149,6 +149,18 @@ fn a_miss_is_never_unknown_before_it_is_confirmed() {
 }
 
 #[test]
+fn a_shared_folder_is_not_refused_by_a_list_that_lags() {
+    // Somebody may just have been given the right to post.
+    for recipient in ["+board@example.org", "+hidden@example.org"] {
+        let verdict = route(&router(), &list(), recipient, Misses::Unconfirmed);
+        assert_eq!(verdict, Verdict::Confirm, "{recipient}");
+        let doubted = decision(recipient, Misses::Doubted("no master"));
+        assert_eq!(doubted, Decision::Deferred(Cause::Mailbox), "{recipient}");
+    }
+    assert!(matches!(decision("+info@example.org", Misses::Unconfirmed), Decision::Deliver(_)));
+}
+
+#[test]
 fn a_mailbox_under_another_reading_of_its_name_needs_no_confirmation() {
     let mut router = router();
     router.rules.virtdomains = true;
