@@ -8,6 +8,7 @@
 //! Sources: Postfix' socketmap_table(5); what Postfix 3.7 and 3.12 and Sendmail 8.17 do with each
 //! reply was tried on them.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::netstring;
@@ -69,14 +70,19 @@ impl Reply {
     /// *not found* to Postfix up to 3.10.8, a line end or NUL is against the protocol, and a reply
     /// above [`REPLY_LIMIT`] is not read.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
+        let (status, text) = self.payload();
+        netstring::encode_into(out, &[status.as_bytes(), &text]);
+    }
+
+    fn payload(&self) -> (&'static str, Cow<'_, [u8]>) {
         match self {
             Reply::Ok(data) => match unfit(data) {
-                None => netstring::encode_into(out, &[b"OK ", data.as_bytes()]),
-                Some(why) => netstring::encode_into(out, &[b"TEMP ", why.as_bytes()]),
+                None => ("OK ", data.as_bytes().into()),
+                Some(why) => ("TEMP ", why.as_bytes().into()),
             },
             // With the space: OpenSMTPD's client and the manual want it.
-            Reply::NotFound => netstring::encode_into(out, &[b"NOTFOUND "]),
-            Reply::Temp(why) => netstring::encode_into(out, &[b"TEMP ", &printable(why)]),
+            Reply::NotFound => ("NOTFOUND ", Cow::default()),
+            Reply::Temp(why) => ("TEMP ", printable(why).into()),
         }
     }
 
@@ -93,14 +99,11 @@ impl Reply {
     }
 }
 
-/// The reply as text, without its frame.
+/// The reply as a mail server reads it, without its frame.
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Reply::Ok(data) => write!(f, "OK {data}"),
-            Reply::NotFound => f.write_str("NOTFOUND "),
-            Reply::Temp(why) => write!(f, "TEMP {why}"),
-        }
+        let (status, text) = self.payload();
+        write!(f, "{status}{}", String::from_utf8_lossy(&text))
     }
 }
 
@@ -187,6 +190,19 @@ mod tests {
     fn the_text_of_a_failure_cannot_forge_a_line_or_flood_the_log() {
         assert_eq!(encoded(Reply::Temp("a\nb\x1b[2Jü".into())), "13:TEMP a?b?[2J?,");
         assert!(encoded(Reply::Temp("ü".repeat(1000))).starts_with("205:TEMP ????"));
+    }
+
+    #[test]
+    fn what_a_person_is_shown_is_what_is_sent() {
+        for reply in [
+            Reply::Ok("a b".into()),
+            Reply::Ok("a\nb".into()),
+            Reply::NotFound,
+            Reply::Temp("\u{fc}".repeat(1000)),
+        ] {
+            let shown = reply.to_string();
+            assert_eq!(encoded(reply), format!("{}:{shown},", shown.len()));
+        }
     }
 
     #[test]
