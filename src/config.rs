@@ -59,7 +59,7 @@ pub struct Settings {
     pub kick_socket: Option<PathBuf>,
     /// Where to listen; empty: at [`DEFAULT_SOCKET`], or at the socket that systemd opened.
     pub listeners: Vec<Listen>,
-    /// Most connections at a time, all listeners together.
+    /// Most connections at a time on one socket. A running daemon keeps those it began with.
     pub max_connections: usize,
     /// After this long a request is answered `TEMP`.
     pub deadline: Duration,

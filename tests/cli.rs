@@ -255,6 +255,32 @@ fn check_says_what_the_configuration_means_and_warns_of_what_will_hurt() {
 }
 
 #[test]
+fn check_warns_that_without_an_imapd_conf_a_lagging_list_is_believed() {
+    let site = Site::new();
+    let config = site.path("bare.toml");
+    fs::write(&config, format!("mailboxes-db = {LIST:?}\ndomains = [\"example.org\"]\n")).unwrap();
+    let text = stdout(&run(&["check", "--config", config.to_str().unwrap()]));
+    assert!(text.contains("warning: no imapd.conf"), "{text}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let file = data("current-keys/twoskip.db");
+    for arguments in [["verify", "--mailboxes-db"], ["check", "--mailboxes-db"]] {
+        let (ours, theirs) = std::io::pipe().unwrap();
+        drop(ours);
+        let output = Command::new(env!("CARGO_BIN_EXE_murder-route"))
+            .args(arguments)
+            .arg(&file)
+            .stdout(theirs)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+}
+
+#[test]
 fn the_demo_delivers_every_letter_to_the_right_backend() {
     let output = run(&["demo", "--once"]);
     let text = stdout(&output);

@@ -35,8 +35,7 @@ impl Check {
             eprintln!("murder-route: {e}");
             Exit::Config
         })?;
-        print!("{}", Report::new(&settings));
-        Ok(())
+        super::say(&Report::new(&settings))
     }
 }
 
@@ -74,6 +73,12 @@ impl Report {
         };
         self.say("configuration", shown(&settings.file));
         self.say("imapd.conf", shown(&settings.imapd_conf));
+        if settings.imapd_conf.is_none() {
+            self.warn(
+                "no imapd.conf: names are made as if it set nothing, and a miss is believed \
+                 although the list may lag; give `imapd-conf` on a host of a murder",
+            );
+        }
     }
 
     fn list(&mut self, settings: &Settings) {

@@ -10,6 +10,7 @@ mod lookup;
 mod serve;
 mod verify;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -105,6 +106,18 @@ impl Common {
             eprintln!("murder-route: warning: {warning}");
         }
         Ok(settings)
+    }
+}
+
+/// Prints a whole report.
+fn say(report: &dyn std::fmt::Display) -> Result<(), Exit> {
+    match write!(std::io::stdout(), "{report}") {
+        // Whoever read our output has seen enough.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("murder-route: {e}");
+            Err(Exit::System)
+        }
+        _ => Ok(()),
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) struct Verify {
 impl Verify {
     pub(super) fn run(self) -> Result<(), Exit> {
         let report = verify::file(&self.mailboxes_db);
-        print!("{report}");
+        super::say(&report)?;
         if report.problems.is_empty() { Ok(()) } else { Err(Exit::Data) }
     }
 }
