@@ -264,6 +264,21 @@ fn check_warns_that_without_an_imapd_conf_a_lagging_list_is_believed() {
 }
 
 #[test]
+fn check_warns_of_names_made_by_the_rules_of_another_release_than_the_lists() {
+    for (list, release, warns) in [
+        ("legacy-keys/twoskip.db", "", true),
+        ("legacy-keys/twoskip.db", "cyrus-release = \"2.4\"\n", false),
+        ("current-keys/twoskip.db", "", false),
+    ] {
+        let site = Site::new();
+        let config = site.path("release.toml");
+        fs::write(&config, format!("mailboxes-db = {:?}\n{release}", data(list))).unwrap();
+        let text = stdout(&run(&["check", "--config", config.to_str().unwrap()]));
+        assert_eq!(text.contains("set `cyrus-release`"), warns, "{list} {release}: {text}");
+    }
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
     let file = data("current-keys/twoskip.db");
     for arguments in [["verify", "--mailboxes-db"], ["check", "--mailboxes-db"]] {

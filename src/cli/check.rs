@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Common, Exit};
+use crate::address::Release;
 use crate::backend::Override;
 use crate::config::{DEFAULT_SOCKET, Settings};
 use crate::endpoint::{DEFAULT_MODE, Endpoint};
@@ -85,7 +86,17 @@ impl Report {
         let list = FileList::open(&settings.mailboxes_db, Options::default());
         let path = settings.mailboxes_db.display();
         match list.status() {
-            Ok(status) => self.say("mailbox list", format!("{path}: {}", in_words(&status))),
+            Ok(status) => {
+                self.say("mailbox list", format!("{path}: {}", in_words(&status)));
+                if status.key_generation == Some(KeyGeneration::Internal)
+                    && settings.router.rules.release == Release::V3_6
+                {
+                    self.warn(
+                        "the list is of Cyrus 3.4 or older, and names are made as 3.6 does: set \
+                         `cyrus-release`, or users of a 2.x are called unknown who are there",
+                    );
+                }
+            }
             Err(why) => {
                 self.say("mailbox list", format!("{path}: cannot be read"));
                 self.warn(format!("every recipient is deferred: {why}"));
