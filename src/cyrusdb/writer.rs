@@ -440,8 +440,8 @@ impl Writer {
             self.records += u64::from(!deleted);
             cur = self.read(rec.at);
         }
-        for list in 1..LEVELS {
-            let mut fix = self.read(back[list]);
+        for (list, last) in back.iter().enumerate().skip(1) {
+            let mut fix = self.read(*last);
             if fix.next[list + 1] != 0 {
                 fix.next[list + 1] = 0;
                 self.rewrite(&fix);
