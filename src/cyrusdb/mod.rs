@@ -8,6 +8,8 @@
 //! [`Record`](crate::mailbox::Record) of a value; the keys are
 //! [`MailboxName`](crate::mailbox::MailboxName)'s business.
 
+#[cfg(test)]
+mod damage_tests;
 pub mod dlist;
 pub mod error;
 #[cfg(test)]
@@ -16,7 +18,7 @@ pub mod fingers;
 pub mod flat;
 #[cfg(test)]
 mod model_tests;
-mod node;
+pub(crate) mod node;
 pub mod order;
 pub mod record;
 pub mod skiplist;

@@ -571,7 +571,15 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
             Edge::At { equal: true, deleted: false } => Ok(Found::Value(self.ahead_value()?)),
             Edge::OtherOrder => Ok(Found::OtherOrder),
             Edge::Moved => Ok(Found::Moved),
-            Edge::End | Edge::At { .. } => Ok(Found::Absent),
+            // The keys on the way were compared without their checksums. If one of them was
+            // damaged it has sent the search astray, and is now one of the two around the gap.
+            edge => {
+                self.check_tail()?;
+                if edge != Edge::End {
+                    self.ahead_value()?;
+                }
+                Ok(Found::Absent)
+            }
         }
     }
 

@@ -92,19 +92,21 @@ fn set(file: &File, kind: i32, start: i64, len: i64) -> Result<(), Errno> {
     fcntl(file, FcntlArg::F_OFD_SETLK(&range)).map(drop)
 }
 
+/// Takes Cyrus' place as the writer.
+#[cfg(test)]
+pub(super) fn hold_for_writing(file: &File) {
+    set(file, libc::F_WRLCK, 0, 0).unwrap();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn write_lock(file: &File) {
-        set(file, libc::F_WRLCK, 0, 0).unwrap();
-    }
 
     #[test]
     fn a_lock_that_does_not_come_is_given_up_in_time() {
         let path = tempfile::NamedTempFile::new().unwrap();
         let writer = File::options().write(true).open(path.path()).unwrap();
-        write_lock(&writer);
+        hold_for_writing(&writer);
         let reader = File::open(path.path()).unwrap();
         for ranges in [Ranges::WholeFile, Ranges::Twom] {
             let asked = Instant::now();

@@ -7,6 +7,8 @@ pub mod kick;
 mod lock;
 mod shrink;
 mod skip_view;
+#[cfg(test)]
+mod tests;
 pub mod verify;
 mod view;
 

@@ -1,11 +1,11 @@
 //! A twoskip or twom file, and what is remembered of it between two lookups.
 
 use std::fs::File;
-use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
+use std::sync::{Arc, OnceLock};
 
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::fingers::{Builder, Fingers, Progress};
@@ -21,7 +21,7 @@ use super::view::{Identity, Pread, Search};
 pub(crate) struct SkipView {
     pub(crate) file: Arc<Pread>,
     pub(crate) identity: Identity,
-    pub(crate) keys: Option<KeyGeneration>,
+    keys: OnceLock<KeyGeneration>,
     /// As it was when the file was opened.
     first: Header,
     /// The committed end that the fingers have been followed to. Read it before the fingers.
@@ -46,21 +46,37 @@ impl SkipView {
         let file = Arc::new(Pread(file));
         let header = Header::read(&*file)?;
         header.check_size(metadata.len())?;
-        let keys = key_generation(&file, header, scratch);
-        Ok(Self {
+        let view = Self {
             file,
             identity: Identity::of(&metadata),
-            keys,
+            keys: OnceLock::new(),
             first: header,
             end: AtomicU64::new(header.end),
             records: AtomicU64::new(header.records),
             dirty: AtomicBool::new(header.dirty),
-            order: AtomicU8::new(match (header.engine(), keys) {
-                ("twom", _) | (_, Some(KeyGeneration::Separated)) => RAW,
-                _ => RAW_PRESUMED,
-            }),
+            order: AtomicU8::new(if header.engine() == "twom" { RAW } else { RAW_PRESUMED }),
             fingers: None,
-        })
+        };
+        view.decide_keys(scratch);
+        Ok(view)
+    }
+
+    /// Which generation of Cyrus wrote the keys, if one of some has shown it.
+    pub(crate) fn keys(&self) -> Option<KeyGeneration> {
+        self.keys.get().copied()
+    }
+
+    /// Looks at a few keys, if none has shown the generation yet.
+    fn decide_keys(&self, scratch: &mut Scratch) {
+        if self.keys.get().is_none()
+            && let Some(keys) = key_generation(&self.file, self.header(), scratch)
+        {
+            // From 3.6 on there is one order only.
+            if keys == KeyGeneration::Separated {
+                self.order.store(RAW, Relaxed);
+            }
+            let _ = self.keys.set(keys);
+        }
     }
 
     /// The header, as far as it has been followed.
@@ -124,6 +140,7 @@ impl SkipView {
         self.dirty.store(now.dirty, Relaxed);
         // Publishes the fingers with it.
         self.end.store(now.end, Release);
+        self.decide_keys(scratch);
         true
     }
 
@@ -157,7 +174,7 @@ impl SkipView {
         Self {
             file: Arc::clone(&self.file),
             identity: self.identity,
-            keys: self.keys,
+            keys: self.keys.clone(),
             first: self.first,
             end: AtomicU64::new(self.end.load(Relaxed)),
             records: AtomicU64::new(self.records.load(Relaxed)),

@@ -109,7 +109,7 @@ impl View {
     /// The generations of keys that a name is to be looked up by.
     pub(crate) fn key_generation(&self) -> Option<KeyGeneration> {
         match self {
-            View::Skip(view) => view.keys,
+            View::Skip(view) => view.keys(),
             View::Index(view) => view.key_generation(),
         }
     }
