@@ -222,6 +222,11 @@ pub trait MailboxList: Send + Sync {
     /// Looks one mailbox up.
     fn lookup(&self, name: &MailboxName) -> Lookup;
 
+    /// The generation of its keys, as far as that is known without reading the list.
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        None
+    }
+
     /// Calls `visit` for every mailbox whose internal name begins with `prefix` (all, if empty), in
     /// no particular order, until it breaks. `Err` says why the list could not be read to its end.
     fn each(

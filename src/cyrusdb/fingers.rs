@@ -5,7 +5,7 @@
 //! its upper lists, some hundred thousand at most, in order; [`Builder`] collects them in pieces.
 //! A search begins at the greatest finger whose key is *less* than the wanted one.
 //!
-//! They outlive commits, because a file only grows between two repacks: [`Fingers::follow`] reads
+//! They outlive commits, because a file only grows between two repacks: `Fingers::follow` reads
 //! the log from one committed end to the next. The rule that must hold is: **at the end that was
 //! followed to, every finger that is not dropped names a record that is linked into list 0.** Then
 //! a search from it finds what a search from the beginning finds. It holds after each step of the

@@ -15,7 +15,7 @@ use crate::cyrusdb::error::Error;
 use crate::cyrusdb::fingers::{Builder, Progress};
 use crate::cyrusdb::snapshot::{Scratch, Walked};
 use crate::cyrusdb::{Engine, record};
-use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State};
 
 use super::index_view::{IndexView, busy};
 use super::keys;
@@ -164,6 +164,9 @@ impl FileList {
         if let Some(why) = view.incomplete() {
             return Err(self.say(why));
         }
+        if view.key_generation().is_none() {
+            return Err(self.say("there is no user's mailbox in it: is it Cyrus' mailbox list?"));
+        }
         match self.work().guard.distrust() {
             None => Ok(()),
             Some(why) => Err(self.say(why)),
@@ -223,24 +226,24 @@ impl FileList {
         key: &mut Vec<u8>,
     ) -> Result<Option<Lookup>, Error> {
         let state = view.state();
-        match search(view, name, scratch, key)? {
-            Search::Found(Ok(record)) => Ok(Some(Lookup::Present(record))),
-            Search::Found(Err(why)) => Ok(Some(Lookup::Unsure(self.say(why)))),
+        let answer = match search(view, name, scratch, key)? {
+            Search::Found(Ok(record)) if takes_mail(name, &record) => {
+                return Ok(Some(Lookup::Present(record)));
+            }
+            Search::Found(Ok(record)) => Lookup::Present(record),
+            Search::Found(Err(why)) => return Ok(Some(Lookup::Unsure(self.say(why)))),
             Search::Overwritten => {
                 self.forget(view);
-                Ok(None)
+                return Ok(None);
             }
-            Search::Absent => {
-                let now = self.check(may_wait, scratch)?;
-                if !Arc::ptr_eq(&now, view) || now.state() != state {
-                    return Ok(None);
-                }
-                Ok(Some(match self.believe(view) {
-                    Ok(()) => Lookup::Absent,
-                    Err(why) => Lookup::Unsure(why),
-                }))
-            }
+            Search::Absent => Lookup::Absent,
+        };
+        // What may refuse a letter for good is never older than the file, nor of a list in doubt.
+        let now = self.check(may_wait, scratch)?;
+        if !Arc::ptr_eq(&now, view) || now.state() != state {
+            return Ok(None);
         }
+        Ok(Some(self.believe(view).map_or_else(Lookup::Unsure, |()| answer)))
     }
 
     /// The same with Cyrus' writers kept out, for the case that they never leave a moment's peace,
@@ -384,9 +387,14 @@ impl FileList {
         // One thread follows, the others then see it.
         let mut work = self.work();
         let now = skip.header_now()?;
-        if self.remembers(&view) && skip.follow(now, work.builder.as_ref(), scratch) {
-            work.guard.seen(now.records, self.created.elapsed());
-            return Ok(view);
+        if self.remembers(&view) {
+            if skip.follow(now, work.builder.as_ref(), scratch) {
+                work.guard.seen(now.records, self.created.elapsed());
+                return Ok(view);
+            }
+            // What has followed half of the log would follow that half twice.
+            work.builder = None;
+            self.remember(None);
         }
         drop(work);
         self.load(may_wait, scratch)
@@ -593,21 +601,27 @@ fn search(
     scratch: &mut Scratch,
     key: &mut Vec<u8>,
 ) -> Result<Search<Result<Record, String>>, Error> {
-    let both = [KeyGeneration::Separated, KeyGeneration::Internal];
+    // The other one as well: what one key has shown must not make all others unknown.
     let generations = match view.key_generation() {
-        Some(KeyGeneration::Separated) => &both[..1],
-        Some(KeyGeneration::Internal) => &both[1..],
-        None => &both[..],
+        Some(KeyGeneration::Internal) => [KeyGeneration::Internal, KeyGeneration::Separated],
+        _ => [KeyGeneration::Separated, KeyGeneration::Internal],
     };
     for generation in generations {
         key.clear();
-        name.push_key(*generation, key);
+        name.push_key(generation, key);
         let found = view.find(key, scratch, |value| read_record(name, value))?;
         if !matches!(found, Search::Absent) {
             return Ok(found);
         }
     }
     Ok(Search::Absent)
+}
+
+/// Whether nothing in the record speaks against delivery for good.
+fn takes_mail(name: &MailboxName, record: &Record) -> bool {
+    let shared = !name.without_domain().starts_with(b"user.");
+    !matches!(record.state, State::Deleted | State::Intermediate)
+        && (record.anonymous.post || !shared)
 }
 
 fn read_record(name: &MailboxName, value: &[u8]) -> Result<Record, String> {
@@ -617,6 +631,11 @@ fn read_record(name: &MailboxName, value: &[u8]) -> Result<Record, String> {
 impl MailboxList for FileList {
     fn lookup(&self, name: &MailboxName) -> Lookup {
         self.look_up(name, true)
+    }
+
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        let view = self.recent(false, false, &mut Scratch::default()).ok()?;
+        view.key_generation()
     }
 
     fn each(

@@ -2,16 +2,17 @@
 
 use crate::mailbox::KeyGeneration;
 
-/// What one key shows, for a list is wholly of one generation.
+/// What one mailbox's key shows, for a list is wholly of one generation. A list in which none shows
+/// anything holds no user's mailbox: it is no mailbox list, or one that has lost everything.
 ///
 /// Keys of 3.6 and later separate by control characters, which no name up to 3.4 can hold; but a
 /// top-level shared folder has a key without any. They begin with `N`, `I`, `A` or `J`, and so may
 /// the names of folders up to 3.4. (Cyrus `imap/mboxlist.c`, `mboxlist_dbname_to_key` and around.)
 pub(crate) fn generation_shown_by(key: &[u8]) -> Option<KeyGeneration> {
     if key.iter().any(|byte| (0x1d..=0x1f).contains(byte)) {
-        return Some(KeyGeneration::Separated);
+        return key.starts_with(b"N").then_some(KeyGeneration::Separated);
     }
-    let internal = [&b"user."[..], b"DELETED.", b"$RACL", b"$RUNQ"];
+    let internal = [&b"user."[..], b"DELETED."];
     let shown = internal.iter().any(|start| key.starts_with(start))
         || (key.contains(&b'!') && !matches!(key.first(), Some(b'N' | b'I' | b'A' | b'J')));
     shown.then_some(KeyGeneration::Internal)
@@ -53,10 +54,11 @@ mod tests {
         for (key, shown) in [
             (&b"Nuser\x1fjane"[..], Some(Separated)),
             (b"Nexample.org\x1duser\x1fbob", Some(Separated)),
-            (b"AS\x1e", Some(Separated)),
+            // Indexes of rights, which a list without a mailbox may have as well.
+            (b"AS\x1e", None),
             (b"user.jane", Some(Internal)),
             (b"example.org!user.bob", Some(Internal)),
-            (b"$RACL", Some(Internal)),
+            (b"$RACL", None),
             (b"DELETED.user.old.5F000000", Some(Internal)),
             // A shared folder `News` of 3.4, or `ews` of 3.6.
             (b"News", None),

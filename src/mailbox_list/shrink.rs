@@ -42,7 +42,10 @@ impl ShrinkGuard {
         self.distrust = if names == 0 {
             Some("the list is empty".into())
         } else if lost > NAMES && lost > mark / ONE_IN {
-            Some(format!("the list has lost {lost} of {mark} names within two hours"))
+            Some(format!(
+                "the list has lost {lost} of {mark} names within two hours; if that is meant, \
+                 restart murder-route"
+            ))
         } else {
             None
         };

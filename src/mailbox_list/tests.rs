@@ -12,7 +12,7 @@ use super::*;
 use crate::cyrusdb::node::Layout;
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::writer::{Random, Write, Writer};
-use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, State};
 
 /// What is found is as new as what is missed.
 fn strict() -> Options {
@@ -402,7 +402,8 @@ fn a_list_that_does_not_show_its_generation_is_asked_in_both() {
         assert_eq!(list.status().unwrap().key_generation, None);
         assert_eq!(server(list.lookup(&name("news"))).as_deref(), Some("be1.example.org"));
         assert_eq!(server(list.lookup(&name("News"))).as_deref(), Some("be2.example.org"));
-        assert_eq!(list.lookup(&name("user.jane")), Lookup::Absent);
+        // No user's mailbox at all: this may be any other database.
+        assert!(matches!(list.lookup(&name("user.jane")), Lookup::Unsure(_)));
         // Until it does.
         site.put("user.jane", "be3.example.org");
         site.writer.commit();
@@ -466,5 +467,40 @@ fn lookups_of_many_threads_are_right_while_a_writer_commits_and_repacks() {
                 thread.join().unwrap();
             }
         });
+    }
+}
+
+#[test]
+fn a_record_that_would_refuse_a_letter_is_never_older_than_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mailboxes.db");
+    let write = |state: &str, rights: &str| {
+        let value = format!("%(T {state} P default S be1.example.org A %(anyone {rights}))");
+        let list = format!("Nshared\t{value}\nNuser\x1fjane\t{value}\n");
+        replace(&path, list.as_bytes());
+    };
+    write("der", "l");
+    let options = Options { hit_age: Duration::from_secs(3600), ..Options::default() };
+    let list = FileList::open(&path, options);
+    let record = |of: &str| match list.lookup(&name(of)) {
+        Lookup::Present(record) => record,
+        other => panic!("{of}: {other:?}"),
+    };
+    assert_eq!(record("user.jane").state, State::Deleted);
+    write("er", "l");
+    assert_eq!(record("user.jane").state, State::Active);
+    assert!(!record("shared").anonymous.post);
+    write("er", "lp");
+    assert!(record("shared").anonymous.post);
+}
+
+#[test]
+fn another_database_is_not_taken_for_a_mailbox_list_without_anybody() {
+    for rows in ["alpha\tone\n", "/vendor/cmu/x\ty\n", "AS\x1e\tx\n", "$RACL\tx\n"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("annotations.db");
+        fs::write(&path, rows).unwrap();
+        let list = FileList::open(&path, strict());
+        assert!(matches!(list.lookup(&name("user.jane")), Lookup::Unsure(_)), "{rows:?}");
     }
 }
