@@ -199,7 +199,11 @@ impl Settings {
                 Domains::new(named).map_err(|e| ConfigError::Option(format!("--domain: {e}")))?
             }
         };
-        let rules = rules(imapd.as_ref(), file.cyrus_release.unwrap_or(Release::V3_6));
+        let (release, older) = match file.cyrus_release {
+            Some(release) => (release, &[][..]),
+            None => (Release::V3_6, &[Release::V2_5, Release::V2_4][..]),
+        };
+        let rules_of = |release: &Release| rules(imapd.as_ref(), *release);
         let backends = file.backends.build().map_err(|text| file_error(&file_path, text))?;
         let maps = file.maps().map_err(|text| file_error(&file_path, text))?;
         let listeners = match &*given.listen {
@@ -207,7 +211,12 @@ impl Settings {
             named => named.iter().cloned().map(listen_as_usual).collect(),
         };
         Ok(Self {
-            router: Router { domains, rules, backends },
+            router: Router {
+                domains,
+                rules: rules_of(&release),
+                older: older.iter().map(rules_of).collect(),
+                backends,
+            },
             maps,
             mailboxes_db,
             mupdate_server: imapd.as_ref().and_then(|imapd| imapd.mupdate_server.clone()),

@@ -5,8 +5,9 @@ use std::collections::HashSet;
 
 /// A set of mail domains, or every domain.
 ///
-/// Compared without regard to ASCII case and without a trailing dot. An internationalised domain is
-/// compared as it is written: list both forms if the mail server uses both.
+/// Compared without regard to ASCII case. An internationalised domain is compared as it is written:
+/// list both forms if the mail server uses both. A domain with a trailing dot is none of ours, for
+/// `lmtpd` finds no mailbox in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Domains {
     every: bool,
@@ -40,7 +41,7 @@ impl Domains {
 
     /// Whether this domain, already in lower case, is one of ours.
     pub fn contains(&self, domain: &[u8]) -> bool {
-        self.every || self.named.contains(domain.strip_suffix(b".").unwrap_or(domain))
+        self.every || self.named.contains(domain)
     }
 
     /// Whether no domain at all is ours, so that every recipient is foreign.
@@ -70,7 +71,7 @@ mod tests {
     fn a_domain_is_ours_in_any_case_and_its_subdomain_is_not() {
         let domains = Domains::new(["Example.ORG", "example.net."]).unwrap();
         assert!(domains.contains(b"example.org"));
-        assert!(domains.contains(b"example.org."));
+        assert!(!domains.contains(b"example.org."));
         assert!(domains.contains(b"example.net"));
         assert!(!domains.contains(b"sub.example.org"));
         assert!(!domains.contains(b""));

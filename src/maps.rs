@@ -127,6 +127,8 @@ impl Maps {
                 Some(canonical) => Reply::Ok(canonical),
                 None => Reply::NotFound,
             },
+            // The fallback gets the letter as it is; only a backend of ours needs another form.
+            (Map::Canonical, _) if self.fallback.is_some() => Reply::NotFound,
             (Map::Own(own), decision) => {
                 let template = match decision {
                     Decision::Deliver(_) | Decision::Foreign => &own.deliver,
@@ -176,7 +178,8 @@ impl Maps {
 /// The recipient as its backend must see it, if that is not the form it has.
 fn canonical(router: &Router, recipient: &str, route: &Route) -> Option<String> {
     let parsed = Recipient::parse(recipient.as_bytes()).ok()?;
-    let canonical = router.rules.canonical(&parsed, route.mailbox.as_ref()?);
+    let found = route.mailbox.as_ref()?;
+    let canonical = router.rules_of(&parsed, found).canonical(&parsed, found);
     (canonical != recipient.as_bytes()).then(|| String::from_utf8(canonical).ok()).flatten()
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Settings;
-use crate::mailbox::{Lookup, MailboxList, MailboxName, Record};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
 use crate::mailbox_list::{FileList, Options, kick::kick};
 use crate::maps::Maps;
 use crate::router::{Explain, Misses, Route, Router, Verdict};
@@ -120,6 +120,10 @@ struct WithoutWaiting<'a>(&'a FileList);
 impl MailboxList for WithoutWaiting<'_> {
     fn lookup(&self, name: &MailboxName) -> Lookup {
         self.0.lookup_now(name)
+    }
+
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        self.0.key_generation()
     }
 
     fn each(

@@ -21,7 +21,7 @@ use std::ops::ControlFlow;
 use crate::address::{Fuzzy, Kind, NoTarget, Recipient, Release, Rules, Target};
 use crate::backend::{Backend, Backends, NoBackend};
 use crate::domains::Domains;
-use crate::mailbox::{Lookup, MailboxList, MailboxName, Record, State};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State};
 
 /// What the router decided for one recipient, and all that an answer may want to say of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +114,9 @@ pub struct Router {
     pub domains: Domains,
     /// How a recipient becomes a mailbox name.
     pub rules: Rules,
+    /// How it did in older releases of Cyrus, while nobody has said of which the site's is. They
+    /// count only where the list has keys of up to 3.4, and only for what they find.
+    pub older: Vec<Rules>,
     /// How the mail server reaches the servers of the list.
     pub backends: Backends,
 }
@@ -160,6 +163,14 @@ impl Router {
         }
     }
 
+    /// The rules by which the recipient has this mailbox name.
+    pub fn rules_of(&self, recipient: &Recipient<'_>, found: &MailboxName) -> &Rules {
+        let made = |rules: &&Rules| {
+            rules.target(recipient).is_ok_and(|target| target.names().any(|name| name == found))
+        };
+        std::iter::once(&self.rules).chain(&self.older).find(made).unwrap_or(&self.rules)
+    }
+
     /// Reads the recipient and checks that it is for one of our domains.
     pub fn ours<'r>(&self, recipient: &'r [u8]) -> Result<Recipient<'r>, Cow<'static, str>> {
         // Postfix never sends a key that is not UTF-8 and takes no such answer either.
@@ -203,7 +214,11 @@ impl Search<'_> {
     /// The recipient's own mailbox, else the fuzzy match, else the catch-all.
     fn target(&mut self, recipient: &Recipient<'_>) -> Result<Route, Open> {
         let rules = &self.router.rules;
-        let lost = match rules.target(recipient) {
+        let target = match self.by_older_rules(recipient) {
+            Some(older) => Ok(older),
+            None => rules.target(recipient),
+        };
+        let lost = match target {
             Ok(target) => match self.by_name(&target)? {
                 Found::Decided(route) => return Ok(route),
                 Found::Missed(route) | Found::Barred(route) => route,
@@ -239,6 +254,26 @@ impl Search<'_> {
     /// would end in a stranger's mailbox.
     fn is_caught(&self, lost: &Route) -> bool {
         lost.decision == Decision::Unknown || self.router.rules.release >= Release::V3_0
+    }
+
+    /// The mailbox that an older release makes of the recipient, if that is there and ours is not.
+    fn by_older_rules(&mut self, recipient: &Recipient<'_>) -> Option<Target> {
+        let router = self.router;
+        if router.older.is_empty() || self.list.key_generation() != Some(KeyGeneration::Internal) {
+            return None;
+        }
+        let present = |target: Target| target.names().find(|name| self.is_there(name)).cloned();
+        if router.rules.target(recipient).ok().and_then(present).is_some() {
+            return None;
+        }
+        let older = router.older.iter().find_map(|rules| {
+            let target = rules.target(recipient).ok()?;
+            let kind = target.kind;
+            Some((rules.release, Target::by_name(kind, present(target)?)))
+        });
+        let (release, target) = older?;
+        explain!(self.explain, "rule: there is {}, a name as of Cyrus {release}", target.name);
+        Some(target)
     }
 
     /// Looks a target up under the first of its names that is there.

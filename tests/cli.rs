@@ -339,3 +339,33 @@ fn the_shipped_configuration_is_a_valid_one() {
         assert_eq!(output.status.code(), Some(0), "{text}\n{output:?}");
     }
 }
+
+#[test]
+fn a_list_of_cyrus_2_refuses_nobody_while_the_release_is_only_assumed() {
+    let site = Site::new();
+    let rows = [
+        ("user.Jane", "1 be1.example.org!default Jane\u{ff}\u{89}lrs\u{ff}\u{89}"),
+        ("user.jane doe", "1 be1.example.org!default jane doe\u{ff}\u{89}lrs\u{ff}\u{89}"),
+        ("user.max.muster", "1 be2.example.org!default max\u{ff}\u{89}lrs\u{ff}\u{89}"),
+    ];
+    let list: Vec<u8> = rows
+        .iter()
+        .flat_map(|(key, value)| {
+            let latin1 = value.chars().map(|c| c as u8);
+            key.bytes().chain([b'\t']).chain(latin1).chain([b'\n']).collect::<Vec<u8>>()
+        })
+        .collect();
+    fs::write(site.path("mailboxes.db"), list).unwrap();
+    fs::write(site.path("imapd.conf"), format!("configdirectory: {}\n", site.dir.path().display()))
+        .unwrap();
+    for (recipient, mailbox) in [
+        ("Jane@example.org", "user.Jane"),
+        ("\"jane doe\"@example.org", "user.jane doe"),
+        ("max.muster@example.org", "user.max.muster"),
+    ] {
+        let found = site.lookup(recipient);
+        assert_eq!(found["outcome"], "deliver", "{found}");
+        assert_eq!(found["mailbox"], mailbox);
+    }
+    assert_eq!(site.lookup("nobody@example.org")["outcome"], "unknown");
+}

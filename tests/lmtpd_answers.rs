@@ -47,6 +47,7 @@ fn variants() -> BTreeMap<&'static str, Router> {
         Router {
             domains: Domains::new(["*"]).unwrap(),
             rules: rules(Some(&conf.options().unwrap()), Release::V3_6),
+            older: Vec::new(),
             backends: Backends::default(),
         }
     };

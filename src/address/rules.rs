@@ -1,5 +1,7 @@
 //! The options of `imapd.conf` that make a mailbox name of a recipient.
 
+use std::fmt;
+
 use super::recipient::{Recipient, push_quoted};
 use crate::mailbox::MailboxName;
 
@@ -15,6 +17,17 @@ pub enum Release {
     V3_0,
     /// From 3.6: the keys of `mailboxes.db` changed; the names are those of 3.0.
     V3_6,
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Release::V2_4 => "2.2 to 2.4",
+            Release::V2_5 => "2.5",
+            Release::V3_0 => "3.0 to 3.4",
+            Release::V3_6 => "3.6 and later",
+        })
+    }
 }
 
 /// The options of `imapd.conf` that matter here, each under its name there.

@@ -10,7 +10,12 @@ fn router() -> Router {
     let mut rules = Rules::defaults(Release::V3_6);
     rules.virtdomains = true;
     rules.defaultdomain = Some("example.org".into());
-    Router { domains: Domains::new(["*"]).unwrap(), rules, backends: Backends::default() }
+    Router {
+        domains: Domains::new(["*"]).unwrap(),
+        rules,
+        older: Vec::new(),
+        backends: Backends::default(),
+    }
 }
 
 fn route(decision: Decision) -> Route {
@@ -98,6 +103,7 @@ fn the_fallback_takes_every_letter_of_ours_that_we_would_not_deliver_and_no_othe
         Decision::Refused(Refusal::NoPost),
     ] {
         assert_eq!(reply(&maps, "lmtp", "x@example.org", decision.clone()), "OK lmtp:inet:old:24");
+        assert_eq!(reply(&maps, "canonical", "X@example.org", decision.clone()), "NOTFOUND ");
         assert_eq!(reply(&maps, "recipient", "x@example.org", decision), "OK x@example.org");
     }
     assert_eq!(reply(&maps, "lmtp", "x@e", deliver()), "OK lmtp:inet:be1.example.org:2003");

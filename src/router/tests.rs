@@ -67,6 +67,7 @@ fn router() -> Router {
     Router {
         domains: Domains::new(["example.org"]).unwrap(),
         rules: Rules::defaults(Release::V3_6),
+        older: Vec::new(),
         backends,
     }
 }
