@@ -45,6 +45,7 @@ pub struct Listen {
     pub options: ListenOptions,
 }
 
+#[cfg(feature = "daemon")]
 impl Listen {
     /// Whether both mean the same socket with the same rights.
     pub(crate) fn is_as(&self, other: &Listen) -> bool {

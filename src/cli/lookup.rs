@@ -1,6 +1,6 @@
 //! `murder-route lookup`: the answer the daemon would give.
 
-use std::io::{self, BufRead, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 
 use clap::Args;
 use serde_json::json;
@@ -80,9 +80,16 @@ impl<W: Write> Printer<'_, W> {
                 self.one(recipient.as_bytes())?;
                 continue;
             }
-            for line in io::stdin().lock().split(b'\n') {
-                let line = line?;
-                self.one(line.strip_suffix(b"\r").unwrap_or(&line))?;
+            let mut input = BufReader::new(io::stdin().lock());
+            let mut line = Vec::new();
+            while input.read_until(b'\n', &mut line)? > 0 {
+                let end = line.trim_ascii_end().len();
+                self.one(&line[..end])?;
+                line.clear();
+                // Who asks a line at a time waits for each answer.
+                if input.buffer().is_empty() {
+                    self.out.flush()?;
+                }
             }
         }
         self.out.flush()

@@ -121,9 +121,10 @@ fn listeners(settings: &Settings) -> Vec<Listen> {
     if !settings.listeners.is_empty() {
         return settings.listeners.clone();
     }
-    let endpoint = match std::env::var_os("LISTEN_FDS") {
-        Some(_) => Endpoint::Systemd(SOCKET_UNIT.into()),
-        None => Endpoint::Unix(DEFAULT_SOCKET.into()),
+    let passed = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    let endpoint = match passed {
+        true => Endpoint::Systemd(SOCKET_UNIT.into()),
+        false => Endpoint::Unix(DEFAULT_SOCKET.into()),
     };
     vec![Listen { endpoint, options: ListenOptions::default() }]
 }
