@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use murder_route::mailbox::{Lookup, MailboxList, MailboxName};
-use murder_route::mailbox_list::{FileList, Options};
+use murder_route::mailbox_list::FileList;
 use murder_route::resolver::Resolver;
 use murder_route::router::{Decision, Verdict};
 
@@ -34,21 +34,20 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
     let while_written = ", while Cyrus writes";
     compare(site, table, &copy, WRITING, while_written)?;
     let commits = writer.stop()?;
-    table.alone("commits meanwhile", "/s", commits, Goal::None);
+    table.alone("Cyrus' commits meanwhile", "/s", commits, Goal::None);
     fs::remove_file(&copy)?;
     Ok(())
 }
 
 fn compare(site: &Site, table: &mut Table, path: &str, count: usize, when: &str) -> Done {
-    let list = FileList::open(path, Options::default());
     let resolver = Resolver::new(site.settings(path)?);
     let (gets, nothing) = (format!("{STATE}/gets"), format!("{STATE}/nothing"));
     File::create(&nothing)?;
     let mut random = Random(7);
-    // The lists collect their shortcuts in the course of the first lookups.
+    // The list collects its shortcuts in the course of the first lookups.
     for _ in 0..20_000 {
         let user = random.user();
-        look_up(&list, user)?;
+        look_up(&resolver.list, user)?;
         route(&resolver, user)?;
     }
     let mut looked_up = Vec::new();
@@ -62,7 +61,7 @@ fn compare(site: &Site, table: &mut Table, path: &str, count: usize, when: &str)
         }
         script.flush()?;
 
-        looked_up.push(each(&users, |user| look_up(&list, user))?);
+        looked_up.push(each(&users, |user| look_up(&resolver.list, user))?);
         routed.push(each(&users, |user| route(&resolver, user))?);
         let whole = time(|| list::quiet(&mut site.dbtool(path), &gets))?;
         let around = time(|| list::quiet(&mut site.dbtool(path), &nothing))?;

@@ -25,6 +25,9 @@ const SLICE: Duration = Duration::from_millis(300);
 /// Slices of each server and number of connections.
 const ROUNDS: usize = 15;
 
+/// The peer that the goals are about.
+const GOAL: &str = "C echo, threads";
+
 /// Connections, and what of the echo server's rate is wanted.
 const CONNECTIONS: [(usize, f64); 3] = [(1, 0.95), (16, 0.85), (64, 0.85)];
 
@@ -36,51 +39,61 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/echo.c");
     run(Command::new("cc").args(["-O2", "-pthread", "-o", &echo]).arg(source))?;
 
-    let mut servers = Vec::new();
+    let ours = format!("{STATE}/serve");
+    let serve = start("serve", &mut daemon::command(site, &ours))?;
     let list = site.mailboxes_db();
-    for (at, args) in [&["thread"][..], &["epoll"], &["thread", &list]].into_iter().enumerate() {
-        let name = format!("echo-{at}");
+    let mut echoes = Vec::new();
+    for (peer, args) in [
+        (GOAL, &["thread"][..]),
+        ("C echo, epoll", &["epoll"]),
+        ("C echo, threads, a read of the list each", &["thread", &list]),
+    ] {
+        let name = format!("echo-{}", echoes.len());
         let socket = format!("{STATE}/{name}");
         let mut command = Command::new(&echo);
         command.arg(&socket).args(args);
-        servers.push((start(&name, &mut command)?, socket));
+        echoes.push((start(&name, &mut command)?, peer, socket));
     }
-    let socket = format!("{STATE}/smmapd");
-    servers.push((start("smmapd", &mut master(site, &socket)?)?, socket));
-    let socket = format!("{STATE}/serve");
-    servers.push((start("serve", &mut daemon::command(site, &socket))?, socket));
+    let peers: Vec<_> = echoes.iter().map(|(_, peer, socket)| (*peer, socket.as_str())).collect();
+    compare(table, &ours, &peers)?;
+    echoes.into_iter().try_for_each(|(echo, ..)| echo.stop())?;
 
+    // Not beside the others: its processes have work to do when their clients are gone.
+    let socket = format!("{STATE}/smmapd");
+    let master = start("smmapd", &mut master(site, &socket)?)?;
+    compare(table, &ours, &[("smmapd", &socket)])?;
+    master.stop()?;
+    serve.stop()
+}
+
+/// Ours against these.
+fn compare(table: &mut Table, ours: &str, peers: &[(&str, &str)]) -> Done {
     let requests = Arc::new(requests());
-    // Warms everything up and has master fork as many smmapd as will be wanted.
-    for (_, socket) in &servers {
+    let sockets: Vec<&str> = std::iter::once(ours).chain(peers.iter().map(|(_, s)| *s)).collect();
+    // Warms everything up, and has Cyrus' master fork as many smmapd as will be wanted.
+    for socket in &sockets {
         connect(socket)?;
         slice(socket, 64, &requests)?;
     }
     for (connections, goal) in CONNECTIONS {
-        let mut rates = vec![Vec::new(); servers.len()];
-        for _ in 0..ROUNDS {
-            for ((_, socket), rates) in servers.iter().zip(&mut rates) {
-                rates.push(slice(socket, connections, &requests)?);
+        let mut rates = vec![Vec::new(); sockets.len()];
+        for round in 0..ROUNDS {
+            // In turning order, so that none always follows the same one.
+            for turn in 0..sockets.len() {
+                let at = (round + turn) % sockets.len();
+                rates[at].push(slice(sockets[at], connections, &requests)?);
             }
         }
-        let [threads, epoll, reading, smmapd, ours] = &rates[..] else {
-            return Err("five servers take part".into());
-        };
-        let what = match connections {
-            1 => "socketmap, 1 connection".to_owned(),
-            _ => format!("socketmap, {connections} connections"),
-        };
-        for (name, peer, goal) in [
-            ("C echo, threads", threads, Goal::AtLeast(goal)),
-            ("C echo, epoll", epoll, Goal::None),
-            ("C echo, threads, a read of the list each", reading, Goal::None),
-            ("smmapd", smmapd, Goal::None),
-        ] {
-            let (own, theirs) = (median(ours.iter().copied()), median(peer.iter().copied()));
-            table.against(what.clone(), "/s", own, (name, theirs), ratio(ours, peer), goal);
+        let what = format!("socketmap, connections: {connections}");
+        let own = median(rates[0].iter().copied());
+        for ((name, _), rates_of_peer) in peers.iter().zip(&rates[1..]) {
+            let goal = if *name == GOAL { Goal::AtLeast(goal) } else { Goal::None };
+            let theirs = median(rates_of_peer.iter().copied());
+            let ratio = ratio(&rates[0], rates_of_peer);
+            table.against(what.clone(), "/s", own, (*name, theirs), ratio, goal);
         }
     }
-    servers.into_iter().try_for_each(|(server, _)| server.stop())
+    Ok(())
 }
 
 fn start(name: &str, command: &mut Command) -> Done<Process> {
