@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         .lines()
         .filter_map(|line| MailboxName::new(line).ok())
         .collect();
+    murder_route::mailbox_list::map::guard();
     let before = resident();
 
     let opened = Instant::now();

@@ -18,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Overrides, Settings};
 use crate::endpoint::Endpoint;
+use crate::mailbox_list::map;
 
 /// The exit status of the command, after sysexits(3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +132,7 @@ pub fn main() -> ExitCode {
             return if asked_for { Exit::Ok.into() } else { Exit::Usage.into() };
         }
     };
+    map::guard();
     let exit = match cli.command {
         Command::Lookup(lookup) => lookup.run(),
         Command::Serve(serve) => serve.run(),

@@ -22,7 +22,7 @@ use super::keys;
 use super::lock::{Ranges, SharedLock};
 use super::shrink::ShrinkGuard;
 use super::skip_view::SkipView;
-use super::view::{self, Identity, Pread, Search, View};
+use super::view::{self, Identity, ListFile, Search, View};
 
 /// How patient a [`FileList`] is.
 #[derive(Debug, Clone)]
@@ -72,7 +72,7 @@ const PIECE: usize = 2048;
 
 /// Cyrus' own list of mailboxes, read in place.
 ///
-/// Reads only, by `pread`, and follows the file by itself: commits, repacks, replacement by
+/// Reads only, by `pread` or through a guarded [`map`](super::map), and follows the file by itself: commits, repacks, replacement by
 /// another engine's file, absence and return. A lookup says [`Lookup::Absent`] only if, after the
 /// search, the path still led to the file that was searched and nothing had been committed since;
 /// and only if the list has not shrunk suspiciously, see [`Self::trust`].
@@ -378,7 +378,11 @@ impl FileList {
             View::Skip(skip) => skip,
         };
         if let Some(header) = header {
-            let header = header?;
+            let header = match header {
+                Ok(header) => header,
+                Err(torn @ Error::Corrupt { .. }) => return Err(torn),
+                Err(_) => return self.load(may_wait, scratch),
+            };
             header.check_size(metadata.len())?;
             if skip.is_at(header) {
                 return Ok(view);
@@ -440,7 +444,7 @@ impl FileList {
             return self.remember_new(view, &mut work);
         }
         let metadata = file.metadata()?;
-        let file = Pread(file);
+        let file = ListFile::new(file);
         if let Some(view) = self.remembered()
             && let View::Index(index) = &*view
             && index.identity == Identity::of(&metadata)

@@ -11,7 +11,7 @@ use crate::cyrusdb::skiplist::Replay;
 use crate::mailbox::KeyGeneration;
 
 use super::keys;
-use super::view::{Identity, Pread};
+use super::view::{Identity, ListFile};
 
 /// The content of one file, for as long as the path leads to it.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Content {
 
 impl IndexView {
     /// Reads a skiplist file of `size` bytes, whose shared lock the caller holds.
-    pub(crate) fn skiplist(file: &Pread, metadata: &Metadata) -> Result<Self> {
+    pub(crate) fn skiplist(file: &ListFile, metadata: &Metadata) -> Result<Self> {
         let mut replay = Replay::new();
         replay.follow(file, metadata.len())?;
         Ok(Self {
@@ -128,7 +128,7 @@ impl IndexView {
 
     /// Reads what a skiplist file has grown by; the caller holds its shared lock. `false`: this
     /// content cannot be carried on.
-    pub(crate) fn follow(&self, file: &Pread, metadata: &Metadata) -> bool {
+    pub(crate) fn follow(&self, file: &ListFile, metadata: &Metadata) -> bool {
         let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
         let followed = match &mut content.kind {
             Kind::Skiplist(replay) => replay.follow(file, metadata.len()).is_ok(),

@@ -5,6 +5,7 @@ mod index_view;
 mod keys;
 pub mod kick;
 mod lock;
+pub mod map;
 mod shrink;
 mod skip_view;
 #[cfg(test)]

@@ -14,12 +14,12 @@ use crate::cyrusdb::snapshot::{Found, Header, Reader, Scratch, Walked};
 use crate::mailbox::KeyGeneration;
 
 use super::keys;
-use super::view::{Identity, Pread, Search};
+use super::view::{Identity, ListFile, Search};
 
 /// A twoskip or twom file at its last known committed end.
 #[derive(Debug)]
 pub(crate) struct SkipView {
-    pub(crate) file: Arc<Pread>,
+    pub(crate) file: Arc<ListFile>,
     pub(crate) identity: Identity,
     keys: OnceLock<KeyGeneration>,
     /// As it was when the file was opened.
@@ -43,9 +43,10 @@ impl SkipView {
     /// A view without fingers at the committed end that the header names.
     pub(crate) fn open(file: File, scratch: &mut Scratch) -> Result<Self> {
         let metadata = file.metadata()?;
-        let file = Arc::new(Pread(file));
-        let header = Header::read(&*file)?;
+        let file = ListFile::new(file);
+        let header = Header::read(&file)?;
         header.check_size(metadata.len())?;
+        let file = Arc::new(file.mapping(header.end));
         let view = Self {
             file,
             identity: Identity::of(&metadata),
@@ -265,7 +266,7 @@ impl SkipView {
 }
 
 /// The generation of the keys of a twoskip or twom file, if a few of them show it.
-fn key_generation(file: &Pread, header: Header, scratch: &mut Scratch) -> Option<KeyGeneration> {
+fn key_generation(file: &ListFile, header: Header, scratch: &mut Scratch) -> Option<KeyGeneration> {
     let mut decided = None;
     // The first ones in whatever order; then where the mailboxes of users are, if there are any
     // without a domain; then where those of Cyrus 3.6 and later are.

@@ -72,7 +72,9 @@ impl Site {
         self.folder.path().join("mailboxes.db")
     }
 
+    /// Read through a map, as programs do; tests/cyrusdb.rs reads by `pread`, as the library does.
     fn list(&self) -> FileList {
+        map::guard();
         FileList::open(self.path(), strict())
     }
 

@@ -14,18 +14,38 @@ use crate::cyrusdb::{self, Engine};
 use crate::mailbox::KeyGeneration;
 
 use super::index_view::IndexView;
+use super::map::Map;
 use super::skip_view::SkipView;
 
-/// A file read by `pread` alone: a map would kill the process with SIGBUS when somebody truncates
-/// the file, as Cyrus does in recovery.
+/// An open file.
 #[derive(Debug)]
-pub(crate) struct Pread(pub(crate) File);
+pub(crate) struct ListFile {
+    file: File,
+    map: Option<Map>,
+}
 
-impl ByteSource for Pread {
+impl ListFile {
+    /// A file that is read by `pread` alone.
+    pub(crate) fn new(file: File) -> Self {
+        Self { file, map: None }
+    }
+
+    /// The same, with its first bytes read through a map where this process may have one. They must
+    /// be there now and never be cut off by Cyrus.
+    pub(crate) fn mapping(self, len: u64) -> Self {
+        let map = Map::new(&self.file, len);
+        Self { file: self.file, map }
+    }
+}
+
+impl ByteSource for ListFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some(read) = self.map.as_ref().and_then(|map| map.read_at(offset, buf)) {
+            return read.map(|()| buf.len());
+        }
         let mut done = 0;
         while done < buf.len() {
-            match self.0.read_at(&mut buf[done..], offset + done as u64) {
+            match self.file.read_at(&mut buf[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -36,7 +56,7 @@ impl ByteSource for Pread {
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 }
 
@@ -74,11 +94,11 @@ pub(crate) fn open(path: &Path) -> Result<(File, Engine)> {
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file").into());
     }
-    let file = Pread(file);
+    let file = ListFile::new(file);
     let mut head = [0; cyrusdb::HEAD];
     let len = file.read_at(0, &mut head)?;
     let engine = cyrusdb::detect(&head[..len])?;
-    Ok((file.0, engine))
+    Ok((file.file, engine))
 }
 
 /// How one lookup in a [`View`] can end.
