@@ -24,6 +24,7 @@
 //! A thread that still searches at an older end sees fingers of the newer one. Those at or past its
 //! end it passes over; the others were linked at its end too, for no record ever comes back.
 
+use std::cmp::Ordering;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use super::error::{Error, Result};
@@ -32,11 +33,15 @@ use super::order::Order;
 use super::snapshot::{Reader, Start, Step};
 use super::source::ByteSource;
 
-/// As many fingers as this or half as many are wanted; with keys of 20 bytes they take 4 MB.
-const WANTED: u64 = 128 << 10;
+/// As many fingers as this or half as many are wanted, so that a search begins some four records
+/// before the wanted one; they take some 3 MB.
+const WANTED: u64 = 256 << 10;
 
 /// The keys of all fingers take no more bytes than this; where they would, there are fewer fingers.
 const MOST_KEY_BYTES: usize = 4 << 20;
+
+/// A longer key does not become a finger: lengths are kept in a byte.
+const LONGEST_KEY: usize = 255;
 
 /// Offsets are kept in units of 8, the alignment of all records.
 const UNIT: u64 = 8;
@@ -44,57 +49,128 @@ const UNIT: u64 = 8;
 /// A dropped finger.
 const DROPPED: u64 = 0;
 
-/// Of so many fingers one is in [`Fingers::tops`] too.
+/// Fingers whose keys are written as what differs from the one before.
 const BLOCK: usize = 16;
 
-/// Keys in order, one after the other in memory.
+/// Keys in order. One search costs little more than what it misses in the processor's caches, so
+/// they are kept small: the first key of each block of [`BLOCK`] whole, which is what most of a
+/// search goes through, and the others behind it by their ends.
 #[derive(Debug)]
 struct Keys {
-    bytes: Vec<u8>,
-    /// Where each key begins in `bytes`, and where the last one ends.
-    starts: Vec<u32>,
+    count: usize,
+    /// The first key of each block, one after the other.
+    firsts: Vec<u8>,
+    /// Where each of those begins, and where the last one ends.
+    first_at: Vec<u32>,
+    /// For each other key: how many bytes it has in common with the key before it, how many differ,
+    /// and these.
+    rests: Vec<u8>,
+    /// Where the rests of each block begin.
+    rest_at: Vec<u32>,
 }
 
 impl Keys {
     fn new() -> Self {
-        Self { bytes: Vec::new(), starts: vec![0] }
+        Self {
+            count: 0,
+            firsts: Vec::new(),
+            first_at: vec![0],
+            rests: Vec::new(),
+            rest_at: Vec::new(),
+        }
     }
 
-    fn len(&self) -> usize {
-        self.starts.len() - 1
+    fn bytes(&self) -> usize {
+        self.firsts.len() + self.rests.len()
     }
 
-    fn get(&self, i: usize) -> &[u8] {
-        &self.bytes[self.starts[i] as usize..self.starts[i + 1] as usize]
+    fn first(&self, block: usize) -> &[u8] {
+        &self.firsts[self.first_at[block] as usize..self.first_at[block + 1] as usize]
     }
 
-    fn push(&mut self, key: &[u8]) {
-        self.bytes.extend_from_slice(key);
-        self.starts.push(self.bytes.len() as u32);
+    /// The keys of a block after the first: how many bytes they share with the one before, and the
+    /// others.
+    fn rests(&self, block: usize) -> impl Iterator<Item = (usize, &[u8])> {
+        let count = (self.count - block * BLOCK).min(BLOCK) - 1;
+        let mut rest = &self.rests[self.rest_at[block] as usize..];
+        (0..count).map_while(move |_| {
+            let ([shared, len], after) = rest.split_first_chunk()?;
+            let (suffix, after) = after.split_at_checked(usize::from(*len))?;
+            rest = after;
+            Some((usize::from(*shared), suffix))
+        })
     }
 
-    fn pop(&mut self) {
-        self.starts.pop();
-        self.bytes.truncate(self.starts.last().map_or(0, |end| *end as usize));
+    /// Appends a key of at most [`LONGEST_KEY`] bytes, greater than `last`, the one before.
+    fn push(&mut self, last: &[u8], key: &[u8]) {
+        if self.count.is_multiple_of(BLOCK) {
+            self.firsts.extend_from_slice(key);
+            self.first_at.push(self.firsts.len() as u32);
+            self.rest_at.push(self.rests.len() as u32);
+        } else {
+            let shared = common(last, key);
+            self.rests.push(shared as u8);
+            self.rests.push((key.len() - shared) as u8);
+            self.rests.extend_from_slice(&key[shared..]);
+        }
+        self.count += 1;
     }
 
-    /// The first one from `low` on, but not after `high`, that is not less than `key`.
-    fn rank(&self, order: Order, key: &[u8], mut low: usize, mut high: usize) -> usize {
+    /// Writes the key with this number.
+    fn get(&self, i: usize, key: &mut Vec<u8>) {
+        let block = i / BLOCK;
+        key.clear();
+        key.extend_from_slice(self.first(block));
+        for (shared, suffix) in self.rests(block).take(i % BLOCK) {
+            key.truncate(shared);
+            key.extend_from_slice(suffix);
+        }
+    }
+
+    /// How many keys are less than this one, and whether the next one equals it.
+    fn rank(&self, order: Order, key: &[u8]) -> (usize, bool) {
+        let (mut low, mut high) = (0, self.rest_at.len());
         while low < high {
             let middle = low + (high - low) / 2;
-            if order.compare(self.get(middle), key).is_lt() {
-                low = middle + 1;
-            } else {
-                high = middle;
+            match order.compare(self.first(middle), key) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return (middle * BLOCK, true),
+                Ordering::Greater => high = middle,
             }
         }
-        low
+        let Some(block) = low.checked_sub(1) else { return (0, false) };
+        // How many bytes the wanted key has in common with the one before the next.
+        let mut matched = common(self.first(block), key);
+        for (i, (shared, suffix)) in self.rests(block).enumerate() {
+            let rank = block * BLOCK + 1 + i;
+            match shared.cmp(&matched) {
+                // It differs from the wanted one where the one before does, and that is less.
+                Ordering::Greater => continue,
+                // It differs where the one before does not; being greater than that, it is greater.
+                Ordering::Less => return (rank, false),
+                Ordering::Equal => {}
+            }
+            let wanted = &key[matched..];
+            match order.compare(suffix, wanted) {
+                Ordering::Less => matched += common(suffix, wanted),
+                Ordering::Equal => return (rank, true),
+                Ordering::Greater => return (rank, false),
+            }
+        }
+        (((block + 1) * BLOCK).min(self.count), false)
     }
 
     fn shrink_to_fit(&mut self) {
-        self.bytes.shrink_to_fit();
-        self.starts.shrink_to_fit();
+        self.firsts.shrink_to_fit();
+        self.first_at.shrink_to_fit();
+        self.rests.shrink_to_fit();
+        self.rest_at.shrink_to_fit();
     }
+}
+
+/// How many bytes two keys begin with in common.
+fn common(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// See the module. Any number of threads may search while one follows.
@@ -104,9 +180,6 @@ pub struct Fingers {
     /// The list whose members they are.
     list: usize,
     keys: Keys,
-    /// Every sixteenth key again. A search costs what it misses in the processor's caches; these
-    /// stay there, and the sixteen it ends among stand together.
-    tops: Keys,
     /// Where the record of each key stands, in units of 8; 0 if dropped.
     nodes: Vec<AtomicU32>,
     dropped: AtomicUsize,
@@ -114,30 +187,8 @@ pub struct Fingers {
 
 impl Fingers {
     fn new(order: Order, list: usize) -> Self {
-        Self {
-            order,
-            list,
-            keys: Keys::new(),
-            tops: Keys::new(),
-            nodes: Vec::new(),
-            dropped: AtomicUsize::new(0),
-        }
-    }
-
-    fn push(&mut self, key: &[u8], node: u32) {
-        if self.len().is_multiple_of(BLOCK) {
-            self.tops.push(key);
-        }
-        self.keys.push(key);
-        self.nodes.push(AtomicU32::new(node));
-    }
-
-    fn pop(&mut self) {
-        self.nodes.pop();
-        self.keys.pop();
-        if self.len().is_multiple_of(BLOCK) {
-            self.tops.pop();
-        }
+        let (nodes, dropped) = (Vec::new(), AtomicUsize::new(0));
+        Self { order, list, keys: Keys::new(), nodes, dropped }
     }
 
     /// How many there are, dropped ones too.
@@ -160,17 +211,6 @@ impl Fingers {
         self.order
     }
 
-    fn key(&self, i: usize) -> &[u8] {
-        self.keys.get(i)
-    }
-
-    /// The number of fingers with lesser keys.
-    fn rank(&self, key: &[u8]) -> usize {
-        let tops = self.tops.rank(self.order, key, 0, self.tops.len());
-        let low = tops.saturating_sub(1) * BLOCK;
-        self.keys.rank(self.order, key, low, (tops * BLOCK).min(self.len()))
-    }
-
     fn node(&self, i: usize) -> u64 {
         u64::from(self.nodes[i].load(Relaxed)) * UNIT
     }
@@ -186,22 +226,23 @@ impl Fingers {
         }
     }
 
-    /// Where a search for `key` at this `end` begins; `None`: at the beginning of the list.
-    pub(crate) fn before(&self, key: &[u8], end: u64) -> Option<Start<'_>> {
+    /// Where a search for `key` at this `end` begins, and the key that stands there; `None`: at the
+    /// beginning of the list.
+    pub(crate) fn before(&self, key: &[u8], end: u64, start_key: &mut Vec<u8>) -> Option<Start> {
         let usable = |i: usize| Some(self.node(i)).filter(|node| *node != DROPPED && *node < end);
-        let rank = self.rank(key);
+        let (rank, _) = self.keys.rank(self.order, key);
         let bound = if rank < self.len() { usable(rank) } else { None };
         let (i, offset) = (0..rank).rev().find_map(|i| usable(i).map(|offset| (i, offset)))?;
+        self.keys.get(i, start_key);
         // Between two neighbours that are both there, no list above ours has a member that was
         // there when they were collected.
         let list = if bound.is_some() && i + 1 == rank { self.list } else { MAX_LEVEL };
-        Some(Start { offset, key: self.key(i), bound: bound.unwrap_or(0), list })
+        Some(Start { offset, bound: bound.unwrap_or(0), list })
     }
 
     /// The key has its record at `offset` now.
     fn replace(&self, key: &[u8], offset: u64) {
-        let rank = self.rank(key);
-        if rank < self.len() && self.key(rank) == key {
+        if let (rank, true) = self.keys.rank(self.order, key) {
             self.set_node(rank, offset);
         }
     }
@@ -238,7 +279,7 @@ impl Fingers {
                         0 => self.len(),
                         next => {
                             reader.load(next)?;
-                            self.rank(reader.cur_key())
+                            self.keys.rank(self.order, reader.cur_key()).0
                         }
                     };
                     self.drop_last_of(rank);
@@ -302,7 +343,6 @@ impl Builder {
     /// What has been collected.
     pub fn into_fingers(mut self) -> Fingers {
         self.fingers.keys.shrink_to_fit();
-        self.fingers.tops.shrink_to_fit();
         self.fingers.nodes.shrink_to_fit();
         self.fingers
     }
@@ -325,19 +365,20 @@ impl Builder {
         let mut reader = reader.along_lists();
         let fingers = &mut self.fingers;
         let list = fingers.list;
-        // The last that is not dropped; those behind it go, their place is not known any more.
-        while fingers.nodes.last_mut().is_some_and(|node| *node.get_mut() == 0) {
-            fingers.pop();
-            *fingers.dropped.get_mut() -= 1;
-        }
-        match fingers.len().checked_sub(1) {
+        // From the last one that is not dropped; those behind it may have come back.
+        let mut last = Vec::new();
+        match (0..fingers.len()).rev().find(|i| fingers.node(*i) != DROPPED) {
             None => reader.load(reader.header().layout.dummy())?,
-            Some(last) => {
-                reader.load(fingers.node(last))?;
-                if reader.cur_key() != fingers.key(last) {
+            Some(i) => {
+                reader.load(fingers.node(i))?;
+                fingers.keys.get(i, &mut last);
+                if reader.cur_key() != last {
                     return Err(Error::corrupt(reader.cur().offset, "another record than it was"));
                 }
             }
+        }
+        if let Some(i) = fingers.len().checked_sub(1) {
+            fingers.keys.get(i, &mut last);
         }
         let target = fingers.len() + count;
         // Where a transaction under way hides the upper lists, the way leads along lower ones; of
@@ -362,12 +403,61 @@ impl Builder {
                 // A file of 32 GB: what begins here is searched without fingers.
                 return Ok(Progress::Done);
             };
-            if fingers.keys.bytes.len() + reader.cur_key().len() > MOST_KEY_BYTES {
+            let key = reader.cur_key();
+            let known = !fingers.is_empty() && fingers.order.compare(key, &last).is_le();
+            if known || key.len() > LONGEST_KEY {
+                continue;
+            }
+            if fingers.keys.bytes() + key.len() > MOST_KEY_BYTES {
                 *fingers = Fingers::new(fingers.order, list + 1);
                 return Ok(Progress::More);
             }
-            fingers.push(reader.cur_key(), node);
+            fingers.keys.push(&last, key);
+            fingers.nodes.push(AtomicU32::new(node));
+            last.clear();
+            last.extend_from_slice(key);
         }
         Ok(Progress::More)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::cyrusdb::writer::Random;
+
+    #[test]
+    fn keys_kept_by_their_ends_are_the_same_keys_in_the_same_order() {
+        let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+        println!("seed {seed}");
+        let mut random = Random(seed);
+        for order in [Order::Raw, Order::Mbox] {
+            for _ in 0..200 {
+                // Few letters, so that keys are often beginnings of others.
+                let mut some_key = || -> Vec<u8> {
+                    (0..random.below(7)).map(|_| b".ab-"[random.below(4) as usize]).collect()
+                };
+                let set: BTreeSet<Vec<u8>> = (0..60).map(|_| some_key()).collect();
+                let mut sorted: Vec<Vec<u8>> = set.into_iter().collect();
+                sorted.sort_by(|a, b| order.compare(a, b));
+                let mut keys = Keys::new();
+                for (i, key) in sorted.iter().enumerate() {
+                    keys.push(i.checked_sub(1).map_or(b"", |last| &sorted[last]), key);
+                }
+                let mut got = Vec::new();
+                for (i, key) in sorted.iter().enumerate() {
+                    keys.get(i, &mut got);
+                    assert_eq!(&got, key);
+                    assert_eq!(keys.rank(order, key), (i, true));
+                }
+                for _ in 0..60 {
+                    let key = some_key();
+                    let less = sorted.iter().filter(|k| order.compare(k, &key).is_lt()).count();
+                    assert_eq!(keys.rank(order, &key), (less, sorted.contains(&key)));
+                }
+            }
+        }
     }
 }

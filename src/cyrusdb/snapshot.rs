@@ -142,6 +142,8 @@ pub struct Scratch {
     pub(crate) ahead: Box<Node>,
     /// The key of `cur`.
     key: Vec<u8>,
+    /// The key that should stand where a search begins.
+    start_key: Vec<u8>,
 }
 
 impl Scratch {
@@ -212,11 +214,9 @@ struct View<'a, S: ?Sized> {
 
 /// A committed record to begin a search at, instead of at the beginning of the list.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Start<'a> {
-    /// Where it stands.
+pub(crate) struct Start {
+    /// Where it stands; its key is less than the wanted one.
     pub(crate) offset: u64,
-    /// Its key, less than the wanted one.
-    pub(crate) key: &'a [u8],
     /// Where a record with a key not less than the wanted one stands; 0 if none is known.
     pub(crate) bound: u64,
     /// The lists above this one lead from the start past the bound.
@@ -375,7 +375,7 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
 
     /// Makes `ahead` the current node.
     fn advance(&mut self) -> Result<()> {
-        let Scratch { main, side, cur, ahead, key } = &mut *self.scratch;
+        let Scratch { main, side, cur, ahead, key, .. } = &mut *self.scratch;
         key.clear();
         key.extend_from_slice(Scratch::key(main, side, &self.view, ahead)?);
         std::mem::swap(cur, ahead);
@@ -385,7 +385,7 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
     /// The same, if its key is greater than that of the current node. `false`: it is not, and would
     /// be in the other order.
     fn ascend(&mut self) -> Result<bool> {
-        let Scratch { main, side, cur, ahead, key } = &mut *self.scratch;
+        let Scratch { main, side, cur, ahead, key, .. } = &mut *self.scratch;
         let next = Scratch::key(main, side, &self.view, ahead)?;
         Ok(ascends(self.order, cur, key, next)? && {
             self.advance()?;
@@ -466,7 +466,7 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
     }
 
     /// Searches for the first record whose key is not less than `wanted`.
-    pub(crate) fn position(&mut self, wanted: &[u8], start: Option<Start<'_>>) -> Result<Edge> {
+    pub(crate) fn position(&mut self, wanted: &[u8], start: Option<Start>) -> Result<Edge> {
         // A record known to be not less than the wanted one, so that no list needs to look at it
         // again; only the lowest one must, to tell what it is.
         let mut bound = 0;
@@ -476,7 +476,7 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
             Some(start) => {
                 self.neighbourhood(&start)?;
                 self.load(start.offset)?;
-                if self.scratch.key != start.key {
+                if self.scratch.key != self.scratch.start_key {
                     return Ok(Edge::Moved);
                 }
                 bound = start.bound;
@@ -529,7 +529,7 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
     /// Makes `ahead` the current node if its key is less than `wanted`.
     fn pass(&mut self, wanted: &[u8]) -> Result<Pass> {
         let order = self.order;
-        let Scratch { main, side, cur, ahead, key } = &mut *self.scratch;
+        let Scratch { main, side, cur, ahead, key, .. } = &mut *self.scratch;
         let next = Scratch::key(main, side, &self.view, ahead)?;
         let compared = order.compare(next, wanted);
         if compared != Ordering::Less {
@@ -548,7 +548,7 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
 
     /// Reads in one go what a search from `start` is likely to need: after a repack the records
     /// stand in the order of their keys, up to the one that is known to be too far.
-    fn neighbourhood(&mut self, start: &Start<'_>) -> Result<()> {
+    fn neighbourhood(&mut self, start: &Start) -> Result<()> {
         // Enough for the record at the bound itself, should it be the one.
         const LAST: u64 = 256;
         const MOST: u64 = 4096;
@@ -564,9 +564,9 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
     /// What is under `key`. The fingers, if any, must have been followed to the end of this
     /// reader's header or further, and are of use only in the same order.
     pub fn find(&mut self, key: &[u8], fingers: Option<&Fingers>) -> Result<Found<&[u8]>> {
-        let start = fingers
-            .filter(|fingers| fingers.order() == self.order)
-            .and_then(|fingers| fingers.before(key, self.view.header.end));
+        let start = fingers.filter(|fingers| fingers.order() == self.order).and_then(|fingers| {
+            fingers.before(key, self.view.header.end, &mut self.scratch.start_key)
+        });
         match self.position(key, start)? {
             Edge::At { equal: true, deleted: false } => Ok(Found::Value(self.ahead_value()?)),
             Edge::OtherOrder => Ok(Found::OtherOrder),
