@@ -199,6 +199,16 @@ impl Settings {
                 Domains::new(named).map_err(|e| ConfigError::Option(format!("--domain: {e}")))?
             }
         };
+        if let Some(imapd) = imapd.as_ref().filter(|imapd| imapd.proxyservers) {
+            let murder = match imapd.mupdate_server {
+                Some(_) => "misses cannot be confirmed here and are deferred",
+                None => "whoever has his mailbox on another server is unknown here",
+            };
+            warnings.push(format!(
+                "imapd.conf sets proxyservers, as backends do, and a backend's list holds only its \
+                 own mailboxes: {murder}"
+            ));
+        }
         let (release, older) = match file.cyrus_release {
             Some(release) => (release, &[][..]),
             None => (Release::V3_6, &[Release::V2_5, Release::V2_4][..]),

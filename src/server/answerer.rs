@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::Answer;
@@ -25,7 +26,14 @@ pub struct Answerer {
 struct Serving {
     resolver: Arc<Resolver>,
     barrier: Option<Barrier>,
+    /// How many looks may wait for locks or walk the list at a time. Strangers choose how many there
+    /// are to be, and each takes a thread of the pool that kicks need as well.
+    looks: Arc<Semaphore>,
 }
+
+/// So many looks of the kind that is not over in a moment run at a time; the others queue, and those
+/// that reach their deadline there cost nothing.
+const LOOKS: usize = 8;
 
 impl Serving {
     fn new(resolver: Resolver) -> Self {
@@ -33,7 +41,7 @@ impl Serving {
             .kick_socket
             .clone()
             .map(|socket| Barrier::new(move || kick(&socket, KICK_PATIENCE)));
-        Self { resolver: Arc::new(resolver), barrier }
+        Self { resolver: Arc::new(resolver), barrier, looks: Arc::new(Semaphore::new(LOOKS)) }
     }
 }
 
@@ -128,7 +136,13 @@ impl Serving {
         look: impl FnOnce(&Resolver, &[u8]) -> T + Send + 'static,
     ) -> Option<T> {
         let (resolver, key) = (Arc::clone(&self.resolver), key.to_vec());
-        tokio::task::spawn_blocking(move || look(&resolver, &key)).await.ok()
+        let place = Arc::clone(&self.looks).acquire_owned().await.ok()?;
+        let look = move || {
+            // Kept until the look is over, also if nobody waits for it any more.
+            let _place = place;
+            look(&resolver, &key)
+        };
+        tokio::task::spawn_blocking(look).await.ok()
     }
 }
 
