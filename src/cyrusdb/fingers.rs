@@ -275,14 +275,19 @@ impl Fingers {
             match (layout, reader.cur().kind) {
                 (_, Kind::Record) => self.replace(reader.cur_key(), reader.cur().offset),
                 (Layout::Twoskip, Kind::Delete) => {
-                    let rank = match reader.cur().target {
-                        0 => self.len(),
+                    let [rank, other] = match reader.cur().target {
+                        0 => [self.len(); 2],
                         next => {
                             reader.load(next)?;
-                            self.keys.rank(self.order, reader.cur_key()).0
+                            let key = reader.cur_key();
+                            [self.order, self.order.other()].map(|o| self.keys.rank(o, key).0)
                         }
                     };
                     self.drop_last_of(rank);
+                    // The order may be presumed only, and the file in the other one.
+                    if other != rank {
+                        self.drop_last_of(other);
+                    }
                 }
                 (Layout::Twom { .. }, Kind::Delete) | (_, Kind::Commit) => {}
                 (_, Kind::Dummy) => {
