@@ -3,7 +3,8 @@
 //!
 //! A finger is a key and the offset of its record. The fingers of a list are the members of one of
 //! its upper lists, some hundred thousand at most, in order; [`Builder`] collects them in pieces.
-//! A search begins at the greatest finger whose key is *less* than the wanted one.
+//! A search begins at the greatest finger whose key is *less* than the wanted one. In twoskip, where
+//! a record that is linked has its key, it is over at once if there is a finger of the wanted key.
 //!
 //! They outlive commits, because a file only grows between two repacks: `Fingers::follow` reads
 //! the log from one committed end to the next. The rule that must hold is: **at the end that was
@@ -228,16 +229,30 @@ impl Fingers {
 
     /// Where a search for `key` at this `end` begins, and the key that stands there; `None`: at the
     /// beginning of the list.
-    pub(crate) fn before(&self, key: &[u8], end: u64, start_key: &mut Vec<u8>) -> Option<Start> {
+    pub(crate) fn before(
+        &self,
+        key: &[u8],
+        end: u64,
+        wanted_too: bool,
+        start_key: &mut Vec<u8>,
+    ) -> Option<Start> {
         let usable = |i: usize| Some(self.node(i)).filter(|node| *node != DROPPED && *node < end);
-        let (rank, _) = self.keys.rank(self.order, key);
+        let (rank, equal) = self.keys.rank(self.order, key);
         let bound = if rank < self.len() { usable(rank) } else { None };
+        if equal
+            && wanted_too
+            && let Some(offset) = bound
+        {
+            start_key.clear();
+            start_key.extend_from_slice(key);
+            return Some(Start { offset, bound: 0, list: MAX_LEVEL, is_wanted: true });
+        }
         let (i, offset) = (0..rank).rev().find_map(|i| usable(i).map(|offset| (i, offset)))?;
         self.keys.get(i, start_key);
         // Between two neighbours that are both there, no list above ours has a member that was
         // there when they were collected.
         let list = if bound.is_some() && i + 1 == rank { self.list } else { MAX_LEVEL };
-        Some(Start { offset, bound: bound.unwrap_or(0), list })
+        Some(Start { offset, bound: bound.unwrap_or(0), list, is_wanted: false })
     }
 
     /// The key has its record at `offset` now.

@@ -66,7 +66,7 @@ impl Follower {
     fn check_key(&mut self, file: &Vec<u8>, key: &[u8], model: &Map) {
         for fingers in [self.fingers.as_ref(), None] {
             self.used += fingers.map_or(0, |f| {
-                usize::from(f.before(key, self.header.end, &mut Vec::new()).is_some())
+                usize::from(f.before(key, self.header.end, false, &mut Vec::new()).is_some())
             });
             let mut reader = Reader::new(file, self.header, self.order, &mut self.scratch);
             let found = reader.find(key, fingers).unwrap();

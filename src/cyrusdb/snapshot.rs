@@ -221,6 +221,8 @@ pub(crate) struct Start {
     pub(crate) bound: u64,
     /// The lists above this one lead from the start past the bound.
     pub(crate) list: usize,
+    /// Its key is the wanted one, not a lesser one.
+    pub(crate) is_wanted: bool,
 }
 
 /// Where a search ended: all records before have lesser keys.
@@ -549,12 +551,11 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
     /// Reads in one go what a search from `start` is likely to need: after a repack the records
     /// stand in the order of their keys, up to the one that is known to be too far.
     fn neighbourhood(&mut self, start: &Start) -> Result<()> {
-        // Enough for the record at the bound itself, should it be the one.
-        const LAST: u64 = 256;
         const MOST: u64 = 4096;
         let end = self.view.header.end;
         let want = match start.bound.checked_sub(start.offset) {
-            Some(gap) if gap + LAST <= MOST => gap + LAST,
+            _ if start.is_wanted => MAX_HEAD as u64,
+            Some(gap) if gap <= MOST => gap,
             _ => MOST / 2,
         };
         let want = want.min(end.saturating_sub(start.offset));
@@ -565,8 +566,21 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
     /// reader's header or further, and are of use only in the same order.
     pub fn find(&mut self, key: &[u8], fingers: Option<&Fingers>) -> Result<Found<&[u8]>> {
         let start = fingers.filter(|fingers| fingers.order() == self.order).and_then(|fingers| {
-            fingers.before(key, self.view.header.end, &mut self.scratch.start_key)
+            let Header { layout, end, .. } = self.view.header;
+            fingers.before(key, end, layout == Layout::Twoskip, &mut self.scratch.start_key)
         });
+        if let Some(start) = start.filter(|start| start.is_wanted) {
+            self.neighbourhood(&start)?;
+            self.look(start.offset)?;
+            let Scratch { main, side, ahead, start_key, .. } = &mut *self.scratch;
+            let is_wanted = ahead.kind == Kind::Record
+                && Scratch::key(main, side, &self.view, ahead)? == &start_key[..];
+            return if is_wanted {
+                Ok(Found::Value(self.ahead_value()?))
+            } else {
+                Ok(Found::Moved)
+            };
+        }
         match self.position(key, start)? {
             Edge::At { equal: true, deleted: false } => Ok(Found::Value(self.ahead_value()?)),
             Edge::OtherOrder => Ok(Found::OtherOrder),
