@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use super::error::{Error, Result};
 use super::node::{Kind, Layout, MAX_LEVEL};
 use super::order::Order;
+use super::recent::Recent;
 use super::snapshot::{Reader, Start, Step};
 use super::source::ByteSource;
 
@@ -184,12 +185,13 @@ pub struct Fingers {
     /// Where the record of each key stands, in units of 8; 0 if dropped.
     nodes: Vec<AtomicU32>,
     dropped: AtomicUsize,
+    recent: Recent,
 }
 
 impl Fingers {
     fn new(order: Order, list: usize) -> Self {
         let (nodes, dropped) = (Vec::new(), AtomicUsize::new(0));
-        Self { order, list, keys: Keys::new(), nodes, dropped }
+        Self { order, list, keys: Keys::new(), nodes, dropped, recent: Recent::default() }
     }
 
     /// How many there are, dropped ones too.
@@ -255,6 +257,18 @@ impl Fingers {
         Some(Start { offset, bound: bound.unwrap_or(0), list, is_wanted: false })
     }
 
+    /// Where the record of this key was found last, as far as there is something to be found at this
+    /// `end`.
+    pub(crate) fn found_last(&self, key: &[u8], end: u64) -> Option<u64> {
+        self.recent.get(key).filter(|offset| *offset < end)
+    }
+
+    /// Remembers where the record of this key was found at the end that was followed to. One thread
+    /// at a time, and none that follows meanwhile.
+    pub(crate) fn remember(&self, key: &[u8], offset: u64) {
+        self.recent.put(key, offset);
+    }
+
     /// The key has its record at `offset` now.
     fn replace(&self, key: &[u8], offset: u64) {
         if let (rank, true) = self.keys.rank(self.order, key) {
@@ -288,8 +302,12 @@ impl Fingers {
             }
             at = reader.cur().end();
             match (layout, reader.cur().kind) {
-                (_, Kind::Record) => self.replace(reader.cur_key(), reader.cur().offset),
+                (_, Kind::Record) => {
+                    self.recent.forget(reader.cur_key());
+                    self.replace(reader.cur_key(), reader.cur().offset);
+                }
                 (Layout::Twoskip, Kind::Delete) => {
+                    self.recent.forget_all();
                     let [rank, other] = match reader.cur().target {
                         0 => [self.len(); 2],
                         next => {
@@ -304,7 +322,8 @@ impl Fingers {
                         self.drop_last_of(other);
                     }
                 }
-                (Layout::Twom { .. }, Kind::Delete) | (_, Kind::Commit) => {}
+                (Layout::Twom { .. }, Kind::Delete) => self.recent.forget_all(),
+                (_, Kind::Commit) => {}
                 (_, Kind::Dummy) => {
                     return Err(Error::corrupt(
                         reader.cur().offset,

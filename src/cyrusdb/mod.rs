@@ -20,6 +20,7 @@ pub mod flat;
 mod model_tests;
 pub(crate) mod node;
 pub mod order;
+mod recent;
 pub mod record;
 pub mod skiplist;
 pub mod snapshot;

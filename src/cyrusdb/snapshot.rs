@@ -144,9 +144,16 @@ pub struct Scratch {
     key: Vec<u8>,
     /// The key that should stand where a search begins.
     start_key: Vec<u8>,
+    /// Where the last search found its record; 0 if that was known before, or nothing was found.
+    found_at: u64,
 }
 
 impl Scratch {
+    /// Where the last search found its record, if that is worth remembering.
+    pub(crate) fn found_at(&self) -> Option<u64> {
+        Some(self.found_at).filter(|at| *at != 0)
+    }
+
     /// Makes sure that one of the windows has these bytes.
     fn bytes<S: ByteSource + ?Sized>(
         main: &mut Window,
@@ -554,7 +561,6 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
         const MOST: u64 = 4096;
         let end = self.view.header.end;
         let want = match start.bound.checked_sub(start.offset) {
-            _ if start.is_wanted => MAX_HEAD as u64,
             Some(gap) if gap <= MOST => gap,
             _ => MOST / 2,
         };
@@ -565,24 +571,29 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
     /// What is under `key`. The fingers, if any, must have been followed to the end of this
     /// reader's header or further, and are of use only in the same order.
     pub fn find(&mut self, key: &[u8], fingers: Option<&Fingers>) -> Result<Found<&[u8]>> {
+        self.scratch.found_at = 0;
+        let end = self.view.header.end;
+        if let Some(offset) = fingers.and_then(|fingers| fingers.found_last(key, end))
+            && self.is_at(offset, key)?
+        {
+            return Ok(Found::Value(self.ahead_value()?));
+        }
         let start = fingers.filter(|fingers| fingers.order() == self.order).and_then(|fingers| {
             let Header { layout, end, .. } = self.view.header;
             fingers.before(key, end, layout == Layout::Twoskip, &mut self.scratch.start_key)
         });
         if let Some(start) = start.filter(|start| start.is_wanted) {
-            self.neighbourhood(&start)?;
-            self.look(start.offset)?;
-            let Scratch { main, side, ahead, start_key, .. } = &mut *self.scratch;
-            let is_wanted = ahead.kind == Kind::Record
-                && Scratch::key(main, side, &self.view, ahead)? == &start_key[..];
-            return if is_wanted {
-                Ok(Found::Value(self.ahead_value()?))
-            } else {
-                Ok(Found::Moved)
-            };
+            if !self.is_at(start.offset, key)? {
+                return Ok(Found::Moved);
+            }
+            self.scratch.found_at = start.offset;
+            return Ok(Found::Value(self.ahead_value()?));
         }
         match self.position(key, start)? {
-            Edge::At { equal: true, deleted: false } => Ok(Found::Value(self.ahead_value()?)),
+            Edge::At { equal: true, deleted: false } => {
+                self.scratch.found_at = self.scratch.ahead.offset;
+                Ok(Found::Value(self.ahead_value()?))
+            }
             Edge::OtherOrder => Ok(Found::OtherOrder),
             Edge::Moved => Ok(Found::Moved),
             // The keys on the way were compared without their checksums. If one of them was
@@ -595,6 +606,15 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
                 Ok(Found::Absent)
             }
         }
+    }
+
+    /// Whether the record at `offset` has this key; it is then `ahead`.
+    fn is_at(&mut self, offset: u64, key: &[u8]) -> Result<bool> {
+        let len = MAX_HEAD.min(usize::try_from(self.view.header.end - offset).unwrap_or(0));
+        self.scratch.main.load(self.view.source, offset, len)?;
+        self.look(offset)?;
+        let Scratch { main, side, ahead, .. } = &mut *self.scratch;
+        Ok(ahead.kind == Kind::Record && Scratch::key(main, side, &self.view, ahead)? == key)
     }
 
     /// The value of `ahead`, after its checksum.

@@ -228,6 +228,7 @@ impl FileList {
         let state = view.state();
         let answer = match search(view, name, scratch, key)? {
             Search::Found(Ok(record)) if takes_mail(name, &record) => {
+                self.note(view, state, key, scratch);
                 return Ok(Some(Lookup::Present(record)));
             }
             Search::Found(Ok(record)) => Lookup::Present(record),
@@ -244,6 +245,18 @@ impl FileList {
             return Ok(None);
         }
         Ok(Some(self.believe(view).map_or_else(Lookup::Unsure, |()| answer)))
+    }
+
+    /// Remembers where a record was found, unless the list is being followed just now or has been
+    /// since: what was found is then of an older state.
+    fn note(&self, view: &View, state: u64, key: &[u8], scratch: &Scratch) {
+        if let View::Skip(skip) = view
+            && let Some(at) = scratch.found_at()
+            && let Ok(_following) = self.work.try_lock()
+            && view.state() == state
+        {
+            skip.remember(key, at);
+        }
     }
 
     /// The same with Cyrus' writers kept out, for the case that they never leave a moment's peace,

@@ -243,6 +243,14 @@ impl SkipView {
         }
     }
 
+    /// Remembers where the record of this key stands at the present end; the thread that follows
+    /// calls it, or keeps it from following.
+    pub(crate) fn remember(&self, key: &[u8], at: u64) {
+        if let Some(fingers) = &self.fingers {
+            fingers.remember(key, at);
+        }
+    }
+
     /// Calls `visit` for every key not less than `from` in the order of this file, and its value,
     /// until it says `false`.
     pub(crate) fn walk(

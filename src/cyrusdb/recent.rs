@@ -1,0 +1,100 @@
+//! Where records were found a while ago, so that who gets mail often is found at once.
+//!
+//! A mail server asks for one recipient several times, and for some far more often than for others.
+//! A place here names a record that was the one of its key at the committed end up to which the log
+//! was followed: a new record of a key takes its place away, and any deletion all places, for a
+//! deletion of twoskip does not say of which key. The key in the record tells whether it is the wanted one.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+/// Pairs of places; with 16 bytes each they take 4 MB of memory once all are in use.
+const PAIRS: usize = 1 << 18;
+
+/// Offsets are kept in units of 8, the alignment of all records.
+const UNIT: u64 = 8;
+
+/// Places by the hash of their key: 32 bits of it, and the offset in units of 8; 0 if empty.
+///
+/// Strangers choose the keys, so the hash is keyed by chance. Any number of threads ask; only one at
+/// a time changes it, and it is the one that follows the log.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    hasher: RandomState,
+    /// Made when there is something to put there.
+    pairs: OnceLock<Box<[Pair]>>,
+    used: AtomicBool,
+}
+
+type Pair = [AtomicU64; 2];
+
+impl Recent {
+    /// The pair of a key among these, and its mark in there.
+    fn pair<'p>(&self, pairs: &'p [Pair], key: &[u8]) -> (&'p Pair, u64) {
+        let hash = self.hasher.hash_one(key);
+        (&pairs[hash as usize % PAIRS], hash & !u64::from(u32::MAX))
+    }
+
+    /// Where the record of this key may be found.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<u64> {
+        let (pair, mark) = self.pair(self.pairs.get()?, key);
+        let mut places = pair.iter().map(|place| place.load(Relaxed));
+        let place = places.find(|place| *place != 0 && place & !u64::from(u32::MAX) == mark)?;
+        Some((place ^ mark) * UNIT)
+    }
+
+    /// The record of this key was found there.
+    pub(crate) fn put(&self, key: &[u8], offset: u64) {
+        // Past 32 GB nothing is remembered.
+        let Ok(offset) = u32::try_from(offset / UNIT) else { return };
+        let pairs = self.pairs.get_or_init(|| (0..PAIRS).map(|_| Pair::default()).collect());
+        let (pair, mark) = self.pair(pairs, key);
+        let latest = pair[0].load(Relaxed);
+        if latest & !u64::from(u32::MAX) != mark {
+            pair[1].store(latest, Relaxed);
+        }
+        pair[0].store(mark | u64::from(offset), Relaxed);
+        self.used.store(true, Relaxed);
+    }
+
+    /// The key has a new record.
+    pub(crate) fn forget(&self, key: &[u8]) {
+        let Some(pairs) = self.pairs.get() else { return };
+        let (pair, mark) = self.pair(pairs, key);
+        for place in pair {
+            if place.load(Relaxed) & !u64::from(u32::MAX) == mark {
+                place.store(0, Relaxed);
+            }
+        }
+    }
+
+    /// Some key is gone.
+    pub(crate) fn forget_all(&self) {
+        if self.used.swap(false, Relaxed) {
+            let pairs = self.pairs.get().into_iter().flatten();
+            pairs.flatten().for_each(|place| place.store(0, Relaxed));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_replaced_or_may_be_deleted_is_forgotten() {
+        let recent = Recent::default();
+        assert_eq!(recent.get(b"a"), None);
+        recent.put(b"a", 336);
+        recent.put(b"b", 8 << 32);
+        assert_eq!((recent.get(b"a"), recent.get(b"b")), (Some(336), None));
+        recent.put(b"a", 400);
+        assert_eq!(recent.get(b"a"), Some(400));
+        recent.forget(b"a");
+        assert_eq!(recent.get(b"a"), None);
+        recent.put(b"a", 336);
+        recent.forget_all();
+        assert_eq!(recent.get(b"a"), None);
+    }
+}
