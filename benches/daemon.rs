@@ -105,7 +105,8 @@ fn memory(site: &Site, table: &mut Table) -> Done {
         let kilobytes: f64 = kilobytes.ok_or_else(|| format!("no {name}: {status}"))?.parse()?;
         Ok(kilobytes / 1024.0)
     };
-    let own = field("RssAnon")? + field("RssShmem")?;
+    // Not RssShmem: the list lies in a tmpfs, whose pages are counted there when they are mapped.
+    let own = field("RssAnon")?;
     table.alone("memory, file pages aside", "MB", own, Goal::Below(16.0));
     table.alone("memory, the program's own pages too", "MB", field("VmRSS")?, Goal::None);
     Ok(())

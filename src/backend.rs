@@ -55,7 +55,7 @@ impl Place {
                 host,
                 if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or_else(bad)?) },
             )
-        } else if text.parse::<Ipv6Addr>().is_ok() {
+        } else if text.matches(':').count() > 1 && text.parse::<Ipv6Addr>().is_ok() {
             (text, None)
         } else {
             let (host, port) = match text.split_once(':') {

@@ -651,7 +651,8 @@ impl MailboxList for FileList {
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {
-        let view = self.recent(false, false, &mut Scratch::default()).ok()?;
+        let known = self.remembered();
+        let view = known.or_else(|| self.check(false, &mut Scratch::default()).ok())?;
         view.key_generation()
     }
 
