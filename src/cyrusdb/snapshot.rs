@@ -610,7 +610,9 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
 
     /// Whether the record at `offset` has this key; it is then `ahead`.
     fn is_at(&mut self, offset: u64, key: &[u8]) -> Result<bool> {
-        let len = MAX_HEAD.min(usize::try_from(self.view.header.end - offset).unwrap_or(0));
+        // Most records are shorter.
+        const MOST: usize = 256;
+        let len = MOST.min(usize::try_from(self.view.header.end - offset).unwrap_or(0));
         self.scratch.main.load(self.view.source, offset, len)?;
         self.look(offset)?;
         let Scratch { main, side, ahead, .. } = &mut *self.scratch;
