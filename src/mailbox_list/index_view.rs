@@ -29,10 +29,21 @@ struct Content {
 #[derive(Debug)]
 enum Kind {
     /// Grows with the file.
-    Skiplist(Replay),
+    Skiplist { replay: Replay, torn: Option<Torn> },
     /// Never changes: Cyrus renames a new file into place. Who edits it by hand shows by size or
     /// time.
     Flat { table: Table, size: u64, modified: Option<SystemTime> },
+}
+
+/// What stands behind the last transaction of a skiplist file and is none: the rest of a writer that
+/// died in the middle of a record, until Cyrus writes the next time, or of a file that was cut off.
+/// Who is found before it is answered; who is not may have been behind it.
+#[derive(Debug)]
+struct Torn {
+    /// Length of the file then.
+    size: u64,
+    offset: u64,
+    what: String,
 }
 
 impl Content {
@@ -44,7 +55,7 @@ impl Content {
 
     fn rows(&self) -> Box<dyn Iterator<Item = (&[u8], &[u8])> + '_> {
         match &self.kind {
-            Kind::Skiplist(replay) => Box::new(replay.iter()),
+            Kind::Skiplist { replay, .. } => Box::new(replay.iter()),
             Kind::Flat { table, .. } => Box::new(table.iter()),
         }
     }
@@ -61,10 +72,17 @@ impl IndexView {
     /// Reads a skiplist file of `size` bytes, whose shared lock the caller holds.
     pub(crate) fn skiplist(file: &ListFile, metadata: &Metadata) -> Result<Self> {
         let mut replay = Replay::new();
-        replay.follow(file, metadata.len())?;
+        let size = metadata.len();
+        let torn = match replay.follow(file, size) {
+            Ok(()) => None,
+            Err(Error::Corrupt { offset, what }) if !replay.is_empty() => {
+                Some(Torn { size, offset, what })
+            }
+            Err(error) => return Err(error),
+        };
         Ok(Self {
             identity: Identity::of(metadata),
-            content: RwLock::new(Content::new(Kind::Skiplist(replay))),
+            content: RwLock::new(Content::new(Kind::Skiplist { replay, torn })),
         })
     }
 
@@ -92,7 +110,7 @@ impl IndexView {
 
     pub(crate) fn engine(&self) -> &'static str {
         match self.content().kind {
-            Kind::Skiplist(_) => "skiplist",
+            Kind::Skiplist { .. } => "skiplist",
             Kind::Flat { .. } => "flat",
         }
     }
@@ -103,14 +121,14 @@ impl IndexView {
 
     pub(crate) fn records(&self) -> u64 {
         match &self.content().kind {
-            Kind::Skiplist(replay) => replay.len() as u64,
+            Kind::Skiplist { replay, .. } => replay.len() as u64,
             Kind::Flat { table, .. } => table.len() as u64,
         }
     }
 
     pub(crate) fn state(&self) -> u64 {
         match &self.content().kind {
-            Kind::Skiplist(replay) => replay.committed(),
+            Kind::Skiplist { replay, .. } => replay.committed(),
             Kind::Flat { .. } => 0,
         }
     }
@@ -119,7 +137,10 @@ impl IndexView {
     /// committed can change only by growing: Cyrus never cuts off what was committed.
     pub(crate) fn is_current(&self, metadata: &Metadata) -> bool {
         match &self.content().kind {
-            Kind::Skiplist(replay) => metadata.len() == replay.committed(),
+            Kind::Skiplist { replay, torn } => {
+                let read = torn.as_ref().map_or(replay.committed(), |torn| torn.size);
+                metadata.len() == read
+            }
             Kind::Flat { size, modified, .. } => {
                 (metadata.len(), metadata.modified().ok()) == (*size, *modified)
             }
@@ -131,7 +152,10 @@ impl IndexView {
     pub(crate) fn follow(&self, file: &ListFile, metadata: &Metadata) -> bool {
         let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
         let followed = match &mut content.kind {
-            Kind::Skiplist(replay) => replay.follow(file, metadata.len()).is_ok(),
+            Kind::Skiplist { replay, torn } => {
+                *torn = None;
+                replay.follow(file, metadata.len()).is_ok()
+            }
             Kind::Flat { .. } => false,
         };
         content.decide();
@@ -140,7 +164,7 @@ impl IndexView {
 
     pub(crate) fn find<T>(&self, key: &[u8], take: impl Fn(&[u8]) -> T) -> Option<T> {
         match &self.content().kind {
-            Kind::Skiplist(replay) => replay.get(key).map(take),
+            Kind::Skiplist { replay, .. } => replay.get(key).map(take),
             Kind::Flat { table, .. } => table.get(key).map(take),
         }
     }
@@ -154,7 +178,9 @@ impl IndexView {
 
     pub(crate) fn incomplete(&self) -> Option<Error> {
         match &self.content().kind {
-            Kind::Skiplist(_) => None,
+            Kind::Skiplist { torn, .. } => {
+                torn.as_ref().map(|torn| Error::corrupt(torn.offset, torn.what.clone()))
+            }
             Kind::Flat { table, .. } => table
                 .problems()
                 .first()

@@ -506,3 +506,30 @@ fn another_database_is_not_taken_for_a_mailbox_list_without_anybody() {
         assert!(matches!(list.lookup(&name("user.jane")), Lookup::Unsure(_)), "{rows:?}");
     }
 }
+
+#[test]
+fn a_skiplist_torn_behind_its_last_commit_answers_whom_it_has_and_calls_nobody_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mailboxes.db");
+    let whole =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys/skiplist.db");
+    let whole = fs::read(whole).unwrap();
+    fs::write(&path, &whole).unwrap();
+    let list = FileList::open(&path, strict());
+    let mut names = Vec::new();
+    list.each(b"", &mut |name, _| {
+        names.push(name.clone());
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(names.len(), 120);
+    // The beginning of an ADD, and no more: to the list that is known, and to one that is not.
+    fs::write(&path, [&whole[..], b"\0\0\0\x02\0\0\0\x20Nuser\x1fnew"].concat()).unwrap();
+    for list in [&list, &FileList::open(&path, strict())] {
+        assert!(names.iter().all(|name| matches!(list.lookup(name), Lookup::Present(_))));
+        assert!(matches!(list.lookup(&name("user.nobody")), Lookup::Unsure(_)));
+    }
+    // Cyrus cuts the rest off before it writes again.
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(list.lookup(&name("user.nobody")), Lookup::Absent);
+}
