@@ -199,6 +199,10 @@ impl FileList {
             let view = match self.recent(attempt > 0, may_wait, scratch) {
                 Ok(view) => view,
                 Err(Error::Corrupt { .. }) => continue,
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                    let known = self.known_behind_lock(name, scratch, key);
+                    return known.unwrap_or_else(|| unsure(error.into()));
+                }
                 Err(error) => return unsure(error),
             };
             match self.attempt(&view, name, may_wait, scratch, key) {
@@ -214,6 +218,25 @@ impl FileList {
             return Lookup::Busy;
         }
         self.look_up_locked(name, scratch, key).unwrap_or_else(unsure)
+    }
+
+    /// Who was in a skiplist file before a writer took its lock for long, as a MUPDATE resync does.
+    fn known_behind_lock(
+        &self,
+        name: &MailboxName,
+        scratch: &mut Scratch,
+        key: &mut Vec<u8>,
+    ) -> Option<Lookup> {
+        let view = self.remembered()?;
+        let same = view::standing(&self.path).ok()?;
+        match search(&view, name, scratch, key).ok()? {
+            Search::Found(Ok(record))
+                if takes_mail(name, &record) && Identity::of(&same) == view.identity() =>
+            {
+                Some(Lookup::Present(record))
+            }
+            _ => None,
+        }
     }
 
     /// One search. `None`: the file has changed meanwhile, look again.

@@ -533,3 +533,27 @@ fn a_skiplist_torn_behind_its_last_commit_answers_whom_it_has_and_calls_nobody_u
     fs::write(&path, &whole).unwrap();
     assert_eq!(list.lookup(&name("user.nobody")), Lookup::Absent);
 }
+
+#[test]
+fn a_long_transaction_in_a_skiplist_defers_nobody_who_was_known_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mailboxes.db");
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
+    let clean = fs::read(format!("{fixture}/skiplist.db")).unwrap();
+    fs::write(&path, &clean).unwrap();
+    let list = FileList::open(&path, strict());
+    let mut known = None;
+    list.each(b"", &mut |name, _| {
+        known = Some(name.clone());
+        ControlFlow::Break(())
+    })
+    .unwrap();
+    let known = known.unwrap();
+    assert!(matches!(list.lookup(&known), Lookup::Present(_)));
+    let mut writer = File::options().append(true).open(&path).unwrap();
+    lock::hold_for_writing(&writer);
+    writer.write_all(b"\0\0\0\x02").unwrap();
+    assert!(matches!(list.lookup(&known), Lookup::Present(_)));
+    let Lookup::Unsure(why) = list.lookup(&name("user.nobody")) else { panic!() };
+    assert!(why.contains("locked by a writer"), "{why}");
+}
