@@ -369,3 +369,21 @@ fn a_list_of_cyrus_2_refuses_nobody_while_the_release_is_only_assumed() {
     }
     assert_eq!(site.lookup("nobody@example.org")["outcome"], "unknown");
 }
+
+#[test]
+fn the_example_of_the_manual_is_a_valid_configuration() {
+    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/man/murder-route.toml.5");
+    let manual = fs::read_to_string(manual).unwrap();
+    let (_, examples) = manual.split_once(".Sh EXAMPLES").unwrap();
+    let (_, example) = examples.split_once(".Bd -literal -offset indent\n").unwrap();
+    let (example, _) = example.split_once(".Ed").unwrap();
+    let site = Site::new();
+    let example = example.replace("/etc/imapd.conf", "imapd.conf");
+    fs::write(site.path("murder-route.toml"), example).unwrap();
+    let output = site.run("check", &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = stdout(&output);
+    for said in ["be3.example.org: at inet:192.0.2.13:24 drained", "exim", "fallback"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+}
