@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use common::{Client, Daemon, LIST, Site};
+use nix::sys::signal::Signal;
 
 #[test]
 fn every_map_answers_in_the_exact_words_mail_servers_know() {
@@ -152,12 +153,12 @@ fn a_wrong_configuration_is_told_of_and_the_old_one_stays() {
     let daemon = Daemon::start(&site);
     let mut client = daemon.connect();
     site.config("domains = [\"example.org\"]\nbackend = 1\n");
-    daemon.signal("-HUP");
+    daemon.signal(Signal::SIGHUP);
     let told = daemon.wait_for("the old configuration stays");
     assert!(told.contains("murder-route.toml") && told.contains("backend"), "{told}");
     assert_eq!(client.ask("lmtp", "eve@example.net"), "OK lmtp:inet:be2.example.org:2003");
     site.config("domains = [\"example.org\"]\n[backends]\nport = 24\n");
-    daemon.signal("-HUP");
+    daemon.signal(Signal::SIGHUP);
     daemon.wait_for("answering at");
     assert_eq!(client.ask("lmtp", "eve@example.net"), "NOTFOUND ");
     assert_eq!(client.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:24");
@@ -170,7 +171,7 @@ fn a_stop_answers_what_is_in_flight_and_leaves_no_socket_behind() {
     let socket = daemon.socket.clone();
     let mut idle = daemon.connect();
     assert_eq!(idle.ask("host", "jane@example.org"), "OK be1.example.org");
-    daemon.signal("-TERM");
+    daemon.signal(Signal::SIGTERM);
     // An idle connection is closed, not left to hang.
     let mut rest = Vec::new();
     idle.0.read_to_end(&mut rest).unwrap();

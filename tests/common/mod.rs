@@ -11,6 +11,9 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// Ten mailboxes on two backends, written by Cyrus 3.6.1 (the list of `murder-route demo`).
 pub const LIST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/demo/mailboxes.db");
 
@@ -111,9 +114,8 @@ impl Daemon {
         }
     }
 
-    pub fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
     /// Waits for the daemon to end by itself; its exit status.
