@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use crate::Done;
 use crate::clients::mail::Session;
 use crate::logs::{Logs, Mark};
 use crate::sandbox::{self, Process, STATE};
+use crate::{Done, run};
 
 /// Where it takes mail.
 pub const SMTP: &str = "127.0.1.31:25";
@@ -19,7 +19,7 @@ pub const DOMAINS: [&str; 2] = ["example.org", "example.net"];
 
 /// Short times, so that a deferred message is tried again within seconds. The rest is what a site
 /// would write.
-fn main_cf() -> String {
+fn main_cf(chroot: Chroot) -> String {
     format!(
         "compatibility_level = 3.6
 myhostname = mx.murder.test
@@ -35,8 +35,8 @@ smtpd_client_connection_count_limit = 0
 relayhost = [127.0.1.41]
 relay_domains = {domains}
 relay_recipient_maps =
-transport_maps = socketmap:unix:/run/murder-route:lmtp
-recipient_canonical_maps = socketmap:unix:/run/murder-route:canonical
+transport_maps = {proxy}socketmap:unix:/run/murder-route:lmtp
+recipient_canonical_maps = {proxy}socketmap:unix:/run/murder-route:canonical
 recipient_canonical_classes = envelope_recipient
 lmtp_connect_timeout = 10s
 lmtp_destination_concurrency_failed_cohort_limit = 100
@@ -45,12 +45,32 @@ minimal_backoff_time = 2s
 maximal_backoff_time = 4s
 transport_retry_time = 2s
 ",
-        domains = DOMAINS.join(", ")
+        domains = DOMAINS.join(", "),
+        proxy = match chroot {
+            Chroot::No => "",
+            Chroot::AsDebian => "proxy:",
+        },
     )
 }
 
-/// No service is chrooted: on Debian `rewrite`, `smtpd`, `cleanup` and `lmtp` are, and a chrooted
-/// one does not see /run/murder-route.
+/// Whether services are chrooted. On Debian these are, and do not see /run/murder-route; proxymap
+/// never is, and asks for them.
+#[derive(Clone, Copy)]
+pub enum Chroot {
+    No,
+    AsDebian,
+}
+
+fn master_cf(chroot: Chroot) -> String {
+    let service = |line: &str| match (chroot, line.rsplit(' ').next()) {
+        (Chroot::AsDebian, Some("smtpd" | "cleanup" | "trivial-rewrite" | "lmtp")) => {
+            line.replacen(" n - - ", " y - - ", 1).replacen(" n - 0 ", " y - 0 ", 1)
+        }
+        _ => line.to_owned(),
+    };
+    MASTER_CF.lines().map(|line| service(line) + "\n").collect()
+}
+
 const MASTER_CF: &str = "\
 127.0.1.31:25 inet n - n - - smtpd
 pickup unix n - n 60 1 pickup
@@ -96,9 +116,7 @@ pub struct Delivery {
 impl Postfix {
     /// Writes the configuration and starts it.
     pub fn start() -> Done<Self> {
-        fs::write(sandbox::in_root("/etc/postfix/main.cf"), main_cf())?;
-        fs::write(sandbox::in_root("/etc/postfix/master.cf"), MASTER_CF)?;
-        fs::write(sandbox::in_root("/etc/postfix/backend_status"), BACKEND_STATUS)?;
+        write(Chroot::No)?;
         let output = format!("{STATE}/postfix.output");
         let process = Process::start(
             "postfix",
@@ -108,6 +126,20 @@ impl Postfix {
         sandbox::poll("Postfix to serve", 60, || Ok(Session::smtp(SMTP).ok()))?;
         Ok(Self { _process: process })
     }
+}
+
+fn write(chroot: Chroot) -> Done {
+    fs::write(sandbox::in_root("/etc/postfix/main.cf"), main_cf(chroot))?;
+    fs::write(sandbox::in_root("/etc/postfix/master.cf"), master_cf(chroot))?;
+    Ok(fs::write(sandbox::in_root("/etc/postfix/backend_status"), BACKEND_STATUS)?)
+}
+
+/// Writes the configuration anew and has Postfix read it; its processes begin anew as well.
+pub fn reload(chroot: Chroot) -> Done {
+    write(chroot)?;
+    run(sandbox::command("postfix").arg("reload"))?;
+    sandbox::poll("Postfix to serve", 60, || Ok(Session::smtp(SMTP).ok()))?;
+    Ok(())
 }
 
 /// The queue id in `250 2.0.0 Ok: queued as 4ABC`.

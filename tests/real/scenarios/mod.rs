@@ -65,6 +65,9 @@ fn run_in(world: &mut World, report: &mut Report) {
     });
     scenario("one message for both backends", |w| paths::one_message_for_both(w));
     scenario("postmap reads every map", |_| paths::postmap_reads_every_map());
+    scenario("Postfix in Debian's chroot asks through proxymap", |w| {
+        paths::chrooted_as_debian_ships_it(w)
+    });
     scenario("unknown is refused at RCPT", |w| refusals::unknown_is_refused_at_rcpt(w));
     scenario("reserved is put off", |w| refusals::reserved_is_put_off(w));
     scenario("foreign addresses pass untouched", |w| refusals::foreign_addresses_pass_untouched(w));

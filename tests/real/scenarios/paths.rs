@@ -2,6 +2,7 @@
 
 use crate::clients::mail::Session;
 use crate::murder::Murder;
+use crate::postfix::{self, Chroot};
 use crate::world::{World, message};
 use crate::{Done, ensure, run, sandbox};
 
@@ -109,4 +110,12 @@ pub fn postmap_reads_every_map() -> Done {
         ensure!(got.contains("exit status: 1\n") && got.ends_with('\n'), "{map}, {key}: {got:?}");
     }
     Ok(())
+}
+
+/// Debian chroots what asks the maps and what delivers.
+pub fn chrooted_as_debian_ships_it(world: &World) -> Done {
+    postfix::reload(Chroot::AsDebian)?;
+    let done = each_on_its_backend(world).and_then(|()| world.refused("nobody@example.org"));
+    postfix::reload(Chroot::No)?;
+    done
 }
