@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -61,8 +60,6 @@ pub struct Settings {
     pub listeners: Vec<Listen>,
     /// Most connections at a time on one socket. A running daemon keeps those it began with.
     pub max_connections: usize,
-    /// After this long a request is answered `TEMP`.
-    pub deadline: Duration,
     /// What is odd, but not wrong enough to stop for.
     pub warnings: Vec<String>,
 }
@@ -236,7 +233,6 @@ impl Settings {
                 .map(imapd_conf::Options::kick_socket),
             listeners,
             max_connections: file.max_connections.unwrap_or(2000),
-            deadline: Duration::from_secs(5),
             warnings,
             file: file_path,
             imapd_conf: imapd_conf_path,

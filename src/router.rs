@@ -214,7 +214,18 @@ impl Search<'_> {
     /// The recipient's own mailbox, else the fuzzy match, else the catch-all.
     fn target(&mut self, recipient: &Recipient<'_>) -> Result<Route, Open> {
         let rules = &self.router.rules;
-        let target = match self.by_older_rules(recipient) {
+        // Asked first: a list that can be read only by and by must not be asked under today's names
+        // alone and then be believed.
+        let generation = match self.router.older.is_empty() {
+            true => None,
+            false => Some(self.list.key_generation()),
+        };
+        let any_release = generation == Some(None);
+        let older = match generation {
+            Some(Some(KeyGeneration::Internal)) => self.by_older_rules(recipient),
+            _ => None,
+        };
+        let target = match older {
             Some(older) => Ok(older),
             None => rules.target(recipient),
         };
@@ -231,13 +242,19 @@ impl Search<'_> {
                     NoTarget::Doubtful(_) => Decision::Deferred(Cause::Mailbox),
                 };
                 let route = Route::without_mailbox(decision, no_target.to_string().into());
-                if route.decision != Decision::Unknown {
+                if route.decision != Decision::Unknown && !any_release {
                     explain!(self.explain, "decision: {}", route.reason);
                     return Ok(route);
                 }
                 route
             }
         };
+        if any_release {
+            let why = "the list did not show in time of which release of Cyrus its names are";
+            explain!(self.explain, "decision: deferred: {why}");
+            let decision = Decision::Deferred(Cause::List);
+            return Ok(Route { decision, reason: why.into(), ..lost });
+        }
         if let Some(target) = rules.catchall_target().filter(|_| self.is_caught(&lost)) {
             explain!(self.explain, "rule: lmtp_catchall_mailbox sends it to {}", target.name);
             if let Found::Decided(route) = self.look_up(&target)? {
@@ -259,9 +276,6 @@ impl Search<'_> {
     /// The mailbox that an older release makes of the recipient, if that is there and ours is not.
     fn by_older_rules(&mut self, recipient: &Recipient<'_>) -> Option<Target> {
         let router = self.router;
-        if router.older.is_empty() || self.list.key_generation() != Some(KeyGeneration::Internal) {
-            return None;
-        }
         let present = |target: Target| target.names().find(|name| self.is_there(name)).cloned();
         if router.rules.target(recipient).ok().and_then(present).is_some() {
             return None;

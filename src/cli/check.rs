@@ -8,7 +8,6 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Common, Exit};
-use crate::address::Release;
 use crate::backend::Override;
 use crate::config::{DEFAULT_SOCKET, Settings};
 use crate::endpoint::{DEFAULT_MODE, Endpoint};
@@ -89,11 +88,11 @@ impl Report {
             Ok(status) => {
                 self.say("mailbox list", format!("{path}: {}", in_words(&status)));
                 if status.key_generation == Some(KeyGeneration::Internal)
-                    && settings.router.rules.release == Release::V3_6
+                    && !settings.router.older.is_empty()
                 {
                     self.warn(
-                        "the list is of Cyrus 3.4 or older, and names are made as 3.6 does: set \
-                         `cyrus-release`, or users of a 2.x are called unknown who are there",
+                        "the list is of Cyrus 3.4 or older: set `cyrus-release`, so that names are \
+                         made as that release does (until then those of 2.x are tried as well)",
                     );
                 }
             }

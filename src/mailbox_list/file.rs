@@ -72,12 +72,12 @@ const PIECE: usize = 2048;
 
 /// Cyrus' own list of mailboxes, read in place.
 ///
-/// Reads only, by `pread` or through a guarded [`map`](super::map), and follows the file by itself: commits, repacks, replacement by
-/// another engine's file, absence and return. A lookup says [`Lookup::Absent`] only if, after the
+/// Reads only, by `pread` or through a guarded [`map`](super::map), and follows the file by itself:
+/// commits, repacks, replacement by another engine's file, absence and return. A lookup says [`Lookup::Absent`] only if, after the
 /// search, the path still led to the file that was searched and nothing had been committed since;
 /// and only if the list has not shrunk suspiciously, see [`Self::trust`].
 ///
-/// Any number of threads look up at once. Memory: some 4 MB for a twoskip or twom file of any size.
+/// Any number of threads look up at once. Memory: some 8 MB for a twoskip or twom file of any size.
 #[derive(Debug)]
 pub struct FileList {
     path: PathBuf,
@@ -155,8 +155,15 @@ impl FileList {
     }
 
     fn work(&self) -> MutexGuard<'_, Work> {
-        // A panic of another thread leaves nothing worse than too few fingers.
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+        self.work.lock().unwrap_or_else(|poisoned| {
+            // A thread that panicked may have followed half of the log; that half must not be
+            // followed again.
+            let mut work = poisoned.into_inner();
+            work.builder = None;
+            self.remember(None);
+            self.work.clear_poison();
+            work
+        })
     }
 
     /// Whether what is not in it is absent.

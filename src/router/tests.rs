@@ -13,6 +13,7 @@ struct FakeList {
     records: HashMap<Vec<u8>, Record>,
     /// Said of every name, whatever the records.
     trouble: Option<Lookup>,
+    generation: Option<KeyGeneration>,
 }
 
 impl FakeList {
@@ -31,6 +32,10 @@ impl MailboxList for FakeList {
             Some(record) => Lookup::Present(record.clone()),
             None => Lookup::Absent,
         }
+    }
+
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        self.generation
     }
 
     fn each(
@@ -241,4 +246,32 @@ fn explaining_changes_nothing() {
         assert_eq!(explained, route(&router, &list, recipient, Misses::Believed));
         assert!(!steps.is_empty(), "{recipient}");
     }
+}
+
+#[test]
+fn nobody_is_unknown_while_it_is_open_which_release_the_list_is_of() {
+    let router = Router {
+        older: vec![Rules::defaults(Release::V2_5), Rules::defaults(Release::V2_4)],
+        ..router()
+    };
+    let mut list = list().with("user.jane doe", record(State::Active, Some("be1")));
+    let decide = |list: &FakeList, recipient: &str| match route(
+        &router,
+        list,
+        recipient,
+        Misses::Believed,
+    ) {
+        Verdict::Final(route) => route.decision,
+        open => panic!("{recipient}: {open:?}"),
+    };
+    // The list could not be read when it was asked for the generation of its keys.
+    for recipient in ["nobody@example.org", "\"jane doe\"@example.org", "jüne@example.org"] {
+        assert_eq!(decide(&list, recipient), Decision::Deferred(Cause::List), "{recipient}");
+    }
+    assert!(matches!(decide(&list, "jane@example.org"), Decision::Deliver(_)));
+    list.generation = Some(KeyGeneration::Internal);
+    assert!(matches!(decide(&list, "\"jane doe\"@example.org"), Decision::Deliver(_)));
+    assert_eq!(decide(&list, "nobody@example.org"), Decision::Unknown);
+    list.generation = Some(KeyGeneration::Separated);
+    assert_eq!(decide(&list, "\"jane doe\"@example.org"), Decision::Unknown);
 }
