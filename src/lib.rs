@@ -35,6 +35,8 @@ pub mod imapd_conf;
 pub mod mailbox;
 pub mod mailbox_list;
 pub mod maps;
+pub mod mupdate;
+pub mod replica;
 pub mod resolver;
 pub mod router;
 pub mod wire;

@@ -1,0 +1,41 @@
+//! MUPDATE (RFC 3656) as its reader speaks it, without I/O: bytes and time in, events and bytes out.
+//!
+//! Time is a [`Duration`](std::time::Duration) since a moment that the caller chose; it only grows.
+
+use std::time::Duration;
+
+use crate::mailbox::{MailboxName, Record};
+
+/// What an UPDATE brings, in this order: the records of the list, [`Event::Listed`], then changes
+/// and barriers for as long as the connection lives.
+///
+/// Nothing else orders it: a change may be told twice, a deletion may be of a name that was never
+/// told (Cyrus `imap/mupdate.c:sendupdates` looks each name up when it sends).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The name has this record: [`State::Active`](crate::mailbox::State::Active) (MAILBOX) or
+    /// [`State::Reserved`](crate::mailbox::State::Reserved) (RESERVE).
+    Record(MailboxName, Record),
+    /// The name has no record any more. Only after [`Event::Listed`].
+    Deleted(MailboxName),
+    /// The list is complete.
+    Listed,
+    /// A NOOP was answered: every change that the master knew when it was sent, at `asked`, has
+    /// been told before this.
+    Current {
+        /// When the NOOP was sent.
+        asked: Duration,
+    },
+}
+
+/// What the master says of one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// It has this record.
+    Found(Record),
+    /// It has none: certain, for the server is the master.
+    Absent,
+    /// It could not be asked, or it is no master whose "absent" proves anything. The text says why,
+    /// for the one who must act.
+    Unsure(String),
+}
