@@ -39,6 +39,7 @@ pub mod mupdate;
 pub mod replica;
 pub mod resolver;
 pub mod router;
+pub mod secret;
 pub mod wire;
 
 #[cfg(feature = "daemon")]

@@ -160,7 +160,10 @@ fn parse_dlist(value: &[u8]) -> Result<Record, RecordError> {
         }
         (server, _) => (server, partition),
     };
-    record(flags, server.as_deref(), &partition, acl)
+    if flags.remote && server.is_none() {
+        return Err(RecordError::NoServer);
+    }
+    record(flags.state(), server.as_deref(), &partition, acl)
 }
 
 /// The string that is due; `NIL` is none.
@@ -202,9 +205,22 @@ fn parse_text(value: &[u8]) -> Result<Record, RecordError> {
     }
     let number: Option<u32> = std::str::from_utf8(number).ok().and_then(|n| n.parse().ok());
     let flags = Flags::from_number(number.ok_or(RecordError::BadText)?);
-    let (server, partition) = match split(partition, b'!') {
+    if flags.remote && memchr(b'!', partition).is_none() {
+        return Err(RecordError::NoServer);
+    }
+    of_location(flags.state(), partition, acl_text)
+}
+
+/// The record of a `server!partition` (a mailbox of this host has only a partition) and an ACL in
+/// text: `identifier TAB rights TAB`, repeated. MUPDATE has the same two.
+pub(crate) fn of_location(
+    state: State,
+    location: &[u8],
+    acl_text: &[u8],
+) -> Result<Record, RecordError> {
+    let (server, partition) = match split(location, b'!') {
         Some((server, partition)) => (Some(server), partition),
-        None => (None, partition),
+        None => (None, location),
     };
     // An entry that its tabs do not close does not count, neither does what comes after it.
     let mut acl = Acl::default();
@@ -215,7 +231,7 @@ fn parse_text(value: &[u8]) -> Result<Record, RecordError> {
         acl.entry(identifier, rights);
         rest = tail;
     }
-    record(flags, server, partition, acl)
+    record(state, server, partition, acl)
 }
 
 fn split(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
@@ -223,13 +239,12 @@ fn split(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
 }
 
 fn record(
-    flags: Flags,
+    state: State,
     server: Option<&[u8]>,
     partition: &[u8],
     acl: Acl,
 ) -> Result<Record, RecordError> {
     let server = match server {
-        None if flags.remote => return Err(RecordError::NoServer),
         None => None,
         Some(server) => Some(
             printable(server)
@@ -239,7 +254,7 @@ fn record(
     };
     let partition = printable(partition)
         .ok_or_else(|| RecordError::BadPartition(partition.escape_ascii().to_string()))?;
-    Ok(Record { state: flags.state(), server, partition, anonymous: acl.rights() })
+    Ok(Record { state, server, partition, anonymous: acl.rights() })
 }
 
 /// The bytes as text, if all of them are visible ASCII.

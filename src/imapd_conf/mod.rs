@@ -15,7 +15,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use options::{MupdateConfig, Options, Secret, Virtdomains};
+pub use options::{MupdateConfig, Options, Virtdomains};
 
 /// The services an override is heeded for, if nothing else is said: the usual names in
 /// `cyrus.conf` for what runs `lmtpd` or `lmtpproxyd`. A service's name there is the prefix here.
