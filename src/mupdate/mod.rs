@@ -2,7 +2,43 @@
 //!
 //! Time is a [`Duration`](std::time::Duration) since a moment that the caller chose; it only grows.
 
+//!
+//! ```text
+//! Login ─ Session ─┬─ Stream   UPDATE: the whole list, then every change
+//!                  └─ Finder   FIND: single names
+//! ```
+//!
+//! All three are driven alike: give them what came (`receive`) and what time it is (`tick`), send
+//! what they have to say (`output`), and take what they found out. [`wire`] has the bytes,
+//! [`response`] and [`command`] the lines. Nothing that writes can be said: see [`Command`].
+
 use std::time::Duration;
+
+pub mod banner;
+pub mod command;
+mod failure;
+mod find;
+#[cfg(feature = "daemon")]
+mod login;
+pub mod response;
+#[cfg(feature = "daemon")]
+mod sasl;
+mod session;
+mod stream;
+#[cfg(all(test, feature = "daemon"))]
+mod tests;
+pub mod wire;
+
+pub use banner::{Banner, BannerReader, Role};
+pub use command::{Command, Tag};
+pub use failure::{Failure, FailureKind};
+pub use find::{Finder, MAX_IN_FLIGHT, MAX_QUEUED, Ticket};
+#[cfg(feature = "daemon")]
+pub use login::{Login, Need, Policy, Step, Tls};
+#[cfg(feature = "daemon")]
+pub use sasl::{Credentials, Mechanism};
+pub use session::{Session, Timings};
+pub use stream::Stream;
 
 use crate::mailbox::{MailboxName, Record};
 

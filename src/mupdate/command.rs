@@ -1,0 +1,87 @@
+//! What is said to a server: only what reads.
+
+use std::io::Write;
+
+use super::wire::push_string;
+use crate::mailbox::MailboxName;
+
+/// A command. There is none here that writes: whoever may log in to a master may also change its
+/// list (Cyrus has no reading role), so what would change it cannot be said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// `STARTTLS`
+    StartTls,
+    /// `AUTHENTICATE`, with the initial response in base64 if the mechanism has one.
+    Authenticate {
+        /// The name of the mechanism.
+        mechanism: &'a str,
+        /// The initial response in base64; an empty one is sent as `=`.
+        initial: Option<&'a str>,
+    },
+    /// `UPDATE`: the whole list, then every change. It takes the connection for itself.
+    Update,
+    /// `FIND`: the record of one name.
+    Find(&'a MailboxName),
+    /// `LIST`: the records whose *location* begins with this; all, if it is empty. `be1!` is a
+    /// server, `be1` is also the beginning of `be10!`.
+    List(&'a [u8]),
+    /// `NOOP`: when it is answered, everything before it is.
+    Noop,
+    /// `LOGOUT`
+    Logout,
+}
+
+impl Command<'_> {
+    /// Appends the command as a line.
+    pub fn encode(&self, tag: Tag, out: &mut Vec<u8>) {
+        // Writing to a Vec does not fail.
+        let _ = write!(out, "{}{} ", tag.letter, tag.number);
+        let word = match self {
+            Command::StartTls => "STARTTLS",
+            Command::Authenticate { .. } => "AUTHENTICATE ",
+            Command::Update => "UPDATE",
+            Command::Find(_) => "FIND ",
+            Command::List(_) => "LIST ",
+            Command::Noop => "NOOP",
+            Command::Logout => "LOGOUT",
+        };
+        out.extend_from_slice(word.as_bytes());
+        match self {
+            // Cyrus takes the name of the mechanism as a string only, where RFC 3656 has an atom
+            // (imap/mupdate.c:docmd).
+            Command::Authenticate { mechanism, initial } => {
+                push_string(mechanism.as_bytes(), out);
+                if let Some(initial) = initial {
+                    out.push(b' ');
+                    push_string(if initial.is_empty() { b"=" } else { initial.as_bytes() }, out);
+                }
+            }
+            Command::Find(name) => push_string(name.as_bytes(), out),
+            Command::List(prefix) => push_string(prefix, out),
+            _ => {}
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The tag of a command, by which its answer is known: a letter for its kind and a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tag {
+    letter: char,
+    number: u64,
+}
+
+impl Tag {
+    /// A tag. The letter is an ASCII letter.
+    pub(super) const fn new(letter: char, number: u64) -> Self {
+        Self { letter, number }
+    }
+
+    /// Whether a line bears this tag.
+    pub(super) fn is(self, tag: &[u8]) -> bool {
+        let Some((letter, digits)) = tag.split_first() else { return false };
+        let number: Option<u64> =
+            std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+        char::from(*letter) == self.letter && number == Some(self.number)
+    }
+}

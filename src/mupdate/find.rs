@@ -1,0 +1,272 @@
+//! Single questions: what the server has for one name.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use super::banner::{Banner, Role};
+use super::command::{Command, Tag};
+use super::failure::Failure;
+use super::response::{Response, Status, shown};
+use super::wire::Input;
+use super::{Finding, Session, Timings};
+use crate::cyrusdb::record;
+use crate::mailbox::MailboxName;
+
+/// Most FINDs that are on their way at once.
+pub const MAX_IN_FLIGHT: usize = 256;
+/// Most names that wait for their FIND to be sent.
+pub const MAX_QUEUED: usize = 4096;
+
+/// A question, as [`Finder::ask`] gave it out. Those who got the same share its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+/// Asks for names, several at once.
+///
+/// A question for a name that already waits to be sent is shared; one that comes after that was
+/// handed out by [`output`](Self::output) is a new one, since the server may have looked by then.
+///
+/// After each [`ask`](Self::ask), [`receive`](Self::receive) and [`tick`](Self::tick): take all of
+/// [`next`](Self::next), then send what [`output`](Self::output) has. Call `tick` when
+/// [`deadline`](Self::deadline) is reached, and [`closed`](Self::closed) at the end of the
+/// connection. After a failure every question that is open is answered with [`Finding::Unsure`].
+#[derive(Debug)]
+pub struct Finder {
+    banner: Banner,
+    timings: Timings,
+    input: Input,
+    output: Vec<u8>,
+    now: Duration,
+    last: u64,
+    /// Waiting to be sent, in order.
+    queue: VecDeque<(Ticket, MailboxName)>,
+    queued: HashMap<MailboxName, Ticket>,
+    /// Sent, in order.
+    flights: VecDeque<Flight>,
+    /// When the last command was sent or answered.
+    active: Duration,
+    failure: Option<Failure>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    tag: Tag,
+    began: Duration,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Find { ticket: Ticket, name: MailboxName, found: Option<Finding> },
+    Noop,
+}
+
+impl Finder {
+    /// A connection for questions.
+    pub fn new(session: Session, timings: Timings, now: Duration) -> Self {
+        let Session { banner, input, .. } = session;
+        Self {
+            banner,
+            timings,
+            input,
+            output: Vec::new(),
+            now,
+            last: 0,
+            queue: VecDeque::new(),
+            queued: HashMap::new(),
+            flights: VecDeque::new(),
+            active: now,
+            failure: None,
+        }
+    }
+
+    /// What the server said of itself.
+    pub fn banner(&self) -> &Banner {
+        &self.banner
+    }
+
+    /// How many questions have no answer yet.
+    pub fn open(&self) -> usize {
+        self.queue.len() + self.flights.len()
+    }
+
+    /// Asks for a name. `Err` is the answer, if it cannot be asked.
+    pub fn ask(&mut self, name: MailboxName, now: Duration) -> Result<Ticket, Finding> {
+        self.now = self.now.max(now);
+        if let Some(failure) = &self.failure {
+            return Err(Finding::Unsure(failure.to_string()));
+        }
+        if let Some(ticket) = self.queued.get(&name) {
+            return Ok(*ticket);
+        }
+        if self.queue.len() >= MAX_QUEUED {
+            return Err(Finding::Unsure(format!(
+                "{MAX_QUEUED} questions wait for the MUPDATE server already"
+            )));
+        }
+        self.last += 1;
+        let ticket = Ticket(self.last);
+        self.queued.insert(name.clone(), ticket);
+        self.queue.push_back((ticket, name));
+        Ok(ticket)
+    }
+
+    /// Takes what came, in pieces of any size.
+    pub fn receive(&mut self, bytes: &[u8], now: Duration) {
+        self.now = self.now.max(now);
+        if self.failure.is_none() {
+            self.input.push(bytes);
+        }
+    }
+
+    /// The server closed the connection.
+    pub fn closed(&mut self) {
+        self.fail(Failure::Closed("while it was asked for names"));
+    }
+
+    /// The next answer. `None`: more bytes are needed. An error comes after the last answer, and
+    /// stays.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<(Ticket, MailboxName, Finding)>, Failure> {
+        if self.failure.is_none() {
+            match self.read() {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => self.fail(failure),
+            }
+        }
+        let Some(failure) = &self.failure else { return Ok(None) };
+        let unsure = Finding::Unsure(failure.to_string());
+        while let Some(flight) = self.flights.pop_front() {
+            if let What::Find { ticket, name, .. } = flight.what {
+                return Ok(Some((ticket, name, unsure)));
+            }
+        }
+        match self.queue.pop_front() {
+            Some((ticket, name)) => Ok(Some((ticket, name, unsure))),
+            None => Err(failure.clone()),
+        }
+    }
+
+    /// What is to be sent; take out what was. As many of the waiting questions as may be on their
+    /// way at once are among it.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        while self.flights.len() < MAX_IN_FLIGHT
+            && let Some((ticket, name)) = self.queue.pop_front()
+        {
+            self.queued.remove(&name);
+            let tag = Tag::new('F', ticket.0);
+            Command::Find(&name).encode(tag, &mut self.output);
+            self.begin(tag, What::Find { ticket, name, found: None });
+        }
+        &mut self.output
+    }
+
+    /// Says goodbye: the last thing to send.
+    pub fn log_out(&mut self) {
+        Command::Logout.encode(Tag::new('Q', 1), &mut self.output);
+    }
+
+    /// When [`tick`](Self::tick) has to be called.
+    pub fn deadline(&self) -> Option<Duration> {
+        match (&self.failure, self.flights.front()) {
+            (Some(_), _) => None,
+            (None, Some(first)) => Some(first.began + self.timings.find_answer),
+            (None, None) => Some(self.active + self.timings.keep_alive),
+        }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+        if self.deadline().is_none_or(|deadline| self.now < deadline) {
+            return;
+        }
+        if self.flights.is_empty() {
+            self.last += 1;
+            let tag = Tag::new('N', self.last);
+            Command::Noop.encode(tag, &mut self.output);
+            self.begin(tag, What::Noop);
+        } else {
+            self.fail(Failure::Timeout("the MUPDATE server did not answer a question in time"));
+        }
+    }
+
+    fn begin(&mut self, tag: Tag, what: What) {
+        self.active = self.now;
+        self.flights.push_back(Flight { tag, began: self.now, what });
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        if self.failure.is_none() {
+            self.failure = Some(failure);
+            self.input.clear();
+            self.output.clear();
+            self.queued.clear();
+        }
+    }
+
+    fn read(&mut self) -> Result<Option<(Ticket, MailboxName, Finding)>, Failure> {
+        loop {
+            let Some(response) = Response::read(&mut self.input)? else { return Ok(None) };
+            let first = self.flights.front_mut();
+            match response {
+                Response::Record { tag, state, name, location, acl } => {
+                    match first.filter(|flight| flight.tag.is(tag)).map(|flight| &mut flight.what) {
+                        Some(What::Find { name: asked, found, .. })
+                            if asked.as_bytes() == &*name && found.is_none() =>
+                        {
+                            *found = Some(match record::of_location(state, &location, &acl) {
+                                Ok(record) => Finding::Found(record),
+                                Err(error) => Finding::Unsure(format!(
+                                    "the MUPDATE server's record of {asked}: {error}"
+                                )),
+                            });
+                        }
+                        _ => return Err(Failure::protocol("a record that was not asked for")),
+                    }
+                }
+                Response::Status { status: Status::Bye, text, .. } => {
+                    return Err(Failure::Bye(shown(&text)));
+                }
+                Response::Status { tag: b"*", status: Status::Ok | Status::No, .. }
+                | Response::Other(_) => {}
+                Response::Status { tag, status, text } => {
+                    if !first.is_some_and(|flight| flight.tag.is(tag)) {
+                        return Err(Failure::protocol(format!(
+                            "an answer to nothing that was asked: `{}`",
+                            shown(&text)
+                        )));
+                    }
+                    let refusal = (status != Status::Ok).then(|| shown(&text));
+                    let Some(flight) = self.flights.pop_front() else { continue };
+                    self.active = self.now;
+                    match flight.what {
+                        What::Noop => {}
+                        What::Find { ticket, name, found } => {
+                            let finding = self.finding(found, refusal);
+                            return Ok(Some((ticket, name, finding)));
+                        }
+                    }
+                }
+                Response::Deleted { .. } => {
+                    return Err(Failure::protocol("DELETE as an answer to FIND"));
+                }
+            }
+        }
+    }
+
+    fn finding(&self, found: Option<Finding>, refusal: Option<String>) -> Finding {
+        match (found, refusal, &self.banner.role) {
+            (_, Some(text), _) => {
+                Finding::Unsure(format!("the MUPDATE server refused the question: `{text}`"))
+            }
+            (Some(found), None, _) => found,
+            (None, None, Role::Master) => Finding::Absent,
+            (None, None, Role::Slave(master)) => Finding::Unsure(format!(
+                "`{}` does not have it, but it is a slave of `{master}`, and a slave may lack what \
+                 its master has",
+                self.banner.server
+            )),
+        }
+    }
+}

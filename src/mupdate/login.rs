@@ -1,0 +1,323 @@
+//! From the first byte of a connection to one that is logged in.
+
+use std::time::Duration;
+
+use super::banner::{Banner, BannerReader, Role};
+use super::command::{Command, Tag};
+use super::failure::Failure;
+use super::response::{Response, Status, shown};
+use super::sasl::{Circumstances, Credentials, Exchange, Mechanism, choose};
+use super::wire::{Input, MAX_LOGIN_LINE};
+use super::{Session, Timings};
+
+/// Most challenges of a login.
+const MAX_CHALLENGES: u32 = 8;
+
+const START_TLS: Tag = Tag::new('S', 1);
+const AUTHENTICATE: Tag = Tag::new('A', 1);
+
+/// How to log in.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// Whether to use STARTTLS.
+    pub tls: Tls,
+    /// Whether PLAIN, that is the password itself, may go over an unencrypted connection.
+    pub allow_plaintext: bool,
+    /// The `servername` that the banner has to have. It keeps a promoted slave from being taken for
+    /// the master.
+    pub master: Option<String>,
+    /// Which role the server has to have.
+    pub need: Need,
+    /// The mechanisms that may be used, the best one first. `None`: [`Mechanism::ALL`].
+    pub mechanisms: Option<Vec<Mechanism>>,
+    /// How long to wait.
+    pub timings: Timings,
+}
+
+/// Whether to use STARTTLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tls {
+    /// Never.
+    Off,
+    /// If the server offers it. Somebody on the way can take the offer away.
+    #[default]
+    IfOffered,
+    /// Always, or else do not log in.
+    Required,
+}
+
+/// Which role a server has to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Need {
+    /// The master: it alone tells all changes, and its "absent" is proof.
+    #[default]
+    Master,
+    /// A slave will do.
+    Any,
+}
+
+/// What the caller of a [`Login`] has to do next.
+#[derive(Debug)]
+pub enum Step {
+    /// Send what is to be sent and bring what comes.
+    Wait,
+    /// Make TLS of the connection, with the server's certificate verified, and call
+    /// [`Login::tls_is_up`].
+    StartTls,
+    /// Logged in.
+    In(Session),
+    /// Close the connection. It stays that way.
+    Failed(Failure),
+}
+
+/// A login in progress.
+///
+/// After each call send what [`output`](Self::output) has, then look at [`step`](Self::step). Call
+/// [`tick`](Self::tick) when [`deadline`](Self::deadline) is reached, and
+/// [`closed`](Self::closed) at the end of the connection.
+#[derive(Debug)]
+pub struct Login {
+    policy: Policy,
+    credentials: Credentials,
+    began: Duration,
+    state: State,
+    input: Input,
+    output: Vec<u8>,
+    tls: bool,
+    client_certificate: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Banner { reader: BannerReader, began: Duration },
+    StartTls,
+    Handshake,
+    Authenticating { banner: Banner, exchange: Box<Exchange>, challenges: u32 },
+    In { banner: Banner, mechanism: Mechanism },
+    Gone,
+    Failed(Failure),
+}
+
+impl Login {
+    /// Waits for the banner of a connection that was just made.
+    pub fn new(policy: Policy, credentials: Credentials, now: Duration) -> Self {
+        Self {
+            policy,
+            credentials,
+            began: now,
+            state: State::Banner { reader: BannerReader::default(), began: now },
+            input: Input::new(MAX_LOGIN_LINE),
+            output: Vec::new(),
+            tls: false,
+            client_certificate: false,
+        }
+    }
+
+    /// Takes what came, in pieces of any size.
+    pub fn receive(&mut self, bytes: &[u8], now: Duration) {
+        // A byte now and then does not put a deadline off.
+        self.tick(now);
+        match self.state {
+            State::Failed(_) => return,
+            State::Handshake => return self.fail(Failure::Injected),
+            _ => self.input.push(bytes),
+        }
+        if let Err(failure) = self.read() {
+            self.fail(failure);
+        }
+    }
+
+    /// The connection is under TLS now, and the server's certificate is the right one. The server
+    /// greets anew. `client_certificate`: whether it was given one of ours.
+    pub fn tls_is_up(&mut self, now: Duration, client_certificate: bool) {
+        if matches!(self.state, State::Handshake) {
+            self.tls = true;
+            self.client_certificate = client_certificate;
+            self.state = State::Banner { reader: BannerReader::default(), began: now };
+        }
+    }
+
+    /// The server closed the connection.
+    pub fn closed(&mut self) {
+        self.fail(Failure::Closed(match self.state {
+            State::Banner { .. } => "before its banner was complete",
+            State::StartTls | State::Handshake => "in STARTTLS",
+            _ => "during the login",
+        }));
+    }
+
+    /// What is to be sent; take out what was.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// What to do next. [`Step::In`] comes once.
+    pub fn step(&mut self) -> Step {
+        match std::mem::replace(&mut self.state, State::Gone) {
+            State::Failed(failure) => {
+                self.state = State::Failed(failure.clone());
+                Step::Failed(failure)
+            }
+            State::In { banner, mechanism } => {
+                let input = std::mem::replace(&mut self.input, Input::new(MAX_LOGIN_LINE));
+                Step::In(Session::new(banner, mechanism.as_str(), self.tls, input))
+            }
+            State::Handshake => {
+                self.state = State::Handshake;
+                Step::StartTls
+            }
+            state => {
+                self.state = state;
+                Step::Wait
+            }
+        }
+    }
+
+    /// When [`tick`](Self::tick) has to be called, TLS handshake included.
+    pub fn deadline(&self) -> Option<Duration> {
+        let whole = self.began + self.policy.timings.login;
+        match &self.state {
+            State::Banner { began, .. } => Some(whole.min(*began + self.policy.timings.banner)),
+            State::In { .. } | State::Gone | State::Failed(_) => None,
+            _ => Some(whole),
+        }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Duration) {
+        if self.deadline().is_some_and(|deadline| now >= deadline) {
+            self.fail(Failure::Timeout(match self.state {
+                State::Banner { .. } => {
+                    "the MUPDATE server accepts the connection and says nothing: are all its \
+                     workers busy (mupdate_workers_max)?"
+                }
+                State::Handshake => "the TLS handshake with the MUPDATE server takes too long",
+                _ => "the login to the MUPDATE server takes too long",
+            }));
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        if !matches!(self.state, State::Failed(_) | State::Gone | State::In { .. }) {
+            self.state = State::Failed(failure);
+            self.input.clear();
+            self.output.clear();
+        }
+    }
+
+    fn read(&mut self) -> Result<(), Failure> {
+        while !matches!(
+            self.state,
+            State::Handshake | State::In { .. } | State::Gone | State::Failed(_)
+        ) {
+            let Some(response) = Response::read(&mut self.input)? else { break };
+            if let Response::Status { tag: b"*", status: Status::Bye, text } = &response {
+                return Err(Failure::Bye(shown(text)));
+            }
+            match &mut self.state {
+                State::Banner { reader, .. } => {
+                    if let Some(banner) = reader.take(&response)? {
+                        self.greeted(banner)?;
+                    }
+                }
+                State::StartTls => match response {
+                    Response::Status { tag, status, text } if START_TLS.is(tag) => {
+                        if status != Status::Ok {
+                            return Err(Failure::StartTlsRefused(shown(&text)));
+                        }
+                        if !self.input.is_empty() {
+                            return Err(Failure::Injected);
+                        }
+                        self.state = State::Handshake;
+                    }
+                    _ => return Err(Failure::protocol("no answer to STARTTLS")),
+                },
+                State::Authenticating { banner, exchange, challenges } => match response {
+                    Response::Status { tag, status, text } if AUTHENTICATE.is(tag) => {
+                        if status != Status::Ok {
+                            let text = shown(&text);
+                            let mechanism = exchange.mechanism();
+                            return Err(refused(&self.credentials, mechanism, &text));
+                        }
+                        exchange.check_success()?;
+                        let mechanism = exchange.mechanism();
+                        self.state = State::In { banner: banner.clone(), mechanism };
+                    }
+                    Response::Other(line) if !line.contains(&b' ') => {
+                        *challenges += 1;
+                        if *challenges > MAX_CHALLENGES {
+                            return Err(Failure::protocol("a login without an end"));
+                        }
+                        let answer = exchange.challenge(line)?;
+                        self.output.extend_from_slice(answer.as_bytes());
+                        self.output.extend_from_slice(b"\r\n");
+                    }
+                    _ => return Err(Failure::protocol("no answer to AUTHENTICATE")),
+                },
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// The banner is complete.
+    fn greeted(&mut self, banner: Banner) -> Result<(), Failure> {
+        if !self.tls && self.policy.tls != Tls::Off {
+            if banner.starttls {
+                Command::StartTls.encode(START_TLS, &mut self.output);
+                self.state = State::StartTls;
+                return Ok(());
+            }
+            if self.policy.tls == Tls::Required {
+                return Err(Failure::TlsRequired { server: banner.server });
+            }
+        }
+        if let Some(expected) = &self.policy.master
+            && !expected.eq_ignore_ascii_case(&banner.server)
+        {
+            return Err(Failure::OtherServer { expected: expected.clone(), found: banner.server });
+        }
+        if let (Need::Master, Role::Slave(master)) = (self.policy.need, &banner.role) {
+            return Err(Failure::NotMaster { server: banner.server, master: master.clone() });
+        }
+        let circumstances = Circumstances {
+            tls: self.tls,
+            client_certificate: self.client_certificate,
+            allow_plaintext: self.policy.allow_plaintext,
+        };
+        let wanted = self.policy.mechanisms.as_deref().unwrap_or(&Mechanism::ALL);
+        let mechanism = choose(wanted, &banner.mechanisms, &self.credentials, circumstances)?;
+        let (exchange, first) = Exchange::start(mechanism, &self.credentials)?;
+        Command::Authenticate { mechanism: mechanism.as_str(), initial: Some(&first) }
+            .encode(AUTHENTICATE, &mut self.output);
+        self.state = State::Authenticating { banner, exchange: Box::new(exchange), challenges: 0 };
+        Ok(())
+    }
+}
+
+/// Cyrus answers somebody who is no admin like a wrong password
+/// (`imap/global.c:mysasl_proxy_policy`).
+fn refused(credentials: &Credentials, mechanism: Mechanism, text: &str) -> Failure {
+    if mechanism == Mechanism::External {
+        return Failure::Refused(format!(
+            "the MUPDATE server refused the client certificate (`{text}`): it is none of its \
+             tls_client_ca_file, or the name in it is not in `mupdate_admins` (or `admins`) of its \
+             imapd.conf"
+        ));
+    }
+    let hint = match &credentials.realm {
+        Some(realm) => format!(
+            "; {mechanism} sends no realm, so if the account is one of `{realm}`, the name is \
+             `{}@{realm}`",
+            credentials.name()
+        ),
+        None => String::new(),
+    };
+    Failure::Refused(format!(
+        "the MUPDATE server refused the login of `{}` with {mechanism} (`{text}`): either the \
+         password is wrong, or `{}` is not in `mupdate_admins` (or `admins`) of the master's \
+         imapd.conf; its log says which{hint}",
+        credentials.name(),
+        credentials.name(),
+    ))
+}

@@ -1,0 +1,289 @@
+//! SASL as MUPDATE carries it (RFC 4422): which mechanism, and the exchange of one.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rsasl::callback::{Context, Request, SessionCallback, SessionData};
+use rsasl::prelude::{Mechname, SASLClient, SASLConfig, SessionError, State};
+use rsasl::property::{AuthId, AuthzId, Password};
+
+use super::failure::Failure;
+use crate::secret::Secret;
+
+/// Most rounds of a SCRAM password hash that a server may ask for: more would be an attack on the
+/// processor. Cyrus asks for 4096.
+const MAX_ITERATIONS: u32 = 600_000;
+
+/// Who logs in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// Whose rights are wanted (the authorisation identity); empty: those of `authname`.
+    /// `mupdate_username` in imapd.conf.
+    pub username: String,
+    /// Who it is whose password this is; empty: the one in `username`. `mupdate_authname`.
+    pub authname: String,
+    /// `mupdate_realm`. Only DIGEST-MD5 would send it, which is not spoken here; a refused login is
+    /// explained with it.
+    pub realm: Option<String>,
+    /// The password. Without one there is only EXTERNAL.
+    pub password: Option<Secret>,
+}
+
+impl Credentials {
+    /// The name that the password belongs to.
+    pub fn name(&self) -> &str {
+        if self.authname.is_empty() { &self.username } else { &self.authname }
+    }
+
+    fn password(&self) -> Option<&Secret> {
+        self.password.as_ref().filter(|password| !password.reveal().is_empty())
+    }
+}
+
+/// A way to log in, the best one first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mechanism {
+    /// By the TLS client certificate.
+    External,
+    /// SCRAM-SHA-512
+    ScramSha512,
+    /// SCRAM-SHA-256 (RFC 7677)
+    ScramSha256,
+    /// SCRAM-SHA-1 (RFC 5802)
+    ScramSha1,
+    /// The password itself (RFC 4616).
+    Plain,
+}
+
+impl Mechanism {
+    /// All of them, the best one first.
+    pub const ALL: [Mechanism; 5] = [
+        Mechanism::External,
+        Mechanism::ScramSha512,
+        Mechanism::ScramSha256,
+        Mechanism::ScramSha1,
+        Mechanism::Plain,
+    ];
+
+    /// Its name in SASL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mechanism::External => "EXTERNAL",
+            Mechanism::ScramSha512 => "SCRAM-SHA-512",
+            Mechanism::ScramSha256 => "SCRAM-SHA-256",
+            Mechanism::ScramSha1 => "SCRAM-SHA-1",
+            Mechanism::Plain => "PLAIN",
+        }
+    }
+
+    fn is_scram(self) -> bool {
+        !matches!(self, Mechanism::External | Mechanism::Plain)
+    }
+}
+
+impl fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Mechanism {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(name)).ok_or_else(
+            || {
+                let known = Self::ALL.map(Self::as_str).join(", ");
+                format!("`{name}` is no SASL mechanism that is spoken here: {known}")
+            },
+        )
+    }
+}
+
+/// Under which circumstances a mechanism is chosen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Circumstances {
+    /// Under TLS whose certificate was verified.
+    pub(super) tls: bool,
+    /// With a certificate of our own.
+    pub(super) client_certificate: bool,
+    /// PLAIN may go over an unencrypted connection.
+    pub(super) allow_plaintext: bool,
+}
+
+/// The first mechanism of `wanted` that is offered and possible.
+pub(super) fn choose(
+    wanted: &[Mechanism],
+    offered: &[String],
+    credentials: &Credentials,
+    circumstances: Circumstances,
+) -> Result<Mechanism, Failure> {
+    let Circumstances { tls, client_certificate, allow_plaintext } = circumstances;
+    let with_password = credentials.password().is_some() && !credentials.name().is_empty();
+    if !with_password && !client_certificate {
+        return Err(Failure::NoCredentials);
+    }
+    let possible = |mechanism: Mechanism| match mechanism {
+        Mechanism::External => client_certificate,
+        Mechanism::Plain => with_password && (tls || allow_plaintext),
+        _ => with_password,
+    };
+    let is_offered =
+        |mechanism: Mechanism| offered.iter().any(|offered| offered == mechanism.as_str());
+    let ours: Vec<Mechanism> = wanted.iter().copied().filter(|own| possible(*own)).collect();
+    if let Some(mechanism) = ours.iter().copied().find(|own| is_offered(*own)) {
+        return Ok(mechanism);
+    }
+    let offered_list = match offered {
+        [] => "none".to_owned(),
+        offered => offered.join(" "),
+    };
+    let ours = match ours.as_slice() {
+        [] => "none".to_owned(),
+        ours => ours.iter().map(|own| own.as_str()).collect::<Vec<_>>().join(" "),
+    };
+    let hint = if wanted.contains(&Mechanism::Plain)
+        && with_password
+        && is_offered(Mechanism::Plain)
+        && !tls
+    {
+        "; PLAIN would send the password unencrypted: use TLS, or set `allow-plaintext = true` \
+         where nobody can listen"
+    } else if offered.is_empty() && !tls {
+        "; Cyrus offers PLAIN only under TLS or with `allowplaintext: yes`, and SCRAM only with the \
+         SASL module and a password store for it"
+    } else {
+        ""
+    };
+    Err(Failure::NoMechanism(format!(
+        "the MUPDATE server offers {offered_list}, possible here: {ours}{hint}"
+    )))
+}
+
+/// One exchange. Messages are in base64 on both sides, as on the wire.
+pub(super) struct Exchange {
+    session: rsasl::prelude::Session,
+    mechanism: Mechanism,
+    /// How many messages of the server have been taken.
+    taken: u8,
+    finished: bool,
+}
+
+impl Exchange {
+    /// The exchange and its first message.
+    pub(super) fn start(
+        mechanism: Mechanism,
+        credentials: &Credentials,
+    ) -> Result<(Self, String), Failure> {
+        let impossible =
+            |what: &dyn fmt::Display| Failure::NoMechanism(format!("{mechanism}: {what}"));
+        let config = SASLConfig::builder()
+            .with_default_mechanisms()
+            .with_callback(Callback(Arc::new(credentials.clone())))
+            .map_err(|error| impossible(&error))?;
+        let name = Mechname::parse(mechanism.as_str().as_bytes())
+            .map_err(|_| impossible(&"not a mechanism"))?;
+        let session = SASLClient::new(config)
+            .start_suggested_iter([name])
+            .map_err(|error| impossible(&error))?;
+        let mut exchange = Self { session, mechanism, taken: 0, finished: false };
+        let first = exchange.turn(None).map_err(|error| impossible(&error))?;
+        Ok((exchange, first))
+    }
+
+    /// The mechanism.
+    pub(super) fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    /// The answer to a challenge.
+    pub(super) fn challenge(&mut self, challenge: &[u8]) -> Result<String, Failure> {
+        let nonsense = |what: &str| {
+            Failure::protocol(format!("a challenge for {} that is {what}", self.mechanism))
+        };
+        if self.finished {
+            return Err(nonsense("not expected"));
+        }
+        let message = STANDARD.decode(challenge).map_err(|_| nonsense("no base64"))?;
+        self.taken = self.taken.saturating_add(1);
+        // The library takes the first two bytes of each attribute without looking.
+        match self.taken {
+            1 if !is_server_first(&message) => return Err(nonsense("malformed")),
+            2 if !is_server_final(&message) => return Err(nonsense("malformed")),
+            _ => {}
+        }
+        if message.starts_with(b"e=") {
+            // The tagged NO, which the server now owes, tells what is to be told.
+            self.finished = true;
+            return Ok(String::new());
+        }
+        self.turn(Some(&message)).map_err(|error| Failure::FalseServer(error.to_string()))
+    }
+
+    /// Whether the server, which says that the login succeeded, has also done its own part: SCRAM
+    /// makes it prove that it knows the password.
+    pub(super) fn check_success(&self) -> Result<(), Failure> {
+        if self.finished && !(self.mechanism.is_scram() && self.taken < 2) {
+            Ok(())
+        } else {
+            Err(Failure::FalseServer("it left its part of the login out".into()))
+        }
+    }
+
+    fn turn(&mut self, input: Option<&[u8]>) -> Result<String, SessionError> {
+        let mut output = io::Cursor::new(Vec::new());
+        let state = self.session.step(input, &mut output)?;
+        self.finished = matches!(state, State::Finished(_));
+        Ok(STANDARD.encode(output.into_inner()))
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("mechanism", &self.mechanism).finish_non_exhaustive()
+    }
+}
+
+/// `r=…,s=…,i=…`, with a number of rounds that is worth doing.
+fn is_server_first(message: &[u8]) -> bool {
+    let mut attributes = message.split(|byte| *byte == b',');
+    let mut next = |name: &[u8]| attributes.next().and_then(|text| text.strip_prefix(name));
+    let nonce = next(b"r=");
+    let salt = next(b"s=");
+    let iterations = next(b"i=")
+        .and_then(|digits| std::str::from_utf8(digits).ok())
+        .and_then(|digits| digits.parse::<u32>().ok());
+    nonce.is_some()
+        && salt.is_some()
+        && iterations.is_some_and(|rounds| (1..=MAX_ITERATIONS).contains(&rounds))
+}
+
+/// `v=…` or `e=…`.
+fn is_server_final(message: &[u8]) -> bool {
+    message.starts_with(b"v=") || message.starts_with(b"e=")
+}
+
+struct Callback(Arc<Credentials>);
+
+impl SessionCallback for Callback {
+    fn callback(
+        &self,
+        _session: &SessionData,
+        _context: &Context<'_>,
+        request: &mut Request<'_>,
+    ) -> Result<(), SessionError> {
+        let credentials = &self.0;
+        if !credentials.username.is_empty() && credentials.username != credentials.name() {
+            request.satisfy::<AuthzId>(&credentials.username)?;
+        }
+        request.satisfy::<AuthId>(credentials.name())?;
+        if let Some(password) = credentials.password() {
+            request.satisfy::<Password>(password.reveal().as_bytes())?;
+        }
+        Ok(())
+    }
+}

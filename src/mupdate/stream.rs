@@ -1,0 +1,246 @@
+//! The stream: the whole list, then every change, with a barrier every few seconds.
+
+use std::time::Duration;
+
+use super::banner::Banner;
+use super::command::{Command, Tag};
+use super::failure::Failure;
+use super::response::{Response, Status, shown};
+use super::wire::Input;
+use super::{Event, Session, Timings};
+use crate::cyrusdb::record;
+use crate::mailbox::{AnonymousRights, MailboxName, Record, State};
+
+const UPDATE: Tag = Tag::new('U', 1);
+
+/// An UPDATE.
+///
+/// After each [`receive`](Self::receive) take all of [`next`](Self::next), then send what
+/// [`output`](Self::output) has. Call [`tick`](Self::tick) when [`deadline`](Self::deadline) is
+/// reached, after what has come until then was received; and [`closed`](Self::closed) at the end of
+/// the connection. Memory is bounded by one response and one piece, if the pieces are.
+///
+/// After [`Event::Listed`] a NOOP is sent every [`Timings::noop_every`]. It makes the master tell
+/// its changes at once, which it would otherwise do every 5 s only; and a silent stream holds one
+/// of the master's workers for as long as it is silent (Cyrus `lib/prot.c:prot_fill`).
+#[derive(Debug)]
+pub struct Stream {
+    banner: Banner,
+    timings: Timings,
+    input: Input,
+    output: Vec<u8>,
+    state: Phase,
+    now: Duration,
+    noops: u64,
+    skipped: u64,
+    doubtful: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Listing { began: Duration, heard: Duration },
+    Listed { noop: Noop },
+    Failed(Failure),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Noop {
+    Due(Duration),
+    Asked(Tag, Duration),
+}
+
+impl Stream {
+    /// Asks for the list.
+    pub fn new(session: Session, timings: Timings, now: Duration) -> Self {
+        let Session { banner, input, .. } = session;
+        let mut output = Vec::new();
+        Command::Update.encode(UPDATE, &mut output);
+        Self {
+            banner,
+            timings,
+            input,
+            output,
+            state: Phase::Listing { began: now, heard: now },
+            now,
+            noops: 0,
+            skipped: 0,
+            doubtful: 0,
+        }
+    }
+
+    /// What the server said of itself.
+    pub fn banner(&self) -> &Banner {
+        &self.banner
+    }
+
+    /// How many lines were passed over because their name can be no mailbox's: nobody can ask for
+    /// it.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// How many records had a location that cannot be used. They are told as reserved, so that
+    /// their names are neither unknown nor routed anywhere.
+    pub fn doubtful(&self) -> u64 {
+        self.doubtful
+    }
+
+    /// Takes what came, in pieces of any size.
+    pub fn receive(&mut self, bytes: &[u8], now: Duration) {
+        self.now = self.now.max(now);
+        match &mut self.state {
+            Phase::Failed(_) => return,
+            Phase::Listing { heard, .. } => *heard = self.now,
+            Phase::Listed { .. } => {}
+        }
+        self.input.push(bytes);
+    }
+
+    /// The server closed the connection. What is whole is told before that is.
+    pub fn closed(&mut self) {
+        self.fail(Failure::Closed(match self.state {
+            Phase::Listing { .. } => "while it sent its list",
+            _ => "while it streamed its changes",
+        }));
+    }
+
+    /// The next event. `None`: more bytes are needed. An error stays.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<Event>, Failure> {
+        if let Phase::Failed(failure) = &self.state {
+            return Err(failure.clone());
+        }
+        match self.read() {
+            Ok(event) => Ok(event),
+            Err(failure) => {
+                self.fail(failure.clone());
+                Err(failure)
+            }
+        }
+    }
+
+    /// What is to be sent; take out what was.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// Says goodbye: the last thing to send.
+    pub fn log_out(&mut self) {
+        Command::Logout.encode(Tag::new('Q', 1), &mut self.output);
+    }
+
+    /// When [`tick`](Self::tick) has to be called.
+    pub fn deadline(&self) -> Option<Duration> {
+        match self.state {
+            Phase::Listing { began, heard } => {
+                Some((heard + self.timings.list_silence).min(began + self.timings.list))
+            }
+            Phase::Listed { noop: Noop::Due(due) } => Some(due),
+            Phase::Listed { noop: Noop::Asked(_, asked) } => Some(asked + self.timings.noop_answer),
+            Phase::Failed(_) => None,
+        }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+        if self.deadline().is_none_or(|deadline| self.now < deadline) {
+            return;
+        }
+        match self.state {
+            Phase::Listing { heard, .. } => {
+                let silent = self.now >= heard + self.timings.list_silence;
+                self.fail(Failure::Timeout(if silent {
+                    "the MUPDATE master fell silent in the middle of its list"
+                } else {
+                    "the MUPDATE master does not come to the end of its list"
+                }));
+            }
+            Phase::Listed { noop: Noop::Due(_) } => self.ask(),
+            Phase::Listed { .. } => {
+                self.fail(Failure::Timeout("the MUPDATE master did not answer a NOOP in time"));
+            }
+            Phase::Failed(_) => {}
+        }
+    }
+
+    fn ask(&mut self) {
+        self.noops += 1;
+        let tag = Tag::new('N', self.noops);
+        Command::Noop.encode(tag, &mut self.output);
+        self.state = Phase::Listed { noop: Noop::Asked(tag, self.now) };
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        if !matches!(self.state, Phase::Failed(_)) {
+            self.state = Phase::Failed(failure);
+            self.input.clear();
+            self.output.clear();
+        }
+    }
+
+    fn read(&mut self) -> Result<Option<Event>, Failure> {
+        loop {
+            let Some(response) = Response::read(&mut self.input)? else { return Ok(None) };
+            match response {
+                Response::Record { state, name, location, acl, .. } => {
+                    let Ok(name) = MailboxName::new(name) else {
+                        self.skipped += 1;
+                        continue;
+                    };
+                    let record = match record::of_location(state, &location, &acl) {
+                        Ok(record) => record,
+                        Err(_) => {
+                            self.doubtful += 1;
+                            doubtful()
+                        }
+                    };
+                    return Ok(Some(Event::Record(name, record)));
+                }
+                Response::Deleted { name, .. } => {
+                    if matches!(self.state, Phase::Listing { .. }) {
+                        return Err(Failure::protocol("DELETE in the middle of the list"));
+                    }
+                    match MailboxName::new(name) {
+                        Ok(name) => return Ok(Some(Event::Deleted(name))),
+                        Err(_) => self.skipped += 1,
+                    }
+                }
+                Response::Status { status: Status::Bye, text, .. } => {
+                    return Err(Failure::Bye(shown(&text)));
+                }
+                Response::Status { status: Status::Ok, tag, text } => match self.state {
+                    Phase::Listing { .. } if UPDATE.is(tag) => {
+                        self.ask();
+                        return Ok(Some(Event::Listed));
+                    }
+                    Phase::Listed { noop: Noop::Asked(noop, asked) } if noop.is(tag) => {
+                        let due = self.now.max(asked + self.timings.noop_every);
+                        self.state = Phase::Listed { noop: Noop::Due(due) };
+                        return Ok(Some(Event::Current { asked }));
+                    }
+                    _ if tag == b"*" => {}
+                    _ => return Err(unasked(&text)),
+                },
+                Response::Status { text, .. } => {
+                    return Err(Failure::protocol(format!("it refused: `{}`", shown(&text))));
+                }
+                Response::Other(_) => {}
+            }
+        }
+    }
+}
+
+fn unasked(text: &[u8]) -> Failure {
+    Failure::protocol(format!("an answer to nothing that was asked: `{}`", shown(text)))
+}
+
+/// A mailbox that is there, nobody knows where.
+fn doubtful() -> Record {
+    Record {
+        state: State::Reserved,
+        server: None,
+        partition: String::new(),
+        anonymous: AnonymousRights::default(),
+    }
+}
