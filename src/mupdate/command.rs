@@ -85,3 +85,42 @@ impl Tag {
         char::from(*letter) == self.letter && number == Some(self.number)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_lines_as_cyrus_takes_them() {
+        let name = MailboxName::new("user.bob.Entw&APw-rfe").unwrap();
+        let plain = |initial| Command::Authenticate { mechanism: "PLAIN", initial };
+        for (command, line) in [
+            (Command::StartTls, "T1 STARTTLS\r\n"),
+            (plain(None), "T1 AUTHENTICATE \"PLAIN\"\r\n"),
+            (plain(Some("")), "T1 AUTHENTICATE \"PLAIN\" \"=\"\r\n"),
+            (plain(Some("AGE=")), "T1 AUTHENTICATE \"PLAIN\" \"AGE=\"\r\n"),
+            (Command::Update, "T1 UPDATE\r\n"),
+            (Command::Find(&name), "T1 FIND \"user.bob.Entw&APw-rfe\"\r\n"),
+            (Command::List(b""), "T1 LIST \"\"\r\n"),
+            (Command::List(b"be1!"), "T1 LIST \"be1!\"\r\n"),
+            (Command::List(b"a\r\nb"), "T1 LIST {4+}\r\na\r\nb\r\n"),
+            (Command::Noop, "T1 NOOP\r\n"),
+            (Command::Logout, "T1 LOGOUT\r\n"),
+        ] {
+            let mut out = Vec::new();
+            command.encode(Tag::new('T', 1), &mut out);
+            assert_eq!(out, line.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_tag_is_known_by_its_letter_and_its_number() {
+        let tag = Tag::new('N', 17);
+        assert!(tag.is(b"N17"));
+        for other in
+            [&b""[..], b"N", b"N1", b"N170", b"n17", b"U17", b"17", b"N17 ", b"N\xff", b"*"]
+        {
+            assert!(!tag.is(other));
+        }
+    }
+}

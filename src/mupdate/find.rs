@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::banner::{Banner, Role};
 use super::command::{Command, Tag};
 use super::failure::Failure;
-use super::response::{Response, Status, shown};
+use super::response::{Response, Status, shown, unasked, unknown};
 use super::wire::Input;
 use super::{Finding, Session, Timings};
 use crate::cyrusdb::record;
@@ -45,6 +45,7 @@ pub struct Finder {
     flights: VecDeque<Flight>,
     /// When the last command was sent or answered.
     active: Duration,
+    ended: bool,
     failure: Option<Failure>,
 }
 
@@ -76,6 +77,7 @@ impl Finder {
             queued: HashMap::new(),
             flights: VecDeque::new(),
             active: now,
+            ended: false,
             failure: None,
         }
     }
@@ -119,9 +121,9 @@ impl Finder {
         }
     }
 
-    /// The server closed the connection.
+    /// The server closed the connection. [`next`](Self::next) says so after what is whole.
     pub fn closed(&mut self) {
-        self.fail(Failure::Closed("while it was asked for names"));
+        self.ended = true;
     }
 
     /// The next answer. `None`: more bytes are needed. An error comes after the last answer, and
@@ -130,6 +132,9 @@ impl Finder {
     pub fn next(&mut self) -> Result<Option<(Ticket, MailboxName, Finding)>, Failure> {
         if self.failure.is_none() {
             match self.read() {
+                Ok(None) if self.ended => {
+                    self.fail(Failure::Closed("while it was asked for names"));
+                }
                 Ok(answer) => return Ok(answer),
                 Err(failure) => self.fail(failure),
             }
@@ -150,7 +155,8 @@ impl Finder {
     /// What is to be sent; take out what was. As many of the waiting questions as may be on their
     /// way at once are among it.
     pub fn output(&mut self) -> &mut Vec<u8> {
-        while self.flights.len() < MAX_IN_FLIGHT
+        while self.failure.is_none()
+            && self.flights.len() < MAX_IN_FLIGHT
             && let Some((ticket, name)) = self.queue.pop_front()
         {
             self.queued.remove(&name);
@@ -228,14 +234,11 @@ impl Finder {
                 Response::Status { status: Status::Bye, text, .. } => {
                     return Err(Failure::Bye(shown(&text)));
                 }
-                Response::Status { tag: b"*", status: Status::Ok | Status::No, .. }
-                | Response::Other(_) => {}
+                Response::Status { tag: b"*", status: Status::Ok | Status::No, .. } => {}
+                Response::Other(line) => unknown(line)?,
                 Response::Status { tag, status, text } => {
                     if !first.is_some_and(|flight| flight.tag.is(tag)) {
-                        return Err(Failure::protocol(format!(
-                            "an answer to nothing that was asked: `{}`",
-                            shown(&text)
-                        )));
+                        return Err(unasked(&text));
                     }
                     let refusal = (status != Status::Ok).then(|| shown(&text));
                     let Some(flight) = self.flights.pop_front() else { continue };

@@ -1,5 +1,6 @@
 //! From the first byte of a connection to one that is logged in.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::banner::{Banner, BannerReader, Role};
@@ -75,7 +76,6 @@ pub enum Step {
 /// After each call send what [`output`](Self::output) has, then look at [`step`](Self::step). Call
 /// [`tick`](Self::tick) when [`deadline`](Self::deadline) is reached, and
 /// [`closed`](Self::closed) at the end of the connection.
-#[derive(Debug)]
 pub struct Login {
     policy: Policy,
     credentials: Credentials,
@@ -188,8 +188,8 @@ impl Login {
         if self.deadline().is_some_and(|deadline| now >= deadline) {
             self.fail(Failure::Timeout(match self.state {
                 State::Banner { .. } => {
-                    "the MUPDATE server accepts the connection and says nothing: are all its \
-                     workers busy (mupdate_workers_max)?"
+                    "the MUPDATE server took the connection and did not send its banner in time: \
+                     are all its workers busy (mupdate_workers_max)?"
                 }
                 State::Handshake => "the TLS handshake with the MUPDATE server takes too long",
                 _ => "the login to the MUPDATE server takes too long",
@@ -292,6 +292,13 @@ impl Login {
             .encode(AUTHENTICATE, &mut self.output);
         self.state = State::Authenticating { banner, exchange: Box::new(exchange), challenges: 0 };
         Ok(())
+    }
+}
+
+// What is to be sent has the password in it.
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("state", &self.state).finish_non_exhaustive()
     }
 }
 

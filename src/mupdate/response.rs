@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use super::failure::Failure;
 use super::wire::{Cursor, Input, MAX_ACL, MAX_LOCATION, MAX_NAME, Stop, WireError, unquote};
 use crate::mailbox::State;
 
@@ -131,7 +132,32 @@ fn read<'a>(cursor: &mut Cursor<'a>) -> Result<Response<'a>, Stop> {
     }
 }
 
-/// Text of a server that may be shown.
+/// Text of a server that may be shown: what is not plain ASCII is escaped.
 pub(super) fn shown(text: &[u8]) -> String {
-    text.escape_ascii().to_string()
+    let mut shown = String::with_capacity(text.len());
+    for byte in text {
+        match byte {
+            b' '..=b'~' => shown.push(char::from(*byte)),
+            byte => shown.extend(byte.escape_ascii().map(char::from)),
+        }
+    }
+    shown
+}
+
+/// What a line after the login means that is not known. Untagged it is news nobody asked for;
+/// with a tag it may be a record in words of the future, and to miss that would be to call
+/// somebody unknown.
+pub(super) fn unknown(line: &[u8]) -> Result<(), Failure> {
+    match line {
+        b"" | [b'*' | b'+', b' ', ..] => Ok(()),
+        line => {
+            let line = line.get(..80).unwrap_or(line);
+            Err(Failure::protocol(format!("a line that says nothing known: `{}`", shown(line))))
+        }
+    }
+}
+
+/// What a status line means whose tag nothing waits for.
+pub(super) fn unasked(text: &[u8]) -> Failure {
+    Failure::protocol(format!("an answer to nothing that was asked: `{}`", shown(text)))
 }

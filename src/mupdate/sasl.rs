@@ -79,10 +79,6 @@ impl Mechanism {
             Mechanism::Plain => "PLAIN",
         }
     }
-
-    fn is_scram(self) -> bool {
-        !matches!(self, Mechanism::External | Mechanism::Plain)
-    }
 }
 
 impl fmt::Display for Mechanism {
@@ -171,6 +167,8 @@ pub(super) struct Exchange {
     /// How many messages of the server have been taken.
     taken: u8,
     finished: bool,
+    /// The server has said that it failed (`e=`); its tagged NO is due.
+    failed: bool,
 }
 
 impl Exchange {
@@ -190,7 +188,7 @@ impl Exchange {
         let session = SASLClient::new(config)
             .start_suggested_iter([name])
             .map_err(|error| impossible(&error))?;
-        let mut exchange = Self { session, mechanism, taken: 0, finished: false };
+        let mut exchange = Self { session, mechanism, taken: 0, finished: false, failed: false };
         let first = exchange.turn(None).map_err(|error| impossible(&error))?;
         Ok((exchange, first))
     }
@@ -205,7 +203,7 @@ impl Exchange {
         let nonsense = |what: &str| {
             Failure::protocol(format!("a challenge for {} that is {what}", self.mechanism))
         };
-        if self.finished {
+        if self.finished || self.failed {
             return Err(nonsense("not expected"));
         }
         let message = STANDARD.decode(challenge).map_err(|_| nonsense("no base64"))?;
@@ -217,8 +215,7 @@ impl Exchange {
             _ => {}
         }
         if message.starts_with(b"e=") {
-            // The tagged NO, which the server now owes, tells what is to be told.
-            self.finished = true;
+            self.failed = true;
             return Ok(String::new());
         }
         self.turn(Some(&message)).map_err(|error| Failure::FalseServer(error.to_string()))
@@ -227,7 +224,8 @@ impl Exchange {
     /// Whether the server, which says that the login succeeded, has also done its own part: SCRAM
     /// makes it prove that it knows the password.
     pub(super) fn check_success(&self) -> Result<(), Failure> {
-        if self.finished && !(self.mechanism.is_scram() && self.taken < 2) {
+        // In SCRAM the library is done only once it has checked the server's proof.
+        if self.finished {
             Ok(())
         } else {
             Err(Failure::FalseServer("it left its part of the login out".into()))

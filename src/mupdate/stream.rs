@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::banner::Banner;
 use super::command::{Command, Tag};
 use super::failure::Failure;
-use super::response::{Response, Status, shown};
+use super::response::{Response, Status, shown, unasked, unknown};
 use super::wire::Input;
 use super::{Event, Session, Timings};
 use crate::cyrusdb::record;
@@ -31,6 +31,7 @@ pub struct Stream {
     output: Vec<u8>,
     state: Phase,
     now: Duration,
+    ended: bool,
     noops: u64,
     skipped: u64,
     doubtful: u64,
@@ -62,6 +63,7 @@ impl Stream {
             output,
             state: Phase::Listing { began: now, heard: now },
             now,
+            ended: false,
             noops: 0,
             skipped: 0,
             doubtful: 0,
@@ -96,12 +98,9 @@ impl Stream {
         self.input.push(bytes);
     }
 
-    /// The server closed the connection. What is whole is told before that is.
+    /// The server closed the connection. [`next`](Self::next) says so after what is whole.
     pub fn closed(&mut self) {
-        self.fail(Failure::Closed(match self.state {
-            Phase::Listing { .. } => "while it sent its list",
-            _ => "while it streamed its changes",
-        }));
+        self.ended = true;
     }
 
     /// The next event. `None`: more bytes are needed. An error stays.
@@ -111,6 +110,14 @@ impl Stream {
             return Err(failure.clone());
         }
         match self.read() {
+            Ok(None) if self.ended => {
+                let closed = Failure::Closed(match self.state {
+                    Phase::Listing { .. } => "while it sent its list",
+                    _ => "while it streamed its changes",
+                });
+                self.fail(closed.clone());
+                Err(closed)
+            }
             Ok(event) => Ok(event),
             Err(failure) => {
                 self.fail(failure.clone());
@@ -225,14 +232,10 @@ impl Stream {
                 Response::Status { text, .. } => {
                     return Err(Failure::protocol(format!("it refused: `{}`", shown(&text))));
                 }
-                Response::Other(_) => {}
+                Response::Other(line) => unknown(line)?,
             }
         }
     }
-}
-
-fn unasked(text: &[u8]) -> Failure {
-    Failure::protocol(format!("an answer to nothing that was asked: `{}`", shown(text)))
 }
 
 /// A mailbox that is there, nobody knows where.

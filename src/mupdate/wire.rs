@@ -191,28 +191,28 @@ impl<'a> Cursor<'a> {
 
     /// Reads over the rest of the line and its end.
     pub(super) fn skip_line(&mut self) -> Result<(), Stop> {
-        let line = self.line()?;
-        self.at += line.len();
-        self.end()
+        self.at += self.line()?.len();
+        self.at += if self.rest().first() == Some(&b'\r') { 2 } else { 1 };
+        Ok(())
     }
 
     /// The end of the line, and nothing before it.
     pub(super) fn end(&mut self) -> Result<(), Stop> {
-        match *self.rest() {
-            [b'\n', ..] => self.at += 1,
-            [b'\r', b'\n', ..] => self.at += 2,
-            _ if self.line()?.is_empty() => self.skip_line()?,
-            _ => return Err(WireError::Surplus.into()),
+        if !self.line()?.trim_ascii().is_empty() {
+            return Err(WireError::Surplus.into());
         }
-        Ok(())
+        self.skip_line()
     }
 
     /// A space and a string: quoted, a literal or bare.
     pub(super) fn string(&mut self, max: usize) -> Result<Cow<'a, [u8]>, Stop> {
-        while self.rest().first() == Some(&b' ') {
-            self.at += 1;
-        }
+        let spaces = self.rest().iter().take_while(|byte| **byte == b' ').count();
+        self.at += spaces;
         match self.rest().first() {
+            _ if spaces == 0 => {
+                self.line()?;
+                Err(WireError::NoString.into())
+            }
             Some(b'{') => self.literal(max).map(Cow::Borrowed),
             Some(b'"') => self.quoted(max),
             _ => self.bare(max).map(Cow::Borrowed),
@@ -313,5 +313,73 @@ pub(super) fn push_string(string: &[u8], out: &mut Vec<u8>) {
         // Writing to a Vec does not fail.
         let _ = write!(out, "{{{}+}}\r\n", string.len());
         out.extend_from_slice(string);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_that_comes_byte_by_byte_is_not_read_anew_for_each_byte() {
+        let long = "x".repeat(4000);
+        let said = format!("{long} {{4000+}}\r\n{long} {{4000+}}\r\n{long}\r\n");
+        let mut input = Input::new(MAX_LINE);
+        let mut reads = 0;
+        let mut whole = 0;
+        for byte in said.as_bytes() {
+            input.push(&[*byte]);
+            let read = input.next(|cursor| {
+                reads += 1;
+                cursor.line()?;
+                cursor.skip(4000);
+                let strings = (cursor.string(4000)?, cursor.string(4000)?);
+                cursor.end()?;
+                Ok(strings.0.len() + strings.1.len())
+            });
+            whole += read.unwrap().unwrap_or_default();
+        }
+        assert_eq!((whole, input.is_empty()), (8000, true));
+        assert!(reads < 8, "{reads}");
+    }
+
+    #[test]
+    fn memory_is_that_of_one_response_and_given_back() {
+        let acl = "x".repeat(MAX_ACL);
+        let record = format!(" {{{MAX_ACL}+}}\r\n{acl}\r\n");
+        let mut input = Input::new(MAX_LINE);
+        let mut most = 0;
+        for _ in 0..5 {
+            for piece in record.as_bytes().chunks(16 * 1024) {
+                input.push(piece);
+                while input
+                    .next(|cursor| {
+                        cursor.string(MAX_ACL)?;
+                        cursor.end()
+                    })
+                    .unwrap()
+                    .is_some()
+                {}
+                most = most.max(input.bytes.capacity());
+            }
+        }
+        assert!(most <= 4 * MAX_ACL, "{most}");
+        input.push(b" x");
+        assert!(input.bytes.capacity() <= KEEP);
+    }
+
+    #[test]
+    fn nothing_is_kept_for_a_literal_that_is_only_announced() {
+        let mut input = Input::new(MAX_LINE);
+        input.push(format!(" {{{MAX_ACL}+}}\r\n").as_bytes());
+        assert_eq!(input.next(|cursor| cursor.string(MAX_ACL).map(|acl| acl.len())), Ok(None));
+        assert!(input.bytes.capacity() < 100);
+    }
+
+    #[test]
+    fn a_number_that_fits_nowhere_is_larger_than_every_limit() {
+        assert_eq!(number(b"18446744073709551616"), Some(usize::MAX));
+        assert_eq!(number(b"00000000000000000000000000000000007"), Some(7));
+        assert_eq!((number(b""), number(b"-1"), number(b"0x1")), (None, None, None));
     }
 }

@@ -1,0 +1,527 @@
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::master::Master;
+use super::*;
+use crate::secret::Secret;
+
+const PASSWORD: &str = "geheim";
+/// `\0router\0geheim`
+const PLAIN: &str = "AHJvdXRlcgBnZWhlaW0=";
+const LAST: &str = "* OK MUPDATE \"mu.example.org\" \"Cyrus IMAP\" \"3.6.1\" \"(master)\"\r\n";
+
+fn credentials() -> Credentials {
+    Credentials {
+        authname: "router".into(),
+        password: Some(Secret::new(PASSWORD)),
+        ..Credentials::default()
+    }
+}
+
+/// PLAIN without TLS will do.
+fn loose() -> Policy {
+    Policy { allow_plaintext: true, ..Policy::default() }
+}
+
+fn login(policy: Policy) -> Login {
+    Login::new(policy, credentials(), at(0.))
+}
+
+fn take(login: &mut Login) -> String {
+    String::from_utf8(std::mem::take(login.output())).unwrap()
+}
+
+fn logged_in(login: &mut Login) -> Session {
+    match login.step() {
+        Step::In(session) => session,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn failure(login: &mut Login) -> Failure {
+    let Step::Failed(failure) = login.step() else { panic!("{login:?}") };
+    let Step::Failed(again) = login.step() else { panic!("a failure stays") };
+    assert_eq!(failure, again);
+    assert_eq!((login.deadline(), take(login).as_str()), (None, ""));
+    not_told(&failure);
+    failure
+}
+
+/// The password is in nothing that may be shown.
+fn not_told(shown: &(impl std::fmt::Debug + ?Sized)) {
+    let shown = format!("{shown:?}");
+    assert!(!shown.contains(PASSWORD) && !shown.contains(PLAIN), "{shown}");
+}
+
+/// What becomes of a login to which a server says this.
+fn said(policy: Policy, said: &str) -> Failure {
+    let mut login = login(policy);
+    login.receive(said.as_bytes(), at(0.));
+    failure(&mut login)
+}
+
+#[test]
+fn a_login_sends_what_it_should_however_the_answers_are_cut() {
+    let banner = format!(
+        "* AUTH \"PLAIN\" \"LOGIN\"\r\n* COMPRESS \"DEFLATE\"\r\n* PARTIAL-UPDATE\r\n{LAST}"
+    );
+    let told = format!("A1 AUTHENTICATE \"PLAIN\" \"{PLAIN}\"\r\n");
+    let end = "A1 OK \"Authenticated\"\r\n";
+    let whole = banner.len();
+    for cut in 0..=whole + end.len() {
+        let mut login = login(loose());
+        let stream = format!("{banner}{end}");
+        let (first, second) = stream.as_bytes().split_at(cut);
+        login.receive(first, at(1.));
+        assert_eq!(take(&mut login), if cut < whole { "" } else { told.as_str() });
+        not_told(&login);
+        login.receive(second, at(1.));
+        assert_eq!(take(&mut login), if cut < whole { told.as_str() } else { "" });
+        not_told(&login);
+        let session = logged_in(&mut login);
+        assert_eq!(session.banner.server, "mu.example.org");
+        assert_eq!(session.banner.release, "3.6.1");
+        assert_eq!(session.banner.mechanisms, ["PLAIN", "LOGIN"]);
+        assert!(session.banner.compress && !session.banner.starttls && !session.tls);
+        assert_eq!((session.banner.role, session.mechanism), (Role::Master, "PLAIN".into()));
+    }
+}
+
+/// Lets a login and a master talk, in pieces of this size, until it is over or wants TLS.
+fn talk(login: &mut Login, master: &mut Master, mut said: String, piece: usize) {
+    loop {
+        for piece in said.as_bytes().chunks(piece) {
+            login.receive(piece, at(1.));
+            not_told(login);
+        }
+        let answer = std::mem::take(login.output());
+        said = master.receive(&answer);
+        if said.is_empty() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn starttls_and_each_scram_log_in_however_the_answers_are_cut() {
+    for (mechanisms, chosen) in [
+        ("\"PLAIN\" \"SCRAM-SHA-1\" \"SCRAM-SHA-512-PLUS\" \"SCRAM-SHA-512\"", "SCRAM-SHA-512"),
+        ("\"SCRAM-SHA-1\" \"SCRAM-SHA-256\" \"DIGEST-MD5\" \"LOGIN\"", "SCRAM-SHA-256"),
+        ("scram-sha-1 cram-md5 plain", "SCRAM-SHA-1"),
+    ] {
+        for piece in 1..40 {
+            let mut master = Master::new(mechanisms, "router", PASSWORD);
+            master.starttls = true;
+            let mut login = login(Policy { tls: Tls::Required, ..Policy::default() });
+            let banner = master.banner();
+            talk(&mut login, &mut master, banner, piece);
+            assert!(matches!(login.step(), Step::StartTls), "{login:?}");
+            login.tls_is_up(at(1.), true);
+            master.tls = true;
+            let banner = master.banner();
+            talk(&mut login, &mut master, banner, piece);
+            let session = logged_in(&mut login);
+            assert_eq!((session.mechanism.as_str(), session.tls), (chosen, true));
+        }
+    }
+}
+
+#[test]
+fn a_wrong_password_or_no_admin_is_told_as_either() {
+    for (user, password) in [("router", "other"), ("somebody", PASSWORD)] {
+        let mut master = Master::new("\"SCRAM-SHA-256\"", user, password);
+        let mut login = login(Policy::default());
+        let banner = master.banner();
+        talk(&mut login, &mut master, banner, 1000);
+        let failure = failure(&mut login);
+        let text = failure.to_string();
+        assert_eq!(failure.kind(), FailureKind::Login, "{text}");
+        assert!(text.contains("password is wrong") && text.contains("`mupdate_admins`"), "{text}");
+        assert!(text.contains("`router`"), "{text}");
+    }
+}
+
+#[test]
+fn the_text_of_a_refusal_may_be_bare_and_the_realm_is_explained() {
+    let credentials = Credentials { realm: Some("r.example".into()), ..credentials() };
+    let mut login = Login::new(loose(), credentials, at(0.));
+    let said = format!("* AUTH \"PLAIN\"\r\n{LAST}A1 BAD Please login first\r\n");
+    login.receive(said.as_bytes(), at(0.));
+    let text = failure(&mut login).to_string();
+    assert!(text.contains("`Please login first`") && text.contains("`router@r.example`"), "{text}");
+}
+
+/// A login that has sent its first SCRAM message, and the nonce in that.
+fn scram() -> (Login, String) {
+    let mut login = login(Policy::default());
+    login.receive(format!("* AUTH \"SCRAM-SHA-256\"\r\n{LAST}").as_bytes(), at(0.));
+    let told = take(&mut login);
+    let initial = told.trim_end().rsplit(' ').next().unwrap().trim_matches('"');
+    let first = String::from_utf8(STANDARD.decode(initial).unwrap()).unwrap();
+    let nonce = first.strip_prefix("n,,n=router,r=").unwrap().to_owned();
+    (login, nonce)
+}
+
+#[test]
+fn a_server_that_does_not_know_the_password_is_found_out() {
+    let last = |message: &str| STANDARD.encode(message) + "\r\n";
+    for (finals, ok) in [
+        (String::new(), "A1 OK \"Authenticated\"\r\n"),
+        (last("v=AAAA"), "A1 OK \"Authenticated\"\r\n"),
+        (last("e=other-error"), "A1 OK \"Authenticated\"\r\n"),
+    ] {
+        let (mut login, nonce) = scram();
+        let first = last(&format!("r={nonce}server,s=QSXCR+Q6sek8bf92,i=4096"));
+        login.receive(first.as_bytes(), at(0.));
+        assert_ne!(take(&mut login), "");
+        login.receive(format!("{finals}{ok}").as_bytes(), at(0.));
+        let failure = failure(&mut login);
+        assert!(matches!(failure, Failure::FalseServer(_)), "{finals}: {failure}");
+    }
+    let (mut login, _) = scram();
+    login.receive(b"A1 OK \"Authenticated\"\r\n", at(0.));
+    assert!(matches!(failure(&mut login), Failure::FalseServer(_)));
+    let (mut login, _) = scram();
+    login.receive(last("r=other,s=QSXCR+Q6sek8bf92,i=4096").as_bytes(), at(0.));
+    assert!(matches!(failure(&mut login), Failure::FalseServer(_)));
+}
+
+#[test]
+fn no_message_of_a_server_makes_scram_panic_or_hash_for_ever() {
+    let try_first = |message: &[u8]| {
+        let (mut login, _) = scram();
+        login.receive((STANDARD.encode(message) + "\r\n").as_bytes(), at(0.));
+        failure(&mut login)
+    };
+    for message in [
+        &b""[..],
+        b"r",
+        b"r=",
+        b"r=x",
+        b"r=x,",
+        b"r=x,s",
+        b"r=x,s=QQ==",
+        b"r=x,s=QQ==,",
+        b"r=x,s=QQ==,i",
+        b"r=x,s=QQ==,i=",
+        b"r=x,s=QQ==,i=0",
+        b"r=x,s=QQ==,i=4294967295",
+        b"r=x,s=QQ==,i=600001",
+        b"r=x,s=?,i=1",
+        b"m=x,r=x,s=QQ==,i=1",
+        b"\xff\xfe,\xff,\xff",
+        b",,",
+        b"e=other-error",
+    ] {
+        try_first(message);
+    }
+    for message in [&b""[..], b"v", b"v=", b"e", b"v=\xff", b"v=?", b",v=", b"x=y"] {
+        let (mut login, nonce) = scram();
+        let first = STANDARD.encode(format!("r={nonce}x,s=QQ==,i=1"));
+        login.receive(format!("{first}\r\n").as_bytes(), at(0.));
+        assert_ne!(take(&mut login), "");
+        login.receive((STANDARD.encode(message) + "\r\n").as_bytes(), at(0.));
+        failure(&mut login);
+    }
+    for line in ["?", "====", "QQ", "Q"] {
+        let (mut login, _) = scram();
+        login.receive(format!("{line}\r\n").as_bytes(), at(0.));
+        assert_eq!(failure(&mut login).kind(), FailureKind::Protocol);
+    }
+}
+
+#[test]
+fn a_challenge_more_than_the_mechanism_has_ends_the_login() {
+    let mut login = login(loose());
+    login.receive(format!("* AUTH \"PLAIN\"\r\n{LAST}\r\n").as_bytes(), at(0.));
+    assert_eq!(failure(&mut login).kind(), FailureKind::Protocol);
+}
+
+#[test]
+fn without_the_tls_that_is_required_nobody_logs_in() {
+    let required = Policy { tls: Tls::Required, ..loose() };
+    let failure = said(required, &format!("* AUTH \"PLAIN\"\r\n{LAST}"));
+    assert_eq!(failure.kind(), FailureKind::Config);
+    let text = failure.to_string();
+    assert!(text.contains("allowstarttls") && text.contains("mu.example.org"), "{text}");
+}
+
+#[test]
+fn tls_is_used_where_it_is_offered_unless_it_is_off() {
+    let offer = format!("* AUTH \"PLAIN\"\r\n* STARTTLS\r\n{LAST}");
+    for (tls, told) in [
+        (Tls::Required, "S1 STARTTLS\r\n".to_owned()),
+        (Tls::IfOffered, "S1 STARTTLS\r\n".to_owned()),
+        (Tls::Off, format!("A1 AUTHENTICATE \"PLAIN\" \"{PLAIN}\"\r\n")),
+    ] {
+        let mut login = login(Policy { tls, ..loose() });
+        login.receive(offer.as_bytes(), at(0.));
+        assert_eq!(take(&mut login), told);
+    }
+}
+
+/// A login that has been told to begin with TLS.
+fn handshake(credentials: Credentials) -> Login {
+    let mut login = Login::new(Policy::default(), credentials, at(0.));
+    login.receive(format!("* AUTH\r\n* STARTTLS\r\n{LAST}").as_bytes(), at(0.));
+    assert_eq!(take(&mut login), "S1 STARTTLS\r\n");
+    login.receive(b"S1 OK Begin TLS negotiation now\r\n", at(0.));
+    login
+}
+
+#[test]
+fn unencrypted_bytes_after_starttls_are_an_attack() {
+    for (first, second) in [("* OK injected\r\n", ""), ("", "x"), ("\0", "")] {
+        let mut login = login(Policy::default());
+        login.receive(format!("* STARTTLS\r\n{LAST}").as_bytes(), at(0.));
+        login.receive(format!("S1 OK Begin TLS negotiation now\r\n{first}").as_bytes(), at(0.));
+        login.receive(second.as_bytes(), at(0.));
+        if second.is_empty() && first.is_empty() {
+            continue;
+        }
+        assert_eq!(failure(&mut login), Failure::Injected);
+    }
+}
+
+#[test]
+fn what_was_offered_before_tls_does_not_count() {
+    let mut login = handshake(credentials());
+    login.tls_is_up(at(1.), false);
+    // It has to be said anew; and it is PLAIN, which TLS makes possible.
+    assert!(matches!(login.step(), Step::Wait));
+    login.receive(format!("* AUTH \"PLAIN\"\r\n{LAST}").as_bytes(), at(1.));
+    assert_eq!(take(&mut login), format!("A1 AUTHENTICATE \"PLAIN\" \"{PLAIN}\"\r\n"));
+}
+
+#[test]
+fn starttls_that_is_refused_is_a_failure_of_tls() {
+    for (said, kind) in [
+        ("S1 NO Error initializing TLS\r\n", FailureKind::Tls),
+        ("S1 BAD \"Unrecognized command\"\r\n", FailureKind::Tls),
+        ("A1 OK done\r\n", FailureKind::Protocol),
+    ] {
+        let mut login = login(Policy::default());
+        login.receive(format!("* STARTTLS\r\n{LAST}{said}").as_bytes(), at(0.));
+        assert_eq!(failure(&mut login).kind(), kind, "{said}");
+    }
+}
+
+#[test]
+fn external_is_used_with_a_certificate_of_our_own_and_only_then() {
+    let offer = format!("* AUTH \"PLAIN\" \"SCRAM-SHA-1\" \"EXTERNAL\"\r\n{LAST}");
+    let none = Credentials::default();
+    let acting = Credentials { username: "admin".into(), ..credentials() };
+    for (credentials, certificate, told) in [
+        (&none, true, "A1 AUTHENTICATE \"EXTERNAL\" \"=\"\r\n"),
+        (&acting, true, "A1 AUTHENTICATE \"EXTERNAL\" \"YWRtaW4=\"\r\n"),
+        (&acting, false, "A1 AUTHENTICATE \"SCRAM-SHA-1\" "),
+    ] {
+        let mut login = handshake(credentials.clone());
+        login.tls_is_up(at(1.), certificate);
+        login.receive(offer.as_bytes(), at(1.));
+        let sent = take(&mut login);
+        assert!(sent.starts_with(told), "{sent}");
+    }
+}
+
+#[test]
+fn an_authorisation_identity_is_sent_only_if_it_is_another_one() {
+    for (username, authname, message) in [
+        ("", "router", "\0router\0geheim"),
+        ("router", "", "\0router\0geheim"),
+        ("router", "router", "\0router\0geheim"),
+        ("admin", "router", "admin\0router\0geheim"),
+    ] {
+        let credentials =
+            Credentials { username: username.into(), authname: authname.into(), ..credentials() };
+        let mut login = Login::new(loose(), credentials, at(0.));
+        login.receive(format!("* AUTH \"PLAIN\"\r\n{LAST}").as_bytes(), at(0.));
+        let told = format!("A1 AUTHENTICATE \"PLAIN\" \"{}\"\r\n", STANDARD.encode(message));
+        assert_eq!(take(&mut login), told);
+    }
+}
+
+#[test]
+fn no_common_mechanism_says_what_there_is_on_both_sides() {
+    let only = |mechanism| Policy { mechanisms: Some(vec![mechanism]), ..Policy::default() };
+    for (policy, offered, parts) in [
+        (
+            Policy::default(),
+            " \"PLAIN\" \"LOGIN\"",
+            &["PLAIN LOGIN", "`allow-plaintext = true`"][..],
+        ),
+        (Policy::default(), " \"DIGEST-MD5\"", &["DIGEST-MD5", "SCRAM-SHA-512 SCRAM-SHA-256"]),
+        (Policy::default(), "", &["none", "allowplaintext: yes"]),
+        (only(Mechanism::ScramSha512), " \"SCRAM-SHA-1\"", &["SCRAM-SHA-1", "SCRAM-SHA-512"]),
+        (only(Mechanism::External), " \"EXTERNAL\"", &["possible here: none"]),
+    ] {
+        let failure = said(policy, &format!("* AUTH{offered}\r\n{LAST}"));
+        assert_eq!(failure.kind(), FailureKind::Config);
+        let text = failure.to_string();
+        for part in parts {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
+
+#[test]
+fn without_a_password_there_is_nothing_to_ask_a_server_with() {
+    for credentials in [
+        Credentials::default(),
+        Credentials { authname: "router".into(), ..Credentials::default() },
+        Credentials { password: Some(Secret::new(PASSWORD)), ..Credentials::default() },
+        Credentials { password: Some(Secret::new("")), ..credentials() },
+    ] {
+        let mut login = Login::new(loose(), credentials, at(0.));
+        login.receive(format!("* AUTH \"PLAIN\"\r\n{LAST}").as_bytes(), at(0.));
+        assert_eq!(failure(&mut login), Failure::NoCredentials);
+    }
+}
+
+#[test]
+fn a_slave_or_another_server_is_not_taken_for_the_master() {
+    let slave = LAST.replace("(master)", "mupdate://real.example.org");
+    let failure = said(loose(), &format!("* AUTH \"PLAIN\"\r\n{slave}"));
+    assert!(failure.to_string().contains("slave of `mupdate://real.example.org`"), "{failure}");
+    assert_eq!(failure.kind(), FailureKind::Login);
+
+    let unknown = LAST.replace(" \"(master)\"", "");
+    let failure = said(loose(), &format!("* AUTH \"PLAIN\"\r\n{unknown}"));
+    assert!(matches!(failure, Failure::NotMaster { .. }));
+
+    let mut login = login(Policy { need: Need::Any, ..loose() });
+    login.receive(format!("* AUTH \"PLAIN\"\r\n{slave}").as_bytes(), at(0.));
+    login.receive(b"A1 OK done\r\n", at(0.));
+    let role = logged_in(&mut login).banner.role;
+    assert_eq!(role, Role::Slave("mupdate://real.example.org".into()));
+
+    let pinned = |master: &str| Policy { master: Some(master.into()), ..loose() };
+    let failure = said(pinned("other.example.org"), &format!("* AUTH \"PLAIN\"\r\n{LAST}"));
+    let text = failure.to_string();
+    assert!(text.contains("`mu.example.org`") && text.contains("`other.example.org`"), "{text}");
+    let mut login = super::login::login(pinned("MU.example.org"));
+    login.receive(format!("* AUTH \"PLAIN\"\r\n{LAST}").as_bytes(), at(0.));
+    assert_ne!(take(&mut login), "");
+}
+
+#[test]
+fn a_server_without_room_says_so_and_a_nul() {
+    for cut in 0..25 {
+        let mut login = login(loose());
+        let said = b"* BYE \"Server Unable\"\r\n\0";
+        let (first, second) = said.split_at(cut.min(said.len()));
+        login.receive(first, at(0.));
+        login.receive(second, at(0.));
+        login.closed();
+        let failure = failure(&mut login);
+        assert!(failure.to_string().contains("mupdate_connections_max"), "{failure}");
+        assert_eq!(failure.kind(), FailureKind::Network);
+    }
+}
+
+#[test]
+fn a_banner_that_does_not_come_within_10_s_is_given_up() {
+    let mut login = login(loose());
+    assert_eq!(login.deadline(), Some(at(10.)));
+    login.tick(at(9.9));
+    assert!(matches!(login.step(), Step::Wait));
+    login.tick(at(10.));
+    let failure = failure(&mut login);
+    assert!(failure.to_string().contains("mupdate_workers_max"), "{failure}");
+    assert_eq!(failure.kind(), FailureKind::Network);
+}
+
+#[test]
+fn a_server_that_drips_gets_no_more_time_for_it() {
+    // A byte every 9 s, and nobody calls tick.
+    let mut login = login(loose());
+    login.receive(b"*", at(9.));
+    assert!(matches!(login.step(), Step::Wait));
+    login.receive(b" ", at(18.));
+    assert!(matches!(failure(&mut login), Failure::Timeout(_)));
+
+    let mut login = super::login::login(loose());
+    login.receive(format!("* AUTH \"PLAIN\"\r\n{LAST}").as_bytes(), at(9.));
+    for second in [18., 27.] {
+        login.receive(b"x", at(second));
+        assert!(matches!(login.step(), Step::Wait));
+    }
+    assert_eq!(login.deadline(), Some(at(30.)));
+    login.receive(b"x", at(36.));
+    assert!(matches!(failure(&mut login), Failure::Timeout(_)));
+
+    // The handshake, and the banner after it.
+    let mut login = handshake(credentials());
+    assert_eq!(login.deadline(), Some(at(30.)));
+    login.tls_is_up(at(5.), false);
+    assert_eq!(login.deadline(), Some(at(15.)));
+    let mut login = handshake(credentials());
+    login.tick(at(30.));
+    assert!(failure(&mut login).to_string().contains("TLS handshake"));
+}
+
+#[test]
+fn a_banner_without_an_end_or_a_giant_line_is_not_stored() {
+    let failure = said(loose(), &"* AUTH \"PLAIN\"\r\n".repeat(65));
+    assert_eq!(failure.kind(), FailureKind::Protocol);
+    let failure = said(loose(), &"x".repeat(9000));
+    assert_eq!(failure.kind(), FailureKind::Protocol);
+    let failure = said(loose(), "* MAILBOX {999999999999+}\r\n");
+    assert_eq!(failure.kind(), FailureKind::Protocol);
+    let mut login = login(loose());
+    let many = "* AUTH".to_owned() + &" \"X\"".repeat(1000) + " \"PLAIN\"\r\n";
+    login.receive(format!("* AUTH \"PLAIN\"\r\n{many}{LAST}A1 OK x\r\n").as_bytes(), at(0.));
+    assert_eq!(logged_in(&mut login).banner.mechanisms.len(), 64);
+}
+
+#[test]
+fn lines_before_the_banners_end_that_say_nothing_known_are_passed_over() {
+    let mut login = login(loose());
+    let said = "\0\r\nhello\r\n* OK \"not yet\"\r\n* OK MUPDATED\r\n* NO x\r\n* NEWS {5\r\n\
+        * auth\r\n* Auth plain \"login\r\n* starttlsx\r\n*\r\n\
+        * ok mupdate mu.example.org \"a \\\"b\\\"\" 3.2.6 (master)\n";
+    login.receive(said.as_bytes(), at(0.));
+    assert_ne!(take(&mut login), "");
+    login.receive(b"A1 ok\r\n", at(0.));
+    let banner = logged_in(&mut login).banner;
+    assert_eq!((banner.implementation.as_str(), banner.role), ("a \"b\"", Role::Master));
+    assert!(!banner.starttls);
+}
+
+#[test]
+fn a_connection_that_ends_says_where() {
+    let mut login = login(loose());
+    login.receive(b"* AUTH \"PL", at(0.));
+    login.closed();
+    assert!(failure(&mut login).to_string().contains("banner"));
+    let mut login = handshake(credentials());
+    login.closed();
+    assert!(failure(&mut login).to_string().contains("STARTTLS"));
+    let (mut login, _) = scram();
+    login.closed();
+    assert!(failure(&mut login).to_string().contains("login"));
+}
+
+#[test]
+fn what_comes_with_the_end_of_the_login_belongs_to_the_session() {
+    let mut login = login(loose());
+    login.receive(format!("* AUTH \"PLAIN\"\r\n{LAST}A1 OK x\r\n* BYE \"so").as_bytes(), at(0.));
+    let mut stream = Stream::new(logged_in(&mut login), Timings::default(), at(0.));
+    assert_eq!(stream.next(), Ok(None));
+    stream.receive(b"on\"\r\n", at(0.));
+    assert_eq!(stream.next(), Err(Failure::Bye("soon".into())));
+    assert!(matches!(login.step(), Step::Wait));
+}
+
+#[test]
+fn credentials_are_shown_without_the_password() {
+    not_told(&credentials());
+    not_told(&Policy::default());
+}
+
+#[test]
+fn all_of_it_can_be_given_to_another_thread() {
+    fn sent(_: impl Send + 'static) {}
+    sent(login(loose()));
+    sent(session(Role::Master));
+}

@@ -1,0 +1,446 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::mailbox::{AnonymousRights, State};
+use crate::mupdate::wire::{MAX_ACL, MAX_LOCATION, MAX_NAME};
+
+fn stream() -> Stream {
+    let mut stream = Stream::new(session(Role::Master), Timings::default(), at(0.));
+    assert_eq!(take(&mut stream), "U1 UPDATE\r\n");
+    stream
+}
+
+/// A stream whose list has come at 1 s, and was empty.
+fn listed() -> Stream {
+    let mut stream = stream();
+    stream.receive(b"U1 OK \"streaming starts\"\r\n", at(1.));
+    assert_eq!(stream.next(), Ok(Some(Event::Listed)));
+    assert_eq!(take(&mut stream), "N1 NOOP\r\n");
+    stream
+}
+
+fn take(stream: &mut Stream) -> String {
+    String::from_utf8(std::mem::take(stream.output())).unwrap()
+}
+
+fn all(stream: &mut Stream) -> (Vec<Event>, Option<Failure>) {
+    let mut events = Vec::new();
+    loop {
+        match stream.next() {
+            Ok(Some(event)) => events.push(event),
+            Ok(None) => return (events, None),
+            Err(failure) => {
+                assert_eq!(stream.next(), Err(failure.clone()), "a failure stays");
+                return (events, Some(failure));
+            }
+        }
+    }
+}
+
+/// What a stream makes of this, if it is all it gets.
+fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Event>, Option<Failure>) {
+    let mut stream = stream();
+    let mut events = Vec::new();
+    for piece in pieces {
+        stream.receive(piece, at(1.));
+        let (more, failure) = all(&mut stream);
+        events.extend(more);
+        if failure.is_some() {
+            return (events, failure);
+        }
+    }
+    (events, None)
+}
+
+fn record(state: State, server: &str, partition: &str, rights: (bool, bool)) -> Record {
+    Record {
+        state,
+        server: (!server.is_empty()).then(|| server.to_owned()),
+        partition: partition.to_owned(),
+        anonymous: AnonymousRights { lookup: rights.0, post: rights.1 },
+    }
+}
+
+fn active(of: &str, server: &str, partition: &str) -> Event {
+    Event::Record(name(of), record(State::Active, server, partition, (false, false)))
+}
+
+/// Runs `said` in every way it can be cut.
+fn however_it_is_cut(said: &str, expected: &(Vec<Event>, Option<Failure>)) {
+    for pieces in cuts(said.as_bytes()) {
+        let first = pieces[0].len();
+        assert_eq!(&events(pieces), expected, "cut after {first} bytes");
+    }
+}
+
+#[test]
+fn a_list_moves_and_renames_and_a_barrier_come_however_they_are_cut() {
+    let bob = |server| mailbox("U1", "user.bob", server, "bob\tlrswipkxtecda\t");
+    let said = [
+        mailbox(
+            "U1",
+            "example.org!user.o^brien",
+            "be1.example.org!default",
+            "o.brien@example.org\tlrswipkxtecda\t",
+        ),
+        bob("be1.example.org!default"),
+        mailbox("U1", "news.comp", "be1.example.org!default", "anyone\tlrsp\t"),
+        reserve("U1", "user.jane", "be2.example.org!default"),
+        "U1 OK \"streaming starts\"\r\n".into(),
+        bob("be2.example.org!default"),
+        bob("be2.example.org!default"),
+        format!("U1 DELETE {}\r\n", literal("user.ren")),
+        mailbox("U1", "user.ren2", "be1.example.org!", "ren\tlrswipkxtecda\t"),
+        "N1 OK \"Noop done\"\r\n".into(),
+    ]
+    .concat();
+    let (be1, be2) = ("be1.example.org", "be2.example.org");
+    let expected = vec![
+        active("example.org!user.o^brien", be1, "default"),
+        active("user.bob", be1, "default"),
+        Event::Record(name("news.comp"), record(State::Active, be1, "default", (true, true))),
+        Event::Record(name("user.jane"), record(State::Reserved, be2, "default", (false, false))),
+        Event::Listed,
+        active("user.bob", be2, "default"),
+        active("user.bob", be2, "default"),
+        Event::Deleted(name("user.ren")),
+        active("user.ren2", be1, ""),
+        Event::Current { asked: at(1.) },
+    ];
+    however_it_is_cut(&said, &(expected, None));
+}
+
+#[test]
+fn strings_may_be_quoted_literal_or_bare_and_words_of_any_case() {
+    let said = "U1 MAILBOX user.a be1!default \"\"\r\n\
+        U1 mailbox \"user.b\" \"be1!default\" \"anyone\tlp\t\"\r\n\
+        u1 Mailbox {6}\r\nuser.c {11+}\r\nbe1!default {0+}\r\n\r\n\
+        * MAILBOX   user.d \"be1!default\"   {0}\r\n  \r\n\
+        N9 MAILBOX \"user.\\\"e\\\\\" be1!default \"\"\n\
+        U1 reserve user.f be1!default \"\"\r\n\
+        U1 ok {4+}\r\ndone\r\n\
+        U1 delete user.f\r\n";
+    let expected = vec![
+        active("user.a", "be1", "default"),
+        Event::Record(name("user.b"), record(State::Active, "be1", "default", (true, true))),
+        active("user.c", "be1", "default"),
+        active("user.d", "be1", "default"),
+        active("user.\"e\\", "be1", "default"),
+        Event::Record(name("user.f"), record(State::Reserved, "be1", "default", (false, false))),
+        Event::Listed,
+        Event::Deleted(name("user.f")),
+    ];
+    however_it_is_cut(said, &(expected, None));
+}
+
+#[test]
+fn a_location_may_have_a_port_no_partition_or_no_server() {
+    for (location, server, partition) in [
+        ("be1.example.org!default", "be1.example.org", "default"),
+        ("be1.example.org:2004!default", "be1.example.org:2004", "default"),
+        ("be1.example.org!", "be1.example.org", ""),
+        ("default", "", "default"),
+        ("be1!a!b", "be1", "a!b"),
+    ] {
+        let said = mailbox("U1", "user.jane", location, "");
+        assert_eq!(
+            events([said.as_bytes()]),
+            (vec![active("user.jane", server, partition)], None),
+            "{location}"
+        );
+    }
+}
+
+#[test]
+fn a_mailbox_whose_location_is_nonsense_is_neither_unknown_nor_routed() {
+    let mut stream = stream();
+    for location in ["!default", "be 1!default", "be\u{e9}!default", "be1!a\tb"] {
+        let said = mailbox("U1", "user.jane", location, "anyone\tlp\t");
+        stream.receive(said.as_bytes(), at(0.));
+        let doubt = record(State::Reserved, "", "", (false, false));
+        assert_eq!(stream.next(), Ok(Some(Event::Record(name("user.jane"), doubt))), "{location}");
+    }
+    assert_eq!((stream.doubtful(), stream.skipped()), (4, 0));
+}
+
+#[test]
+fn a_name_nobody_can_ask_for_is_passed_over() {
+    let mut stream = listed();
+    let long = "x".repeat(600);
+    let bad = ["", "user.a\x1fb", "a!b!c", "example.org!", long.as_str()];
+    for bad in bad {
+        stream.receive(mailbox("U1", bad, "be1!default", "").as_bytes(), at(1.));
+        stream.receive(format!("U1 DELETE {}\r\n", literal(bad)).as_bytes(), at(1.));
+    }
+    stream.receive(mailbox("U1", "user.jane", "be1!default", "").as_bytes(), at(1.));
+    assert_eq!(all(&mut stream), (vec![active("user.jane", "be1", "default")], None));
+    assert_eq!(stream.skipped(), 10);
+}
+
+#[test]
+fn a_deletion_in_the_middle_of_a_list_is_not_believed() {
+    let (events, failure) = events([&b"U1 DELETE user.jane\r\n"[..]]);
+    assert_eq!(events, []);
+    assert_eq!(failure.unwrap().kind(), FailureKind::Protocol);
+}
+
+#[test]
+fn noops_go_out_at_once_and_then_every_2_5_s_and_count_from_when_they_were_sent() {
+    let mut stream = listed();
+    assert_eq!(stream.deadline(), Some(at(11.)));
+    stream.receive(b"N1 OK \"Noop done\"\r\n", at(1.2));
+    assert_eq!(stream.next(), Ok(Some(Event::Current { asked: at(1.) })));
+    assert_eq!(take(&mut stream), "");
+    assert_eq!(stream.deadline(), Some(at(3.5)));
+    stream.tick(at(3.4));
+    assert_eq!(take(&mut stream), "");
+    stream.tick(at(3.6));
+    assert_eq!(take(&mut stream), "N2 NOOP\r\n");
+    assert_eq!(stream.deadline(), Some(at(13.6)));
+    // A late answer: the next one follows at once, and only one.
+    stream.receive(b"N2 OK \"Noop done\"\r\n", at(9.));
+    assert_eq!(stream.next(), Ok(Some(Event::Current { asked: at(3.6) })));
+    assert_eq!(stream.deadline(), Some(at(9.)));
+    stream.tick(at(9.));
+    stream.tick(at(9.));
+    assert_eq!(take(&mut stream), "N3 NOOP\r\n");
+}
+
+#[test]
+fn a_noop_without_an_answer_ends_the_stream_whatever_else_comes() {
+    let mut stream = listed();
+    for second in 2..11 {
+        stream
+            .receive(mailbox("U1", "user.a", "be1!default", "").as_bytes(), at(f64::from(second)));
+        assert!(stream.next().is_ok());
+        stream.tick(at(f64::from(second)));
+    }
+    assert_eq!(stream.next(), Ok(None));
+    stream.tick(at(11.));
+    let failure = stream.next().unwrap_err();
+    assert_eq!(failure.kind(), FailureKind::Network);
+    assert!(matches!(failure, Failure::Timeout(_)));
+    assert_eq!(stream.deadline(), None);
+}
+
+#[test]
+fn a_barrier_is_only_what_was_asked_for() {
+    for said in [
+        "N2 OK \"Noop done\"\r\n",
+        "U1 OK \"streaming starts\"\r\n",
+        "N01x OK done\r\n",
+        "N1 NO \"not now\"\r\n",
+        "N1 BAD no\r\n",
+        "* BAD \"Need command\"\r\n",
+    ] {
+        let mut stream = listed();
+        stream.receive(said.as_bytes(), at(2.));
+        let (events, failure) = all(&mut stream);
+        assert_eq!((events, failure.unwrap().kind()), (vec![], FailureKind::Protocol), "{said}");
+    }
+}
+
+#[test]
+fn a_list_that_falls_silent_ends_after_30_s() {
+    let mut stream = stream();
+    assert_eq!(stream.deadline(), Some(at(30.)));
+    stream.receive(b"U1 MAILBOX {9+}\r\nuser.", at(20.));
+    assert_eq!(stream.next(), Ok(None));
+    stream.tick(at(49.));
+    assert_eq!(stream.next(), Ok(None));
+    stream.tick(at(50.));
+    assert!(matches!(stream.next(), Err(Failure::Timeout(_))));
+}
+
+#[test]
+fn a_list_that_drips_ends_after_half_an_hour() {
+    let mut stream = stream();
+    let mut now = 0.;
+    while now < 3600. {
+        now += 9.;
+        stream.receive(b"x", at(now));
+        stream.tick(at(now));
+        if stream.next().is_err() {
+            break;
+        }
+    }
+    assert!((1800. ..1810.).contains(&now), "{now}");
+}
+
+#[test]
+fn a_goodbye_ends_the_stream_with_its_text() {
+    for (said, text) in [
+        ("* BYE \"no longer ready for connections\"\r\n\0", "no longer ready for connections"),
+        ("* BYE idle for too long\r\n", "idle for too long"),
+        ("U1 BYE {2+}\r\nxx\r\n", "xx"),
+        ("* BYE\r\n", ""),
+    ] {
+        however_it_is_cut(said, &(vec![], Some(Failure::Bye(text.into()))));
+    }
+}
+
+#[test]
+fn half_a_record_at_the_end_is_no_record() {
+    let whole = mailbox("U1", "user.jane", "be1!default", "jane\tlrs\t");
+    for length in 0..whole.len() {
+        let mut stream = stream();
+        stream.receive(&whole.as_bytes()[..length], at(1.));
+        assert_eq!(stream.next(), Ok(None));
+        stream.closed();
+        assert!(matches!(stream.next(), Err(Failure::Closed(_))));
+    }
+}
+
+#[test]
+fn what_is_whole_when_the_connection_ends_is_told() {
+    let mut stream = stream();
+    stream.receive(mailbox("U1", "user.jane", "be1!default", "").as_bytes(), at(1.));
+    stream.closed();
+    let (events, failure) = all(&mut stream);
+    assert_eq!(events, [active("user.jane", "be1", "default")]);
+    assert!(matches!(failure, Some(Failure::Closed(_))));
+}
+
+#[test]
+fn what_is_too_long_is_refused_when_it_is_announced() {
+    for said in [
+        format!("U1 MAILBOX {{{}+}}\r\n", MAX_NAME + 1),
+        "U1 MAILBOX {99999999999999999999999999+}\r\n".into(),
+        format!("U1 MAILBOX user.a {{{}}}\r\n", MAX_LOCATION + 1),
+        format!("U1 MAILBOX user.a be1!x {{{}+}}\r\n", MAX_ACL + 1),
+        format!("U1 DELETE {{{}+}}\r\n", MAX_NAME + 1),
+        format!("U1 NO {{{}+}}\r\n", MAX_NAME + 1),
+        format!("U1 MAILBOX \"{}\" a \"\"\r\n", "x".repeat(MAX_NAME + 1)),
+        format!("U1 MAILBOX {} a \"\"\r\n", "x".repeat(MAX_NAME + 1)),
+        "x".repeat(MAX_LINE + 1),
+        format!("U1 OK {}\r\n", "x".repeat(MAX_LINE)),
+        format!("U1 MAILBOX {{1+}}\r\nx{}", "x".repeat(MAX_LINE + 1)),
+    ] {
+        let (events, failure) = events([said.as_bytes()]);
+        let begin = &said[..said.len().min(60)];
+        assert_eq!(events, [], "{begin}");
+        assert_eq!(failure.map(|failure| failure.kind()), Some(FailureKind::Protocol), "{begin}");
+    }
+}
+
+#[test]
+fn what_is_no_record_is_a_failure_and_not_a_guess() {
+    for said in [
+        "U1 MAILBOX\r\n",
+        "U1 MAILBOX user.a\r\n",
+        "U1 MAILBOX user.a be1!default\r\n",
+        "U1 MAILBOX user.a be1!default \"\" more\r\n",
+        "U1 MAILBOX {x}\r\n",
+        "U1 MAILBOX {}\r\n",
+        "U1 MAILBOX {+}\r\n",
+        "U1 MAILBOX {-1+}\r\n",
+        "U1 MAILBOX {3+} x\r\n",
+        "U1 MAILBOX \"user.a be1!default\r\n",
+        "U1 MAILBOX \"user.a\\\r\n",
+        "U1 DELETE\r\n",
+        "U1 DELETE a b\r\n",
+        "U1 RESERVE {1+}\r\nab c\r\n",
+        "U1 MAILBOX\0 user.a be1!default \"\"\r\n",
+        "U1 MAILBOXES user.a be1!default \"\"\r\n",
+        "\0\r\n",
+        "U1\r\n",
+        "X9 OK fine\r\n",
+    ] {
+        let (events, failure) = events([said.as_bytes()]);
+        assert_eq!(events, [], "{said:?}");
+        let kind = failure.map(|failure| failure.kind());
+        assert_eq!(kind, Some(FailureKind::Protocol), "{said:?}");
+    }
+}
+
+#[test]
+fn news_that_nobody_asked_for_is_passed_over() {
+    let said =
+        "* CAPABILITY \"X\"\r\n+ go ahead\r\n\r\n* OK \"still here\"\r\n* OK {2+}\r\n\r\n\r\n";
+    let record = mailbox("U1", "user.jane", "be1!default", "");
+    however_it_is_cut(
+        &format!("{said}{record}"),
+        &(vec![active("user.jane", "be1", "default")], None),
+    );
+}
+
+/// How a test sends a string, and what that is on the wire.
+fn encoded(string: &[u8], how: u8) -> Vec<u8> {
+    let atom = !string.is_empty() && string.iter().all(u8::is_ascii_graphic);
+    match how {
+        0 if atom && !b"{\"".contains(&string[0]) => string.to_vec(),
+        1 if !string.contains(&b'\n') => {
+            let mut quoted = vec![b'"'];
+            for byte in string {
+                if b"\"\\".contains(byte) {
+                    quoted.push(b'\\');
+                }
+                quoted.push(*byte);
+            }
+            quoted.push(b'"');
+            quoted
+        }
+        2 => [format!("{{{}}}\r\n", string.len()).as_bytes(), string].concat(),
+        _ => [format!("{{{}+}}\r\n", string.len()).as_bytes(), string].concat(),
+    }
+}
+
+fn any_name() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(prop_oneof![0x20u8..0x7f, 0x80u8..=0xff], 1..40)
+        .prop_filter("a name", |name| MailboxName::new(name.clone()).is_ok())
+}
+
+proptest! {
+    #[test]
+    fn what_is_sent_comes_back_however_it_is_written_and_cut(
+        records in prop::collection::vec(
+            (any_name(), "[!-~&&[^!]]{1,20}", "[!-~]{0,12}", prop::bool::ANY, 0u8..4, 0u8..4, 0u8..4),
+            0..12,
+        ),
+        piece in 1usize..200,
+    ) {
+        let mut said = Vec::new();
+        let mut expected = Vec::new();
+        for (of, server, partition, post, a, b, c) in &records {
+            said.extend_from_slice(b"U1 MAILBOX ");
+            said.extend(encoded(of, *a));
+            said.push(b' ');
+            said.extend(encoded(format!("{server}!{partition}").as_bytes(), *b));
+            said.push(b' ');
+            let acl: &[u8] = if *post { b"jane\tlrs\tanyone\tp\t" } else { b"jane\tlrsp\t" };
+            said.extend(encoded(acl, *c));
+            said.extend_from_slice(b"\r\n");
+            expected.push(Event::Record(
+                MailboxName::new(of.clone()).unwrap(),
+                record(State::Active, server, partition, (false, *post)),
+            ));
+        }
+        prop_assert_eq!(events(said.chunks(piece)), (expected, None));
+    }
+
+    #[test]
+    fn any_bytes_mean_the_same_however_they_are_cut(
+        parts in prop::collection::vec(
+            prop_oneof![
+                Just(b"U1 MAILBOX ".to_vec()),
+                Just(b"U1 RESERVE ".to_vec()),
+                Just(b"U1 DELETE ".to_vec()),
+                Just(b"U1 OK ".to_vec()),
+                Just(b"* BYE ".to_vec()),
+                Just(b"{3+}\r\n".to_vec()),
+                Just(b"{3}\r\n".to_vec()),
+                Just(b"\"a\" ".to_vec()),
+                Just(b" ".to_vec()),
+                Just(b"\r\n".to_vec()),
+                prop::collection::vec(any::<u8>(), 0..6),
+            ],
+            0..30,
+        ),
+        piece in 1usize..30,
+    ) {
+        let said = parts.concat();
+        let at_once = events([said.as_slice()]);
+        prop_assert_eq!(events(said.chunks(piece)), at_once.clone());
+        prop_assert_eq!(events(said.chunks(1)), at_once);
+    }
+}
