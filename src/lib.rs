@@ -40,6 +40,7 @@ pub mod replica;
 pub mod resolver;
 pub mod router;
 pub mod secret;
+mod shrink;
 pub mod wire;
 
 #[cfg(feature = "daemon")]

@@ -20,9 +20,9 @@ use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, St
 use super::index_view::{IndexView, busy};
 use super::keys;
 use super::lock::{Ranges, SharedLock};
-use super::shrink::ShrinkGuard;
 use super::skip_view::SkipView;
 use super::view::{self, Identity, ListFile, Search, View};
+use crate::shrink::{Loss, ShrinkGuard};
 
 /// How patient a [`FileList`] is.
 #[derive(Debug, Clone)]
@@ -176,7 +176,11 @@ impl FileList {
         }
         match self.work().guard.distrust() {
             None => Ok(()),
-            Some(why) => Err(self.say(why)),
+            Some(Loss { had, lost }) if lost < had => Err(self.say(format!(
+                "the list has lost {lost} of {had} names within two hours; if that is meant, \
+                 restart murder-route"
+            ))),
+            Some(_) => Err(self.say("the list is empty")),
         }
     }
 

@@ -6,7 +6,7 @@ mod keys;
 pub mod kick;
 mod lock;
 pub mod map;
-mod shrink;
+pub mod replica;
 mod skip_view;
 #[cfg(test)]
 mod tests;

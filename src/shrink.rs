@@ -13,6 +13,20 @@ const ONE_IN: u64 = 10;
 /// The number of names is compared with the greatest of one to two of these.
 const PERIOD: Duration = Duration::from_secs(3600);
 
+/// Whether so many names lost of so many are more than is ordinary.
+pub(crate) fn is_sharp(had: u64, lost: u64) -> bool {
+    lost > NAMES && lost > had / ONE_IN
+}
+
+/// So many names that a list had and has no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// How many it had.
+    pub(crate) had: u64,
+    /// How many of them it has lost; all of them, or none of none, if the list is empty.
+    pub(crate) lost: u64,
+}
+
 /// Watches how many names a list has.
 ///
 /// It compares with the greatest number of the last one to two hours, so that a list that loses
@@ -24,7 +38,7 @@ pub(crate) struct ShrinkGuard {
     greatest: [u64; 2],
     last: u64,
     period: u32,
-    distrust: Option<String>,
+    distrust: Option<Loss>,
 }
 
 impl ShrinkGuard {
@@ -39,25 +53,17 @@ impl ShrinkGuard {
         self.period = period;
         let mark = self.greatest[0].max(self.greatest[1]);
         let lost = mark.saturating_sub(names);
-        self.distrust = if names == 0 {
-            Some("the list is empty".into())
-        } else if lost > NAMES && lost > mark / ONE_IN {
-            Some(format!(
-                "the list has lost {lost} of {mark} names within two hours; if that is meant, \
-                 restart murder-route"
-            ))
-        } else {
-            None
-        };
+        let loss = Loss { had: mark, lost };
+        self.distrust = (names == 0 || is_sharp(mark, lost)).then_some(loss);
         if self.distrust.is_none() {
             self.greatest[0] = self.greatest[0].max(names);
             self.last = names;
         }
     }
 
-    /// Why the list is not believed to be whole, if it is not.
-    pub(crate) fn distrust(&self) -> Option<&str> {
-        self.distrust.as_deref()
+    /// What it has lost, if it is not believed to be whole.
+    pub(crate) fn distrust(&self) -> Option<Loss> {
+        self.distrust
     }
 }
 

@@ -1,0 +1,38 @@
+//! Where a replica of the master's list is kept: an LMDB environment in a directory of its own.
+//!
+//! | file | mode | what |
+//! |---|---|---|
+//! | `data.mdb` | 0640 | the records, see [`value`] |
+//! | `lock.mdb` | 0660 | LMDB's table of readers |
+//! | `lock` | 0640 | locked (`flock`) by the one who follows the master |
+//!
+//! One process follows the master and writes, through a [`Place`]. Any number of processes read,
+//! through a [`ReplicaList`], and neither waits for the other. A reader must be able to write to
+//! `lock.mdb`, where it says what it is reading: it runs as the daemon's user or in its group.
+//!
+//! # What survives what
+//!
+//! A killed process leaves the last commit as it was, and its place in the table of readers is taken
+//! back by the next one that writes. A write goes to pages that no commit refers to; a commit brings them to the disk
+//! before the page that refers to them is written, which itself follows with the next
+//! commit, or at once after a full list (`MDB_NOMETASYNC`; LMDB does not reuse what the commit
+//! before the last refers to). So a power failure can undo the last change, which the next full list
+//! brings back, and never harms the rest.
+//!
+//! # Limits
+//!
+//! Local file systems only. The file is read through a map: who cuts `data.mdb` off while it is in use
+//! kills the processes that read it, unless they have a [`guard`](super::map::guard). Removing
+//! it or replacing it by renaming is noticed within a second, and at once before a miss is reported.
+//! An open replica must not be used in a child after fork.
+
+mod list;
+mod place;
+mod store;
+#[cfg(test)]
+mod tests;
+pub mod value;
+
+pub use list::ReplicaList;
+pub use place::{Change, Place, accept};
+pub use store::Error;

@@ -1,0 +1,263 @@
+//! The replica as its one writer has it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use heed::RwTxn;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::list::ReplicaList;
+use super::store::{Error, MAP, Open, Store};
+use super::value;
+use crate::mailbox::{MailboxName, Record};
+use crate::replica::{About, Batch, Put};
+
+/// So many names are collected before they are taken away.
+const PIECE: usize = 4096;
+
+/// Readers that were killed are looked for so often, in seconds.
+const READERS: u64 = 60;
+
+/// The place of a replica, open to the one who follows the master. While it is, no other process can
+/// open it like that.
+#[derive(Debug)]
+pub struct Place {
+    store: Arc<Store>,
+    open: Open,
+    map: usize,
+    checked: Instant,
+    _lock: Flock<File>,
+}
+
+impl Place {
+    /// Opens the replica in a directory to write to it; makes it if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InUse`] if another process follows the master into it. [`Error::Damaged`] and
+    /// [`Error::Version`] if what is there can be of no use: see [`Self::open_or_begin_anew`].
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_sized(dir, MAP)
+    }
+
+    /// The same, and if what is there can be of no use, sets it aside, as `data.mdb.set-aside`, and
+    /// begins with an empty replica. Also returns why, for the log.
+    pub fn open_or_begin_anew(dir: &Path) -> Result<(Self, Option<Error>), Error> {
+        let (store, lock) = Self::prepare(dir)?;
+        match store.open_to_write(MAP, true) {
+            Ok(open) => Ok((Self::new(store, open, MAP, lock), None)),
+            Err(why) if why.is_beyond_use() => {
+                for name in ["data.mdb", "lock.mdb"] {
+                    let path = store.dir().join(name);
+                    let aside = store.dir().join(format!("{name}.set-aside"));
+                    fs::rename(&path, aside).map_err(|source| Error::Io { path, source })?;
+                }
+                let open = store.open_to_write(MAP, true)?;
+                Ok((Self::new(store, open, MAP, lock), Some(why)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As [`Self::open`], with a file that can grow to `map` bytes at first.
+    pub(super) fn open_sized(dir: &Path, map: usize) -> Result<Self, Error> {
+        let (store, lock) = Self::prepare(dir)?;
+        let open = store.open_to_write(map, true)?;
+        Ok(Self::new(store, open, map, lock))
+    }
+
+    fn new(store: Arc<Store>, open: Open, map: usize, lock: Flock<File>) -> Self {
+        Self { store, open, map, checked: Instant::now(), _lock: lock }
+    }
+
+    fn prepare(dir: &Path) -> Result<(Arc<Store>, Flock<File>), Error> {
+        let err = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Io { path, source }
+        };
+        if !dir.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o750).create(dir).map_err(err(dir))?;
+        }
+        let path = dir.join("lock");
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).open(&path);
+        let file = file.map_err(err(&path))?;
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => return Err(Error::InUse(dir.to_owned())),
+            Err((_, errno)) => return Err(err(&path)(errno.into())),
+        };
+        Ok((Store::of(dir).map_err(err(dir))?, lock))
+    }
+
+    /// The same replica, to read.
+    pub fn list(&self) -> ReplicaList {
+        ReplicaList::of(Arc::clone(&self.store))
+    }
+
+    /// What is known of the replica as a whole, and how many names it has: a short read, for who
+    /// waits for [`accept`].
+    pub fn about(&self) -> Result<(About, u64), Error> {
+        self.list().about()
+    }
+
+    /// Begins a transaction. It waits for [`accept`], if that has one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Replaced`] if the file is not at its path any more: drop this and open the place
+    /// anew.
+    pub fn begin(&mut self) -> Result<Change<'_>, Error> {
+        if !self.store.stands(&self.open) {
+            return Err(Error::Replaced(self.store.dir().to_owned()));
+        }
+        if self.checked.elapsed().as_secs() >= READERS {
+            let _ = self.open.env.clear_stale_readers();
+            self.checked = Instant::now();
+        }
+        self.make_room()?;
+        Change::begin(&self.store, &self.open)
+    }
+
+    /// A transaction may write everything anew; so there must be room for twice what is there.
+    fn make_room(&mut self) -> Result<(), Error> {
+        let info = self.open.env.info();
+        let used =
+            (info.last_page_number + 1).saturating_mul(self.open.env.stat().page_size as usize);
+        if used.saturating_mul(2) > info.map_size {
+            self.map = info.map_size.saturating_mul(2);
+            self.store.grow(self.map)?;
+        }
+        Ok(())
+    }
+}
+
+/// One transaction of a [`Place`]. Dropped, it leaves nothing behind.
+pub struct Change<'p> {
+    store: &'p Store,
+    open: &'p Open,
+    txn: RwTxn<'p>,
+    value: Vec<u8>,
+}
+
+impl<'p> Change<'p> {
+    fn begin(store: &'p Store, open: &'p Open) -> Result<Self, Error> {
+        let txn = open.env.write_txn().map_err(|error| Error::lmdb(store.dir(), error))?;
+        Ok(Self { store, open, txn, value: Vec::new() })
+    }
+
+    /// Lets everybody see it. It survives the end of the process; see the module for what a power
+    /// failure can undo.
+    pub fn commit(self) -> Result<(), Error> {
+        let Self { store, txn, .. } = self;
+        txn.commit().map_err(|error| Error::lmdb(store.dir(), error))
+    }
+
+    /// The same, and waits until no power failure can undo it. For full lists.
+    pub fn commit_to_disk(self) -> Result<(), Error> {
+        let (store, open) = (self.store, self.open);
+        self.commit()?;
+        open.env.force_sync().map_err(|error| Error::lmdb(store.dir(), error))
+    }
+
+    fn err(&self) -> impl Fn(heed::Error) -> Error + use<'p> {
+        let dir = self.store.dir();
+        move |error| Error::lmdb(dir, error)
+    }
+}
+
+impl Batch for Change<'_> {
+    type Error = Error;
+
+    fn get(&self, name: &MailboxName) -> Result<Option<Record>, Error> {
+        let value = self.open.records.get(&self.txn, name.as_bytes()).map_err(self.err())?;
+        value.map(value::record).transpose().map_err(|bad| Error::value(self.store.dir(), bad))
+    }
+
+    fn put(&mut self, name: &MailboxName, record: &Record) -> Result<Put, Error> {
+        let err = self.err();
+        self.value.clear();
+        value::push_record(record, &mut self.value)
+            .map_err(|bad| Error::value(self.store.dir(), bad))?;
+        let put = match self.open.records.get(&self.txn, name.as_bytes()).map_err(&err)? {
+            Some(value) if value == self.value => return Ok(Put::Same),
+            Some(_) => Put::Changed,
+            None => Put::New,
+        };
+        self.open.records.put(&mut self.txn, name.as_bytes(), &self.value).map_err(err)?;
+        Ok(put)
+    }
+
+    fn delete(&mut self, name: &MailboxName) -> Result<bool, Error> {
+        let err = self.err();
+        self.open.records.delete(&mut self.txn, name.as_bytes()).map_err(err)
+    }
+
+    fn retain(&mut self, keep: &mut dyn FnMut(&[u8]) -> bool) -> Result<u64, Error> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let err = self.err();
+        let mut last = value::ABOUT_KEY.to_vec();
+        let mut gone = 0;
+        loop {
+            let mut names: Vec<Vec<u8>> = Vec::new();
+            let range = (Excluded(&*last), Unbounded);
+            for row in self.open.records.range(&self.txn, &range).map_err(&err)? {
+                let (key, _) = row.map_err(&err)?;
+                if !keep(key) {
+                    names.push(key.to_vec());
+                    if names.len() == PIECE {
+                        break;
+                    }
+                }
+            }
+            for name in &names {
+                self.open.records.delete(&mut self.txn, name).map_err(&err)?;
+                gone += 1;
+            }
+            match names.pop() {
+                Some(name) if names.len() + 1 == PIECE => last = name,
+                _ => return Ok(gone),
+            }
+        }
+    }
+
+    fn names(&self) -> Result<u64, Error> {
+        let all = self.open.records.len(&self.txn).map_err(self.err())?;
+        let about = self.open.records.get(&self.txn, value::ABOUT_KEY).map_err(self.err())?;
+        Ok(all.saturating_sub(about.is_some().into()))
+    }
+
+    fn about(&self) -> Result<About, Error> {
+        match self.open.records.get(&self.txn, value::ABOUT_KEY).map_err(self.err())? {
+            Some(about) => value::about(about).map_err(|bad| Error::value(self.store.dir(), bad)),
+            None => Ok(About::default()),
+        }
+    }
+
+    fn set_about(&mut self, about: &About) -> Result<(), Error> {
+        let err = self.err();
+        let value = value::of_about(about).map_err(|bad| Error::value(self.store.dir(), bad))?;
+        self.open.records.put(&mut self.txn, value::ABOUT_KEY, &value).map_err(err)
+    }
+}
+
+/// Says that the loss that is held back is right: the one who follows the master takes the next full
+/// list over, and asks for it as soon as it sees this. Waits while a full list is being read. What was
+/// accepted; `None` if nothing is held back.
+///
+/// Works beside a running daemon and without one. Needs the right to write to the files.
+pub fn accept(dir: &Path) -> Result<Option<About>, Error> {
+    let store = Store::of(dir).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
+    let open = store.open_to_write(0, false)?;
+    let mut change = Change::begin(&store, &open)?;
+    let mut about = change.about()?;
+    let Some(held_back) = &mut about.held_back else { return Ok(None) };
+    held_back.accepted = true;
+    change.set_about(&about)?;
+    change.commit_to_disk()?;
+    Ok(Some(about))
+}

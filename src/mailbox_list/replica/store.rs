@@ -1,0 +1,325 @@
+//! The one LMDB environment that a process has open of a directory.
+//!
+//! LMDB must not be opened twice in a process (its `fcntl` locks would be lost), so the daemon's
+//! writer and all lists share a [`Store`], which opens it when it is first needed and anew
+//! when it has been replaced.
+
+#![expect(unsafe_code, reason = "opening and resizing a map have no safe form; this is the fence")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::time::Instant;
+
+use heed::types::Bytes;
+use heed::{Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, WithTls};
+
+use super::value::{self, BadValue};
+
+/// The greatest size of the file at first; it takes addresses, not memory. [`Store::grow`] raises it.
+pub(super) const MAP: usize = 1 << 30;
+
+/// So many threads may be reading, of all processes together. They take 64 bytes each in `lock.mdb`.
+const READERS: u32 = 4096;
+
+/// So many milliseconds later it is looked again whether the file is still the one at its path.
+const LOOK: u64 = 1000;
+
+/// So often a read is tried that finds the environment unusable.
+const ATTEMPTS: u32 = 3;
+
+/// Why a replica cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refuses.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The directory, or the file in it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process follows the master into this directory.
+    #[error("{path}: another murder-route follows the master into this directory", path = .0.display())]
+    InUse(PathBuf),
+    /// What is there is no replica, or a damaged one.
+    #[error(
+        "{path}: the replica is damaged: {why}; move the directory away, or let serve begin anew",
+        path = path.display()
+    )]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// How that shows.
+        why: String,
+    },
+    /// Another version of murder-route wrote it.
+    #[error(
+        "{path}: the replica was written as version {found}, and this murder-route reads version \
+         {version}; use that release, or let serve of this one begin anew",
+        path = path.display(), version = value::VERSION
+    )]
+    Version {
+        /// The directory.
+        path: PathBuf,
+        /// Its version.
+        found: u8,
+    },
+    /// The file had to grow. It can now: the transaction may be tried again.
+    #[error("{path}: the replica has outgrown its file, which has room again now: try again", path = .0.display())]
+    Full(PathBuf),
+    /// Somebody has removed the file or put another one in its place.
+    #[error("{path}: the replica's file was removed or replaced", path = .0.display())]
+    Replaced(PathBuf),
+    /// A record that cannot be kept.
+    #[error("{path}: {source}", path = path.display())]
+    Value {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: BadValue,
+    },
+}
+
+impl Error {
+    /// Says where an error of LMDB was.
+    pub(super) fn lmdb(dir: &Path, error: heed::Error) -> Self {
+        let path = dir.to_owned();
+        let why = match error {
+            heed::Error::Io(source) => return Error::Io { path, source },
+            heed::Error::Mdb(MdbError::MapFull) => return Error::Full(path),
+            heed::Error::EnvAlreadyOpened => return Error::Replaced(path),
+            heed::Error::Mdb(
+                error @ (MdbError::ReadersFull | MdbError::Panic | MdbError::BadTxn),
+            ) => return Error::Io { path, source: io::Error::other(error.to_string()) },
+            error => error.to_string(),
+        };
+        Error::Damaged { path, why }
+    }
+
+    pub(super) fn value(dir: &Path, error: BadValue) -> Self {
+        let path = dir.to_owned();
+        match error {
+            BadValue::Damaged => Error::Damaged { path, why: error.to_string() },
+            BadValue::Version(found) => Error::Version { path, found },
+            BadValue::TooLong => Error::Value { path, source: error },
+        }
+    }
+
+    /// Whether what is stored can be of no use to this program any more.
+    pub(super) fn is_beyond_use(&self) -> bool {
+        matches!(self, Error::Damaged { .. } | Error::Version { .. })
+    }
+}
+
+/// Keys and values are bytes; see [`value`].
+pub(super) type Records = Database<Bytes, Bytes>;
+
+/// What is open.
+#[derive(Debug, Clone)]
+pub(super) struct Open {
+    pub(super) env: Env,
+    pub(super) records: Records,
+    /// Device and inode of `data.mdb`.
+    file: (u64, u64),
+    writable: bool,
+}
+
+/// A directory, and its environment as far as that is open.
+#[derive(Debug)]
+pub(super) struct Store {
+    dir: PathBuf,
+    /// Held for reading while a transaction reads; the map is moved or closed only without any.
+    open: RwLock<Option<Open>>,
+    started: Instant,
+    /// Milliseconds since then at which the file was last looked at.
+    looked: AtomicU64,
+}
+
+static STORES: Mutex<BTreeMap<PathBuf, Weak<Store>>> = Mutex::new(BTreeMap::new());
+
+impl Store {
+    /// The store of a directory, which need not be there.
+    pub(super) fn of(dir: &Path) -> io::Result<Arc<Self>> {
+        let dir = std::path::absolute(dir)?;
+        let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = stores.get(&dir).and_then(Weak::upgrade) {
+            return Ok(store);
+        }
+        stores.retain(|_, store| store.strong_count() > 0);
+        let store = Arc::new(Self {
+            dir: dir.clone(),
+            open: RwLock::new(None),
+            started: Instant::now(),
+            looked: AtomicU64::new(0),
+        });
+        stores.insert(dir, Arc::downgrade(&store));
+        Ok(store)
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.join("data.mdb")
+    }
+
+    /// Opens it for writing, with these files and their modes made if they are missing. Nobody may
+    /// have a transaction under way for writing.
+    pub(super) fn open_to_write(&self, map: usize, create: bool) -> Result<Open, Error> {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = &*open
+            && open.writable
+            && self.stands(open)
+        {
+            return Ok(open.clone());
+        }
+        // LMDB holds no more than one: what reads has to go first.
+        *open = None;
+        if create {
+            create_file(&self.data(), 0o640)?;
+            create_file(&self.dir.join("lock.mdb"), 0o660)?;
+        }
+        let opened = self.open_env(map, true)?;
+        Ok(open.insert(opened).clone())
+    }
+
+    fn open_env(&self, map: usize, writable: bool) -> Result<Open, Error> {
+        let lmdb = |error| Error::lmdb(&self.dir, error);
+        let data = self.data();
+        let metadata = fs::metadata(&data).map_err(|source| Error::Io { path: data, source })?;
+        let mut options = EnvOpenOptions::new();
+        // 0: as it was written.
+        options.map_size(if metadata.len() == 0 { map } else { 0 }).max_readers(READERS);
+        // SAFETY: The map stays true to the file as long as nobody but LMDB changes it; that is what
+        // its directory is for, and the module's page says what else comes of it. NO_META_SYNC leaves
+        // the file whole at any time (see there). The environment is open once in this process: `open`
+        // holds the only one of this directory, and heed refuses a second one. The new environment
+        // has no transactions when it is resized.
+        let env = unsafe {
+            let flags = if writable { EnvFlags::NO_META_SYNC } else { EnvFlags::READ_ONLY };
+            let env = options.flags(flags).open(&self.dir).map_err(lmdb)?;
+            if env.info().map_size < map {
+                env.resize(map).map_err(lmdb)?;
+            }
+            env
+        };
+        let _ = env.clear_stale_readers();
+        let stat = env.stat();
+        let pages = env.info().last_page_number as u64 + 1;
+        let len = env.real_disk_size().map_err(lmdb)?;
+        if pages.saturating_mul(stat.page_size.into()) > len {
+            let why = format!("data.mdb has {len} bytes and should have {pages} pages");
+            return Err(Error::Damaged { path: self.dir.clone(), why });
+        }
+        let txn = env.read_txn().map_err(lmdb)?;
+        let records: Option<Records> = env.open_database(&txn, None).map_err(lmdb)?;
+        let Some(records) = records else {
+            let why = "data.mdb has no records".into();
+            return Err(Error::Damaged { path: self.dir.clone(), why });
+        };
+        match records.get(&txn, value::ABOUT_KEY).map_err(lmdb)? {
+            Some(about) => {
+                value::about(about).map_err(|bad| Error::value(&self.dir, bad))?;
+            }
+            None if records.is_empty(&txn).map_err(lmdb)? => {}
+            None => {
+                let why = "data.mdb has records, but not those of a replica".into();
+                return Err(Error::Damaged { path: self.dir.clone(), why });
+            }
+        }
+        txn.commit().map_err(lmdb)?;
+        let file = (metadata.dev(), metadata.ino());
+        Ok(Open { env, records, file, writable })
+    }
+
+    /// Whether the path still leads to the file that is open.
+    pub(super) fn stands(&self, open: &Open) -> bool {
+        fs::metadata(self.data()).is_ok_and(|now| (now.dev(), now.ino()) == open.file)
+    }
+
+    /// Closes what is open, unless the writer has it open as well.
+    pub(super) fn close(&self) {
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Raises the greatest size of the file to `map`, or, if that is 0, to what the writer has raised
+    /// it to. The calling thread may have no transaction.
+    pub(super) fn grow(&self, map: usize) -> Result<(), Error> {
+        let open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = &*open else { return Ok(()) };
+        // SAFETY: no transaction of this process is under way: readers hold `open` for reading, and
+        // the writer is the one that calls with a size, or has a transaction that only it resizes
+        // between: LMDB refuses to resize while one writes.
+        unsafe { open.env.resize(map) }.map_err(|error| Error::lmdb(&self.dir, error))
+    }
+
+    /// Calls `read` with a transaction of its own, which must be short: what it can see is kept in
+    /// the file meanwhile. It may be called again after an error.
+    pub(super) fn read<T>(
+        &self,
+        mut read: impl FnMut(&Open, &RoTxn<'_, WithTls>) -> heed::Result<T>,
+    ) -> Result<T, Error> {
+        let mut attempt = 0;
+        loop {
+            let open = self.opened()?;
+            let Some(now) = &*open else { return Err(Error::Replaced(self.dir.clone())) };
+            let error = match now.env.read_txn().and_then(|txn| read(now, &txn)) {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            drop(open);
+            attempt += 1;
+            match error {
+                // The writer, in another process, has let the file grow.
+                heed::Error::Mdb(MdbError::MapResized) if attempt < ATTEMPTS => self.grow(0)?,
+                // A write that failed: only a new environment can be used.
+                heed::Error::Mdb(MdbError::Panic) if attempt < ATTEMPTS => self.close(),
+                error => return Err(Error::lmdb(&self.dir, error)),
+            }
+        }
+    }
+
+    /// What is open; opened if nothing is, and anew if it is not the file at the path any more.
+    fn opened(&self) -> Result<RwLockReadGuard<'_, Option<Open>>, Error> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(now) = &*open
+            && (!self.is_time_to_look() || self.stands(now))
+        {
+            return Ok(open);
+        }
+        drop(open);
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        if !open.as_ref().is_some_and(|now| self.stands(now)) {
+            *open = None;
+            *open = Some(self.open_env(0, false)?);
+        }
+        drop(open);
+        Ok(self.open.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_time_to_look(&self) -> bool {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let due = now.saturating_sub(self.looked.load(Relaxed)) >= LOOK;
+        if due {
+            self.looked.store(now, Relaxed);
+        }
+        due
+    }
+}
+
+fn create_file(path: &Path, mode: u32) -> Result<(), Error> {
+    let err = |source| Error::Io { path: path.to_owned(), source };
+    match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
+        // Whatever the umask says: who may read is decided by the directory as well.
+        Ok(file) => file.set_permissions(fs::Permissions::from_mode(mode)).map_err(err),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(err(error)),
+    }
+}

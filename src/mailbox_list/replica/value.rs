@@ -1,0 +1,192 @@
+//! The bytes in the store. Whatever else is found there is an error, never an absence.
+//!
+//! Keys are mailbox names in internal form (at most 510 bytes; LMDB takes 511). One key is no name,
+//! because no name has a control character: [`ABOUT_KEY`].
+//!
+//! The value of a name:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | state: `A` active, `R` reserved, `M` moving, `D` deleted, `I` intermediate |
+//! | 1 | bits: 1 lookup, 2 post, 4 it has a server |
+//! | 2 | length of the server, big endian |
+//! | … | server, UTF-8 |
+//! | rest | partition, UTF-8 |
+//!
+//! The value of [`ABOUT_KEY`]; times are milliseconds since 1970, numbers 8 bytes big endian:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 14 | `murder-replica` |
+//! | 1 | [`VERSION`] of all that is in the store |
+//! | 1 | bits: 1 synchronised, 2 as of, 4 held back, 8 accepted |
+//! | 6 × 8 | synchronised, as of, held back since, last, had, lost; 0 where there is none |
+//! | 2 | length of the master's name, big endian |
+//! | … | the master's name |
+//! | rest | its release |
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::mailbox::{AnonymousRights, Record, State};
+use crate::replica::{About, HeldBack};
+
+/// The key of what is known of the replica as a whole.
+pub const ABOUT_KEY: &[u8] = b"\0about";
+/// The version of the store that is written and read.
+pub const VERSION: u8 = 1;
+
+const MAGIC: &[u8] = b"murder-replica";
+
+/// Why bytes are no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadValue {
+    /// Not what is written here.
+    #[error("damaged value")]
+    Damaged,
+    /// Longer than its length has bits for.
+    #[error("a server's name of more than 65,535 bytes")]
+    TooLong,
+    /// The store is of another version of this program.
+    #[error("written as version {0}, and this murder-route reads version {VERSION}")]
+    Version(u8),
+}
+
+/// Appends a record's value.
+pub fn push_record(record: &Record, value: &mut Vec<u8>) -> Result<(), BadValue> {
+    let Record { state, server, partition, anonymous } = record;
+    value.push(match state {
+        State::Active => b'A',
+        State::Reserved => b'R',
+        State::Moving => b'M',
+        State::Deleted => b'D',
+        State::Intermediate => b'I',
+    });
+    let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+    value.push(bit(anonymous.lookup, 1) | bit(anonymous.post, 2) | bit(server.is_some(), 4));
+    push_text(server.as_deref().unwrap_or_default(), value)?;
+    value.extend_from_slice(partition.as_bytes());
+    Ok(())
+}
+
+/// Reads a record's value.
+pub fn record(value: &[u8]) -> Result<Record, BadValue> {
+    let [state, bits, rest @ ..] = value else { return Err(BadValue::Damaged) };
+    let state = match state {
+        b'A' => State::Active,
+        b'R' => State::Reserved,
+        b'M' => State::Moving,
+        b'D' => State::Deleted,
+        b'I' => State::Intermediate,
+        _ => return Err(BadValue::Damaged),
+    };
+    let (server, partition) = split_text(rest)?;
+    if bits & !7 != 0 || (bits & 4 == 0 && !server.is_empty()) {
+        return Err(BadValue::Damaged);
+    }
+    Ok(Record {
+        state,
+        server: (bits & 4 != 0).then(|| server.to_owned()),
+        partition: partition.to_owned(),
+        anonymous: AnonymousRights { lookup: bits & 1 != 0, post: bits & 2 != 0 },
+    })
+}
+
+/// The value of [`ABOUT_KEY`].
+pub fn of_about(about: &About) -> Result<Vec<u8>, BadValue> {
+    let About { synchronised, as_of, master, release, held_back } = about;
+    let mut value = MAGIC.to_vec();
+    value.push(VERSION);
+    let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+    value.push(
+        bit(synchronised.is_some(), 1)
+            | bit(as_of.is_some(), 2)
+            | bit(held_back.is_some(), 4)
+            | bit(held_back.as_ref().is_some_and(|held| held.accepted), 8),
+    );
+    let held = held_back.as_ref();
+    for time in [*synchronised, *as_of, held.map(|held| held.since), held.map(|held| held.last)] {
+        let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        value.extend_from_slice(&millis.to_be_bytes());
+    }
+    for number in [held.map_or(0, |held| held.had), held.map_or(0, |held| held.lost)] {
+        value.extend_from_slice(&number.to_be_bytes());
+    }
+    push_text(master, &mut value)?;
+    value.extend_from_slice(release.as_bytes());
+    Ok(value)
+}
+
+/// Reads the value of [`ABOUT_KEY`].
+pub fn about(value: &[u8]) -> Result<About, BadValue> {
+    let mut fields = AboutFields::read(value)?;
+    let bits = fields.bits;
+    let time = |millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis));
+    let [synchronised, as_of, since, last] =
+        std::array::from_fn(|_| fields.number().and_then(time));
+    let [had, lost] = std::array::from_fn(|_| fields.number());
+    let given = |bit: u8, time: Option<SystemTime>| match bits & bit != 0 {
+        true => time.map(Some).ok_or(BadValue::Damaged),
+        false => Ok(None),
+    };
+    let held_back = match (given(4, since)?, last, had, lost) {
+        (Some(since), Some(last), Some(had), Some(lost)) => {
+            Some(HeldBack { since, last, had, lost, accepted: bits & 8 != 0 })
+        }
+        (Some(_), ..) => return Err(BadValue::Damaged),
+        (None, ..) => None,
+    };
+    let (master, release) = split_text(fields.rest)?;
+    Ok(About {
+        synchronised: given(1, synchronised)?,
+        as_of: given(2, as_of)?,
+        master: master.to_owned(),
+        release: release.to_owned(),
+        held_back,
+    })
+}
+
+/// Of the value of [`ABOUT_KEY`], no more than a lookup needs: whether the replica was ever
+/// synchronised, and the master's release.
+pub fn synchronised_release(value: &[u8]) -> Result<(bool, &str), BadValue> {
+    let fields = AboutFields::read(value)?;
+    let texts = fields.rest.get(6 * 8..).ok_or(BadValue::Damaged)?;
+    Ok((fields.bits & 1 != 0, split_text(texts)?.1))
+}
+
+struct AboutFields<'a> {
+    bits: u8,
+    rest: &'a [u8],
+}
+
+impl<'a> AboutFields<'a> {
+    fn read(value: &'a [u8]) -> Result<Self, BadValue> {
+        match value.strip_prefix(MAGIC) {
+            Some([VERSION, bits, rest @ ..]) => Ok(Self { bits: *bits, rest }),
+            Some([version, ..]) if *version != VERSION => Err(BadValue::Version(*version)),
+            _ => Err(BadValue::Damaged),
+        }
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let (number, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(u64::from_be_bytes(*number))
+    }
+}
+
+fn push_text(text: &str, value: &mut Vec<u8>) -> Result<(), BadValue> {
+    let len = u16::try_from(text.len()).map_err(|_| BadValue::TooLong)?;
+    value.extend_from_slice(&len.to_be_bytes());
+    value.extend_from_slice(text.as_bytes());
+    Ok(())
+}
+
+/// A text with its length before it, and the text that is the rest.
+fn split_text(bytes: &[u8]) -> Result<(&str, &str), BadValue> {
+    let (len, rest) = bytes.split_first_chunk().ok_or(BadValue::Damaged)?;
+    let len = usize::from(u16::from_be_bytes(*len));
+    let (text, rest) = rest.split_at_checked(len).ok_or(BadValue::Damaged)?;
+    let utf8 = |bytes| std::str::from_utf8(bytes).map_err(|_| BadValue::Damaged);
+    Ok((utf8(text)?, utf8(rest)?))
+}

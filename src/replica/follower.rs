@@ -1,0 +1,76 @@
+//! The changes that come after a full list.
+
+use std::time::{Duration, SystemTime};
+
+use super::{About, Batch, HeldBack, Outcome};
+use crate::mupdate::Event;
+use crate::shrink::{Loss, ShrinkGuard};
+
+/// So often at least, and with every change, [`About::as_of`] is worth a write.
+const STAMP: Duration = Duration::from_secs(60);
+
+/// Applies changes to the replica, any number to one batch, and notices when too many names go.
+///
+/// A great loss is held back as that of a full list is, except that these names are gone from the
+/// replica: the master told of each. [`HeldBack`] then keeps misses from being believed.
+#[derive(Debug, Default)]
+pub struct Follower {
+    guard: ShrinkGuard,
+    stamped: Option<Duration>,
+}
+
+impl Follower {
+    /// Writes what an event changes. Told twice is as good as told once; barriers and the end of the
+    /// list change nothing.
+    pub fn apply<B: Batch>(&self, batch: &mut B, event: &Event) -> Result<(), B::Error> {
+        match event {
+            Event::Record(name, record) => batch.put(name, record).map(|_| ()),
+            Event::Deleted(name) => batch.delete(name).map(|_| ()),
+            Event::Listed | Event::Current { .. } => Ok(()),
+        }
+    }
+
+    /// To be called before the batch is committed. `as_of` is the time of the last barrier that came
+    /// before these changes' end, if one did. What the batch comes to, for
+    /// [`Standing::stored`](super::Standing::stored).
+    pub fn finish<B: Batch>(
+        &mut self,
+        batch: &mut B,
+        as_of: Option<SystemTime>,
+        now: Duration,
+        clock: SystemTime,
+    ) -> Result<(About, u64), B::Error> {
+        let names = batch.names()?;
+        let mut about = batch.about()?;
+        let before = about.clone();
+        if as_of.is_some() {
+            about.as_of = as_of;
+            self.stamped = Some(now);
+        }
+        self.guard.seen(names, now);
+        if let Some(Loss { had, lost }) = self.guard.distrust().filter(|loss| loss.had > 0)
+            && about.held_back.is_none()
+        {
+            let (since, last, accepted) = (clock, clock, false);
+            about.held_back = Some(HeldBack { since, last, had, lost, accepted });
+        }
+        if about != before {
+            batch.set_about(&about)?;
+        }
+        Ok((about, names))
+    }
+
+    /// Whether the time of the last barrier is worth a batch of its own.
+    pub fn wants_stamp(&self, now: Duration) -> bool {
+        self.stamped.is_none_or(|stamped| now.saturating_sub(stamped) >= STAMP)
+    }
+
+    /// A full list has been committed, after which the replica has `names` names. If it was taken
+    /// over, losses are counted from there.
+    pub fn listed(&mut self, outcome: &Outcome, names: u64, now: Duration) {
+        if outcome.held_back.is_none() {
+            self.guard = ShrinkGuard::default();
+        }
+        self.guard.seen(names, now);
+    }
+}

@@ -1,0 +1,141 @@
+//! A full list being read into the replica.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::{Duration, SystemTime};
+
+use super::{Batch, HeldBack, Put};
+use crate::mailbox::{MailboxName, Record};
+use crate::shrink::is_sharp;
+
+/// What a full list has done to the replica.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// How many names the list had.
+    pub listed: u64,
+    /// How many of them the replica did not have.
+    pub new: u64,
+    /// How many of them had another record in it.
+    pub changed: u64,
+    /// How many names were taken away.
+    pub removed: u64,
+    /// Set if the list was not taken over: nothing was taken away, and no miss may be believed.
+    pub held_back: Option<HeldBack>,
+}
+
+/// Reads a full list into one [`Batch`], whatever its order. Writes only what differs from what
+/// stands there.
+///
+/// Takes 8 bytes for every name, 8 MB for a million: what came is remembered by hashes, whose seed
+/// is new each time. A name that is gone and has the hash of one that came stays until the next list.
+#[derive(Debug)]
+pub struct Listing {
+    hasher: RandomState,
+    came: Vec<u64>,
+    had: u64,
+    new: u64,
+    changed: u64,
+}
+
+impl Listing {
+    /// Begins with what the batch has. Nothing but the list may be put there until it is finished.
+    pub fn begin<B: Batch>(batch: &B) -> Result<Self, B::Error> {
+        let had = batch.names()?;
+        // Room for what will most likely come, so that it need not grow; bounded, whatever is stored.
+        let room = usize::try_from(had + had / 16).unwrap_or(0).min(1 << 24);
+        let came = Vec::with_capacity(room);
+        Ok(Self { hasher: RandomState::new(), came, had, new: 0, changed: 0 })
+    }
+
+    /// One record of the list.
+    pub fn record<B: Batch>(
+        &mut self,
+        batch: &mut B,
+        name: &MailboxName,
+        record: &Record,
+    ) -> Result<(), B::Error> {
+        match batch.put(name, record)? {
+            Put::New => self.new += 1,
+            Put::Changed => self.changed += 1,
+            Put::Same => {}
+        }
+        self.came.push(self.hasher.hash_one(name.as_bytes()));
+        Ok(())
+    }
+
+    /// The list is complete. Takes away what did not come, or holds the loss back.
+    ///
+    /// `master` and `release` are as in [`About`](super::About); `now` is when the list was
+    /// complete. A loss is confirmed by a list `accept_after` later; one that leaves nothing never is.
+    pub fn finish<B: Batch>(
+        mut self,
+        batch: &mut B,
+        master: &str,
+        release: &str,
+        now: SystemTime,
+        accept_after: Duration,
+    ) -> Result<Outcome, B::Error> {
+        self.came.sort_unstable();
+        self.came.dedup();
+        let listed = self.came.len() as u64;
+        let mut about = batch.about()?;
+        // All that came is there, so the rest of what is there did not come.
+        let surplus = batch.names()?.saturating_sub(listed);
+        let before = about.held_back.take();
+        // What is held back is measured by what there was before it.
+        let had = before.as_ref().map_or(self.had, |before| self.had.max(before.had));
+        let lost = surplus.max(had.saturating_sub(listed));
+        let mut outcome =
+            Outcome { listed, new: self.new, changed: self.changed, ..Outcome::default() };
+        let loss = HeldBack { since: now, last: now, had, lost, accepted: false };
+        about.held_back = match loss.is_sharp(listed) {
+            true => loss.unless_confirmed(before, listed, accept_after),
+            false => None,
+        };
+        if about.held_back.is_none() {
+            if surplus > 0 {
+                let (came, hasher) = (&self.came, &self.hasher);
+                let mut keep = |name: &[u8]| came.binary_search(&hasher.hash_one(name)).is_ok();
+                outcome.removed = batch.retain(&mut keep)?;
+            }
+            about.synchronised = Some(now);
+            about.as_of = Some(now);
+            master.clone_into(&mut about.master);
+            release.clone_into(&mut about.release);
+        }
+        batch.set_about(&about)?;
+        outcome.held_back = about.held_back;
+        Ok(outcome)
+    }
+}
+
+impl HeldBack {
+    /// Whether a list with so many names has lost too much to be believed at once. An empty one has,
+    /// however small the replica is.
+    fn is_sharp(&self, listed: u64) -> bool {
+        is_sharp(self.had, self.lost) || (listed == 0 && self.had > 0)
+    }
+
+    /// What is still held back, now that a list has lost this, and `before` was held back.
+    fn unless_confirmed(
+        self,
+        before: Option<HeldBack>,
+        listed: u64,
+        accept_after: Duration,
+    ) -> Option<HeldBack> {
+        let Some(before) = before else { return Some(self) };
+        // Who accepts a loss, or waits for its confirmation, does not mean a greater one; and least
+        // of all does an acceptance of some loss mean an empty list.
+        let greater =
+            self.lost > before.lost + before.lost / 10 || (listed == 0 && before.lost < before.had);
+        if greater {
+            return Some(self);
+        }
+        // A clock that was put back begins the wait anew.
+        let Ok(waited) = self.last.duration_since(before.since) else { return Some(self) };
+        let confirmed = waited >= accept_after && listed > 0;
+        match before.accepted || confirmed {
+            true => None,
+            false => Some(Self { since: before.since, ..self }),
+        }
+    }
+}
