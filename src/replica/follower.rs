@@ -65,10 +65,10 @@ impl Follower {
         self.stamped.is_none_or(|stamped| now.saturating_sub(stamped) >= STAMP)
     }
 
-    /// A full list has been committed, after which the replica has `names` names. If it was taken
-    /// over, losses are counted from there.
+    /// A full list has been committed, after which the replica has `names` names. If it has confirmed
+    /// a loss, losses are counted anew; else they add up over any number of connections.
     pub fn listed(&mut self, outcome: &Outcome, names: u64, now: Duration) {
-        if outcome.held_back.is_none() {
+        if outcome.released {
             self.guard = ShrinkGuard::default();
         }
         self.guard.seen(names, now);

@@ -20,6 +20,8 @@ pub struct Outcome {
     pub removed: u64,
     /// Set if the list was not taken over: nothing was taken away, and no miss may be believed.
     pub held_back: Option<HeldBack>,
+    /// A loss was held back before, and is not any more.
+    pub released: bool,
 }
 
 /// Reads a full list into one [`Batch`], whatever its order. Writes only what differs from what
@@ -81,6 +83,7 @@ impl Listing {
         // All that came is there, so the rest of what is there did not come.
         let surplus = batch.names()?.saturating_sub(listed);
         let before = about.held_back.take();
+        let was_held = before.is_some();
         // What is held back is measured by what there was before it.
         let had = before.as_ref().map_or(self.had, |before| self.had.max(before.had));
         let lost = surplus.max(had.saturating_sub(listed));
@@ -92,6 +95,7 @@ impl Listing {
             false => None,
         };
         if about.held_back.is_none() {
+            outcome.released = was_held;
             if surplus > 0 {
                 let (came, hasher) = (&self.came, &self.hasher);
                 let mut keep = |name: &[u8]| came.binary_search(&hasher.hash_one(name)).is_ok();

@@ -1,13 +1,18 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::table::Table;
-use super::{Batch as _, Listing, Outcome};
+use super::{About, Batch as _, Follower, Freshness, HeldBack, Listing, Outcome, Standing};
 use crate::mailbox::{AnonymousRights, KeyGeneration, MailboxName, Record, State};
+use crate::mupdate::Event;
 
 const WAIT: Duration = super::ACCEPT_AFTER;
 
 fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_795_536_000 + seconds)
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
 }
 
 fn name(n: u64) -> MailboxName {
@@ -47,4 +52,298 @@ fn a_list_is_taken_over_whatever_its_order_and_what_did_not_come_goes() {
     assert_eq!(table.about.synchronised, Some(at(2)));
     assert_eq!(table.about.master, "master");
     assert_eq!(table.about.key_generation(), Some(KeyGeneration::Separated));
+}
+
+#[test]
+fn a_first_list_that_is_empty_makes_nobody_unknown() {
+    let mut table = Table::default();
+    let outcome = list(&mut table, [], 0);
+    assert_eq!(outcome, Outcome::default());
+    assert_eq!(table.about.synchronised, Some(at(0)));
+    let mut standing = Standing::new(table.about.clone(), 0, at(0));
+    standing.current(seconds(1));
+    assert_eq!(standing.freshness(seconds(1)), Freshness::Fresh { as_of: seconds(1) });
+    assert!(standing.misses(seconds(1)).unwrap_err().contains("empty"));
+    standing.stored(table.about, 1);
+    assert_eq!(standing.misses(seconds(1)), Ok(()));
+}
+
+#[test]
+fn a_sharp_loss_is_held_back_and_an_ordinary_one_is_not() {
+    for (had, listed, held) in [
+        (1000, 900, false),
+        (1000, 899, true),
+        (10_000, 9_000, false),
+        (10_000, 8_999, true),
+        (100, 1, false),
+        (150, 50, false),
+        (150, 49, true),
+        (5, 1, false),
+        (5, 0, true),
+        (1, 0, true),
+        (0, 0, false),
+        (0, 10, false),
+    ] {
+        let mut table = Table::default();
+        list(&mut table, 0..had, 0);
+        let outcome = list(&mut table, 0..listed, 5);
+        assert_eq!(outcome.held_back.is_some(), held, "{had} to {listed}");
+        let left = if held { had } else { listed };
+        assert_eq!(table.names().unwrap(), left, "{had} to {listed}");
+        let synchronised = if held { 0 } else { 5 };
+        assert_eq!(table.about.synchronised, Some(at(synchronised)), "{had} to {listed}");
+        if held {
+            let (since, last, accepted) = (at(5), at(5), false);
+            let held = HeldBack { since, last, had, lost: had - listed, accepted };
+            assert_eq!(table.about.held_back, Some(held));
+        }
+    }
+}
+
+#[test]
+fn what_a_list_has_is_kept_even_if_the_list_is_held_back() {
+    let mut table = Table::default();
+    list(&mut table, 0..1000, 0);
+    table.put(&name(3), &record("be2")).unwrap();
+    let outcome = list(&mut table, (0..500).chain(2000..2010), 1);
+    assert_eq!((outcome.new, outcome.changed, outcome.removed), (10, 1, 0));
+    assert_eq!(outcome.held_back.unwrap().lost, 500);
+    assert_eq!(table.get(&name(3)).unwrap(), Some(record("be1")));
+    assert!(table.get(&name(2005)).unwrap().is_some());
+    assert!(table.get(&name(999)).unwrap().is_some());
+    assert!(table.about.misses(1010).is_err());
+}
+
+/// What becomes of a loss of 500 of 1000 names that came at 0, after these lists: when they came
+/// (None: what was held back has been accepted), how many names they had, and how many are left.
+#[test]
+fn a_loss_is_taken_over_when_it_is_accepted_or_confirmed_and_not_otherwise() {
+    type Step = (Option<u64>, u64, Option<u64>);
+    const HELD: Option<u64> = None;
+    let accepted: Step = (None, 0, None);
+    let table: &[&[Step]] = &[
+        // Confirmed by a list as late as it should be, and not by one before.
+        &[(Some(599), 500, HELD), (Some(600), 500, Some(500))],
+        &[(Some(600), 450, Some(450))],
+        // It grew: the wait begins anew.
+        &[(Some(600), 449, HELD), (Some(1199), 449, HELD), (Some(1200), 449, Some(449))],
+        // Whole again, or nearly.
+        &[(Some(10), 1000, Some(1000)), (Some(600), 500, HELD)],
+        &[(Some(10), 900, Some(900))],
+        // Less is lost than before, but still too much.
+        &[(Some(10), 800, HELD), (Some(600), 800, Some(800))],
+        &[(Some(10), 800, HELD), (Some(600), 500, HELD), (Some(1200), 500, Some(500))],
+        // Accepted: at once, but not more than was accepted.
+        &[accepted, (Some(10), 500, Some(500))],
+        &[accepted, (Some(10), 449, HELD), (Some(20), 449, HELD)],
+        // Nothing at all is never confirmed, and accepted only if that is what was held back.
+        &[(Some(600), 0, HELD), (Some(5000), 0, HELD), (Some(100_000), 0, HELD)],
+        &[accepted, (Some(10), 0, HELD), accepted, (Some(20), 0, Some(0))],
+        &[(Some(10), 0, HELD), accepted, (Some(20), 500, Some(500))],
+    ];
+    for steps in table {
+        let mut table = Table::default();
+        list(&mut table, 0..1000, 0);
+        assert!(list(&mut table, 0..500, 0).held_back.is_some());
+        for (now, listed, left) in *steps {
+            let Some(now) = now else {
+                table.about.held_back.as_mut().unwrap().accepted = true;
+                assert!(table.about.wants_list(at(1), WAIT));
+                continue;
+            };
+            let before = table.about.held_back.is_some();
+            let outcome = list(&mut table, 0..*listed, *now);
+            assert_eq!(outcome.held_back.is_some(), left.is_none(), "{steps:?} at {now}");
+            assert_eq!(outcome.released, before && left.is_some(), "{steps:?} at {now}");
+            assert_eq!(table.names().unwrap(), left.unwrap_or(1000), "{steps:?} at {now}");
+            assert_eq!(table.about.misses(1000).is_ok(), left.is_some(), "{steps:?} at {now}");
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_is_put_back_confirms_nothing_and_does_not_wait_for_ever() {
+    let mut table = Table::default();
+    list(&mut table, 0..1000, 0);
+    list(&mut table, 0..500, 100_000);
+    assert!(!table.about.wants_list(at(100_010), WAIT));
+    assert!(table.about.wants_list(at(100_600), WAIT));
+    assert!(table.about.wants_list(at(10), WAIT));
+    assert!(list(&mut table, 0..500, 10).held_back.is_some());
+    assert!(!table.about.wants_list(at(20), WAIT));
+    assert!(list(&mut table, 0..500, 610).held_back.is_none());
+}
+
+#[test]
+fn a_held_back_list_is_asked_for_again_but_not_all_the_time() {
+    let mut table = Table::default();
+    assert!(!table.about.wants_list(at(0), WAIT));
+    list(&mut table, 0..10, 0);
+    for round in 1..5 {
+        list(&mut table, [], 600 * round);
+        assert!(!table.about.wants_list(at(600 * round + 599), WAIT));
+        assert!(table.about.wants_list(at(600 * round + 600), WAIT));
+    }
+}
+
+/// One batch of deletions of these names, at `now`.
+fn deletions(
+    follower: &mut Follower,
+    table: &mut Table,
+    names: impl IntoIterator<Item = u64>,
+    now: u64,
+) -> About {
+    for n in names {
+        follower.apply(table, &Event::Deleted(name(n))).unwrap();
+    }
+    follower.finish(table, None, seconds(now), at(now)).unwrap().0
+}
+
+#[test]
+fn a_flood_of_deletions_is_held_back_until_a_later_list_confirms_it() {
+    let mut table = Table::default();
+    let mut follower = Follower::default();
+    let outcome = list(&mut table, 0..1000, 0);
+    follower.listed(&outcome, 1000, seconds(0));
+    assert_eq!(deletions(&mut follower, &mut table, 0..100, 10).held_back, None);
+    let held_back = deletions(&mut follower, &mut table, 100..101, 20).held_back.unwrap();
+    assert_eq!((held_back.had, held_back.lost, held_back.since), (1000, 101, at(20)));
+    // A reconnection brings the same list; that the replica has no more says nothing.
+    let outcome = list(&mut table, 101..1000, 30);
+    assert!(outcome.held_back.is_some());
+    follower.listed(&outcome, 899, seconds(30));
+    assert!(table.about.wants_list(at(630), WAIT));
+    let outcome = list(&mut table, 101..1000, 630);
+    assert!(outcome.released);
+    follower.listed(&outcome, 899, seconds(630));
+    assert_eq!(deletions(&mut follower, &mut table, 101..120, 640).held_back, None);
+}
+
+#[test]
+fn losing_a_little_with_every_connection_does_not_fool_it() {
+    let mut table = Table::default();
+    let mut follower = Follower::default();
+    let held = (0..10).find(|round| {
+        let outcome = list(&mut table, 50 * round..1000, *round);
+        follower.listed(&outcome, table.names().unwrap(), seconds(*round));
+        let about = deletions(&mut follower, &mut table, [], *round);
+        about.held_back.is_some()
+    });
+    assert_eq!(held, Some(3));
+}
+
+#[test]
+fn when_the_last_name_is_deleted_nobody_becomes_unknown() {
+    let mut table = Table::default();
+    let mut follower = Follower::default();
+    let outcome = list(&mut table, 0..3, 0);
+    follower.listed(&outcome, 3, seconds(0));
+    assert_eq!(deletions(&mut follower, &mut table, 0..2, 1).held_back, None);
+    let about = deletions(&mut follower, &mut table, 2..3, 2);
+    assert!(about.held_back.is_some() && about.misses(0).is_err());
+}
+
+#[test]
+fn changes_may_be_told_twice_and_deletions_of_names_that_never_were() {
+    let mut table = Table::default();
+    let follower = Follower::default();
+    let moved = Event::Record(name(1), record("be2"));
+    for event in [&moved, &moved, &Event::Deleted(name(9)), &Event::Listed] {
+        follower.apply(&mut table, event).unwrap();
+    }
+    assert_eq!(table.get(&name(1)).unwrap(), Some(record("be2")));
+    for _ in 0..2 {
+        follower.apply(&mut table, &Event::Deleted(name(1))).unwrap();
+        assert_eq!(table.names().unwrap(), 0);
+    }
+}
+
+#[test]
+fn the_time_of_a_barrier_is_stored_with_changes_and_once_a_minute() {
+    let mut table = Table::default();
+    let mut follower = Follower::default();
+    assert!(follower.wants_stamp(seconds(0)));
+    follower.finish(&mut table, None, seconds(1), at(1)).unwrap();
+    assert_eq!(table.about.as_of, None);
+    follower.finish(&mut table, Some(at(0)), seconds(1), at(1)).unwrap();
+    assert_eq!(table.about.as_of, Some(at(0)));
+    assert!(!follower.wants_stamp(seconds(60)));
+    assert!(follower.wants_stamp(seconds(61)));
+}
+
+#[test]
+fn a_miss_is_believed_only_while_barriers_are_answered() {
+    let standing = Standing::new(About::default(), 0, at(0));
+    assert_eq!(standing.freshness(seconds(0)), Freshness::Never);
+    assert!(standing.misses(seconds(0)).unwrap_err().contains("never been synchronised"));
+    assert_eq!(standing.status(seconds(0)).state, "never");
+
+    // As a process finds it that has just started.
+    let (synchronised, as_of) = (Some(at(0)), Some(at(50)));
+    let (master, release) = ("master".into(), "3.6.1".into());
+    let about = About { synchronised, as_of, master, release, held_back: None };
+    let mut standing = Standing::new(about, 10, at(100));
+    assert_eq!(standing.freshness(seconds(0)), Freshness::Stale { since: None });
+    let why = "the replica is stale since 2026-11-24T16:00:50Z (55 s); \
+               there is no connection to the master";
+    assert_eq!(standing.misses(seconds(5)), Err(why.into()));
+    assert_eq!(standing.positives(seconds(5), None), Ok(()));
+    assert_eq!(standing.positives(seconds(5), Some(seconds(55))), Ok(()));
+    assert!(standing.positives(seconds(6), Some(seconds(55))).is_err());
+
+    standing.current(seconds(10));
+    for (now, fresh) in [(10, true), (20, true), (21, false)] {
+        assert_eq!(standing.misses(seconds(now)).is_ok(), fresh, "{now}");
+        assert_eq!(standing.status(seconds(now)).state, if fresh { "fresh" } else { "stale" });
+    }
+    let why = "the replica is stale since 2026-11-24T16:01:50Z (11 s)";
+    assert_eq!(standing.misses(seconds(21)), Err(why.into()));
+    standing.current(seconds(25));
+    assert_eq!(standing.misses(seconds(25)), Ok(()));
+    standing.lost();
+    assert!(standing.misses(seconds(25)).unwrap_err().ends_with("no connection to the master"));
+    assert_eq!(standing.freshness(seconds(26)), Freshness::Stale { since: Some(seconds(25)) });
+    assert_eq!(standing.status(seconds(30)).age, Some(seconds(5)));
+
+    standing.current(seconds(31));
+    let (since, last) = (at(0), at(0));
+    let held_back = HeldBack { since, last, had: 10, lost: 9, accepted: false };
+    standing.stored(About { held_back: Some(held_back), ..standing.about().clone() }, 10);
+    let why = "the master's list has lost 9 of 10 names, held back since 2026-11-24T16:00:00Z; \
+               if that is meant: murder-route replica accept";
+    assert_eq!(standing.misses(seconds(31)), Err(why.into()));
+    let status = standing.status(seconds(31));
+    assert_eq!((status.state, status.doubt.as_deref()), ("held-back", Some(why)));
+    assert_eq!(standing.positives(seconds(31), Some(seconds(1))), Ok(()));
+}
+
+#[test]
+fn a_name_that_was_deleted_just_now_is_to_be_asked_for_twice() {
+    let mut standing = Standing::new(About::default(), 0, at(0));
+    standing.deleted(&name(1), seconds(5));
+    assert!(standing.lately_deleted(&name(1), seconds(15)));
+    assert!(!standing.lately_deleted(&name(2), seconds(6)));
+    assert!(!standing.lately_deleted(&name(1), seconds(25)));
+}
+
+#[test]
+fn the_generation_of_names_follows_from_the_masters_release() {
+    use KeyGeneration::{Internal, Separated};
+    for (release, generation) in [
+        ("3.6.1-Debian-3.6.1-4+deb12u5", Some(Separated)),
+        ("3.12.4", Some(Separated)),
+        ("3.13.0-alpha0", Some(Separated)),
+        ("3.6", Some(Separated)),
+        ("4.0.0", Some(Separated)),
+        ("3.4.8", Some(Internal)),
+        ("3.2.6-Debian-3.2.6-2+deb11u3", Some(Internal)),
+        ("v2.4.17", Some(Internal)),
+        ("2.5.10-Debian", Some(Internal)),
+        ("git", None),
+        ("3", None),
+        ("", None),
+        ("99999999999.1", None),
+    ] {
+        assert_eq!(super::generation(release), generation, "{release}");
+    }
 }

@@ -28,7 +28,6 @@ const READERS: u64 = 60;
 pub struct Place {
     store: Arc<Store>,
     open: Open,
-    map: usize,
     checked: Instant,
     _lock: Flock<File>,
 }
@@ -49,7 +48,7 @@ impl Place {
     pub fn open_or_begin_anew(dir: &Path) -> Result<(Self, Option<Error>), Error> {
         let (store, lock) = Self::prepare(dir)?;
         match store.open_to_write(MAP, true) {
-            Ok(open) => Ok((Self::new(store, open, MAP, lock), None)),
+            Ok(open) => Ok((Self::new(store, open, lock), None)),
             Err(why) if why.is_beyond_use() => {
                 for name in ["data.mdb", "lock.mdb"] {
                     let path = store.dir().join(name);
@@ -57,7 +56,7 @@ impl Place {
                     fs::rename(&path, aside).map_err(|source| Error::Io { path, source })?;
                 }
                 let open = store.open_to_write(MAP, true)?;
-                Ok((Self::new(store, open, MAP, lock), Some(why)))
+                Ok((Self::new(store, open, lock), Some(why)))
             }
             Err(error) => Err(error),
         }
@@ -67,11 +66,11 @@ impl Place {
     pub(super) fn open_sized(dir: &Path, map: usize) -> Result<Self, Error> {
         let (store, lock) = Self::prepare(dir)?;
         let open = store.open_to_write(map, true)?;
-        Ok(Self::new(store, open, map, lock))
+        Ok(Self::new(store, open, lock))
     }
 
-    fn new(store: Arc<Store>, open: Open, map: usize, lock: Flock<File>) -> Self {
-        Self { store, open, map, checked: Instant::now(), _lock: lock }
+    fn new(store: Arc<Store>, open: Open, lock: Flock<File>) -> Self {
+        Self { store, open, checked: Instant::now(), _lock: lock }
     }
 
     fn prepare(dir: &Path) -> Result<(Arc<Store>, Flock<File>), Error> {
@@ -119,20 +118,8 @@ impl Place {
             let _ = self.open.env.clear_stale_readers();
             self.checked = Instant::now();
         }
-        self.make_room()?;
+        self.store.make_room()?;
         Change::begin(&self.store, &self.open)
-    }
-
-    /// A transaction may write everything anew; so there must be room for twice what is there.
-    fn make_room(&mut self) -> Result<(), Error> {
-        let info = self.open.env.info();
-        let used =
-            (info.last_page_number + 1).saturating_mul(self.open.env.stat().page_size as usize);
-        if used.saturating_mul(2) > info.map_size {
-            self.map = info.map_size.saturating_mul(2);
-            self.store.grow(self.map)?;
-        }
-        Ok(())
     }
 }
 
@@ -154,7 +141,7 @@ impl<'p> Change<'p> {
     /// failure can undo.
     pub fn commit(self) -> Result<(), Error> {
         let Self { store, txn, .. } = self;
-        txn.commit().map_err(|error| Error::lmdb(store.dir(), error))
+        txn.commit().map_err(|error| store.failed(error))
     }
 
     /// The same, and waits until no power failure can undo it. For full lists.
@@ -165,8 +152,8 @@ impl<'p> Change<'p> {
     }
 
     fn err(&self) -> impl Fn(heed::Error) -> Error + use<'p> {
-        let dir = self.store.dir();
-        move |error| Error::lmdb(dir, error)
+        let store = self.store;
+        move |error| store.failed(error)
     }
 }
 

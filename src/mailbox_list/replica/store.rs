@@ -11,7 +11,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Instant;
 
@@ -20,7 +20,8 @@ use heed::{Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, WithTls};
 
 use super::value::{self, BadValue};
 
-/// The greatest size of the file at first; it takes addresses, not memory. [`Store::grow`] raises it.
+/// The greatest size of the file at first; it takes addresses, not memory.
+/// [`Store::make_room`] raises it.
 pub(super) const MAP: usize = 1 << 30;
 
 /// So many threads may be reading, of all processes together. They take 64 bytes each in `lock.mdb`.
@@ -139,6 +140,8 @@ pub(super) struct Store {
     started: Instant,
     /// Milliseconds since then at which the file was last looked at.
     looked: AtomicU64,
+    /// A transaction has not found room.
+    full: AtomicBool,
 }
 
 static STORES: Mutex<BTreeMap<PathBuf, Weak<Store>>> = Mutex::new(BTreeMap::new());
@@ -157,6 +160,7 @@ impl Store {
             open: RwLock::new(None),
             started: Instant::now(),
             looked: AtomicU64::new(0),
+            full: AtomicBool::new(false),
         });
         stores.insert(dir, Arc::downgrade(&store));
         Ok(store)
@@ -249,15 +253,47 @@ impl Store {
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Raises the greatest size of the file to `map`, or, if that is 0, to what the writer has raised
-    /// it to. The calling thread may have no transaction.
-    pub(super) fn grow(&self, map: usize) -> Result<(), Error> {
-        let open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(open) = &*open else { return Ok(()) };
-        // SAFETY: no transaction of this process is under way: readers hold `open` for reading, and
-        // the writer is the one that calls with a size, or has a transaction that only it resizes
-        // between: LMDB refuses to resize while one writes.
-        unsafe { open.env.resize(map) }.map_err(|error| Error::lmdb(&self.dir, error))
+    /// An error of the writer's transaction.
+    pub(super) fn failed(&self, error: heed::Error) -> Error {
+        if matches!(error, heed::Error::Mdb(MdbError::MapFull)) {
+            self.full.store(true, Relaxed);
+        }
+        Error::lmdb(&self.dir, error)
+    }
+
+    /// Lets the file grow if a transaction has not found room, or if the next one might not: it may
+    /// write everything anew. Only the writer may call this, between two transactions.
+    pub(super) fn make_room(&self) -> Result<(), Error> {
+        let map = {
+            let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(open) = &*open else { return Err(Error::Replaced(self.dir.clone())) };
+            let (info, stat) = (open.env.info(), open.env.stat());
+            let pages = info.last_page_number.saturating_add(1);
+            let used = pages.saturating_mul(stat.page_size as usize);
+            if used <= info.map_size / 2 && !self.full.load(Relaxed) {
+                return Ok(());
+            }
+            info.map_size.saturating_mul(4)
+        };
+        self.resize(map)?;
+        self.full.store(false, Relaxed);
+        Ok(())
+    }
+
+    /// Sets the greatest size of the file, or, if that is 0, takes the one that the writer has set in
+    /// another process.
+    fn resize(&self, map: usize) -> Result<(), Error> {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(now) = &*open else { return Ok(()) };
+        // SAFETY: no transaction of this process is under way. Those that read hold `open` for
+        // reading. Where there is a writer, only that calls this, between its transactions: no other
+        // process sets a greater size then, so no reader here has to follow it.
+        let resized = unsafe { now.env.resize(map) };
+        resized.map_err(|error| {
+            // The old map is gone.
+            *open = None;
+            Error::lmdb(&self.dir, error)
+        })
     }
 
     /// Calls `read` with a transaction of its own, which must be short: what it can see is kept in
@@ -278,7 +314,7 @@ impl Store {
             attempt += 1;
             match error {
                 // The writer, in another process, has let the file grow.
-                heed::Error::Mdb(MdbError::MapResized) if attempt < ATTEMPTS => self.grow(0)?,
+                heed::Error::Mdb(MdbError::MapResized) if attempt < ATTEMPTS => self.resize(0)?,
                 // A write that failed: only a new environment can be used.
                 heed::Error::Mdb(MdbError::Panic) if attempt < ATTEMPTS => self.close(),
                 error => return Err(Error::lmdb(&self.dir, error)),
