@@ -106,7 +106,12 @@ impl ReplicaList {
 
 impl MailboxList for ReplicaList {
     fn lookup(&self, name: &MailboxName) -> Lookup {
-        let why = match self.store.read(|open, txn| self.look(open, txn, name)) {
+        let mut found = self.store.read(|open, txn| self.look(open, txn, name));
+        if matches!(found, Ok(Found::Replaced)) {
+            self.store.look_soon();
+            found = self.store.read(|open, txn| self.look(open, txn, name));
+        }
+        let why = match found {
             Ok(Found::Record(Ok(record))) => return Lookup::Present(record),
             Ok(Found::Absent) => return Lookup::Absent,
             Ok(Found::Never) => {

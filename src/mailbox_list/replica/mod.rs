@@ -26,6 +26,8 @@
 //! it or replacing it by renaming is noticed within a second, and at once before a miss is reported.
 //! An open replica must not be used in a child after fork.
 
+#[cfg(test)]
+mod crash_tests;
 mod list;
 mod place;
 mod store;

@@ -14,7 +14,7 @@ use super::list::ReplicaList;
 use super::store::{Error, MAP, Open, Store};
 use super::value;
 use crate::mailbox::{MailboxName, Record};
-use crate::replica::{About, Batch, Put};
+use crate::replica::{About, Batch, HeldBack, Put};
 
 /// So many names are collected before they are taken away.
 const PIECE: usize = 4096;
@@ -27,7 +27,7 @@ const READERS: u64 = 60;
 #[derive(Debug)]
 pub struct Place {
     store: Arc<Store>,
-    open: Open,
+    pub(super) open: Open,
     checked: Instant,
     _lock: Flock<File>,
 }
@@ -237,7 +237,7 @@ impl Batch for Change<'_> {
 /// accepted; `None` if nothing is held back.
 ///
 /// Works beside a running daemon and without one. Needs the right to write to the files.
-pub fn accept(dir: &Path) -> Result<Option<About>, Error> {
+pub fn accept(dir: &Path) -> Result<Option<HeldBack>, Error> {
     let store = Store::of(dir).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
     let open = store.open_to_write(0, false)?;
     let mut change = Change::begin(&store, &open)?;
@@ -246,5 +246,5 @@ pub fn accept(dir: &Path) -> Result<Option<About>, Error> {
     held_back.accepted = true;
     change.set_about(&about)?;
     change.commit_to_disk()?;
-    Ok(Some(about))
+    Ok(about.held_back)
 }

@@ -138,8 +138,8 @@ pub(super) struct Store {
     /// Held for reading while a transaction reads; the map is moved or closed only without any.
     open: RwLock<Option<Open>>,
     started: Instant,
-    /// Milliseconds since then at which the file was last looked at.
-    looked: AtomicU64,
+    /// Milliseconds since then at which it is time to look whether the file has been replaced.
+    look_at: AtomicU64,
     /// A transaction has not found room.
     full: AtomicBool,
 }
@@ -159,7 +159,7 @@ impl Store {
             dir: dir.clone(),
             open: RwLock::new(None),
             started: Instant::now(),
-            looked: AtomicU64::new(0),
+            look_at: AtomicU64::new(0),
             full: AtomicBool::new(false),
         });
         stores.insert(dir, Arc::downgrade(&store));
@@ -340,11 +340,16 @@ impl Store {
         Ok(self.open.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The next read looks whether the file is still the one at its path.
+    pub(super) fn look_soon(&self) {
+        self.look_at.store(0, Relaxed);
+    }
+
     fn is_time_to_look(&self) -> bool {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let due = now.saturating_sub(self.looked.load(Relaxed)) >= LOOK;
+        let due = now >= self.look_at.load(Relaxed);
         if due {
-            self.looked.store(now, Relaxed);
+            self.look_at.store(now.saturating_add(LOOK), Relaxed);
         }
         due
     }

@@ -1,11 +1,18 @@
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::*;
+use crate::cyrusdb::writer::Random;
 use crate::mailbox::{
     AnonymousRights, KeyGeneration, Lookup, MailboxList as _, MailboxName, Record, State,
 };
-use crate::replica::{ACCEPT_AFTER, Batch as _, Listing, Outcome};
+use crate::mupdate::Event;
+use crate::replica::table::Table;
+use crate::replica::{ACCEPT_AFTER, Batch, Follower, Listing, Outcome, Put};
 
 fn name(n: u64) -> MailboxName {
     MailboxName::new(format!("user.u{n:07}")).unwrap()
@@ -56,6 +63,416 @@ fn nobody_is_absent_before_the_first_list_is_complete() {
     assert_eq!(list.key_generation(), Some(KeyGeneration::Separated));
     let (about, names) = list.about().unwrap();
     assert_eq!((about.synchronised, names), (Some(at(0)), 1));
+}
+
+/// All that a list says, and the list's own count.
+fn all(list: &ReplicaList) -> BTreeMap<Vec<u8>, Record> {
+    let mut all = BTreeMap::new();
+    let each = list.each(b"", &mut |name, record| {
+        all.insert(name.as_bytes().to_vec(), record.clone());
+        ControlFlow::Continue(())
+    });
+    each.unwrap();
+    assert_eq!(list.about().unwrap().1, all.len() as u64);
+    all
+}
+
+/// What a list or a bunch of changes does to a batch, of whatever kind.
+fn history<B: Batch>(batch: &mut B, random: &mut Random, now: u64) -> Option<Outcome>
+where
+    B::Error: std::fmt::Debug,
+{
+    let be = |random: &mut Random| record(&format!("be{}", random.below(3)));
+    if random.below(3) > 0 {
+        let mut follower = Follower::default();
+        for _ in 0..random.below(60) {
+            let name = name(random.below(500));
+            let event = match random.below(3) {
+                0 => Event::Deleted(name),
+                _ => Event::Record(name, be(random)),
+            };
+            follower.apply(batch, &event).unwrap();
+        }
+        follower.finish(batch, Some(at(now)), Duration::from_secs(now), at(now)).unwrap();
+        return None;
+    }
+    let mut listing = Listing::begin(batch).unwrap();
+    let (from, to) = match random.below(8) {
+        0 => (0, 0),
+        1 => (random.below(500), 500),
+        _ => (random.below(30), 500 - random.below(30)),
+    };
+    for n in from..to {
+        if random.below(20) > 0 {
+            listing.record(batch, &name(n), &be(random)).unwrap();
+        }
+    }
+    Some(listing.finish(batch, "m", "3.4.1", at(now), Duration::from_secs(20)).unwrap())
+}
+
+#[test]
+fn random_lists_and_changes_come_to_the_same_in_the_store_as_in_memory() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64);
+    println!("SEED={seed}");
+    let mut random = Random(seed);
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open_sized(dir.path(), 1 << 20).unwrap();
+    let list = place.list();
+    let mut model = Table::default();
+    for now in 0..200 {
+        let mut change = place.begin().unwrap();
+        let (mut table, mut again) = (model.clone(), random.clone());
+        let outcome = history(&mut change, &mut random, now);
+        assert_eq!(outcome, history(&mut table, &mut again, now));
+        assert_eq!(change.about().unwrap(), table.about);
+        assert_eq!(change.names().unwrap(), table.records.len() as u64);
+        match random.below(3) {
+            0 => drop(change),
+            1 => {
+                change.commit().unwrap();
+                model = table;
+            }
+            _ => {
+                change.commit_to_disk().unwrap();
+                model = table;
+            }
+        }
+        if random.below(10) == 0 {
+            drop(place);
+            place = Place::open_sized(dir.path(), 1 << 20).unwrap();
+        }
+        if model.about.synchronised.is_none() {
+            continue;
+        }
+        assert_eq!(all(&list), model.records);
+        for n in 0..20 {
+            let name = name(random.below(510) + n);
+            match model.records.get(name.as_bytes()) {
+                Some(record) => assert_eq!(list.lookup(&name), Lookup::Present(record.clone())),
+                None => assert_eq!(list.lookup(&name), Lookup::Absent),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_prefix_shows_its_names_and_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open(dir.path()).unwrap();
+    list_of(&mut place, 0..2000, 0);
+    let mut seen = Vec::new();
+    let list = place.list();
+    let each = list.each(b"user.u0001", &mut |name, _| {
+        // A visitor may look up.
+        assert!(matches!(list.lookup(name), Lookup::Present(_)));
+        seen.push(name.clone());
+        ControlFlow::Continue(())
+    });
+    each.unwrap();
+    assert_eq!(seen, (1000..2000).map(name).collect::<Vec<_>>());
+    let mut first = None;
+    let each = list.each(b"", &mut |name, _| {
+        first = Some(name.clone());
+        ControlFlow::Break(())
+    });
+    each.unwrap();
+    assert_eq!(first, Some(name(0)));
+    list.each(b"user.v", &mut |_, _| panic!("there is none")).unwrap();
+}
+
+#[test]
+fn the_longest_name_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open(dir.path()).unwrap();
+    let name = MailboxName::new(vec![b'a'; crate::mailbox::MAX_NAME]).unwrap();
+    let record = record(&"s".repeat(4096));
+    let mut change = place.begin().unwrap();
+    assert_eq!(change.put(&name, &record).unwrap(), Put::New);
+    assert_eq!(change.get(&name).unwrap(), Some(record.clone()));
+    assert!(change.put(&name, &self::record(&"s".repeat(70_000))).is_err());
+    change.commit().unwrap();
+    assert_eq!(place.list().lookup(&name), Lookup::Present(record));
+}
+
+#[test]
+fn readers_see_the_old_list_until_the_new_one_is_complete_and_then_that() {
+    const NAMES: u64 = 3000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open_sized(dir.path(), 1 << 20).unwrap();
+    let list = place.list();
+    // The last list that is committed for sure, and the last one that may be.
+    let (sure, begun) = (AtomicU64::new(0), AtomicU64::new(0));
+    let write = |place: &mut Place, version: u64| {
+        let mut change = place.begin().unwrap();
+        let mut listing = Listing::begin(&change).unwrap();
+        for n in 0..NAMES {
+            let record = record(&format!("{version}"));
+            listing.record(&mut change, &name(n), &record).unwrap();
+        }
+        listing.finish(&mut change, "m", "3.6.1", at(version), ACCEPT_AFTER).unwrap();
+        begun.store(version, SeqCst);
+        change.commit().unwrap();
+        sure.store(version, SeqCst);
+    };
+    write(&mut place, 1);
+    let done = AtomicBool::new(false);
+    let looked = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (list, sure, begun, done, looked) = (&list, &sure, &begun, &done, &looked);
+            scope.spawn(move || {
+                let mut random = Random(thread);
+                while !done.load(SeqCst) {
+                    let least = sure.load(SeqCst);
+                    let found = list.lookup(&name(random.below(NAMES)));
+                    let most = begun.load(SeqCst);
+                    let Lookup::Present(record) = found else { panic!("{found:?}") };
+                    let version: u64 = record.server.unwrap().parse().unwrap();
+                    assert!((least..=most).contains(&version), "{least} {version} {most}");
+                    looked.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        for version in 2..30 {
+            write(&mut place, version);
+        }
+        done.store(true, SeqCst);
+    });
+    assert!(looked.load(SeqCst) > 0);
+}
+
+/// How many pages of 4 KiB differ.
+fn pages(before: &[u8], after: &[u8]) -> usize {
+    let blank: &[u8] = &[];
+    let pages = before.len().max(after.len()).div_ceil(4096);
+    let page = |file: &[u8], n: usize| file.chunks(4096).nth(n).unwrap_or(blank).to_vec();
+    (0..pages).filter(|n| page(before, *n) != page(after, *n)).count()
+}
+
+#[test]
+fn the_same_list_again_writes_next_to_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open(dir.path()).unwrap();
+    list_of(&mut place, 0..10_000, 0);
+    let file = || std::fs::read(dir.path().join("data.mdb")).unwrap();
+    let before = file();
+    let outcome = list_of(&mut place, 0..10_000, 10);
+    assert_eq!((outcome.new, outcome.changed, outcome.removed), (0, 0, 0));
+    let after = file();
+    assert_eq!(place.about().unwrap().0.synchronised, Some(at(10)));
+    assert!(before.len() > 100 * 4096);
+    // The time: its page, those above it, the free list and a page of LMDB's own.
+    assert!((1..=8).contains(&pages(&before, &after)), "{}", pages(&before, &after));
+}
+
+#[test]
+fn years_of_changes_do_not_let_the_file_grow() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open(dir.path()).unwrap();
+    list_of(&mut place, 0..2000, 0);
+    let list = place.list();
+    let mut random = Random(1);
+    let mut len = 0;
+    for round in 0..2000 {
+        let mut change = place.begin().unwrap();
+        for _ in 0..3 {
+            let record = record(&format!("be{}.example.net", random.below(9)));
+            change.put(&name(random.below(2000)), &record).unwrap();
+            change.delete(&name(random.below(2000))).unwrap();
+        }
+        change.commit().unwrap();
+        list.lookup(&name(round % 2000));
+        if round == 200 {
+            len = std::fs::metadata(dir.path().join("data.mdb")).unwrap().len();
+        }
+    }
+    let now = std::fs::metadata(dir.path().join("data.mdb")).unwrap().len();
+    assert!(now <= len * 2, "{len} {now}");
+}
+
+#[test]
+fn a_list_that_outgrows_the_file_is_an_error_and_fits_when_it_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open_sized(dir.path(), 256 << 10).unwrap();
+    list_of(&mut place, 0..50, 0);
+    let list = place.list();
+    let mut tries = 0;
+    loop {
+        let mut change = place.begin().unwrap();
+        let mut listing = Listing::begin(&change).unwrap();
+        let put = (0..20_000)
+            .try_for_each(|n| listing.record(&mut change, &name(n), &record("be1.example.net")));
+        match put {
+            Ok(()) => {
+                listing.finish(&mut change, "m", "3.6.1", at(1), ACCEPT_AFTER).unwrap();
+                change.commit_to_disk().unwrap();
+                break;
+            }
+            Err(error) => assert!(matches!(error, Error::Full(_)), "{error}"),
+        }
+        drop(change);
+        assert!(matches!(list.lookup(&name(7)), Lookup::Present(_)));
+        assert_eq!(list.lookup(&name(70)), Lookup::Absent);
+        tries += 1;
+        assert!(tries < 6);
+    }
+    assert!(tries > 0);
+    assert_eq!(all(&list).len(), 20_000);
+}
+
+#[test]
+fn a_replica_that_nobody_may_open_twice_to_write_is_opened_by_the_next_when_it_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::open(dir.path()).unwrap();
+    assert!(matches!(Place::open(dir.path()), Err(Error::InUse(_))));
+    assert!(matches!(Place::open_or_begin_anew(dir.path()), Err(Error::InUse(_))));
+    drop(place);
+    Place::open(dir.path()).unwrap();
+}
+
+#[test]
+fn the_files_are_for_the_daemon_and_its_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let replica = dir.path().join("a/replica");
+    let _place = Place::open(&replica).unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&replica) & 0o027, 0);
+    assert_eq!(mode(&replica.join("data.mdb")), 0o640);
+    assert_eq!(mode(&replica.join("lock.mdb")), 0o660);
+}
+
+/// Damages a replica of 2000 names, then says what opening it comes to, and whether beginning anew
+/// works; what was there must still be there, beside it.
+fn damaged(damage: impl FnOnce(&Path)) -> Error {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open(dir.path()).unwrap();
+    list_of(&mut place, 0..2000, 0);
+    let list = place.list();
+    drop((place, list));
+    let data = dir.path().join("data.mdb");
+    damage(&data);
+    let bytes = std::fs::read(&data).unwrap();
+
+    let list = ReplicaList::open(dir.path()).unwrap();
+    assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)), "{:?}", list.lookup(&name(1)));
+    let error = Place::open(dir.path()).unwrap_err();
+    assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
+    assert_eq!(std::fs::read(&data).unwrap(), bytes);
+
+    let (mut place, why) = Place::open_or_begin_anew(dir.path()).unwrap();
+    assert_eq!(why.unwrap().to_string(), error.to_string());
+    assert_eq!(std::fs::read(dir.path().join("data.mdb.set-aside")).unwrap(), bytes);
+    assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
+    list_of(&mut place, 0..10, 0);
+    assert!(matches!(list.lookup(&name(1)), Lookup::Present(_)));
+    assert_eq!(list.lookup(&name(11)), Lookup::Absent);
+    drop(place);
+    // What serves is not set aside.
+    let (_place, why) = Place::open_or_begin_anew(dir.path()).unwrap();
+    assert!(why.is_none());
+    error
+}
+
+#[test]
+fn a_damaged_file_is_an_error_and_can_be_begun_anew() {
+    for damage in [
+        &(|path: &Path| std::fs::write(path, b"not LMDB's").unwrap()) as &dyn Fn(&Path),
+        &|path| std::fs::write(path, [0; 100_000]).unwrap(),
+        &|path| {
+            let bytes = std::fs::read(path).unwrap();
+            std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+        },
+        &|path| {
+            let bytes = std::fs::read(path).unwrap();
+            std::fs::write(path, &bytes[..8192]).unwrap();
+        },
+        &|path| {
+            // The table of what there is: LMDB finds a page that is none.
+            let mut bytes = std::fs::read(path).unwrap();
+            bytes[8192..].fill(0);
+            std::fs::write(path, &bytes).unwrap();
+        },
+    ] {
+        let error = damaged(damage);
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    }
+}
+
+/// Rewrites what is known of the replica as a whole, below the trait.
+fn rewrite_about(data: &Path, value: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+    let store = super::store::Store::of(data.parent().unwrap()).unwrap();
+    let open = store.open_to_write(0, false).unwrap();
+    let mut txn = open.env.write_txn().unwrap();
+    let about = open.records.get(&txn, value::ABOUT_KEY).unwrap().unwrap().to_vec();
+    open.records.put(&mut txn, value::ABOUT_KEY, &value(about)).unwrap();
+    txn.commit().unwrap();
+}
+
+#[test]
+fn a_replica_of_another_version_is_an_error_that_says_so_and_can_be_begun_anew() {
+    let error = damaged(|path| {
+        rewrite_about(path, |mut about| {
+            about[14] = 9;
+            about
+        });
+    });
+    assert!(matches!(error, Error::Version { found: 9, .. }), "{error}");
+    assert!(error.to_string().contains("version 9"), "{error}");
+    let error = damaged(|path| rewrite_about(path, |about| about[..20].to_vec()));
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn a_database_of_somebody_else_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::open(dir.path()).unwrap();
+    let mut txn = place.open.env.write_txn().unwrap();
+    place.open.records.put(&mut txn, b"alias", b"somebody").unwrap();
+    txn.commit().unwrap();
+    drop(place);
+    let error = Place::open(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("not those of a replica"), "{error}");
+}
+
+#[test]
+fn a_damaged_value_is_no_absence() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open(dir.path()).unwrap();
+    list_of(&mut place, 0..10, 0);
+    let mut txn = place.open.env.write_txn().unwrap();
+    place.open.records.put(&mut txn, name(5).as_bytes(), b"?").unwrap();
+    txn.commit().unwrap();
+    let list = place.list();
+    assert!(matches!(list.lookup(&name(5)), Lookup::Unsure(_)));
+    assert!(matches!(list.lookup(&name(4)), Lookup::Present(_)));
+    assert!(list.each(b"", &mut |_, _| ControlFlow::Continue(())).is_err());
+    // The next list mends it.
+    assert_eq!(list_of(&mut place, 0..10, 1).changed, 1);
+    assert!(matches!(list.lookup(&name(5)), Lookup::Present(_)));
+}
+
+#[test]
+fn a_directory_that_goes_and_comes_back_makes_nobody_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    let mut place = Place::open(&here).unwrap();
+    list_of(&mut place, 0..10, 0);
+    let list = place.list();
+    assert_eq!(list.lookup(&name(11)), Lookup::Absent);
+    std::fs::rename(&here, &there).unwrap();
+    assert!(matches!(list.lookup(&name(11)), Lookup::Unsure(_)));
+    assert!(matches!(place.begin(), Err(Error::Replaced(_))));
+    // Another replica in its place, while the writer still has the old one open.
+    std::fs::create_dir(&here).unwrap();
+    std::fs::copy(there.join("data.mdb"), here.join("data.mdb")).unwrap();
+    assert!(matches!(list.lookup(&name(11)), Lookup::Unsure(_)));
+    assert!(matches!(place.begin(), Err(Error::Replaced(_))));
+    drop(place);
+    assert_eq!(list.lookup(&name(11)), Lookup::Absent);
+    let mut place = Place::open(&here).unwrap();
+    list_of(&mut place, 0..12, 0);
+    assert!(matches!(list.lookup(&name(11)), Lookup::Present(_)));
 }
 
 /// A number in `/proc/self/…`, in the line that begins with `field`.

@@ -119,27 +119,27 @@ pub fn of_about(about: &About) -> Result<Vec<u8>, BadValue> {
 
 /// Reads the value of [`ABOUT_KEY`].
 pub fn about(value: &[u8]) -> Result<About, BadValue> {
-    let mut fields = AboutFields::read(value)?;
-    let bits = fields.bits;
-    let time = |millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis));
-    let [synchronised, as_of, since, last] =
-        std::array::from_fn(|_| fields.number().and_then(time));
-    let [had, lost] = std::array::from_fn(|_| fields.number());
-    let given = |bit: u8, time: Option<SystemTime>| match bits & bit != 0 {
-        true => time.map(Some).ok_or(BadValue::Damaged),
+    let fields = AboutFields::read(value)?;
+    let [synchronised, as_of, since, last, had, lost] = fields.numbers;
+    let time = |bit: u8, millis| match fields.bits & bit != 0 {
+        true => {
+            let time = UNIX_EPOCH.checked_add(Duration::from_millis(millis));
+            time.map(Some).ok_or(BadValue::Damaged)
+        }
         false => Ok(None),
     };
-    let held_back = match (given(4, since)?, last, had, lost) {
-        (Some(since), Some(last), Some(had), Some(lost)) => {
-            Some(HeldBack { since, last, had, lost, accepted: bits & 8 != 0 })
-        }
-        (Some(_), ..) => return Err(BadValue::Damaged),
-        (None, ..) => None,
-    };
-    let (master, release) = split_text(fields.rest)?;
+    let accepted = fields.bits & 8 != 0;
+    let held_back = time(4, since)?.zip(time(4, last)?).map(|(since, last)| HeldBack {
+        since,
+        last,
+        had,
+        lost,
+        accepted,
+    });
+    let (master, release) = split_text(fields.texts)?;
     Ok(About {
-        synchronised: given(1, synchronised)?,
-        as_of: given(2, as_of)?,
+        synchronised: time(1, synchronised)?,
+        as_of: time(2, as_of)?,
         master: master.to_owned(),
         release: release.to_owned(),
         held_back,
@@ -150,28 +150,29 @@ pub fn about(value: &[u8]) -> Result<About, BadValue> {
 /// synchronised, and the master's release.
 pub fn synchronised_release(value: &[u8]) -> Result<(bool, &str), BadValue> {
     let fields = AboutFields::read(value)?;
-    let texts = fields.rest.get(6 * 8..).ok_or(BadValue::Damaged)?;
-    Ok((fields.bits & 1 != 0, split_text(texts)?.1))
+    Ok((fields.bits & 1 != 0, split_text(fields.texts)?.1))
 }
 
 struct AboutFields<'a> {
     bits: u8,
-    rest: &'a [u8],
+    numbers: [u64; 6],
+    texts: &'a [u8],
 }
 
 impl<'a> AboutFields<'a> {
     fn read(value: &'a [u8]) -> Result<Self, BadValue> {
-        match value.strip_prefix(MAGIC) {
-            Some([VERSION, bits, rest @ ..]) => Ok(Self { bits: *bits, rest }),
-            Some([version, ..]) if *version != VERSION => Err(BadValue::Version(*version)),
-            _ => Err(BadValue::Damaged),
+        let (bits, mut texts) = match value.strip_prefix(MAGIC) {
+            Some([VERSION, bits, rest @ ..]) => (*bits, rest),
+            Some([version, ..]) if *version != VERSION => return Err(BadValue::Version(*version)),
+            _ => return Err(BadValue::Damaged),
+        };
+        let mut numbers = [0; 6];
+        for number in &mut numbers {
+            let (bytes, rest) = texts.split_first_chunk().ok_or(BadValue::Damaged)?;
+            *number = u64::from_be_bytes(*bytes);
+            texts = rest;
         }
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        let (number, rest) = self.rest.split_first_chunk()?;
-        self.rest = rest;
-        Some(u64::from_be_bytes(*number))
+        Ok(Self { bits, numbers, texts })
     }
 }
 
@@ -189,4 +190,96 @@ fn split_text(bytes: &[u8]) -> Result<(&str, &str), BadValue> {
     let (text, rest) = rest.split_at_checked(len).ok_or(BadValue::Damaged)?;
     let utf8 = |bytes| std::str::from_utf8(bytes).map_err(|_| BadValue::Damaged);
     Ok((utf8(text)?, utf8(rest)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn times() -> impl Strategy<Value = Option<SystemTime>> {
+        let time = (0..1u64 << 45).prop_map(|millis| UNIX_EPOCH + Duration::from_millis(millis));
+        proptest::option::of(time)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            state in 0..5usize,
+            server in proptest::option::of("\\PC{0,40}"),
+            partition in "\\PC{0,40}",
+            lookup: bool,
+            post: bool,
+        ) {
+            let states =
+                [State::Active, State::Reserved, State::Moving, State::Deleted, State::Intermediate];
+            let anonymous = AnonymousRights { lookup, post };
+            let written = Record { state: states[state], server, partition, anonymous };
+            let mut value = Vec::new();
+            push_record(&written, &mut value).unwrap();
+            prop_assert_eq!(record(&value), Ok(written));
+        }
+
+        #[test]
+        fn what_is_known_of_the_whole_is_read_as_it_was_written(
+            synchronised in times(),
+            as_of in times(),
+            since in times(),
+            last in times(),
+            had: u64,
+            lost: u64,
+            accepted: bool,
+            master in "\\PC{0,40}",
+            release in "\\PC{0,40}",
+        ) {
+            let held_back = since
+                .zip(last)
+                .map(|(since, last)| HeldBack { since, last, had, lost, accepted });
+            let written = About { synchronised, as_of, master, release, held_back };
+            let value = of_about(&written).unwrap();
+            let short = synchronised_release(&value);
+            prop_assert_eq!(short, Ok((synchronised.is_some(), &*written.release)));
+            for len in 0..MAGIC.len() + 2 + 6 * 8 + 2 {
+                prop_assert_eq!(about(&value[..len]), Err(BadValue::Damaged));
+            }
+            prop_assert_eq!(about(&value), Ok(written));
+        }
+
+        #[test]
+        fn any_bytes_are_a_value_or_an_error(bytes: Vec<u8>) {
+            let _ = record(&bytes);
+            let _ = synchronised_release(&bytes);
+            let with_magic = [MAGIC, &[VERSION], &bytes].concat();
+            let _ = about(&with_magic);
+            let _ = synchronised_release(&with_magic);
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_kind_is_an_error_and_no_record() {
+        for value in [
+            &b""[..],
+            b"A",
+            b"A\0",
+            b"A\0\0",
+            b"X\0\0\0",
+            b"A\x08\0\0",
+            b"A\0\0\x01a",
+            b"A\x04\0\x05be1",
+            b"A\x04\0\x01\xff",
+        ] {
+            assert_eq!(record(value), Err(BadValue::Damaged), "{}", value.escape_ascii());
+        }
+        let long = Record {
+            state: State::Active,
+            server: Some("a".repeat(65_536)),
+            partition: String::new(),
+            anonymous: AnonymousRights::default(),
+        };
+        assert_eq!(push_record(&long, &mut Vec::new()), Err(BadValue::TooLong));
+        let mut value = of_about(&About::default()).unwrap();
+        value[MAGIC.len()] = 2;
+        assert_eq!(about(&value), Err(BadValue::Version(2)));
+        assert_eq!(synchronised_release(&value), Err(BadValue::Version(2)));
+    }
 }

@@ -1,0 +1,264 @@
+//! Processes that are killed, and processes beside each other.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write as _};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::*;
+use crate::cyrusdb::writer::Random;
+use crate::mailbox::{AnonymousRights, Lookup, MailboxList as _, MailboxName, Record, State};
+use crate::replica::{Batch as _, HeldBack, Listing};
+
+type Model = BTreeMap<Vec<u8>, Record>;
+
+fn name(n: u64) -> MailboxName {
+    MailboxName::new(format!("user.u{n:04}")).unwrap()
+}
+
+fn record(server: &str) -> Record {
+    Record {
+        state: State::Active,
+        server: Some(server.into()),
+        partition: "default".into(),
+        anonymous: AnonymousRights::default(),
+    }
+}
+
+/// The name whose record says which was the last transaction.
+fn last() -> MailboxName {
+    MailboxName::new("user.last").unwrap()
+}
+
+/// What transaction `n` does: every tenth is a full list.
+fn transaction(n: u64) -> (bool, Vec<(MailboxName, Option<Record>)>) {
+    let mut random = Random(n);
+    let full = n % 10 == 0;
+    let mut rows = vec![(last(), Some(record(&n.to_string())))];
+    for i in 0..if full { 300 } else { 1 + random.below(40) } {
+        let name = name(if full { i } else { random.below(300) });
+        let gone = random.below(20) == 0;
+        rows.push((name, (!gone).then(|| record(&format!("be{}", random.below(4))))));
+    }
+    (full, rows)
+}
+
+fn model(through: u64) -> Model {
+    let mut model = Model::new();
+    for n in through / 10 * 10..=through {
+        for (name, record) in transaction(n).1 {
+            match record {
+                Some(record) => model.insert(name.as_bytes().to_vec(), record),
+                None => model.remove(name.as_bytes()),
+            };
+        }
+    }
+    model
+}
+
+fn last_transaction(list: &ReplicaList) -> Option<u64> {
+    match list.lookup(&last()) {
+        Lookup::Present(record) => Some(record.server?.parse().unwrap()),
+        _ => None,
+    }
+}
+
+/// The part of a test that runs in a process of its own.
+#[test]
+#[ignore = "the other tests run it"]
+fn child() {
+    let Ok(what) = std::env::var("REPLICA_CHILD") else { return };
+    let dir = PathBuf::from(std::env::var("REPLICA_DIR").unwrap());
+    match &*what {
+        "write" => write_until_killed(&dir),
+        _ => answer(&dir),
+    }
+}
+
+fn write_until_killed(dir: &Path) {
+    let mut place = Place::open(dir).unwrap();
+    let first = last_transaction(&place.list()).map_or(0, |last| last + 1);
+    let mut out = std::io::stdout();
+    for n in first.. {
+        let (full, rows) = transaction(n);
+        let mut change = place.begin().unwrap();
+        if full {
+            let mut listing = Listing::begin(&change).unwrap();
+            for (name, record) in &rows {
+                if let Some(record) = record {
+                    listing.record(&mut change, name, record).unwrap();
+                }
+            }
+            listing.finish(&mut change, "m", "3.6.1", UNIX_EPOCH, Duration::ZERO).unwrap();
+        } else {
+            for (name, record) in &rows {
+                match record {
+                    Some(record) => drop(change.put(name, record).unwrap()),
+                    None => drop(change.delete(name).unwrap()),
+                }
+            }
+        }
+        writeln!(out, "\nbegun {n}").unwrap();
+        if full {
+            change.commit_to_disk().unwrap()
+        } else {
+            change.commit().unwrap()
+        }
+        writeln!(out, "done {n}").unwrap();
+    }
+}
+
+/// Answers what a list says of the names on standard input.
+fn answer(dir: &Path) {
+    let list = ReplicaList::open(dir).unwrap();
+    println!("\nready");
+    for line in std::io::stdin().lines() {
+        match list.lookup(&MailboxName::new(line.unwrap()).unwrap()) {
+            Lookup::Present(record) => println!("present {}", record.server.unwrap()),
+            Lookup::Absent => println!("absent"),
+            other => println!("unsure {other:?}"),
+        }
+    }
+}
+
+fn spawn(what: &str, dir: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "mailbox_list::replica::crash_tests::child", "--ignored", "--nocapture"])
+        .env("REPLICA_CHILD", what)
+        .env("REPLICA_DIR", dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Its answers.
+struct Reader(Child, BufReader<std::process::ChildStdout>);
+
+impl Reader {
+    fn spawn(dir: &Path) -> Self {
+        let mut child = spawn("read", dir);
+        let mut reader = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while line != "ready\n" {
+            line.clear();
+            assert!(reader.read_line(&mut line).unwrap() > 0);
+        }
+        Self(child, reader)
+    }
+
+    fn ask(&mut self, name: &MailboxName) -> String {
+        writeln!(self.0.stdin.as_ref().unwrap(), "{name}").unwrap();
+        let mut line = String::new();
+        self.1.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_writer_killed_at_any_moment_leaves_one_commit_or_the_next() {
+    let seed = UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    let dir = tempfile::tempdir().unwrap();
+    let list = ReplicaList::open(dir.path()).unwrap();
+    for round in 0..25 {
+        let mut child = spawn("write", dir.path());
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (mut begun, mut done) = (None, None);
+        let mut see = |line: std::io::Result<String>| {
+            let line = line.unwrap();
+            if let Some(n) = line.strip_prefix("begun ") {
+                begun = Some(n.parse::<u64>().unwrap());
+            } else if let Some(n) = line.strip_prefix("done ") {
+                done = Some(n.parse::<u64>().unwrap());
+            }
+        };
+        for _ in 0..4 + random.below(60) {
+            see(lines.next().unwrap());
+        }
+        // Somewhere within a transaction.
+        std::thread::sleep(Duration::from_micros(random.below(2000)));
+        child.kill().unwrap();
+        lines.for_each(&mut see);
+        child.wait().unwrap();
+        let (begun, done) = (begun.unwrap(), done.unwrap_or(0));
+
+        let now = last_transaction(&list).unwrap();
+        assert!((done..=begun).contains(&now), "round {round}: {done} {now} {begun}");
+        let mut found = Model::new();
+        let each = list.each(b"", &mut |name, record| {
+            found.insert(name.as_bytes().to_vec(), record.clone());
+            ControlFlow::Continue(())
+        });
+        each.unwrap();
+        assert_eq!(found, model(now), "round {round}, after {now}");
+    }
+}
+
+#[test]
+fn a_reader_in_another_process_follows_and_does_not_keep_old_pages_when_it_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open_sized(dir.path(), 256 << 10).unwrap();
+    let write = |place: &mut Place, names: u64, server: &str| {
+        let mut change = place.begin()?;
+        let mut listing = Listing::begin(&change)?;
+        for n in 0..names {
+            listing.record(&mut change, &name(n), &record(server))?;
+        }
+        listing.finish(&mut change, "m", "3.6.1", SystemTime::now(), Duration::ZERO)?;
+        change.commit()
+    };
+    write(&mut place, 100, "be1").unwrap();
+    let mut reader = Reader::spawn(dir.path());
+    assert_eq!(reader.ask(&name(7)), "present be1");
+    assert_eq!(reader.ask(&name(9999)), "absent");
+    write(&mut place, 100, "be2").unwrap();
+    assert_eq!(reader.ask(&name(7)), "present be2");
+    // The file outgrows what the reader has mapped.
+    while let Err(error) = write(&mut place, 10_000, "be3") {
+        assert!(matches!(error, Error::Full(_)), "{error}");
+    }
+    assert_eq!(reader.ask(&name(9999)), "present be3");
+    assert_eq!(reader.ask(&name(7)), "present be3");
+    drop(reader);
+    let len = || std::fs::metadata(dir.path().join("data.mdb")).unwrap().len();
+    write(&mut place, 10_000, "be4").unwrap();
+    write(&mut place, 10_000, "be5").unwrap();
+    let before = len();
+    for n in 0..20 {
+        write(&mut place, 10_000, &format!("be{n}")).unwrap();
+    }
+    assert!(len() <= before * 2, "{before} {}", len());
+}
+
+#[test]
+fn a_loss_is_accepted_from_another_process_while_the_daemon_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(accept(dir.path()).is_err());
+    assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
+    let mut place = Place::open(dir.path()).unwrap();
+    assert_eq!(accept(dir.path()).unwrap(), None);
+    let now = SystemTime::now();
+    let (since, last, accepted) = (now, now, false);
+    let held_back = HeldBack { since, last, had: 10, lost: 10, accepted };
+    let mut change = place.begin().unwrap();
+    let mut about = change.about().unwrap();
+    about.held_back = Some(held_back);
+    change.set_about(&about).unwrap();
+    change.commit().unwrap();
+    assert!(accept(dir.path()).unwrap().unwrap().accepted);
+    let (about, _) = place.about().unwrap();
+    assert!(about.held_back.as_ref().unwrap().accepted);
+    assert!(about.wants_list(now, Duration::from_secs(600)));
+}
