@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -41,7 +42,8 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
 }
 
 fn compare(site: &Site, table: &mut Table, path: &str, count: usize, when: &str) -> Done {
-    let resolver = Resolver::new(site.settings(path)?);
+    let resolver = Resolver::new(site.settings(path)?, None);
+    let file = resolver.lists.file(Path::new(path)).ok_or("no list")?;
     let (gets, nothing) = (format!("{STATE}/gets"), format!("{STATE}/nothing"));
     File::create(&nothing)?;
     let mut random = Random(7);
@@ -49,7 +51,7 @@ fn compare(site: &Site, table: &mut Table, path: &str, count: usize, when: &str)
     // found whom.
     for _ in 0..300_000 {
         let user = random.user();
-        look_up(&resolver.list, &name(user)?)?;
+        look_up(file, &name(user)?)?;
         route(&resolver, &list::recipient(user))?;
     }
     let mut looked_up = Vec::new();
@@ -63,7 +65,7 @@ fn compare(site: &Site, table: &mut Table, path: &str, count: usize, when: &str)
         }
         script.flush()?;
 
-        looked_up.push(each(&users, name, |name| look_up(&resolver.list, name))?);
+        looked_up.push(each(&users, name, |name| look_up(file, name))?);
         routed.push(each(&users, |user| Ok(list::recipient(user)), |user| route(&resolver, user))?);
         let whole = time(|| list::quiet(&mut site.dbtool(path), &gets))?;
         let around = time(|| list::quiet(&mut site.dbtool(path), &nothing))?;
@@ -97,7 +99,11 @@ fn route(resolver: &Resolver, recipient: &str) -> Done {
     // A slice that stumbles over a repack goes the slower way the daemon goes then.
     let route = match verdict {
         Verdict::Final(route) => route,
-        Verdict::Confirm | Verdict::Wait => resolver.route(recipient.as_bytes(), None),
+        Verdict::Confirm(_) | Verdict::Wait => {
+            resolver.route(recipient.as_bytes(), None, resolver.nothing_found(None), &mut |name| {
+                resolver.ask_slave(name)
+            })
+        }
     };
     ensure!(matches!(route.decision, Decision::Deliver(_)), "{recipient}: {route:?}");
     Ok(())

@@ -28,6 +28,7 @@
 pub mod address;
 pub mod backend;
 pub mod config;
+pub mod confirm;
 pub mod cyrusdb;
 pub mod domains;
 pub mod endpoint;
@@ -35,6 +36,7 @@ pub mod imapd_conf;
 pub mod mailbox;
 pub mod mailbox_list;
 pub mod maps;
+pub mod master;
 pub mod mupdate;
 pub mod replica;
 pub mod resolver;

@@ -1,21 +1,22 @@
-//! A router with the list it asks: what the command and the daemon both answer from.
+//! A router with the lists it asks: what the command and the daemon both answer from.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Settings;
-use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
+use crate::confirm::{Findings, MOST_ROUNDS, Said};
+use crate::mailbox::{KeyGeneration, MailboxName};
+use crate::mailbox_list::lists::{Lists, Replicated, Source};
 use crate::mailbox_list::{FileList, Options, kick::kick};
 use crate::maps::Maps;
-use crate::router::{Explain, Misses, Route, Router, Verdict};
+use crate::router::{Explain, Route, Router, Verdict};
 
 /// How long a kick may take. The mail server's own patience is far longer, but Postfix' queue
 /// manager resolves one recipient at a time and waits for each.
 pub const KICK_PATIENCE: Duration = Duration::from_secs(4);
 
-/// A router, the forms of its answers and its list. Shared by threads.
+/// A router, the forms of its answers and its lists. Shared by threads.
 #[derive(Debug)]
 pub struct Resolver {
     /// What decides.
@@ -23,114 +24,132 @@ pub struct Resolver {
     /// What answers look like.
     pub maps: Maps,
     /// What is asked.
-    pub list: Arc<FileList>,
-    /// Where the local MUPDATE slave confirms misses; without one the list speaks for itself.
-    pub kick_socket: Option<PathBuf>,
+    pub lists: Lists,
+    /// How what the lists do not have is confirmed.
+    pub proof: Proof,
+}
+
+/// How it is confirmed that there is no such mailbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// Not at all: there is no murder, so the list speaks for itself.
+    List,
+    /// The MUPDATE slave of this host says at this socket that the list has caught up with the
+    /// master, who himself cannot be asked.
+    Slave(PathBuf),
+    /// The master is asked for the name.
+    Master {
+        /// Where the MUPDATE slave of this host can be asked as well. It stands in for the master
+        /// where it turns out that he cannot be asked as things are configured; never where he only
+        /// does not answer.
+        slave: Option<PathBuf>,
+    },
 }
 
 impl Resolver {
-    /// Puts a resolver together. The list is opened when it is first asked, and need not be there.
-    pub fn new(settings: Settings) -> Self {
-        let list = Arc::new(FileList::open(&settings.mailboxes_db, Options::default()));
-        Self::with_list(settings, list)
+    /// Puts a resolver together. Lists are opened when they are first asked, and need not be there.
+    /// `replica` stands for the source `replica`; without it that source knows nobody, and nobody is
+    /// unknown.
+    pub fn new(settings: Settings, replica: Option<Replicated>) -> Self {
+        Self::with_lists(settings, replica, &Lists::default())
     }
 
-    /// The resolver of new settings. It keeps the list of this one if that is still the same file,
+    /// The resolver of new settings. It keeps the list of this host if that is still the same file,
     /// and with it the memory of how long the list has been.
-    pub fn renewed(&self, settings: Settings) -> Self {
-        if self.list.path() == settings.mailboxes_db {
-            Self::with_list(settings, Arc::clone(&self.list))
-        } else {
-            Self::new(settings)
-        }
+    pub fn renewed(&self, settings: Settings, replica: Option<Replicated>) -> Self {
+        Self::with_lists(settings, replica, &self.lists)
     }
 
-    fn with_list(settings: Settings, list: Arc<FileList>) -> Self {
+    fn with_lists(settings: Settings, replica: Option<Replicated>, old: &Lists) -> Self {
+        let path = &settings.mailboxes_db;
+        let file = old
+            .file(path)
+            .map_or_else(|| Arc::new(FileList::open(path, Options::default())), Arc::clone);
+        let _ = replica;
         Self {
-            list,
+            lists: Lists::new(vec![Source::File(file)]),
             router: settings.router,
             maps: settings.maps,
-            kick_socket: settings.kick_socket,
+            proof: settings.kick_socket.map_or(Proof::List, Proof::Slave),
         }
     }
 
-    /// How far a miss of the list as it stands may be believed.
-    fn misses(&self) -> Misses<'static> {
-        match self.kick_socket {
-            Some(_) => Misses::Unconfirmed,
-            None => Misses::Believed,
-        }
+    /// What is known of a recipient before anybody was asked. `generation` is that of the master's
+    /// names, if he was heard before.
+    pub fn nothing_found(&self, generation: Option<KeyGeneration>) -> Findings {
+        let mut findings = match self.proof {
+            Proof::List => Findings::NOBODY_TO_ASK,
+            Proof::Slave(_) => Findings::ASK_THE_SLAVE,
+            Proof::Master { .. } => Findings::ASK_THE_MASTER,
+        };
+        findings.learn_generation(generation);
+        findings
     }
 
-    /// Decides without waiting for a lock or for the MUPDATE slave, and without walking the list.
+    /// Decides without waiting for a lock or for anybody, and without walking the list.
     pub fn route_now(&self, recipient: &[u8]) -> Verdict {
-        let misses = match self.router.rules.fuzzy {
-            true => Misses::Unconfirmed,
-            false => self.misses(),
-        };
-        self.router.route(recipient, &WithoutWaiting(&self.list), misses, None)
+        self.look_now(recipient, &self.nothing_found(None))
     }
 
-    /// Decides on the list as it stands, and waits for a lock if it must.
-    pub fn first_look(&self, recipient: &[u8]) -> Verdict {
-        self.router.route(recipient, &*self.list, self.misses(), None)
+    /// Decides on the lists as they stand and what was found out, without waiting for a lock and
+    /// without walking the list.
+    pub fn look_now(&self, recipient: &[u8], findings: &Findings) -> Verdict {
+        let now = self.lists.now();
+        let verdict = self.router.route(recipient, &findings.over(&now), findings, None);
+        if now.was_to_walk() { Verdict::Wait } else { verdict }
     }
 
-    /// Decides on a list that has been brought up to date, or could not be. Waits for a lock if it
-    /// must.
-    pub fn second_look(&self, recipient: &[u8], misses: Misses<'_>, explain: Explain<'_>) -> Route {
-        settled(self.router.route(recipient, &*self.list, misses, explain))
+    /// Decides on the lists as they stand and what was found out. Waits for a lock if it must.
+    pub fn look(&self, recipient: &[u8], findings: &Findings, explain: Explain<'_>) -> Verdict {
+        self.router.route(recipient, &findings.over(&self.lists), findings, explain)
     }
 
-    /// Decides, and waits for a lock or for the MUPDATE slave if that is what it takes: some
-    /// seconds at worst.
-    pub fn route(&self, recipient: &[u8], mut explain: Explain<'_>) -> Route {
-        let misses = self.misses();
-        let first = self.router.route(recipient, &*self.list, misses, explain.as_deref_mut());
-        let (Verdict::Confirm, Some(socket)) = (&first, &self.kick_socket) else {
-            return settled(first);
-        };
-        let kicked = kick(socket, KICK_PATIENCE);
-        if let Some(steps) = explain.as_deref_mut() {
-            steps.push(match &kicked {
-                Ok(()) => format!("freshness: the MUPDATE slave at {} says ok", socket.display()),
-                Err(why) => format!("freshness: {why}"),
-            });
-            steps.push("second look, now that the list has had the chance to catch up:".into());
-        }
-        match &kicked {
-            Ok(()) => self.second_look(recipient, Misses::Believed, explain),
-            Err(why) => self.second_look(recipient, Misses::Doubted(why), explain),
-        }
-    }
-}
-
-/// A list that may wait, asked with misses that need no confirmation, leaves nothing open.
-fn settled(verdict: Verdict) -> Route {
-    match verdict {
-        Verdict::Final(route) => route,
-        Verdict::Confirm => Route::deferred("a miss could not be confirmed"),
-        Verdict::Wait => Route::deferred("the mailbox list is busy"),
-    }
-}
-
-/// The list, asked without waiting.
-struct WithoutWaiting<'a>(&'a FileList);
-
-impl MailboxList for WithoutWaiting<'_> {
-    fn lookup(&self, name: &MailboxName) -> Lookup {
-        self.0.lookup_now(name)
-    }
-
-    fn key_generation(&self) -> Option<KeyGeneration> {
-        self.0.key_generation()
-    }
-
-    fn each(
+    /// Decides, and has names confirmed by `ask` as often as it takes, [`MOST_ROUNDS`] at most.
+    /// Waits for locks, and as long as `ask` does.
+    pub fn route(
         &self,
-        _prefix: &[u8],
-        _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
-        Err("walking the mailbox list takes too long here".into())
+        recipient: &[u8],
+        mut explain: Explain<'_>,
+        findings: Findings,
+        ask: &mut dyn FnMut(&MailboxName) -> Said,
+    ) -> Route {
+        let mut findings = findings;
+        for _ in 0..=MOST_ROUNDS {
+            let name = match self.look(recipient, &findings, explain.as_deref_mut()) {
+                Verdict::Final(route) => return route,
+                Verdict::Wait => return busy(),
+                Verdict::Confirm(name) => name,
+            };
+            let said = ask(&name);
+            if let Some(steps) = explain.as_deref_mut() {
+                steps.push(format!("freshness: {}", said.in_words(&name)));
+                steps.push("another look, now that this is known:".into());
+            }
+            findings.learn(name, said);
+        }
+        never_settled()
     }
+
+    /// Asks the MUPDATE slave of this host, if it is what can be asked. Blocks for up to
+    /// [`KICK_PATIENCE`].
+    pub fn ask_slave(&self, _name: &MailboxName) -> Said {
+        match &self.proof {
+            Proof::Slave(socket) | Proof::Master { slave: Some(socket) } => {
+                Said::Lists(kick(socket, KICK_PATIENCE).map_err(Into::into))
+            }
+            Proof::List | Proof::Master { slave: None } => {
+                Said::Lists(Err("nobody can be asked".into()))
+            }
+        }
+    }
+}
+
+/// What is said where a list that may be waited for is busy all the same.
+pub fn busy() -> Route {
+    Route::deferred("the mailbox list is busy")
+}
+
+/// What is said after [`MOST_ROUNDS`].
+pub fn never_settled() -> Route {
+    Route::deferred("too many names would have to be confirmed")
 }

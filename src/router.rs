@@ -2,13 +2,14 @@
 //!
 //! The router asks a [`MailboxList`] and knows the site's rules. It does no I/O and reads no
 //! clock, so it cannot confirm a miss itself: where a miss is not yet believed it says
-//! [`Verdict::Confirm`], and its caller brings the list up to date and asks again.
+//! [`Verdict::Confirm`] with the name, and its caller has that confirmed and asks again. An answer
+//! may rest on several names being absent; each of them is confirmed.
 //!
 //! | the list says | decision |
 //! |---|---|
 //! | an active record with a server | deliver to that backend |
 //! | an active record without a server | deliver to the local backend, if one is configured |
-//! | reserved, moving | deferred |
+//! | reserved, moving | deferred, once that is believed or in doubt |
 //! | deleted, intermediate, nothing | unknown, once the miss is believed |
 //! | cannot be read, cannot be sure | deferred |
 //! | a shared folder nobody may post to without logging in | refused (unknown, if it is hidden too), once that is believed |
@@ -84,7 +85,7 @@ impl Decision {
     }
 }
 
-/// How far a miss may be believed.
+/// How far a miss may be believed, and likewise what will pass by itself (reserved, moving).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Misses<'a> {
     /// The list speaks for itself, or has been brought up to date since the question came.
@@ -95,14 +96,28 @@ pub enum Misses<'a> {
     Doubted(&'a str),
 }
 
+/// How far what a list says of a name may be believed, name by name.
+pub trait Belief {
+    /// What a miss of this name is worth.
+    fn of(&self, name: &MailboxName) -> Misses<'_>;
+}
+
+/// The same for every name.
+impl Belief for Misses<'_> {
+    fn of(&self, _name: &MailboxName) -> Misses<'_> {
+        *self
+    }
+}
+
 /// What [`Router::route`] answers.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The decision stands.
     Final(Route),
-    /// The list has no such mailbox. Bring it up to date, then ask again with
-    /// [`Misses::Believed`], or with [`Misses::Doubted`] if that failed.
-    Confirm,
+    /// The list does not have this mailbox, or has it in a state that will pass. Have that
+    /// confirmed, then ask again with a [`Belief`] that says what came of it; never
+    /// [`Misses::Unconfirmed`] of this name again. The next verdict may name another one.
+    Confirm(MailboxName),
     /// The list cannot answer without waiting (see [`Lookup::Busy`]); ask where waiting is allowed.
     Wait,
 }
@@ -139,7 +154,7 @@ impl Router {
         &self,
         recipient: &[u8],
         list: &dyn MailboxList,
-        misses: Misses<'_>,
+        belief: &dyn Belief,
         mut explain: Explain<'_>,
     ) -> Verdict {
         let recipient = match self.ours(recipient) {
@@ -155,10 +170,10 @@ impl Router {
                 self.rules.explain(&recipient).into_iter().map(|step| format!("rule: {step}")),
             );
         }
-        let mut search = Search { router: self, list, misses, explain };
+        let mut search = Search { router: self, list, belief, explain };
         match search.target(&recipient) {
             Ok(route) => Verdict::Final(route),
-            Err(Open::Confirm) => Verdict::Confirm,
+            Err(Open::Confirm(name)) => Verdict::Confirm(name),
             Err(Open::Wait) => Verdict::Wait,
         }
     }
@@ -186,11 +201,14 @@ impl Router {
     }
 }
 
+/// Why somebody is unknown of whom the list has no record.
+const NO_SUCH: &str = "no such mailbox";
+
 /// One way through the list.
 struct Search<'a> {
     router: &'a Router,
     list: &'a dyn MailboxList,
-    misses: Misses<'a>,
+    belief: &'a dyn Belief,
     explain: Explain<'a>,
 }
 
@@ -206,7 +224,7 @@ enum Found {
 
 /// Why a search ends without a decision.
 enum Open {
-    Confirm,
+    Confirm(MailboxName),
     Wait,
 }
 
@@ -221,9 +239,10 @@ impl Search<'_> {
             false => Some(self.list.key_generation()),
         };
         let any_release = generation == Some(None);
-        let older = match generation {
-            Some(Some(KeyGeneration::Internal)) => self.by_older_rules(recipient),
-            _ => None,
+        let may_be_older = generation == Some(Some(KeyGeneration::Internal));
+        let older = match may_be_older {
+            true => self.by_older_rules(recipient),
+            false => None,
         };
         let target = match older {
             Some(older) => Ok(older),
@@ -232,7 +251,12 @@ impl Search<'_> {
         let lost = match target {
             Ok(target) => match self.by_name(&target)? {
                 Found::Decided(route) => return Ok(route),
-                Found::Missed(route) | Found::Barred(route) => route,
+                Found::Missed(route) | Found::Barred(route) => {
+                    if may_be_older && let Some(doubted) = self.doubt_older_rules(recipient)? {
+                        return Ok(doubted);
+                    }
+                    route
+                }
             },
             Err(no_target) => {
                 // No list need be asked: it could hold no such name.
@@ -242,6 +266,13 @@ impl Search<'_> {
                     NoTarget::Doubtful(_) => Decision::Deferred(Cause::Mailbox),
                 };
                 let route = Route::without_mailbox(decision, no_target.to_string().into());
+                if matches!(route.decision, Decision::Deferred(_)) && !any_release {
+                    explain!(self.explain, "decision: {}", route.reason);
+                    return Ok(route);
+                }
+                if may_be_older && let Some(doubted) = self.doubt_older_rules(recipient)? {
+                    return Ok(doubted);
+                }
                 if route.decision != Decision::Unknown && !any_release {
                     explain!(self.explain, "decision: {}", route.reason);
                     return Ok(route);
@@ -290,6 +321,20 @@ impl Search<'_> {
         Some(target)
     }
 
+    /// What becomes of a recipient whom today's rules do not find, for all that is known of the
+    /// names that older releases make of him. `None`: it is believed that none of them is there.
+    fn doubt_older_rules(&mut self, recipient: &Recipient<'_>) -> Result<Option<Route>, Open> {
+        let router = self.router;
+        for target in router.older.iter().filter_map(|rules| rules.target(recipient).ok()) {
+            for name in target.names() {
+                if let doubted @ Some(_) = self.doubt(name, None, NO_SUCH)? {
+                    return Ok(doubted);
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Looks a target up under the first of its names that is there.
     fn by_name(&mut self, target: &Target) -> Result<Found, Open> {
         // Before a miss is weighed: what is there under another name needs no confirmation.
@@ -301,6 +346,14 @@ impl Search<'_> {
             Some(name) => self.look_up(&Target::by_name(target.kind, name.clone()))?,
             None => self.look_up(target)?,
         };
+        if let Found::Decided(_) = found {
+            return Ok(found);
+        }
+        for name in target.names() {
+            if let Some(doubted) = self.doubt(name, None, NO_SUCH)? {
+                return Ok(Found::Decided(doubted));
+            }
+        }
         let Found::Missed(missed) = found else { return Ok(found) };
         // lmtpd, too, goes by likeness only where nothing has the name.
         Ok(self.fuzzy(target)?.unwrap_or(Found::Missed(missed)))
@@ -326,7 +379,7 @@ impl Search<'_> {
             }
             Lookup::Absent => {
                 explain!(self.explain, "record: the list has no {name}");
-                self.miss(name, None, "no such mailbox")
+                self.miss(name, None, NO_SUCH)
             }
             Lookup::Unsure(why) => {
                 explain!(self.explain, "decision: deferred: the list cannot be relied on: {why}");
@@ -347,6 +400,10 @@ impl Search<'_> {
             State::Deleted => return self.miss(name, Some(record), "the mailbox is deleted"),
             State::Intermediate => {
                 return self.miss(name, Some(record), "only a name with mailboxes below it");
+            }
+            // Over in a moment as a rule, and the list may only not have heard of it.
+            State::Reserved | State::Moving if self.belief.of(name) == Misses::Unconfirmed => {
+                return Err(Open::Confirm(name.clone()));
             }
             State::Reserved => {
                 (Decision::Deferred(Cause::Mailbox), "the mailbox is reserved".into())
@@ -404,9 +461,9 @@ impl Search<'_> {
         record: Option<&Record>,
         why: &str,
     ) -> Result<Option<Route>, Open> {
-        match self.misses {
+        match self.belief.of(name) {
             Misses::Believed => Ok(None),
-            Misses::Unconfirmed => Err(Open::Confirm),
+            Misses::Unconfirmed => Err(Open::Confirm(name.clone())),
             Misses::Doubted(doubt) => {
                 explain!(self.explain, "freshness: {doubt}");
                 let reason = format!("{why}, but this could not be confirmed: {doubt}");

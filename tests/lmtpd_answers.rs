@@ -97,7 +97,7 @@ impl MailboxList for Table {
 
 /// The class of our answer; what is no address is nobody's, so `unknown`.
 fn ours(router: &Router, list: &Table, key: &str) -> &'static str {
-    match router.route(key.as_bytes(), list, Misses::Believed, None) {
+    match router.route(key.as_bytes(), list, &Misses::Believed, None) {
         Verdict::Final(route) => match route.decision {
             Decision::Deliver(_) => "deliver",
             Decision::Deferred(_) => "temporary",

@@ -34,7 +34,7 @@ pub(super) struct Lookup {
 impl Lookup {
     pub(super) fn run(self) -> Result<(), Exit> {
         let settings = self.common.settings()?;
-        let resolver = Resolver::new(settings);
+        let resolver = Resolver::new(settings, None);
         let Some(map) = resolver.maps.get(&self.map) else {
             let known: Vec<&str> = resolver.maps.names().collect();
             eprintln!("murder-route: no map `{}`; there are {}", self.map, known.join(", "));
@@ -97,7 +97,12 @@ impl<W: Write> Printer<'_, W> {
 
     fn one(&mut self, recipient: &[u8]) -> io::Result<()> {
         let mut steps = Vec::new();
-        let route = self.resolver.route(recipient, self.explain.then_some(&mut steps));
+        let route = self.resolver.route(
+            recipient,
+            self.explain.then_some(&mut steps),
+            self.resolver.nothing_found(None),
+            &mut |name| self.resolver.ask_slave(name),
+        );
         match &route.decision {
             Decision::Deliver(_) => {}
             Decision::Deferred(_) => self.deferred = true,

@@ -70,7 +70,7 @@ impl Serve {
         })?;
         let listen = listeners(&settings);
         let limits = Limits { connections: settings.max_connections, ..Limits::default() };
-        let answerer = Arc::new(Answerer::new(Resolver::new(settings)));
+        let answerer = Arc::new(Answerer::new(Resolver::new(settings, None), None));
         let mut server = Server::new(Arc::clone(&answerer), limits).map_err(|e| {
             error!("{e}");
             Exit::System
@@ -111,7 +111,7 @@ impl Serve {
         let stays = |e: &dyn std::fmt::Display| format!("the old configuration stays: {e}");
         let settings = self.settings().map_err(|e| stays(&e))?;
         server.reconcile(&listeners(&settings)).await.map_err(|e| stays(&e))?;
-        answerer.exchange(answerer.resolver().renewed(settings));
+        answerer.exchange(answerer.resolver().renewed(settings, None), None);
         Ok(())
     }
 }
@@ -131,7 +131,7 @@ fn listeners(settings: &Settings) -> Vec<Listen> {
 
 fn announce(server: &Server<Answerer>, answerer: &Answerer) -> String {
     let endpoints: Vec<String> = server.endpoints().iter().map(ToString::to_string).collect();
-    let list = answerer.resolver().list.path().display().to_string();
+    let list = format!("{:?}", answerer.resolver().lists);
     let text = format!("answering at {} from {list}", endpoints.join(", "));
     info!("{text}");
     text

@@ -4,6 +4,7 @@ mod file;
 mod index_view;
 mod keys;
 pub mod kick;
+pub mod lists;
 mod lock;
 pub mod map;
 pub mod replica;

@@ -93,7 +93,7 @@ fn list() -> FakeList {
 }
 
 fn route(router: &Router, list: &FakeList, recipient: &str, misses: Misses<'_>) -> Verdict {
-    router.route(recipient.as_bytes(), list, misses, None)
+    router.route(recipient.as_bytes(), list, &misses, None)
 }
 
 fn decision(recipient: &str, misses: Misses<'_>) -> Decision {
@@ -137,7 +137,7 @@ fn a_key_that_is_no_address_of_ours_never_reaches_the_list() {
         let Verdict::Final(route) = verdict else { panic!("{key:?}: {verdict:?}") };
         assert_eq!(route.decision, Decision::Foreign, "{key:?}");
     }
-    let verdict = router().route(b"j\xffne@example.org", &broken, Misses::Believed, None);
+    let verdict = router().route(b"j\xffne@example.org", &broken, &Misses::Believed, None);
     assert!(matches!(verdict, Verdict::Final(Route { decision: Decision::Foreign, .. })));
 }
 
@@ -145,7 +145,7 @@ fn a_key_that_is_no_address_of_ours_never_reaches_the_list() {
 fn a_miss_is_never_unknown_before_it_is_confirmed() {
     for recipient in ["nobody@example.org", "gone@example.org", "parent@example.org"] {
         let verdict = route(&router(), &list(), recipient, Misses::Unconfirmed);
-        assert_eq!(verdict, Verdict::Confirm, "{recipient}");
+        assert!(matches!(verdict, Verdict::Confirm(_)), "{recipient}: {verdict:?}");
         let doubted = decision(recipient, Misses::Doubted("no master"));
         assert_eq!(doubted, Decision::Deferred(Cause::Mailbox), "{recipient}");
     }
@@ -159,7 +159,7 @@ fn a_shared_folder_is_not_refused_by_a_list_that_lags() {
     // Somebody may just have been given the right to post.
     for recipient in ["+board@example.org", "+hidden@example.org"] {
         let verdict = route(&router(), &list(), recipient, Misses::Unconfirmed);
-        assert_eq!(verdict, Verdict::Confirm, "{recipient}");
+        assert!(matches!(verdict, Verdict::Confirm(_)), "{recipient}: {verdict:?}");
         let doubted = decision(recipient, Misses::Doubted("no master"));
         assert_eq!(doubted, Decision::Deferred(Cause::Mailbox), "{recipient}");
     }
@@ -183,7 +183,7 @@ fn a_mailbox_under_another_reading_of_its_name_needs_no_confirmation() {
         }
     }
     let nobody = route(&router, &list, "nobody@example.org", Misses::Unconfirmed);
-    assert_eq!(nobody, Verdict::Confirm);
+    assert!(matches!(nobody, Verdict::Confirm(_)));
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn explaining_changes_nothing() {
     for recipient in ["jane@example.org", "nobody@example.org", "carol@example.org", "*"] {
         let mut steps = Vec::new();
         let explained =
-            router.route(recipient.as_bytes(), &list, Misses::Believed, Some(&mut steps));
+            router.route(recipient.as_bytes(), &list, &Misses::Believed, Some(&mut steps));
         assert_eq!(explained, route(&router, &list, recipient, Misses::Believed));
         assert!(!steps.is_empty(), "{recipient}");
     }

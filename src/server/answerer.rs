@@ -8,24 +8,23 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::Answer;
-use super::barrier::Barrier;
+use super::confirmer::Confirmer;
 use super::log::{Escaped, RateLimit};
-use crate::mailbox_list::kick::kick;
-use crate::resolver::{KICK_PATIENCE, Resolver};
-use crate::router::{Cause, Decision, Misses, Route, Verdict};
+use crate::confirm::MOST_ROUNDS;
+use crate::master::Master;
+use crate::resolver::{self, Resolver};
+use crate::router::{Cause, Decision, Route, Verdict};
 use crate::wire::socketmap::Reply;
 
 /// Answers requests from a resolver that can be exchanged while it does.
-#[derive(Debug)]
 pub struct Answerer {
     serving: ArcSwap<Serving>,
     trouble: RateLimit,
 }
 
-#[derive(Debug)]
 struct Serving {
     resolver: Arc<Resolver>,
-    barrier: Option<Barrier>,
+    confirmer: Confirmer,
     /// How many looks may wait for locks or walk the list at a time. Strangers choose how many there
     /// are to be, and each takes a thread of the pool that kicks need as well.
     looks: Arc<Semaphore>,
@@ -36,24 +35,23 @@ struct Serving {
 const LOOKS: usize = 8;
 
 impl Serving {
-    fn new(resolver: Resolver) -> Self {
-        let barrier = resolver
-            .kick_socket
-            .clone()
-            .map(|socket| Barrier::new(move || kick(&socket, KICK_PATIENCE)));
-        Self { resolver: Arc::new(resolver), barrier, looks: Arc::new(Semaphore::new(LOOKS)) }
+    fn new(resolver: Resolver, master: Option<Arc<dyn Master>>) -> Self {
+        let confirmer = Confirmer::new(&resolver, master);
+        Self { resolver: Arc::new(resolver), confirmer, looks: Arc::new(Semaphore::new(LOOKS)) }
     }
 }
 
 impl Answerer {
-    /// Answers from this resolver. Must be called within a tokio runtime.
-    pub fn new(resolver: Resolver) -> Self {
-        Self { serving: ArcSwap::from_pointee(Serving::new(resolver)), trouble: RateLimit::new() }
+    /// Answers from this resolver, and asks this master where that is how misses are confirmed. Must
+    /// be called within a tokio runtime.
+    pub fn new(resolver: Resolver, master: Option<Arc<dyn Master>>) -> Self {
+        let serving = Serving::new(resolver, master);
+        Self { serving: ArcSwap::from_pointee(serving), trouble: RateLimit::new() }
     }
 
     /// Answers from another resolver from now on; requests under way end with the old one.
-    pub fn exchange(&self, resolver: Resolver) {
-        self.serving.store(Arc::new(Serving::new(resolver)));
+    pub fn exchange(&self, resolver: Resolver, master: Option<Arc<dyn Master>>) {
+        self.serving.store(Arc::new(Serving::new(resolver, master)));
     }
 
     /// The resolver that answers now.
@@ -87,45 +85,44 @@ impl Answer for Answerer {
         let serving = self.serving.load();
         match serving.resolver.route_now(key) {
             Verdict::Final(route) => Some(self.reply(&serving.resolver, map, key, &route)),
-            Verdict::Confirm | Verdict::Wait => None,
+            Verdict::Confirm(_) | Verdict::Wait => None,
         }
     }
 
     async fn in_time(&self, map: &str, key: &[u8]) -> Reply {
         let serving = self.serving.load_full();
-        let route = match serving.resolver.route_now(key) {
-            Verdict::Final(route) => Ok(route),
-            Verdict::Confirm => Err(()),
-            Verdict::Wait => {
-                let first = serving.blocking(key, |resolver, key| resolver.first_look(key)).await;
-                match first {
-                    Some(Verdict::Final(route)) => Ok(route),
-                    Some(Verdict::Confirm) => Err(()),
-                    Some(Verdict::Wait) => Ok(Route::deferred("the mailbox list is busy")),
-                    None => Ok(failed_inside()),
-                }
-            }
-        };
-        let route = match route {
-            Ok(route) => route,
-            Err(()) => serving.confirmed(key).await,
-        };
+        let route = serving.route(key).await;
         self.reply(&serving.resolver, map, key, &route)
     }
 }
 
 impl Serving {
-    /// The second look at a miss, after the list has been brought up to date.
-    async fn confirmed(&self, key: &[u8]) -> Route {
-        let kicked = match &self.barrier {
-            Some(barrier) => barrier.wait().await,
-            None => Ok(()),
-        };
-        let look = move |resolver: &Resolver, key: &[u8]| match &kicked {
-            Ok(()) => resolver.second_look(key, Misses::Believed, None),
-            Err(why) => resolver.second_look(key, Misses::Doubted(why), None),
-        };
-        self.blocking(key, look).await.unwrap_or_else(failed_inside)
+    /// Decides, and has names confirmed as often as it takes.
+    async fn route(&self, key: &[u8]) -> Route {
+        let mut findings = self.resolver.nothing_found(self.confirmer.key_generation());
+        for _ in 0..=MOST_ROUNDS {
+            let verdict = match self.resolver.look_now(key, &findings) {
+                Verdict::Wait => {
+                    let known = findings.clone();
+                    let look =
+                        move |resolver: &Resolver, key: &[u8]| resolver.look(key, &known, None);
+                    match self.blocking(key, look).await {
+                        Some(verdict) => verdict,
+                        None => return failed_inside(),
+                    }
+                }
+                verdict => verdict,
+            };
+            let name = match verdict {
+                Verdict::Final(route) => return route,
+                Verdict::Wait => return resolver::busy(),
+                Verdict::Confirm(name) => name,
+            };
+            let said = self.confirmer.ask(&name).await;
+            findings.learn(name, said);
+            findings.learn_generation(self.confirmer.key_generation());
+        }
+        resolver::never_settled()
     }
 
     /// Runs what may wait for a lock where it holds up no worker of the runtime. `None` after a

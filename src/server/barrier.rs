@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 const MOST_WAITING: usize = 4096;
 
 /// What came of a kick; the text says why it failed.
-pub(super) type Kicked = Result<(), Arc<String>>;
+pub(super) type Kicked = Result<(), Arc<str>>;
 
 /// Where misses wait. Shared by tasks; the last one dropped ends the task behind it.
 #[derive(Debug, Clone)]
@@ -37,9 +37,9 @@ impl Barrier {
     pub(super) async fn wait(&self) -> Kicked {
         let (tell, told) = oneshot::channel();
         if self.waiting.try_send(tell).is_err() {
-            return Err(Arc::new("too many misses wait to be confirmed".into()));
+            return Err("too many misses wait to be confirmed".into());
         }
-        let gone = |_| Err(Arc::new("the task that confirms misses is gone".into()));
+        let gone = |_| Err("the task that confirms misses is gone".into());
         told.await.unwrap_or_else(gone)
     }
 }
@@ -58,8 +58,8 @@ async fn run(
         }
         let kick = Arc::clone(&kick);
         let kicked = match tokio::task::spawn_blocking(move || kick()).await {
-            Ok(kicked) => kicked.map_err(Arc::new),
-            Err(_) => Err(Arc::new("asking the MUPDATE slave failed inside (a bug)".to_owned())),
+            Ok(kicked) => kicked.map_err(Into::into),
+            Err(_) => Err("asking the MUPDATE slave failed inside (a bug)".into()),
         };
         for waiter in served {
             // Who stopped waiting met his deadline.
@@ -123,7 +123,7 @@ mod tests {
         assert!(!late.is_finished());
         tokio::task::spawn_blocking(move || begins.recv().unwrap()).await.unwrap();
         finish.send(Err("no master".into())).unwrap();
-        assert_eq!(late.await.unwrap(), Err(Arc::new("no master".into())));
+        assert_eq!(late.await.unwrap(), Err("no master".into()));
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@
 
 pub mod answerer;
 mod barrier;
+pub mod confirmer;
 mod connection;
 mod listener;
 pub mod log;

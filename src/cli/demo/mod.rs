@@ -66,7 +66,7 @@ impl Demo {
         })
         .map_err(io::Error::other)?;
         let listen = settings.listeners.clone();
-        let answerer = Arc::new(Answerer::new(Resolver::new(settings)));
+        let answerer = Arc::new(Answerer::new(Resolver::new(settings, None), None));
         let mut server = Server::new(answerer, Limits::default())?;
         server.reconcile(&listen).await.map_err(io::Error::other)?;
 

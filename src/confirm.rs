@@ -1,0 +1,179 @@
+//! What was found out, while one recipient was being decided, to confirm what the lists say of him.
+//!
+//! The lists answer; where the router says [`Verdict::Confirm`](crate::router::Verdict::Confirm),
+//! somebody outside is asked, the [`Findings`] learn what came of it, and the router decides anew on
+//! the lists as they are then, [overlaid](Findings::over) with the findings. No I/O, no clock.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
+use crate::mupdate::Finding;
+use crate::router::{Belief, Misses};
+
+/// So many names are confirmed for one recipient at most; then he is deferred. Today's rules give
+/// at most two names, those of older releases four more, the catch-all and the nearest name of a
+/// shared folder one each.
+pub const MOST_ROUNDS: usize = 10;
+
+/// What came of asking for a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// The master was asked for this very name.
+    Master(Finding),
+    /// The local slave was asked whether the lists hold everything the master knew when it was
+    /// asked (the kick socket). `Err` says why that is not certain.
+    Lists(Result<(), Arc<str>>),
+}
+
+impl Said {
+    /// The same for `lookup --explain`.
+    pub fn in_words(&self, name: &MailboxName) -> String {
+        match self {
+            Said::Master(Finding::Found(record)) => {
+                format!("the MUPDATE master has {name}, {}", record.state.as_str())
+            }
+            Said::Master(Finding::Absent) => format!("the MUPDATE master has no {name}"),
+            Said::Master(Finding::Unsure(why)) => why.clone(),
+            Said::Lists(Ok(())) => "the MUPDATE slave says ok".into(),
+            Said::Lists(Err(why)) => why.to_string(),
+        }
+    }
+}
+
+/// What is to be thought of names nobody was asked for yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Rest {
+    /// The lists speak for themselves, or have caught up.
+    Believed,
+    Unconfirmed,
+    Doubted(Arc<str>),
+}
+
+/// Everything found out for one recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Findings {
+    master: Vec<(MailboxName, Finding)>,
+    rest: Rest,
+    generation: Option<KeyGeneration>,
+    masters_word: bool,
+}
+
+impl Findings {
+    /// Nothing yet, and there is nobody to ask: what the lists do not have is not there.
+    pub const NOBODY_TO_ASK: Self = Self::nothing(Rest::Believed, false);
+
+    /// Nothing yet, and the local slave can be asked whether the lists have caught up.
+    pub const ASK_THE_SLAVE: Self = Self::nothing(Rest::Unconfirmed, false);
+
+    /// Nothing yet, and the master can be asked for each name.
+    pub const ASK_THE_MASTER: Self = Self::nothing(Rest::Unconfirmed, true);
+
+    const fn nothing(rest: Rest, masters_word: bool) -> Self {
+        Self { master: Vec::new(), rest, generation: None, masters_word }
+    }
+
+    /// Takes note of what came of asking for a name.
+    pub fn learn(&mut self, name: MailboxName, said: Said) {
+        match said {
+            Said::Master(finding) => {
+                self.master.retain(|(known, _)| *known != name);
+                self.master.push((name, finding));
+            }
+            Said::Lists(Ok(())) => self.rest = Rest::Believed,
+            Said::Lists(Err(why)) => self.rest = Rest::Doubted(why),
+        }
+    }
+
+    /// Takes note of the kind of names the master keeps, which tells the release of the murder.
+    pub fn learn_generation(&mut self, generation: Option<KeyGeneration>) {
+        self.generation = generation.or(self.generation);
+    }
+
+    /// Whether a name nobody was asked for yet would be confirmed by the master.
+    fn may_ask_the_master(&self) -> bool {
+        self.masters_word && self.rest == Rest::Unconfirmed
+    }
+
+    /// What the master said of a name.
+    pub fn of_master(&self, name: &MailboxName) -> Option<&Finding> {
+        self.master.iter().find(|(known, _)| known == name).map(|(_, finding)| finding)
+    }
+
+    /// The list as it is now, corrected by what the master said.
+    pub fn over<'a>(&'a self, list: &'a dyn MailboxList) -> Overlaid<'a> {
+        Overlaid { findings: self, list }
+    }
+}
+
+/// * What the master said of a name is believed; where he could not be asked, a miss is doubted.
+/// * Of other names, what the local slave said counts.
+impl Belief for Findings {
+    fn of(&self, name: &MailboxName) -> Misses<'_> {
+        match (self.of_master(name), &self.rest) {
+            (Some(Finding::Found(_) | Finding::Absent), _) | (None, Rest::Believed) => {
+                Misses::Believed
+            }
+            (Some(Finding::Unsure(why)), _) => Misses::Doubted(why),
+            (None, Rest::Unconfirmed) => Misses::Unconfirmed,
+            (None, Rest::Doubted(why)) => Misses::Doubted(why),
+        }
+    }
+}
+
+/// A list with the master's word over it.
+///
+/// | the master says | a name of the list |
+/// |---|---|
+/// | this record | has it, whatever the list says: the list may lag, or have lost it (a slave's resync loses live accounts, Cyrus `imap/mupdate.c:mupdate_synchronize`) |
+/// | absent | is absent; but [`Lookup::Unsure`], if the list is unsure of it: one that cannot be read, or that has lost too much, cannot tell whether the master still has his own |
+/// | nothing, he could not be asked | is what the list says |
+/// | nothing, he has not been asked | is what the list says; but absent, so that he is asked, if the list is unsure of it and he can be |
+#[derive(Clone, Copy)]
+pub struct Overlaid<'a> {
+    findings: &'a Findings,
+    list: &'a dyn MailboxList,
+}
+
+impl MailboxList for Overlaid<'_> {
+    fn lookup(&self, name: &MailboxName) -> Lookup {
+        match self.findings.of_master(name) {
+            Some(Finding::Found(record)) => Lookup::Present(record.clone()),
+            Some(Finding::Absent) => match self.list.lookup(name) {
+                Lookup::Present(_) => Lookup::Absent,
+                other => other,
+            },
+            Some(Finding::Unsure(_)) => self.list.lookup(name),
+            None => match self.list.lookup(name) {
+                Lookup::Unsure(_) if self.findings.may_ask_the_master() => Lookup::Absent,
+                other => other,
+            },
+        }
+    }
+
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        self.list.key_generation().or(self.findings.generation)
+    }
+
+    fn each(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        for (name, finding) in &self.findings.master {
+            if let Finding::Found(record) = finding
+                && name.as_bytes().starts_with(prefix)
+                && visit(name, record).is_break()
+            {
+                return Ok(());
+            }
+        }
+        self.list.each(prefix, &mut |name, record| match self.findings.of_master(name) {
+            Some(Finding::Found(_) | Finding::Absent) => ControlFlow::Continue(()),
+            Some(Finding::Unsure(_)) | None => visit(name, record),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! The router on a lagging, torn or missing list with a master beside it.
+
+use std::collections::HashMap;
+
+use super::*;
+use crate::address::{Release, Rules};
+use crate::backend::Backends;
+use crate::domains::Domains;
+use crate::mailbox::{AnonymousRights, State};
+use crate::router::{Cause, Decision, Refusal, Route, Router, Verdict};
+
+#[derive(Clone, Default)]
+struct FakeList {
+    records: HashMap<&'static str, Record>,
+    torn: Option<&'static str>,
+    generation: Option<KeyGeneration>,
+}
+
+impl FakeList {
+    fn of(records: &[(&'static str, Record)]) -> Self {
+        Self { records: records.iter().cloned().collect(), ..Self::default() }
+    }
+}
+
+impl MailboxList for FakeList {
+    fn lookup(&self, name: &MailboxName) -> Lookup {
+        let name = std::str::from_utf8(name.as_bytes()).unwrap();
+        match (self.torn, self.records.get(name)) {
+            (Some(why), _) => Lookup::Unsure(why.into()),
+            (None, Some(record)) => Lookup::Present(record.clone()),
+            (None, None) => Lookup::Absent,
+        }
+    }
+
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        self.generation
+    }
+
+    fn each(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        for (name, record) in &self.records {
+            if name.as_bytes().starts_with(prefix)
+                && visit(&MailboxName::new(*name).unwrap(), record).is_break()
+            {
+                break;
+            }
+        }
+        self.torn.map_or(Ok(()), |why| Err(why.into()))
+    }
+}
+
+fn on(state: State, server: &str) -> Record {
+    Record {
+        state,
+        server: Some(server.into()),
+        partition: "default".into(),
+        anonymous: AnonymousRights::default(),
+    }
+}
+
+fn active(server: &str) -> Record {
+    on(State::Active, server)
+}
+
+fn router() -> Router {
+    Router {
+        domains: Domains::new(["example.org"]).unwrap(),
+        rules: Rules::defaults(Release::V3_6),
+        older: Vec::new(),
+        backends: Backends::default(),
+    }
+}
+
+/// A master with these mailboxes; `None`: he does not answer.
+type Master<'a> = Option<&'a FakeList>;
+
+/// Decides with the master beside; the route, and the names he was asked for.
+fn decide(
+    router: &Router,
+    list: &FakeList,
+    master: Master<'_>,
+    recipient: &str,
+) -> (Route, Vec<String>) {
+    let (mut findings, mut asked) = (Findings::ASK_THE_MASTER, Vec::new());
+    for _ in 0..MOST_ROUNDS {
+        let verdict = router.route(recipient.as_bytes(), &findings.over(list), &findings, None);
+        let name = match verdict {
+            Verdict::Final(route) => return (route, asked),
+            Verdict::Confirm(name) => name,
+            Verdict::Wait => panic!("nothing to wait for"),
+        };
+        asked.push(name.to_string());
+        let finding = match master.map(|master| master.lookup(&name)) {
+            Some(Lookup::Present(record)) => Finding::Found(record),
+            Some(_) => Finding::Absent,
+            None => Finding::Unsure("no master".into()),
+        };
+        findings.learn(name, Said::Master(finding));
+    }
+    panic!("{recipient}: the master was asked for {asked:?}")
+}
+
+fn server(route: &Route) -> Option<&str> {
+    match route.decision {
+        Decision::Deliver(_) => route.server.as_deref(),
+        _ => None,
+    }
+}
+
+#[test]
+fn an_account_that_the_frontend_lost_in_a_resync_is_still_routed() {
+    let list = FakeList::of(&[("user.anna", active("be1"))]);
+    let master = FakeList::of(&[("user.anna", active("be1")), ("user.anna-lena", active("be2"))]);
+    let (route, asked) = decide(&router(), &list, Some(&master), "anna-lena@example.org");
+    assert_eq!((server(&route), asked), (Some("be2"), vec!["user.anna-lena".to_owned()]));
+    // Who is there is not asked for.
+    let (route, asked) = decide(&router(), &list, None, "anna@example.org");
+    assert_eq!((server(&route), asked.len()), (Some("be1"), 0));
+}
+
+#[test]
+fn nobody_is_unknown_while_the_master_does_not_answer() {
+    let (route, _) = decide(&router(), &FakeList::default(), None, "nobody@example.org");
+    assert_eq!(route.decision, Decision::Deferred(Cause::Mailbox));
+    assert!(route.reason.contains("no master"), "{}", route.reason);
+    let empty = FakeList::default();
+    let (route, _) = decide(&router(), &empty, Some(&empty), "nobody@example.org");
+    assert_eq!(route.decision, Decision::Unknown);
+}
+
+#[test]
+fn a_master_that_lost_his_list_makes_nobody_unknown_while_ours_is_in_doubt() {
+    let list = FakeList { torn: Some("has lost half of its names"), ..FakeList::default() };
+    let (route, asked) = decide(&router(), &list, Some(&FakeList::default()), "jane@example.org");
+    assert_eq!(route.decision, Decision::Deferred(Cause::List));
+    assert_eq!((&*route.reason, asked.len()), ("has lost half of its names", 1));
+    // Nor is it the end of mail to those he has.
+    let master = FakeList::of(&[("user.jane", active("be1"))]);
+    let (route, _) = decide(&router(), &list, Some(&master), "jane@example.org");
+    assert_eq!(server(&route), Some("be1"));
+}
+
+#[test]
+fn the_slave_standing_in_for_the_master_makes_nobody_unknown_on_a_torn_list() {
+    let list = FakeList { torn: Some("torn"), ..FakeList::default() };
+    let mut findings = Findings::ASK_THE_MASTER;
+    findings.learn(MailboxName::new("user.jane").unwrap(), Said::Lists(Ok(())));
+    let verdict = router().route(b"jane@example.org", &findings.over(&list), &findings, None);
+    let Verdict::Final(route) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(route.decision, Decision::Deferred(Cause::List));
+}
+
+#[test]
+fn a_mailbox_reserved_in_a_list_that_lags_is_delivered_where_the_master_has_it() {
+    let list = FakeList::of(&[
+        ("user.jane", on(State::Reserved, "be1")),
+        ("user.carol", on(State::Moving, "be1")),
+        ("user.gone", on(State::Reserved, "be1")),
+    ]);
+    let master =
+        FakeList::of(&[("user.jane", active("be2")), ("user.carol", on(State::Reserved, "be1"))]);
+    let told = |recipient: &str, master: Master<'_>| decide(&router(), &list, master, recipient).0;
+    assert_eq!(server(&told("jane@example.org", Some(&master))), Some("be2"));
+    let deferred = Decision::Deferred(Cause::Mailbox);
+    assert_eq!(told("carol@example.org", Some(&master)).decision, deferred);
+    assert_eq!(told("gone@example.org", Some(&master)).decision, Decision::Unknown);
+    for recipient in ["jane@example.org", "carol@example.org", "gone@example.org"] {
+        assert_eq!(told(recipient, None).decision, deferred, "{recipient}");
+    }
+}
+
+#[test]
+fn every_name_on_which_unknown_rests_is_confirmed() {
+    let mut router = router();
+    router.rules.virtdomains = true;
+    router.rules.defaultdomain = Some("Example.org".into());
+    router.rules.catchall = Some("anybody".into());
+    router.older = vec![Rules::defaults(Release::V2_5), Rules::defaults(Release::V2_4)];
+    let list = FakeList { generation: Some(KeyGeneration::Internal), ..FakeList::default() };
+    let empty = FakeList::default();
+    let (route, asked) = decide(&router, &list, Some(&empty), "Jane.Doe@example.org");
+    assert_eq!(route.decision, Decision::Unknown);
+    // Whichever of the names the master has, the letter goes there.
+    for name in &asked {
+        let name: &'static str = name.clone().leak();
+        let master = FakeList::of(&[(name, active("be3"))]);
+        let (route, _) = decide(&router, &list, Some(&master), "Jane.Doe@example.org");
+        assert_eq!(server(&route), Some("be3"), "{name}");
+    }
+    let has = |name: &str| asked.iter().any(|asked| asked == name);
+    assert!(has("user.jane^doe") && has("user.jane.doe") && has("user.anybody"), "{asked:?}");
+    assert!(has("example.org!user.jane^doe"), "{asked:?}");
+}
+
+#[test]
+fn a_right_to_post_that_the_list_has_not_heard_of_is_not_refused() {
+    let seen = Record { anonymous: AnonymousRights { lookup: true, post: false }, ..active("be1") };
+    let open = Record { anonymous: AnonymousRights { lookup: true, post: true }, ..active("be1") };
+    let list = FakeList::of(&[("board", seen)]);
+    let master = FakeList::of(&[("board", open)]);
+    let (route, _) = decide(&router(), &list, Some(&master), "+board@example.org");
+    assert_eq!(server(&route), Some("be1"));
+    let (route, _) = decide(&router(), &list, Some(&list), "+board@example.org");
+    assert_eq!(route.decision, Decision::Refused(Refusal::NoPost));
+    let (route, _) = decide(&router(), &list, None, "+board@example.org");
+    assert_eq!(route.decision, Decision::Deferred(Cause::Mailbox));
+}
+
+#[test]
+fn a_shared_folder_of_nearly_the_name_is_sought_where_the_master_says_it_is() {
+    let mut router = router();
+    router.rules.fuzzy = true;
+    let post = Record { anonymous: AnonymousRights { lookup: true, post: true }, ..active("be1") };
+    let list = FakeList::of(&[("Info-Desk", post.clone())]);
+    let (route, _) = decide(&router, &list, Some(&list), "+info_desk@example.org");
+    assert_eq!(server(&route), Some("be1"));
+    // Without a list to walk, as with the source `find`, nobody can say that there is none.
+    let none = FakeList { torn: Some("nothing to walk"), ..FakeList::default() };
+    let (route, _) = decide(&router, &none, Some(&list), "+info_desk@example.org");
+    assert_eq!(route.decision, Decision::Deferred(Cause::List));
+}
+
+#[test]
+fn which_release_the_murder_is_of_may_be_learnt_from_the_master_alone() {
+    let mut router = router();
+    router.older = vec![Rules::defaults(Release::V2_5)];
+    let list = FakeList::default();
+    let mut findings = Findings::ASK_THE_MASTER;
+    findings.learn(MailboxName::new("user.nobody").unwrap(), Said::Master(Finding::Absent));
+    let decide = |findings: &Findings| {
+        router.route(b"nobody@example.org", &findings.over(&list), findings, None)
+    };
+    let Verdict::Final(route) = decide(&findings) else { panic!("open") };
+    assert_eq!(route.decision, Decision::Deferred(Cause::List));
+    findings.learn_generation(Some(KeyGeneration::Separated));
+    let Verdict::Final(route) = decide(&findings) else { panic!("open") };
+    assert_eq!(route.decision, Decision::Unknown);
+}

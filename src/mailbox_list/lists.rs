@@ -1,0 +1,346 @@
+//! Several mailbox lists as one.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use super::FileList;
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State};
+
+/// How far a replica may be believed just now: a list on disk cannot tell by itself.
+pub trait Trust: Send + Sync {
+    /// Whether a record of it may be believed; `Err` says why not.
+    fn hits(&self) -> Result<(), String>;
+
+    /// Whether what it has no record of may be called absent; `Err` says why not: it was never
+    /// filled, it is stale, a list that lost too much is held back.
+    fn misses(&self) -> Result<(), String>;
+}
+
+/// A replica of the master's list, and how far it may be believed.
+#[derive(Clone)]
+pub struct Replicated {
+    /// The replica. It answers without waiting.
+    pub list: Arc<dyn MailboxList>,
+    /// How far it may be believed.
+    pub trust: Arc<dyn Trust>,
+}
+
+/// One of the lists.
+#[derive(Clone)]
+pub enum Source {
+    /// Cyrus' own list, on this host.
+    File(Arc<FileList>),
+    /// A replica of the master's.
+    Replica(Replicated),
+}
+
+/// The lists of a site, in the order in which they are asked. None at all (the source `find`) knows
+/// nobody, and cannot be walked.
+///
+/// What they say together of a name:
+///
+/// 1. The first record of a mailbox that takes mail, or will again (active, reserved, moving),
+///    counts. No list hinders another from that: neither one that cannot be read, nor one that has
+///    to be waited for.
+/// 2. Else, if one of them has to be waited for: [`Lookup::Busy`].
+/// 3. Else, if one of them is unsure: [`Lookup::Unsure`]. A list that cannot be read, is stale, has
+///    shrunk or is held back is the sign that the master himself may have lost his list, and such a
+///    master says of everybody that there is no such mailbox. So his word alone makes nobody
+///    unknown while a list of ours is in doubt.
+/// 4. Else a tombstone or a name without a mailbox, if one of them has that; else
+///    [`Lookup::Absent`].
+#[derive(Debug, Clone, Default)]
+pub struct Lists(Vec<Source>);
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::File(list) => write!(f, "mailboxes-db {}", list.path().display()),
+            Source::Replica(_) => f.write_str("replica"),
+        }
+    }
+}
+
+impl Source {
+    fn lookup(&self, name: &MailboxName, may_wait: bool) -> Lookup {
+        match self {
+            Source::File(list) if may_wait => list.lookup(name),
+            Source::File(list) => list.lookup_now(name),
+            Source::Replica(Replicated { list, trust }) => {
+                let found = list.lookup(name);
+                let trusted = match &found {
+                    Lookup::Present(record) if takes_mail(record) => trust.hits(),
+                    Lookup::Present(_) | Lookup::Absent => trust.misses(),
+                    Lookup::Unsure(_) | Lookup::Busy => Ok(()),
+                };
+                trusted.map_or_else(Lookup::Unsure, |()| found)
+            }
+        }
+    }
+
+    fn list(&self) -> &dyn MailboxList {
+        match self {
+            Source::File(list) => &**list,
+            Source::Replica(replica) => &*replica.list,
+        }
+    }
+}
+
+impl Lists {
+    /// These lists, in this order.
+    pub fn new(sources: Vec<Source>) -> Self {
+        Self(sources)
+    }
+
+    /// The lists, in their order.
+    pub fn sources(&self) -> &[Source] {
+        &self.0
+    }
+
+    /// The list of this host that is at this path, if it is among them.
+    pub fn file(&self, path: &Path) -> Option<&Arc<FileList>> {
+        self.files().find(|list| list.path() == path)
+    }
+
+    /// The lists of this host.
+    pub fn files(&self) -> impl Iterator<Item = &Arc<FileList>> {
+        self.0.iter().filter_map(|source| match source {
+            Source::File(list) => Some(list),
+            Source::Replica(_) => None,
+        })
+    }
+
+    /// The same lists, asked without waiting: [`Lookup::Busy`] where a lock would have to be waited
+    /// for or a whole file read.
+    pub fn now(&self) -> WithoutWaiting<'_> {
+        WithoutWaiting { lists: self, was_to_walk: AtomicBool::new(false) }
+    }
+
+    fn look_up(&self, name: &MailboxName, may_wait: bool) -> Lookup {
+        let mut rest = Lookup::Absent;
+        for source in &self.0 {
+            let found = source.lookup(name, may_wait);
+            match &found {
+                Lookup::Present(record) if takes_mail(record) => return found,
+                _ if weight(&found) > weight(&rest) => rest = found,
+                _ => {}
+            }
+        }
+        rest
+    }
+}
+
+/// Whether the mailbox is there, if perhaps not for mail just now.
+fn takes_mail(record: &Record) -> bool {
+    !matches!(record.state, State::Deleted | State::Intermediate)
+}
+
+/// What outweighs what where no list has the mailbox.
+fn weight(lookup: &Lookup) -> u8 {
+    match lookup {
+        Lookup::Absent => 0,
+        Lookup::Present(_) => 1,
+        Lookup::Unsure(_) => 2,
+        Lookup::Busy => 3,
+    }
+}
+
+impl MailboxList for Lists {
+    fn lookup(&self, name: &MailboxName) -> Lookup {
+        self.look_up(name, true)
+    }
+
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        self.0.iter().find_map(|source| source.list().key_generation())
+    }
+
+    /// Walks one list after the other; of a name that several have, the record is that of the first.
+    /// A list that cannot be walked does not keep the others from it, but is told of in the end.
+    fn each(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        if self.0.is_empty() {
+            return Err("there is no list to walk: a MUPDATE server is asked name by name".into());
+        }
+        let mut outcome = Ok(());
+        for (at, source) in self.0.iter().enumerate() {
+            let before = self.0.get(..at).unwrap_or_default();
+            let mut ended = false;
+            let walked = source.list().each(prefix, &mut |name, record| {
+                let told = |list: &Source| matches!(list.list().lookup(name), Lookup::Present(_));
+                if before.iter().any(told) {
+                    return ControlFlow::Continue(());
+                }
+                let go_on = visit(name, record);
+                ended = go_on.is_break();
+                go_on
+            });
+            if ended {
+                return Ok(());
+            }
+            outcome = outcome.and(walked);
+        }
+        outcome
+    }
+}
+
+/// [`Lists`] asked without waiting.
+#[derive(Debug)]
+pub struct WithoutWaiting<'a> {
+    lists: &'a Lists,
+    was_to_walk: AtomicBool,
+}
+
+impl WithoutWaiting<'_> {
+    /// Whether a walk was wanted and refused, so that what was decided does not count.
+    pub fn was_to_walk(&self) -> bool {
+        self.was_to_walk.load(Relaxed)
+    }
+}
+
+impl MailboxList for WithoutWaiting<'_> {
+    fn lookup(&self, name: &MailboxName) -> Lookup {
+        self.lists.look_up(name, false)
+    }
+
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        self.lists.key_generation()
+    }
+
+    fn each(
+        &self,
+        _prefix: &[u8],
+        _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        self.was_to_walk.store(true, Relaxed);
+        Err("walking the mailbox list takes too long here".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox::AnonymousRights;
+
+    struct Fake(Lookup);
+
+    impl MailboxList for Fake {
+        fn lookup(&self, _name: &MailboxName) -> Lookup {
+            self.0.clone()
+        }
+
+        fn each(
+            &self,
+            _prefix: &[u8],
+            visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+        ) -> Result<(), String> {
+            match &self.0 {
+                Lookup::Present(record) => {
+                    let _ = visit(&name(), record);
+                    Ok(())
+                }
+                Lookup::Absent => Ok(()),
+                Lookup::Unsure(why) => Err(why.clone()),
+                Lookup::Busy => Err("busy".into()),
+            }
+        }
+    }
+
+    struct Trusted(Result<(), &'static str>, Result<(), &'static str>);
+
+    impl Trust for Trusted {
+        fn hits(&self) -> Result<(), String> {
+            self.0.map_err(str::to_owned)
+        }
+
+        fn misses(&self) -> Result<(), String> {
+            self.1.map_err(str::to_owned)
+        }
+    }
+
+    fn name() -> MailboxName {
+        MailboxName::new("user.jane").unwrap()
+    }
+
+    fn present(state: State, server: &str) -> Lookup {
+        Lookup::Present(Record {
+            state,
+            server: Some(server.into()),
+            partition: String::new(),
+            anonymous: AnonymousRights::default(),
+        })
+    }
+
+    fn unsure(why: &str) -> Lookup {
+        Lookup::Unsure(why.into())
+    }
+
+    fn source(found: Lookup, trust: Trusted) -> Source {
+        Source::Replica(Replicated { list: Arc::new(Fake(found)), trust: Arc::new(trust) })
+    }
+
+    fn say(lists: &[Lookup]) -> Lookup {
+        let trusted = |found: &Lookup| source(found.clone(), Trusted(Ok(()), Ok(())));
+        Lists::new(lists.iter().map(trusted).collect()).lookup(&name())
+    }
+
+    #[test]
+    fn whom_any_list_has_is_answered_whatever_is_the_matter_with_the_others() {
+        let jane = present(State::Active, "be1");
+        let gone = present(State::Deleted, "be2");
+        for other in [Lookup::Absent, unsure("torn"), Lookup::Busy, gone] {
+            assert_eq!(say(&[jane.clone(), other.clone()]), jane);
+            assert_eq!(say(&[other, jane.clone()]), jane);
+        }
+        let moving = present(State::Moving, "be2");
+        assert_eq!(say(&[moving.clone(), jane]), moving);
+    }
+
+    #[test]
+    fn nobody_is_absent_while_one_list_is_unsure() {
+        let gone = present(State::Deleted, "be1");
+        for other in [Lookup::Absent, gone.clone()] {
+            assert_eq!(say(&[other.clone(), unsure("torn")]), unsure("torn"));
+            assert_eq!(say(&[unsure("torn"), other]), unsure("torn"));
+        }
+        assert_eq!(say(&[unsure("torn"), Lookup::Busy]), Lookup::Busy);
+        assert_eq!(say(&[Lookup::Absent, gone.clone()]), gone);
+        assert_eq!(say(&[Lookup::Absent, Lookup::Absent]), Lookup::Absent);
+    }
+
+    #[test]
+    fn what_a_stale_replica_does_not_have_is_not_absent() {
+        let stale = || Trusted(Ok(()), Err("stale"));
+        let say = |found, trust| Lists::new(vec![source(found, trust)]).lookup(&name());
+        assert_eq!(say(Lookup::Absent, stale()), unsure("stale"));
+        assert_eq!(say(present(State::Deleted, "be1"), stale()), unsure("stale"));
+        let jane = present(State::Active, "be1");
+        assert_eq!(say(jane.clone(), stale()), jane);
+        let too_old = Trusted(Err("too old"), Err("stale"));
+        assert_eq!(say(jane, too_old), unsure("too old"));
+    }
+
+    #[test]
+    fn a_walk_tells_of_each_name_once_and_of_a_list_it_could_not_read() {
+        let trusted = |found: Lookup| source(found, Trusted(Ok(()), Ok(())));
+        let walk = |lists: Vec<Source>| {
+            let mut servers = Vec::new();
+            let walked = Lists::new(lists).each(b"", &mut |_, record| {
+                servers.extend(record.server.clone());
+                ControlFlow::Continue(())
+            });
+            (walked, servers)
+        };
+        let (jane, twin) = (present(State::Active, "be1"), present(State::Active, "be2"));
+        assert_eq!(
+            walk(vec![trusted(unsure("torn")), trusted(jane), trusted(twin)]),
+            (Err("torn".into()), vec!["be1".to_owned()])
+        );
+        assert!(walk(Vec::new()).0.is_err());
+    }
+}
