@@ -97,3 +97,133 @@ impl Confirmer {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::mailbox_list::lists::Lists;
+    use crate::master::Asking;
+
+    /// Answers one after the other, the last again and again.
+    struct Fake {
+        answers: Mutex<Vec<Result<Finding, Impossible>>>,
+        asked: AtomicUsize,
+        deleted: bool,
+        behind: bool,
+    }
+
+    impl Master for Fake {
+        fn find<'a>(&'a self, _: &'a MailboxName) -> Asking<'a, Result<Finding, Impossible>> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            let mut answers = self.answers.lock().unwrap();
+            let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
+            Box::pin(async { answer })
+        }
+
+        fn deleted_lately(&self, _name: &MailboxName) -> bool {
+            self.deleted
+        }
+
+        fn caught_up(&self) -> Asking<'_, Result<(), String>> {
+            let caught_up = if self.behind { Err("behind".into()) } else { Ok(()) };
+            Box::pin(async { caught_up })
+        }
+    }
+
+    fn fake(answers: Vec<Result<Finding, Impossible>>) -> Fake {
+        let (answers, asked) = (Mutex::new(answers), AtomicUsize::new(0));
+        Fake { answers, asked, deleted: false, behind: false }
+    }
+
+    fn confirmer(proof: Proof, fuzzy: bool, master: Option<Arc<dyn Master>>) -> Confirmer {
+        let mut rules = crate::address::Rules::defaults(crate::address::Release::V3_6);
+        rules.fuzzy = fuzzy;
+        let router = crate::router::Router {
+            domains: Default::default(),
+            rules,
+            older: Vec::new(),
+            backends: Default::default(),
+        };
+        let maps = Default::default();
+        let resolver = Resolver { router, maps, lists: Lists::default(), proof };
+        Confirmer::new(&resolver, master)
+    }
+
+    fn name() -> MailboxName {
+        MailboxName::new("user.jane").unwrap()
+    }
+
+    fn impossible() -> Result<Finding, Impossible> {
+        Err(Impossible("no credentials".into()))
+    }
+
+    /// A slave that never says ok.
+    fn no_slave() -> Option<std::path::PathBuf> {
+        Some("/nonexistent/mupdate.target".into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mailbox_between_the_halves_of_a_rename_is_not_unknown() {
+        let record = crate::mailbox::Record {
+            state: crate::mailbox::State::Active,
+            server: Some("be1".into()),
+            partition: String::new(),
+            anonymous: Default::default(),
+        };
+        let found = Finding::Found(record);
+        let mut master = fake(vec![Ok(Finding::Absent), Ok(found.clone())]);
+        master.deleted = true;
+        let confirmer = confirmer(Proof::Master { slave: None }, false, Some(Arc::new(master)));
+        assert_eq!(confirmer.ask(&name()).await, Said::Master(found));
+    }
+
+    #[tokio::test]
+    async fn a_master_who_does_not_answer_is_not_replaced_by_the_slave() {
+        let master = Arc::new(fake(vec![Ok(Finding::Unsure("hung".into()))]));
+        let asked: Arc<dyn Master> = master.clone();
+        let confirmer = confirmer(Proof::Master { slave: no_slave() }, false, Some(asked));
+        assert_eq!(confirmer.ask(&name()).await, Said::Master(Finding::Unsure("hung".into())));
+        assert_eq!(master.asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn where_there_is_no_asking_the_master_the_slave_is_asked_if_there_is_one() {
+        for (slave, by_slave) in [(no_slave(), true), (None, false)] {
+            let master = fake(vec![impossible()]);
+            let confirmer = confirmer(Proof::Master { slave }, false, Some(Arc::new(master)));
+            match confirmer.ask(&name()).await {
+                Said::Lists(Err(why)) if by_slave => assert!(why.contains("mupdate.target")),
+                Said::Master(Finding::Unsure(why)) if !by_slave => {
+                    assert_eq!(why, "no credentials");
+                }
+                said => panic!("{said:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_miss_that_rests_on_a_walk_needs_lists_that_have_caught_up() {
+        for (fuzzy, behind, slave) in
+            [(true, true, None), (true, false, no_slave()), (false, true, no_slave())]
+        {
+            let mut master = fake(vec![Ok(Finding::Absent)]);
+            master.behind = behind;
+            let confirmer = confirmer(Proof::Master { slave }, fuzzy, Some(Arc::new(master)));
+            let said = confirmer.ask(&name()).await;
+            match fuzzy {
+                true => assert!(matches!(said, Said::Master(Finding::Unsure(_))), "{said:?}"),
+                false => assert_eq!(said, Said::Master(Finding::Absent)),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_connection_nobody_is_confirmed_absent() {
+        let confirmer = confirmer(Proof::Master { slave: no_slave() }, false, None);
+        let said = confirmer.ask(&name()).await;
+        assert!(matches!(said, Said::Master(Finding::Unsure(_))), "{said:?}");
+    }
+}
