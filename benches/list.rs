@@ -79,11 +79,10 @@ impl Site {
     /// What `murder-route` has to go by.
     pub fn settings(&self, mailboxes_db: &str) -> Done<Settings> {
         let settings = Settings::load(&Overrides {
-            config: None,
             imapd_conf: Some(self.imapd_conf().into()),
             mailboxes_db: Some(mailboxes_db.into()),
             domains: vec![DOMAIN.into()],
-            listen: Vec::new(),
+            ..Overrides::default()
         })?;
         Ok(settings)
     }

@@ -99,11 +99,12 @@ fn route(resolver: &Resolver, recipient: &str) -> Done {
     // A slice that stumbles over a repack goes the slower way the daemon goes then.
     let route = match verdict {
         Verdict::Final(route) => route,
-        Verdict::Confirm(_) | Verdict::Wait => {
-            resolver.route(recipient.as_bytes(), None, resolver.nothing_found(None), &mut |name| {
-                resolver.ask_slave(name)
-            })
-        }
+        Verdict::Confirm(_) | Verdict::Wait => resolver.route(
+            recipient.as_bytes(),
+            None,
+            resolver.nothing_found(None),
+            &mut |name, _| resolver.ask_slave(name),
+        ),
     };
     ensure!(matches!(route.decision, Decision::Deliver(_)), "{recipient}: {route:?}");
     Ok(())

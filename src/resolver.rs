@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Settings;
+use crate::config::{Settings, SourceName};
 use crate::confirm::{Findings, MOST_ROUNDS, Said};
 use crate::mailbox::{KeyGeneration, MailboxName};
 use crate::mailbox_list::lists::{Lists, Replicated, Source};
@@ -61,16 +61,20 @@ impl Resolver {
     }
 
     fn with_lists(settings: Settings, replica: Option<Replicated>, old: &Lists) -> Self {
-        let path = &settings.mailboxes_db;
-        let file = old
-            .file(path)
-            .map_or_else(|| Arc::new(FileList::open(path, Options::default())), Arc::clone);
-        let _ = replica;
+        let file = |path: &PathBuf| match old.file(path) {
+            Some(list) => Arc::clone(list),
+            None => Arc::new(FileList::open(path, Options::default())),
+        };
+        let source = |name: &SourceName| match name {
+            SourceName::MailboxesDb => settings.mailboxes_db.as_ref().map(file).map(Source::File),
+            SourceName::Replica => Some(Source::Replica(replica.clone().unwrap_or_default())),
+            SourceName::Find => None,
+        };
         Self {
-            lists: Lists::new(vec![Source::File(file)]),
+            lists: Lists::new(settings.sources.iter().filter_map(source).collect()),
             router: settings.router,
             maps: settings.maps,
-            proof: settings.kick_socket.map_or(Proof::List, Proof::Slave),
+            proof: settings.proof,
         }
     }
 
@@ -105,22 +109,21 @@ impl Resolver {
     }
 
     /// Decides, and has names confirmed by `ask` as often as it takes, [`MOST_ROUNDS`] at most.
-    /// Waits for locks, and as long as `ask` does.
+    /// `ask` may add to the findings what it learnt beside. Waits for locks, and as long as `ask` does.
     pub fn route(
         &self,
         recipient: &[u8],
         mut explain: Explain<'_>,
-        findings: Findings,
-        ask: &mut dyn FnMut(&MailboxName) -> Said,
+        mut findings: Findings,
+        ask: &mut dyn FnMut(&MailboxName, &mut Findings) -> Said,
     ) -> Route {
-        let mut findings = findings;
         for _ in 0..=MOST_ROUNDS {
             let name = match self.look(recipient, &findings, explain.as_deref_mut()) {
                 Verdict::Final(route) => return route,
                 Verdict::Wait => return busy(),
                 Verdict::Confirm(name) => name,
             };
-            let said = ask(&name);
+            let said = ask(&name, &mut findings);
             if let Some(steps) = explain.as_deref_mut() {
                 steps.push(format!("freshness: {}", said.in_words(&name)));
                 steps.push("another look, now that this is known:".into());

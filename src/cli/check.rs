@@ -9,12 +9,15 @@ use clap::Args;
 
 use super::{Common, Exit};
 use crate::backend::Override;
-use crate::config::{DEFAULT_SOCKET, Settings};
+use crate::config::{
+    DEFAULT_SOCKET, MECHANISMS, Mupdate, ReplicaSettings, Settings, SourceName, WhenTls,
+};
 use crate::endpoint::{DEFAULT_MODE, Endpoint};
 use crate::mailbox::KeyGeneration;
 use crate::mailbox_list::kick::kick;
 use crate::mailbox_list::{FileList, Options, Status};
 use crate::maps::UnknownPolicy;
+use crate::resolver::Proof;
 
 /// Read the configuration and say what it means and what will hurt.
 ///
@@ -50,7 +53,8 @@ impl Report {
     fn new(settings: &Settings) -> Self {
         let mut report = Self { warnings: settings.warnings.clone(), ..Self::default() };
         report.files(settings);
-        report.list(settings);
+        report.sources(settings);
+        report.unknown(settings);
         report.names(settings);
         report.backends(settings);
         report.answers(settings);
@@ -73,7 +77,7 @@ impl Report {
         };
         self.say("configuration", shown(&settings.file));
         self.say("imapd.conf", shown(&settings.imapd_conf));
-        if settings.imapd_conf.is_none() {
+        if settings.imapd_conf.is_none() && settings.mailboxes_db.is_some() {
             self.warn(
                 "no imapd.conf: names are made as if it set nothing, and a miss is believed \
                  although the list may lag; give `imapd-conf` on a host of a murder",
@@ -81,9 +85,28 @@ impl Report {
         }
     }
 
-    fn list(&mut self, settings: &Settings) {
-        let list = FileList::open(&settings.mailboxes_db, Options::default());
-        let path = settings.mailboxes_db.display();
+    fn sources(&mut self, settings: &Settings) {
+        for source in &settings.sources {
+            match (source, &settings.mailboxes_db) {
+                (SourceName::MailboxesDb, Some(path)) => self.file(path, settings),
+                (SourceName::MailboxesDb, None) => {}
+                (SourceName::Replica, _) => self.replica(&settings.replica),
+                (SourceName::Find, _) => {
+                    self.say("source", "find: the MUPDATE master is asked for every recipient")
+                }
+            }
+        }
+        if settings.router.rules.fuzzy && settings.sources == [SourceName::Find] {
+            self.warn(
+                "lmtp_fuzzy_mailbox_match needs a list to search: with the source `find` a shared \
+                 folder that is not there under its exact name is deferred",
+            );
+        }
+    }
+
+    fn file(&mut self, path: &Path, settings: &Settings) {
+        let list = FileList::open(path, Options::default());
+        let path = path.display();
         match list.status() {
             Ok(status) => {
                 self.say("mailbox list", format!("{path}: {}", in_words(&status)));
@@ -98,18 +121,35 @@ impl Report {
             }
             Err(why) => {
                 self.say("mailbox list", format!("{path}: cannot be read"));
-                self.warn(format!("every recipient is deferred: {why}"));
+                let whom = match settings.sources.len() {
+                    1 => "every recipient is deferred",
+                    _ => "nobody is called unknown",
+                };
+                self.warn(format!("{whom}: {why}"));
             }
         }
         if let (Ok(_), Err(why)) = (list.status(), list.trust()) {
             self.warn(format!("nobody is called unknown: {why}"));
         }
-        match (&settings.mupdate_server, &settings.kick_socket) {
-            (Some(server), Some(socket)) => {
+    }
+
+    fn replica(&mut self, replica: &ReplicaSettings) {
+        self.say("replica", replica.directory.display().to_string());
+    }
+
+    fn unknown(&mut self, settings: &Settings) {
+        if let Some(mupdate) = &settings.mupdate {
+            self.mupdate(mupdate);
+        }
+        match &settings.proof {
+            Proof::Master { .. } => {
+                self.say("unknown is", "what the MUPDATE master confirms, name by name");
+            }
+            Proof::Slave(socket) => {
                 self.say(
                     "unknown is",
                     format!(
-                        "what the MUPDATE slave of this host confirms, at {} (master: {server})",
+                        "what the MUPDATE slave of this host confirms, at {}",
                         socket.display()
                     ),
                 );
@@ -117,7 +157,57 @@ impl Report {
                     self.warn(format!("the list may be stale, so nobody is called unknown: {why}"));
                 }
             }
-            _ => self.say("unknown is", "what the list does not hold (there is no MUPDATE server)"),
+            Proof::List => {
+                self.say("unknown is", "what the list does not hold (there is no MUPDATE server)");
+            }
+        }
+    }
+
+    fn mupdate(&mut self, mupdate: &Mupdate) {
+        let servers: Vec<String> = mupdate.servers.iter().map(ToString::to_string).collect();
+        self.say("MUPDATE server", servers.join(", then "));
+        let mut text = match mupdate.tls.when {
+            WhenTls::Off => "off",
+            WhenTls::IfOffered => "where the server offers it",
+            WhenTls::Required => "required",
+        }
+        .to_owned();
+        if mupdate.tls.when != WhenTls::Off {
+            match &mupdate.tls.ca_file {
+                Some(path) => {
+                    let _ = write!(text, ", verified by {}", path.display());
+                }
+                None => text += ", verified by the authorities of the system",
+            }
+            if let Some(name) = &mupdate.tls.name {
+                let _ = write!(text, " as {name}");
+            }
+        }
+        self.say("TLS", text);
+        for path in
+            mupdate.tls.ca_file.iter().chain(
+                mupdate.tls.client.iter().flat_map(|client| [&client.certificate, &client.key]),
+            )
+        {
+            if let Err(e) = std::fs::File::open(path) {
+                self.warn(format!("{}: {e}", path.display()));
+            }
+        }
+        let credentials = &mupdate.credentials;
+        let name = credentials.authname.as_deref().unwrap_or(&credentials.username);
+        self.say(
+            "login as",
+            format!(
+                "{} ({})",
+                if name.is_empty() { "the certificate's name" } else { name },
+                mechanisms(mupdate)
+            ),
+        );
+        if mupdate.allow_plaintext {
+            self.warn(
+                "allow-plaintext: whoever listens on the way to the MUPDATE server can read the \
+                 password of an admin of the murder",
+            );
         }
     }
 
@@ -230,6 +320,23 @@ impl Report {
             Err(e) => self.warn(format!("{}: {e}", directory.display())),
         }
     }
+}
+
+/// The mechanisms that could be used, best first; the server's choice is not known here.
+fn mechanisms(mupdate: &Mupdate) -> String {
+    let usable = |mechanism: &&str| {
+        let wanted = mupdate.mechanisms.as_ref();
+        wanted.is_none_or(|wanted| wanted.iter().any(|wanted| wanted == mechanism))
+            && match *mechanism {
+                "EXTERNAL" => mupdate.tls.client.is_some(),
+                _ => mupdate.credentials.password.is_some(),
+            }
+    };
+    let in_words = |mechanism: &'static str| match mechanism {
+        "PLAIN" if !mupdate.allow_plaintext => "PLAIN under TLS",
+        mechanism => mechanism,
+    };
+    MECHANISMS.into_iter().filter(usable).map(in_words).collect::<Vec<_>>().join(", ")
 }
 
 fn in_words(status: &Status) -> String {

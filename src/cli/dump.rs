@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use clap::Args;
 use serde_json::json;
 
+use super::sources::Sources;
 use super::{Common, Exit};
 use crate::mailbox::{MailboxList, MailboxName, Record};
-use crate::mailbox_list::{FileList, Options};
 
 /// Print the whole mailbox list in internal names.
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ pub(super) struct Dump {
 impl Dump {
     pub(super) fn run(self) -> Result<(), Exit> {
         let settings = self.common.settings()?;
-        let list = FileList::open(settings.mailboxes_db, Options::default());
+        let list = Sources::open(settings)?.resolver.lists;
         let mut out = BufWriter::new(io::stdout().lock());
         let mut written = Ok(());
         let read = list.each(b"", &mut |name, record| {

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use clap::Args;
 use serde_json::json;
 
+use super::sources::Sources;
 use super::{Common, Exit};
 use crate::maps::{BUILT_IN, Map};
 use crate::resolver::Resolver;
@@ -34,14 +35,15 @@ pub(super) struct Lookup {
 impl Lookup {
     pub(super) fn run(self) -> Result<(), Exit> {
         let settings = self.common.settings()?;
-        let resolver = Resolver::new(settings, None);
+        let sources = Sources::open(settings)?;
+        let resolver = &sources.resolver;
         let Some(map) = resolver.maps.get(&self.map) else {
             let known: Vec<&str> = resolver.maps.names().collect();
             eprintln!("murder-route: no map `{}`; there are {}", self.map, known.join(", "));
             return Err(Exit::Usage);
         };
         let mut printer = Printer {
-            resolver: &resolver,
+            sources: &sources,
             map,
             json: self.json,
             explain: self.explain,
@@ -64,7 +66,7 @@ impl Lookup {
 }
 
 struct Printer<'a, W: Write> {
-    resolver: &'a Resolver,
+    sources: &'a Sources,
     map: Map<'a>,
     json: bool,
     explain: bool,
@@ -97,18 +99,13 @@ impl<W: Write> Printer<'_, W> {
 
     fn one(&mut self, recipient: &[u8]) -> io::Result<()> {
         let mut steps = Vec::new();
-        let route = self.resolver.route(
-            recipient,
-            self.explain.then_some(&mut steps),
-            self.resolver.nothing_found(None),
-            &mut |name| self.resolver.ask_slave(name),
-        );
+        let route = self.sources.route(recipient, self.explain.then_some(&mut steps));
         match &route.decision {
             Decision::Deliver(_) => {}
             Decision::Deferred(_) => self.deferred = true,
             Decision::Unknown | Decision::Refused(_) | Decision::Foreign => self.other = true,
         }
-        let Resolver { maps, router, .. } = self.resolver;
+        let Resolver { maps, router, .. } = &self.sources.resolver;
         let shown = String::from_utf8_lossy(recipient);
         let answer = maps.reply(self.map, router, &shown, &route).to_string();
         if self.json {

@@ -8,6 +8,7 @@ mod demo;
 mod dump;
 mod lookup;
 mod serve;
+mod sources;
 mod verify;
 
 use std::io::Write;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Overrides, Settings};
+use crate::config::{Overrides, Settings, SourceName};
 use crate::endpoint::Endpoint;
 use crate::mailbox_list::map;
 
@@ -81,6 +82,16 @@ struct Common {
     /// The mailbox list, if it is not where imapd.conf says
     #[arg(long, value_name = "FILE")]
     mailboxes_db: Option<PathBuf>,
+    /// Where mailbox lists come from: mailboxes-db, replica or find; may be given again [default:
+    /// mailboxes-db]
+    #[arg(long = "source", value_name = "SOURCE", value_delimiter = ',')]
+    sources: Vec<SourceName>,
+    /// The directory of the replica [default: /var/lib/murder-route]
+    #[arg(long, value_name = "DIR")]
+    replica: Option<PathBuf>,
+    /// Let the password for the MUPDATE server go in the clear
+    #[arg(long)]
+    allow_plaintext: bool,
     /// A domain to answer for, `*` for every domain; may be given again
     #[arg(long = "domain", value_name = "DOMAIN")]
     domains: Vec<String>,
@@ -92,6 +103,9 @@ impl Common {
             config: self.config.clone(),
             imapd_conf: self.imapd_conf.clone(),
             mailboxes_db: self.mailboxes_db.clone(),
+            sources: self.sources.clone(),
+            replica: self.replica.clone(),
+            allow_plaintext: self.allow_plaintext,
             domains: self.domains.clone(),
             listen: listen.to_vec(),
         }

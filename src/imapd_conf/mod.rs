@@ -102,6 +102,22 @@ impl ImapdConf {
         services: &[&str],
         read: &mut dyn FnMut(&Path) -> io::Result<Vec<u8>>,
     ) -> Result<(Self, Vec<Warning>), ConfError> {
+        let (conf, warnings) = Self::parse_without_files(path, services, read)?;
+        if conf.get("configdirectory").is_none() {
+            let place = Place { file: conf.file, line: None };
+            return Err(ConfError { place, what: "`configdirectory` is not set".into() });
+        }
+        Ok((conf, warnings))
+    }
+
+    /// As [`parse_for`](ImapdConf::parse_for), for who needs none of Cyrus' files: without a
+    /// `configdirectory` Cyrus does not start, but the rest can be read. The paths of the
+    /// [`Options`] mean nothing then.
+    pub fn parse_without_files(
+        path: &Path,
+        services: &[&str],
+        read: &mut dyn FnMut(&Path) -> io::Result<Vec<u8>>,
+    ) -> Result<(Self, Vec<Warning>), ConfError> {
         let (lines, mut warnings) = grammar::parse(path, read)?;
         let mut conf = Self {
             file: path.to_owned(),
@@ -119,7 +135,7 @@ impl ImapdConf {
             }
         }
         conf.warn_of_rival_services(&mut warnings);
-        conf.fill_in_configdirectory()?;
+        conf.fill_in_configdirectory();
         Ok((conf, warnings))
     }
 
@@ -206,11 +222,8 @@ impl ImapdConf {
         })
     }
 
-    fn fill_in_configdirectory(&mut self) -> Result<(), ConfError> {
-        let Some(directory) = self.get("configdirectory").map(str::to_owned) else {
-            let place = Place { file: self.file.clone(), line: None };
-            return Err(ConfError { place, what: "`configdirectory` is not set".into() });
-        };
+    fn fill_in_configdirectory(&mut self) {
+        let Some(directory) = self.get("configdirectory").map(str::to_owned) else { return };
         for (key, setting) in &mut self.set {
             let begins = setting.value.get(..CONFIGDIRECTORY.len());
             if key != "configdirectory"
@@ -219,7 +232,6 @@ impl ImapdConf {
                 setting.value.replace_range(..CONFIGDIRECTORY.len(), &directory);
             }
         }
-        Ok(())
     }
 }
 

@@ -28,6 +28,41 @@ pub struct Replicated {
     pub trust: Arc<dyn Trust>,
 }
 
+/// The replica that is not there: it knows nobody, and makes nobody unknown.
+struct NoReplica;
+
+const NO_REPLICA: &str = "the replica is not open";
+
+impl MailboxList for NoReplica {
+    fn lookup(&self, _name: &MailboxName) -> Lookup {
+        Lookup::Unsure(NO_REPLICA.into())
+    }
+
+    fn each(
+        &self,
+        _prefix: &[u8],
+        _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        Err(NO_REPLICA.into())
+    }
+}
+
+impl Trust for NoReplica {
+    fn hits(&self) -> Result<(), String> {
+        Err(NO_REPLICA.into())
+    }
+
+    fn misses(&self) -> Result<(), String> {
+        Err(NO_REPLICA.into())
+    }
+}
+
+impl Default for Replicated {
+    fn default() -> Self {
+        Self { list: Arc::new(NoReplica), trust: Arc::new(NoReplica) }
+    }
+}
+
 /// One of the lists.
 #[derive(Clone)]
 pub enum Source {

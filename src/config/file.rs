@@ -1,0 +1,314 @@
+//! The file itself: its keys and its values, strictly read.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::mupdate::FileMupdate;
+use super::{ConfigError, DEFAULT_FILE, SourceName};
+use crate::address::Release;
+use crate::backend::{Backends, LMTP_PORT, Override, Place};
+use crate::domains::Domains;
+use crate::endpoint::{Endpoint, Listen, ListenOptions};
+use crate::maps::{Maps, Template, Templates, UnknownPolicy};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct File {
+    #[serde(deserialize_with = "sources")]
+    pub(super) source: Option<Vec<SourceName>>,
+    pub(super) imapd_conf: Option<PathBuf>,
+    pub(super) mailboxes_db: Option<PathBuf>,
+    pub(super) mupdate: FileMupdate,
+    pub(super) replica: FileReplica,
+    #[serde(deserialize_with = "domains")]
+    pub(super) domains: Option<Domains>,
+    #[serde(deserialize_with = "release")]
+    pub(super) cyrus_release: Option<Release>,
+    pub(super) services: Option<Vec<String>>,
+    pub(super) unknown: UnknownPolicy,
+    #[serde(deserialize_with = "answer")]
+    pub(super) fallback: Option<String>,
+    pub(super) backends: FileBackends,
+    pub(super) listen: Vec<FileListener>,
+    pub(super) maps: BTreeMap<String, FileMap>,
+    #[serde(deserialize_with = "connections")]
+    pub(super) max_connections: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct FileReplica {
+    pub(super) directory: Option<PathBuf>,
+    #[serde(deserialize_with = "seconds")]
+    pub(super) accept_after: Option<Duration>,
+    #[serde(deserialize_with = "seconds")]
+    pub(super) max_age: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct FileBackends {
+    #[serde(deserialize_with = "port")]
+    port: Option<u16>,
+    #[serde(deserialize_with = "transport")]
+    transport: Option<Box<str>>,
+    #[serde(deserialize_with = "place")]
+    local: Option<String>,
+    servers: BTreeMap<String, FileServer>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct FileServer {
+    #[serde(deserialize_with = "place")]
+    address: Option<String>,
+    #[serde(deserialize_with = "port")]
+    port: Option<u16>,
+    #[serde(deserialize_with = "transport")]
+    transport: Option<Box<str>>,
+    drain: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct FileListener {
+    #[serde(deserialize_with = "endpoint")]
+    endpoint: Endpoint,
+    owner: Option<String>,
+    group: Option<String>,
+    #[serde(default, deserialize_with = "mode")]
+    mode: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct FileMap {
+    #[serde(deserialize_with = "template")]
+    deliver: Template,
+    #[serde(default, deserialize_with = "some_template")]
+    unknown: Option<Template>,
+    #[serde(default, deserialize_with = "some_template")]
+    deferred: Option<Template>,
+    #[serde(default, deserialize_with = "some_template")]
+    refused: Option<Template>,
+}
+
+impl File {
+    pub(super) fn find(named: Option<&Path>) -> Result<(Option<PathBuf>, Self), ConfigError> {
+        let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => {
+                return Ok((None, Self::default()));
+            }
+            Err(source) => return Err(ConfigError::Io { path: path.into(), source }),
+        };
+        let file = toml::from_str(&text).map_err(|e| ConfigError::File {
+            path: path.into(),
+            text: e.to_string().trim_end().to_owned(),
+        })?;
+        Ok((Some(path.to_owned()), file))
+    }
+
+    pub(super) fn listeners(&self, base: &Path) -> Vec<Listen> {
+        let listen = |listen: &FileListener| Listen {
+            endpoint: match &listen.endpoint {
+                Endpoint::Unix(path) => Endpoint::Unix(base.join(path)),
+                other => other.clone(),
+            },
+            options: ListenOptions {
+                owner: listen.owner.clone(),
+                group: listen.group.clone(),
+                mode: listen.mode,
+            },
+        };
+        self.listen.iter().map(listen).collect()
+    }
+
+    pub(super) fn maps(&self) -> Result<Maps, String> {
+        let mut maps = Maps::new(self.unknown, self.fallback.clone());
+        for (name, map) in &self.maps {
+            let or = |template: &Option<Template>, default| match template {
+                Some(template) => Ok(template.clone()),
+                None => Template::parse(default).map_err(|e| e.to_string()),
+            };
+            let templates = Templates {
+                deliver: map.deliver.clone(),
+                unknown: or(&map.unknown, "NOTFOUND")?,
+                deferred: or(&map.deferred, "TEMP {reason}")?,
+                refused: or(&map.refused, "NOTFOUND")?,
+            };
+            maps.add(name, templates).map_err(|e| format!("[maps.{name}]: {e}"))?;
+        }
+        Ok(maps)
+    }
+}
+
+pub(super) fn listen_as_usual(endpoint: Endpoint) -> Listen {
+    Listen { endpoint, options: ListenOptions::default() }
+}
+
+impl FileBackends {
+    pub(super) fn build(&self) -> Result<Backends, String> {
+        let port = self.port.unwrap_or(LMTP_PORT);
+        let place = |text: &Option<String>, port| match text {
+            Some(text) => Place::parse(text, port).map(Some).map_err(|e| e.to_string()),
+            None => Ok(None),
+        };
+        let mut backends = Backends::default();
+        backends.port = port;
+        backends.local = place(&self.local, port)?;
+        if let Some(transport) = &self.transport {
+            backends.transport = transport.clone();
+        }
+        for (name, server) in &self.servers {
+            let own_port = server.port.unwrap_or(port);
+            let place = match (&server.address, server.port) {
+                (None, Some(port)) => {
+                    // Only the port is its own: the host is the name, less a port it may have.
+                    let host = name.rsplit_once(':').map_or(name.as_str(), |(host, _)| host);
+                    Some(Place::parse(host, port).map_err(|e| e.to_string())?)
+                }
+                (address, _) => place(address, own_port)?,
+            };
+            let what = Override { place, transport: server.transport.clone(), drain: server.drain };
+            backends.set(name, what);
+        }
+        Ok(backends)
+    }
+}
+
+/// One source, or a list of them.
+fn sources<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<SourceName>>, D::Error> {
+    struct Names;
+
+    impl<'de> de::Visitor<'de> for Names {
+        type Value = Vec<SourceName>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(
+                f,
+                "one of {}, or a list of them",
+                SourceName::ALL.map(SourceName::as_str).join(", ")
+            )
+        }
+
+        fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
+            word.parse().map(|source| vec![source]).map_err(E::custom)
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut words: A) -> Result<Self::Value, A::Error> {
+            let mut sources = Vec::new();
+            while let Some(word) = words.next_element::<String>()? {
+                sources.push(word.parse().map_err(de::Error::custom)?);
+            }
+            Ok(sources)
+        }
+    }
+
+    let sources = input.deserialize_any(Names)?;
+    super::in_order(&sources).map_err(de::Error::custom)?;
+    Ok(Some(sources))
+}
+
+fn seconds<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
+    match u32::deserialize(input)? {
+        0 => Err(de::Error::custom("0 seconds is no time")),
+        seconds => Ok(Some(Duration::from_secs(seconds.into()))),
+    }
+}
+
+/// `2.4`, `3.10`: what matters is the family.
+fn release<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Release>, D::Error> {
+    let text = String::deserialize(input)?;
+    let number = |part: Option<&str>| part.and_then(|part| part.parse::<u32>().ok());
+    let mut parts = text.splitn(3, '.');
+    match (number(parts.next()), number(parts.next())) {
+        (Some(2), Some(2..=4)) => Ok(Some(Release::V2_4)),
+        (Some(2), Some(5)) => Ok(Some(Release::V2_5)),
+        (Some(3), Some(0..=5)) => Ok(Some(Release::V3_0)),
+        (Some(3), Some(_)) => Ok(Some(Release::V3_6)),
+        _ => Err(de::Error::custom(format!(
+            "`{}` is no release of Cyrus: write it as in \"3.6\", from 2.2 on",
+            text.escape_default()
+        ))),
+    }
+}
+
+fn endpoint<'de, D: Deserializer<'de>>(input: D) -> Result<Endpoint, D::Error> {
+    String::deserialize(input)?.parse().map_err(de::Error::custom)
+}
+
+fn domains<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Domains>, D::Error> {
+    let words = Vec::<String>::deserialize(input)?;
+    Domains::new(words).map(Some).map_err(de::Error::custom)
+}
+
+fn template<'de, D: Deserializer<'de>>(input: D) -> Result<Template, D::Error> {
+    Template::parse(&String::deserialize(input)?).map_err(de::Error::custom)
+}
+
+fn some_template<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Template>, D::Error> {
+    template(input).map(Some)
+}
+
+/// A transport is a name in Postfix' `master.cf`; a `:` would end it early.
+fn transport<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Box<str>>, D::Error> {
+    let name = String::deserialize(input)?;
+    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if name.is_empty() || !name.bytes().all(fine) {
+        return Err(de::Error::custom(format!(
+            "`{}` cannot name a transport",
+            name.escape_default()
+        )));
+    }
+    Ok(Some(name.into()))
+}
+
+fn place<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(input)?;
+    Place::parse(&text, LMTP_PORT).map_err(de::Error::custom)?;
+    Ok(Some(text))
+}
+
+fn port<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u16>, D::Error> {
+    match u16::deserialize(input)? {
+        0 => Err(de::Error::custom("port 0 is no port")),
+        port => Ok(Some(port)),
+    }
+}
+
+fn connections<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::Error> {
+    match usize::deserialize(input)? {
+        0 => Err(de::Error::custom("with no connection nobody could ask")),
+        n => Ok(Some(n)),
+    }
+}
+
+/// Octal in quotes: a bare number would be read as decimal, and 0660 is no TOML number at all.
+fn mode<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
+    let text = String::deserialize(input)?;
+    match u32::from_str_radix(&text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(Some(mode)),
+        _ => Err(de::Error::custom(format!(
+            "`{}` is no mode: write it in octal, as in \"0660\"",
+            text.escape_default()
+        ))),
+    }
+}
+
+/// A fallback stands in Postfix' `transport_maps`: `transport:nexthop`.
+fn answer<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(input)?;
+    let printable = text.bytes().all(|b| (0x20..0x7f).contains(&b));
+    if !printable || text.len() > 1000 || !text.contains(':') {
+        return Err(de::Error::custom(format!(
+            "`{}` is no transport:nexthop",
+            text.escape_default()
+        )));
+    }
+    Ok(Some(text))
+}

@@ -1,0 +1,414 @@
+//! `/etc/murder-route.toml`, and what it comes to together with imapd.conf and the command line.
+//!
+//! The file is strict: an unknown key or a value that cannot be meant is an error with its line and
+//! column. Paths in it are relative to it. What imapd.conf already says need not be said again:
+//! `imapd-conf` and `domains` suffice.
+
+mod file;
+mod mupdate;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use self::file::{File, listen_as_usual};
+pub use self::mupdate::{
+    ClientCertificate, Credentials, MECHANISMS, MUPDATE_PORT, Mupdate, Server, Tls, WhenTls,
+};
+use crate::address::{Release, Rules};
+use crate::domains::Domains;
+use crate::endpoint::{Endpoint, Listen};
+use crate::imapd_conf::{self, ImapdConf, LMTP_SERVICES, Virtdomains};
+use crate::maps::Maps;
+use crate::resolver::Proof;
+use crate::router::Router;
+
+/// The configuration file that is read if none is named.
+pub const DEFAULT_FILE: &str = "/etc/murder-route.toml";
+/// The imapd.conf that is read if neither it nor a mailbox list is named.
+pub const DEFAULT_IMAPD_CONF: &str = "/etc/imapd.conf";
+/// The socket that is listened on if none is named.
+pub const DEFAULT_SOCKET: &str = "/run/murder-route";
+
+/// Where the replica is kept if nothing else is said.
+pub const DEFAULT_REPLICA: &str = "/var/lib/murder-route";
+
+/// How long a list that lost much is held back, if a second one then says the same.
+const ACCEPT_AFTER: Duration = Duration::from_secs(600);
+
+/// Where a mailbox list comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SourceName {
+    /// Cyrus' own list on this host.
+    MailboxesDb,
+    /// A replica of the master's, kept by the daemon.
+    Replica,
+    /// No list: the master is asked for each name.
+    Find,
+}
+
+impl SourceName {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::MailboxesDb, Self::Replica, Self::Find];
+
+    /// The word for it in the configuration and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            SourceName::MailboxesDb => "mailboxes-db",
+            SourceName::Replica => "replica",
+            SourceName::Find => "find",
+        }
+    }
+}
+
+impl FromStr for SourceName {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|source| source.as_str() == word).ok_or_else(|| {
+            let known = Self::ALL.map(Self::as_str).join(", ");
+            format!("`{}` is none of {known}", word.escape_default())
+        })
+    }
+}
+
+/// Sources are asked in their order, each once.
+fn in_order(sources: &[SourceName]) -> Result<(), String> {
+    if sources.is_empty() {
+        return Err("without a source nobody is known".into());
+    }
+    for (at, source) in sources.iter().enumerate() {
+        if sources.iter().take(at).any(|before| before == source) {
+            return Err(format!("`{}` is there twice", source.as_str()));
+        }
+    }
+    Ok(())
+}
+
+/// Where the replica is kept, and how far it is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaSettings {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// A list that lost much is taken over after this time, if a second one then says the same.
+    pub accept_after: Duration,
+    /// Who is in a replica that has been stale for longer is deferred; `None`: is answered for ever.
+    pub max_age: Option<Duration>,
+}
+
+/// What the command line says. It wins over the file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--config FILE`
+    pub config: Option<PathBuf>,
+    /// `--imapd-conf FILE`
+    pub imapd_conf: Option<PathBuf>,
+    /// `--mailboxes-db FILE`
+    pub mailboxes_db: Option<PathBuf>,
+    /// `--source S`; if there is one, the file's `source` does not count.
+    pub sources: Vec<SourceName>,
+    /// `--replica DIR`
+    pub replica: Option<PathBuf>,
+    /// `--allow-plaintext`
+    pub allow_plaintext: bool,
+    /// `--domain D`; if there is one, the file's `domains` do not count.
+    pub domains: Vec<String>,
+    /// `--listen ENDPOINT`; if there is one, the file's listeners do not count.
+    pub listen: Vec<Endpoint>,
+}
+
+impl ConfigError {
+    /// What is wrong with our own file, as told by who does not know its path.
+    fn in_file(self, path: &Option<PathBuf>) -> Self {
+        match self {
+            ConfigError::Option(text) => file_error(path, text),
+            other => other,
+        }
+    }
+}
+
+/// Everything the configuration comes to.
+#[derive(Debug)]
+pub struct Settings {
+    /// The configuration file that was read, if any.
+    pub file: Option<PathBuf>,
+    /// The imapd.conf that was read, if any.
+    pub imapd_conf: Option<PathBuf>,
+    /// The rules of the decision.
+    pub router: Router,
+    /// The forms of the answers.
+    pub maps: Maps,
+    /// Where mailbox lists come from, in the order in which they are asked; at least one.
+    pub sources: Vec<SourceName>,
+    /// Cyrus' own list, if it is one of the sources.
+    pub mailboxes_db: Option<PathBuf>,
+    /// The replica; of no meaning unless it is one of the sources.
+    pub replica: ReplicaSettings,
+    /// The MUPDATE server, if there is one and it can be asked as things are configured.
+    pub mupdate: Option<Mupdate>,
+    /// How misses are confirmed.
+    pub proof: Proof,
+    /// Where to listen; empty: at [`DEFAULT_SOCKET`], or at the socket that systemd opened.
+    pub listeners: Vec<Listen>,
+    /// Most connections at a time on one socket. A running daemon keeps those it began with.
+    pub max_connections: usize,
+    /// What is odd, but not wrong enough to stop for.
+    pub warnings: Vec<String>,
+}
+
+/// Why there is no configuration. Exit status 78 (`EX_CONFIG`).
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is wrong; the text says where.
+    #[error("{path}: {text}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and what is wrong there.
+        text: String,
+    },
+    /// imapd.conf is wrong.
+    #[error(transparent)]
+    ImapdConf(#[from] imapd_conf::ConfError),
+    /// An option of the command line is wrong.
+    #[error("{0}")]
+    Option(String),
+    /// Nothing says where the mailbox list is.
+    #[error(
+        "nothing says where the mailbox list is: give `imapd-conf` or `mailboxes-db` in \
+         {DEFAULT_FILE}, or --imapd-conf or --mailboxes-db (there is no {DEFAULT_IMAPD_CONF}); on a \
+         host without Cyrus set `source`"
+    )]
+    NoList,
+    /// A source needs the MUPDATE server, and nothing says how to ask it.
+    #[error("the source `{source_name}` needs the MUPDATE server: {why}", source_name = .source_name.as_str())]
+    NoMaster {
+        /// The source.
+        source_name: SourceName,
+        /// What is missing, and where it can be given.
+        why: String,
+    },
+}
+
+impl Settings {
+    /// Reads everything the configuration consists of.
+    pub fn load(given: &Overrides) -> Result<Self, ConfigError> {
+        let (file_path, file) = File::find(given.config.as_deref())?;
+        let base = file_path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        let from_file = |path: &PathBuf| base.join(path);
+
+        let sources = match &*given.sources {
+            [] => file.source.clone().unwrap_or_else(|| vec![SourceName::MailboxesDb]),
+            named => {
+                in_order(named).map_err(|e| ConfigError::Option(format!("--source: {e}")))?;
+                named.to_vec()
+            }
+        };
+        let imapd_conf_path = given
+            .imapd_conf
+            .clone()
+            .or_else(|| file.imapd_conf.as_ref().map(from_file))
+            .or_else(|| default_imapd_conf(given, &file));
+        let mut warnings = Vec::new();
+        let services = file.services.clone();
+        let imapd = match &imapd_conf_path {
+            Some(path) => {
+                let files = sources.contains(&SourceName::MailboxesDb);
+                Some(read_imapd_conf(path, services.as_deref(), files, &mut warnings)?)
+            }
+            None => None,
+        };
+        let mailboxes_db = match sources.contains(&SourceName::MailboxesDb) {
+            true => Some(
+                given
+                    .mailboxes_db
+                    .clone()
+                    .or_else(|| file.mailboxes_db.as_ref().map(from_file))
+                    .or_else(|| imapd.as_ref().map(|imapd| imapd.mboxlist_db_path.clone()))
+                    .ok_or(ConfigError::NoList)?,
+            ),
+            false => None,
+        };
+        let of_mupdate = match &file.mupdate.imapd_conf {
+            Some(path) => {
+                let services = services.as_deref();
+                Some(read_imapd_conf(&base.join(path), services, false, &mut warnings)?)
+            }
+            None => None,
+        };
+        let conf = of_mupdate.as_ref().or(imapd.as_ref());
+        let mupdate = file.mupdate.build(base, conf).map_err(|e| e.in_file(&file_path))?;
+        let slave = imapd
+            .as_ref()
+            .filter(|imapd| imapd.mupdate_server.is_some())
+            .map(imapd_conf::Options::kick_socket);
+        let (mupdate, proof) = proof(&sources, mupdate, slave, &mut warnings)?;
+        let mupdate = mupdate.map(|mupdate| Mupdate {
+            allow_plaintext: mupdate.allow_plaintext || given.allow_plaintext,
+            ..mupdate
+        });
+        if imapd.is_none() && !sources.contains(&SourceName::MailboxesDb) {
+            warnings.push(
+                "no imapd.conf: names are made as if it set nothing; give `imapd-conf`, a copy of \
+                 that of a frontend"
+                    .into(),
+            );
+        }
+
+        let domains = match &*given.domains {
+            [] => file.domains.clone().unwrap_or_default(),
+            named => {
+                Domains::new(named).map_err(|e| ConfigError::Option(format!("--domain: {e}")))?
+            }
+        };
+        let backends_list = imapd.as_ref().is_some_and(|imapd| imapd.proxyservers);
+        if backends_list && mailboxes_db.is_some() {
+            let murder = match proof {
+                Proof::Master { .. } => "all others are asked of the master, one by one",
+                Proof::Slave(_) => "misses cannot be confirmed here and are deferred",
+                Proof::List => "whoever has his mailbox on another server is unknown here",
+            };
+            warnings.push(format!(
+                "imapd.conf sets proxyservers, as backends do, and a backend's list holds only its \
+                 own mailboxes: {murder}"
+            ));
+        }
+        let (release, older) = match file.cyrus_release {
+            Some(release) => (release, &[][..]),
+            None => (Release::V3_6, &[Release::V2_5, Release::V2_4][..]),
+        };
+        let rules_of = |release: &Release| rules(imapd.as_ref(), *release);
+        let backends = file.backends.build().map_err(|text| file_error(&file_path, text))?;
+        let maps = file.maps().map_err(|text| file_error(&file_path, text))?;
+        let listeners = match &*given.listen {
+            [] => file.listeners(base),
+            named => named.iter().cloned().map(listen_as_usual).collect(),
+        };
+        Ok(Self {
+            router: Router {
+                domains,
+                rules: rules_of(&release),
+                older: older.iter().map(rules_of).collect(),
+                backends,
+            },
+            maps,
+            mailboxes_db,
+            sources,
+            replica: ReplicaSettings {
+                directory: given
+                    .replica
+                    .clone()
+                    .or_else(|| file.replica.directory.as_ref().map(from_file))
+                    .unwrap_or_else(|| DEFAULT_REPLICA.into()),
+                accept_after: file.replica.accept_after.unwrap_or(ACCEPT_AFTER),
+                max_age: file.replica.max_age,
+            },
+            mupdate,
+            proof,
+            listeners,
+            max_connections: file.max_connections.unwrap_or(2000),
+            warnings,
+            file: file_path,
+            imapd_conf: imapd_conf_path,
+        })
+    }
+}
+
+/// Who confirms what the sources do not have; the server stays only if he is asked or followed.
+fn proof(
+    sources: &[SourceName],
+    mupdate: Option<Result<Mupdate, String>>,
+    slave: Option<PathBuf>,
+    warnings: &mut Vec<String>,
+) -> Result<(Option<Mupdate>, Proof), ConfigError> {
+    let needed = sources.iter().find(|source| **source != SourceName::MailboxesDb);
+    let Some(mupdate) = mupdate else {
+        return match needed {
+            Some(source_name) => Err(ConfigError::NoMaster {
+                source_name: *source_name,
+                why: "set `mupdate_server` in imapd.conf, or `servers` in [mupdate]".into(),
+            }),
+            None => Ok((None, Proof::List)),
+        };
+    };
+    let askable = mupdate.and_then(|mupdate| match mupdate.impossible() {
+        Some(why) => Err(format!(
+            "{why}: set `mupdate_authname` and `mupdate_password` in imapd.conf, or `authname` and \
+             `password-file` in [mupdate]"
+        )),
+        None => Ok(mupdate),
+    });
+    match (askable, needed, slave) {
+        (Ok(mupdate), None, slave) => Ok((Some(mupdate), Proof::Master { slave })),
+        // What the slave says of the file is no word on the other sources.
+        (Ok(mupdate), Some(_), _) => Ok((Some(mupdate), Proof::Master { slave: None })),
+        (Err(why), None, Some(slave)) => {
+            warnings.push(format!(
+                "the MUPDATE master cannot be asked who is unknown, so it is whom the MUPDATE slave \
+                 of this host does not have, and a slave's resync can lose accounts: {why}"
+            ));
+            Ok((None, Proof::Slave(slave)))
+        }
+        (Err(why), _, _) => Err(ConfigError::NoMaster {
+            source_name: needed.copied().unwrap_or(SourceName::MailboxesDb),
+            why,
+        }),
+    }
+}
+
+/// The rules for names: what imapd.conf sets, and for the rest what this release of Cyrus does.
+pub fn rules(imapd: Option<&imapd_conf::Options>, release: Release) -> Rules {
+    let defaults = Rules::defaults(release);
+    let Some(imapd) = imapd else { return defaults };
+    Rules {
+        release,
+        virtdomains: imapd.virtdomains != Virtdomains::Off,
+        defaultdomain: imapd.defaultdomain.clone().or(defaults.defaultdomain),
+        unixhierarchysep: imapd.unixhierarchysep.unwrap_or(defaults.unixhierarchysep),
+        postuser: imapd.postuser.clone(),
+        downcase: imapd.lmtp_downcase_rcpt.unwrap_or(defaults.downcase),
+        strict: imapd.lmtp_strict_rfc2821,
+        catchall: imapd.lmtp_catchall_mailbox.clone(),
+        fuzzy: imapd.lmtp_fuzzy_mailbox_match,
+    }
+}
+
+/// `/etc/imapd.conf`, where nothing else leads to a mailbox list.
+fn default_imapd_conf(given: &Overrides, file: &File) -> Option<PathBuf> {
+    let default = PathBuf::from(DEFAULT_IMAPD_CONF);
+    let named = given.mailboxes_db.is_some() || file.mailboxes_db.is_some();
+    (!named && default.exists()).then_some(default)
+}
+
+fn read_imapd_conf(
+    path: &Path,
+    services: Option<&[String]>,
+    files: bool,
+    warnings: &mut Vec<String>,
+) -> Result<imapd_conf::Options, ConfigError> {
+    let services = match services {
+        Some(named) => named.iter().map(String::as_str).collect(),
+        None => LMTP_SERVICES.to_vec(),
+    };
+    let mut read = |path: &Path| std::fs::read(path);
+    let (conf, odd) = match files {
+        true => ImapdConf::parse_for(path, &services, &mut read)?,
+        false => ImapdConf::parse_without_files(path, &services, &mut read)?,
+    };
+    warnings.extend(odd.iter().map(ToString::to_string));
+    Ok(conf.options()?)
+}
+
+fn file_error(path: &Option<PathBuf>, text: String) -> ConfigError {
+    ConfigError::File { path: path.clone().unwrap_or_else(|| DEFAULT_FILE.into()), text }
+}

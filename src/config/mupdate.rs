@@ -1,0 +1,281 @@
+//! How the MUPDATE server is reached: `[mupdate]`, and what imapd.conf says of it.
+
+use std::fmt;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::ConfigError;
+use crate::imapd_conf;
+use crate::secret::Secret;
+
+/// The port of MUPDATE (RFC 3656 §7).
+pub const MUPDATE_PORT: u16 = 3905;
+
+/// The SASL mechanisms we can speak, best first.
+pub const MECHANISMS: [&str; 5] =
+    ["EXTERNAL", "SCRAM-SHA-512", "SCRAM-SHA-256", "SCRAM-SHA-1", "PLAIN"];
+
+/// A password file is no longer than this, in bytes.
+const PASSWORD_LIMIT: u64 = 4096;
+
+/// How the MUPDATE server is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mupdate {
+    /// The addresses, in the order in which they are tried; at least one.
+    pub servers: Vec<Server>,
+    /// As whom we log in.
+    pub credentials: Credentials,
+    /// Encryption.
+    pub tls: Tls,
+    /// A password may go in the clear.
+    pub allow_plaintext: bool,
+    /// The name the master must call itself in its banner (`servername`).
+    pub master: Option<String>,
+    /// The mechanisms that may be used; `None`: all of [`MECHANISMS`].
+    pub mechanisms: Option<Vec<String>>,
+}
+
+/// The address of a MUPDATE server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Server {
+    /// A host name or an address, IPv6 without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// What logs us in. Cyrus' names for it are `mupdate_username` and so on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Credentials {
+    /// Whom to act as (the authorization identity); empty: who logs in.
+    pub username: String,
+    /// Who logs in. An admin of the server (`admins`, `mupdate_admins`).
+    pub authname: Option<String>,
+    /// The realm of the name.
+    pub realm: Option<String>,
+    /// The password.
+    pub password: Option<Secret>,
+}
+
+/// Whether STARTTLS is used, and how the server proves who it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tls {
+    /// Whether.
+    pub when: WhenTls,
+    /// The certificates of the authorities that are believed, PEM; `None`: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate, PEM, and its key.
+    pub client: Option<ClientCertificate>,
+    /// The name in the server's certificate; `None`: that of the address.
+    pub name: Option<String>,
+}
+
+/// A client's certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The chain, PEM.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+}
+
+/// When STARTTLS is used. Wherever it is, the server's certificate is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenTls {
+    /// Never.
+    Off,
+    /// Where the server offers it.
+    #[default]
+    IfOffered,
+    /// Always; a server that does not offer it is not asked.
+    Required,
+}
+
+impl Mupdate {
+    /// Why nobody can log in with this, whatever the server offers.
+    pub fn impossible(&self) -> Option<&'static str> {
+        let Credentials { username, authname, password, .. } = &self.credentials;
+        let named = authname.is_some() || !username.is_empty();
+        if self.tls.client.is_some() || (named && password.is_some()) {
+            return None;
+        }
+        Some(match named {
+            true => "no password for the MUPDATE server is given",
+            false => "no name to log in to the MUPDATE server is given",
+        })
+    }
+}
+
+impl Server {
+    /// Reads an address as imapd.conf's `mupdate_server` has it: `host`, `host:port`, and after a
+    /// `/` options of no concern here (Cyrus `imap/backend.c:backend_connect`); besides
+    /// `[address]:port` for IPv6, which Cyrus cannot write.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let bad =
+            |why: &str| Err(format!("`{}` is no MUPDATE server: {why}", text.escape_default()));
+        let address = text.split('/').next().unwrap_or_default();
+        let (host, port) = match address.strip_prefix('[') {
+            Some(rest) => match rest.split_once(']') {
+                Some((host, "")) => (host, None),
+                Some((host, port)) if port.starts_with(':') => (host, port.get(1..)),
+                _ => return bad("write an IPv6 address as in [2001:db8::1]:3905"),
+            },
+            None => match address.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (address, None),
+            },
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '%');
+        if host.is_empty() || !host.chars().all(plain) {
+            return bad("write host or host:port");
+        }
+        let port = match port {
+            None | Some("mupdate") => MUPDATE_PORT,
+            Some(port) => match port.parse() {
+                Ok(port) if port != 0 => port,
+                _ => return bad("its port is no port"),
+            },
+        };
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// `[mupdate]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct FileMupdate {
+    #[serde(deserialize_with = "servers")]
+    servers: Vec<Server>,
+    pub(super) imapd_conf: Option<PathBuf>,
+    username: Option<String>,
+    authname: Option<String>,
+    realm: Option<String>,
+    password_file: Option<PathBuf>,
+    tls: WhenTls,
+    ca_file: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    tls_name: Option<String>,
+    allow_plaintext: bool,
+    master: Option<String>,
+    #[serde(deserialize_with = "mechanisms")]
+    mechanisms: Option<Vec<String>>,
+}
+
+impl FileMupdate {
+    /// What this comes to together with an imapd.conf. `None`: nobody names a server. `Err` in text
+    /// is about imapd.conf's `mupdate_server`, which Cyrus may understand all the same.
+    pub(super) fn build(
+        &self,
+        base: &Path,
+        conf: Option<&imapd_conf::Options>,
+    ) -> Result<Option<Result<Mupdate, String>>, ConfigError> {
+        let servers = match (&*self.servers, conf.and_then(|conf| conf.mupdate_server.as_ref())) {
+            ([], None) => return Ok(None),
+            ([], Some(named)) => match Server::parse(named) {
+                Ok(server) => vec![server],
+                Err(why) => return Ok(Some(Err(format!("imapd.conf: mupdate_server: {why}")))),
+            },
+            (servers, _) => servers.to_vec(),
+        };
+        let or = |own: &Option<String>, theirs: fn(&imapd_conf::Options) -> &Option<String>| {
+            own.clone().or_else(|| conf.and_then(|conf| theirs(conf).clone()))
+        };
+        let password = match &self.password_file {
+            Some(path) => Some(read_password(&base.join(path))?),
+            None => conf.and_then(|conf| conf.mupdate_password.clone()),
+        };
+        let credentials = Credentials {
+            username: or(&self.username, |conf| &conf.mupdate_username).unwrap_or_default(),
+            authname: or(&self.authname, |conf| &conf.mupdate_authname),
+            realm: or(&self.realm, |conf| &conf.mupdate_realm),
+            password,
+        };
+        let client = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => {
+                Some(ClientCertificate { certificate: base.join(certificate), key: base.join(key) })
+            }
+            (None, None) => None,
+            _ => {
+                let text = "[mupdate]: `certificate` and `key` go together".to_owned();
+                return Err(ConfigError::Option(text));
+            }
+        };
+        let tls = Tls {
+            when: self.tls,
+            ca_file: self.ca_file.as_ref().map(|path| base.join(path)),
+            client,
+            name: self.tls_name.clone(),
+        };
+        Ok(Some(Ok(Mupdate {
+            servers,
+            credentials,
+            tls,
+            allow_plaintext: self.allow_plaintext,
+            master: self.master.clone(),
+            mechanisms: self.mechanisms.clone(),
+        })))
+    }
+}
+
+/// The first line end at the end does not count: editors put it there.
+fn read_password(path: &Path) -> Result<Secret, ConfigError> {
+    let io = |source| ConfigError::Io { path: path.into(), source };
+    let wrong = |text: String| ConfigError::File { path: path.into(), text };
+    let file = std::fs::File::open(path).map_err(io)?;
+    // Of the file that was opened, so that nobody can exchange it in between.
+    let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
+    if mode & 0o027 != 0 {
+        return Err(wrong(format!(
+            "a password with mode {mode:04o}: others must not read it, and only its owner may \
+             write it (chmod 0640)"
+        )));
+    }
+    let mut text = String::new();
+    let read = file.take(PASSWORD_LIMIT + 1).read_to_string(&mut text).map_err(io)?;
+    let password = text.strip_suffix('\n').unwrap_or(&text);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    if read as u64 > PASSWORD_LIMIT {
+        return Err(wrong(format!("longer than {PASSWORD_LIMIT} bytes")));
+    }
+    if password.is_empty() || password.contains(['\n', '\r', '\0']) {
+        return Err(wrong("it must hold the password in one line, and nothing else".into()));
+    }
+    Ok(Secret::new(password))
+}
+
+fn servers<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Server>, D::Error> {
+    let words = Vec::<String>::deserialize(input)?;
+    if words.is_empty() {
+        return Err(de::Error::custom("without a server there is nobody to ask"));
+    }
+    words.iter().map(|word| Server::parse(word).map_err(de::Error::custom)).collect()
+}
+
+fn mechanisms<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<String>>, D::Error> {
+    let words = Vec::<String>::deserialize(input)?;
+    if let Some(word) = words.iter().find(|word| !MECHANISMS.contains(&word.as_str())) {
+        return Err(de::Error::custom(format!(
+            "`{}` is none of {}",
+            word.escape_default(),
+            MECHANISMS.join(", ")
+        )));
+    }
+    if words.is_empty() {
+        return Err(de::Error::custom("without a mechanism nobody can log in"));
+    }
+    Ok(Some(words))
+}

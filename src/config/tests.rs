@@ -1,0 +1,224 @@
+//! What the configuration comes to, and what it is refused for.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+/// A directory with an imapd.conf and a murder-route.toml.
+struct Site(tempfile::TempDir);
+
+const LOGIN: &str = "mupdate_authname: postman\nmupdate_password: geheim\n";
+
+impl Site {
+    fn new(imapd_conf: &str, toml: &str) -> Self {
+        let site = Self(tempfile::tempdir().unwrap());
+        let imapd_conf = format!("configdirectory: /var/lib/cyrus\n{imapd_conf}");
+        site.write("imapd.conf", &imapd_conf, 0o600);
+        site.write("murder-route.toml", toml, 0o600);
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str, mode: u32) {
+        fs::write(self.path(name), text).unwrap();
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn load_with(&self, more: Overrides) -> Result<Settings, String> {
+        let given = Overrides { config: Some(self.path("murder-route.toml")), ..more };
+        Settings::load(&given).map_err(|e| e.to_string())
+    }
+
+    fn load(&self) -> Result<Settings, String> {
+        self.load_with(Overrides::default())
+    }
+}
+
+fn refused(imapd_conf: &str, toml: &str) -> String {
+    Site::new(imapd_conf, &format!("imapd-conf = \"imapd.conf\"\n{toml}")).load().unwrap_err()
+}
+
+fn loaded(imapd_conf: &str, toml: &str) -> Settings {
+    Site::new(imapd_conf, &format!("imapd-conf = \"imapd.conf\"\n{toml}")).load().unwrap()
+}
+
+#[test]
+fn options_alone_lead_to_a_replica_without_a_configuration_file() {
+    let site = Site::new("", "");
+    // Nor any file of Cyrus' but this one.
+    let imapd_conf = format!("mupdate_server: 127.0.0.1:13905\n{LOGIN}");
+    site.write("imapd.conf", &imapd_conf, 0o600);
+    let given = Overrides {
+        imapd_conf: Some(site.path("imapd.conf")),
+        sources: vec![SourceName::Replica],
+        replica: Some("/srv/replica".into()),
+        allow_plaintext: true,
+        domains: vec!["example.org".into()],
+        ..Overrides::default()
+    };
+    let settings = site.load_with(given).unwrap();
+    assert_eq!(settings.sources, [SourceName::Replica]);
+    assert_eq!((settings.mailboxes_db, settings.proof), (None, Proof::Master { slave: None }));
+    assert_eq!(settings.replica.directory, Path::new("/srv/replica"));
+    assert_eq!(settings.replica.accept_after, Duration::from_secs(600));
+    assert_eq!(settings.replica.max_age, None);
+    let mupdate = settings.mupdate.unwrap();
+    assert_eq!(mupdate.servers, [Server { host: "127.0.0.1".into(), port: 13905 }]);
+    assert_eq!(mupdate.credentials.authname.as_deref(), Some("postman"));
+    assert_eq!(mupdate.credentials.password.as_ref().unwrap().reveal(), "geheim");
+    assert!(mupdate.allow_plaintext);
+    assert_eq!(mupdate.tls.when, WhenTls::IfOffered);
+}
+
+#[test]
+fn a_frontend_as_it_stands_asks_the_master_if_it_can_and_else_its_slave() {
+    let settings = loaded("", "");
+    assert_eq!((settings.proof, settings.mupdate), (Proof::List, None));
+    let socket = PathBuf::from("/var/lib/cyrus/socket/mupdate.target");
+    let settings = loaded(&format!("mupdate_server: mu\n{LOGIN}"), "");
+    assert_eq!(settings.proof, Proof::Master { slave: Some(socket.clone()) });
+    assert!(settings.mupdate.is_some() && settings.warnings.is_empty());
+    // A resync of the slave can lose accounts, so the postmaster is told.
+    for login in ["", "mupdate_authname: postman\n", "mupdate_password: x\n"] {
+        let settings = loaded(&format!("mupdate_server: mu\n{login}"), "");
+        assert_eq!(settings.proof, Proof::Slave(socket.clone()), "{login}");
+        assert!(settings.mupdate.is_none());
+        assert!(settings.warnings[0].contains("resync"), "{:?}", settings.warnings);
+    }
+    // Nothing that Cyrus runs with makes us stop.
+    let settings = loaded(&format!("mupdate_server: mu:port\n{LOGIN}"), "");
+    assert_eq!(settings.proof, Proof::Slave(socket));
+}
+
+#[test]
+fn the_slave_is_no_proof_for_a_list_it_does_not_keep() {
+    for source in ["\"replica\"", "\"find\"", "[\"replica\", \"mailboxes-db\"]"] {
+        let toml = format!("source = {source}");
+        let settings = loaded(&format!("mupdate_server: mu\n{LOGIN}"), &toml);
+        assert_eq!(settings.proof, Proof::Master { slave: None }, "{source}");
+        let error = refused("mupdate_server: mu\n", &toml);
+        assert!(error.contains("mupdate_authname"), "{error}");
+        assert!(refused("", &toml).contains("mupdate_server"));
+    }
+}
+
+#[test]
+fn a_server_is_read_as_cyrus_reads_it() {
+    let server = |host: &str, port| Ok(Server { host: host.into(), port });
+    for (text, read) in [
+        ("mupdate.example.org", server("mupdate.example.org", 3905)),
+        ("mu:13905", server("mu", 13905)),
+        ("mu:mupdate/tls/notls", server("mu", 3905)),
+        ("mu/tls", server("mu", 3905)),
+        ("[2001:db8::1]", server("2001:db8::1", 3905)),
+        ("[::1]:13905", server("::1", 13905)),
+    ] {
+        assert_eq!(Server::parse(text), read, "{text}");
+    }
+    for text in
+        ["", ":3905", "/var/run/mupdate", "mu:0", "mu:65536", "mu:x", "[::1", "[::1]x", "a b"]
+    {
+        assert!(Server::parse(text).is_err(), "{text}");
+    }
+    assert_eq!(Server::parse("[::1]:1").unwrap().to_string(), "[::1]:1");
+}
+
+#[test]
+fn our_file_wins_over_imapd_conf_and_another_imapd_conf_may_lead_to_the_local_mupdate() {
+    let site = Site::new(
+        &format!("mupdate_server: far\nunixhierarchysep: no\n{LOGIN}"),
+        "imapd-conf = \"imapd.conf\"\nsource = \"find\"\n[mupdate]\nimapd-conf = \"lmtp.conf\"\n\
+         password-file = \"password\"\nusername = \"deputy\"\n",
+    );
+    site.write(
+        "lmtp.conf",
+        "mupdate_server: localhost\nmupdate_authname: here\nmupdate_password: x\n\
+         unixhierarchysep: yes\n",
+        0o600,
+    );
+    site.write("password", "s3cret \n", 0o640);
+    let settings = site.load().unwrap();
+    assert!(!settings.router.rules.unixhierarchysep);
+    let mupdate = settings.mupdate.unwrap();
+    assert_eq!(mupdate.servers[0].to_string(), "localhost:3905");
+    let Credentials { username, authname, password, .. } = mupdate.credentials;
+    assert_eq!((username.as_str(), authname.as_deref()), ("deputy", Some("here")));
+    assert_eq!(password.unwrap().reveal(), "s3cret ");
+}
+
+#[test]
+fn a_password_that_others_can_read_is_refused_and_never_shown() {
+    let toml = "imapd-conf = \"imapd.conf\"\n[mupdate]\nauthname = \"a\"\npassword-file = \"pw\"\n";
+    let site = Site::new("mupdate_server: mu\n", toml);
+    assert!(site.load().unwrap_err().contains("/pw: "), "missing");
+    for (text, mode) in [
+        ("s3cret", 0o644),
+        ("s3cret", 0o660),
+        ("s3cret", 0o601),
+        ("", 0o600),
+        ("\n", 0o600),
+        ("s3cret\nmore", 0o600),
+        (&"s3cret".repeat(1000), 0o600),
+    ] {
+        site.write("pw", text, mode);
+        let error = site.load().unwrap_err();
+        assert!(error.contains("/pw: ") && !error.contains("s3cret"), "{mode:o}: {error}");
+    }
+    for (text, mode) in [("s3cret\n", 0o640), ("s3cret\r\n", 0o400), ("s3cret", 0o600)] {
+        site.write("pw", text, mode);
+        let settings = site.load().unwrap();
+        assert!(!format!("{settings:?}").contains("s3cret"));
+        assert_eq!(settings.mupdate.unwrap().credentials.password.unwrap().reveal(), "s3cret");
+    }
+}
+
+#[test]
+fn everything_that_can_be_said_of_the_server_is_read() {
+    let settings = loaded(
+        "",
+        "source = [\"mailboxes-db\", \"replica\"]\n[replica]\ndirectory = \"kept\"\n\
+         accept-after = 60\nmax-age = 86400\n[mupdate]\nservers = [\"one\", \"[::1]:13905\"]\n\
+         tls = \"required\"\nca-file = \"ca.pem\"\ncertificate = \"me.pem\"\nkey = \"/etc/me.key\"\n\
+         tls-name = \"mupdate.example.org\"\nmaster = \"mu.example.org\"\n\
+         mechanisms = [\"EXTERNAL\", \"SCRAM-SHA-256\"]\n",
+    );
+    assert_eq!(settings.replica.max_age, Some(Duration::from_secs(86_400)));
+    assert_eq!(settings.replica.accept_after, Duration::from_secs(60));
+    assert!(
+        settings.replica.directory.is_absolute() && settings.replica.directory.ends_with("kept")
+    );
+    let mupdate = settings.mupdate.unwrap();
+    assert_eq!(mupdate.servers.len(), 2);
+    let Tls { when, ca_file, client, name } = mupdate.tls;
+    assert_eq!((when, name.as_deref()), (WhenTls::Required, Some("mupdate.example.org")));
+    assert!(ca_file.unwrap().ends_with("ca.pem"));
+    assert_eq!(client.unwrap().key, Path::new("/etc/me.key"));
+    assert_eq!(mupdate.master.as_deref(), Some("mu.example.org"));
+    assert_eq!(mupdate.mechanisms.unwrap(), ["EXTERNAL", "SCRAM-SHA-256"]);
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_with_its_place() {
+    for (toml, place, why) in [
+        ("source = \"mupdate\"", "line 2, column 10", "none of mailboxes-db, replica, find"),
+        ("source = []", "line 2, column 10", "without a source"),
+        ("source = [\"find\", \"find\"]", "line 2, column 10", "twice"),
+        ("source = 1", "line 2, column 10", "one of mailboxes-db"),
+        ("[mupdate]\nservers = []", "line 3, column 11", "without a server"),
+        ("[mupdate]\nservers = [\"a:b\"]", "line 3, column 11", "its port is no port"),
+        ("[mupdate]\ntls = \"maybe\"", "line 3, column 7", "unknown variant"),
+        ("[mupdate]\nmechanisms = [\"LOGIN\"]", "line 3, column 14", "none of EXTERNAL"),
+        ("[mupdate]\npassword = \"s\"", "line 3, column 1", "unknown field"),
+        ("[replica]\nmax-age = 0", "line 3, column 11", "no time"),
+        ("[replica]\naccept-after = \"10m\"", "line 3, column 16", "invalid type"),
+    ] {
+        let error = refused("", toml);
+        assert!(error.contains(place) && error.contains(why), "{toml}: {error}");
+    }
+    let error = refused("", "[mupdate]\nservers = [\"mu\"]\ncertificate = \"x\"");
+    assert!(error.contains("go together"), "{error}");
+}
