@@ -48,4 +48,6 @@ pub mod wire;
 #[cfg(feature = "daemon")]
 pub mod cli;
 #[cfg(feature = "daemon")]
+pub mod follow;
+#[cfg(feature = "daemon")]
 pub mod server;

@@ -1,0 +1,118 @@
+//! Follows the MUPDATE master and asks it: what [`mupdate`](crate::mupdate) and
+//! [`replica`](crate::replica) know, with sockets, TLS, a thread and a clock.
+//!
+//! * [`Upstream`] is the site's MUPDATE servers and how to log in to them.
+//! * [`Asker`] asks for names, over a connection of its own: a stream allows no questions.
+//! * [`Replica`] keeps a replica current: a task reads the stream, whatever the disk does, and a
+//!   thread writes.
+//! * [`Murder`] is all of that as one [`Master`].
+//!
+//! A connection that fails is made anew, after a pause that grows; several servers are tried in
+//! turn.
+
+mod asker;
+mod connection;
+mod replica;
+mod retry;
+mod stream;
+mod tls;
+mod upstream;
+mod witnesses;
+mod writer;
+
+use std::sync::Arc;
+
+pub use asker::{Asker, AskerStatus};
+pub use replica::{LinkStatus, Replica};
+pub use upstream::Upstream;
+
+use crate::config::ReplicaSettings;
+use crate::mailbox::{KeyGeneration, MailboxName};
+use crate::master::{Asking, Impossible, Master};
+use crate::mupdate::{Finding, Need};
+
+/// The MUPDATE servers, and the replica if there is one.
+#[derive(Debug)]
+pub struct Murder {
+    asker: Arc<Asker>,
+    replica: Option<Replica>,
+}
+
+impl Murder {
+    /// Asks for names, and nothing else. `need`: whether a slave will do. Must be called within a
+    /// tokio runtime.
+    pub fn to_ask(upstream: Upstream, need: Need) -> Self {
+        Self { asker: Arc::new(Asker::new(Arc::new(upstream), need)), replica: None }
+    }
+
+    /// Follows the master into a replica, and asks it for names as well. Must be called within a
+    /// tokio runtime.
+    pub fn to_follow(
+        upstream: Upstream,
+        options: &ReplicaSettings,
+    ) -> Result<Self, crate::mailbox_list::replica::Error> {
+        let upstream = Arc::new(upstream);
+        let asker = Arc::new(Asker::new(Arc::clone(&upstream), Need::Master));
+        let replica = Replica::follow(&upstream, Arc::clone(&asker), options)?;
+        Ok(Self { asker, replica: Some(replica) })
+    }
+
+    /// The replica.
+    pub fn replica(&self) -> Option<&Replica> {
+        self.replica.as_ref()
+    }
+
+    /// The connection for questions.
+    pub fn asker(&self) -> &Asker {
+        &self.asker
+    }
+
+    /// Ends all connections and closes the replica, so that it can be opened anew.
+    pub fn stop(self) {
+        if let Some(replica) = self.replica {
+            replica.stop();
+        }
+    }
+
+    async fn ask(&self, name: &MailboxName) -> Result<Finding, Impossible> {
+        let finding = self.asker.find(name).await?;
+        if finding == Finding::Absent
+            && let Some(replica) = &self.replica
+            && let Some(doubt) = replica.doubts_absent(self.asker.up_since())
+        {
+            return Ok(Finding::Unsure(doubt));
+        }
+        Ok(finding)
+    }
+}
+
+impl Master for Murder {
+    fn find<'a>(&'a self, name: &'a MailboxName) -> Asking<'a, Result<Finding, Impossible>> {
+        Box::pin(self.ask(name))
+    }
+
+    fn deleted_lately(&self, name: &MailboxName) -> bool {
+        self.replica.as_ref().is_some_and(|replica| replica.deleted_lately(name))
+    }
+
+    fn caught_up(&self) -> Asking<'_, Result<(), String>> {
+        Box::pin(async {
+            match &self.replica {
+                Some(replica) => replica.caught_up().await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        self.asker.key_generation()
+    }
+}
+
+/// A number from 0 to 1, another one each time: hosts of a site must not do everything together.
+fn chance() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    // Each RandomState has keys of its own.
+    let bits = RandomState::new().hash_one(0u8) >> 11;
+    bits as f64 / (1u64 << 53) as f64
+}

@@ -1,0 +1,313 @@
+//! A replica that is kept current: the stream and the writer together, and what is known of both.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::AbortHandle;
+
+use super::asker::Asker;
+use super::upstream::{Clock, Upstream};
+use super::{stream, writer};
+use crate::config::ReplicaSettings;
+use crate::mailbox::MailboxName;
+use crate::mailbox_list::lists::Trust;
+use crate::mailbox_list::replica::{Error, Place, ReplicaList};
+use crate::mupdate::{Event, Failure};
+use crate::replica::{About, Standing, Status};
+
+/// So many bunches wait for the writer, each of a thousand events at most.
+const QUEUE: usize = 64;
+
+/// How long a barrier is waited for.
+const BARRIER: Duration = Duration::from_secs(4);
+
+/// A replica that follows the master until it is dropped.
+#[derive(Debug)]
+pub struct Replica {
+    list: ReplicaList,
+    shared: Arc<Shared>,
+    stream: AbortHandle,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// How the connection that it follows by stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// The master, as it calls itself; `None`: there is no connection.
+    pub server: Option<String>,
+    /// Why the last attempt failed, if there is no connection.
+    pub failure: Option<String>,
+    /// How often the connection was made.
+    pub connections: u64,
+    /// How many changes the stream has told.
+    pub changes: u64,
+}
+
+/// Why the list is wanted again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// One is held back, and has waited long enough or has been accepted.
+    HeldBack,
+    /// The replica could not be written.
+    Unwritten,
+}
+
+/// What stream, writer and those who answer share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    clock: Clock,
+    epoch: SystemTime,
+    max_age: Option<Duration>,
+    standing: Mutex<Standing>,
+    link: Mutex<Link>,
+    /// When the last barrier that was answered was asked for.
+    barrier: watch::Sender<Option<Duration>>,
+    relist: Mutex<Option<Wanted>>,
+    relists: Notify,
+    asker: Arc<Asker>,
+}
+
+#[derive(Debug, Default)]
+struct Link {
+    server: Option<String>,
+    failure: Option<Failure>,
+    connections: u64,
+    changes: u64,
+}
+
+impl Replica {
+    /// Opens the replica, or makes it, and follows the master into it. What is there is served at
+    /// once. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// If the directory cannot be written to, or another process follows the master into it.
+    pub fn follow(
+        upstream: &Arc<Upstream>,
+        asker: Arc<Asker>,
+        options: &ReplicaSettings,
+    ) -> Result<Self, Error> {
+        let (place, anew) = Place::open_or_begin_anew(&options.directory)?;
+        if let Some(why) = anew {
+            tracing::warn!("the replica begins anew: {why}");
+        }
+        let list = place.list();
+        let (about, names) = place.about()?;
+        let clock = upstream.clock();
+        // What the clock said when durations began.
+        let epoch = SystemTime::now().checked_sub(clock.now()).unwrap_or(SystemTime::UNIX_EPOCH);
+        let shared = Arc::new(Shared {
+            clock,
+            epoch,
+            max_age: options.max_age,
+            standing: Mutex::new(Standing::new(about, names, epoch)),
+            link: Mutex::default(),
+            barrier: watch::Sender::new(None),
+            relist: Mutex::new(None),
+            relists: Notify::new(),
+            asker,
+        });
+        let (tell, told) = mpsc::channel(QUEUE);
+        let writer = writer::Writer {
+            shared: Arc::clone(&shared),
+            dir: options.directory.clone(),
+            place: Some(place),
+            accept_after: options.accept_after,
+            told,
+        };
+        let thread = std::thread::Builder::new().name("replica".to_owned());
+        let writer = thread.spawn(move || writer.run()).map_err(|source| {
+            let path = options.directory.clone();
+            Error::Io { path, source }
+        })?;
+        let stream = stream::run(Arc::clone(upstream), Arc::clone(&shared), tell);
+        let stream = tokio::spawn(stream).abort_handle();
+        Ok(Self { list, shared, stream, writer: Some(writer) })
+    }
+
+    /// The list, for lookups.
+    pub fn list(&self) -> &ReplicaList {
+        &self.list
+    }
+
+    /// How far it may be believed, for lookups.
+    pub fn trust(&self) -> Arc<dyn Trust> {
+        Arc::clone(&self.shared) as Arc<dyn Trust>
+    }
+
+    /// Whether the master has told the deletion of the name a moment ago.
+    pub fn deleted_lately(&self, name: &MailboxName) -> bool {
+        self.shared.standing().lately_deleted(name, self.shared.now())
+    }
+
+    /// Why "absent", as the master said over the connection that is up since `asker_up`, is not to
+    /// be believed, if it is not.
+    ///
+    /// A master that was begun anew without its list says it of everybody. The list it has now was
+    /// looked at, and held back if it had lost much, only if the stream has had a barrier since
+    /// that connection was made.
+    pub(super) fn doubts_absent(&self, asker_up: Option<Duration>) -> Option<String> {
+        let standing = self.shared.standing();
+        if let Err(why) = standing.misses(self.shared.now()) {
+            return Some(why);
+        }
+        let barrier = *self.shared.barrier.borrow();
+        (asker_up.is_none() || barrier <= asker_up)
+            .then(|| "the stream of the MUPDATE master has not caught up yet".into())
+    }
+
+    /// Waits for a barrier that is asked for after this call.
+    pub async fn caught_up(&self) -> Result<(), String> {
+        let now = self.shared.now();
+        let mut barrier = self.shared.barrier.subscribe();
+        let reached = barrier.wait_for(|asked| asked.is_some_and(|asked| asked >= now));
+        match tokio::time::timeout(BARRIER, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(format!("the master has told nothing for {} s", BARRIER.as_secs())),
+        }
+    }
+
+    /// How the replica stands.
+    pub fn status(&self) -> Status {
+        self.shared.standing().status(self.shared.now())
+    }
+
+    /// How the connection stands.
+    pub fn link(&self) -> LinkStatus {
+        let link = self.shared.link();
+        LinkStatus {
+            server: link.server.clone(),
+            failure: link.failure.as_ref().map(ToString::to_string),
+            connections: link.connections,
+            changes: link.changes,
+        }
+    }
+
+    /// Stops following and closes the place, so that it can be opened anew.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stream.abort();
+        if let Some(writer) = self.writer.take() {
+            // It ends when the stream's end of the channel is dropped, within one commit. A panic
+            // there has been reported by its hook.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.stream.abort();
+    }
+}
+
+impl Shared {
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.clock.now()
+    }
+
+    pub(super) fn clock_at(&self, moment: Duration) -> SystemTime {
+        self.epoch + moment
+    }
+
+    /// There is a connection to this master.
+    pub(super) fn connected(&self, server: &str) {
+        let mut link = self.link();
+        link.server = Some(server.to_owned());
+        link.failure = None;
+        link.connections += 1;
+    }
+
+    pub(super) fn disconnected(&self) {
+        self.link().server = None;
+        // At once, and not only when the writer gets there.
+        self.standing().lost();
+    }
+
+    /// Takes note of a failure. Whether it is another than the last one.
+    pub(super) fn failed(&self, failure: &Failure) -> bool {
+        let mut link = self.link();
+        let new = link.failure.as_ref() != Some(failure);
+        link.failure = Some(failure.clone());
+        new
+    }
+
+    pub(super) fn lost(&self) {
+        self.standing().lost();
+    }
+
+    /// What is about to be committed.
+    pub(super) fn changed(&self, events: &[Event]) {
+        let now = self.now();
+        let mut standing = self.standing();
+        let mut changes = 0;
+        for event in events {
+            match event {
+                Event::Record(name, _) => self.asker.forget(name),
+                Event::Deleted(name) => standing.deleted(name, now),
+                Event::Listed | Event::Current { .. } => continue,
+            }
+            changes += 1;
+        }
+        drop(standing);
+        self.link().changes += changes;
+    }
+
+    /// What has been committed.
+    pub(super) fn stored(&self, about: About, names: u64) {
+        self.standing().stored(about, names);
+    }
+
+    /// A barrier was answered, and what was told before it is committed.
+    pub(super) fn current(&self, asked: Duration) {
+        self.standing().current(asked);
+        self.barrier.send_replace(Some(asked));
+    }
+
+    /// Asks the stream for the list.
+    pub(super) fn relist(&self, why: Wanted) {
+        *self.relist.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        self.relists.notify_one();
+    }
+
+    /// Waits until somebody wants the list.
+    pub(super) async fn wants_list(&self) -> Wanted {
+        loop {
+            if let Some(wanted) = self.relisted() {
+                return wanted;
+            }
+            self.relists.notified().await;
+        }
+    }
+
+    /// The list comes, or is being asked for: whoever wanted it before wants it no more.
+    pub(super) fn relisted(&self) -> Option<Wanted> {
+        self.relist.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Trust for Shared {
+    fn hits(&self) -> Result<(), String> {
+        match self.max_age {
+            None => Ok(()),
+            max_age => self.standing().positives(self.now(), max_age),
+        }
+    }
+
+    fn misses(&self) -> Result<(), String> {
+        self.standing().misses(self.now())
+    }
+}

@@ -1,0 +1,132 @@
+//! Which of the masters' addresses to try next, and when. Pure: time and chance come in.
+
+use std::time::Duration;
+
+/// What a failure was about; it decides how long its server is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// Not reached, cut off, silent: it may be back in a moment.
+    Network,
+    /// TLS or login: nothing changes by itself, each attempt holds a thread of the server for its
+    /// three seconds' pause (`failedloginpause`), and mupdate of Cyrus 3.12 ends its whole process
+    /// when a TLS handshake fails (`imap/mupdate.c:cmd_starttls`).
+    Refused,
+}
+
+impl Trouble {
+    /// The pause after the first failure, and the longest.
+    fn pauses(self) -> (Duration, Duration) {
+        match self {
+            Trouble::Network => (Duration::from_secs(1), Duration::from_secs(10)),
+            Trouble::Refused => (Duration::from_secs(20), Duration::from_secs(300)),
+        }
+    }
+}
+
+/// The addresses in the order of preference, each with its own pause.
+#[derive(Debug)]
+pub(crate) struct Retry {
+    servers: Vec<Server>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Server {
+    failures: u32,
+    not_before: Duration,
+}
+
+/// More failures than this make no pause longer.
+const MOST_DOUBLINGS: u32 = 16;
+
+impl Retry {
+    /// For so many addresses.
+    pub(crate) fn new(servers: usize) -> Self {
+        Self { servers: vec![Server::default(); servers.max(1)] }
+    }
+
+    /// The address to try next and when: the first that may be tried now, else the one whose turn
+    /// comes first.
+    pub(crate) fn next(&self, now: Duration) -> (usize, Duration) {
+        let waits = self.servers.iter().map(|server| server.not_before.saturating_sub(now));
+        let soonest = waits.enumerate().min_by_key(|(index, wait)| (*wait, *index));
+        let (index, wait) = soonest.unwrap_or_default();
+        (index, now.saturating_add(wait))
+    }
+
+    /// An attempt failed, or a connection that was up is gone. `chance` is any number from 0 to 1:
+    /// the hosts of a site must not all come back at the same moment.
+    pub(crate) fn failed(&mut self, index: usize, trouble: Trouble, now: Duration, chance: f64) {
+        let Some(server) = self.servers.get_mut(index) else { return };
+        let (first, longest) = trouble.pauses();
+        let doubled = first.saturating_mul(1 << server.failures.min(MOST_DOUBLINGS));
+        let pause = doubled.min(longest).mul_f64(1.0 + chance.clamp(0.0, 1.0) / 2.0);
+        server.failures = server.failures.saturating_add(1);
+        server.not_before = now.saturating_add(pause);
+    }
+
+    /// The address has proved good: its next failure is the first again.
+    pub(crate) fn worked(&mut self, index: usize) {
+        if let Some(server) = self.servers.get_mut(index) {
+            server.failures = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn a_dead_master_is_asked_seldom_but_for_ever() {
+        let (mut retry, mut now) = (Retry::new(1), secs(0));
+        for pause in [1, 2, 4, 8, 10, 10, 10] {
+            let (index, at) = retry.next(now);
+            assert_eq!((index, at), (0, now));
+            retry.failed(0, Trouble::Network, now, 0.0);
+            now += secs(pause);
+            assert_eq!(retry.next(secs(0)).1, now, "after a pause of {pause} s");
+        }
+        for _ in 0..1000 {
+            retry.failed(0, Trouble::Network, now, 1.0);
+        }
+        assert_eq!(retry.next(now).1, now + secs(15));
+    }
+
+    #[test]
+    fn a_refusal_does_not_keep_a_master_of_3_12_down() {
+        let mut retry = Retry::new(1);
+        retry.failed(0, Trouble::Refused, secs(0), 0.5);
+        assert_eq!(retry.next(secs(0)).1, secs(25));
+        for _ in 0..20 {
+            retry.failed(0, Trouble::Refused, secs(0), 0.0);
+        }
+        assert_eq!(retry.next(secs(0)).1, secs(300));
+    }
+
+    #[test]
+    fn the_next_address_is_tried_at_once_and_the_first_again_when_its_pause_is_over() {
+        let mut retry = Retry::new(3);
+        retry.failed(0, Trouble::Network, secs(100), 0.0);
+        assert_eq!(retry.next(secs(100)), (1, secs(100)));
+        retry.failed(1, Trouble::Refused, secs(100), 0.0);
+        assert_eq!(retry.next(secs(100)), (2, secs(100)));
+        retry.failed(2, Trouble::Network, secs(100), 0.2);
+        assert_eq!(retry.next(secs(100)), (0, secs(101)));
+        assert_eq!(retry.next(secs(500)), (0, secs(500)));
+    }
+
+    #[test]
+    fn what_worked_in_between_counts() {
+        let mut retry = Retry::new(1);
+        for _ in 0..5 {
+            retry.failed(0, Trouble::Network, secs(0), 0.0);
+        }
+        retry.worked(0);
+        retry.failed(0, Trouble::Network, secs(0), 0.0);
+        assert_eq!(retry.next(secs(0)).1, secs(1));
+    }
+}

@@ -1,0 +1,152 @@
+//! TLS to a master that proves who it is.
+//!
+//! Cyrus' own clients check no certificate at all (`imap/tls.c:tls_init_clientengine`). We do, the
+//! chain and the name: whoever can put himself between us and the master could have all mail sent
+//! to him.
+
+use std::error::Error as _;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{self, ClientCertificate};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
+
+/// Ready to begin TLS with any server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Tls {
+    config: Arc<ClientConfig>,
+    /// Whether we show a certificate when we are asked for one.
+    pub(crate) shows_certificate: bool,
+}
+
+impl Tls {
+    /// Reads the files. The error says which one cannot be used and why.
+    pub(crate) fn new(files: &config::Tls) -> Result<Self, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?
+            .with_root_certificates(roots(files.ca_file.as_deref())?);
+        let config = match &files.client {
+            None => builder.with_no_client_auth(),
+            Some(ClientCertificate { certificate, key }) => {
+                let chain = certificates(certificate)?;
+                let said = |e: &dyn std::fmt::Display| format!("{}: {e}", key.display());
+                let private = PrivateKeyDer::from_pem_file(key).map_err(|e| said(&e))?;
+                builder.with_client_auth_cert(chain, private).map_err(|e| said(&e))?
+            }
+        };
+        Ok(Self { config: Arc::new(config), shows_certificate: files.client.is_some() })
+    }
+
+    /// What begins TLS.
+    pub(crate) fn connector(&self) -> tokio_rustls::TlsConnector {
+        Arc::clone(&self.config).into()
+    }
+}
+
+/// The name that must stand in a server's certificate.
+pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, String> {
+    let named = ServerName::try_from(name.to_owned());
+    named.map_err(|_| format!("`{}` can stand in no certificate", name.escape_default()))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let said = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let read = CertificateDer::pem_file_iter(path).map_err(|e| said(&e))?;
+    let read = read.collect::<Result<Vec<_>, _>>().map_err(|e| said(&e))?;
+    if read.is_empty() {
+        return Err(said(&"there is no certificate in it"));
+    }
+    Ok(read)
+}
+
+fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    match ca_file {
+        Some(path) => {
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|e| format!("{}: {e}", path.display()))?;
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+        }
+    }
+    Ok(roots)
+}
+
+/// Why TLS did not come about, for the one who must act.
+pub(crate) fn in_words(error: &io::Error, name: &str, ca_file: Option<&Path>) -> String {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let tls = tls.or_else(|| error.source().and_then(|s| s.downcast_ref::<rustls::Error>()));
+    let believed = match ca_file {
+        Some(path) => format!("by an authority in {}", path.display()),
+        None => "by an authority of this system; set `ca-file` for a private one".to_owned(),
+    };
+    match tls {
+        Some(rustls::Error::InvalidCertificate(wrong)) => match wrong {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "the server's certificate has expired: renew it".to_owned()
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "the server's certificate is not valid yet: are the clocks right?".to_owned()
+            }
+            CertificateError::UnknownIssuer => {
+                format!("the server's certificate is not signed {believed}")
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                format!(
+                    "the server's certificate is not for `{name}`; if it is the right server, set \
+                     `tls-name` to a name in it"
+                )
+            }
+            other => format!("the server's certificate cannot be believed: {other}"),
+        },
+        Some(other) => format!("TLS failed: {other}"),
+        None => format!("TLS failed: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let files = config::Tls { ca_file: Some(path.clone()), ..config::Tls::default() };
+        for (text, says) in [
+            (None, "No such file"),
+            (Some("nothing"), "no certificate in it"),
+            (Some("-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n"), "ca.pem"),
+        ] {
+            if let Some(text) = text {
+                std::fs::write(&path, text).unwrap();
+            }
+            let why = Tls::new(&files).unwrap_err();
+            assert!(why.contains("ca.pem") && why.contains(says), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_belongs_to_another_certificate_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, other] =
+            ["one", "other"].map(|n| rcgen::generate_simple_self_signed([n.to_owned()]).unwrap());
+        let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        std::fs::write(&certificate, one.cert.pem()).unwrap();
+        let ca_file = Some(certificate.clone());
+        let client = Some(ClientCertificate { certificate, key: key.clone() });
+        let files = config::Tls { ca_file, client, ..config::Tls::default() };
+        std::fs::write(&key, other.signing_key.serialize_pem()).unwrap();
+        assert!(Tls::new(&files).unwrap_err().contains("key.pem"));
+        std::fs::write(&key, one.signing_key.serialize_pem()).unwrap();
+        assert!(Tls::new(&files).unwrap().shows_certificate);
+    }
+}

@@ -1,0 +1,175 @@
+//! The MUPDATE servers of the site, and a login to one of them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::connection::Connection;
+use super::tls::{self, Tls};
+use crate::config::{self, Mupdate, Server, WhenTls};
+use crate::mupdate::{
+    self, Credentials, Failure, Login, Mechanism, Need, Policy, Session, Step, Timings,
+};
+
+/// Longest time for the system to take what we send.
+const SEND: Duration = Duration::from_secs(10);
+
+/// So much is read at once, in bytes.
+pub(crate) const PIECE: usize = 64 * 1024;
+
+/// How the MUPDATE servers are reached, ready to log in.
+#[derive(Debug)]
+pub struct Upstream {
+    servers: Vec<Server>,
+    policy: Policy,
+    credentials: Credentials,
+    tls: Tls,
+    ca_file: Option<PathBuf>,
+    tls_name: Option<String>,
+    clock: Clock,
+}
+
+/// Time since the start, as the parts without a clock of their own want it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(crate) fn now(self) -> Duration {
+        self.0.elapsed()
+    }
+
+    /// Waits for a moment. `None`: for ever.
+    pub(crate) async fn reach(self, moment: Option<Duration>) {
+        match moment {
+            Some(moment) => sleep_until(self.0 + moment).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Upstream {
+    /// Reads the files that TLS needs. The error says which one cannot be used.
+    pub fn new(mupdate: &Mupdate) -> Result<Self, String> {
+        if let Some(name) = &mupdate.tls.name {
+            tls::server_name(name)?;
+        }
+        let config::Credentials { username, authname, realm, password } =
+            mupdate.credentials.clone();
+        let named = |word: &String| Mechanism::ALL.into_iter().find(|known| known.as_str() == word);
+        let policy = Policy {
+            tls: match mupdate.tls.when {
+                WhenTls::Off => mupdate::Tls::Off,
+                WhenTls::IfOffered => mupdate::Tls::IfOffered,
+                WhenTls::Required => mupdate::Tls::Required,
+            },
+            allow_plaintext: mupdate.allow_plaintext,
+            master: mupdate.master.clone(),
+            need: Need::default(),
+            mechanisms: mupdate.mechanisms.as_ref().map(|m| m.iter().filter_map(named).collect()),
+            timings: Timings::default(),
+        };
+        Ok(Self {
+            servers: mupdate.servers.clone(),
+            policy,
+            credentials: Credentials {
+                username,
+                authname: authname.unwrap_or_default(),
+                realm,
+                password,
+            },
+            tls: Tls::new(&mupdate.tls)?,
+            ca_file: mupdate.tls.ca_file.clone(),
+            tls_name: mupdate.tls.name.clone(),
+            clock: Clock::new(),
+        })
+    }
+
+    /// The same with other waiting times.
+    #[cfg(test)]
+    pub(crate) fn with_timings(mut self, timings: Timings) -> Self {
+        self.policy.timings = timings;
+        self
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    pub(crate) fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// The servers in words.
+    pub(crate) fn named(&self) -> String {
+        self.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    pub(crate) fn timings(&self) -> Timings {
+        self.policy.timings
+    }
+
+    /// Connects to the server with this number and logs in.
+    pub(crate) async fn log_in(
+        &self,
+        server: usize,
+        need: Need,
+    ) -> Result<(Connection, Session), Failure> {
+        let Some(address) = self.servers.get(server) else {
+            return Err(Failure::Network("no MUPDATE server is configured".into()));
+        };
+        let stream = Connection::open(address).await.map_err(Failure::Network)?;
+        let mut connection = Connection::plain(stream);
+        let policy = Policy { need, ..self.policy.clone() };
+        let mut login = Login::new(policy, self.credentials.clone(), self.clock.now());
+        let mut piece = vec![0; 4096];
+        loop {
+            let output = std::mem::take(login.output());
+            send(&mut connection, &output).await?;
+            match login.step() {
+                Step::Wait => {
+                    tokio::select! {
+                        biased;
+                        read = connection.read(&mut piece) => {
+                            match read.map_err(|e| Failure::Network(e.to_string()))? {
+                                0 => login.closed(),
+                                read => login.receive(bytes(&piece, read), self.clock.now()),
+                            }
+                        }
+                        () = self.clock.reach(login.deadline()) => login.tick(self.clock.now()),
+                    }
+                }
+                Step::StartTls => {
+                    let name = self.tls_name.as_deref().unwrap_or(&address.host);
+                    connection = connection.under_tls(&self.tls, name).await.map_err(|e| {
+                        Failure::Tls(tls::in_words(&e, name, self.ca_file.as_deref()))
+                    })?;
+                    login.tls_is_up(self.clock.now(), self.tls.shows_certificate);
+                }
+                Step::In(session) => return Ok((connection, session)),
+                Step::Failed(failure) => return Err(failure),
+            }
+        }
+    }
+}
+
+/// What was read of a piece.
+pub(crate) fn bytes(piece: &[u8], read: usize) -> &[u8] {
+    piece.get(..read).unwrap_or_default()
+}
+
+/// Sends, unless the server stops reading.
+pub(crate) async fn send(connection: &mut Connection, bytes: &[u8]) -> Result<(), Failure> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    match timeout(SEND, connection.send(bytes)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Failure::Network(error.to_string())),
+        Err(_) => Err(Failure::Timeout("the MUPDATE server does not read what is sent to it")),
+    }
+}

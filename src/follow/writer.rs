@@ -1,0 +1,227 @@
+//! The thread that writes the replica: it waits for disks, so that the stream need not.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::replica::{Shared, Wanted};
+use crate::mailbox_list::replica::{Error, Place};
+use crate::mupdate::Event;
+use crate::replica::{Follower, Listing, Outcome};
+
+/// What the stream tells the writer.
+pub(super) enum Told {
+    /// A full list follows: its records, and [`Event::Listed`].
+    Connected {
+        /// The master, as its banner names it.
+        master: String,
+        /// Its release.
+        release: String,
+    },
+    /// What came, in its order.
+    Events(Vec<Event>),
+    /// The connection is gone. Half a list is forgotten.
+    Lost,
+}
+
+/// Writes until the stream is gone.
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) dir: PathBuf,
+    pub(super) place: Option<Place>,
+    pub(super) accept_after: Duration,
+    pub(super) told: mpsc::Receiver<Told>,
+}
+
+/// How a list or the changes after it ended.
+enum End {
+    /// The connection is gone.
+    Lost,
+    /// Another one is there.
+    Connected { master: String, release: String },
+    /// Nobody tells anything any more.
+    Over,
+}
+
+impl Writer {
+    pub(super) fn run(mut self) {
+        let mut follower = Follower::default();
+        let mut end = End::Lost;
+        loop {
+            end = match end {
+                End::Over => return,
+                End::Lost => {
+                    self.shared.lost();
+                    self.next_connection()
+                }
+                End::Connected { master, release } => {
+                    match self.follow(&mut follower, &master, &release) {
+                        Ok(end) => end,
+                        Err(why) => {
+                            self.trouble(&why);
+                            End::Lost
+                        }
+                    }
+                }
+            };
+        }
+    }
+
+    /// Passes over what still comes of a connection that is of no use.
+    fn next_connection(&mut self) -> End {
+        loop {
+            match self.told.blocking_recv() {
+                Some(Told::Connected { master, release }) => {
+                    return End::Connected { master, release };
+                }
+                Some(Told::Events(_) | Told::Lost) => {}
+                None => return End::Over,
+            }
+        }
+    }
+
+    /// Nothing that can be answered is given up for it: the file stays as it is.
+    fn trouble(&mut self, why: &Error) {
+        error!("the replica cannot be written: {why}");
+        self.place = None;
+        self.shared.relist(Wanted::Unwritten);
+    }
+
+    fn follow(
+        &mut self,
+        follower: &mut Follower,
+        master: &str,
+        release: &str,
+    ) -> Result<End, Error> {
+        let mut place = match self.place.take() {
+            Some(place) => place,
+            None => {
+                let (place, anew) = Place::open_or_begin_anew(&self.dir)?;
+                if let Some(why) = anew {
+                    warn!("the replica begins anew: {why}");
+                }
+                place
+            }
+        };
+        let (outcome, rest) = match self.list(&mut place, master, release)? {
+            Ok(done) => done,
+            Err(end) => {
+                self.place = Some(place);
+                return Ok(end);
+            }
+        };
+        let (about, names) = place.about()?;
+        follower.listed(&outcome, names, self.shared.now());
+        self.shared.stored(about, names);
+        say(&outcome, master);
+        let end = self.changes(&mut place, follower, rest)?;
+        self.place = Some(place);
+        Ok(end)
+    }
+
+    /// Reads a full list, in one transaction. Also returns what came behind it at the same time.
+    fn list(
+        &mut self,
+        place: &mut Place,
+        master: &str,
+        release: &str,
+    ) -> Result<Result<(Outcome, Vec<Event>), End>, Error> {
+        let mut change = place.begin()?;
+        let mut listing = Listing::begin(&change)?;
+        loop {
+            let events = match self.told.blocking_recv() {
+                Some(Told::Events(events)) => events,
+                Some(Told::Connected { master, release }) => {
+                    return Ok(Err(End::Connected { master, release }));
+                }
+                Some(Told::Lost) => return Ok(Err(End::Lost)),
+                None => return Ok(Err(End::Over)),
+            };
+            let mut events = events.into_iter();
+            while let Some(event) = events.next() {
+                match event {
+                    Event::Record(name, record) => listing.record(&mut change, &name, &record)?,
+                    Event::Listed => {
+                        let (now, accept_after) = (SystemTime::now(), self.accept_after);
+                        let outcome =
+                            listing.finish(&mut change, master, release, now, accept_after)?;
+                        change.commit_to_disk()?;
+                        return Ok(Ok((outcome, events.collect())));
+                    }
+                    // The stream has neither before the end of its list.
+                    Event::Deleted(_) | Event::Current { .. } => {}
+                }
+            }
+        }
+    }
+
+    /// Applies what comes after the list, as much at a time as has come.
+    fn changes(
+        &mut self,
+        place: &mut Place,
+        follower: &mut Follower,
+        mut events: Vec<Event>,
+    ) -> Result<End, Error> {
+        loop {
+            self.apply(place, follower, &events)?;
+            events.clear();
+            match self.told.blocking_recv() {
+                Some(Told::Events(more)) => events = more,
+                Some(Told::Connected { master, release }) => {
+                    return Ok(End::Connected { master, release });
+                }
+                Some(Told::Lost) => return Ok(End::Lost),
+                None => return Ok(End::Over),
+            }
+        }
+    }
+
+    fn apply(
+        &mut self,
+        place: &mut Place,
+        follower: &mut Follower,
+        events: &[Event],
+    ) -> Result<(), Error> {
+        let asked = events.iter().rev().find_map(|event| match event {
+            Event::Current { asked } => Some(*asked),
+            _ => None,
+        });
+        let change = |event: &Event| matches!(event, Event::Record(..) | Event::Deleted(_));
+        let now = self.shared.now();
+        if events.iter().any(change) || (asked.is_some() && follower.wants_stamp(now)) {
+            // Before anybody can miss the name.
+            self.shared.changed(events);
+            let mut change = place.begin()?;
+            for event in events {
+                follower.apply(&mut change, event)?;
+            }
+            let as_of = asked.map(|asked| self.shared.clock_at(asked));
+            let (about, names) = follower.finish(&mut change, as_of, now, SystemTime::now())?;
+            change.commit()?;
+            self.shared.stored(about, names);
+        }
+        if let Some(asked) = asked {
+            self.shared.current(asked);
+            let (about, _) = place.about()?;
+            if about.wants_list(SystemTime::now(), self.accept_after) {
+                info!("asking the MUPDATE master for its list again: one is held back");
+                self.shared.relist(Wanted::HeldBack);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn say(outcome: &Outcome, master: &str) {
+    let Outcome { listed, new, changed, removed, held_back, .. } = outcome;
+    match held_back {
+        None => info!(
+            "the list of {master} is taken over: {listed} names, {new} new, {changed} changed, \
+             {removed} gone"
+        ),
+        Some(held_back) => error!("the list of {master} is not taken over: {held_back}"),
+    }
+}
