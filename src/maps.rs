@@ -74,6 +74,9 @@ pub enum Map<'a> {
     Own(&'a Templates),
 }
 
+/// The name under which the daemon says how it is; it is no map, and none can have it.
+pub const STATUS: &str = "status";
+
 /// The names of the maps that are always there.
 pub const BUILT_IN: [&str; 4] = ["lmtp", "recipient", "host", "canonical"];
 
@@ -86,7 +89,8 @@ impl Maps {
     /// Adds a map of the site's own; it may not have the name of one that is always there.
     pub fn add(&mut self, name: &str, templates: Templates) -> Result<(), BadTemplate> {
         let named = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        if name.is_empty() || !name.bytes().all(named) || BUILT_IN.contains(&name) {
+        if name.is_empty() || !name.bytes().all(named) || BUILT_IN.contains(&name) || name == STATUS
+        {
             return Err(BadTemplate::Name(name.escape_default().to_string()));
         }
         self.templates.insert(name.to_owned(), templates);
@@ -232,7 +236,9 @@ const FIELDS: [(&str, Field); 9] = [
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadTemplate {
     /// The map's name is taken, or no name.
-    #[error("`{0}` cannot name a map: letters, digits, `-`, `_` and `.`, and none of {BUILT_IN:?}")]
+    #[error(
+        "`{0}` cannot name a map: letters, digits, `-`, `_` and `.`, and none of {BUILT_IN:?} or {STATUS:?}"
+    )]
     Name(String),
     /// The first word is no reply.
     #[error("`{0}`: an answer begins with `OK `, `NOTFOUND` or `TEMP `")]

@@ -36,6 +36,16 @@ pub trait Master: Send + Sync {
         Box::pin(async { Ok(()) })
     }
 
+    /// The master as its banner names it; `None` before the first.
+    fn servername(&self) -> Option<String> {
+        None
+    }
+
+    /// Why it cannot be asked just now, for who watches over the daemon; `None` if it can.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// What names the master keeps, from the release in its banner; `None` before the first.
     fn key_generation(&self) -> Option<KeyGeneration> {
         None

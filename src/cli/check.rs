@@ -15,8 +15,10 @@ use crate::config::{
 use crate::endpoint::{DEFAULT_MODE, Endpoint};
 use crate::mailbox::KeyGeneration;
 use crate::mailbox_list::kick::kick;
+use crate::mailbox_list::replica::ReplicaList;
 use crate::mailbox_list::{FileList, Options, Status};
 use crate::maps::UnknownPolicy;
+use crate::replica::utc;
 use crate::resolver::Proof;
 
 /// Read the configuration and say what it means and what will hurt.
@@ -134,7 +136,26 @@ impl Report {
     }
 
     fn replica(&mut self, replica: &ReplicaSettings) {
-        self.say("replica", replica.directory.display().to_string());
+        let directory = replica.directory.display();
+        let about = ReplicaList::open(&replica.directory)
+            .map_err(|e| e.to_string())
+            .and_then(|list| list.about().map_err(|e| e.to_string()));
+        match about {
+            Ok((about, names)) => {
+                let as_of = about.as_of.map_or_else(
+                    || "never synchronised".to_owned(),
+                    |as_of| format!("of {}, as of {}", about.master, utc(as_of)),
+                );
+                self.say("replica", format!("{directory}: {names} names, {as_of}"));
+                if let Err(why) = about.misses(names) {
+                    self.warn(format!("nobody is called unknown: {why}"));
+                }
+            }
+            Err(why) => {
+                self.say("replica", format!("{directory}: cannot be read"));
+                self.warn(format!("nobody is called unknown until it can be: {why}"));
+            }
+        }
     }
 
     fn unknown(&mut self, settings: &Settings) {

@@ -7,8 +7,10 @@ mod check;
 mod demo;
 mod dump;
 mod lookup;
+mod replica;
 mod serve;
 mod sources;
+mod status;
 mod verify;
 
 use std::io::Write;
@@ -62,6 +64,10 @@ enum Command {
     Serve(serve::Serve),
     /// Read the configuration and say what it means and what will hurt
     Check(check::Check),
+    /// Ask the running daemon how it is
+    Status(status::Status),
+    /// Decide about the replica of the master's list
+    Replica(replica::Replica),
     /// Print the whole mailbox list in internal names
     Dump(dump::Dump),
     /// Read a whole mailboxes.db and report everything wrong with it
@@ -151,6 +157,8 @@ pub fn main() -> ExitCode {
         Command::Lookup(lookup) => lookup.run(),
         Command::Serve(serve) => serve.run(),
         Command::Check(check) => check.run(),
+        Command::Status(status) => status.run(),
+        Command::Replica(replica) => replica.run(),
         Command::Dump(dump) => dump.run(),
         Command::Verify(verify) => verify.run(),
         Command::Demo(demo) => demo.run(),

@@ -7,8 +7,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use super::{Common, Exit};
-use crate::config::{ConfigError, DEFAULT_SOCKET, Settings};
+use crate::config::{ConfigError, DEFAULT_SOCKET, Mupdate, ReplicaSettings, Settings, SourceName};
 use crate::endpoint::{Endpoint, Listen, ListenOptions};
+use crate::mailbox_list::lists::Replicated;
+use crate::mailbox_list::stored::Stored;
+use crate::master::Master;
 use crate::resolver::Resolver;
 use crate::server::answerer::Answerer;
 use crate::server::{Limits, Server, log, notify};
@@ -70,11 +73,17 @@ impl Serve {
         })?;
         let listen = listeners(&settings);
         let limits = Limits { connections: settings.max_connections, ..Limits::default() };
-        let answerer = Arc::new(Answerer::new(Resolver::new(settings, None), None));
+        let mut behind = Behind::of(&settings, None).map_err(|e| {
+            error!("{e}");
+            Exit::System
+        })?;
+        let resolver = Resolver::new(settings, behind.replica.clone());
+        let answerer = Arc::new(Answerer::new(resolver, behind.master.clone()));
         let mut server = Server::new(Arc::clone(&answerer), limits).map_err(|e| {
             error!("{e}");
             Exit::System
         })?;
+        answerer.count_connections(server.connections());
         server.reconcile(&listen).await.map_err(|e| {
             error!("{e}");
             Exit::System
@@ -85,7 +94,7 @@ impl Serve {
                 Told::Stop => break,
                 Told::Reload => {
                     notify::reloading();
-                    let status = match self.reload(&mut server, &answerer).await {
+                    let status = match self.reload(&mut server, &answerer, &mut behind).await {
                         Ok(()) => announce(&server, &answerer),
                         Err(why) => {
                             error!("{why}");
@@ -107,12 +116,52 @@ impl Serve {
         &self,
         server: &mut Server<Answerer>,
         answerer: &Answerer,
+        behind: &mut Behind,
     ) -> Result<(), String> {
         let stays = |e: &dyn std::fmt::Display| format!("the old configuration stays: {e}");
         let settings = self.settings().map_err(|e| stays(&e))?;
+        let new = Behind::of(&settings, Some(behind)).map_err(|e| stays(&e))?;
         server.reconcile(&listeners(&settings)).await.map_err(|e| stays(&e))?;
-        answerer.exchange(answerer.resolver().renewed(settings, None), None);
+        let resolver = answerer.resolver().renewed(settings, new.replica.clone());
+        answerer.exchange(resolver, new.master.clone());
+        *behind = new;
         Ok(())
+    }
+}
+
+/// What stands behind the sources: who follows the master, and who is asked for names.
+#[derive(Clone)]
+struct Behind {
+    mupdate: Option<Mupdate>,
+    /// Set if the replica is one of the sources.
+    kept: Option<ReplicaSettings>,
+    replica: Option<Replicated>,
+    master: Option<Arc<dyn Master>>,
+}
+
+impl Behind {
+    /// What these settings need. If nothing of it has changed, what is there stays, so that a reload
+    /// costs no connection and no full list. Called within the runtime.
+    fn of(settings: &Settings, before: Option<&Self>) -> Result<Self, String> {
+        let mupdate = settings.mupdate.clone();
+        let kept =
+            settings.sources.contains(&SourceName::Replica).then(|| settings.replica.clone());
+        match before {
+            Some(before) if before.mupdate == mupdate && before.kept == kept => Ok(before.clone()),
+            _ => Self::begin(mupdate, kept),
+        }
+    }
+
+    /// Begins to follow the master into the replica, and to ask him.
+    fn begin(mupdate: Option<Mupdate>, kept: Option<ReplicaSettings>) -> Result<Self, String> {
+        let replica = match &kept {
+            Some(ReplicaSettings { directory, max_age, .. }) => Some(
+                Stored::open(directory, *max_age)
+                    .map_err(|e| format!("{}: {e}", directory.display()))?,
+            ),
+            None => None,
+        };
+        Ok(Self { mupdate, kept, replica, master: None })
     }
 }
 
@@ -131,8 +180,8 @@ fn listeners(settings: &Settings) -> Vec<Listen> {
 
 fn announce(server: &Server<Answerer>, answerer: &Answerer) -> String {
     let endpoints: Vec<String> = server.endpoints().iter().map(ToString::to_string).collect();
-    let list = format!("{:?}", answerer.resolver().lists);
-    let text = format!("answering at {} from {list}", endpoints.join(", "));
+    let resolver = answerer.resolver();
+    let text = format!("answering at {} from {}", endpoints.join(", "), resolver.lists);
     info!("{text}");
     text
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 use super::Exit;
-use crate::config::{Mupdate, Settings};
+use crate::config::{Mupdate, ReplicaSettings, Settings, SourceName};
 use crate::confirm::{Findings, Said};
 use crate::mailbox::MailboxName;
 use crate::mailbox_list::lists::Replicated;
+use crate::mailbox_list::stored::Stored;
 use crate::master::Master;
 use crate::resolver::Resolver;
 use crate::router::{Explain, Route};
@@ -31,7 +32,8 @@ impl Sources {
         let runtime = building.enable_all().build().map_err(|e| cannot(&e))?;
         let _inside = runtime.enter();
         let master = settings.mupdate.clone().and_then(master);
-        let resolver = Resolver::new(settings, replica());
+        let replica = replica(&settings)?;
+        let resolver = Resolver::new(settings, replica);
         let confirmer = Confirmer::new(&resolver, master);
         drop(_inside);
         Ok(Self { resolver, confirmer, runtime })
@@ -57,6 +59,13 @@ fn master(_mupdate: Mupdate) -> Option<Arc<dyn Master>> {
 }
 
 /// The replica, as far as it can be believed by who does not follow the master.
-fn replica() -> Option<Replicated> {
-    None
+pub(super) fn replica(settings: &Settings) -> Result<Option<Replicated>, Exit> {
+    if !settings.sources.contains(&SourceName::Replica) {
+        return Ok(None);
+    }
+    let ReplicaSettings { directory, max_age, .. } = &settings.replica;
+    Stored::open(directory, *max_age).map(Some).map_err(|e| {
+        eprintln!("murder-route: {}: {e}", directory.display());
+        Exit::System
+    })
 }

@@ -22,6 +22,7 @@ use crate::domains::Domains;
 use crate::endpoint::{Endpoint, Listen};
 use crate::imapd_conf::{self, ImapdConf, LMTP_SERVICES, Virtdomains};
 use crate::maps::Maps;
+use crate::replica::ACCEPT_AFTER;
 use crate::resolver::Proof;
 use crate::router::Router;
 
@@ -34,9 +35,6 @@ pub const DEFAULT_SOCKET: &str = "/run/murder-route";
 
 /// Where the replica is kept if nothing else is said.
 pub const DEFAULT_REPLICA: &str = "/var/lib/murder-route";
-
-/// How long a list that lost much is held back, if a second one then says the same.
-const ACCEPT_AFTER: Duration = Duration::from_secs(600);
 
 /// Where a mailbox list comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -305,11 +303,7 @@ impl Settings {
             mailboxes_db,
             sources,
             replica: ReplicaSettings {
-                directory: given
-                    .replica
-                    .clone()
-                    .or_else(|| file.replica.directory.as_ref().map(from_file))
-                    .unwrap_or_else(|| DEFAULT_REPLICA.into()),
+                directory: replica_directory(given, &file, base),
                 accept_after: file.replica.accept_after.unwrap_or(ACCEPT_AFTER),
                 max_age: file.replica.max_age,
             },
@@ -322,6 +316,28 @@ impl Settings {
             imapd_conf: imapd_conf_path,
         })
     }
+}
+
+/// What of the configuration is needed to find a running daemon and its replica. Nothing but our own
+/// file is read for it.
+#[derive(Debug)]
+pub struct Glance {
+    /// Where the daemon listens; empty: at [`DEFAULT_SOCKET`].
+    pub listeners: Vec<Listen>,
+    /// The directory of the replica.
+    pub replica: PathBuf,
+}
+
+/// Reads no more of the configuration than a [`Glance`].
+pub fn glance(given: &Overrides) -> Result<Glance, ConfigError> {
+    let (file_path, file) = File::find(given.config.as_deref())?;
+    let base = file_path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+    Ok(Glance { listeners: file.listeners(base), replica: replica_directory(given, &file, base) })
+}
+
+fn replica_directory(given: &Overrides, file: &File, base: &Path) -> PathBuf {
+    let named = file.replica.directory.as_ref().map(|path| base.join(path));
+    given.replica.clone().or(named).unwrap_or_else(|| DEFAULT_REPLICA.into())
 }
 
 /// Who confirms what the sources do not have; the server stays only if he is asked or followed.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::FileList;
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State};
+use crate::replica::Status;
 
 /// How far a replica may be believed just now: a list on disk cannot tell by itself.
 pub trait Trust: Send + Sync {
@@ -17,6 +18,11 @@ pub trait Trust: Send + Sync {
     /// Whether what it has no record of may be called absent; `Err` says why not: it was never
     /// filled, it is stale, a list that lost too much is held back.
     fn misses(&self) -> Result<(), String>;
+
+    /// All that is known of it, for who watches over the daemon.
+    fn status(&self) -> Option<Status> {
+        None
+    }
 }
 
 /// A replica of the master's list, and how far it may be believed.
@@ -89,6 +95,22 @@ pub enum Source {
 ///    [`Lookup::Absent`].
 #[derive(Debug, Clone, Default)]
 pub struct Lists(Vec<Source>);
+
+impl fmt::Display for Lists {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("the MUPDATE master, name by name");
+        }
+        for (at, source) in self.0.iter().enumerate() {
+            let then = if at > 0 { ", then " } else { "" };
+            match source {
+                Source::File(list) => write!(f, "{then}{}", list.path().display())?,
+                Source::Replica(_) => write!(f, "{then}the replica")?,
+            }
+        }
+        Ok(())
+    }
+}
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,6 +9,7 @@ mod lock;
 pub mod map;
 pub mod replica;
 mod skip_view;
+pub mod stored;
 #[cfg(test)]
 mod tests;
 pub mod verify;

@@ -1,15 +1,17 @@
 //! From a request to its reply: the daemon's side of the [`Resolver`].
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use super::Answer;
 use super::confirmer::Confirmer;
+use super::counters::Counters;
 use super::log::{Escaped, RateLimit};
+use super::status::{STATUS_MAP, Status};
+use super::{Answer, Connections};
 use crate::confirm::MOST_ROUNDS;
 use crate::master::Master;
 use crate::resolver::{self, Resolver};
@@ -20,6 +22,8 @@ use crate::wire::socketmap::Reply;
 pub struct Answerer {
     serving: ArcSwap<Serving>,
     trouble: RateLimit,
+    counters: Counters,
+    connections: OnceLock<Arc<Connections>>,
 }
 
 struct Serving {
@@ -46,7 +50,33 @@ impl Answerer {
     /// be called within a tokio runtime.
     pub fn new(resolver: Resolver, master: Option<Arc<dyn Master>>) -> Self {
         let serving = Serving::new(resolver, master);
-        Self { serving: ArcSwap::from_pointee(serving), trouble: RateLimit::new() }
+        Self {
+            serving: ArcSwap::from_pointee(serving),
+            trouble: RateLimit::new(),
+            counters: Counters::default(),
+            connections: OnceLock::new(),
+        }
+    }
+
+    /// Counts these connections in its status. Once: what comes later has no effect.
+    pub fn count_connections(&self, connections: Arc<Connections>) {
+        let _ = self.connections.set(connections);
+    }
+
+    /// How things are, in JSON.
+    async fn status(&self, serving: &Arc<Serving>) -> Reply {
+        let (serving, counted) = (Arc::clone(serving), self.counters.counted());
+        let connections = self.connections.get().map_or(0, |connections| connections.count());
+        let look = move || {
+            let master = serving.confirmer.master();
+            let status = Status::of(&serving.resolver, master, connections, counted);
+            serde_json::to_string(&status).map_err(|e| e.to_string())
+        };
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Ok(json)) => Reply::Ok(json),
+            Ok(Err(why)) => Reply::Temp(why),
+            Err(_) => Reply::Temp("murder-route failed inside (a bug)".into()),
+        }
     }
 
     /// Answers from another resolver from now on; requests under way end with the old one.
@@ -62,6 +92,7 @@ impl Answerer {
     fn reply(&self, resolver: &Resolver, map: &str, key: &[u8], route: &Route) -> Reply {
         // A key that is not UTF-8 is foreign, so nothing of it comes back.
         let key = String::from_utf8_lossy(key);
+        self.counters.decided(&route.decision);
         self.log(map, &key, route);
         match resolver.maps.get(map) {
             Some(map) => resolver.maps.reply(map, &resolver.router, &key, route),
@@ -84,6 +115,8 @@ impl Answer for Answerer {
     fn at_once(&self, map: &str, key: &[u8]) -> Option<Reply> {
         let serving = self.serving.load();
         match serving.resolver.route_now(key) {
+            // Asked here, where it costs the answers to mail servers nothing.
+            Verdict::Final(Route { decision: Decision::Foreign, .. }) if map == STATUS_MAP => None,
             Verdict::Final(route) => Some(self.reply(&serving.resolver, map, key, &route)),
             Verdict::Confirm(_) | Verdict::Wait => None,
         }
@@ -91,14 +124,17 @@ impl Answer for Answerer {
 
     async fn in_time(&self, map: &str, key: &[u8]) -> Reply {
         let serving = self.serving.load_full();
-        let route = serving.route(key).await;
+        if map == STATUS_MAP {
+            return self.status(&serving).await;
+        }
+        let route = serving.route(key, &self.counters).await;
         self.reply(&serving.resolver, map, key, &route)
     }
 }
 
 impl Serving {
     /// Decides, and has names confirmed as often as it takes.
-    async fn route(&self, key: &[u8]) -> Route {
+    async fn route(&self, key: &[u8], counters: &Counters) -> Route {
         let mut findings = self.resolver.nothing_found(self.confirmer.key_generation());
         for _ in 0..=MOST_ROUNDS {
             let verdict = match self.resolver.look_now(key, &findings) {
@@ -118,6 +154,7 @@ impl Serving {
                 Verdict::Wait => return resolver::busy(),
                 Verdict::Confirm(name) => name,
             };
+            counters.confirming();
             let said = self.confirmer.ask(&name).await;
             findings.learn(name, said);
             findings.learn_generation(self.confirmer.key_generation());

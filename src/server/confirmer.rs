@@ -44,6 +44,11 @@ impl Confirmer {
         Self { master, ask_master, slave, walks, impossible: Once::new() }
     }
 
+    /// Who is asked for names.
+    pub(super) fn master(&self) -> Option<&dyn Master> {
+        self.master.as_deref()
+    }
+
     /// What names the master keeps, if he was heard.
     pub fn key_generation(&self) -> Option<KeyGeneration> {
         self.master.as_ref().and_then(|master| master.key_generation())

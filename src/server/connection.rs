@@ -55,9 +55,14 @@ pub(super) struct Shared<A> {
 
 /// The open connections, so that those which wait for a request can be ended.
 #[derive(Default)]
-pub(super) struct Connections(Mutex<(u64, HashMap<u64, Arc<Stream>>)>);
+pub struct Connections(Mutex<(u64, HashMap<u64, Arc<Stream>>)>);
 
 impl Connections {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.lock().1.len()
+    }
+
     /// Ends the input of all connections: what was read is still answered.
     pub(super) fn end_input(&self) {
         for stream in self.lock().1.values() {

@@ -12,9 +12,11 @@ pub mod answerer;
 mod barrier;
 pub mod confirmer;
 mod connection;
+mod counters;
 mod listener;
 pub mod log;
 pub mod notify;
+pub mod status;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +30,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+pub use self::connection::Connections;
 use self::connection::{Shared, Stream};
 pub use self::listener::ListenError;
 use self::listener::{Inherited, NewSocket, Socket, SocketFile};
@@ -152,6 +155,11 @@ impl<A: Answer> Server<A> {
             listener.close().await;
         }
         Ok(())
+    }
+
+    /// The open connections, to be counted.
+    pub fn connections(&self) -> Arc<Connections> {
+        Arc::clone(&self.shared.connections)
     }
 
     /// Where the server listens: the endpoints, for TCP with the actual address and port.

@@ -1,0 +1,162 @@
+//! `murder-route status`: how the running daemon is.
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{Common, Exit};
+use crate::config::{self, DEFAULT_SOCKET};
+use crate::endpoint::Endpoint;
+use crate::server::status::{STATUS_MAP, is_well};
+use crate::wire::netstring::Decoder;
+use crate::wire::socketmap::{REPLY_LIMIT, Reply, Request};
+
+/// A daemon that is well answers within milliseconds, one whose list is locked within seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Ask the running daemon how it is.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 it knows who is unknown or can find out, 75 a source is stale, \
+                        never synchronised, held back or unreadable, 1 no daemon answers, 64 usage, \
+                        78 configuration."
+)]
+pub(super) struct Status {
+    #[command(flatten)]
+    common: Common,
+    /// Where the daemon listens [default: the first endpoint of the configuration, else
+    /// unix:/run/murder-route]
+    #[arg(long, value_name = "ENDPOINT")]
+    listen: Option<Endpoint>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(super) fn run(self) -> Result<(), Exit> {
+        let endpoint = match &self.listen {
+            Some(endpoint) => endpoint.clone(),
+            None => configured(&self.common)?,
+        };
+        let status = ask(&endpoint).map_err(|e| {
+            eprintln!("murder-route: {endpoint}: {e}");
+            Exit::No
+        })?;
+        if self.json {
+            super::say(&format_args!("{status}\n"))?;
+        } else {
+            super::say(&in_words(&status))?;
+        }
+        let well = status["state"].as_str().is_some_and(is_well) && status["trouble"].is_null();
+        if well { Ok(()) } else { Err(Exit::Temporary) }
+    }
+}
+
+/// Who may ask how the daemon is need not be able to read all that it read.
+fn configured(common: &Common) -> Result<Endpoint, Exit> {
+    let glance = config::glance(&common.overrides(&[])).map_err(|e| {
+        eprintln!("murder-route: {e}");
+        Exit::Config
+    })?;
+    Ok(match glance.listeners.into_iter().next().map(|listen| listen.endpoint) {
+        // It is systemd that knows where this one is; ours ships with this path.
+        None | Some(Endpoint::Systemd(_)) => Endpoint::Unix(DEFAULT_SOCKET.into()),
+        Some(endpoint) => endpoint,
+    })
+}
+
+/// A stream that gives up after [`PATIENCE`].
+fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Stream>> {
+    match endpoint {
+        Endpoint::Unix(path) => {
+            let stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            Ok(Box::new(stream))
+        }
+        Endpoint::Inet { host, port } => {
+            let mut last = io::Error::other("the name has no address");
+            for address in (host.as_str(), *port).to_socket_addrs()? {
+                match TcpStream::connect_timeout(&address, PATIENCE) {
+                    Ok(stream) => {
+                        stream.set_read_timeout(Some(PATIENCE))?;
+                        stream.set_write_timeout(Some(PATIENCE))?;
+                        return Ok(Box::new(stream));
+                    }
+                    Err(e) => last = e,
+                }
+            }
+            Err(last)
+        }
+        Endpoint::Systemd(_) => Err(io::Error::other("only systemd knows where that is")),
+    }
+}
+
+trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
+
+fn ask(endpoint: &Endpoint) -> io::Result<Value> {
+    let mut stream = connect(endpoint)?;
+    let mut request = Vec::new();
+    Request { map: STATUS_MAP.as_bytes(), key: b"" }.encode_into(&mut request);
+    stream.write_all(&request)?;
+    let mut replies = Decoder::new(REPLY_LIMIT);
+    let mut piece = [0; 4096];
+    loop {
+        match replies.next_frame() {
+            Some(Ok(payload)) => {
+                return match Reply::parse(payload) {
+                    Reply::Ok(json) => serde_json::from_str(&json).map_err(io::Error::other),
+                    Reply::NotFound => Err(io::Error::other("it cannot tell: is it an older one?")),
+                    Reply::Temp(why) => Err(io::Error::other(why)),
+                };
+            }
+            Some(Err(e)) => return Err(io::Error::other(e)),
+            None => {}
+        }
+        let read = stream.read(&mut piece)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        replies.push(piece.get(..read).unwrap_or_default());
+    }
+}
+
+fn in_words(status: &Value) -> String {
+    let mut text = String::new();
+    let shown = |value: &Value| match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.escape_debug().to_string()),
+        other => Some(other.to_string()),
+    };
+    let mut line = |what: &str, value: Option<String>| {
+        if let Some(value) = value {
+            let _ = writeln!(text, "{what:<16}{value}");
+        }
+    };
+    line("state", shown(&status["state"]));
+    for source in status["sources"].as_array().into_iter().flatten() {
+        let name = shown(&source["source"]).unwrap_or_default();
+        let state = shown(&source["state"]).unwrap_or_default();
+        let doubt = shown(&source["doubt"]).map_or_else(String::new, |why| format!(": {why}"));
+        line("source", Some(format!("{name} {state}{doubt}")));
+    }
+    line("synchronised", shown(&status["synchronised"]));
+    line("stale since", shown(&status["stale_since"]));
+    line("last barrier", shown(&status["barrier_age"]).map(|age| format!("{age} s ago")));
+    line("master", shown(&status["master"]));
+    line("trouble", shown(&status["trouble"]));
+    line("names", shown(&status["names"]));
+    line("connections", shown(&status["connections"]));
+    for (what, count) in status["counters"].as_object().into_iter().flatten() {
+        line(what, shown(count));
+    }
+    text
+}

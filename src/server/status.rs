@@ -1,0 +1,134 @@
+//! How the daemon is, for `murder-route status`.
+
+use serde::Serialize;
+
+use super::counters::Counted;
+use crate::mailbox_list::lists::Source;
+use crate::master::Master;
+use crate::replica::utc;
+use crate::resolver::{Proof, Resolver};
+
+/// The map that answers with a [`Status`] in JSON, whatever the key; the site's own maps cannot have
+/// the name.
+pub const STATUS_MAP: &str = crate::maps::STATUS;
+
+/// The answer. A member that does not apply is `null`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: &'static str,
+    /// That of the source which is worst off: see [`SourceStatus::state`].
+    pub state: String,
+    /// The sources, in the order in which they are asked.
+    pub sources: Vec<SourceStatus>,
+    /// When the replica's last full list was taken over (RFC 3339).
+    pub synchronised: Option<String>,
+    /// Since when changes may be missing (RFC 3339), if they may.
+    pub stale_since: Option<String>,
+    /// How old the last barrier is, in seconds: the replica has every change from before it.
+    pub barrier_age: Option<f64>,
+    /// The master, as its banner names it.
+    pub master: Option<String>,
+    /// Why the master cannot be asked who is unknown, if that is so.
+    pub trouble: Option<String>,
+    /// How many names the replica, or else the list of this host, holds.
+    pub names: Option<u64>,
+    /// Open connections of mail servers.
+    pub connections: usize,
+    /// What was answered since the daemon began.
+    pub counters: Counted,
+}
+
+/// How one source is.
+#[derive(Debug, Clone, Serialize)]
+pub struct SourceStatus {
+    /// `mailboxes-db`, `replica` or `find`.
+    pub source: &'static str,
+    /// The replica is `fresh`, `stale`, `never` synchronised or `held-back`; the list of this host
+    /// is a `file`, `doubted` because it has shrunk or is empty, or `unreadable`; with `find`, the master is `connected` or `unconnected`.
+    pub state: String,
+    /// Why this source makes nobody unknown, if that is so.
+    pub doubt: Option<String>,
+}
+
+/// Whether a daemon in this state does all it is there for.
+pub fn is_well(state: &str) -> bool {
+    matches!(state, "fresh" | "file" | "connected")
+}
+
+impl Status {
+    /// What can be said now. Waits for locks if it must.
+    pub fn of(
+        resolver: &Resolver,
+        master: Option<&dyn Master>,
+        connections: usize,
+        counters: Counted,
+    ) -> Self {
+        let trouble = match (&resolver.proof, master) {
+            (Proof::Master { .. }, None) => Some("there is no connection to the master".to_owned()),
+            (Proof::Master { .. }, Some(master)) => master.trouble(),
+            (Proof::List | Proof::Slave(_), _) => None,
+        };
+        let mut status = Self {
+            version: env!("CARGO_PKG_VERSION"),
+            state: String::new(),
+            sources: Vec::new(),
+            synchronised: None,
+            stale_since: None,
+            barrier_age: None,
+            master: master.and_then(Master::servername),
+            trouble,
+            names: None,
+            connections,
+            counters,
+        };
+        for source in resolver.lists.sources() {
+            let said = match source {
+                Source::File(list) => status.file(list),
+                Source::Replica(replica) => status.replica(replica.trust.status()),
+            };
+            status.sources.push(said);
+        }
+        if status.sources.is_empty() {
+            let state = if status.trouble.is_some() { "unconnected" } else { "connected" };
+            let doubt = status.trouble.clone();
+            status.sources.push(SourceStatus { source: "find", state: state.into(), doubt });
+        }
+        let worst = status.sources.iter().find(|source| !is_well(&source.state));
+        let worst = worst.or(status.sources.first());
+        status.state = worst.map_or_else(String::new, |source| source.state.clone());
+        status
+    }
+
+    fn file(&mut self, list: &crate::mailbox_list::FileList) -> SourceStatus {
+        let read = list.status();
+        if let Ok(read) = &read {
+            self.names = self.names.or(Some(read.records));
+        }
+        let (state, doubt) = match (read, list.trust()) {
+            (Err(why), _) => ("unreadable", Some(why)),
+            (Ok(_), Err(why)) => ("doubted", Some(why)),
+            (Ok(_), Ok(())) => ("file", None),
+        };
+        SourceStatus { source: "mailboxes-db", state: state.into(), doubt }
+    }
+
+    fn replica(&mut self, said: Option<crate::replica::Status>) -> SourceStatus {
+        let Some(said) = said else {
+            let doubt = Some("the replica is not open".into());
+            return SourceStatus { source: "replica", state: "never".into(), doubt };
+        };
+        let fresh = said.state == "fresh";
+        self.synchronised = said.synchronised.map(utc);
+        let now = std::time::SystemTime::now();
+        self.stale_since =
+            said.age.filter(|_| !fresh).and_then(|age| now.checked_sub(age)).map(utc);
+        // To the millisecond, which is more than anybody needs.
+        self.barrier_age = said.age.map(|age| (age.as_secs_f64() * 1000.0).round() / 1000.0);
+        self.names = Some(said.names);
+        if !said.master.is_empty() {
+            self.master = Some(said.master);
+        }
+        SourceStatus { source: "replica", state: said.state.into(), doubt: said.doubt }
+    }
+}
