@@ -1,0 +1,210 @@
+//! The replica of a host without Cyrus as its postmaster meets it: the real program, and no master.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+use std::time::SystemTime;
+
+use common::{Daemon, Site, run};
+use murder_route::mailbox::{AnonymousRights, MailboxName, Record, State};
+use murder_route::mailbox_list::replica::Place;
+use murder_route::replica::{About, Batch, HeldBack};
+use serde_json::Value;
+
+/// Nobody listens there.
+const DEAD: &str = "mupdate_server: 127.0.0.1:1\nmupdate_authname: a\nmupdate_password: geheim\n";
+
+/// A replica with jane, as it was left by a daemon that ran before.
+fn fill(directory: &Path, held_back: Option<HeldBack>) {
+    let mut place = Place::open(directory).unwrap();
+    let mut change = place.begin().unwrap();
+    let record = Record {
+        state: State::Active,
+        server: Some("be1.example.org".into()),
+        partition: "default".into(),
+        anonymous: AnonymousRights::default(),
+    };
+    change.put(&MailboxName::new("user.jane").unwrap(), &record).unwrap();
+    let about = About {
+        synchronised: Some(SystemTime::now()),
+        as_of: Some(SystemTime::now()),
+        master: "mupdate.example.org".into(),
+        release: "3.6.1".into(),
+        held_back,
+    };
+    change.set_about(&about).unwrap();
+    change.commit().unwrap();
+}
+
+fn held_back() -> HeldBack {
+    let now = SystemTime::now();
+    HeldBack { since: now, last: now, had: 1000, lost: 400, accepted: false }
+}
+
+/// A host with nothing of Cyrus' but a copy of the options that matter.
+fn site() -> Site {
+    let site = Site::new();
+    fs::remove_file(site.path("mailboxes.db")).unwrap();
+    fs::write(site.path("imapd.conf"), DEAD).unwrap();
+    site.config(
+        "domains = [\"example.org\"]\nsource = \"replica\"\n[replica]\ndirectory = \"r\"\n",
+    );
+    site
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn the_options_alone_answer_from_a_replica_on_a_host_without_cyrus() {
+    let site = site();
+    fill(&site.path("elsewhere"), None);
+    let (conf, directory) = (site.path("imapd.conf"), site.path("elsewhere"));
+    let options = [
+        "--config",
+        "/dev/null",
+        "--imapd-conf",
+        conf.to_str().unwrap(),
+        "--source",
+        "replica",
+        "--replica",
+        directory.to_str().unwrap(),
+        "--allow-plaintext",
+        "--domain",
+        "example.org",
+    ];
+    let with = |command: &str, more: &[&str]| run(&[&[command], &options[..], more].concat());
+    let output = with("lookup", &["--json", "jane@example.org"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["answer"], "OK lmtp:inet:be1.example.org:2003");
+    let output = with("dump", &[]);
+    assert_eq!(stdout(&output), "user.jane\tactive\tbe1.example.org\tdefault\n");
+    let output = with("check", &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for text in
+        ["1 names, of mupdate.example.org", "127.0.0.1:1", "SCRAM-SHA-256", "allow-plaintext"]
+    {
+        assert!(stdout(&output).contains(text), "{text}: {}", stdout(&output));
+    }
+    assert!(!stdout(&output).contains("geheim"));
+}
+
+#[test]
+fn nobody_is_unknown_on_a_replica_whose_master_cannot_be_asked() {
+    let site = site();
+    for held_back in [None, Some(held_back())] {
+        fill(&site.path("r"), held_back);
+        assert_eq!(site.lookup("jane@example.org")["outcome"], "deliver");
+        assert_eq!(site.lookup("nobody@example.org")["outcome"], "deferred");
+        let daemon = Daemon::start(&site);
+        assert_eq!(daemon.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:2003");
+        let nobody = daemon.ask("lmtp", "nobody@example.org");
+        assert!(nobody.starts_with("OK retry:4.3.0") || nobody.starts_with("TEMP"), "{nobody}");
+    }
+}
+
+#[test]
+fn a_replica_that_is_not_there_defers_and_says_so() {
+    let site = site();
+    let output = site.run("lookup", &["--explain", "jane@example.org"]);
+    assert_eq!(output.status.code(), Some(75), "{output:?}");
+    let output = site.run("check", &[]);
+    assert!(stdout(&output).contains("nobody is called unknown"), "{}", stdout(&output));
+}
+
+#[test]
+fn a_loss_that_is_held_back_is_accepted_by_word_only() {
+    let site = site();
+    let accept = || site_accept(&site);
+    assert_eq!(accept().status.code(), Some(75), "nothing there");
+    fill(&site.path("r"), None);
+    assert_eq!(accept().status.code(), Some(1), "nothing held back");
+    fill(&site.path("r"), Some(held_back()));
+    let output = accept();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(stdout(&output).contains("400 of 1000"), "{}", stdout(&output));
+    // Until the next full list nobody is unknown, accepted or not.
+    assert_eq!(site.lookup("nobody@example.org")["outcome"], "deferred");
+    let (about, _) = Place::open(&site.path("r")).unwrap().about().unwrap();
+    assert!(about.held_back.unwrap().accepted);
+}
+
+fn site_accept(site: &Site) -> Output {
+    let config = site.path("murder-route.toml");
+    run(&["replica", "accept", "--config", config.to_str().unwrap()])
+}
+
+#[test]
+fn status_tells_monitoring_that_the_replica_is_stale_and_counts_what_was_answered() {
+    let site = site();
+    fill(&site.path("r"), None);
+    let daemon = Daemon::start(&site);
+    for _ in 0..3 {
+        daemon.ask("lmtp", "jane@example.org");
+    }
+    daemon.ask("lmtp", "jane@elsewhere.example");
+    let listen = format!("unix:{}", daemon.socket.display());
+    let output = site.run("status", &["--json", "--listen", &listen]);
+    assert_eq!(output.status.code(), Some(75), "{output:?}");
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status["state"], "stale");
+    assert_eq!(status["sources"][0]["source"], "replica");
+    assert_eq!((&status["names"], &status["master"]), (&1.into(), &"mupdate.example.org".into()));
+    assert_eq!(status["counters"]["deliver"], 3);
+    assert_eq!(status["counters"]["foreign"], 1);
+    assert_eq!(status["counters"]["requests"], 4);
+    for time in ["synchronised", "stale_since"] {
+        let time = status[time].as_str().unwrap();
+        assert!(time.ends_with('Z') && time.len() == 20, "{time}");
+    }
+    assert!(status["barrier_age"].as_f64().unwrap() >= 0.0);
+    let output = site.run("status", &["--listen", &listen]);
+    assert!(stdout(&output).starts_with("state           stale\n"), "{}", stdout(&output));
+    drop(daemon);
+    assert_eq!(site.run("status", &["--listen", &listen]).status.code(), Some(1), "no daemon");
+}
+
+#[test]
+fn status_of_a_frontend_is_well_until_its_list_is_gone() {
+    let site = Site::new();
+    let socket = site.path("murder-route.sock");
+    site.config(&format!(
+        "domains = [\"example.org\"]\n[[listen]]\nendpoint = \"unix:{}\"\n",
+        socket.display()
+    ));
+    let _daemon = Daemon::start(&site);
+    // The first endpoint of the configuration is where it is asked.
+    let ask = || {
+        let output = site.run("status", &["--json"]);
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code(), status["state"].clone())
+    };
+    assert_eq!(ask(), (Some(0), "file".into()));
+    fs::remove_file(site.path("mailboxes.db")).unwrap();
+    assert_eq!(ask(), (Some(75), "unreadable".into()));
+}
+
+#[test]
+fn a_map_of_the_sites_own_cannot_take_the_place_of_status() {
+    let site = Site::new();
+    site.config("[maps.status]\ndeliver = \"OK {host}\"\n");
+    let output = site.run("check", &[]);
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+}
+
+#[test]
+fn find_without_a_master_defers_everybody_of_ours_and_nobody_else() {
+    let site = site();
+    site.config("domains = [\"example.org\"]\nsource = \"find\"\n");
+    assert_eq!(site.lookup("jane@example.org")["outcome"], "deferred");
+    assert_eq!(site.lookup("jane@elsewhere.example")["outcome"], "foreign");
+    assert_eq!(site.run("dump", &[]).status.code(), Some(75));
+    fs::write(site.path("imapd.conf"), "configdirectory: /c\n").unwrap();
+    let output = site.run("lookup", &["jane@example.org"]);
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("mupdate_server"));
+}
