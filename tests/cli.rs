@@ -325,7 +325,9 @@ fn strangers_cannot_drive_the_terminal_of_who_looks_them_up() {
 fn the_shipped_configuration_is_a_valid_one() {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/etc/murder-route.toml");
     let shipped = fs::read_to_string(shipped).unwrap();
+    let shipped = shipped.replace("/etc/murder-route.password", "password");
     let site = Site::new();
+    site.password();
     let everything: String = shipped
         .lines()
         .filter(|line| !line.starts_with("# "))
@@ -368,6 +370,36 @@ fn a_list_of_cyrus_2_refuses_nobody_while_the_release_is_only_assumed() {
         assert_eq!(found["mailbox"], mailbox);
     }
     assert_eq!(site.lookup("nobody@example.org")["outcome"], "unknown");
+}
+
+/// The configurations of the manual and of the README for a host without Cyrus.
+#[test]
+fn a_host_without_cyrus_is_configured_as_the_manual_and_the_readme_say() {
+    let read = |name: &str| {
+        fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+    };
+    let manual = read("man/murder-route.toml.5");
+    let (_, manual) = manual.split_once("On a host without Cyrus:\n").unwrap();
+    let (_, manual) = manual.split_once(".Bd -literal -offset indent\n").unwrap();
+    let (manual, _) = manual.split_once(".Ed").unwrap();
+    let readme = read("README.md");
+    let (_, readme) = readme.split_once("## On a host without Cyrus").unwrap();
+    let (_, readme) = readme.split_once("```toml\n").unwrap();
+    let (readme, _) = readme.split_once("```").unwrap();
+    for example in [manual, readme] {
+        let site = Site::new();
+        fs::remove_file(site.path("mailboxes.db")).unwrap();
+        site.password();
+        let example = example.replace("/etc/murder-route/", "");
+        fs::write(site.path("murder-route.toml"), example).unwrap();
+        let replica = site.path("replica");
+        let output = site.run("check", &["--replica", replica.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        for said in ["mupdate.example.org:3905", "TLS             required", "EXTERNAL"] {
+            let there = stdout(&output).contains(said);
+            assert_eq!(there, said != "EXTERNAL", "{said}: {}", stdout(&output));
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -53,6 +54,12 @@ impl Site {
     pub fn config(&self, more: &str) {
         let text = format!("imapd-conf = \"imapd.conf\"\n{more}");
         fs::write(self.path("murder-route.toml"), text).unwrap();
+    }
+
+    /// Writes a file `password` that only its owner can read.
+    pub fn password(&self) {
+        fs::write(self.path("password"), "geheim\n").unwrap();
+        fs::set_permissions(self.path("password"), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// Runs a subcommand with this site's configuration.
