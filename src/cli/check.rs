@@ -7,17 +7,21 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::behind::need;
 use super::{Common, Exit};
 use crate::backend::Override;
 use crate::config::{
     DEFAULT_SOCKET, MECHANISMS, Mupdate, ReplicaSettings, Settings, SourceName, WhenTls,
 };
 use crate::endpoint::{DEFAULT_MODE, Endpoint};
-use crate::mailbox::KeyGeneration;
+use crate::follow::{Murder, Upstream};
+use crate::mailbox::{KeyGeneration, MailboxName};
 use crate::mailbox_list::kick::kick;
 use crate::mailbox_list::replica::ReplicaList;
 use crate::mailbox_list::{FileList, Options, Status};
 use crate::maps::UnknownPolicy;
+use crate::master::Master;
+use crate::mupdate::Finding;
 use crate::replica::utc;
 use crate::resolver::Proof;
 
@@ -163,8 +167,9 @@ impl Report {
             self.mupdate(mupdate);
         }
         match &settings.proof {
-            Proof::Master { .. } => {
+            Proof::Master { slave } => {
                 self.say("unknown is", "what the MUPDATE master confirms, name by name");
+                self.master(settings, slave.as_deref());
             }
             Proof::Slave(socket) => {
                 self.say(
@@ -181,6 +186,43 @@ impl Report {
             Proof::List => {
                 self.say("unknown is", "what the list does not hold (there is no MUPDATE server)");
             }
+        }
+    }
+
+    /// Asks for a name, which need not be there, as the daemon does for a miss.
+    fn master(&mut self, settings: &Settings, slave: Option<&Path>) {
+        let upstream = settings.mupdate.as_ref().map(Upstream::new);
+        let building = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let (Some(upstream), Ok(runtime), Ok(name)) =
+            (upstream, building, MailboxName::new("user.root"))
+        else {
+            return;
+        };
+        let upstream = match upstream {
+            Ok(upstream) => upstream,
+            Err(why) => return self.warn(format!("nothing starts with this: {why}")),
+        };
+        let (asked, server) = runtime.block_on(async {
+            let murder = Murder::to_ask(upstream, need(settings));
+            (murder.find(&name).await, murder.servername())
+        });
+        match (asked, slave) {
+            (Ok(Finding::Found(_) | Finding::Absent), _) => {
+                let server = server.unwrap_or_default();
+                self.say(
+                    "login",
+                    format!("worked: the server calls itself {}", server.escape_debug()),
+                );
+            }
+            (Ok(Finding::Unsure(why)), _) => self.warn(format!("nobody is called unknown: {why}")),
+            (Err(why), Some(socket)) => {
+                self.warn(format!(
+                    "the master cannot be asked, so unknown is what the MUPDATE slave of this host \
+                     confirms, at {}: {why}",
+                    socket.display()
+                ));
+            }
+            (Err(why), None) => self.warn(format!("nobody is called unknown: {why}")),
         }
     }
 

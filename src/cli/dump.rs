@@ -6,9 +6,10 @@ use std::ops::ControlFlow;
 use clap::Args;
 use serde_json::json;
 
-use super::sources::Sources;
+use super::behind::stored;
 use super::{Common, Exit};
 use crate::mailbox::{MailboxList, MailboxName, Record};
+use crate::resolver::Resolver;
 
 /// Print the whole mailbox list in internal names.
 #[derive(Debug, Args)]
@@ -24,7 +25,11 @@ pub(super) struct Dump {
 impl Dump {
     pub(super) fn run(self) -> Result<(), Exit> {
         let settings = self.common.settings()?;
-        let list = Sources::open(settings)?.resolver.lists;
+        let replica = stored(&settings).map_err(|e| {
+            eprintln!("murder-route: {e}");
+            Exit::System
+        })?;
+        let list = Resolver::new(settings, replica).lists;
         let mut out = BufWriter::new(io::stdout().lock());
         let mut written = Ok(());
         let read = list.each(b"", &mut |name, record| {

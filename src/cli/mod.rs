@@ -3,6 +3,7 @@
 //! Options, output and exit status are a contract with scripts outside this repository. The exit
 //! status follows sysexits(3).
 
+mod behind;
 mod check;
 mod demo;
 mod dump;

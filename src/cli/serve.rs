@@ -6,12 +6,10 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
+use super::behind::Behind;
 use super::{Common, Exit};
-use crate::config::{ConfigError, DEFAULT_SOCKET, Mupdate, ReplicaSettings, Settings, SourceName};
+use crate::config::{ConfigError, DEFAULT_SOCKET, Settings};
 use crate::endpoint::{Endpoint, Listen, ListenOptions};
-use crate::mailbox_list::lists::Replicated;
-use crate::mailbox_list::stored::Stored;
-use crate::master::Master;
 use crate::resolver::Resolver;
 use crate::server::answerer::Answerer;
 use crate::server::{Limits, Server, log, notify};
@@ -73,7 +71,7 @@ impl Serve {
         })?;
         let listen = listeners(&settings);
         let limits = Limits { connections: settings.max_connections, ..Limits::default() };
-        let mut behind = Behind::of(&settings, None).map_err(|e| {
+        let mut behind = Behind::of_daemon(&settings, None).map_err(|e| {
             error!("{e}");
             Exit::System
         })?;
@@ -120,48 +118,12 @@ impl Serve {
     ) -> Result<(), String> {
         let stays = |e: &dyn std::fmt::Display| format!("the old configuration stays: {e}");
         let settings = self.settings().map_err(|e| stays(&e))?;
-        let new = Behind::of(&settings, Some(behind)).map_err(|e| stays(&e))?;
+        let new = Behind::of_daemon(&settings, Some(behind)).map_err(|e| stays(&e))?;
         server.reconcile(&listeners(&settings)).await.map_err(|e| stays(&e))?;
         let resolver = answerer.resolver().renewed(settings, new.replica.clone());
         answerer.exchange(resolver, new.master.clone());
         *behind = new;
         Ok(())
-    }
-}
-
-/// What stands behind the sources: who follows the master, and who is asked for names.
-#[derive(Clone)]
-struct Behind {
-    mupdate: Option<Mupdate>,
-    /// Set if the replica is one of the sources.
-    kept: Option<ReplicaSettings>,
-    replica: Option<Replicated>,
-    master: Option<Arc<dyn Master>>,
-}
-
-impl Behind {
-    /// What these settings need. If nothing of it has changed, what is there stays, so that a reload
-    /// costs no connection and no full list. Called within the runtime.
-    fn of(settings: &Settings, before: Option<&Self>) -> Result<Self, String> {
-        let mupdate = settings.mupdate.clone();
-        let kept =
-            settings.sources.contains(&SourceName::Replica).then(|| settings.replica.clone());
-        match before {
-            Some(before) if before.mupdate == mupdate && before.kept == kept => Ok(before.clone()),
-            _ => Self::begin(mupdate, kept),
-        }
-    }
-
-    /// Begins to follow the master into the replica, and to ask him.
-    fn begin(mupdate: Option<Mupdate>, kept: Option<ReplicaSettings>) -> Result<Self, String> {
-        let replica = match &kept {
-            Some(ReplicaSettings { directory, max_age, .. }) => Some(
-                Stored::open(directory, *max_age)
-                    .map_err(|e| format!("{}: {e}", directory.display()))?,
-            ),
-            None => None,
-        };
-        Ok(Self { mupdate, kept, replica, master: None })
     }
 }
 

@@ -104,6 +104,18 @@ impl Master for Murder {
         })
     }
 
+    fn servername(&self) -> Option<String> {
+        self.asker.status().server
+    }
+
+    fn trouble(&self) -> Option<String> {
+        if self.asker.status().server.is_some() {
+            return None;
+        }
+        let failure = self.replica.as_ref().and_then(|replica| replica.link().failure);
+        Some(failure.unwrap_or_else(|| "there is no connection to the MUPDATE server".into()))
+    }
+
     fn key_generation(&self) -> Option<KeyGeneration> {
         self.asker.key_generation()
     }

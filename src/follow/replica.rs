@@ -310,4 +310,8 @@ impl Trust for Shared {
     fn misses(&self) -> Result<(), String> {
         self.standing().misses(self.now())
     }
+
+    fn status(&self) -> Option<Status> {
+        Some(self.standing().status(self.now()))
+    }
 }
