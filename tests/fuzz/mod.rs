@@ -10,18 +10,24 @@ mod seal;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use murder_route::cyrusdb::order::Order;
 use murder_route::cyrusdb::snapshot::{Found, Header, Reader, Scratch};
 use murder_route::cyrusdb::{Engine, detect, dlist, flat, record, skiplist};
 use murder_route::imapd_conf::ImapdConf;
+use murder_route::mailbox::{MailboxName, Record};
+use murder_route::mupdate::wire::{Input, MAX_LINE};
+use murder_route::mupdate::{
+    Banner, BannerReader, Event, Failure, Finder, Finding, Role, Session, Stream, Timings,
+};
 use murder_route::wire::netstring;
 
 /// Takes any bytes; a panic is a bug.
 pub(crate) type Target = fn(&[u8]);
 
 /// All targets, by the names of their binaries and seed folders.
-pub(crate) const TARGETS: [(&str, Target); 7] = [
+pub(crate) const TARGETS: [(&str, Target); 8] = [
     ("twoskip", twoskip),
     ("twom", twom),
     ("skiplist", skiplist),
@@ -29,6 +35,7 @@ pub(crate) const TARGETS: [(&str, Target); 7] = [
     ("record", record),
     ("imapd_conf", imapd_conf),
     ("netstring", netstring),
+    ("mupdate", mupdate),
 ];
 
 /// A twoskip file.
@@ -232,4 +239,167 @@ pub(crate) fn netstring(stream: &[u8]) {
         netstring::encode_into(&mut again, &[frame]);
     }
     assert!(stream.starts_with(&again));
+}
+
+/// What a MUPDATE server sends, in one piece and byte by byte: to a login and the stream after it,
+/// and to questions.
+pub(crate) fn mupdate(said: &[u8]) {
+    let pieces = [said.len().max(1), 1, 7];
+    let mut outcomes = pieces.map(|piece| stream(None, said, piece)).into_iter();
+    let at_once = outcomes.next();
+    assert!(outcomes.all(|outcome| Some(outcome) == at_once));
+    let mut outcomes = pieces.map(|piece| find(said, piece)).into_iter();
+    let at_once = outcomes.next();
+    assert!(outcomes.all(|outcome| Some(outcome) == at_once));
+    banner(said);
+    #[cfg(feature = "daemon")]
+    login::login(said);
+}
+
+fn session() -> Session {
+    let banner = Banner {
+        server: String::new(),
+        implementation: String::new(),
+        release: String::new(),
+        role: Role::Master,
+        mechanisms: Vec::new(),
+        starttls: false,
+        compress: false,
+    };
+    Session::new(banner, "", false, Input::new(MAX_LINE))
+}
+
+fn usable(record: &Record) {
+    let server = record.server.as_deref().unwrap_or("local");
+    assert!(!server.is_empty());
+    assert!(server.bytes().chain(record.partition.bytes()).all(|b| b.is_ascii_graphic()));
+}
+
+/// The events, and why they end.
+fn stream(session_: Option<Session>, said: &[u8], piece: usize) -> (Vec<Event>, Failure) {
+    let session = session_.unwrap_or_else(session);
+    let mut stream = Stream::new(session, Timings::default(), Duration::ZERO);
+    let mut events = Vec::new();
+    let mut listed = false;
+    for said in said.chunks(piece).chain([&[][..]]) {
+        stream.receive(said, Duration::ZERO);
+        if said.is_empty() {
+            stream.closed();
+        }
+        loop {
+            match stream.next() {
+                Ok(Some(event)) => {
+                    match &event {
+                        Event::Record(_, record) => usable(record),
+                        Event::Listed => assert!(!std::mem::replace(&mut listed, true)),
+                        Event::Deleted(_) | Event::Current { .. } => assert!(listed),
+                    }
+                    events.push(event);
+                }
+                Ok(None) => break,
+                Err(failure) => {
+                    assert_eq!(stream.next(), Err(failure.clone()));
+                    assert_eq!(stream.deadline(), None);
+                    return (events, failure);
+                }
+            }
+        }
+    }
+    unreachable!("the end is a failure, too");
+}
+
+/// The answers to three questions: each gets one.
+fn find(said: &[u8], piece: usize) -> (Vec<Finding>, Failure) {
+    let mut finder = Finder::new(session(), Timings::default(), Duration::ZERO);
+    for name in ["user.jane", "user.nobody", "user.bob"] {
+        finder.ask(MailboxName::new(name).unwrap(), Duration::ZERO).unwrap();
+    }
+    finder.output().clear();
+    let mut findings = Vec::new();
+    for said in said.chunks(piece).chain([&[][..]]) {
+        finder.receive(said, Duration::ZERO);
+        if said.is_empty() {
+            finder.closed();
+        }
+        loop {
+            match finder.next() {
+                Ok(Some((_, _, finding))) => {
+                    if let Finding::Found(record) = &finding {
+                        usable(record);
+                    }
+                    findings.push(finding);
+                }
+                Ok(None) => break,
+                Err(failure) => {
+                    assert_eq!((findings.len(), finder.open()), (3, 0));
+                    return (findings, failure);
+                }
+            }
+        }
+    }
+    unreachable!("the end is a failure, too");
+}
+
+fn banner(said: &[u8]) {
+    use murder_route::mupdate::response::Response;
+    let mut input = Input::new(1000);
+    input.push(said);
+    let mut reader = BannerReader::default();
+    while let Ok(Some(response)) = Response::read(&mut input) {
+        match reader.take(&response) {
+            Ok(None) => {}
+            Ok(Some(banner)) => {
+                assert!(banner.mechanisms.len() <= 64);
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+}
+
+#[cfg(feature = "daemon")]
+mod login {
+    use std::time::Duration;
+
+    use murder_route::mupdate::{Credentials, Login, Policy, Step, Tls};
+    use murder_route::secret::Secret;
+
+    fn logged_in(said: &[u8], piece: usize, tls: Tls) -> String {
+        let credentials = Credentials {
+            authname: "router".into(),
+            password: Some(Secret::new("geheim")),
+            ..Credentials::default()
+        };
+        let policy = Policy { tls, allow_plaintext: true, ..Policy::default() };
+        let mut login = Login::new(policy, credentials, Duration::ZERO);
+        let mut pieces = said.chunks(piece);
+        loop {
+            match login.step() {
+                Step::Wait => match pieces.next() {
+                    Some(said) => login.receive(said, Duration::ZERO),
+                    None => login.closed(),
+                },
+                Step::StartTls => login.tls_is_up(Duration::ZERO, true),
+                Step::In(session) => {
+                    let rest: Vec<u8> = pieces.flatten().copied().collect();
+                    let banner = session.banner.clone();
+                    let stream = super::stream(Some(session), &rest, piece);
+                    return format!("{banner:?} {stream:?}");
+                }
+                Step::Failed(failure) => {
+                    let shown = format!("{failure:?} {failure}");
+                    assert!(!shown.contains("geheim"));
+                    return shown;
+                }
+            }
+        }
+    }
+
+    pub(super) fn login(said: &[u8]) {
+        let at_once = logged_in(said, said.len().max(1), Tls::Off);
+        assert_eq!(logged_in(said, 1, Tls::Off), at_once);
+        // In one piece the rest is an attack, for it comes before TLS does.
+        logged_in(said, said.len().max(1), Tls::IfOffered);
+        logged_in(said, 1, Tls::IfOffered);
+    }
 }
