@@ -17,7 +17,7 @@
 //!   names and records everything else speaks of; [`address`] makes a mailbox name of a recipient
 //!   as Cyrus' `lmtpd` does, by the rules that [`imapd_conf`] reads; [`cyrusdb`] reads the four
 //!   file formats of `mailboxes.db` over a byte source; [`router`] decides; [`wire`] has the
-//!   protocols of the mail servers.
+//!   protocols of the mail servers, [`mupdate`] the one of a murder's master.
 //! * **System**: [`mailbox_list`] opens, follows and locks the real file, and asks the local
 //!   MUPDATE slave whether it is up to date.
 //! * **Surface**: what people run. [`config`], and with the feature `daemon` the `server` and the

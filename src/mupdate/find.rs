@@ -89,7 +89,9 @@ impl Finder {
 
     /// How many questions have no answer yet.
     pub fn open(&self) -> usize {
-        self.queue.len() + self.flights.len()
+        let sent =
+            self.flights.iter().filter(|flight| matches!(flight.what, What::Find { .. })).count();
+        self.queue.len() + sent
     }
 
     /// Asks for a name. `Err` is the answer, if it cannot be asked.

@@ -278,7 +278,8 @@ impl Login {
             return Err(Failure::OtherServer { expected: expected.clone(), found: banner.server });
         }
         if let (Need::Master, Role::Slave(master)) = (self.policy.need, &banner.role) {
-            return Err(Failure::NotMaster { server: banner.server, master: master.clone() });
+            let master = if master.is_empty() { "(not said)" } else { master.as_str() };
+            return Err(Failure::NotMaster { server: banner.server, master: master.into() });
         }
         let circumstances = Circumstances {
             tls: self.tls,
@@ -309,7 +310,7 @@ fn refused(credentials: &Credentials, mechanism: Mechanism, text: &str) -> Failu
         return Failure::Refused(format!(
             "the MUPDATE server refused the client certificate (`{text}`): it is none of its \
              tls_client_ca_file, or the name in it is not in `mupdate_admins` (or `admins`) of its \
-             imapd.conf"
+             imapd.conf; `mechanisms` without EXTERNAL does without it"
         ));
     }
     let hint = match &credentials.realm {

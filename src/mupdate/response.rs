@@ -132,10 +132,13 @@ fn read<'a>(cursor: &mut Cursor<'a>) -> Result<Response<'a>, Stop> {
     }
 }
 
-/// Text of a server that may be shown: what is not plain ASCII is escaped.
+/// Longest text of a server that is shown, in bytes.
+const MAX_SHOWN: usize = 200;
+
+/// Text of a server that may be shown: what is not plain ASCII is escaped, what is long is cut.
 pub(super) fn shown(text: &[u8]) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for byte in text {
+    let mut shown = String::new();
+    for byte in text.iter().take(MAX_SHOWN) {
         match byte {
             b' '..=b'~' => shown.push(char::from(*byte)),
             byte => shown.extend(byte.escape_ascii().map(char::from)),
@@ -151,7 +154,6 @@ pub(super) fn unknown(line: &[u8]) -> Result<(), Failure> {
     match line {
         b"" | [b'*' | b'+', b' ', ..] => Ok(()),
         line => {
-            let line = line.get(..80).unwrap_or(line);
             Err(Failure::protocol(format!("a line that says nothing known: `{}`", shown(line))))
         }
     }

@@ -26,26 +26,26 @@ impl Session {
     }
 }
 
-/// How long to wait, and how often to ask.
+/// How long to wait, and how often to ask; in brackets what [`Default`] has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timings {
-    /// For a whole banner. A server whose workers are all busy accepts connections and says
+    /// For a whole banner (10 s). A server whose workers are all busy accepts connections and says
     /// nothing.
     pub banner: Duration,
-    /// For all of the login: banners, TLS, SASL.
+    /// For all of the login: banners, TLS, SASL (30 s).
     pub login: Duration,
-    /// Longest silence within a list.
+    /// Longest silence within a list (30 s).
     pub list_silence: Duration,
-    /// For a whole list.
+    /// For a whole list (30 min).
     pub list: Duration,
-    /// From one NOOP of a stream to the next; below the 5 s after which a silent stream costs the
+    /// From one NOOP of a stream to the next (2.5 s); below the 5 s after which a silent stream costs the
     /// master a worker.
     pub noop_every: Duration,
-    /// For the answer to a NOOP of a stream.
+    /// For the answer to a NOOP of a stream (10 s).
     pub noop_answer: Duration,
-    /// For the answer to a FIND, or to a NOOP between them.
+    /// For the answer to a FIND, or to a NOOP between them (4 s).
     pub find_answer: Duration,
-    /// Silence after which a connection for FINDs is tried with a NOOP.
+    /// Silence after which a connection for FINDs is tried with a NOOP (5 s).
     pub keep_alive: Duration,
 }
 
