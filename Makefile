@@ -27,9 +27,9 @@ check:
 check-real:
 	MURDER_ROUTE_REAL=1 $(CARGO) test --locked --test real
 
-# In the same root as check-real; some minutes.
+# In the same root as check-real; some minutes. PARTS="lookups socketmap daemon" chooses some.
 bench:
-	MURDER_ROUTE_REAL=1 $(CARGO) bench --locked --bench peers
+	MURDER_ROUTE_REAL=1 $(CARGO) bench --locked --bench peers -- $(PARTS)
 
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps

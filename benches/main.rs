@@ -58,12 +58,25 @@ fn measure(cached_root: &Path) -> Done {
     let site = Site::prepare(cached_root)?;
     println!("load before: {}", load()?);
     let mut table = Table::default();
-    lookups::measure(&site, &mut table)?;
-    socketmap::measure(&site, &mut table)?;
-    daemon::measure(&site, &mut table)?;
+    if wanted("lookups") {
+        lookups::measure(&site, &mut table)?;
+    }
+    if wanted("socketmap") {
+        socketmap::measure(&site, &mut table)?;
+    }
+    if wanted("daemon") {
+        daemon::measure(&site, &mut table)?;
+    }
     println!("load after: {}\n", load()?);
     print!("{table}");
     Ok(())
+}
+
+/// Words on the command line choose parts: `make bench PARTS="lookups socketmap"`. None: all.
+fn wanted(part: &str) -> bool {
+    // Cargo says `--bench`.
+    let mut words = std::env::args().skip(1).filter(|word| !word.starts_with('-')).peekable();
+    words.peek().is_none() || words.any(|word| word == part)
 }
 
 /// What else keeps the machine busy shows here: processes ready to run, of the last minutes.

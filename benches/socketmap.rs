@@ -3,7 +3,8 @@
 //!
 //! Each connection is a thread that asks and waits, as each process of Postfix does. The servers
 //! take turns in short slices, and the ratio of each slice to its neighbour counts: whatever else
-//! the machine does meets all alike. The table shows the medians.
+//! the machine does meets all alike. The table shows the medians, and the processor time that each
+//! server has taken for a request.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -34,6 +35,20 @@ const CONNECTIONS: [(usize, f64); 3] = [(1, 0.95), (16, 0.85), (64, 0.85)];
 /// Different requests. More would only slow the clients down.
 const REQUESTS: usize = 50_000;
 
+/// A server that is asked.
+struct Peer<'a> {
+    name: &'a str,
+    socket: &'a str,
+    /// Its only process; `None` if it has several.
+    pid: Option<u32>,
+}
+
+/// What one slice came to.
+struct Slice {
+    requests: u64,
+    seconds: f64,
+}
+
 pub fn measure(site: &Site, table: &mut Table) -> Done {
     let echo = format!("{STATE}/echo");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/echo.c");
@@ -41,6 +56,7 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
 
     let ours = format!("{STATE}/serve");
     let serve = start("serve", &mut daemon::command(site, &ours))?;
+    let own = Peer { name: "murder-route", socket: &ours, pid: Some(serve.id()) };
     let list = site.mailboxes_db();
     let mut echoes = Vec::new();
     for (peer, args) in [
@@ -54,46 +70,73 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
         command.arg(&socket).args(args);
         echoes.push((start(&name, &mut command)?, peer, socket));
     }
-    let peers: Vec<_> = echoes.iter().map(|(_, peer, socket)| (*peer, socket.as_str())).collect();
-    compare(table, &ours, &peers)?;
+    let peers: Vec<_> = echoes
+        .iter()
+        .map(|(echo, name, socket)| Peer { name, socket, pid: Some(echo.id()) })
+        .collect();
+    compare(table, &own, &peers)?;
     echoes.into_iter().try_for_each(|(echo, ..)| echo.stop())?;
 
     // Not beside the others: its processes have work to do when their clients are gone.
     let socket = format!("{STATE}/smmapd");
     let master = start("smmapd", &mut master(site, &socket)?)?;
-    compare(table, &ours, &[("smmapd", &socket)])?;
+    compare(table, &own, &[Peer { name: "smmapd", socket: &socket, pid: None }])?;
     master.stop()?;
     serve.stop()
 }
 
 /// Ours against these.
-fn compare(table: &mut Table, ours: &str, peers: &[(&str, &str)]) -> Done {
+fn compare(table: &mut Table, own: &Peer<'_>, peers: &[Peer<'_>]) -> Done {
     let requests = Arc::new(requests());
-    let sockets: Vec<&str> = std::iter::once(ours).chain(peers.iter().map(|(_, s)| *s)).collect();
+    let servers: Vec<&Peer<'_>> = std::iter::once(own).chain(peers).collect();
     // Warms everything up, and has Cyrus' master fork as many smmapd as will be wanted.
-    for socket in &sockets {
-        connect(socket)?;
-        slice(socket, 64, &requests)?;
+    for server in &servers {
+        connect(server.socket)?;
+        slice(server.socket, 64, &requests)?;
     }
     for (connections, goal) in CONNECTIONS {
-        let mut rates = vec![Vec::new(); sockets.len()];
+        let mut rates = vec![Vec::new(); servers.len()];
+        let mut busy = vec![(0, 0.0); servers.len()];
         for round in 0..ROUNDS {
             // In turning order, so that none always follows the same one.
-            for turn in 0..sockets.len() {
-                let at = (round + turn) % sockets.len();
-                rates[at].push(slice(sockets[at], connections, &requests)?);
+            for turn in 0..servers.len() {
+                let at = (round + turn) % servers.len();
+                let before = servers[at].processor_time()?;
+                let slice = slice(servers[at].socket, connections, &requests)?;
+                rates[at].push(slice.requests as f64 / slice.seconds);
+                busy[at].0 += slice.requests;
+                busy[at].1 += servers[at].processor_time()? - before;
             }
         }
         let what = format!("socketmap, connections: {connections}");
-        let own = median(rates[0].iter().copied());
-        for ((name, _), rates_of_peer) in peers.iter().zip(&rates[1..]) {
-            let goal = if *name == GOAL { Goal::AtLeast(goal) } else { Goal::None };
-            let theirs = median(rates_of_peer.iter().copied());
-            let ratio = ratio(&rates[0], rates_of_peer);
-            table.against(what.clone(), "/s", own, (*name, theirs), ratio, goal);
+        let rate = median(rates[0].iter().copied());
+        let each = |at: usize| busy[at].1 * 1e6 / busy[at].0 as f64;
+        for (at, peer) in peers.iter().enumerate().map(|(at, peer)| (at + 1, peer)) {
+            let goal = if peer.name == GOAL { Goal::AtLeast(goal) } else { Goal::None };
+            let theirs = median(rates[at].iter().copied());
+            let ratio = ratio(&rates[0], &rates[at]);
+            table.against(what.clone(), "/s", rate, (peer.name, theirs), ratio, goal);
+            if peer.pid.is_some() {
+                let what = format!("{what}, processor time each");
+                let (own, theirs) = (each(0), each(at));
+                table.against(what, "µs", own, (peer.name, theirs), own / theirs, Goal::None);
+            }
         }
     }
     Ok(())
+}
+
+impl Peer<'_> {
+    /// Seconds that its threads have run so far, those that have ended too.
+    fn processor_time(&self) -> Done<f64> {
+        let Some(pid) = self.pid else { return Ok(0.0) };
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name in brackets may hold spaces; what follows it is field 3 (proc_pid_stat(5)).
+        let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
+        let ticks = fields.into_iter().flatten().skip(14 - 3).take(2).map(str::parse::<u64>);
+        // USER_HZ is 100 wherever this runs.
+        Ok(ticks.sum::<Result<u64, _>>()? as f64 / 100.0)
+    }
 }
 
 fn start(name: &str, command: &mut Command) -> Done<Process> {
@@ -150,8 +193,8 @@ pub fn ask(
     Ok(())
 }
 
-/// Round trips a second over so many connections.
-fn slice(socket: &str, connections: usize, requests: &Arc<Vec<Vec<u8>>>) -> Done<f64> {
+/// Round trips over so many connections.
+fn slice(socket: &str, connections: usize, requests: &Arc<Vec<Vec<u8>>>) -> Done<Slice> {
     let ready = Arc::new(Barrier::new(connections + 1));
     let mut clients = Vec::new();
     for number in 0..connections {
@@ -180,7 +223,7 @@ fn slice(socket: &str, connections: usize, requests: &Arc<Vec<Vec<u8>>>) -> Done
     for client in clients {
         count += client.join().map_err(|_| "a client panicked")??;
     }
-    Ok(count as f64 / began.elapsed().as_secs_f64())
+    Ok(Slice { requests: count, seconds: began.elapsed().as_secs_f64() })
 }
 
 /// Connections that stay open after each has asked.

@@ -146,8 +146,13 @@ impl Process {
         Ok(Self { name: name.to_owned(), child })
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn pid(&self) -> Done<Pid> {
-        Ok(Pid::from_raw(i32::try_from(self.child.id())?))
+        Ok(Pid::from_raw(i32::try_from(self.id())?))
     }
 
     /// Ends it as its own stop script would, and waits until the whole group is gone.
