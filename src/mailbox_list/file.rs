@@ -7,9 +7,11 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::{ArcSwapOption, Guard};
 
 use crate::cyrusdb::error::Error;
 use crate::cyrusdb::fingers::{Builder, Progress};
@@ -83,7 +85,8 @@ pub struct FileList {
     path: PathBuf,
     options: Options,
     created: Instant,
-    current: RwLock<Option<Arc<View>>>,
+    /// Read for every lookup of every thread: without a counter that they would all write to.
+    current: ArcSwapOption<View>,
     /// When `current` was last seen to be what the file is, in nanoseconds since `created`.
     checked: AtomicU64,
     work: Mutex<Work>,
@@ -107,7 +110,7 @@ impl FileList {
             path: path.into(),
             options,
             created: Instant::now(),
-            current: RwLock::new(None),
+            current: ArcSwapOption::empty(),
             checked: AtomicU64::new(0),
             work: Mutex::default(),
         }
@@ -216,9 +219,10 @@ impl FileList {
                 }
                 Err(error) => return unsure(error),
             };
-            match self.attempt(&view, name, may_wait, scratch, key) {
+            let Some(view) = &*view else { continue };
+            match self.attempt(view, name, may_wait, scratch, key) {
                 Ok(Some(answer)) => {
-                    self.collect(&view, scratch);
+                    self.collect(view, scratch);
                     return answer;
                 }
                 Ok(None) | Err(Error::Corrupt { .. }) => {}
@@ -238,9 +242,10 @@ impl FileList {
         scratch: &mut Scratch,
         key: &mut Vec<u8>,
     ) -> Option<Lookup> {
-        let view = self.remembered()?;
+        let view = self.remembered();
+        let view = view.as_ref()?;
         let same = view::standing(&self.path).ok()?;
-        match search(&view, name, scratch, key).ok()? {
+        match search(view, name, scratch, key).ok()? {
             Search::Found(Ok(record))
                 if takes_mail(name, &record) && Identity::of(&same) == view.identity() =>
             {
@@ -346,16 +351,16 @@ impl FileList {
         self.created.elapsed().as_nanos().try_into().unwrap_or(u64::MAX)
     }
 
-    fn remembered(&self) -> Option<Arc<View>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn remembered(&self) -> Guard<Option<Arc<View>>> {
+        self.current.load()
     }
 
     fn remembers(&self, view: &Arc<View>) -> bool {
-        self.remembered().is_some_and(|now| Arc::ptr_eq(&now, view))
+        self.remembered().as_ref().is_some_and(|now| Arc::ptr_eq(now, view))
     }
 
     fn remember(&self, view: Option<Arc<View>>) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = view;
+        self.current.store(view);
     }
 
     fn forget(&self, view: &Arc<View>) {
@@ -372,18 +377,19 @@ impl FileList {
         must_check: bool,
         may_wait: bool,
         scratch: &mut Scratch,
-    ) -> Result<Arc<View>, Error> {
+    ) -> Result<Guard<Option<Arc<View>>>, Error> {
         if !must_check {
             let checked = self.checked.load(Relaxed);
             let age = self.since_created().saturating_sub(checked);
             if checked != 0
                 && u128::from(age) <= self.options.hit_age.as_nanos()
-                && let Some(view) = self.remembered()
+                && let view = self.remembered()
+                && view.is_some()
             {
                 return Ok(view);
             }
         }
-        self.check(may_wait, scratch)
+        Ok(Guard::from_inner(Some(self.check(may_wait, scratch)?)))
     }
 
     /// Makes sure that the view is what the path leads to, at its present end.
@@ -409,7 +415,7 @@ impl FileList {
     }
 
     fn check_file(&self, may_wait: bool, scratch: &mut Scratch) -> Result<Arc<View>, Error> {
-        let Some(view) = self.remembered() else { return self.load(may_wait, scratch) };
+        let Some(view) = self.current.load_full() else { return self.load(may_wait, scratch) };
         // The header before the length: a file only grows, so what is committed fits into it.
         let header = match &*view {
             View::Skip(skip) => Some(skip.header_now()),
@@ -462,7 +468,8 @@ impl FileList {
                 self.remember_new(view, &mut self.work())
             }
             Engine::Skiplist => {
-                let known = self.remembered().filter(|view| {
+                let known = self.remembered();
+                let known = known.as_ref().filter(|view| {
                     file.metadata().is_ok_and(|now| Identity::of(&now) == view.identity())
                 });
                 let new = size.saturating_sub(known.map_or(0, |view| view.state()));
@@ -492,7 +499,7 @@ impl FileList {
         }
         let metadata = file.metadata()?;
         let file = ListFile::new(file);
-        if let Some(view) = self.remembered()
+        if let Some(view) = self.current.load_full()
             && let View::Index(index) = &*view
             && index.identity == Identity::of(&metadata)
             && index.follow(&file, &metadata)
@@ -685,9 +692,10 @@ impl MailboxList for FileList {
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {
-        let known = self.remembered();
-        let view = known.or_else(|| self.check(false, &mut Scratch::default()).ok())?;
-        view.key_generation()
+        match &*self.remembered() {
+            Some(view) => view.key_generation(),
+            None => self.check(false, &mut Scratch::default()).ok()?.key_generation(),
+        }
     }
 
     fn each(
