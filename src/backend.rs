@@ -55,7 +55,7 @@ impl Place {
                 host,
                 if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or_else(bad)?) },
             )
-        } else if text.matches(':').count() > 1 && text.parse::<Ipv6Addr>().is_ok() {
+        } else if text.contains(':') && text.parse::<Ipv6Addr>().is_ok() {
             (text, None)
         } else {
             let (host, port) = match text.split_once(':') {
@@ -83,14 +83,27 @@ impl Place {
 
 /// A DNS name or an IPv4 address. Underscores are no letters of DNS, but they are met.
 fn is_host(host: &str) -> bool {
-    let host = host.strip_suffix('.').unwrap_or(host);
+    let host = host.strip_suffix('.').unwrap_or(host).as_bytes();
     host.len() <= 253
-        && host.split('.').all(|label| {
+        && host.split(|b| *b == b'.').all(|label| {
             (1..=63).contains(&label.len())
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+                && !label.starts_with(b"-")
+                && !label.ends_with(b"-")
+                && label.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         })
+}
+
+impl Backend {
+    /// `transport:nexthop`, as a transport map of Postfix answers. Made for nearly every answer, so
+    /// it is put together by hand.
+    pub fn nexthop(&self) -> String {
+        match &self.place {
+            Place::Inet { host, port } if !host.contains(':') => {
+                [&*self.transport, ":inet:", host, ":", itoa::Buffer::new().format(*port)].concat()
+            }
+            place => format!("{}:{place}", self.transport),
+        }
+    }
 }
 
 /// `inet:host:port`, `inet:[v6]:port` or `unix:/path`: a nexthop of Postfix' lmtp(8).

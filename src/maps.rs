@@ -153,7 +153,7 @@ impl Maps {
 
     fn lmtp(&self, decision: &Decision, route: &Route) -> Reply {
         let text = match (decision, &self.fallback) {
-            (Decision::Deliver(backend), _) => format!("{}:{}", backend.transport, backend.place),
+            (Decision::Deliver(backend), _) => backend.nexthop(),
             (_, Some(fallback)) => fallback.clone(),
             (Decision::Deferred(Cause::List), None) => {
                 return Reply::Temp(route.reason.to_string());

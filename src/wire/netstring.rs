@@ -6,7 +6,6 @@
 //! the limit is refused while its digits come in, before anything is stored for it; with leading
 //! zeros gone, that also bounds the number of digits.
 
-use std::io::Write;
 use std::ops::Range;
 
 /// Why a stream of bytes is not a stream of netstrings. There is no way to find the next frame
@@ -132,8 +131,8 @@ fn first_frame(bytes: &[u8], limit: usize) -> Result<Option<Range<usize>>, Frami
 /// Appends one frame whose payload is `parts`, one after the other.
 pub fn encode_into(out: &mut Vec<u8>, parts: &[&[u8]]) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "{length}:");
+    out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+    out.push(b':');
     for part in parts {
         out.extend_from_slice(part);
     }
