@@ -1,7 +1,6 @@
 //! The domains we answer for.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 
 /// A set of mail domains, or every domain.
 ///
@@ -11,7 +10,8 @@ use std::collections::HashSet;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Domains {
     every: bool,
-    named: HashSet<Box<[u8]>>,
+    /// Sorted. Most sites have a few.
+    named: Vec<Box<[u8]>>,
 }
 
 /// Why a word cannot be one of the domains.
@@ -34,14 +34,16 @@ impl Domains {
             if domain.is_empty() || domain.starts_with('.') || domain.contains(odd) {
                 return Err(BadDomain(word.escape_default().to_string()));
             }
-            domains.named.insert(domain.to_ascii_lowercase().into_bytes().into());
+            domains.named.push(domain.to_ascii_lowercase().into_bytes().into());
         }
+        domains.named.sort_unstable();
+        domains.named.dedup();
         Ok(domains)
     }
 
     /// Whether this domain, already in lower case, is one of ours.
     pub fn contains(&self, domain: &[u8]) -> bool {
-        self.every || self.named.contains(domain)
+        self.every || self.named.binary_search_by(|named| (**named).cmp(domain)).is_ok()
     }
 
     /// Whether no domain at all is ours, so that every recipient is foreign.
@@ -56,10 +58,7 @@ impl Domains {
 
     /// The domains that were named, sorted.
     pub fn names(&self) -> Vec<Cow<'_, str>> {
-        let mut names: Vec<_> =
-            self.named.iter().map(|name| String::from_utf8_lossy(name)).collect();
-        names.sort_unstable();
-        names
+        self.named.iter().map(|name| String::from_utf8_lossy(name)).collect()
     }
 }
 

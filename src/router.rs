@@ -189,7 +189,7 @@ impl Router {
     /// Reads the recipient and checks that it is for one of our domains.
     pub fn ours<'r>(&self, recipient: &'r [u8]) -> Result<Recipient<'r>, Cow<'static, str>> {
         // Postfix never sends a key that is not UTF-8 and takes no such answer either.
-        if std::str::from_utf8(recipient).is_err() {
+        if !recipient.is_ascii() && std::str::from_utf8(recipient).is_err() {
             return Err("an address that is not UTF-8".into());
         }
         let recipient = Recipient::parse(recipient).map_err(|bad| bad.to_string())?;
