@@ -42,30 +42,35 @@ pub enum Text<'a> {
 
 impl<'a> Text<'a> {
     /// Whether it is the bare word `NIL`, which stands for "no value".
-    #[inline]
+    #[inline(always)]
     pub fn is_nil(self) -> bool {
         self == Text::Bare(b"NIL")
     }
 
     /// The bytes meant; owned only if there was a backslash.
-    #[inline]
+    #[inline(always)]
     pub fn bytes(self) -> Cow<'a, [u8]> {
         match self {
             Text::Bare(raw) | Text::Literal(raw) => Cow::Borrowed(raw),
-            Text::Quoted(raw) if memchr(b'\\', raw).is_none() => Cow::Borrowed(raw),
-            Text::Quoted(raw) => {
-                let mut meant = Vec::with_capacity(raw.len());
-                let mut rest = raw.iter();
-                while let Some(&byte) = rest.next() {
-                    match byte {
-                        b'\\' => meant.extend(rest.next()),
-                        byte => meant.push(byte),
-                    }
-                }
-                Cow::Owned(meant)
-            }
+            Text::Quoted(raw) => unescaped(raw),
         }
     }
+}
+
+/// What is meant by what stands between quotes.
+fn unescaped(raw: &[u8]) -> Cow<'_, [u8]> {
+    if memchr(b'\\', raw).is_none() {
+        return Cow::Borrowed(raw);
+    }
+    let mut meant = Vec::with_capacity(raw.len());
+    let mut rest = raw.iter();
+    while let Some(&byte) = rest.next() {
+        match byte {
+            b'\\' => meant.extend(rest.next()),
+            byte => meant.push(byte),
+        }
+    }
+    Cow::Owned(meant)
 }
 
 /// What an item is.
@@ -127,7 +132,7 @@ impl<'a> Reader<'a> {
 
     /// In a kvlist: the next key, whose item is then due; `None` at the end of the kvlist, which is
     /// left.
-    #[inline]
+    #[inline(always)]
     pub fn key(&mut self) -> Result<Option<Text<'a>>, Malformed> {
         if !self.more()? {
             return Ok(None);
@@ -141,7 +146,7 @@ impl<'a> Reader<'a> {
     }
 
     /// In a list: whether an item is due; if not, the list is left.
-    #[inline]
+    #[inline(always)]
     pub fn more(&mut self) -> Result<bool, Malformed> {
         let first = std::mem::replace(&mut self.first, false);
         match self.rest.split_first() {
@@ -160,7 +165,7 @@ impl<'a> Reader<'a> {
     }
 
     /// An item that is a string.
-    #[inline]
+    #[inline(always)]
     pub fn text(&mut self) -> Result<Text<'a>, Malformed> {
         match self.rest.first() {
             Some(b'"') => self.quoted(),
@@ -211,7 +216,7 @@ impl<'a> Reader<'a> {
         Malformed { at: self.length - self.rest.len(), what }
     }
 
-    #[inline]
+    #[inline(always)]
     fn bare(&mut self) -> Result<Text<'a>, Malformed> {
         let mut end = self.rest.iter().position(|byte| *byte == b' ').unwrap_or(self.rest.len());
         while end > 0 && self.rest[end - 1] == b')' {

@@ -167,6 +167,7 @@ fn parse_dlist(value: &[u8]) -> Result<Record, RecordError> {
 }
 
 /// The string that is due; `NIL` is none.
+#[inline]
 fn string<'a>(reader: &mut Reader<'a>) -> Result<Option<Cow<'a, [u8]>>, RecordError> {
     if reader.kind() != Kind::Text {
         return Err(RecordError::NotAString);
@@ -260,7 +261,7 @@ fn record(
 /// The bytes as text, if all of them are visible ASCII.
 fn printable(bytes: &[u8]) -> Option<String> {
     let visible = bytes.iter().all(u8::is_ascii_graphic);
-    if visible { String::from_utf8(bytes.to_vec()).ok() } else { None }
+    if visible { std::str::from_utf8(bytes).ok().map(str::to_owned) } else { None }
 }
 
 #[cfg(test)]
