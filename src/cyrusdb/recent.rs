@@ -9,6 +9,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 /// Pairs of places; with 16 bytes each they take 4 MB of memory once all are in use.
 const PAIRS: usize = 1 << 18;
 
@@ -17,11 +19,12 @@ const UNIT: u64 = 8;
 
 /// Places by the hash of their key: 32 bits of it, and the offset in units of 8; 0 if empty.
 ///
-/// Strangers choose the keys, so the hash is keyed by chance. Any number of threads ask; only one at
+/// Strangers choose the keys, so the hash is seeded by chance; what they could gain by finding two
+/// keys with the same hash is that one of them is searched for. Any number of threads ask; only one at
 /// a time changes it, and it is the one that follows the log.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Recent {
-    hasher: RandomState,
+    seed: u64,
     /// Made when there is something to put there.
     pairs: OnceLock<Box<[Pair]>>,
     used: AtomicBool,
@@ -29,10 +32,18 @@ pub(crate) struct Recent {
 
 type Pair = [AtomicU64; 2];
 
+impl Default for Recent {
+    fn default() -> Self {
+        // The standard library's source of chance.
+        let seed = RandomState::new().hash_one(());
+        Self { seed, pairs: OnceLock::new(), used: AtomicBool::new(false) }
+    }
+}
+
 impl Recent {
     /// The pair of a key among these, and its mark in there.
     fn pair<'p>(&self, pairs: &'p [Pair], key: &[u8]) -> (&'p Pair, u64) {
-        let hash = self.hasher.hash_one(key);
+        let hash = xxh3_64_with_seed(key, self.seed);
         (&pairs[hash as usize % PAIRS], hash & !u64::from(u32::MAX))
     }
 
