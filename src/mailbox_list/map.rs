@@ -100,6 +100,59 @@ extern "C" fn handle(
 /// touched, or not at all where the system refuses; then the signal takes its old course.
 const PAGE: usize = 4096;
 
+/// A free slot, where there is a handler to look at it.
+fn take_slot() -> Option<usize> {
+    if !GUARDED.load(SeqCst) {
+        return None;
+    }
+    TABLE.iter().position(|slot| slot.begin.compare_exchange(0, 1, SeqCst, SeqCst).is_ok())
+}
+
+fn fill_slot(slot: usize, begin: usize, len: usize) {
+    TABLE[slot].torn.store(false, SeqCst);
+    TABLE[slot].len.store(len, SeqCst);
+    TABLE[slot].begin.store(begin, SeqCst);
+}
+
+/// A file's map that somebody else has made, for reading only, and reads by himself. Where there is a
+/// handler it does the same for that, so who reads may find pages of nothing but zeros, and must ask
+/// afterwards whether the map is [torn](Self::torn).
+#[derive(Debug)]
+pub(crate) struct Watch {
+    slot: Option<usize>,
+}
+
+impl Watch {
+    /// Watches nothing yet.
+    pub(crate) fn new() -> Self {
+        Self { slot: take_slot() }
+    }
+
+    /// Watches this range of addresses from now on; `None`: nothing. What is watched must be mapped,
+    /// read only, until it is not watched any more.
+    pub(crate) fn set(&self, range: Option<(usize, usize)>) {
+        match (self.slot, range) {
+            (Some(slot), Some((begin, len))) if begin > 1 => fill_slot(slot, begin, len),
+            (Some(slot), _) => TABLE[slot].begin.store(1, SeqCst),
+            (None, _) => {}
+        }
+    }
+
+    /// Whether the file has lost some of what was mapped and read.
+    pub(crate) fn torn(&self) -> bool {
+        self.slot.is_some_and(|slot| TABLE[slot].torn.load(SeqCst))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            TABLE[slot].torn.store(false, SeqCst);
+            TABLE[slot].begin.store(0, SeqCst);
+        }
+    }
+}
+
 /// The first bytes of a file, as they are now and as they become.
 #[derive(Debug)]
 pub(crate) struct Map {
@@ -113,12 +166,7 @@ impl Map {
     /// has no room; the file is then read otherwise.
     pub(crate) fn new(file: &File, len: u64) -> Option<Self> {
         let len = usize::try_from(len).ok().filter(|len| *len > 0)?;
-        if !GUARDED.load(SeqCst) {
-            return None;
-        }
-        let slot = TABLE
-            .iter()
-            .position(|slot| slot.begin.compare_exchange(0, 1, SeqCst, SeqCst).is_ok())?;
+        let slot = take_slot()?;
         // SAFETY: a new mapping at an address of the system's choice touches no memory of ours.
         let begin = unsafe {
             let (fd, null) = (file.as_raw_fd(), ptr::null_mut());
@@ -128,9 +176,7 @@ impl Map {
             TABLE[slot].begin.store(0, SeqCst);
             return None;
         }
-        TABLE[slot].torn.store(false, SeqCst);
-        TABLE[slot].len.store(len, SeqCst);
-        TABLE[slot].begin.store(begin as usize, SeqCst);
+        fill_slot(slot, begin as usize, len);
         Some(Self { slot, begin: begin as usize, len })
     }
 

@@ -1,6 +1,7 @@
 //! The replica as its one writer has it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +25,9 @@ const READERS: u64 = 60;
 
 /// The place of a replica, open to the one who follows the master. While it is, no other process can
 /// open it like that.
+///
+/// An error leaves what is stored as it was committed last. After [`Error::Full`] the transaction may
+/// be tried again; after any other, drop the place and open it anew.
 #[derive(Debug)]
 pub struct Place {
     store: Arc<Store>,
@@ -43,23 +47,32 @@ impl Place {
         Self::open_sized(dir, MAP)
     }
 
-    /// The same, and if what is there can be of no use, sets it aside, as `data.mdb.set-aside`, and
-    /// begins with an empty replica. Also returns why, for the log.
+    /// The same, and if what is there can be of no use, begins [anew](Self::begin_anew). Also returns
+    /// why it did, for the log.
     pub fn open_or_begin_anew(dir: &Path) -> Result<(Self, Option<Error>), Error> {
-        let (store, lock) = Self::prepare(dir)?;
-        match store.open_to_write(MAP, true) {
-            Ok(open) => Ok((Self::new(store, open, lock), None)),
-            Err(why) if why.is_beyond_use() => {
-                for name in ["data.mdb", "lock.mdb"] {
-                    let path = store.dir().join(name);
-                    let aside = store.dir().join(format!("{name}.set-aside"));
-                    fs::rename(&path, aside).map_err(|source| Error::Io { path, source })?;
-                }
-                let open = store.open_to_write(MAP, true)?;
-                Ok((Self::new(store, open, lock), Some(why)))
-            }
+        match Self::open(dir) {
+            Ok(place) => Ok((place, None)),
+            Err(why) if why.is_beyond_use() => Ok((Self::begin_anew(dir)?, Some(why))),
             Err(error) => Err(error),
         }
+    }
+
+    /// Sets what is there aside, as `data.mdb.set-aside`, and begins with an empty replica: every
+    /// answer is temporary then until a full list has been read. For a replica that a transaction
+    /// found damaged ([`Error::Damaged`]); drop its place first.
+    pub fn begin_anew(dir: &Path) -> Result<Self, Error> {
+        let (store, lock) = Self::prepare(dir)?;
+        store.close();
+        for name in ["data.mdb", "lock.mdb"] {
+            let path = store.dir().join(name);
+            let aside = store.dir().join(format!("{name}.set-aside"));
+            match fs::rename(&path, aside) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                renamed => renamed.map_err(|source| Error::Io { path, source })?,
+            }
+        }
+        let open = store.open_to_write(MAP, true)?;
+        Ok(Self::new(store, open, lock))
     }
 
     /// As [`Self::open`], with a file that can grow to `map` bytes at first.
@@ -134,13 +147,15 @@ pub struct Change<'p> {
 impl<'p> Change<'p> {
     fn begin(store: &'p Store, open: &'p Open) -> Result<Self, Error> {
         let txn = open.env.write_txn().map_err(|error| Error::lmdb(store.dir(), error))?;
+        store.whole(open)?;
         Ok(Self { store, open, txn, value: Vec::new() })
     }
 
     /// Lets everybody see it. It survives the end of the process; see the module for what a power
     /// failure can undo.
     pub fn commit(self) -> Result<(), Error> {
-        let Self { store, txn, .. } = self;
+        let Self { store, open, txn, .. } = self;
+        store.whole(open)?;
         txn.commit().map_err(|error| store.failed(error))
     }
 

@@ -18,6 +18,7 @@ use std::time::Instant;
 use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, WithTls};
 
+use super::super::map::Watch;
 use super::value::{self, BadValue};
 
 /// The greatest size of the file at first; it takes addresses, not memory.
@@ -124,6 +125,8 @@ pub(super) type Records = Database<Bytes, Bytes>;
 /// What is open.
 #[derive(Debug, Clone)]
 pub(super) struct Open {
+    /// Goes before the map does, which is why it stands first.
+    watch: Arc<Watch>,
     pub(super) env: Env,
     pub(super) records: Records,
     /// Device and inode of `data.mdb`.
@@ -181,6 +184,9 @@ impl Store {
         if let Some(open) = &*open
             && open.writable
             && self.stands(open)
+            && !open.watch.torn()
+            // After a write to it has failed, an environment can only be closed.
+            && open.env.read_txn().is_ok()
         {
             return Ok(open.clone());
         }
@@ -222,6 +228,8 @@ impl Store {
             let why = format!("data.mdb has {len} bytes and should have {pages} pages");
             return Err(Error::Damaged { path: self.dir.clone(), why });
         }
+        let watch = Arc::new(Watch::new());
+        watch.set(mapped(env.path()));
         let txn = env.read_txn().map_err(lmdb)?;
         let records: Option<Records> = env.open_database(&txn, None).map_err(lmdb)?;
         let Some(records) = records else {
@@ -240,7 +248,7 @@ impl Store {
         }
         txn.commit().map_err(lmdb)?;
         let file = (metadata.dev(), metadata.ino());
-        Ok(Open { env, records, file, writable })
+        Ok(Open { watch, env, records, file, writable })
     }
 
     /// Whether the path still leads to the file that is open.
@@ -288,7 +296,9 @@ impl Store {
         // SAFETY: no transaction of this process is under way. Those that read hold `open` for
         // reading. Where there is a writer, only that calls this, between its transactions: no other
         // process sets a greater size then, so no reader here has to follow it.
+        now.watch.set(None);
         let resized = unsafe { now.env.resize(map) };
+        now.watch.set(mapped(now.env.path()));
         resized.map_err(|error| {
             // The old map is gone.
             *open = None;
@@ -306,7 +316,17 @@ impl Store {
         loop {
             let open = self.opened()?;
             let Some(now) = &*open else { return Err(Error::Replaced(self.dir.clone())) };
-            let error = match now.env.read_txn().and_then(|txn| read(now, &txn)) {
+            let read = now.env.read_txn().and_then(|txn| match now.watch.torn() {
+                // LMDB would stop at a root that is none.
+                true => Err(heed::Error::Mdb(MdbError::Corrupted)),
+                false => read(now, &txn),
+            });
+            if now.watch.torn() {
+                drop(open);
+                self.close();
+                return Err(self.torn());
+            }
+            let error = match read {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
@@ -320,6 +340,18 @@ impl Store {
                 error => return Err(Error::lmdb(&self.dir, error)),
             }
         }
+    }
+
+    /// That what was read may have been of pages that were not there.
+    fn torn(&self) -> Error {
+        let why = "somebody has cut data.mdb off while it was read".into();
+        Error::Damaged { path: self.dir.clone(), why }
+    }
+
+    /// An error if what a transaction of the writer has read may have been of pages that were not
+    /// there.
+    pub(super) fn whole(&self, open: &Open) -> Result<(), Error> {
+        if open.watch.torn() { Err(self.torn()) } else { Ok(()) }
     }
 
     /// What is open; opened if nothing is, and anew if it is not the file at the path any more.
@@ -353,6 +385,17 @@ impl Store {
         }
         due
     }
+}
+
+/// Where LMDB has mapped the data of a directory, which it does not tell: address and length.
+fn mapped(dir: &Path) -> Option<(usize, usize)> {
+    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    let data = dir.join("data.mdb");
+    let data = data.to_str()?;
+    let line = maps.lines().find(|line| line.ends_with(data) && line.contains(" r--s "))?;
+    let (begin, end) = line.split_once(' ')?.0.split_once('-')?;
+    let [begin, end] = [begin, end].map(|address| usize::from_str_radix(address, 16).ok());
+    Some((begin?, end?.checked_sub(begin?)?))
 }
 
 fn create_file(path: &Path, mode: u32) -> Result<(), Error> {

@@ -399,6 +399,40 @@ fn a_damaged_file_is_an_error_and_can_be_begun_anew() {
     }
 }
 
+#[test]
+fn damage_that_only_shows_later_makes_nobody_absent_and_does_not_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open(dir.path()).unwrap();
+    list_of(&mut place, 0..10_000, 0);
+    drop(place);
+    let data = dir.path().join("data.mdb");
+    let mut bytes = std::fs::read(&data).unwrap();
+    let at = bytes.len() / 2 / 4096 * 4096;
+    bytes[at..at + 4096].fill(0);
+    std::fs::write(&data, &bytes).unwrap();
+
+    let mut place = Place::open(dir.path()).unwrap();
+    let list = place.list();
+    let mut unsure = 0;
+    for n in 0..10_000 {
+        match list.lookup(&name(n)) {
+            Lookup::Present(_) => {}
+            Lookup::Unsure(_) => unsure += 1,
+            wrong => panic!("{wrong:?}"),
+        }
+    }
+    assert!((1..1000).contains(&unsure), "{unsure}");
+    let mut change = place.begin().unwrap();
+    let damaged = (0..10_000).find_map(|n| change.put(&name(n), &record("be2")).err());
+    assert!(matches!(damaged, Some(Error::Damaged { .. })), "{damaged:?}");
+    drop(change);
+    drop(place);
+    let mut place = Place::begin_anew(dir.path()).unwrap();
+    assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
+    list_of(&mut place, 0..10_000, 0);
+    assert_eq!(all(&list).len(), 10_000);
+}
+
 /// Rewrites what is known of the replica as a whole, below the trait.
 fn rewrite_about(data: &Path, value: impl FnOnce(Vec<u8>) -> Vec<u8>) {
     let store = super::store::Store::of(data.parent().unwrap()).unwrap();
@@ -473,6 +507,37 @@ fn a_directory_that_goes_and_comes_back_makes_nobody_absent() {
     let mut place = Place::open(&here).unwrap();
     list_of(&mut place, 0..12, 0);
     assert!(matches!(list.lookup(&name(11)), Lookup::Present(_)));
+}
+
+#[test]
+fn a_file_cut_off_while_it_is_in_use_is_an_error_and_no_sigbus() {
+    crate::mailbox_list::map::guard();
+    for len in [0, 4096, 8192, 100_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut place = Place::open(dir.path()).unwrap();
+        list_of(&mut place, 0..10_000, 0);
+        let list = place.list();
+        assert_eq!(list.lookup(&name(10_000)), Lookup::Absent);
+        let file = std::fs::File::options().write(true).open(dir.path().join("data.mdb")).unwrap();
+        file.set_len(len).unwrap();
+        let mut unsure = 0;
+        for n in 0..10_001 {
+            match list.lookup(&name(n)) {
+                Lookup::Present(_) if n < 10_000 => {}
+                Lookup::Unsure(_) => unsure += 1,
+                wrong => panic!("{len}: {n}: {wrong:?}"),
+            }
+        }
+        assert!(unsure > 0, "{len}");
+        let begun = place.begin();
+        assert!(matches!(begun, Err(Error::Damaged { .. } | Error::Replaced(_))));
+        drop(begun);
+        drop(place);
+        let (mut place, why) = Place::open_or_begin_anew(dir.path()).unwrap();
+        assert_eq!(why.is_some(), len > 0, "{len}");
+        list_of(&mut place, 0..10, 0);
+        assert!(matches!(list.lookup(&name(9)), Lookup::Present(_)));
+    }
 }
 
 /// A number in `/proc/self/…`, in the line that begins with `field`.
