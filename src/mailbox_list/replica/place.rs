@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::list::ReplicaList;
 use super::store::{Error, MAP, Open, Store};
-use super::value;
+use super::value::{self, BadValue};
 use crate::mailbox::{MailboxName, Record};
 use crate::replica::{About, Batch, HeldBack, Put};
 
@@ -47,10 +47,15 @@ impl Place {
         Self::open_sized(dir, MAP)
     }
 
-    /// The same, and if what is there can be of no use, begins [anew](Self::begin_anew). Also returns
-    /// why it did, for the log.
+    /// The same, and if what is there can be of no use, or a transaction of this process has found it
+    /// damaged, begins [anew](Self::begin_anew). Also returns why it did, for the log.
     pub fn open_or_begin_anew(dir: &Path) -> Result<(Self, Option<Error>), Error> {
         match Self::open(dir) {
+            Ok(place) if place.store.take_damaged() => {
+                drop(place);
+                let (path, why) = (dir.to_owned(), "a transaction has found a damaged page".into());
+                Ok((Self::begin_anew(dir)?, Some(Error::Damaged { path, why })))
+            }
             Ok(place) => Ok((place, None)),
             Err(why) if why.is_beyond_use() => Ok((Self::begin_anew(dir)?, Some(why))),
             Err(error) => Err(error),
@@ -58,9 +63,8 @@ impl Place {
     }
 
     /// Sets what is there aside, as `data.mdb.set-aside`, and begins with an empty replica: every
-    /// answer is temporary then until a full list has been read. For a replica that a transaction
-    /// found damaged ([`Error::Damaged`]); drop its place first.
-    pub fn begin_anew(dir: &Path) -> Result<Self, Error> {
+    /// answer is temporary then until a full list has been read.
+    fn begin_anew(dir: &Path) -> Result<Self, Error> {
         let (store, lock) = Self::prepare(dir)?;
         store.close();
         for name in ["data.mdb", "lock.mdb"] {
@@ -156,7 +160,7 @@ impl<'p> Change<'p> {
     pub fn commit(self) -> Result<(), Error> {
         let Self { store, open, txn, .. } = self;
         store.whole(open)?;
-        txn.commit().map_err(|error| store.failed(error))
+        txn.commit().map_err(|error| store.failed(Error::lmdb(store.dir(), error)))
     }
 
     /// The same, and waits until no power failure can undo it. For full lists.
@@ -166,9 +170,13 @@ impl<'p> Change<'p> {
         open.env.force_sync().map_err(|error| Error::lmdb(store.dir(), error))
     }
 
+    fn bad(&self, bad: BadValue) -> Error {
+        self.store.failed(Error::value(self.store.dir(), bad))
+    }
+
     fn err(&self) -> impl Fn(heed::Error) -> Error + use<'p> {
         let store = self.store;
-        move |error| store.failed(error)
+        move |error| store.failed(Error::lmdb(store.dir(), error))
     }
 }
 
@@ -177,14 +185,13 @@ impl Batch for Change<'_> {
 
     fn get(&self, name: &MailboxName) -> Result<Option<Record>, Error> {
         let value = self.open.records.get(&self.txn, name.as_bytes()).map_err(self.err())?;
-        value.map(value::record).transpose().map_err(|bad| Error::value(self.store.dir(), bad))
+        value.map(value::record).transpose().map_err(|bad| self.bad(bad))
     }
 
     fn put(&mut self, name: &MailboxName, record: &Record) -> Result<Put, Error> {
         let err = self.err();
         self.value.clear();
-        value::push_record(record, &mut self.value)
-            .map_err(|bad| Error::value(self.store.dir(), bad))?;
+        value::push_record(record, &mut self.value).map_err(|bad| self.bad(bad))?;
         let put = match self.open.records.get(&self.txn, name.as_bytes()).map_err(&err)? {
             Some(value) if value == self.value => return Ok(Put::Same),
             Some(_) => Put::Changed,
@@ -235,14 +242,14 @@ impl Batch for Change<'_> {
 
     fn about(&self) -> Result<About, Error> {
         match self.open.records.get(&self.txn, value::ABOUT_KEY).map_err(self.err())? {
-            Some(about) => value::about(about).map_err(|bad| Error::value(self.store.dir(), bad)),
+            Some(about) => value::about(about).map_err(|bad| self.bad(bad)),
             None => Ok(About::default()),
         }
     }
 
     fn set_about(&mut self, about: &About) -> Result<(), Error> {
         let err = self.err();
-        let value = value::of_about(about).map_err(|bad| Error::value(self.store.dir(), bad))?;
+        let value = value::of_about(about).map_err(|bad| self.bad(bad))?;
         self.open.records.put(&mut self.txn, value::ABOUT_KEY, &value).map_err(err)
     }
 }

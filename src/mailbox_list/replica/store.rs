@@ -92,16 +92,19 @@ impl Error {
     /// Says where an error of LMDB was.
     pub(super) fn lmdb(dir: &Path, error: heed::Error) -> Self {
         let path = dir.to_owned();
-        let why = match error {
-            heed::Error::Io(source) => return Error::Io { path, source },
-            heed::Error::Mdb(MdbError::MapFull) => return Error::Full(path),
-            heed::Error::EnvAlreadyOpened => return Error::Replaced(path),
+        match error {
+            heed::Error::Io(source) => Error::Io { path, source },
+            heed::Error::Mdb(MdbError::MapFull) => Error::Full(path),
+            heed::Error::EnvAlreadyOpened => Error::Replaced(path),
             heed::Error::Mdb(
-                error @ (MdbError::ReadersFull | MdbError::Panic | MdbError::BadTxn),
-            ) => return Error::Io { path, source: io::Error::other(error.to_string()) },
-            error => error.to_string(),
-        };
-        Error::Damaged { path, why }
+                MdbError::Corrupted
+                | MdbError::PageNotFound
+                | MdbError::Invalid
+                | MdbError::VersionMismatch
+                | MdbError::Incompatible,
+            ) => Error::Damaged { path, why: error.to_string() },
+            error => Error::Io { path, source: io::Error::other(error.to_string()) },
+        }
     }
 
     pub(super) fn value(dir: &Path, error: BadValue) -> Self {
@@ -145,6 +148,8 @@ pub(super) struct Store {
     look_at: AtomicU64,
     /// A transaction has not found room.
     full: AtomicBool,
+    /// A transaction has found what is there to be damaged.
+    damaged: AtomicBool,
 }
 
 static STORES: Mutex<BTreeMap<PathBuf, Weak<Store>>> = Mutex::new(BTreeMap::new());
@@ -164,6 +169,7 @@ impl Store {
             started: Instant::now(),
             look_at: AtomicU64::new(0),
             full: AtomicBool::new(false),
+            damaged: AtomicBool::new(false),
         });
         stores.insert(dir, Arc::downgrade(&store));
         Ok(store)
@@ -214,7 +220,8 @@ impl Store {
         // has no transactions when it is resized.
         let env = unsafe {
             let flags = if writable { EnvFlags::NO_META_SYNC } else { EnvFlags::READ_ONLY };
-            let env = options.flags(flags).open(&self.dir).map_err(lmdb)?;
+            let env = options.flags(flags).open(&self.dir);
+            let env = env.map_err(|error| self.refused(error))?;
             if env.info().map_size < map {
                 env.resize(map).map_err(lmdb)?;
             }
@@ -251,6 +258,22 @@ impl Store {
         Ok(Open { watch, env, records, file, writable })
     }
 
+    /// Why it could not be opened, in terms of what to do.
+    fn refused(&self, error: heed::Error) -> Error {
+        let path = self.dir.join("lock.mdb");
+        match error {
+            heed::Error::Io(error)
+                if error.kind() == io::ErrorKind::PermissionDenied
+                    && fs::File::open(self.data()).is_ok() =>
+            {
+                let why = "whoever reads the replica must be able to write to this file: run it as \
+                           the daemon's user or in its group";
+                Error::Io { path, source: io::Error::new(error.kind(), why) }
+            }
+            error => Error::lmdb(&self.dir, error),
+        }
+    }
+
     /// Whether the path still leads to the file that is open.
     pub(super) fn stands(&self, open: &Open) -> bool {
         fs::metadata(self.data()).is_ok_and(|now| (now.dev(), now.ino()) == open.file)
@@ -261,12 +284,19 @@ impl Store {
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// An error of the writer's transaction.
-    pub(super) fn failed(&self, error: heed::Error) -> Error {
-        if matches!(error, heed::Error::Mdb(MdbError::MapFull)) {
-            self.full.store(true, Relaxed);
+    /// Remembers what an error of the writer's transaction asks for.
+    pub(super) fn failed(&self, error: Error) -> Error {
+        match error {
+            Error::Full(_) => self.full.store(true, Relaxed),
+            Error::Damaged { .. } => self.damaged.store(true, Relaxed),
+            _ => {}
         }
-        Error::lmdb(&self.dir, error)
+        error
+    }
+
+    /// Whether a transaction has found what is there to be damaged; not asked twice.
+    pub(super) fn take_damaged(&self) -> bool {
+        self.damaged.swap(false, Relaxed)
     }
 
     /// Lets the file grow if a transaction has not found room, or if the next one might not: it may
