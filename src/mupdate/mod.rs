@@ -1,7 +1,6 @@
 //! MUPDATE (RFC 3656) as its reader speaks it, without I/O: bytes and time in, events and bytes out.
 //!
-//! Time is a [`Duration`](std::time::Duration) since a moment that the caller chose; it only grows.
-
+//! Time is a [`Duration`] since a moment that the caller chose; it only grows.
 //!
 //! ```text
 //! Login ─ Session ─┬─ Stream   UPDATE: the whole list, then every change
