@@ -128,6 +128,11 @@ impl Watch {
         Self { slot: take_slot() }
     }
 
+    /// Whether there is a handler, and a place in its table.
+    pub(crate) fn can_watch(&self) -> bool {
+        self.slot.is_some()
+    }
+
     /// Watches this range of addresses from now on; `None`: nothing. What is watched must be mapped,
     /// read only, until it is not watched any more.
     pub(crate) fn set(&self, range: Option<(usize, usize)>) {

@@ -10,7 +10,7 @@
 //! All others read [`Standing`]: how fresh the replica is, and whether a miss in it may be believed.
 //!
 //! Two kinds of time: what is stored, or said to somebody, is a [`SystemTime`]; what is waited for
-//! is a [`Duration`](std::time::Duration) since a moment of the caller's choice, which only grows.
+//! is a [`Duration`] since a moment of the caller's choice, which only grows.
 
 mod follower;
 mod listing;

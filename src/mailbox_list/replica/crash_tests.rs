@@ -35,7 +35,7 @@ fn last() -> MailboxName {
 /// What transaction `n` does: every tenth is a full list.
 fn transaction(n: u64) -> (bool, Vec<(MailboxName, Option<Record>)>) {
     let mut random = Random(n);
-    let full = n % 10 == 0;
+    let full = n.is_multiple_of(10);
     let mut rows = vec![(last(), Some(record(&n.to_string())))];
     for i in 0..if full { 300 } else { 1 + random.below(40) } {
         let name = name(if full { i } else { random.below(300) });
@@ -71,6 +71,7 @@ fn last_transaction(list: &ReplicaList) -> Option<u64> {
 fn child() {
     let Ok(what) = std::env::var("REPLICA_CHILD") else { return };
     let dir = PathBuf::from(std::env::var("REPLICA_DIR").unwrap());
+    crate::mailbox_list::map::guard();
     match &*what {
         "write" => write_until_killed(&dir),
         "hang" => hang(&dir),

@@ -20,6 +20,8 @@ use heed::{Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, WithTls};
 
 use super::super::map::Watch;
 use super::value::{self, BadValue};
+use crate::mailbox::MailboxName;
+use crate::replica::About;
 
 /// The greatest size of the file at first; it takes addresses, not memory.
 /// [`Store::make_room`] raises it.
@@ -30,6 +32,10 @@ const READERS: u32 = 4096;
 
 /// So many milliseconds later it is looked again whether the file is still the one at its path.
 const LOOK: u64 = 1000;
+
+/// So many bytes may be missing at the end of a file whose writer was killed between its commit and
+/// [`Open::fill_up`]. If there are more it may have been cut off, and is not read without a handler.
+const UNFILLED: u64 = 1 << 18;
 
 /// So often a read is tried that finds the environment unusable.
 const ATTEMPTS: u32 = 3;
@@ -49,7 +55,10 @@ pub enum Error {
     /// Another process follows the master into this directory.
     #[error("{path}: another murder-route follows the master into this directory", path = .0.display())]
     InUse(PathBuf),
-    /// What is there is no replica, or a damaged one.
+    /// What is there is a database, but of somebody else.
+    #[error("{path}: data.mdb is another program's: name a directory of the replica's own", path = .0.display())]
+    NotOurs(PathBuf),
+    /// What is there is damaged.
     #[error(
         "{path}: the replica is damaged: {why}; move the directory away, or let serve begin anew",
         path = path.display()
@@ -134,7 +143,36 @@ pub(super) struct Open {
     pub(super) records: Records,
     /// Device and inode of `data.mdb`.
     file: (u64, u64),
+    /// How long it has been; LMDB never makes it shorter.
+    len: Arc<AtomicU64>,
     writable: bool,
+}
+
+impl Open {
+    /// Makes the file as long as it should be. LMDB leaves off pages at its end that it has taken and
+    /// given back in one transaction, and then nobody can tell that from a file that was cut off.
+    pub(super) fn fill_up(&self) -> heed::Result<()> {
+        let (file, needed) = (self.env.try_clone_inner_file()?, needed(&self.env));
+        if file.metadata()?.len() < needed {
+            file.set_len(needed)?;
+        }
+        Ok(())
+    }
+
+    /// Reads everything there is. Whether all of it is as it should be.
+    fn is_whole(&self) -> heed::Result<bool> {
+        let txn = self.env.read_txn()?;
+        let mut rows = 0;
+        for row in self.records.iter(&txn)? {
+            let (key, value) = row?;
+            rows += 1;
+            let name = MailboxName::new(key).is_ok() && value::record(value).is_ok();
+            if !name && !(key == value::ABOUT_KEY && value::about(value).is_ok()) {
+                return Ok(false);
+            }
+        }
+        Ok(rows == self.records.len(&txn)? && !self.watch.torn())
+    }
 }
 
 /// A directory, and its environment as far as that is open.
@@ -228,34 +266,86 @@ impl Store {
             env
         };
         let _ = env.clear_stale_readers();
-        let stat = env.stat();
-        let pages = env.info().last_page_number as u64 + 1;
-        let len = env.real_disk_size().map_err(lmdb)?;
-        if pages.saturating_mul(stat.page_size.into()) > len {
-            let why = format!("data.mdb has {len} bytes and should have {pages} pages");
-            return Err(Error::Damaged { path: self.dir.clone(), why });
-        }
         let watch = Arc::new(Watch::new());
         watch.set(mapped(env.path()));
-        let txn = env.read_txn().map_err(lmdb)?;
-        let records: Option<Records> = env.open_database(&txn, None).map_err(lmdb)?;
-        let Some(records) = records else {
-            let why = "data.mdb has no records".into();
-            return Err(Error::Damaged { path: self.dir.clone(), why });
+        let (len, needed) = (env.real_disk_size().map_err(lmdb)?, needed(&env));
+        let cut_off = || {
+            let why = format!("data.mdb has {len} bytes and should have {needed}");
+            Error::Damaged { path: self.dir.clone(), why }
         };
-        match records.get(&txn, value::ABOUT_KEY).map_err(lmdb)? {
+        // Before anything is read: that could be what kills a process without a handler.
+        if !watch.can_watch() && len.saturating_add(UNFILLED) < needed {
+            return Err(cut_off());
+        }
+        let txn = env.read_txn().map_err(lmdb)?;
+        let Some(records): Option<Records> = env.open_database(&txn, None).map_err(lmdb)? else {
+            return Err(Error::NotOurs(self.dir.clone()));
+        };
+        let is_new = match records.get(&txn, value::ABOUT_KEY).map_err(lmdb)? {
             Some(about) => {
                 value::about(about).map_err(|bad| Error::value(&self.dir, bad))?;
+                false
             }
-            None if records.is_empty(&txn).map_err(lmdb)? => {}
-            None => {
-                let why = "data.mdb has records, but not those of a replica".into();
-                return Err(Error::Damaged { path: self.dir.clone(), why });
-            }
-        }
+            None if records.is_empty(&txn).map_err(lmdb)? => true,
+            None => return Err(Error::NotOurs(self.dir.clone())),
+        };
         txn.commit().map_err(lmdb)?;
+        if is_new && writable {
+            let mut txn = env.write_txn().map_err(lmdb)?;
+            let about = value::of_about(&About::default());
+            let about = about.map_err(|bad| Error::value(&self.dir, bad))?;
+            records.put(&mut txn, value::ABOUT_KEY, &about).map_err(lmdb)?;
+            txn.commit().map_err(lmdb)?;
+        }
         let file = (metadata.dev(), metadata.ino());
-        Ok(Open { watch, env, records, file, writable })
+        let open = Open { watch, env, records, file, len: Arc::new(len.into()), writable };
+        if len >= needed {
+            return Ok(open);
+        }
+        if !open.watch.can_watch() {
+            if writable {
+                open.fill_up().map_err(lmdb)?;
+            }
+            return Ok(open);
+        }
+        if !open.is_whole().unwrap_or(false) {
+            return Err(cut_off());
+        }
+        if !writable {
+            return Ok(open);
+        }
+        self.mend(open)?;
+        self.open_env(map, true)
+    }
+
+    /// Replaces a file that has all records, but perhaps not all that LMDB keeps beside them, by one
+    /// that the records are copied to.
+    fn mend(&self, open: Open) -> Result<(), Error> {
+        let lmdb = |error| Error::lmdb(&self.dir, error);
+        let (aside, lock) = (self.dir.join("new"), self.dir.join("lock.mdb"));
+        let new = aside.join("data.mdb");
+        let err = |source| Error::Io { path: new.clone(), source };
+        let _ = fs::remove_dir_all(&aside);
+        fs::create_dir(&aside).map_err(err)?;
+        create_file(&new, 0o640)?;
+        let mut options = EnvOpenOptions::new();
+        options.map_size(open.env.info().map_size);
+        // SAFETY: nobody else knows of this file.
+        let copy = unsafe { options.open(&aside) }.map_err(lmdb)?;
+        let (from, mut to) = (open.env.read_txn().map_err(lmdb)?, copy.write_txn().map_err(lmdb)?);
+        let records: Records = copy.create_database(&mut to, None).map_err(lmdb)?;
+        for row in open.records.iter(&from).map_err(lmdb)? {
+            let (key, value) = row.map_err(lmdb)?;
+            records.put(&mut to, key, value).map_err(lmdb)?;
+        }
+        drop(from);
+        to.commit().map_err(lmdb)?;
+        drop((copy, open));
+        // The table of readers counts the transactions of the file that goes.
+        fs::remove_file(&lock).map_err(err)?;
+        create_file(&lock, 0o660)?;
+        fs::rename(&new, self.data()).map_err(err)?;
+        fs::remove_dir_all(&aside).map_err(err)
     }
 
     /// Why it could not be opened, in terms of what to do.
@@ -274,9 +364,10 @@ impl Store {
         }
     }
 
-    /// Whether the path still leads to the file that is open.
+    /// Whether the path still leads to the file that is open, and that has not been cut off.
     pub(super) fn stands(&self, open: &Open) -> bool {
-        fs::metadata(self.data()).is_ok_and(|now| (now.dev(), now.ino()) == open.file)
+        let Ok(now) = fs::metadata(self.data()) else { return false };
+        (now.dev(), now.ino()) == open.file && open.len.fetch_max(now.len(), Relaxed) <= now.len()
     }
 
     /// Closes what is open, unless the writer has it open as well.
@@ -323,10 +414,10 @@ impl Store {
     fn resize(&self, map: usize) -> Result<(), Error> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         let Some(now) = &*open else { return Ok(()) };
+        now.watch.set(None);
         // SAFETY: no transaction of this process is under way. Those that read hold `open` for
         // reading. Where there is a writer, only that calls this, between its transactions: no other
         // process sets a greater size then, so no reader here has to follow it.
-        now.watch.set(None);
         let resized = unsafe { now.env.resize(map) };
         now.watch.set(mapped(now.env.path()));
         resized.map_err(|error| {
@@ -415,6 +506,12 @@ impl Store {
         }
         due
     }
+}
+
+/// How long the file should be, for LMDB to find all its pages.
+fn needed(env: &Env) -> u64 {
+    let pages = (env.info().last_page_number as u64).saturating_add(1);
+    pages.saturating_mul(env.stat().page_size.into())
 }
 
 /// Where LMDB has mapped the data of a directory, which it does not tell: address and length.

@@ -10,8 +10,8 @@
 //! | 1 | state: `A` active, `R` reserved, `M` moving, `D` deleted, `I` intermediate |
 //! | 1 | bits: 1 lookup, 2 post, 4 it has a server |
 //! | 2 | length of the server, big endian |
-//! | … | server, UTF-8 |
-//! | rest | partition, UTF-8 |
+//! | … | server, UTF-8, no control characters |
+//! | rest | partition, the same |
 //!
 //! The value of [`ABOUT_KEY`]; times are milliseconds since 1970, numbers 8 bytes big endian:
 //!
@@ -25,7 +25,7 @@
 //! | … | the master's name |
 //! | rest | its release |
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::mailbox::{AnonymousRights, Record, State};
 use crate::replica::{About, HeldBack};
@@ -80,7 +80,10 @@ pub fn record(value: &[u8]) -> Result<Record, BadValue> {
         _ => return Err(BadValue::Damaged),
     };
     let (server, partition) = split_text(rest)?;
-    if bits & !7 != 0 || (bits & 4 == 0 && !server.is_empty()) {
+    // Where a file was cut off, zeros are read.
+    let control = |text: &str| text.bytes().any(|byte| byte < b' ' || byte == 0x7f);
+    let server_without_bit = bits & 4 == 0 && !server.is_empty();
+    if bits & !7 != 0 || server_without_bit || control(server) || control(partition) {
         return Err(BadValue::Damaged);
     }
     Ok(Record {
@@ -194,6 +197,8 @@ fn split_text(bytes: &[u8]) -> Result<(&str, &str), BadValue> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -267,6 +272,8 @@ mod tests {
             b"A\0\0\x01a",
             b"A\x04\0\x05be1",
             b"A\x04\0\x01\xff",
+            b"A\x04\0\x03be\0",
+            b"A\x04\0\x03be1d\0",
         ] {
             assert_eq!(record(value), Err(BadValue::Damaged), "{}", value.escape_ascii());
         }
