@@ -248,7 +248,9 @@ impl Run {
     /// nobody can ask any more.
     async fn refuse_until(&mut self, moment: Duration) -> bool {
         let clock = self.upstream.clock();
-        loop {
+        // A timer takes a millisecond even for a moment that is past, and the first question of a
+        // command comes sooner.
+        while clock.now() < moment {
             tokio::select! {
                 biased;
                 () = clock.reach(Some(moment)) => return true,
@@ -261,6 +263,7 @@ impl Run {
                 }
             }
         }
+        true
     }
 
     fn refusal(&self) -> Answer {

@@ -1,0 +1,162 @@
+//! The daemon and the commands with a MUPDATE master, on a host without Cyrus and on a frontend.
+
+mod common;
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use common::master::Master;
+use common::{Daemon, PATIENCE, Site};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const LIST: &[(&str, &str)] =
+    &[("user.jane", "be1.example.org!default"), ("user.bob", "be2.example.org!default")];
+
+/// A host without Cyrus whose replica follows this master.
+fn site(master: &Master, source: &str) -> Site {
+    let site = Site::new();
+    fs::remove_file(site.path("mailboxes.db")).unwrap();
+    fs::write(site.path("imapd.conf"), master.imapd_conf()).unwrap();
+    site.config(&format!(
+        "domains = [\"example.org\"]\nsource = {source}\n[replica]\ndirectory = \"r\"\n\
+         [mupdate]\nallow-plaintext = true\n"
+    ));
+    site
+}
+
+fn status(site: &Site, daemon: &Daemon) -> (Option<i32>, Value) {
+    let listen = format!("unix:{}", daemon.socket.display());
+    let output = site.run("status", &["--json", "--listen", &listen]);
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// Waits until this is so.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "{what}: never");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+const JANE: &str = "OK lmtp:inet:be1.example.org:2003";
+const UNKNOWN: &str = "OK error:5.1.1 User unknown";
+
+fn fresh(site: &Site, daemon: &Daemon) {
+    until("fresh", || status(site, daemon).1["state"] == "fresh");
+}
+
+#[test]
+fn a_host_without_cyrus_knows_everybody_and_says_unknown_when_the_master_does() {
+    let master = Master::start(LIST);
+    let site = site(&master, "\"replica\"");
+    let daemon = Daemon::start(&site);
+    fresh(&site, &daemon);
+    assert_eq!(daemon.ask("lmtp", "jane@example.org"), JANE);
+    until("unknown", || daemon.ask("lmtp", "nobody@example.org") == UNKNOWN);
+    assert!(master.asked().contains(&"user.nobody".to_owned()));
+    assert!(!master.asked().contains(&"user.jane".to_owned()), "the known are not asked for");
+    let (exit, said) = status(&site, &daemon);
+    assert_eq!((exit, &said["names"]), (Some(0), &2.into()), "{said}");
+    assert_eq!(said["master"], "mu.example.org");
+    assert!(said["counters"]["confirmations"].as_u64() > Some(0), "{said}");
+    // Created, moved, deleted.
+    master.set("user.nobody", "be1.example.org!default");
+    until("created", || daemon.ask("lmtp", "nobody@example.org") == JANE);
+    master.set("user.nobody", "be2.example.org!default");
+    until("moved", || daemon.ask("lmtp", "nobody@example.org").contains("be2"));
+    master.delete("user.nobody");
+    until("deleted", || daemon.ask("lmtp", "nobody@example.org") == UNKNOWN);
+    // Commands answer from the same replica while the daemon runs.
+    assert_eq!(site.lookup("jane@example.org")["answer"], JANE);
+    assert_eq!(site.lookup("nobody@example.org")["outcome"], "unknown");
+    let check = site.run("check", &[]);
+    let check = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.contains("the server calls itself mu.example.org"), "{check}");
+}
+
+#[test]
+fn with_the_master_dead_the_known_are_answered_and_nobody_is_unknown() {
+    let master = Master::start(LIST);
+    let site = site(&master, "\"replica\"");
+    let daemon = Daemon::start(&site);
+    fresh(&site, &daemon);
+    let port = master.port;
+    drop(master);
+    until("stale", || status(&site, &daemon).0 == Some(75));
+    let deferred = |daemon: &Daemon| {
+        let nobody = daemon.ask("lmtp", "nobody@example.org");
+        assert!(nobody.starts_with("OK retry:4.3.0") || nobody.starts_with("TEMP "), "{nobody}");
+        assert_eq!(daemon.ask("lmtp", "jane@example.org"), JANE);
+    };
+    deferred(&daemon);
+    // Also after a crash of ours, before there is any contact.
+    daemon.signal(Signal::SIGKILL);
+    daemon.wait();
+    let daemon = Daemon::start(&site);
+    deferred(&daemon);
+    assert!(status(&site, &daemon).1["trouble"].is_string());
+    // It recovers without help.
+    let _master = Master::start_at(port, LIST);
+    until("unknown again", || daemon.ask("lmtp", "nobody@example.org") == UNKNOWN);
+}
+
+#[test]
+fn the_source_find_asks_for_everybody() {
+    let master = Master::start(LIST);
+    let site = site(&master, "\"find\"");
+    assert_eq!(site.lookup("jane@example.org")["answer"], JANE);
+    assert_eq!(site.lookup("nobody@example.org")["outcome"], "unknown");
+    let daemon = Daemon::start(&site);
+    assert_eq!(daemon.ask("lmtp", "jane@example.org"), JANE);
+    assert_eq!(daemon.ask("lmtp", "nobody@example.org"), UNKNOWN);
+    assert_eq!(status(&site, &daemon).1["state"], "connected");
+    drop(master);
+    let jane = daemon.ask("lmtp", "jane@example.org");
+    assert!(jane.starts_with("OK retry:4.3.0") || jane.starts_with("TEMP "), "{jane}");
+}
+
+#[test]
+fn an_account_that_the_frontends_slave_lost_is_routed_all_the_same() {
+    let master = Master::start(&[("user.lost", "be1.example.org!default")]);
+    let site = Site::new();
+    site.imapd_conf(&master.imapd_conf());
+    site.config("domains = [\"example.org\"]\n[mupdate]\nallow-plaintext = true\n");
+    let daemon = Daemon::start(&site);
+    assert_eq!(daemon.ask("lmtp", "lost@example.org"), JANE);
+    assert_eq!(daemon.ask("lmtp", "nobody@example.org"), UNKNOWN);
+    assert_eq!(site.lookup("lost@example.org")["answer"], JANE);
+}
+
+#[test]
+fn a_password_that_would_go_in_the_clear_is_not_sent() {
+    let master = Master::start(LIST);
+    let site = site(&master, "\"find\"");
+    site.config("domains = [\"example.org\"]\nsource = \"find\"\n");
+    let answer = site.lookup("nobody@example.org");
+    assert_eq!(answer["outcome"], "deferred");
+    assert!(answer["reason"].as_str().unwrap().contains("allow-plaintext"), "{answer}");
+    assert!(master.asked().is_empty());
+    let output = site.run("lookup", &["--allow-plaintext", "nobody@example.org"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[test]
+fn a_reload_keeps_the_replica_and_its_connection() {
+    let master = Master::start(LIST);
+    let site = site(&master, "\"replica\"");
+    let daemon = Daemon::start(&site);
+    fresh(&site, &daemon);
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for("answering at");
+    assert_eq!(status(&site, &daemon).0, Some(0));
+    // What would need another one to follow into the same replica waits for the next start.
+    let config = fs::read_to_string(site.path("murder-route.toml")).unwrap();
+    fs::write(site.path("murder-route.toml"), format!("{config}tls = \"off\"\n")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for("count from the next start on");
+    assert_eq!(daemon.ask("lmtp", "jane@example.org"), JANE);
+    assert_eq!(status(&site, &daemon).0, Some(0));
+}
