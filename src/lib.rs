@@ -1,7 +1,8 @@
 //! The way mail gets into a Cyrus IMAP Murder without a proxy hop.
 //!
 //! A mail server asks for each recipient's backend, up front, and delivers there itself over LMTP.
-//! The answer comes from local knowledge: Cyrus' own `mailboxes.db` on a frontend.
+//! The answer comes from local knowledge: Cyrus' own `mailboxes.db` on a frontend, or a replica of the
+//! MUPDATE master's list that is kept on any host.
 //!
 //! # The promise
 //!
@@ -16,12 +17,14 @@
 //! * **Pure**: bytes and values in, values out. No sockets, no files, no clock. [`mailbox`] has the
 //!   names and records everything else speaks of; [`address`] makes a mailbox name of a recipient
 //!   as Cyrus' `lmtpd` does, by the rules that [`imapd_conf`] reads; [`cyrusdb`] reads the four
-//!   file formats of `mailboxes.db` over a byte source; [`router`] decides; [`wire`] has the
-//!   protocols of the mail servers, [`mupdate`] the one of a murder's master.
-//! * **System**: [`mailbox_list`] opens, follows and locks the real file, and asks the local
-//!   MUPDATE slave whether it is up to date.
-//! * **Surface**: what people run. [`config`], and with the feature `daemon` the `server` and the
-//!   `cli`.
+//!   file formats of `mailboxes.db` over a byte source; [`mupdate`] is the protocol of the master,
+//!   [`replica`] what follows from it; [`router`] decides, and [`confirm`] has what was found out to
+//!   confirm a miss; [`wire`] has the protocols of the mail servers.
+//! * **System**: [`mailbox_list`] opens, follows and locks the real file, keeps the replica, makes
+//!   one list of several, and asks the local MUPDATE slave whether it is up to date; [`resolver`] is
+//!   a router with its lists.
+//! * **Surface**: what people run. [`config`], and with the feature `daemon` `follow`, which
+//!   connects to the master, the `server` and the `cli`.
 //!
 //! Start reading at [`router`].
 

@@ -117,6 +117,9 @@ impl Resolver {
         mut findings: Findings,
         ask: &mut dyn FnMut(&MailboxName, &mut Findings) -> Said,
     ) -> Route {
+        if let Some(steps) = explain.as_deref_mut() {
+            steps.push(format!("sources: {}", self.lists));
+        }
         for _ in 0..=MOST_ROUNDS {
             let name = match self.look(recipient, &findings, explain.as_deref_mut()) {
                 Verdict::Final(route) => return route,

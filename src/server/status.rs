@@ -118,11 +118,10 @@ impl Status {
             let doubt = Some("the replica is not open".into());
             return SourceStatus { source: "replica", state: "never".into(), doubt };
         };
-        let fresh = said.state == "fresh";
+        let stale = said.state == "stale";
         self.synchronised = said.synchronised.map(utc);
         let now = std::time::SystemTime::now();
-        self.stale_since =
-            said.age.filter(|_| !fresh).and_then(|age| now.checked_sub(age)).map(utc);
+        self.stale_since = said.age.filter(|_| stale).and_then(|age| now.checked_sub(age)).map(utc);
         // To the millisecond, which is more than anybody needs.
         self.barrier_age = said.age.map(|age| (age.as_secs_f64() * 1000.0).round() / 1000.0);
         self.names = Some(said.names);
