@@ -144,6 +144,37 @@ fn a_password_that_would_go_in_the_clear_is_not_sent() {
 }
 
 #[test]
+fn a_master_restarted_with_half_its_list_makes_nobody_unknown_until_that_is_accepted() {
+    let names: Vec<String> = (0..300).map(|n| format!("user.u{n}")).collect();
+    let list: Vec<(&str, &str)> =
+        names.iter().map(|name| (name.as_str(), "be1.example.org!default")).collect();
+    let master = Master::start(&list);
+    let site = site(&master, "\"replica\"");
+    let daemon = Daemon::start(&site);
+    fresh(&site, &daemon);
+    until("unknown", || daemon.ask("lmtp", "nobody@example.org") == UNKNOWN);
+    let port = master.port;
+    drop(master);
+    let _master = Master::start_at(port, &list[..150]);
+    until("held back", || {
+        // On the way there as well.
+        assert_eq!(daemon.ask("lmtp", "u299@example.org"), JANE);
+        status(&site, &daemon).1["state"] == "held-back"
+    });
+    let nobody = daemon.ask("lmtp", "nobody@example.org");
+    assert!(nobody.starts_with("OK retry:4.3.0") || nobody.starts_with("TEMP "), "{nobody}");
+    let (exit, said) = status(&site, &daemon);
+    let doubt = said["sources"][0]["doubt"].as_str().unwrap_or_default();
+    assert!(exit == Some(75) && doubt.contains("replica accept"), "{said}");
+    let config = site.path("murder-route.toml");
+    let output = common::run(&["replica", "accept", "--config", config.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    until("accepted", || daemon.ask("lmtp", "u299@example.org") == UNKNOWN);
+    assert_eq!(daemon.ask("lmtp", "u1@example.org"), JANE);
+    fresh(&site, &daemon);
+}
+
+#[test]
 fn a_reload_keeps_the_replica_and_its_connection() {
     let master = Master::start(LIST);
     let site = site(&master, "\"replica\"");

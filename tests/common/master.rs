@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the master knows, and how often it was asked.
 #[derive(Default)]
@@ -36,7 +36,15 @@ impl Master {
 
     /// The same at a port.
     pub fn start_at(port: u16, list: &[(&str, &str)]) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        // The one before may still be on its way out.
+        let began = Instant::now();
+        let listener = loop {
+            match TcpListener::bind(("127.0.0.1", port)) {
+                Ok(listener) => break listener,
+                Err(e) => assert!(began.elapsed() < super::PATIENCE, "{port}: {e}"),
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
         let port = listener.local_addr().unwrap().port();
         let list = list.iter().map(|(name, at)| ((*name).to_owned(), Some((*at).to_owned())));
         let state = State { list: list.collect(), ..State::default() };
