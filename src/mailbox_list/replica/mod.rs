@@ -5,6 +5,7 @@
 //! | `data.mdb` | 0640 | the records, see [`value`] |
 //! | `lock.mdb` | 0660 | LMDB's table of readers |
 //! | `lock` | 0640 | locked (`flock`) by the one who follows the master |
+//! | `*.set-aside` | | a store that was damaged, or of another version, when the daemon began anew |
 //!
 //! One process follows the master and writes, through a [`Place`]. Any number of processes read,
 //! through a [`ReplicaList`], and neither waits for the other. A reader must be able to write to
@@ -13,11 +14,15 @@
 //! # What survives what
 //!
 //! A killed process leaves the last commit as it was, and its place in the table of readers is taken
-//! back by the next one that writes. A write goes to pages that no commit refers to; a commit brings them to the disk
-//! before the page that refers to them is written, which itself follows with the next
-//! commit, or at once after a full list (`MDB_NOMETASYNC`; LMDB does not reuse what the commit
+//! back by the next one that writes. A write goes to pages that no commit refers to. A commit brings
+//! them to the disk before it writes the page that refers to them; that page itself follows with the
+//! next commit, or at once after a full list (`MDB_NOMETASYNC`; LMDB does not reuse what the commit
 //! before the last refers to). So a power failure can undo the last change, which the next full list
 //! brings back, and never harms the rest.
+//!
+//! A file that is shorter than its head says has either been cut off, or LMDB left pages at its end
+//! off that were in nobody's use, and its writer was killed before it filled the file up. Who opens
+//! it reads all of it to tell; the writer then copies the records to a new file.
 //!
 //! # Limits
 //!
@@ -28,6 +33,8 @@
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 mod list;
 mod place;
 mod store;

@@ -166,8 +166,11 @@ impl Open {
         for row in self.records.iter(&txn)? {
             let (key, value) = row?;
             rows += 1;
-            let name = MailboxName::new(key).is_ok() && value::record(value).is_ok();
-            if !name && !(key == value::ABOUT_KEY && value::about(value).is_ok()) {
+            let good = match key {
+                value::ABOUT_KEY => value::about(value).is_ok(),
+                _ => MailboxName::new(key).is_ok() && value::record(value).is_ok(),
+            };
+            if !good {
                 return Ok(false);
             }
         }

@@ -1,0 +1,262 @@
+//! Files that are damaged, cut off, replaced, or somebody else's.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::tests::{all, list_of, name, record};
+use super::*;
+use crate::mailbox::{Lookup, MailboxList as _};
+use crate::mailbox_list::map;
+use crate::replica::Batch as _;
+
+/// Damages a replica of 2000 names, then says what opening it comes to, and whether beginning anew
+/// works; what was there must still be there, beside it.
+fn damaged(damage: impl FnOnce(&Path)) -> Error {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open(dir.path()).unwrap();
+    list_of(&mut place, 0..2000, 0);
+    let list = place.list();
+    drop((place, list));
+    let data = dir.path().join("data.mdb");
+    damage(&data);
+    let bytes = std::fs::read(&data).unwrap();
+
+    map::guard();
+    let list = ReplicaList::open(dir.path()).unwrap();
+    assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
+    let error = Place::open(dir.path()).unwrap_err();
+    assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
+    assert_eq!(std::fs::read(&data).unwrap(), bytes);
+
+    let (mut place, why) = Place::open_or_begin_anew(dir.path()).unwrap();
+    assert_eq!(why.unwrap().to_string(), error.to_string());
+    assert_eq!(std::fs::read(dir.path().join("data.mdb.set-aside")).unwrap(), bytes);
+    assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
+    list_of(&mut place, 0..10, 0);
+    assert!(matches!(list.lookup(&name(1)), Lookup::Present(_)));
+    assert_eq!(list.lookup(&name(11)), Lookup::Absent);
+    drop(place);
+    // What serves is not set aside.
+    let (_place, why) = Place::open_or_begin_anew(dir.path()).unwrap();
+    assert!(why.is_none());
+    error
+}
+
+#[test]
+fn a_damaged_file_is_an_error_and_can_be_begun_anew() {
+    for damage in [
+        &(|path: &Path| std::fs::write(path, b"not LMDB's").unwrap()) as &dyn Fn(&Path),
+        &|path| std::fs::write(path, [0; 100_000]).unwrap(),
+        &|path| {
+            let bytes = std::fs::read(path).unwrap();
+            std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+        },
+        &|path| {
+            let bytes = std::fs::read(path).unwrap();
+            std::fs::write(path, &bytes[..8192]).unwrap();
+        },
+        &|path| {
+            // The table of what there is: LMDB finds a page that is none.
+            let mut bytes = std::fs::read(path).unwrap();
+            bytes[8192..].fill(0);
+            std::fs::write(path, &bytes).unwrap();
+        },
+    ] {
+        let error = damaged(damage);
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    }
+}
+
+#[test]
+fn damage_that_only_shows_later_makes_nobody_absent_and_does_not_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open(dir.path()).unwrap();
+    list_of(&mut place, 0..10_000, 0);
+    drop(place);
+    let data = dir.path().join("data.mdb");
+    let mut bytes = std::fs::read(&data).unwrap();
+    let at = bytes.len() / 2 / 4096 * 4096;
+    bytes[at..at + 4096].fill(0);
+    std::fs::write(&data, &bytes).unwrap();
+
+    let mut place = Place::open(dir.path()).unwrap();
+    let list = place.list();
+    let mut unsure = 0;
+    for n in 0..10_000 {
+        match list.lookup(&name(n)) {
+            Lookup::Present(_) => {}
+            Lookup::Unsure(_) => unsure += 1,
+            wrong => panic!("{wrong:?}"),
+        }
+    }
+    assert!((1..1000).contains(&unsure), "{unsure}");
+    let mut change = place.begin().unwrap();
+    let damaged = (0..10_000).find_map(|n| change.put(&name(n), &record("be2")).err());
+    assert!(matches!(damaged, Some(Error::Damaged { .. })), "{damaged:?}");
+    drop(change);
+    drop(place);
+    assert!(matches!(list.lookup(&name(1)), Lookup::Present(_)));
+    let (mut place, why) = Place::open_or_begin_anew(dir.path()).unwrap();
+    assert!(why.is_some());
+    assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
+    list_of(&mut place, 0..10_000, 0);
+    assert_eq!(all(&list).len(), 10_000);
+    drop(place);
+    assert!(Place::open_or_begin_anew(dir.path()).unwrap().1.is_none());
+}
+
+#[test]
+fn a_file_that_was_not_filled_up_is_mended_and_keeps_its_records() {
+    map::guard();
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data.mdb");
+    let mut place = Place::open(dir.path()).unwrap();
+    list_of(&mut place, 0..2000, 0);
+    // As if LMDB had left off the pages at its end: they are free.
+    let mut change = place.begin().unwrap();
+    for n in 10_000..12_000 {
+        change.put(&name(n), &record("be1")).unwrap();
+    }
+    change.commit().unwrap();
+    for _ in 0..2 {
+        let mut change = place.begin().unwrap();
+        for n in 10_000..12_000 {
+            change.delete(&name(n)).unwrap();
+        }
+        change.put(&name(1), &record("be7")).unwrap();
+        change.commit().unwrap();
+    }
+    drop(place);
+    let before = std::fs::metadata(&data).unwrap().len();
+    let list = ReplicaList::open(dir.path()).unwrap();
+    let model = all(&list);
+    let mut mended = 0;
+    for pages in 1..40 {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(&data, dir.path().join("data.mdb")).unwrap();
+        let file = std::fs::File::options().write(true).open(dir.path().join("data.mdb")).unwrap();
+        file.set_len(before - 4096 * pages).unwrap();
+        let list = ReplicaList::open(dir.path()).unwrap();
+        let whole = matches!(list.lookup(&name(1)), Lookup::Present(_));
+        let opened = Place::open(dir.path());
+        assert_eq!(opened.is_ok(), whole);
+        let Ok(mut place) = opened else { continue };
+        assert_eq!(all(&list), model);
+        list_of(&mut place, 0..3000, 0);
+        assert_eq!(all(&list).len(), 3000);
+        mended += 1;
+    }
+    assert!(mended > 0);
+}
+
+/// Rewrites what is known of the replica as a whole, below the trait.
+fn rewrite_about(data: &Path, value: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+    let store = super::store::Store::of(data.parent().unwrap()).unwrap();
+    let open = store.open_to_write(0, false).unwrap();
+    let mut txn = open.env.write_txn().unwrap();
+    let about = open.records.get(&txn, value::ABOUT_KEY).unwrap().unwrap().to_vec();
+    open.records.put(&mut txn, value::ABOUT_KEY, &value(about)).unwrap();
+    txn.commit().unwrap();
+}
+
+#[test]
+fn a_replica_of_another_version_is_an_error_that_says_so_and_can_be_begun_anew() {
+    let error = damaged(|path| {
+        rewrite_about(path, |mut about| {
+            about[14] = 9;
+            about
+        });
+    });
+    assert!(matches!(error, Error::Version { found: 9, .. }), "{error}");
+    assert!(error.to_string().contains("version 9"), "{error}");
+    let error = damaged(|path| rewrite_about(path, |about| about[..20].to_vec()));
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn a_database_of_somebody_else_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::open(dir.path()).unwrap();
+    let mut txn = place.open.env.write_txn().unwrap();
+    place.open.records.put(&mut txn, b"alias", b"somebody").unwrap();
+    place.open.records.delete(&mut txn, value::ABOUT_KEY).unwrap();
+    txn.commit().unwrap();
+    drop(place);
+    let before = std::fs::read(dir.path().join("data.mdb")).unwrap();
+    let error = Place::open_or_begin_anew(dir.path()).unwrap_err();
+    assert!(matches!(error, Error::NotOurs(_)), "{error}");
+    let list = ReplicaList::open(dir.path()).unwrap();
+    assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
+    assert_eq!(std::fs::read(dir.path().join("data.mdb")).unwrap(), before);
+}
+
+#[test]
+fn a_damaged_value_is_no_absence() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open(dir.path()).unwrap();
+    list_of(&mut place, 0..10, 0);
+    let mut txn = place.open.env.write_txn().unwrap();
+    place.open.records.put(&mut txn, name(5).as_bytes(), b"?").unwrap();
+    txn.commit().unwrap();
+    let list = place.list();
+    assert!(matches!(list.lookup(&name(5)), Lookup::Unsure(_)));
+    assert!(matches!(list.lookup(&name(4)), Lookup::Present(_)));
+    assert!(list.each(b"", &mut |_, _| ControlFlow::Continue(())).is_err());
+    // The next list mends it.
+    assert_eq!(list_of(&mut place, 0..10, 1).changed, 1);
+    assert!(matches!(list.lookup(&name(5)), Lookup::Present(_)));
+}
+
+#[test]
+fn a_directory_that_goes_and_comes_back_makes_nobody_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    let mut place = Place::open(&here).unwrap();
+    list_of(&mut place, 0..10, 0);
+    let list = place.list();
+    assert_eq!(list.lookup(&name(11)), Lookup::Absent);
+    std::fs::rename(&here, &there).unwrap();
+    assert!(matches!(list.lookup(&name(11)), Lookup::Unsure(_)));
+    assert!(matches!(place.begin(), Err(Error::Replaced(_))));
+    // Another replica in its place, while the writer still has the old one open.
+    std::fs::create_dir(&here).unwrap();
+    std::fs::copy(there.join("data.mdb"), here.join("data.mdb")).unwrap();
+    assert!(matches!(list.lookup(&name(11)), Lookup::Unsure(_)));
+    assert!(matches!(place.begin(), Err(Error::Replaced(_))));
+    drop(place);
+    assert_eq!(list.lookup(&name(11)), Lookup::Absent);
+    let mut place = Place::open(&here).unwrap();
+    list_of(&mut place, 0..12, 0);
+    assert!(matches!(list.lookup(&name(11)), Lookup::Present(_)));
+}
+
+#[test]
+fn a_file_cut_off_while_it_is_in_use_is_an_error_and_no_sigbus() {
+    map::guard();
+    for len in [0, 4096, 8192, 100_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut place = Place::open(dir.path()).unwrap();
+        list_of(&mut place, 0..10_000, 0);
+        let list = place.list();
+        assert_eq!(list.lookup(&name(10_000)), Lookup::Absent);
+        let file = std::fs::File::options().write(true).open(dir.path().join("data.mdb")).unwrap();
+        file.set_len(len).unwrap();
+        let mut unsure = 0;
+        for n in 0..10_001 {
+            match list.lookup(&name(n)) {
+                Lookup::Present(_) if n < 10_000 => {}
+                Lookup::Unsure(_) => unsure += 1,
+                wrong => panic!("{len}: {n}: {wrong:?}"),
+            }
+        }
+        assert!(unsure > 0, "{len}");
+        let begun = place.begin();
+        assert!(matches!(begun, Err(Error::Damaged { .. } | Error::Replaced(_))));
+        drop(begun);
+        drop(place);
+        let (mut place, why) = Place::open_or_begin_anew(dir.path()).unwrap();
+        assert_eq!(why.is_some(), len > 0, "{len}");
+        list_of(&mut place, 0..10, 0);
+        assert!(matches!(list.lookup(&name(9)), Lookup::Present(_)));
+    }
+}
