@@ -48,7 +48,8 @@ impl Place {
     }
 
     /// The same, and if what is there can be of no use, or a transaction of this process has found it
-    /// damaged, begins [anew](Self::begin_anew). Also returns why it did, for the log.
+    /// damaged, sets it aside as `data.mdb.set-aside` and begins with an empty replica. Also returns
+    /// why, for the log.
     pub fn open_or_begin_anew(dir: &Path) -> Result<(Self, Option<Error>), Error> {
         match Self::open(dir) {
             Ok(place) if place.store.take_damaged() => {
