@@ -70,9 +70,14 @@ impl Connection {
         Ok(Self { stream: Box::new(stream) })
     }
 
-    /// Reads what has come, at least a byte. 0 is the end.
+    /// Reads what has come, at least a byte. 0 is the end. Nothing is lost if it is given up.
     pub(crate) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(buffer).await
+        match self.stream.read(buffer).await {
+            // A server that was killed does not end TLS properly. It is the end all the same:
+            // nothing that was cut off is taken for whole in MUPDATE.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            read => read,
+        }
     }
 
     /// Sends all of it.

@@ -96,7 +96,8 @@ pub(crate) fn in_words(error: &io::Error, name: &str, ca_file: Option<&Path>) ->
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 "the server's certificate is not valid yet: are the clocks right?".to_owned()
             }
-            CertificateError::UnknownIssuer => {
+            // The second is that of an authority that was made anew under its old name.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 format!("the server's certificate is not signed {believed}")
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
@@ -107,8 +108,8 @@ pub(crate) fn in_words(error: &io::Error, name: &str, ca_file: Option<&Path>) ->
             }
             other => format!("the server's certificate cannot be believed: {other}"),
         },
-        Some(other) => format!("TLS failed: {other}"),
-        None => format!("TLS failed: {error}"),
+        Some(other) => other.to_string(),
+        None => error.to_string(),
     }
 }
 
