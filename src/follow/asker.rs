@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -29,15 +29,11 @@ const SHORT_PATIENCE: Duration = Duration::from_millis(500);
 /// Most questions that wait for the task.
 const MOST_WAITING: usize = 4096;
 
-/// For so long an "absent" is remembered: a mail server asks for a recipient several times within
-/// one SMTP command. What a stream tells of the name ends it at once.
-const ABSENT_FOR: Duration = Duration::from_secs(1);
+/// So many questions are taken at once.
+const BATCH: usize = 256;
 
 /// A master that seems to have lost its list is looked at again so often.
 const DOUBT_FOR: Duration = Duration::from_secs(10);
-
-/// So many are remembered at most.
-const MOST_ABSENT: usize = 10_000;
 
 type Answer = Result<Finding, Impossible>;
 
@@ -47,8 +43,11 @@ struct Question {
     answer: oneshot::Sender<Answer>,
 }
 
-/// A connection for questions, made when it is wanted and kept. Shared by tasks; dropping it ends
-/// the connection.
+/// A connection for questions, kept up. Shared by tasks; dropping it ends the connection.
+///
+/// Nothing is remembered: each answer was asked for after its question came. But while a FIND for a
+/// name is on its way, all further questions for the name wait for one more, so that their number
+/// does not reach the server.
 pub struct Asker {
     questions: mpsc::Sender<Question>,
     shared: Arc<Shared>,
@@ -64,14 +63,19 @@ impl std::fmt::Debug for Asker {
 
 /// What the task tells everybody.
 #[derive(Default)]
-struct Shared(Mutex<Known>);
+struct Shared {
+    known: Mutex<Known>,
+    /// The connection is to the wrong server.
+    leave: Notify,
+}
 
 #[derive(Default)]
 struct Known {
     /// Since when there is a connection, and to whom.
     up: Option<(Duration, String)>,
+    /// Why there is none.
+    failure: Option<String>,
     generation: Option<KeyGeneration>,
-    absent: HashMap<MailboxName, Duration>,
     asked: u64,
     /// The last question had no answer in time.
     silent: bool,
@@ -79,7 +83,7 @@ struct Known {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -88,23 +92,37 @@ impl Shared {
 pub struct AskerStatus {
     /// The server it is to, as that calls itself; `None`: there is no connection.
     pub server: Option<String>,
+    /// Why the last attempt failed, if there is no connection.
+    pub failure: Option<String>,
     /// How many names were asked for.
     pub asked: u64,
 }
 
 impl Asker {
-    /// Connects, and again whenever the connection is gone. Must be called within a tokio runtime.
+    /// Connects, and again whenever the connection is gone. `need`: whether a slave will do. What was
+    /// found before is asked for again on each connection, to notice a master that has lost its list.
+    /// Must be called within a tokio runtime.
     pub fn new(upstream: Arc<Upstream>, need: Need) -> Self {
+        Self::with(upstream, need, Witnesses::default())
+    }
+
+    /// The same beside a replica of the same master, whose stream notices that.
+    pub(super) fn beside_a_replica(upstream: Arc<Upstream>) -> Self {
+        Self::with(upstream, Need::Master, Witnesses::none())
+    }
+
+    fn with(upstream: Arc<Upstream>, need: Need, witnesses: Witnesses) -> Self {
         let (questions, arrivals) = mpsc::channel(MOST_WAITING);
         let shared = Arc::new(Shared::default());
         let run = Run {
             retry: Retry::new(upstream.servers().len()),
+            failures: vec![None; upstream.servers().len()],
+            last: 0,
             upstream: Arc::clone(&upstream),
             need,
             arrivals,
             shared: Arc::clone(&shared),
-            witnesses: Witnesses::default(),
-            last: None,
+            witnesses,
         };
         let task = tokio::spawn(run.for_ever()).abort_handle();
         Self { questions, shared, upstream, task }
@@ -112,54 +130,49 @@ impl Asker {
 
     /// Asks for a name; see [`Master::find`](crate::master::Master::find).
     pub async fn find(&self, name: &MailboxName) -> Answer {
-        let unsure = |why: &str| Ok(Finding::Unsure(format!("{}: {why}", self.upstream.named())));
         let patience = {
             let mut known = self.shared.lock();
-            let now = self.upstream.clock().now();
-            if known.absent.get(name).is_some_and(|until| now < *until) {
-                return Ok(Finding::Absent);
-            }
             known.asked += 1;
             if known.silent { SHORT_PATIENCE } else { PATIENCE }
         };
         let (answer, answered) = oneshot::channel();
         if self.questions.try_send(Question { name: name.clone(), answer }).is_err() {
-            return unsure("too many questions wait for the MUPDATE server");
+            return self.unsure("too many questions wait for the MUPDATE server");
         }
-        let finding = match timeout(patience, answered).await {
-            Ok(Ok(finding)) => finding,
-            Ok(Err(_)) => return unsure("the MUPDATE server is not asked any more"),
+        match timeout(patience, answered).await {
+            Ok(Ok(answer)) => {
+                self.shared.lock().silent = false;
+                answer
+            }
+            Ok(Err(_)) => self.unsure("the MUPDATE server is not asked any more"),
             Err(_) => {
-                self.shared.lock().silent = true;
-                return unsure(&format!("no answer within {} s", patience.as_secs_f32()));
+                let silence = format!("no answer within {} s", patience.as_secs_f32());
+                let before = {
+                    let mut known = self.shared.lock();
+                    known.silent = true;
+                    known.failure.clone()
+                };
+                self.unsure(&match before {
+                    Some(failure) => format!("{silence}; before that: {failure}"),
+                    None => silence,
+                })
             }
-        };
-        let mut known = self.shared.lock();
-        known.silent = false;
-        if finding == Ok(Finding::Absent) {
-            let now = self.upstream.clock().now();
-            if known.absent.len() >= MOST_ABSENT {
-                known.absent.retain(|_, until| now < *until);
-            }
-            if known.absent.len() < MOST_ABSENT {
-                known.absent.insert(name.clone(), now + ABSENT_FOR);
-            }
-        }
-        drop(known);
-        finding
-    }
-
-    /// Forgets that a name was absent: the stream has told something of it.
-    pub fn forget(&self, name: &MailboxName) {
-        let mut known = self.shared.lock();
-        if !known.absent.is_empty() {
-            known.absent.remove(name);
         }
     }
 
-    /// Since when there is the connection that is there now.
-    pub(super) fn up_since(&self) -> Option<Duration> {
-        self.shared.lock().up.as_ref().map(|(since, _)| *since)
+    fn unsure(&self, why: &str) -> Answer {
+        Ok(Finding::Unsure(format!("{}: {why}", self.upstream.named())))
+    }
+
+    /// Since when there is the connection that is there now, and to whom.
+    pub(super) fn up(&self) -> Option<(Duration, String)> {
+        self.shared.lock().up.clone()
+    }
+
+    /// Gives the connection up, for one to another server if there is one.
+    pub(super) fn leave(&self) {
+        // Whoever is not waiting now is told when the next question is answered.
+        self.shared.leave.notify_waiters();
     }
 
     /// What names the server keeps, from its release.
@@ -172,6 +185,7 @@ impl Asker {
         let known = self.shared.lock();
         AskerStatus {
             server: known.up.as_ref().map(|(_, server)| server.clone()),
+            failure: known.failure.clone(),
             asked: known.asked,
         }
     }
@@ -191,17 +205,91 @@ struct Run {
     shared: Arc<Shared>,
     retry: Retry,
     witnesses: Witnesses,
-    /// Why there is no connection.
-    last: Option<Failure>,
+    /// How each server failed last, unless it works.
+    failures: Vec<Option<Failure>>,
+    /// The one that was tried last.
+    last: usize,
 }
 
-/// Those who wait for an answer, by their ticket.
-type Waiting = HashMap<Ticket, Vec<oneshot::Sender<Answer>>>;
+/// Those who wait for answers.
+#[derive(Default)]
+struct Waiting {
+    /// Whom the answer to a question on its way is for.
+    asked: HashMap<Ticket, Vec<oneshot::Sender<Answer>>>,
+    /// Of each name that has one: who came since, and may not be given that answer.
+    later: HashMap<MailboxName, Vec<oneshot::Sender<Answer>>>,
+}
+
+impl Waiting {
+    fn ask(&mut self, finder: &mut Finder, question: Question, now: Duration) {
+        let Question { name, answer } = question;
+        if answer.is_closed() {
+            return;
+        }
+        match self.later.get_mut(&name) {
+            Some(later) => {
+                if later.len() == later.capacity() {
+                    later.retain(|waits| !waits.is_closed());
+                }
+                later.push(answer);
+            }
+            None => self.send(finder, name, vec![answer], now),
+        }
+    }
+
+    fn send(
+        &mut self,
+        finder: &mut Finder,
+        name: MailboxName,
+        who: Vec<oneshot::Sender<Answer>>,
+        now: Duration,
+    ) {
+        match finder.ask(name.clone(), now) {
+            Ok(ticket) => {
+                self.asked.entry(ticket).or_default().extend(who);
+                self.later.insert(name, Vec::new());
+            }
+            Err(finding) => answer(who, &Ok(finding)),
+        }
+    }
+
+    /// An answer has come.
+    fn answer(
+        &mut self,
+        finder: &mut Finder,
+        (ticket, name): (Ticket, MailboxName),
+        finding: Finding,
+        now: Duration,
+    ) {
+        // Else it was asked for the witnesses.
+        let Some(who) = self.asked.remove(&ticket) else { return };
+        answer(who, &Ok(finding));
+        let mut later = self.later.remove(&name).unwrap_or_default();
+        later.retain(|waits| !waits.is_closed());
+        if !later.is_empty() {
+            self.send(finder, name, later, now);
+        }
+    }
+
+    fn refuse(self, why: &Failure) {
+        let refusal = Ok(refusal(why));
+        for who in self.asked.into_values().chain(self.later.into_values()) {
+            answer(who, &refusal);
+        }
+    }
+}
+
+/// Who stopped waiting has met his deadline.
+fn answer(who: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
+    for waits in who {
+        let _ = waits.send(answer.clone());
+    }
+}
 
 impl Run {
     async fn for_ever(mut self) {
+        let clock = self.upstream.clock();
         loop {
-            let clock = self.upstream.clock();
             let (server, at) = self.retry.next(clock.now());
             if !self.refuse_until(at).await {
                 return;
@@ -209,7 +297,7 @@ impl Run {
             let failure = match self.upstream.log_in(server, self.need).await {
                 Ok((connection, session)) => {
                     self.retry.worked(server);
-                    self.last = None;
+                    self.note(server, None);
                     info!(
                         "asking the MUPDATE server {} for names ({}{})",
                         session.banner.server,
@@ -220,28 +308,34 @@ impl Run {
                     {
                         let mut known = self.shared.lock();
                         known.up = Some((clock.now(), session.banner.server.clone()));
+                        known.failure = None;
                         known.generation = generation.or(known.generation);
-                        known.absent.clear();
                     }
-                    let failure = self.answer(connection, session).await;
+                    let mut waiting = Waiting::default();
+                    let failure = self.answer(connection, session, &mut waiting).await;
                     self.shared.lock().up = None;
-                    match failure {
-                        Some(failure) => failure,
-                        None => return,
-                    }
+                    let Some(failure) = failure else { return };
+                    waiting.refuse(&failure);
+                    failure
                 }
                 Err(failure) => failure,
             };
-            if self.last.as_ref() != Some(&failure) {
-                warn!("cannot ask the MUPDATE server at {}: {failure}", self.address(server));
+            self.shared.lock().failure = Some(failure.to_string());
+            if self.failures.get(server).is_some_and(|last| last.as_ref() != Some(&failure)) {
+                let servers = self.upstream.servers();
+                let named = servers.get(server).map(ToString::to_string).unwrap_or_default();
+                warn!("cannot ask the MUPDATE server at {named}: {failure}");
             }
             self.retry.failed(server, trouble(&failure), clock.now(), super::chance());
-            self.last = Some(failure);
+            self.note(server, Some(failure));
         }
     }
 
-    fn address(&self, server: usize) -> String {
-        self.upstream.servers().get(server).map(ToString::to_string).unwrap_or_default()
+    fn note(&mut self, server: usize, failure: Option<Failure>) {
+        if let Some(last) = self.failures.get_mut(server) {
+            *last = failure;
+            self.last = server;
+        }
     }
 
     /// Between two attempts everybody is told at once that there is no connection. False when
@@ -253,12 +347,9 @@ impl Run {
         while clock.now() < moment {
             tokio::select! {
                 biased;
-                () = clock.reach(Some(moment)) => return true,
+                () = clock.reach(Some(moment)) => {}
                 question = self.arrivals.recv() => match question {
-                    Some(question) => {
-                        // Who stopped waiting met his deadline.
-                        let _ = question.answer.send(self.refusal());
-                    }
+                    Some(Question { answer: waits, .. }) => answer(vec![waits], &self.refusal()),
                     None => return false,
                 }
             }
@@ -266,66 +357,82 @@ impl Run {
         true
     }
 
+    /// What is said while there is no connection. Asking is impossible only if it is with every
+    /// server: one that is down may be the one that works.
     fn refusal(&self) -> Answer {
-        match &self.last {
-            Some(failure) => refusal(failure),
-            None => Ok(Finding::Unsure("there is no connection to the MUPDATE server".into())),
+        let config = |failure: &Option<Failure>| {
+            failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Config)
+        };
+        match self.failures.get(self.last) {
+            Some(Some(failure)) if self.failures.iter().all(config) => {
+                Err(Impossible(failure.to_string()))
+            }
+            Some(Some(failure)) => Ok(refusal(failure)),
+            _ => Ok(Finding::Unsure("there is no connection to the MUPDATE server".into())),
         }
     }
 
     /// Answers questions over a connection until it fails. `None`: nobody can ask any more.
-    async fn answer(&mut self, mut connection: Connection, session: Session) -> Option<Failure> {
+    async fn answer(
+        &mut self,
+        mut connection: Connection,
+        session: Session,
+        waiting: &mut Waiting,
+    ) -> Option<Failure> {
         let clock = self.upstream.clock();
         let mut finder = Finder::new(session, self.upstream.timings(), clock.now());
-        let mut waiting = Waiting::new();
         let mut piece = vec![0; PIECE];
-        let mut look_again = Some(clock.now());
+        let mut batch = Vec::new();
+        let mut look_at = Some(clock.now());
         loop {
-            if look_again.is_some_and(|moment| moment <= clock.now()) {
+            if look_at.is_some_and(|moment| moment <= clock.now()) {
                 self.witnesses.begin();
                 for name in self.witnesses.names() {
                     // Nobody waits for it; the answer is for the witnesses.
                     let _ = finder.ask(name, clock.now());
                 }
-                look_again = None;
+                look_at = None;
             }
-            let failed = self.take_answers(&mut finder, &mut waiting);
-            if look_again.is_none() && self.witnesses.doubt().is_some() {
-                look_again = Some(clock.now() + DOUBT_FOR);
-            }
+            let failed = self.take_answers(&mut finder, waiting);
+            look_at = match self.witnesses.doubt() {
+                Some(_) => look_at.or(Some(clock.now() + DOUBT_FOR)),
+                None => None,
+            };
             let output = std::mem::take(finder.output());
             if let Err(failure) = upstream::send(&mut connection, &output).await {
-                self.refuse(waiting, &failure);
                 return Some(failure);
             }
             if let Some(failure) = failed {
                 return Some(failure);
             }
             tokio::select! {
+                // What has come counts before a deadline.
                 biased;
                 read = connection.read(&mut piece) => match read {
                     Ok(0) => finder.closed(),
                     Ok(read) => finder.receive(upstream::bytes(&piece, read), clock.now()),
-                    Err(error) => {
-                        let failure = Failure::Network(error.to_string());
-                        self.refuse(waiting, &failure);
-                        return Some(failure);
-                    }
+                    Err(error) => return Some(Failure::Network(error.to_string())),
                 },
-                question = self.arrivals.recv() => {
-                    let Question { name, answer } = question?;
-                    match finder.ask(name, clock.now()) {
-                        Ok(ticket) => waiting.entry(ticket).or_default().push(answer),
-                        Err(finding) => drop(answer.send(Ok(finding))),
+                taken = self.arrivals.recv_many(&mut batch, BATCH) => {
+                    if taken == 0 {
+                        return None;
+                    }
+                    for question in batch.drain(..) {
+                        waiting.ask(&mut finder, question, clock.now());
                     }
                 }
+                () = self.shared.leave.notified() => {
+                    let why = "the stream of changes comes from another server";
+                    return Some(Failure::Network(why.into()));
+                }
                 () = clock.reach(finder.deadline()) => finder.tick(clock.now()),
-                () = clock.reach(look_again) => {}
+                () = clock.reach(look_at) => {}
             }
         }
     }
 
     fn take_answers(&mut self, finder: &mut Finder, waiting: &mut Waiting) -> Option<Failure> {
+        let now = self.upstream.clock().now();
         loop {
             match finder.next() {
                 Ok(Some((ticket, name, finding))) => {
@@ -334,28 +441,17 @@ impl Run {
                         (Finding::Absent, Some(doubt)) => Finding::Unsure(doubt),
                         (finding, _) => finding,
                     };
-                    for answer in waiting.remove(&ticket).unwrap_or_default() {
-                        let _ = answer.send(Ok(finding.clone()));
-                    }
+                    waiting.answer(finder, (ticket, name), finding, now);
                 }
                 Ok(None) => return None,
                 Err(failure) => return Some(failure),
             }
         }
     }
-
-    fn refuse(&self, waiting: Waiting, failure: &Failure) {
-        for answer in waiting.into_values().flatten() {
-            let _ = answer.send(refusal(failure));
-        }
-    }
 }
 
-fn refusal(failure: &Failure) -> Answer {
-    match failure.kind() {
-        FailureKind::Config => Err(Impossible(failure.to_string())),
-        _ => Ok(Finding::Unsure(format!("the MUPDATE server cannot be asked: {failure}"))),
-    }
+fn refusal(failure: &Failure) -> Finding {
+    Finding::Unsure(format!("the MUPDATE server cannot be asked: {failure}"))
 }
 
 /// How long such a failure keeps a server from being tried again.

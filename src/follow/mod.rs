@@ -34,7 +34,7 @@ use crate::mupdate::{Finding, Need};
 /// The MUPDATE servers, and the replica if there is one.
 #[derive(Debug)]
 pub struct Murder {
-    asker: Arc<Asker>,
+    asker: Asker,
     replica: Option<Replica>,
 }
 
@@ -42,7 +42,7 @@ impl Murder {
     /// Asks for names, and nothing else. `need`: whether a slave will do. Must be called within a
     /// tokio runtime.
     pub fn to_ask(upstream: Upstream, need: Need) -> Self {
-        Self { asker: Arc::new(Asker::new(Arc::new(upstream), need)), replica: None }
+        Self { asker: Asker::new(Arc::new(upstream), need), replica: None }
     }
 
     /// Follows the master into a replica, and asks it for names as well. Must be called within a
@@ -52,8 +52,8 @@ impl Murder {
         options: &ReplicaSettings,
     ) -> Result<Self, crate::mailbox_list::replica::Error> {
         let upstream = Arc::new(upstream);
-        let asker = Arc::new(Asker::new(Arc::clone(&upstream), Need::Master));
-        let replica = Replica::follow(&upstream, Arc::clone(&asker), options)?;
+        let replica = Replica::follow(&upstream, options)?;
+        let asker = Asker::beside_a_replica(upstream);
         Ok(Self { asker, replica: Some(replica) })
     }
 
@@ -76,13 +76,23 @@ impl Murder {
 
     async fn ask(&self, name: &MailboxName) -> Result<Finding, Impossible> {
         let finding = self.asker.find(name).await?;
-        if finding == Finding::Absent
-            && let Some(replica) = &self.replica
-            && let Some(doubt) = replica.doubts_absent(self.asker.up_since())
+        let Some(replica) = &self.replica else { return Ok(finding) };
+        if finding != Finding::Absent {
+            return Ok(finding);
+        }
+        let asked = self.asker.up();
+        let followed = replica.link().server;
+        if let (Some((_, asked)), Some(followed)) = (&asked, followed)
+            && *asked != followed
         {
+            // What the one has been looked at for says nothing of the other.
+            self.asker.leave();
+            let doubt =
+                format!("the MUPDATE server `{asked}` was asked, and `{followed}` is followed");
             return Ok(Finding::Unsure(doubt));
         }
-        Ok(finding)
+        let doubt = replica.doubts_absent(asked.map(|(since, _)| since));
+        Ok(doubt.map_or(Finding::Absent, Finding::Unsure))
     }
 }
 
@@ -109,11 +119,9 @@ impl Master for Murder {
     }
 
     fn trouble(&self) -> Option<String> {
-        if self.asker.status().server.is_some() {
-            return None;
-        }
-        let failure = self.replica.as_ref().and_then(|replica| replica.link().failure);
-        Some(failure.unwrap_or_else(|| "there is no connection to the MUPDATE server".into()))
+        let AskerStatus { server, failure, .. } = self.asker.status();
+        let none = || "there is no connection to the MUPDATE server".to_owned();
+        server.is_none().then(|| failure.unwrap_or_else(none))
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {

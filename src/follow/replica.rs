@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
-use super::asker::Asker;
 use super::upstream::{Clock, Upstream};
 use super::{stream, writer};
 use crate::config::ReplicaSettings;
@@ -66,7 +65,6 @@ pub(super) struct Shared {
     barrier: watch::Sender<Option<Duration>>,
     relist: Mutex<Option<Wanted>>,
     relists: Notify,
-    asker: Arc<Asker>,
 }
 
 #[derive(Debug, Default)]
@@ -84,11 +82,7 @@ impl Replica {
     /// # Errors
     ///
     /// If the directory cannot be written to, or another process follows the master into it.
-    pub fn follow(
-        upstream: &Arc<Upstream>,
-        asker: Arc<Asker>,
-        options: &ReplicaSettings,
-    ) -> Result<Self, Error> {
+    pub fn follow(upstream: &Arc<Upstream>, options: &ReplicaSettings) -> Result<Self, Error> {
         let (place, anew) = Place::open_or_begin_anew(&options.directory)?;
         if let Some(why) = anew {
             tracing::warn!("the replica begins anew: {why}");
@@ -107,7 +101,6 @@ impl Replica {
             barrier: watch::Sender::new(None),
             relist: Mutex::new(None),
             relists: Notify::new(),
-            asker,
         });
         let (tell, told) = mpsc::channel(QUEUE);
         let writer = writer::Writer {
@@ -256,7 +249,7 @@ impl Shared {
         let mut changes = 0;
         for event in events {
             match event {
-                Event::Record(name, _) => self.asker.forget(name),
+                Event::Record(..) => {}
                 Event::Deleted(name) => standing.deleted(name, now),
                 Event::Listed | Event::Current { .. } => continue,
             }

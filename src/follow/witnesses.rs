@@ -9,8 +9,9 @@ const MOST: usize = 16;
 
 /// Some names that were found, asked for again on the next connection, and later if too few of them
 /// were found there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Witnesses {
+    most: usize,
     names: Vec<MailboxName>,
     /// Those of them of which nothing was heard since.
     open: Vec<MailboxName>,
@@ -18,7 +19,18 @@ pub(crate) struct Witnesses {
     next: usize,
 }
 
+impl Default for Witnesses {
+    fn default() -> Self {
+        Self { most: MOST, ..Self::none() }
+    }
+}
+
 impl Witnesses {
+    /// Remembers nothing, and doubts nothing.
+    pub(crate) fn none() -> Self {
+        Self { most: 0, names: Vec::new(), open: Vec::new(), missing: 0, next: 0 }
+    }
+
     /// All have to be heard again.
     pub(crate) fn begin(&mut self) {
         self.open.clone_from(&self.names);
@@ -55,11 +67,15 @@ impl Witnesses {
     }
 
     fn remember(&mut self, name: &MailboxName) {
-        match self.names.get_mut(self.next) {
-            Some(place) => place.clone_from(name),
-            None => self.names.push(name.clone()),
+        if self.names.len() < self.most {
+            self.names.push(name.clone());
+        } else if self.missing == 0
+            && let Some(place) = self.names.get_mut(self.next)
+        {
+            // Else those that a master still has would drive out those that it has lost.
+            place.clone_from(name);
+            self.next = (self.next + 1) % self.most;
         }
-        self.next = (self.next + 1) % MOST;
     }
 
     /// Why "absent" is not believed, if it is not.
@@ -68,7 +84,7 @@ impl Witnesses {
         if open > 0 {
             return Some("it is still open whether the MUPDATE master has kept its list".into());
         }
-        (missing > 1 && missing * 10 > all).then(|| {
+        (missing > 0 && (missing > 1 || all == 1) && missing * 10 > all).then(|| {
             format!(
                 "the MUPDATE master has lost {missing} of {all} mailboxes that it had before it was \
                  connected to anew; if that is meant, restart murder-route"
@@ -120,6 +136,32 @@ mod tests {
         for name in &asked {
             witnesses.heard(name, &found());
         }
+        assert_eq!(witnesses.doubt(), None);
+    }
+
+    #[test]
+    fn the_half_that_a_master_still_has_does_not_vouch_for_the_lost_one() {
+        let mut witnesses = known(16);
+        for _ in 0..3 {
+            witnesses.begin();
+            for (at, name) in witnesses.names().iter().enumerate() {
+                let finding = if at < 8 { Finding::Absent } else { found() };
+                witnesses.heard(name, &finding);
+            }
+            for n in 100..200 {
+                witnesses.heard(&name(n), &found());
+            }
+            assert!(witnesses.doubt().unwrap().contains("8 of 16"));
+        }
+    }
+
+    #[test]
+    fn the_only_one_that_is_known_counts_until_there_is_another() {
+        let mut witnesses = known(1);
+        witnesses.begin();
+        witnesses.heard(&name(0), &Finding::Absent);
+        assert!(witnesses.doubt().is_some());
+        witnesses.heard(&name(1), &found());
         assert_eq!(witnesses.doubt(), None);
     }
 
