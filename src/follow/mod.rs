@@ -68,9 +68,9 @@ impl Murder {
     }
 
     /// Ends all connections and closes the replica, so that it can be opened anew.
-    pub fn stop(self) {
+    pub async fn stop(self) {
         if let Some(replica) = self.replica {
-            replica.stop();
+            replica.stop().await;
         }
     }
 

@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{JoinHandle as Task, spawn_blocking};
 
 use super::upstream::{Clock, Upstream};
 use super::{stream, writer};
@@ -27,7 +27,7 @@ const BARRIER: Duration = Duration::from_secs(4);
 pub struct Replica {
     list: ReplicaList,
     shared: Arc<Shared>,
-    stream: AbortHandle,
+    stream: Task<()>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -57,7 +57,6 @@ pub(super) enum Wanted {
 #[derive(Debug)]
 pub(super) struct Shared {
     clock: Clock,
-    epoch: SystemTime,
     max_age: Option<Duration>,
     standing: Mutex<Standing>,
     link: Mutex<Link>,
@@ -70,9 +69,20 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 struct Link {
     server: Option<String>,
+    /// How the last connection or attempt ended, until one has caught up.
     failure: Option<Failure>,
+    /// Why the replica could not be written, until it could.
+    disk: Option<String>,
     connections: u64,
     changes: u64,
+}
+
+impl Link {
+    /// Why there is no connection, if there is none.
+    fn why_none(&self) -> Option<String> {
+        let failure = self.failure.as_ref().filter(|_| self.server.is_none());
+        failure.map(ToString::to_string)
+    }
 }
 
 impl Replica {
@@ -92,16 +102,8 @@ impl Replica {
         let clock = upstream.clock();
         // What the clock said when durations began.
         let epoch = SystemTime::now().checked_sub(clock.now()).unwrap_or(SystemTime::UNIX_EPOCH);
-        let shared = Arc::new(Shared {
-            clock,
-            epoch,
-            max_age: options.max_age,
-            standing: Mutex::new(Standing::new(about, names, epoch)),
-            link: Mutex::default(),
-            barrier: watch::Sender::new(None),
-            relist: Mutex::new(None),
-            relists: Notify::new(),
-        });
+        let standing = Standing::new(about, names, epoch);
+        let shared = Arc::new(Shared::new(clock, standing, options.max_age));
         let (tell, told) = mpsc::channel(QUEUE);
         let writer = writer::Writer {
             shared: Arc::clone(&shared),
@@ -116,7 +118,7 @@ impl Replica {
             Error::Io { path, source }
         })?;
         let stream = stream::run(Arc::clone(upstream), Arc::clone(&shared), tell);
-        let stream = tokio::spawn(stream).abort_handle();
+        let stream = tokio::spawn(stream);
         Ok(Self { list, shared, stream, writer: Some(writer) })
     }
 
@@ -142,8 +144,7 @@ impl Replica {
     /// looked at, and held back if it had lost much, only if the stream has had a barrier since
     /// that connection was made.
     pub(super) fn doubts_absent(&self, asker_up: Option<Duration>) -> Option<String> {
-        let standing = self.shared.standing();
-        if let Err(why) = standing.misses(self.shared.now()) {
+        if let Some(why) = self.shared.doubt() {
             return Some(why);
         }
         let barrier = *self.shared.barrier.borrow();
@@ -164,7 +165,7 @@ impl Replica {
 
     /// How the replica stands.
     pub fn status(&self) -> Status {
-        self.shared.standing().status(self.shared.now())
+        self.shared.status()
     }
 
     /// How the connection stands.
@@ -172,23 +173,21 @@ impl Replica {
         let link = self.shared.link();
         LinkStatus {
             server: link.server.clone(),
-            failure: link.failure.as_ref().map(ToString::to_string),
+            failure: link.why_none(),
             connections: link.connections,
             changes: link.changes,
         }
     }
 
-    /// Stops following and closes the place, so that it can be opened anew.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
+    /// Stops following and closes the place, so that it can be opened anew. Waits for a commit that
+    /// is under way.
+    pub async fn stop(mut self) {
         self.stream.abort();
+        // The writer ends when the stream's end of the channel is dropped, and that is when the task
+        // has been. A panic of either has been reported by its hook.
+        let _ = (&mut self.stream).await;
         if let Some(writer) = self.writer.take() {
-            // It ends when the stream's end of the channel is dropped, within one commit. A panic
-            // there has been reported by its hook.
-            let _ = writer.join();
+            let _ = spawn_blocking(|| writer.join()).await;
         }
     }
 }
@@ -200,6 +199,18 @@ impl Drop for Replica {
 }
 
 impl Shared {
+    pub(super) fn new(clock: Clock, standing: Standing, max_age: Option<Duration>) -> Self {
+        Self {
+            clock,
+            max_age,
+            standing: Mutex::new(standing),
+            link: Mutex::default(),
+            barrier: watch::Sender::new(None),
+            relist: Mutex::new(None),
+            relists: Notify::new(),
+        }
+    }
+
     fn standing(&self) -> MutexGuard<'_, Standing> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,15 +223,32 @@ impl Shared {
         self.clock.now()
     }
 
+    /// What the clock said at a moment. By the clock as it is now: it may have been put right since
+    /// the start.
     pub(super) fn clock_at(&self, moment: Duration) -> SystemTime {
-        self.epoch + moment
+        let ago = self.now().saturating_sub(moment);
+        SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// Why no miss is believed, if none is, and what keeps the connection from coming back.
+    fn doubt(&self) -> Option<String> {
+        let doubt = self.standing().misses(self.now()).err()?;
+        let link = self.link();
+        match link.disk.clone().or_else(|| link.why_none()) {
+            Some(why) => Some(format!("{doubt}: {why}")),
+            None => Some(doubt),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let status = self.standing().status(self.now());
+        Status { doubt: self.doubt(), ..status }
     }
 
     /// There is a connection to this master.
     pub(super) fn connected(&self, server: &str) {
         let mut link = self.link();
         link.server = Some(server.to_owned());
-        link.failure = None;
         link.connections += 1;
     }
 
@@ -240,6 +268,13 @@ impl Shared {
 
     pub(super) fn lost(&self) {
         self.standing().lost();
+    }
+
+    /// The replica cannot be written.
+    pub(super) fn unwritten(&self, why: String) {
+        self.link().disk = Some(why);
+        self.standing().lost();
+        self.relist(Wanted::Unwritten);
     }
 
     /// What is about to be committed.
@@ -262,12 +297,19 @@ impl Shared {
     /// What has been committed.
     pub(super) fn stored(&self, about: About, names: u64) {
         self.standing().stored(about, names);
+        self.link().disk = None;
     }
 
     /// A barrier was answered, and what was told before it is committed.
     pub(super) fn current(&self, asked: Duration) {
         self.standing().current(asked);
+        self.link().failure = None;
         self.barrier.send_replace(Some(asked));
+    }
+
+    /// Whether a barrier that was asked for since then was answered, and all before it written.
+    pub(super) fn current_since(&self, moment: Duration) -> bool {
+        self.barrier.borrow().is_some_and(|asked| asked >= moment)
     }
 
     /// Asks the stream for the list.
@@ -301,10 +343,10 @@ impl Trust for Shared {
     }
 
     fn misses(&self) -> Result<(), String> {
-        self.standing().misses(self.now())
+        self.doubt().map_or(Ok(()), Err)
     }
 
     fn status(&self) -> Option<Status> {
-        Some(self.standing().status(self.now()))
+        Some(Shared::status(self))
     }
 }

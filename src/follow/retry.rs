@@ -11,6 +11,8 @@ pub(crate) enum Trouble {
     /// three seconds' pause (`failedloginpause`), and mupdate of Cyrus 3.12 ends its whole process
     /// when a TLS handshake fails (`imap/mupdate.c:cmd_starttls`).
     Refused,
+    /// Our own disk. One that is full is not emptied by asking for the list again and again.
+    Disk,
 }
 
 impl Trouble {
@@ -19,6 +21,7 @@ impl Trouble {
         match self {
             Trouble::Network => (Duration::from_secs(1), Duration::from_secs(10)),
             Trouble::Refused => (Duration::from_secs(20), Duration::from_secs(300)),
+            Trouble::Disk => (Duration::from_secs(2), Duration::from_secs(300)),
         }
     }
 }

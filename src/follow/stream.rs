@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::asker::trouble;
 use super::connection::Connection;
@@ -11,7 +11,7 @@ use super::replica::{Shared, Wanted};
 use super::retry::{Retry, Trouble};
 use super::upstream::{self, PIECE, Upstream};
 use super::writer::Told;
-use crate::mupdate::{Event, Failure, Need, Session, Stream};
+use crate::mupdate::{Failure, Need, Session, Stream};
 
 /// So many events at most go to the writer at once.
 const BUNCH: usize = 1024;
@@ -25,13 +25,15 @@ enum End {
     Over,
 }
 
-/// Tells the writer what the master tells, for ever.
+/// Tells the writer what the master tells, for as long as there is a writer.
 pub(super) async fn run(upstream: Arc<Upstream>, shared: Arc<Shared>, told: mpsc::Sender<Told>) {
     let clock = upstream.clock();
     let mut retry = Retry::new(upstream.servers().len());
+    // What is no server's fault must not send us to another one.
+    let mut ours = Retry::new(1);
     loop {
         let (server, at) = retry.next(clock.now());
-        clock.reach(Some(at)).await;
+        clock.reach(Some(at.max(ours.next(clock.now()).1))).await;
         let named = upstream.servers().get(server).map(ToString::to_string).unwrap_or_default();
         // Whatever wanted the list: here it comes.
         shared.relisted();
@@ -44,25 +46,29 @@ pub(super) async fn run(upstream: Arc<Upstream>, shared: Arc<Shared>, told: mpsc
                     if session.tls { ", TLS" } else { "" }
                 );
                 shared.connected(&session.banner.server);
-                let end = follow(connection, session, &upstream, &shared, &told, || {
-                    retry.worked(server);
-                })
-                .await;
+                let began = clock.now();
+                let end = follow(connection, session, &upstream, &shared, &told).await;
                 shared.disconnected();
+                if shared.current_since(began) {
+                    retry.worked(server);
+                    ours.worked(0);
+                }
                 if told.send(Told::Lost).await.is_err() {
-                    return;
+                    break;
                 }
                 end
             }
             Err(failure) => End::Failed(failure),
         };
         match end {
-            End::Over => return,
-            // A disk that is full is not emptied by asking again and again.
-            End::Relist(Wanted::Unwritten) => {
-                retry.failed(server, Trouble::Refused, clock.now(), super::chance());
+            End::Over => break,
+            End::Relist(why) => {
+                let trouble = match why {
+                    Wanted::HeldBack => Trouble::Network,
+                    Wanted::Unwritten => Trouble::Disk,
+                };
+                ours.failed(0, trouble, clock.now(), super::chance());
             }
-            End::Relist(Wanted::HeldBack) => {}
             End::Failed(failure) => {
                 if shared.failed(&failure) {
                     warn!("cannot follow the MUPDATE master at {named}: {failure}");
@@ -71,6 +77,7 @@ pub(super) async fn run(upstream: Arc<Upstream>, shared: Arc<Shared>, told: mpsc
             }
         }
     }
+    error!("the thread that writes the replica has ended: restart murder-route");
 }
 
 async fn follow(
@@ -79,7 +86,6 @@ async fn follow(
     upstream: &Upstream,
     shared: &Shared,
     told: &mpsc::Sender<Told>,
-    mut worked: impl FnMut(),
 ) -> End {
     let clock = upstream.clock();
     let banner = session.banner.clone();
@@ -97,11 +103,6 @@ async fn follow(
         tokio::select! {
             // What has come counts before a deadline: the writer may have kept us from reading it.
             biased;
-            read = connection.read(&mut piece) => match read {
-                Ok(0) => stream.closed(),
-                Ok(read) => stream.receive(upstream::bytes(&piece, read), clock.now()),
-                Err(error) => return End::Failed(Failure::Network(error.to_string())),
-            },
             wanted = shared.wants_list() => {
                 stream.log_out();
                 let goodbye = std::mem::take(stream.output());
@@ -109,15 +110,17 @@ async fn follow(
                 let _ = upstream::send(&mut connection, &goodbye).await;
                 return End::Relist(wanted);
             }
+            read = connection.read(&mut piece) => match read {
+                Ok(0) => stream.closed(),
+                Ok(read) => stream.receive(upstream::bytes(&piece, read), clock.now()),
+                Err(error) => return End::Failed(Failure::Network(error.to_string())),
+            },
             () = clock.reach(stream.deadline()) => stream.tick(clock.now()),
         }
         let mut bunch = Vec::new();
         let failed = loop {
             match stream.next() {
                 Ok(Some(event)) => {
-                    if matches!(event, Event::Current { .. }) {
-                        worked();
-                    }
                     bunch.push(event);
                     if bunch.len() >= BUNCH
                         && told.send(Told::Events(std::mem::take(&mut bunch))).await.is_err()

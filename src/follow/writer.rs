@@ -12,6 +12,9 @@ use crate::mailbox_list::replica::{Error, Place};
 use crate::mupdate::Event;
 use crate::replica::{Follower, Listing, Outcome};
 
+/// So many events that wait make one transaction, and a bunch more.
+const BATCH: usize = 8192;
+
 /// What the stream tells the writer.
 pub(super) enum Told {
     /// A full list follows: its records, and [`Event::Listed`].
@@ -85,9 +88,10 @@ impl Writer {
 
     /// Nothing that can be answered is given up for it: the file stays as it is.
     fn trouble(&mut self, why: &Error) {
-        error!("the replica cannot be written: {why}");
+        let why = format!("the replica cannot be written: {why}");
+        error!("{why}");
         self.place = None;
-        self.shared.relist(Wanted::Unwritten);
+        self.shared.unwritten(why);
     }
 
     fn follow(
@@ -163,18 +167,30 @@ impl Writer {
         &mut self,
         place: &mut Place,
         follower: &mut Follower,
-        mut events: Vec<Event>,
+        rest: Vec<Event>,
     ) -> Result<End, Error> {
+        let mut told = Some(Told::Events(rest));
         loop {
-            self.apply(place, follower, &events)?;
-            events.clear();
-            match self.told.blocking_recv() {
-                Some(Told::Events(more)) => events = more,
+            let mut events;
+            match told.or_else(|| self.told.blocking_recv()) {
+                Some(Told::Events(first)) => events = first,
                 Some(Told::Connected { master, release }) => {
                     return Ok(End::Connected { master, release });
                 }
                 Some(Told::Lost) => return Ok(End::Lost),
                 None => return Ok(End::Over),
+            }
+            told = loop {
+                match self.told.try_recv() {
+                    Ok(Told::Events(more)) if events.len() < BATCH => events.extend(more),
+                    Ok(other) => break Some(other),
+                    Err(_) => break None,
+                }
+            };
+            match self.apply(place, follower, &events) {
+                // The file had to grow, and can now.
+                Err(Error::Full(_)) => self.apply(place, follower, &events)?,
+                other => other?,
             }
         }
     }
