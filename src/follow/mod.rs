@@ -15,6 +15,8 @@ mod connection;
 mod replica;
 mod retry;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod upstream;
 mod witnesses;

@@ -25,7 +25,7 @@ mod sasl;
 mod session;
 mod stream;
 #[cfg(all(test, feature = "daemon"))]
-mod tests;
+pub(crate) mod tests;
 pub mod wire;
 
 pub use banner::{Banner, BannerReader, Role};

@@ -15,7 +15,7 @@ const SALT: &[u8] = b"a salt";
 const ROUNDS: u32 = 64;
 
 /// Bytes in, bytes out.
-pub(super) struct Master {
+pub(crate) struct Master {
     pub(super) mechanisms: &'static str,
     pub(super) starttls: bool,
     pub(super) tls: bool,
@@ -78,7 +78,7 @@ impl SessionCallback for Account {
 }
 
 impl Master {
-    pub(super) fn new(mechanisms: &'static str, user: &'static str, pass: &'static str) -> Self {
+    pub(crate) fn new(mechanisms: &'static str, user: &'static str, pass: &'static str) -> Self {
         Self {
             mechanisms,
             starttls: false,
@@ -102,7 +102,7 @@ impl Master {
     }
 
     /// What it answers to these bytes.
-    pub(super) fn receive(&mut self, bytes: &[u8]) -> String {
+    pub(crate) fn receive(&mut self, bytes: &[u8]) -> String {
         self.input.extend_from_slice(bytes);
         let mut said = String::new();
         while let Some(end) = self.input.windows(2).position(|two| two == b"\r\n") {

@@ -2,7 +2,7 @@
 
 mod find;
 mod login;
-mod master;
+pub(crate) mod master;
 mod stream;
 
 use std::time::Duration;
