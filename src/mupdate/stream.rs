@@ -90,12 +90,19 @@ impl Stream {
     /// Takes what came, in pieces of any size.
     pub fn receive(&mut self, bytes: &[u8], now: Duration) {
         self.now = self.now.max(now);
+        // A flow without a pause, in which no deadline is ever waited for, has them as well.
         match &mut self.state {
             Phase::Failed(_) => return,
-            Phase::Listing { heard, .. } => *heard = self.now,
+            Phase::Listing { heard, .. } => {
+                *heard = self.now;
+                self.tick(now);
+            }
+            Phase::Listed { noop: Noop::Due(_) } => self.tick(now),
             Phase::Listed { .. } => {}
         }
-        self.input.push(bytes);
+        if !matches!(self.state, Phase::Failed(_)) {
+            self.input.push(bytes);
+        }
     }
 
     /// The server closed the connection. [`next`](Self::next) says so after what is whole.

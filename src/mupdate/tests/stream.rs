@@ -207,6 +207,33 @@ fn noops_go_out_at_once_and_then_every_2_5_s_and_count_from_when_they_were_sent(
 }
 
 #[test]
+fn a_flow_without_a_pause_keeps_no_barrier_back_and_no_list_without_an_end_alive() {
+    let mut stream = listed();
+    stream.receive(b"N1 OK \"Noop done\"\r\n", at(1.2));
+    let mut asked = 0;
+    for tenth in 12..100 {
+        let change = mailbox("U1", "user.a", "be1!default", "");
+        stream.receive(change.as_bytes(), at(f64::from(tenth) / 10.));
+        while stream.next().unwrap().is_some() {}
+        if take(&mut stream).ends_with(" NOOP\r\n") {
+            asked += 1;
+            let answer = format!("N{} OK \"Noop done\"\r\n", asked + 1);
+            stream.receive(answer.as_bytes(), at(f64::from(tenth) / 10.));
+            assert!(matches!(stream.next(), Ok(Some(Event::Current { .. }))));
+        }
+    }
+    assert_eq!(asked, 3);
+
+    let mut stream = self::stream();
+    let failed = (0..3600).find(|second| {
+        let record = mailbox("U1", &format!("user.u{second}"), "be1!default", "");
+        stream.receive(record.as_bytes(), at(f64::from(*second)));
+        stream.next().is_err()
+    });
+    assert_eq!(failed, Some(1800));
+}
+
+#[test]
 fn a_noop_without_an_answer_ends_the_stream_whatever_else_comes() {
     let mut stream = listed();
     for second in 2..11 {
