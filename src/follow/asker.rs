@@ -406,13 +406,19 @@ impl Run {
                 return Some(failure);
             }
             tokio::select! {
-                // What has come counts before a deadline.
+                // What has come counts before a deadline, and that before a flood of questions.
                 biased;
                 read = connection.read(&mut piece) => match read {
                     Ok(0) => finder.closed(),
                     Ok(read) => finder.receive(upstream::bytes(&piece, read), clock.now()),
                     Err(error) => return Some(Failure::Network(error.to_string())),
                 },
+                () = clock.reach(finder.deadline()) => finder.tick(clock.now()),
+                () = clock.reach(look_at) => {}
+                () = self.shared.leave.notified() => {
+                    let why = "the stream of changes comes from another server";
+                    return Some(Failure::Network(why.into()));
+                }
                 taken = self.arrivals.recv_many(&mut batch, BATCH) => {
                     if taken == 0 {
                         return None;
@@ -421,12 +427,6 @@ impl Run {
                         waiting.ask(&mut finder, question, clock.now());
                     }
                 }
-                () = self.shared.leave.notified() => {
-                    let why = "the stream of changes comes from another server";
-                    return Some(Failure::Network(why.into()));
-                }
-                () = clock.reach(finder.deadline()) => finder.tick(clock.now()),
-                () = clock.reach(look_at) => {}
             }
         }
     }
