@@ -46,6 +46,11 @@ pub trait Master: Send + Sync {
         None
     }
 
+    /// Whether that would be the same later, as things are configured: [`Impossible`].
+    fn is_impossible(&self) -> bool {
+        false
+    }
+
     /// What names the master keeps, from the release in its banner; `None` before the first.
     fn key_generation(&self) -> Option<KeyGeneration> {
         None

@@ -143,6 +143,22 @@ fn a_password_that_would_go_in_the_clear_is_not_sent() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
+/// Monitoring must not cry for ever on a frontend whose slave alone may be asked.
+#[test]
+fn where_the_slave_stands_in_for_the_master_all_is_well() {
+    let master = Master::start(LIST);
+    let site = Site::new();
+    site.imapd_conf(&master.imapd_conf());
+    site.config("domains = [\"example.org\"]\n");
+    let daemon = Daemon::start(&site);
+    daemon.wait_for("cannot ask the MUPDATE server");
+    let (exit, said) = status(&site, &daemon);
+    assert_eq!((exit, &said["source"]), (Some(0), &"mailboxes-db".into()), "{said}");
+    // It is asked, and there is none here.
+    let nobody = daemon.ask("lmtp", "nobody@example.org");
+    assert!(nobody.starts_with("OK retry:4.3.0") || nobody.starts_with("TEMP "), "{nobody}");
+}
+
 #[test]
 fn a_master_restarted_with_half_its_list_makes_nobody_unknown_until_that_is_accepted() {
     let names: Vec<String> = (0..300).map(|n| format!("user.u{n}")).collect();

@@ -75,6 +75,8 @@ struct Known {
     up: Option<(Duration, String)>,
     /// Why there is none.
     failure: Option<String>,
+    /// No server can be asked as things are configured.
+    impossible: bool,
     generation: Option<KeyGeneration>,
     asked: u64,
     /// The last question had no answer in time.
@@ -94,6 +96,8 @@ pub struct AskerStatus {
     pub server: Option<String>,
     /// Why the last attempt failed, if there is no connection.
     pub failure: Option<String>,
+    /// Whether it would fail again, as things are configured.
+    pub impossible: bool,
     /// How many names were asked for.
     pub asked: u64,
 }
@@ -186,6 +190,7 @@ impl Asker {
         AskerStatus {
             server: known.up.as_ref().map(|(_, server)| server.clone()),
             failure: known.failure.clone(),
+            impossible: known.impossible,
             asked: known.asked,
         }
     }
@@ -309,6 +314,7 @@ impl Run {
                         let mut known = self.shared.lock();
                         known.up = Some((clock.now(), session.banner.server.clone()));
                         known.failure = None;
+                        known.impossible = false;
                         known.generation = generation.or(known.generation);
                     }
                     let mut waiting = Waiting::default();
@@ -328,6 +334,7 @@ impl Run {
             }
             self.retry.failed(server, trouble(&failure), clock.now(), super::chance());
             self.note(server, Some(failure));
+            self.shared.lock().impossible = self.is_impossible();
         }
     }
 
@@ -357,16 +364,19 @@ impl Run {
         true
     }
 
-    /// What is said while there is no connection. Asking is impossible only if it is with every
-    /// server: one that is down may be the one that works.
-    fn refusal(&self) -> Answer {
+    /// Asking is impossible only if it is with every server: one that is down may be the one that
+    /// works.
+    fn is_impossible(&self) -> bool {
         let config = |failure: &Option<Failure>| {
             failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Config)
         };
+        self.failures.iter().all(config)
+    }
+
+    /// What is said while there is no connection.
+    fn refusal(&self) -> Answer {
         match self.failures.get(self.last) {
-            Some(Some(failure)) if self.failures.iter().all(config) => {
-                Err(Impossible(failure.to_string()))
-            }
+            Some(Some(failure)) if self.is_impossible() => Err(Impossible(failure.to_string())),
             Some(Some(failure)) => Ok(refusal(failure)),
             _ => Ok(Finding::Unsure("there is no connection to the MUPDATE server".into())),
         }

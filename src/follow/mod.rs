@@ -126,6 +126,10 @@ impl Master for Murder {
         server.is_none().then(|| failure.unwrap_or_else(none))
     }
 
+    fn is_impossible(&self) -> bool {
+        self.asker.status().impossible
+    }
+
     fn key_generation(&self) -> Option<KeyGeneration> {
         self.asker.key_generation()
     }

@@ -19,6 +19,8 @@ pub struct Status {
     pub version: &'static str,
     /// That of the source which is worst off: see [`SourceStatus::state`].
     pub state: String,
+    /// The names of the sources, separated by commas, as `--source` takes them.
+    pub source: String,
     /// The sources, in the order in which they are asked.
     pub sources: Vec<SourceStatus>,
     /// When the replica's last full list was taken over (RFC 3339).
@@ -45,7 +47,8 @@ pub struct SourceStatus {
     /// `mailboxes-db`, `replica` or `find`.
     pub source: &'static str,
     /// The replica is `fresh`, `stale`, `never` synchronised or `held-back`; the list of this host
-    /// is a `file`, `doubted` because it has shrunk or is empty, or `unreadable`; with `find`, the master is `connected` or `unconnected`.
+    /// is a `file`, `doubted` because it has shrunk or is empty, or `unreadable`; with `find`, the
+    /// master is `connected` or `unconnected`.
     pub state: String,
     /// Why this source makes nobody unknown, if that is so.
     pub doubt: Option<String>,
@@ -66,12 +69,15 @@ impl Status {
     ) -> Self {
         let trouble = match (&resolver.proof, master) {
             (Proof::Master { .. }, None) => Some("there is no connection to the master".to_owned()),
+            // The slave of this host is what is asked then.
+            (Proof::Master { slave: Some(_) }, Some(master)) if master.is_impossible() => None,
             (Proof::Master { .. }, Some(master)) => master.trouble(),
             (Proof::List | Proof::Slave(_), _) => None,
         };
         let mut status = Self {
             version: env!("CARGO_PKG_VERSION"),
             state: String::new(),
+            source: String::new(),
             sources: Vec::new(),
             synchronised: None,
             stale_since: None,
@@ -94,6 +100,8 @@ impl Status {
             let doubt = status.trouble.clone();
             status.sources.push(SourceStatus { source: "find", state: state.into(), doubt });
         }
+        let named: Vec<&str> = status.sources.iter().map(|source| source.source).collect();
+        status.source = named.join(",");
         let worst = status.sources.iter().find(|source| !is_well(&source.state));
         let worst = worst.or(status.sources.first());
         status.state = worst.map_or_else(String::new, |source| source.state.clone());
