@@ -1,6 +1,6 @@
 # make                build the program
 # make check          all tests that need neither root nor the network
-# make check-real     a real Cyrus murder and Postfix in a private root (wants root)
+# make check-real     real Cyrus murders of four releases and Postfix, in private roots (wants root)
 # make bench          figures against Cyrus and a bare echo server (wants root and cc)
 # make doc            the library's documentation
 # make install        below $(DESTDIR)$(prefix)

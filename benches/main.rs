@@ -45,7 +45,10 @@ fn main() -> ExitCode {
     }
     let done = match sandbox::inside() {
         Some(cached_root) => measure(&cached_root).map(|()| ExitCode::SUCCESS),
-        None => root::ensure_root().and_then(|root| sandbox::enter(&root)),
+        None => root::ensure_root(root::Release::V3_6).and_then(|root| {
+            let status = sandbox::enter(&root, |line| println!("{line}"))?;
+            Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }),
     };
     done.unwrap_or_else(|error| {
         println!("FAILED: {error}");

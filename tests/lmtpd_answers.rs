@@ -1,4 +1,5 @@
-//! What the real lmtpd of Cyrus 3.6.1 answered to a table of recipients, against our router.
+//! What the real lmtpd of each release of Cyrus answered to a table of recipients, against our
+//! router.
 //!
 //! `tests/data/recipients/README.md` says how the files are written and the answers were got.
 
@@ -15,21 +16,26 @@ use murder_route::imapd_conf::ImapdConf;
 use murder_route::mailbox::{Lookup, MailboxList, MailboxName, Record};
 use murder_route::router::{Decision, Misses, Refusal, Router, Verdict};
 
-const ANSWERS: &str = include_str!("data/recipients/answers-3.6.1.txt");
+/// The release as differences.txt names it, whose rules it has, and what it said. 3.10.2 and 3.12.4
+/// say the same as 3.6.1.
+const ANSWERS: [(&str, Release, &str); 2] = [
+    ("3.2", Release::V3_0, include_str!("data/recipients/answers-3.2.6.txt")),
+    ("3.6", Release::V3_6, include_str!("data/recipients/answers-3.6.1.txt")),
+];
 const DIFFERENCES: &str = include_str!("data/recipients/differences.txt");
 const MAILBOXES: &str = include_str!("data/recipients/mailboxes.txt");
 const RECIPIENTS: &str = include_str!("data/recipients/recipients.txt");
 const VARIANTS: &str = include_str!("data/recipients/variants.txt");
 
-/// Variant, recipient, and the classes of lmtpd's answer and of ours.
-type Case = (&'static str, &'static str, &'static str, &'static str);
+/// Release, variant, recipient, and the classes of lmtpd's answer and of ours.
+type Case = (&'static str, &'static str, &'static str, &'static str, &'static str);
 
 fn lines(text: &'static str) -> impl Iterator<Item = &'static str> {
     text.lines().filter(|line| !line.is_empty() && *line != "#" && !line.starts_with("# "))
 }
 
-/// A router for each variant, made of its imapd.conf.
-fn variants() -> BTreeMap<&'static str, Router> {
+/// A router for each variant, made of its imapd.conf by the rules of a release.
+fn variants(release: Release) -> BTreeMap<&'static str, Router> {
     let mut texts: BTreeMap<&str, String> = BTreeMap::new();
     let mut current = "";
     for line in lines(VARIANTS) {
@@ -46,7 +52,7 @@ fn variants() -> BTreeMap<&'static str, Router> {
         let (conf, _) = ImapdConf::parse(Path::new("imapd.conf"), &mut read).unwrap();
         Router {
             domains: Domains::new(["*"]).unwrap(),
-            rules: rules(Some(&conf.options().unwrap()), Release::V3_6),
+            rules: rules(Some(&conf.options().unwrap()), release),
             older: Vec::new(),
             backends: Backends::default(),
         }
@@ -119,49 +125,57 @@ fn theirs(reply: &str) -> &'static str {
 }
 
 fn cases() -> Vec<Case> {
-    let variants = variants();
+    ANSWERS.iter().flat_map(|(name, release, answers)| cases_of(name, *release, answers)).collect()
+}
+
+fn cases_of(name: &'static str, release: Release, answers: &'static str) -> Vec<Case> {
+    let variants = variants(release);
     let list = Table::read();
-    lines(ANSWERS)
+    lines(answers)
         // Without a domain it is none of our domains, and no mail server asks.
         .filter(|line| line.split('\t').nth(1).is_some_and(|recipient| recipient.contains('@')))
         .map(|line| {
             let [variant, key, reply] = line.split('\t').collect::<Vec<_>>()[..] else {
                 panic!("not three columns: {line}");
             };
-            (variant, key, theirs(reply), ours(&variants[variant], &list, key))
+            (name, variant, key, theirs(reply), ours(&variants[variant], &list, key))
         })
         .collect()
 }
 
 #[test]
 fn nobody_to_whom_lmtpd_delivers_is_refused() {
-    for (variant, key, lmtpd, ours) in cases() {
+    for (release, variant, key, lmtpd, ours) in cases() {
         let safe = match lmtpd {
             "deliver" | "temporary" => matches!(ours, "deliver" | "temporary"),
             _ => true,
         };
-        assert!(safe, "{variant}: {key}: {lmtpd}, ours {ours}");
+        assert!(safe, "{release}, {variant}: {key}: {lmtpd}, ours {ours}");
     }
 }
 
 #[test]
 fn our_rules_differ_from_lmtpd_only_where_it_is_documented() {
     let documented: BTreeSet<Case> = lines(DIFFERENCES)
-        .filter(|line| line.split('\t').nth(1).is_some_and(|recipient| recipient.contains('@')))
-        .map(|line| {
-            let [variant, key, lmtpd, ours, _why] = line.split('\t').collect::<Vec<_>>()[..] else {
-                panic!("not five columns: {line}");
+        .filter(|line| line.split('\t').nth(2).is_some_and(|recipient| recipient.contains('@')))
+        .flat_map(|line| {
+            let [release, variant, key, lmtpd, ours, _why] =
+                line.split('\t').collect::<Vec<_>>()[..]
+            else {
+                panic!("not six columns: {line}");
             };
-            (variant, key, lmtpd, ours)
+            let meant = ANSWERS.iter().filter(move |(name, ..)| [name, "*"].contains(&release));
+            meant.map(move |(name, ..)| (*name, variant, key, lmtpd, ours))
         })
         .collect();
     let mut seen = BTreeSet::new();
     let mut surprises = Vec::new();
-    for (variant, key, lmtpd, ours) in cases().into_iter().filter(|case| case.2 != case.3) {
-        let wanted = [variant, "*"].map(|variant| (variant, key, lmtpd, ours));
+    for (release, variant, key, lmtpd, ours) in cases().into_iter().filter(|case| case.3 != case.4)
+    {
+        let wanted = [variant, "*"].map(|variant| (release, variant, key, lmtpd, ours));
         match wanted.iter().find(|case| documented.contains(case)) {
             Some(difference) => _ = seen.insert(*difference),
-            None => surprises.push(format!("{variant}\t{key}\t{lmtpd}\t{ours}")),
+            None => surprises.push(format!("{release}\t{variant}\t{key}\t{lmtpd}\t{ours}")),
         }
     }
     assert!(surprises.is_empty(), "not documented:\n{}", surprises.join("\n"));
@@ -171,16 +185,19 @@ fn our_rules_differ_from_lmtpd_only_where_it_is_documented() {
 
 #[test]
 fn every_recipient_was_asked_under_every_variant() {
-    let asked: BTreeSet<(&str, &str)> = lines(ANSWERS)
-        .filter_map(|line| {
-            let mut columns = line.split('\t');
-            Some((columns.next()?, columns.next()?))
-        })
-        .collect();
-    for variant in variants().keys() {
-        for recipient in lines(RECIPIENTS) {
-            assert!(asked.contains(&(*variant, recipient)), "{variant}: {recipient}");
+    for (name, release, answers) in ANSWERS {
+        let asked: BTreeSet<(&str, &str)> = lines(answers)
+            .filter_map(|line| {
+                let mut columns = line.split('\t');
+                Some((columns.next()?, columns.next()?))
+            })
+            .collect();
+        let variants = variants(release);
+        for variant in variants.keys() {
+            for recipient in lines(RECIPIENTS) {
+                assert!(asked.contains(&(*variant, recipient)), "{name}, {variant}: {recipient}");
+            }
         }
+        assert_eq!(asked.len(), variants.len() * lines(RECIPIENTS).count());
     }
-    assert_eq!(asked.len(), variants().len() * lines(RECIPIENTS).count());
 }

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use crate::clients::imap::Imap;
 use crate::clients::mupdate::Mupdate;
+use crate::root::Release;
 use crate::sandbox::{self, Process, STATE, User};
-use crate::{Done, run};
+use crate::{Done, ensure, run};
 
 /// The admin of every host, also the one by which the hosts log in to each other.
 pub const ADMIN: &str = "cyrus";
@@ -28,6 +29,7 @@ pub struct Host {
     /// Its address, which is also its `servername`: so nothing needs resolving.
     pub address: &'static str,
     pub role: Role,
+    pub release: Release,
     process: Option<Process>,
 }
 
@@ -41,6 +43,9 @@ pub struct Murder {
 
 /// The address of the master.
 pub const MASTER: &str = "127.0.1.10";
+
+/// Where a backend has an imapd without `unixhierarchysep`.
+const DOTS: u16 = 144;
 
 /// The options that decide how a recipient becomes a mailbox, and the admin's login: the same on
 /// every host.
@@ -59,8 +64,8 @@ hashimapspool: no
 ";
 
 impl Host {
-    pub fn new(name: &'static str, address: &'static str, role: Role) -> Self {
-        Self { name, address, role, process: None }
+    pub fn new(name: &'static str, address: &'static str, role: Role, release: Release) -> Self {
+        Self { name, address, role, release, process: None }
     }
 
     /// Its directory, the same inside and outside of the root.
@@ -110,7 +115,8 @@ impl Host {
         if self.role == Role::Backend {
             // `proxyservers` is what tells a backend from a frontend. Without `allowusermoves`
             // XFER says OK and moves nothing (3.6.1).
-            imapd += &format!("proxyservers: {ADMIN}\nallowusermoves: yes\n");
+            imapd +=
+                &format!("proxyservers: {ADMIN}\nallowusermoves: yes\ndots_unixhierarchysep: no\n");
         }
         fs::write(self.imapd_conf(), imapd)?;
 
@@ -127,6 +133,7 @@ impl Host {
                 // frontend's lmtpd does: hence two.
                 format!(
                     "imap cmd=\"imapd {conf}\" listen=\"{address}:143\"\n\
+                     dots cmd=\"imapd {conf}\" listen=\"{address}:{DOTS}\"\n\
                      lmtp cmd=\"lmtpd {conf} -a\" listen=\"{address}:2003\"\n\
                      lmtplogin cmd=\"lmtpd {conf}\" listen=\"{address}:2004\"\n"
                 ),
@@ -190,21 +197,36 @@ impl Host {
 
     /// Logs in by IMAP as a user of the host.
     pub fn imap(&self, user: &str) -> Done<Imap> {
-        Imap::login(self.address, user, ADMIN, PASSWORD)
+        Imap::login(&format!("{}:143", self.address), user, ADMIN, PASSWORD)
+    }
+
+    /// Moves a mailbox from this backend to another.
+    pub fn xfer(&self, mailbox: &str, to: &Host) -> Done {
+        // 3.2.6 looks for the internal name among external ones (imap/imapd.c:cmd_xfer), so it moves
+        // nothing, and says OK, unless the two are the same, and so at the other backend.
+        let (port, name, to_port) = match self.release {
+            Release::V3_2 => (DOTS, mailbox.replace('.', "^").replace('/', "."), ":144"),
+            Release::V3_6 | Release::V3_10 | Release::V3_12 => (143, mailbox.to_owned(), ""),
+        };
+        let mut admin = Imap::login(&format!("{}:{port}", self.address), "", ADMIN, PASSWORD)?;
+        let said = admin.command(&format!("XFER {name} {}{to_port}", to.address))?;
+        let moved = said.iter().any(|line| line.starts_with("* OK"));
+        ensure!(moved, "XFER {name} to {} moved nothing: {said:?}", to.address);
+        Ok(())
     }
 }
 
 impl Murder {
     /// Sets everything up and starts it, the master first.
-    pub fn start() -> Done<Self> {
+    pub fn start(release: Release) -> Done<Self> {
         let cyrus = sandbox::user("cyrus")?;
         let mut murder = Self {
-            master: Host::new("master", MASTER, Role::Master),
+            master: Host::new("master", MASTER, Role::Master, release),
             backends: [
-                Host::new("be1", "127.0.1.11", Role::Backend),
-                Host::new("be2", "127.0.1.12", Role::Backend),
+                Host::new("be1", "127.0.1.11", Role::Backend, release),
+                Host::new("be2", "127.0.1.12", Role::Backend, release),
             ],
-            frontend: Host::new("fe1", "127.0.1.21", Role::Frontend),
+            frontend: Host::new("fe1", "127.0.1.21", Role::Frontend, release),
             cyrus,
         };
         for host in murder.hosts() {

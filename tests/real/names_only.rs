@@ -13,6 +13,7 @@ use murder_route::mailbox::{KeyGeneration, MailboxName};
 use crate::clients::mail::Session;
 use crate::clients::sink::{Received, Sink};
 use crate::murder::MASTER;
+use crate::root::Release;
 use crate::sandbox::{self, Process, STATE, User};
 use crate::{Done, ensure};
 
@@ -79,7 +80,7 @@ pub struct NamesOnly {
 
 impl NamesOnly {
     /// Makes the list and starts everything.
-    pub fn start(variants: &[Variant], cyrus: User) -> Done<Self> {
+    pub fn start(variants: &[Variant], release: Release, cyrus: User) -> Done<Self> {
         let dir = dir();
         for sub in ["", "/conf", "/conf/db", "/conf/socket", "/conf/proc", "/conf/lock", "/spool"] {
             sandbox::make_dir(&format!("{dir}{sub}"), cyrus)?;
@@ -109,7 +110,7 @@ impl NamesOnly {
         )?;
 
         let first = variants.first().ok_or("no variants")?;
-        fill(&first.imapd_conf(), cyrus)?;
+        fill(&first.imapd_conf(), release, cyrus)?;
         answer_kicks(cyrus)?;
 
         let mut hosts = OpenOptions::new().append(true).open(sandbox::in_root("/etc/hosts"))?;
@@ -141,15 +142,24 @@ impl NamesOnly {
     }
 }
 
-/// Writes the list, in the keys and values of Cyrus 3.6, with Cyrus' own tool.
-fn fill(imapd_conf: &str, cyrus: User) -> Done {
+/// Writes the list, in the keys and values of the release, with Cyrus' own tool.
+fn fill(imapd_conf: &str, release: Release, cyrus: User) -> Done {
+    let generation = match release {
+        Release::V3_2 => KeyGeneration::Internal,
+        Release::V3_6 | Release::V3_10 | Release::V3_12 => KeyGeneration::Separated,
+    };
     let mut batch = Vec::new();
     for line in data("mailboxes.txt")? {
         let [name, server, partition, kind, acl] = line.split('\t').collect::<Vec<_>>()[..] else {
             return Err(format!("mailboxes.txt: {line:?} has not five columns").into());
         };
         let mut key = Vec::new();
-        MailboxName::new(name)?.push_key(KeyGeneration::Separated, &mut key);
+        MailboxName::new(name)?.push_key(generation, &mut key);
+        // Before 3.6 there was no letter for mail.
+        let kind = match generation {
+            KeyGeneration::Internal => kind.trim_start_matches('e'),
+            KeyGeneration::Separated => kind,
+        };
         let mut value = format!("%(T {kind}");
         for (field, text) in [("P", partition), ("S", server)] {
             if text != "-" {

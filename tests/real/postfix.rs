@@ -100,7 +100,7 @@ const BACKEND_STATUS: &str = "/^5\\.1\\.1 (.*)/ 4.1.1 ${1}\n";
 
 /// The running server.
 pub struct Postfix {
-    _process: Process,
+    process: Option<Process>,
 }
 
 /// What the log says of one recipient of one queued message.
@@ -116,15 +116,29 @@ pub struct Delivery {
 impl Postfix {
     /// Writes the configuration and starts it.
     pub fn start() -> Done<Self> {
-        write(Chroot::No)?;
+        let mut postfix = Self { process: None };
+        postfix.restart(Chroot::No)?;
+        Ok(postfix)
+    }
+
+    /// Writes the configuration anew and starts it anew. After a mere reload an smtpd of before may
+    /// still take the next connection, which it then cannot serve.
+    pub fn restart(&mut self, chroot: Chroot) -> Done {
+        if let Some(process) = self.process.take() {
+            // A signal would only end the script it was started by.
+            run(sandbox::command("postfix").arg("stop"))?;
+            process.stop()?;
+        }
+        write(chroot)?;
         let output = format!("{STATE}/postfix.output");
         let process = Process::start(
             "postfix",
             sandbox::command("postfix").arg("start-fg"),
             Path::new(&output),
         )?;
+        self.process = Some(process);
         sandbox::poll("Postfix to serve", 60, || Ok(Session::smtp(SMTP).ok()))?;
-        Ok(Self { _process: process })
+        Ok(())
     }
 }
 
@@ -132,14 +146,6 @@ fn write(chroot: Chroot) -> Done {
     fs::write(sandbox::in_root("/etc/postfix/main.cf"), main_cf(chroot))?;
     fs::write(sandbox::in_root("/etc/postfix/master.cf"), master_cf(chroot))?;
     Ok(fs::write(sandbox::in_root("/etc/postfix/backend_status"), BACKEND_STATUS)?)
-}
-
-/// Writes the configuration anew and has Postfix read it; its processes begin anew as well.
-pub fn reload(chroot: Chroot) -> Done {
-    write(chroot)?;
-    run(sandbox::command("postfix").arg("reload"))?;
-    sandbox::poll("Postfix to serve", 60, || Ok(Session::smtp(SMTP).ok()))?;
-    Ok(())
 }
 
 /// The queue id in `250 2.0.0 Ok: queued as 4ABC`.

@@ -1,31 +1,65 @@
 //! What the run prints: a line for each scenario, and of a failed one what was seen.
 
+use std::fmt;
+use std::ops::AddAssign;
 use std::time::Instant;
 
 use crate::Done;
 use crate::logs::Logs;
+use crate::root::Release;
 
-/// Counts, and prints as it goes.
-#[derive(Default)]
+/// How many scenarios went which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    pub passed: usize,
+    pub failed: usize,
+}
+
+impl Sum {
+    /// Takes the last line of a report apart.
+    pub fn parse(line: &str) -> Option<Self> {
+        let (passed, failed) = line.strip_suffix(" failed")?.split_once(" passed, ")?;
+        Some(Self { passed: passed.parse().ok()?, failed: failed.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)
+    }
+}
+
+impl AddAssign for Sum {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// Counts the scenarios of one release, and prints as it goes.
 pub struct Report {
-    passed: usize,
-    failed: usize,
+    release: Release,
+    sum: Sum,
 }
 
 impl Report {
+    pub fn new(release: Release) -> Self {
+        Self { release, sum: Sum::default() }
+    }
+
     /// Runs one scenario.
     pub fn scenario(&mut self, name: &str, logs: &Logs, scenario: impl FnOnce() -> Done) {
         let (start, mark) = (Instant::now(), logs.mark());
         let done = scenario();
-        let seconds = start.elapsed().as_secs_f32();
+        let line = format!("{}: {name}  {:.1} s", self.release, start.elapsed().as_secs_f32());
         match done {
             Ok(()) => {
-                self.passed += 1;
-                println!("{name}  {seconds:.1} s  ok");
+                self.sum.passed += 1;
+                println!("{line}  ok");
             }
             Err(error) => {
-                self.failed += 1;
-                println!("{name}  {seconds:.1} s  FAILED");
+                self.sum.failed += 1;
+                println!("{line}  FAILED");
                 println!("    {}", error.to_string().replace('\n', "\n    "));
                 let lines = logs.since(mark, "");
                 let tail = lines.len().saturating_sub(40);
@@ -38,7 +72,7 @@ impl Report {
 
     /// Prints the sum. True if all passed.
     pub fn close(&self) -> bool {
-        println!("{} passed, {} failed", self.passed, self.failed);
-        self.failed == 0
+        println!("{}", self.sum);
+        self.sum.failed == 0
     }
 }

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::root::Release;
 use crate::sandbox::{self, Process, STATE, User};
 use crate::{Done, ensure, run};
 
@@ -46,18 +47,27 @@ pub fn install(cyrus: User) -> Done {
 }
 
 impl Setup {
-    /// By a configuration file with the two settings that must suffice.
-    pub fn by_file(imapd_conf: &str, domains: &[&str], cyrus: User) -> Done<Self> {
+    /// By a configuration file with the settings that must suffice: two from 3.6 on, and before
+    /// that also the release, which the list does not tell.
+    pub fn by_file(
+        imapd_conf: &str,
+        domains: &[&str],
+        release: Release,
+        cyrus: User,
+    ) -> Done<Self> {
         let file = format!("{STATE}/murder-route.toml");
-        fs::write(&file, format!("imapd-conf = {imapd_conf:?}\ndomains = {domains:?}\n"))?;
+        let settings = format!("imapd-conf = {imapd_conf:?}\ndomains = {domains:?}\n");
+        fs::write(&file, settings + &cyrus_release(release))?;
         Ok(Self { options: vec!["--config".to_owned(), file], cyrus })
     }
 
-    /// By options alone, for every domain.
-    pub fn by_options(imapd_conf: &str, cyrus: User) -> Self {
-        // An empty file, so that none of the host's is read.
-        let options = ["--config", "/dev/null", "--imapd-conf", imapd_conf, "--domain", "*"];
-        Self { options: options.map(str::to_owned).into(), cyrus }
+    /// By options, as far as there are any, for every domain.
+    pub fn by_options(imapd_conf: &str, release: Release, cyrus: User) -> Done<Self> {
+        // Also so that no file of the host's is read.
+        let file = format!("{STATE}/murder-route-options.toml");
+        fs::write(&file, cyrus_release(release))?;
+        let options = ["--config", &file, "--imapd-conf", imapd_conf, "--domain", "*"];
+        Ok(Self { options: options.map(str::to_owned).into(), cyrus })
     }
 
     /// The same with another list than the one imapd.conf names.
@@ -100,6 +110,13 @@ impl Setup {
     /// One recipient.
     pub fn lookup_one(&self, recipient: &str) -> Done<Lookup> {
         Ok(self.lookup(&[recipient])?.remove(0))
+    }
+}
+
+fn cyrus_release(release: Release) -> String {
+    match release {
+        Release::V3_2 => format!("cyrus-release = {:?}\n", release.number()),
+        Release::V3_6 | Release::V3_10 | Release::V3_12 => String::new(),
     }
 }
 

@@ -2,11 +2,11 @@
 //! that vanish with it, and processes of which none can outlive it.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -28,12 +28,12 @@ pub fn inside() -> Option<PathBuf> {
     std::env::var_os(INSIDE).map(PathBuf::from)
 }
 
-/// Runs this program again inside fresh namespaces.
-pub fn enter(cached_root: &Path) -> Done<ExitCode> {
+/// Runs this program again inside fresh namespaces, and hands on each line it prints.
+pub fn enter(cached_root: &Path, mut line: impl FnMut(&str)) -> Done<ExitStatus> {
     // When this process goes, however it goes, the kernel takes `unshare`, then the first process
     // of the PID namespace, and with that every other one in it. The shell is that first process:
     // it reaps the orphans, as pid 1 must.
-    let status = Command::new("setpriv")
+    let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--ipc", "--uts"])
         .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
         .args(["sh", "-c", r#""$0" "$@"; exit $?"#])
@@ -41,8 +41,13 @@ pub fn enter(cached_root: &Path) -> Done<ExitCode> {
         .args(std::env::args_os().skip(1))
         .env(INSIDE, cached_root)
         .stdin(Stdio::null())
-        .status()?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let output = child.stdout.take().ok_or("no standard output")?;
+    for printed in BufReader::new(output).lines() {
+        line(&printed?);
+    }
+    Ok(child.wait()?)
 }
 
 /// A user of the Debian root.

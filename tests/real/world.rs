@@ -7,13 +7,15 @@ use crate::clients::sink::Sink;
 use crate::logs::{Logs, Mark};
 use crate::murder::{Host, Murder};
 use crate::postfix::{self, Delivery, Postfix};
+use crate::root::Release;
 use crate::router::{Daemon, Setup};
 use crate::{Done, ensure, sandbox};
 
 pub struct World {
+    pub release: Release,
     pub logs: Logs,
     pub murder: Murder,
-    pub _postfix: Postfix,
+    pub postfix: Postfix,
     pub setup: Setup,
     pub daemon: Daemon,
     pub outside: Sink,

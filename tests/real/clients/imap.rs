@@ -10,12 +10,12 @@ pub struct Imap {
 }
 
 impl Imap {
-    /// Logs in as `user` with its own rights, which are proven by `admin`'s password: Cyrus lets an
+    /// Logs in at `host:port` as `user` with its own rights, which are proven by `admin`'s password: Cyrus lets an
     /// admin act for anybody.
-    pub fn login(host: &str, user: &str, admin: &str, password: &str) -> Done<Self> {
-        let mut imap = Self { connection: Connection::open(&format!("{host}:143"))?, tags: 0 };
+    pub fn login(peer: &str, user: &str, admin: &str, password: &str) -> Done<Self> {
+        let mut imap = Self { connection: Connection::open(peer)?, tags: 0 };
         let banner = imap.connection.line()?;
-        ensure!(banner.starts_with("* OK"), "{host} greets with {banner}");
+        ensure!(banner.starts_with("* OK"), "{peer} greets with {banner}");
         imap.command(&format!("AUTHENTICATE PLAIN {}", sasl_plain(user, admin, password)))?;
         Ok(imap)
     }

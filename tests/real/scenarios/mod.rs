@@ -1,4 +1,4 @@
-//! The scenarios, in the order they run: one murder for all of them.
+//! The scenarios, in the order they run: one murder of one release for all of them.
 
 mod comparison;
 mod faults;
@@ -16,21 +16,24 @@ use crate::clients::sink::Sink;
 use crate::logs::Logs;
 use crate::murder::Murder;
 use crate::postfix::{self, Postfix};
+use crate::releases::scenario_words;
 use crate::report::Report;
+use crate::root::Release;
 use crate::router::{self, Daemon, Setup};
 use crate::world::World;
 use crate::{Done, sandbox};
 
 /// Builds the world and runs everything in it.
 pub fn run_all(cached_root: &Path) -> Done<ExitCode> {
-    let logs_dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("real");
-    fs::create_dir_all(&logs_dir)?;
+    let release = Release::of_root(cached_root)?;
+    let kept = kept(release);
+    fs::create_dir_all(&kept)?;
     sandbox::prepare(cached_root)?;
-    let logs = Logs::listen(&sandbox::in_root("/dev/log"), &logs_dir.join("syslog"))?;
-    let mut report = Report::default();
+    let logs = Logs::listen(&sandbox::in_root("/dev/log"), &kept.join("syslog"))?;
+    let mut report = Report::new(release);
     let mut built = None;
     report.scenario("the murder stands", &logs, || {
-        built = Some(build(logs.clone())?);
+        built = Some(build(release, logs.clone())?);
         Ok(())
     });
     if let Some(mut world) = built {
@@ -39,22 +42,29 @@ pub fn run_all(cached_root: &Path) -> Done<ExitCode> {
     Ok(if report.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn build(logs: Logs) -> Done<World> {
-    let murder = Murder::start()?;
+/// What is kept of the run of a release, for the one who reads later: `syslog`, and the `answers` of
+/// its lmtpd.
+fn kept(release: Release) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("real").join(release.number())
+}
+
+fn build(release: Release, logs: Logs) -> Done<World> {
+    let murder = Murder::start(release)?;
     paths::populate(&murder)?;
     router::install(murder.cyrus)?;
     let imapd_conf = murder.frontend.imapd_conf();
-    let setup = Setup::by_file(&imapd_conf, &postfix::DOMAINS, murder.cyrus)?;
+    let setup = Setup::by_file(&imapd_conf, &postfix::DOMAINS, release, murder.cyrus)?;
     let daemon = Daemon::start(setup.clone())?;
     let outside = Sink::listen(postfix::OUTSIDE)?;
     let postfix = Postfix::start()?;
-    Ok(World { logs, murder, _postfix: postfix, setup, daemon, outside, serial: Cell::new(1) })
+    let serial = Cell::new(1);
+    Ok(World { release, logs, murder, postfix, setup, daemon, outside, serial })
 }
 
 fn run_in(world: &mut World, report: &mut Report) {
     let logs = world.logs.clone();
     // With words as arguments, only the scenarios that have one of them in their names.
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = scenario_words();
     let mut scenario = |name: &str, run: fn(&mut World) -> Done| {
         if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
             report.scenario(name, &logs, || run(world));
@@ -65,9 +75,10 @@ fn run_in(world: &mut World, report: &mut Report) {
     });
     scenario("one message for both backends", |w| paths::one_message_for_both(w));
     scenario("postmap reads every map", |_| paths::postmap_reads_every_map());
-    scenario("Postfix in Debian's chroot asks through proxymap", |w| {
-        paths::chrooted_as_debian_ships_it(w)
-    });
+    scenario(
+        "Postfix in Debian's chroot asks through proxymap",
+        paths::chrooted_as_debian_ships_it,
+    );
     scenario("unknown is refused at RCPT", |w| refusals::unknown_is_refused_at_rcpt(w));
     scenario("reserved is put off", |w| refusals::reserved_is_put_off(w));
     scenario("foreign addresses pass untouched", |w| refusals::foreign_addresses_pass_untouched(w));

@@ -49,7 +49,7 @@ pub fn moved_mailbox_gets_the_next_mail(world: &World) -> Done {
     be1.admin()?.command("CREATE user/mover")?;
     world.moves_to("mover@example.org", be1)?;
     world.arrives("mover@example.org", be1, "mover", "INBOX")?;
-    be1.admin()?.command(&format!("XFER user/mover {}", be2.address))?;
+    be1.xfer("user/mover", be2)?;
     let next = world.send(&["mover@example.org"])?;
     world.moves_to("mover@example.org", be2)?;
     // From now on straight to the new one. This also makes the queue manager forget what it was
@@ -83,9 +83,7 @@ pub fn nothing_is_lost_during_a_move(world: &World) -> Done {
             }
             Ok(sent)
         });
-        let transfer = be2
-            .admin()
-            .and_then(|mut admin| admin.command(&format!("XFER user/mover {}", be1.address)));
+        let transfer = be2.xfer("user/mover", be1);
         moved.store(true, Ordering::Relaxed);
         let sent = sender.join().map_err(|_| "the sender panicked")?;
         transfer.and(sent)

@@ -2,7 +2,7 @@
 
 use crate::clients::mail::Session;
 use crate::murder::Murder;
-use crate::postfix::{self, Chroot};
+use crate::postfix::Chroot;
 use crate::world::{World, message};
 use crate::{Done, ensure, run, sandbox};
 
@@ -113,9 +113,9 @@ pub fn postmap_reads_every_map() -> Done {
 }
 
 /// Debian chroots what asks the maps and what delivers.
-pub fn chrooted_as_debian_ships_it(world: &World) -> Done {
-    postfix::reload(Chroot::AsDebian)?;
+pub fn chrooted_as_debian_ships_it(world: &mut World) -> Done {
+    world.postfix.restart(Chroot::AsDebian)?;
     let done = each_on_its_backend(world).and_then(|()| world.refused("nobody@example.org"));
-    postfix::reload(Chroot::No)?;
+    world.postfix.restart(Chroot::No)?;
     done
 }
