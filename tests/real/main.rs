@@ -19,6 +19,7 @@ mod root;
 mod router;
 mod sandbox;
 mod scenarios;
+mod tls;
 mod world;
 
 use std::process::{Command, ExitCode, Output};

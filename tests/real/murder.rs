@@ -3,12 +3,15 @@
 
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::fs::chown;
 use std::path::Path;
 
+use crate::clients::Connection;
 use crate::clients::imap::Imap;
 use crate::clients::mupdate::Mupdate;
 use crate::root::Release;
 use crate::sandbox::{self, Process, STATE, User};
+use crate::tls::Certificate;
 use crate::{Done, ensure, run};
 
 /// The admin of every host, also the one by which the hosts log in to each other.
@@ -54,14 +57,50 @@ defaultpartition: default
 admins: cyrus
 sasl_pwcheck_method: auxprop
 sasl_auxprop_plugin: sasldb
-sasl_mech_list: PLAIN
-allowplaintext: yes
 virtdomains: userid
 defaultdomain: example.org
 unixhierarchysep: yes
 altnamespace: no
 hashimapspool: no
 ";
+
+/// How a host lets its clients in.
+#[derive(Clone, Copy)]
+pub struct Access<'a> {
+    /// `sasl_mech_list`.
+    pub mechanisms: &'a str,
+    /// `allowplaintext`: whether a password may be sent without TLS.
+    pub plaintext: bool,
+    /// What it shows after STARTTLS, which is offered only with one.
+    pub certificate: Option<&'a Certificate>,
+}
+
+impl Access<'static> {
+    /// What a host has unless something else is asked for. SCRAM is for those who will not send a
+    /// password; Cyrus' own slave takes it where it finds it.
+    pub fn usual(role: Role) -> Self {
+        let mechanisms = match role {
+            Role::Master => "PLAIN SCRAM-SHA-1 SCRAM-SHA-256",
+            Role::Backend | Role::Frontend => "PLAIN",
+        };
+        Self { mechanisms, plaintext: true, certificate: None }
+    }
+}
+
+impl Access<'_> {
+    fn imapd_conf(&self) -> String {
+        let plaintext = if self.plaintext { "yes" } else { "no" };
+        let mut options =
+            format!("sasl_mech_list: {}\nallowplaintext: {plaintext}\n", self.mechanisms);
+        if let Some(Certificate { certificate, key }) = self.certificate {
+            // Without `allowstarttls` 3.10.2 and 3.12 offer none; the others do not know it.
+            options += &format!(
+                "tls_server_cert: {certificate}\ntls_server_key: {key}\nallowstarttls: yes\n"
+            );
+        }
+        options
+    }
+}
 
 impl Host {
     pub fn new(name: &'static str, address: &'static str, role: Role, release: Release) -> Self {
@@ -88,7 +127,7 @@ impl Host {
     }
 
     /// Writes its configuration and makes its directories.
-    pub fn configure(&self, cyrus: User, master: &str) -> Done {
+    pub fn configure(&self, cyrus: User, master: &str, access: &Access<'_>) -> Done {
         let (dir, address) = (self.dir(), self.address);
         for sub in ["", "/conf", "/conf/db", "/conf/socket", "/conf/proc", "/conf/lock", "/spool"] {
             sandbox::make_dir(&format!("{dir}{sub}"), cyrus)?;
@@ -98,8 +137,10 @@ impl Host {
              partition-default: {dir}/spool\n\
              servername: {address}\n\
              syslog_prefix: {}\n\
-             sasl_sasldb_path: {STATE}/sasldb2\n",
+             sasl_sasldb_path: {STATE}/sasldb2\n\
+             {}",
             self.name,
+            access.imapd_conf(),
         );
         if self.role != Role::Master {
             imapd += &format!(
@@ -214,6 +255,29 @@ impl Host {
         ensure!(moved, "XFER {name} to {} moved nothing: {said:?}", to.address);
         Ok(())
     }
+
+    /// Makes `user/NAME0`, `user/NAME1` and so on.
+    pub fn create_many(&self, name: &str, count: usize) -> Done {
+        let mut admin = self.admin()?;
+        for nth in 0..count {
+            admin.command(&format!("CREATE user/{name}{nth}"))?;
+        }
+        Ok(())
+    }
+
+    /// Renames what [`Host::create_many`] made.
+    pub fn rename_many(&self, name: &str, new_name: &str, count: usize) -> Done {
+        let mut admin = self.admin()?;
+        for nth in 0..count {
+            admin.command(&format!("RENAME user/{name}{nth} user/{new_name}{nth}"))?;
+        }
+        Ok(())
+    }
+
+    /// Moves what [`Host::create_many`] made to another backend.
+    pub fn xfer_many(&self, name: &str, count: usize, to: &Host) -> Done {
+        (0..count).try_for_each(|nth| self.xfer(&format!("user/{name}{nth}"), to))
+    }
 }
 
 impl Murder {
@@ -230,7 +294,7 @@ impl Murder {
             cyrus,
         };
         for host in murder.hosts() {
-            host.configure(cyrus, MASTER)?;
+            host.configure(cyrus, MASTER, &Access::usual(host.role))?;
             make_login(host.address, cyrus)?;
         }
         for host in murder.hosts() {
@@ -242,6 +306,47 @@ impl Murder {
     fn hosts(&mut self) -> [&mut Host; 4] {
         let [be1, be2] = &mut self.backends;
         [&mut self.master, be1, be2, &mut self.frontend]
+    }
+
+    /// Starts the master again, with another way in.
+    pub fn restart_master(&mut self, access: &Access<'_>) -> Done {
+        self.master.stop()?;
+        self.master.configure(self.cyrus, MASTER, access)?;
+        self.master.start()
+    }
+
+    /// Starts the master again without what it knew. A backend tells it of its mailboxes when it is
+    /// started itself, and not before.
+    pub fn restart_master_empty(&mut self) -> Done {
+        self.master.kill()?;
+        fs::remove_file(self.master.mailboxes_db())?;
+        self.master.start()
+    }
+
+    /// Puts another host in the place of the master, at its address, with the list that the slave of
+    /// the frontend has, as an administrator does who has lost the master.
+    pub fn promote_slave(&mut self) -> Done {
+        self.master.kill()?;
+        let promoted = Host::new("promoted", MASTER, Role::Master, self.master.release);
+        promoted.configure(self.cyrus, MASTER, &Access::usual(Role::Master))?;
+        fs::copy(self.frontend.mailboxes_db(), promoted.mailboxes_db())?;
+        chown(promoted.mailboxes_db(), Some(self.cyrus.uid), Some(self.cyrus.gid))?;
+        self.master = promoted;
+        self.master.start()
+    }
+
+    /// Holds this many connections with the master, or as many as it has left; they last until
+    /// dropped. It takes 128 (`mupdate_connections_max`), the slaves among them.
+    pub fn hold_connections(&self, count: usize) -> Done<Vec<Connection>> {
+        let mut held = Vec::new();
+        while held.len() < count {
+            let mut connection = Connection::open(&format!("{MASTER}:3905"))?;
+            if connection.line()?.starts_with("* BYE") {
+                break;
+            }
+            held.push(connection);
+        }
+        Ok(held)
     }
 
     /// A session with the master as a backend has it.
@@ -261,6 +366,6 @@ pub fn make_login(servername: &str, cyrus: User) -> Done {
         ADMIN,
         PASSWORD,
     ]))?;
-    std::os::unix::fs::chown(&database, Some(cyrus.uid), Some(cyrus.gid))?;
+    chown(&database, Some(cyrus.uid), Some(cyrus.gid))?;
     Ok(())
 }

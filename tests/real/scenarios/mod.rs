@@ -6,6 +6,7 @@ mod master;
 mod moving;
 mod paths;
 mod refusals;
+mod upheavals;
 
 use std::cell::Cell;
 use std::fs;
@@ -93,5 +94,11 @@ fn run_in(world: &mut World, report: &mut Report) {
     scenario("the daemon is restarted under load", faults::daemon_restarts_under_load);
     scenario("the list is repacked", |w| faults::list_repacked(w));
     scenario("the list is spoilt", faults::list_spoilt);
+    scenario("every way into the master", upheavals::every_way_in);
+    scenario("every certificate of the master", upheavals::every_certificate);
+    scenario("every connection of the master is taken", |w| upheavals::connections_are_taken(w));
+    scenario("many mailboxes come and move", |w| upheavals::many_come_and_move(w));
+    scenario("the master forgets everybody", upheavals::master_forgets);
+    scenario("a slave takes the master's place", upheavals::slave_is_promoted);
     scenario("every answer is lmtpd's own", |w| comparison::same_as_lmtpd(w));
 }

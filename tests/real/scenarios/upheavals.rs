@@ -1,0 +1,161 @@
+//! The master changes: the way into it, its list, its host, its free connections. So do dozens of
+//! mailboxes at once. What the frontend knows is delivered all the while.
+
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, Error, RootCertStore};
+
+use crate::clients::Connection;
+use crate::murder::{Access, MASTER, Role};
+use crate::sandbox;
+use crate::tls::{self, Certificate, Tls};
+use crate::world::World;
+use crate::{Done, ensure, run};
+
+/// How many mailboxes come, change and move together.
+const MANY: usize = 24;
+
+/// Password or proof, in the clear or under TLS: Cyrus' own client and the frontend's slave find each
+/// way in that the master has, and a wrong password finds none.
+pub fn every_way_in(world: &mut World) -> Done {
+    let tls = Tls::make(world.murder.cyrus)?;
+    for mechanism in ["PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256"] {
+        logs_in(mechanism, false)?;
+    }
+    for access in [
+        Access { mechanisms: "SCRAM-SHA-1", plaintext: false, certificate: None },
+        Access { mechanisms: "PLAIN", plaintext: false, certificate: Some(&tls.good) },
+        Access { mechanisms: "SCRAM-SHA-256", plaintext: false, certificate: Some(&tls.good) },
+    ] {
+        world.murder.restart_master(&access)?;
+        logs_in(access.mechanisms, access.certificate.is_some())?;
+        world.recovers()?;
+    }
+    for (mechanism, password) in [("SCRAM-SHA-256", "wrong"), ("PLAIN", "cyrus")] {
+        let said = mupdatetest(mechanism, false, password)?;
+        let begun = said.contains("* OK MUPDATE") && !said.contains("Authenticated.");
+        ensure!(begun, "{mechanism} in the clear, password {password}: {said}");
+    }
+    world.murder.restart_master(&Access::usual(Role::Master))?;
+    world.recovers()
+}
+
+fn logs_in(mechanism: &str, starttls: bool) -> Done {
+    let said = mupdatetest(mechanism, starttls, "cyrus")?;
+    let strength = if starttls { "Security strength factor: 256" } else { "" };
+    for wanted in ["Authenticated.", strength, &format!("AUTHENTICATE \"{mechanism}\"")] {
+        ensure!(said.contains(wanted), "{mechanism}: no {wanted:?} in {said}");
+    }
+    Ok(())
+}
+
+/// What Cyrus' own client says of a login at the master.
+fn mupdatetest(mechanism: &str, starttls: bool, password: &str) -> Done<String> {
+    let mut client = sandbox::command("mupdatetest");
+    if starttls {
+        client.args(["-t", ""]);
+    }
+    run(client.args(["-m", mechanism, "-a", "cyrus", "-u", "cyrus", "-w", password, MASTER]))
+}
+
+/// The certificates are what they are called, and the master shows each of them.
+pub fn every_certificate(world: &mut World) -> Done {
+    let tls = Tls::make(world.murder.cyrus)?;
+    let wrong = |certificate: &Certificate| match verify(&tls, certificate)? {
+        Err(Error::InvalidCertificate(why)) => Done::Ok(why),
+        other => Err(format!("{}: {other:?}", certificate.certificate).into()),
+    };
+    let good = verify(&tls, &tls.good)?;
+    let (expired, foreign) = (wrong(&tls.expired)?, wrong(&tls.foreign)?);
+    let misnamed = wrong(&tls.misnamed)?;
+    ensure!(good.is_ok(), "the good one: {good:?}");
+    ensure!(matches!(expired, CertificateError::ExpiredContext { .. }), "{expired:?}");
+    ensure!(matches!(foreign, CertificateError::UnknownIssuer), "{foreign:?}");
+    ensure!(matches!(misnamed, CertificateError::NotValidForNameContext { .. }), "{misnamed:?}");
+
+    for certificate in [&tls.expired, &tls.foreign, &tls.misnamed] {
+        let access = Access { certificate: Some(certificate), ..Access::usual(Role::Master) };
+        world.murder.restart_master(&access)?;
+        let said = mupdatetest("PLAIN", true, "cyrus")?;
+        let shown = said.contains("TLS connection established");
+        ensure!(shown, "{}: {said}", certificate.certificate);
+    }
+    world.murder.restart_master(&Access::usual(Role::Master))?;
+    world.recovers()
+}
+
+/// As a client that trusts the authority and nobody else.
+fn verify(tls: &Tls, certificate: &Certificate) -> Done<Result<(), Error>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&tls.authority)?)?;
+    let provider = Arc::new(default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build()?;
+    let shown = CertificateDer::from_pem_file(&certificate.certificate)?;
+    let name = ServerName::try_from(tls::NAME)?;
+    Ok(verifier.verify_server_cert(&shown, &[], &name, &[], UnixTime::now()).map(drop))
+}
+
+/// The slave empties the frontend's list as soon as the master has none. Nobody is refused for that,
+/// and it is over when the backends have told the master again.
+pub fn master_forgets(world: &mut World) -> Done {
+    world.murder.restart_master_empty()?;
+    sandbox::poll("the frontend's list to be empty", 30, || {
+        let lookup = world.setup.lookup_one("jane@example.org")?;
+        Ok((lookup.outcome != "deliver").then_some(()))
+    })?;
+    let seen = world.existing_are_not_refused();
+    for backend in &mut world.murder.backends {
+        backend.stop()?;
+        backend.start()?;
+    }
+    seen?;
+    world.recovers()
+}
+
+/// The master is lost, and another host takes its place with the list of a slave.
+pub fn slave_is_promoted(world: &mut World) -> Done {
+    world.murder.promote_slave()?;
+    world.recovers()?;
+    let [be1, _] = &world.murder.backends;
+    be1.admin()?.command("CREATE user/successor")?;
+    world.moves_to("successor@example.org", be1)?;
+    world.arrives("successor@example.org", be1, "successor", "INBOX")
+}
+
+/// Somebody holds every connection the master has to give.
+pub fn connections_are_taken(world: &World) -> Done {
+    let held = world.murder.hold_connections(200)?;
+    ensure!((100..=128).contains(&held.len()), "{} connections could be had", held.len());
+    let told = Connection::open(&format!("{MASTER}:3905"))?.line()?;
+    ensure!(told.starts_with("* BYE"), "one more is told {told}");
+    let [be1, be2] = &world.murder.backends;
+    world.arrives("jane@example.org", be1, "jane", "INBOX")?;
+    world.arrives("max@example.org", be2, "max", "INBOX")?;
+    world.existing_are_not_refused()?;
+    drop(held);
+    sandbox::poll("the master to have connections again", 30, || world.murder.mupdate().map(Some))?;
+    world.recovers()
+}
+
+/// Dozens of mailboxes are made, renamed and moved; each gets its mail where it is then.
+pub fn many_come_and_move(world: &World) -> Done {
+    let [be1, be2] = &world.murder.backends;
+    let numbered = |name: &'static str| (0..MANY).map(move |nth| format!("{name}{nth}"));
+    be1.create_many("crowd", MANY)?;
+    be1.rename_many("crowd", "throng", MANY)?;
+    for user in numbered("throng") {
+        world.moves_to(&format!("{user}@example.org"), be1)?;
+    }
+    be1.xfer_many("throng", MANY, be2)?;
+    for user in numbered("throng") {
+        let recipient = format!("{user}@example.org");
+        world.moves_to(&recipient, be2)?;
+        world.arrives(&recipient, be2, &user, "INBOX")?;
+    }
+    numbered("crowd").try_for_each(|user| world.becomes_unknown(&format!("{user}@example.org")))
+}

@@ -1,0 +1,86 @@
+//! Certificates for the master: one that is good, and one for each way not to be.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
+};
+
+use crate::Done;
+use crate::sandbox::{self, STATE, User};
+
+/// The name in the good certificate.
+pub const NAME: &str = "mupdate.murder.test";
+
+/// The paths of a certificate and its key; Cyrus may read both.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    pub certificate: String,
+    pub key: String,
+}
+
+/// All of them.
+pub struct Tls {
+    /// The path of the certificate of the authority that is to be trusted.
+    pub authority: String,
+    /// By that authority, for [`NAME`].
+    pub good: Certificate,
+    /// The same, but its time is over.
+    pub expired: Certificate,
+    /// For [`NAME`], by an authority nobody knows.
+    pub foreign: Certificate,
+    /// By the authority, for another name.
+    pub misnamed: Certificate,
+}
+
+impl Tls {
+    /// Makes them, below the state of the run.
+    pub fn make(cyrus: User) -> Done<Self> {
+        let dir = format!("{STATE}/tls");
+        sandbox::make_dir(&dir, cyrus)?;
+        let (trusted, stranger) = (authority("Murder")?, authority("Stranger")?);
+        let path = format!("{dir}/authority.pem");
+        fs::write(&path, trusted.pem())?;
+        let make = |file: &str, issuer: &Issuer, name: &str, last_year: i32| {
+            let key = KeyPair::generate()?;
+            let mut params = params(name, last_year)?;
+            params.subject_alt_names = vec![rcgen::SanType::DnsName(name.try_into()?)];
+            let signed = params.signed_by(&key, issuer)?;
+            let certificate = Certificate {
+                certificate: format!("{dir}/{file}.pem"),
+                key: format!("{dir}/{file}.key"),
+            };
+            fs::write(&certificate.certificate, signed.pem())?;
+            fs::write(&certificate.key, key.serialize_pem())?;
+            chown(&certificate.key, Some(cyrus.uid), Some(cyrus.gid))?;
+            fs::set_permissions(&certificate.key, Permissions::from_mode(0o600))?;
+            Done::Ok(certificate)
+        };
+        Ok(Self {
+            authority: path,
+            good: make("good", &trusted, NAME, FAR_YEAR)?,
+            expired: make("expired", &trusted, NAME, 2021)?,
+            foreign: make("foreign", &stranger, NAME, FAR_YEAR)?,
+            misnamed: make("misnamed", &trusted, "elsewhere.test", FAR_YEAR)?,
+        })
+    }
+}
+
+const FAR_YEAR: i32 = 2100;
+
+type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+fn authority(name: &str) -> Done<Issuer> {
+    let mut params = params(name, FAR_YEAR)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    Ok(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?)
+}
+
+fn params(name: &str, last_year: i32) -> Done<CertificateParams> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(last_year, 1, 1);
+    Ok(params)
+}
