@@ -14,7 +14,7 @@ use crate::mailbox::MailboxName;
 use crate::mailbox_list::lists::Trust;
 use crate::mailbox_list::replica::{Error, Place, ReplicaList};
 use crate::mupdate::{Event, Failure};
-use crate::replica::{About, Standing, Status};
+use crate::replica::{About, HeldBack, Outcome, Standing, Status};
 
 /// So many bunches wait for the writer, each of a thousand events at most.
 const QUEUE: usize = 64;
@@ -292,6 +292,20 @@ impl Shared {
         }
         drop(standing);
         self.link().changes += changes;
+    }
+
+    /// A full list is about to be committed, and has done this.
+    pub(super) fn listed(&self, outcome: &Outcome) {
+        let mut standing = self.standing();
+        standing.listed(outcome, self.now());
+        if let Some(loss) = &outcome.held_back {
+            standing.held_back(loss);
+        }
+    }
+
+    /// A loss is about to be committed as held back.
+    pub(super) fn held_back(&self, loss: &HeldBack) {
+        self.standing().held_back(loss);
     }
 
     /// What has been committed.

@@ -152,6 +152,8 @@ impl Writer {
                         let (now, accept_after) = (SystemTime::now(), self.accept_after);
                         let outcome =
                             listing.finish(&mut change, master, release, now, accept_after)?;
+                        // Before anybody can miss what it takes away.
+                        self.shared.listed(&outcome);
                         change.commit_to_disk()?;
                         return Ok(Ok((outcome, events.collect())));
                     }
@@ -216,6 +218,9 @@ impl Writer {
             }
             let as_of = asked.map(|asked| self.shared.clock_at(asked));
             let (about, names) = follower.finish(&mut change, as_of, now, SystemTime::now())?;
+            if let Some(loss) = &about.held_back {
+                self.shared.held_back(loss);
+            }
             change.commit()?;
             self.shared.stored(about, names);
         }

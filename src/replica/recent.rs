@@ -18,11 +18,19 @@ pub(crate) struct Recent {
     /// The present window and the one before it.
     names: [HashSet<u64>; 2],
     present: u128,
+    /// When any number of names was deleted, nobody knows which.
+    all: Option<Duration>,
 }
 
 impl Recent {
     pub(crate) fn new(window: Duration) -> Self {
-        Self { hasher: RandomState::new(), window, names: Default::default(), present: 0 }
+        Self {
+            hasher: RandomState::new(),
+            window,
+            names: Default::default(),
+            present: 0,
+            all: None,
+        }
     }
 
     fn number(&self, now: Duration) -> u128 {
@@ -45,8 +53,16 @@ impl Recent {
         }
     }
 
+    /// Any name may have been deleted.
+    pub(crate) fn put_all(&mut self, now: Duration) {
+        self.all = Some(now);
+    }
+
     /// Whether it was within the window.
     pub(crate) fn has(&self, name: &MailboxName, now: Duration) -> bool {
+        if self.all.is_some_and(|all| now.saturating_sub(all) <= self.window) {
+            return true;
+        }
         let hash = self.hasher.hash_one(name.as_bytes());
         let windows_since = self.number(now).saturating_sub(self.present);
         let counting = match windows_since {
@@ -86,6 +102,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn where_nobody_knows_which_every_name_counts() {
+        let mut recent = Recent::new(10 * SECOND);
+        assert!(!recent.has(&name("user.a"), 5 * SECOND));
+        recent.put_all(5 * SECOND);
+        assert!(recent.has(&name("user.a"), 15 * SECOND));
+        assert!(!recent.has(&name("user.a"), 16 * SECOND));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::recent::Recent;
-use super::{About, HeldBack, utc};
+use super::{About, HeldBack, Outcome, utc};
 use crate::mailbox::MailboxName;
 
 /// The last barrier may be so old. They are asked for every 2 to 3 seconds.
@@ -34,7 +34,8 @@ pub enum Freshness {
 /// What is known of the replica, in memory, beside what is stored. One thread keeps it up to date,
 /// in this order:
 ///
-/// 1. [`deleted`](Self::deleted), before the batch with the deletion is committed;
+/// 1. [`deleted`](Self::deleted), [`listed`](Self::listed) and [`held_back`](Self::held_back), before
+///    the batch with the deletion, the list or the loss is committed;
 /// 2. [`stored`](Self::stored), after it is;
 /// 3. [`current`](Self::current), when everything that was told before the barrier is committed.
 #[derive(Debug)]
@@ -78,6 +79,12 @@ impl Standing {
         Self { epoch, about, names, connected: false, as_of: None, deleted }
     }
 
+    /// A batch that is about to be committed holds this loss back. Who sees the batch must not
+    /// believe a miss any more.
+    pub fn held_back(&mut self, loss: &HeldBack) {
+        self.about.held_back = Some(loss.clone());
+    }
+
     /// This has been committed.
     pub fn stored(&mut self, about: About, names: u64) {
         self.about = about;
@@ -87,6 +94,14 @@ impl Standing {
     /// The master has said that the name is deleted.
     pub fn deleted(&mut self, name: &MailboxName, now: Duration) {
         self.deleted.put(name, now);
+    }
+
+    /// A full list is about to be committed. What it takes away may be in the middle of a rename; and
+    /// after a start nobody remembers what was deleted before it.
+    pub fn listed(&mut self, outcome: &Outcome, now: Duration) {
+        if outcome.removed > 0 || self.as_of.is_none() {
+            self.deleted.put_all(now);
+        }
     }
 
     /// A barrier that was asked for at `asked` has been answered, and everything that was told before
@@ -134,7 +149,8 @@ impl Standing {
     }
 
     /// Whether the name was deleted so lately that it may be in the middle of a rename: the master is
-    /// then asked for it twice, with a gap. If too many were, this is so for all.
+    /// then asked for it twice, with a gap. If too many were, or a list took names away, this is so
+    /// for all.
     pub fn lately_deleted(&self, name: &MailboxName, now: Duration) -> bool {
         self.deleted.has(name, now)
     }
