@@ -31,7 +31,7 @@ impl Sources {
                 Exit::Config
             })?;
             let resolver = Resolver::new(settings, behind.replica);
-            let confirmer = Confirmer::new(&resolver, behind.master);
+            let confirmer = Confirmer::without_pause(&resolver, behind.master);
             (resolver, confirmer)
         };
         Ok(Self { resolver, confirmer, runtime })

@@ -19,7 +19,7 @@ impl Trouble {
     /// The pause after the first failure, and the longest.
     fn pauses(self) -> (Duration, Duration) {
         match self {
-            Trouble::Network => (Duration::from_secs(1), Duration::from_secs(10)),
+            Trouble::Network => (Duration::from_millis(500), Duration::from_secs(4)),
             Trouble::Refused => (Duration::from_secs(20), Duration::from_secs(300)),
             Trouble::Disk => (Duration::from_secs(2), Duration::from_secs(300)),
         }
@@ -86,17 +86,17 @@ mod tests {
     #[test]
     fn a_dead_master_is_asked_seldom_but_for_ever() {
         let (mut retry, mut now) = (Retry::new(1), secs(0));
-        for pause in [1, 2, 4, 8, 10, 10, 10] {
+        for pause in [500, 1000, 2000, 4000, 4000, 4000] {
             let (index, at) = retry.next(now);
             assert_eq!((index, at), (0, now));
             retry.failed(0, Trouble::Network, now, 0.0);
-            now += secs(pause);
-            assert_eq!(retry.next(secs(0)).1, now, "after a pause of {pause} s");
+            now += Duration::from_millis(pause);
+            assert_eq!(retry.next(secs(0)).1, now, "after a pause of {pause} ms");
         }
         for _ in 0..1000 {
             retry.failed(0, Trouble::Network, now, 1.0);
         }
-        assert_eq!(retry.next(now).1, now + secs(15));
+        assert_eq!(retry.next(now).1, now + secs(6));
     }
 
     #[test]
@@ -118,7 +118,7 @@ mod tests {
         retry.failed(1, Trouble::Refused, secs(100), 0.0);
         assert_eq!(retry.next(secs(100)), (2, secs(100)));
         retry.failed(2, Trouble::Network, secs(100), 0.2);
-        assert_eq!(retry.next(secs(100)), (0, secs(101)));
+        assert_eq!(retry.next(secs(100)), (0, secs(100) + Duration::from_millis(500)));
         assert_eq!(retry.next(secs(500)), (0, secs(500)));
     }
 
@@ -130,6 +130,6 @@ mod tests {
         }
         retry.worked(0);
         retry.failed(0, Trouble::Network, secs(0), 0.0);
-        assert_eq!(retry.next(secs(0)).1, secs(1));
+        assert_eq!(retry.next(secs(0)).1, Duration::from_millis(500));
     }
 }

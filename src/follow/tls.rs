@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{self, ClientCertificate};
+use crate::mupdate::Failure;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
@@ -80,36 +81,43 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// Why TLS did not come about, for the one who must act.
-pub(crate) fn in_words(error: &io::Error, name: &str, ca_file: Option<&Path>) -> String {
+/// Why TLS did not come about.
+pub(crate) fn failure(error: &io::Error, name: &str, ca_file: Option<&Path>) -> Failure {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let tls = tls.or_else(|| error.source().and_then(|s| s.downcast_ref::<rustls::Error>()));
+    match tls {
+        Some(rustls::Error::InvalidCertificate(wrong)) => {
+            Failure::Untrusted(in_words(wrong, name, ca_file))
+        }
+        Some(other) => Failure::Tls(other.to_string()),
+        None => Failure::Tls(error.to_string()),
+    }
+}
+
+/// What is wrong with a certificate, for the one who must act.
+fn in_words(wrong: &CertificateError, name: &str, ca_file: Option<&Path>) -> String {
     let believed = match ca_file {
         Some(path) => format!("by an authority in {}", path.display()),
         None => "by an authority of this system; set `ca-file` for a private one".to_owned(),
     };
-    match tls {
-        Some(rustls::Error::InvalidCertificate(wrong)) => match wrong {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "the server's certificate has expired: renew it".to_owned()
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "the server's certificate is not valid yet: are the clocks right?".to_owned()
-            }
-            // The second is that of an authority that was made anew under its old name.
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                format!("the server's certificate is not signed {believed}")
-            }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                format!(
-                    "the server's certificate is not for `{name}`; if it is the right server, set \
-                     `tls-name` to a name in it"
-                )
-            }
-            other => format!("the server's certificate cannot be believed: {other}"),
-        },
-        Some(other) => other.to_string(),
-        None => error.to_string(),
+    match wrong {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "the server's certificate has expired: renew it".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "the server's certificate is not valid yet: are the clocks right?".to_owned()
+        }
+        // The second is that of an authority that was made anew under its old name.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            format!("the server's certificate is not signed {believed}")
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!(
+                "the server's certificate is not for `{name}`; if it is the right server, set \
+                 `tls-name` to a name in it"
+            )
+        }
+        other => format!("the server's certificate cannot be believed: {other}"),
     }
 }
 

@@ -145,9 +145,9 @@ impl Upstream {
                 }
                 Step::StartTls => {
                     let name = self.tls_name.as_deref().unwrap_or(&address.host);
-                    connection = connection.under_tls(&self.tls, name).await.map_err(|e| {
-                        Failure::Tls(tls::in_words(&e, name, self.ca_file.as_deref()))
-                    })?;
+                    let begun = connection.under_tls(&self.tls, name).await;
+                    connection =
+                        begun.map_err(|e| tls::failure(&e, name, self.ca_file.as_deref()))?;
                     login.tls_is_up(self.clock.now(), self.tls.shows_certificate);
                 }
                 Step::In(session) => return Ok((connection, session)),

@@ -12,6 +12,9 @@ pub enum Failure {
     /// TLS could not be agreed upon; the text is the caller's.
     #[error("TLS with the MUPDATE server failed: {0}")]
     Tls(String),
+    /// The server's certificate cannot be believed; the text is the caller's.
+    #[error("TLS with the MUPDATE server failed: {0}")]
+    Untrusted(String),
     /// The server closed it.
     #[error("the MUPDATE server closed the connection {0}")]
     Closed(&'static str),
@@ -105,9 +108,10 @@ impl Failure {
                 FailureKind::Network
             }
             Failure::Tls(_) | Failure::StartTlsRefused(_) | Failure::Injected => FailureKind::Tls,
-            Failure::TlsRequired { .. } | Failure::NoCredentials | Failure::NoMechanism(_) => {
-                FailureKind::Config
-            }
+            Failure::Untrusted(_)
+            | Failure::TlsRequired { .. }
+            | Failure::NoCredentials
+            | Failure::NoMechanism(_) => FailureKind::Config,
             Failure::Refused(_)
             | Failure::FalseServer(_)
             | Failure::NotMaster { .. }

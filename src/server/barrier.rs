@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-/// Least time between the beginnings of two kicks.
-const PAUSE: Duration = Duration::from_millis(250);
+/// Least time between the beginnings of two kicks, where strangers choose how many there are.
+pub(super) const PAUSE: Duration = Duration::from_millis(250);
 
 /// Most misses that wait at a time. One more is told at once that it cannot be confirmed.
 const MOST_WAITING: usize = 4096;
@@ -26,10 +26,14 @@ pub(super) struct Barrier {
 }
 
 impl Barrier {
-    /// Starts the task that kicks. `kick` blocks and is called on a thread that may.
-    pub(super) fn new(kick: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+    /// Starts the task that kicks, with this pause between the beginnings of two kicks. `kick` blocks
+    /// and is called on a thread that may.
+    pub(super) fn new(
+        pause: Duration,
+        kick: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
         let (waiting, arrivals) = mpsc::channel(MOST_WAITING);
-        tokio::spawn(run(arrivals, Arc::new(kick)));
+        tokio::spawn(run(arrivals, pause, Arc::new(kick)));
         Self { waiting }
     }
 
@@ -46,12 +50,13 @@ impl Barrier {
 
 async fn run(
     mut arrivals: mpsc::Receiver<oneshot::Sender<Kicked>>,
+    pause: Duration,
     kick: Arc<impl Fn() -> Result<(), String> + Send + Sync + 'static>,
 ) {
     let mut next = Instant::now();
     while let Some(first) = arrivals.recv().await {
         sleep_until(next).await;
-        next = Instant::now() + PAUSE;
+        next = Instant::now() + pause;
         let mut served = vec![first];
         while let Ok(another) = arrivals.try_recv() {
             served.push(another);
@@ -79,7 +84,7 @@ mod tests {
     async fn a_thousand_strangers_cost_one_kick() {
         let kicks = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&kicks);
-        let barrier = Barrier::new(move || {
+        let barrier = Barrier::new(PAUSE, move || {
             counted.fetch_add(1, Ordering::SeqCst);
             Ok(())
         });
@@ -101,7 +106,7 @@ mod tests {
         let (began, begins) = std_mpsc::channel();
         let (finish, finishes) = std_mpsc::channel::<Result<(), String>>();
         let finishes = Mutex::new(finishes);
-        let barrier = Barrier::new(move || {
+        let barrier = Barrier::new(PAUSE, move || {
             began.send(()).unwrap();
             finishes.lock().unwrap().recv().unwrap()
         });
@@ -128,7 +133,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_kick_that_panics_confirms_nothing() {
-        let barrier = Barrier::new(|| panic!("a bug"));
+        let barrier = Barrier::new(PAUSE, || panic!("a bug"));
         assert!(barrier.wait().await.is_err());
         assert!(barrier.wait().await.is_err());
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::barrier::Barrier;
+use super::barrier::{Barrier, PAUSE};
 use crate::confirm::Said;
 use crate::mailbox::{KeyGeneration, MailboxName};
 use crate::mailbox_list::kick::kick;
@@ -34,12 +34,21 @@ impl Confirmer {
     /// nobody is unknown where the master would have to be asked. Must be called within a tokio
     /// runtime.
     pub fn new(resolver: &Resolver, master: Option<Arc<dyn Master>>) -> Self {
+        Self::with_pause(resolver, master, PAUSE)
+    }
+
+    /// The same for a command, which asks for one name after the other and holds up nobody.
+    pub fn without_pause(resolver: &Resolver, master: Option<Arc<dyn Master>>) -> Self {
+        Self::with_pause(resolver, master, Duration::ZERO)
+    }
+
+    fn with_pause(resolver: &Resolver, master: Option<Arc<dyn Master>>, pause: Duration) -> Self {
         let (ask_master, socket) = match &resolver.proof {
             Proof::List => (false, None),
             Proof::Slave(socket) => (false, Some(socket)),
             Proof::Master { slave } => (true, slave.as_ref()),
         };
-        let slave = socket.cloned().map(|at| Barrier::new(move || kick(&at, KICK_PATIENCE)));
+        let slave = socket.cloned().map(|at| Barrier::new(pause, move || kick(&at, KICK_PATIENCE)));
         let walks = resolver.router.rules.fuzzy;
         Self { master, ask_master, slave, walks, impossible: Once::new() }
     }

@@ -240,7 +240,7 @@ async fn a_loss_that_nobody_waits_for_does_not_make_a_hot_loop_of_lists() {
     master.restart().await;
     until("two more lists", async || master.updates() >= 4).await;
     let updates = master.seen().updates.lock().unwrap().clone();
-    assert!(updates[3] - updates[2] >= Duration::from_millis(900));
+    assert!(updates[3] - updates[2] >= Duration::from_millis(450));
     all_are_found(&murder, NAMES);
 }
 
