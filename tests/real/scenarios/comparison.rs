@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::thread;
 
 use super::kept;
 use crate::clients::mail::Session;
@@ -50,15 +51,14 @@ pub fn same_as_lmtpd(world: &World) -> Done {
     let documented = documented(release)?;
 
     let names = NamesOnly::start(&variants, world.release, world.murder.cyrus)?;
+    let lookups = look_up(&variants, &recipients, world)?;
     let mut answers = String::new();
     let mut surprises = Vec::new();
     let mut seen = BTreeSet::new();
-    for variant in &variants {
-        let setup = Setup::by_options(&variant.imapd_conf(), world.release, world.murder.cyrus)?;
+    for (variant, lookups) in variants.iter().zip(&lookups) {
         let name = &variant.name;
-        let lookups = setup.lookup(&recipients)?;
         let mut lmtpd = variant.lmtpd()?;
-        for (recipient, lookup) in recipients.iter().zip(&lookups) {
+        for (recipient, lookup) in recipients.iter().zip(lookups) {
             let answer = ask(&mut lmtpd, &names, recipient)?;
             let row = format!("{name}\t{recipient}\t{}", answer.reply);
             answers += &format!("{row}\n");
@@ -100,6 +100,33 @@ pub fn same_as_lmtpd(world: &World) -> Done {
     let list = surprises.join("\n");
     ensure!(count == 0, "{count} surprises (variant, recipient, lmtpd, router):\n{list}");
     Ok(())
+}
+
+/// So many recipients by one process: each miss of a process waits for a barrier of its own, of which
+/// there are a few a second.
+const AT_ONCE: usize = 32;
+
+/// All recipients under each variant.
+fn look_up(variants: &[Variant], recipients: &[&str], world: &World) -> Done<Vec<Vec<Lookup>>> {
+    let setup = |v: &Variant| Setup::by_options(&v.imapd_conf(), world.release, world.murder.cyrus);
+    let setups = variants.iter().map(setup).collect::<Done<Vec<_>>>()?;
+    thread::scope(|scope| {
+        let running: Vec<Vec<_>> = setups
+            .iter()
+            .map(|setup| {
+                let parts = recipients.chunks(AT_ONCE);
+                parts.map(|part| scope.spawn(move || setup.lookup(part))).collect()
+            })
+            .collect();
+        let join = |parts: Vec<thread::ScopedJoinHandle<'_, Done<Vec<Lookup>>>>| {
+            let mut lookups = Vec::new();
+            for part in parts {
+                lookups.extend(part.join().map_err(|_| "a lookup panicked")??);
+            }
+            Ok(lookups)
+        };
+        running.into_iter().map(join).collect()
+    })
 }
 
 /// The rows of differences.txt for a release, about recipients with a domain, without the release
