@@ -24,8 +24,8 @@ pub trait Master: Send + Sync {
     /// [`Finding::Absent`] must come from an answer that was asked for after this call began.
     fn find<'a>(&'a self, name: &'a MailboxName) -> Asking<'a, Result<Finding, Impossible>>;
 
-    /// Whether the stream told of the deletion of this name a moment ago. The second half of a
-    /// rename may follow then, and the master must be asked twice.
+    /// Whether a name that the master does not have was deleted a moment ago, as far as the stream
+    /// tells. The second half of a rename may follow then, and the master must be asked twice.
     fn deleted_lately(&self, _name: &MailboxName) -> bool {
         false
     }

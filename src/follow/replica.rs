@@ -10,7 +10,7 @@ use tokio::task::{JoinHandle as Task, spawn_blocking};
 use super::upstream::{Clock, Upstream};
 use super::{stream, writer};
 use crate::config::ReplicaSettings;
-use crate::mailbox::MailboxName;
+use crate::mailbox::{Lookup, MailboxList as _, MailboxName};
 use crate::mailbox_list::lists::Trust;
 use crate::mailbox_list::replica::{Error, Place, ReplicaList};
 use crate::mupdate::{Event, Failure};
@@ -132,9 +132,11 @@ impl Replica {
         Arc::clone(&self.shared) as Arc<dyn Trust>
     }
 
-    /// Whether the master has told the deletion of the name a moment ago.
+    /// Whether a name that the master does not have may be in the middle of a rename: he has told its
+    /// deletion a moment ago, or not yet.
     pub fn deleted_lately(&self, name: &MailboxName) -> bool {
-        self.shared.standing().lately_deleted(name, self.shared.now())
+        !matches!(self.list.lookup(name), Lookup::Absent)
+            || self.shared.standing().lately_deleted(name, self.shared.now())
     }
 
     /// Why "absent", as the master said over the connection that is up since `asker_up`, is not to
@@ -297,7 +299,7 @@ impl Shared {
     /// A full list is about to be committed, and has done this.
     pub(super) fn listed(&self, outcome: &Outcome) {
         let mut standing = self.standing();
-        standing.listed(outcome, self.now());
+        standing.listed(self.now());
         if let Some(loss) = &outcome.held_back {
             standing.held_back(loss);
         }

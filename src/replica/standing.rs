@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::recent::Recent;
-use super::{About, HeldBack, Outcome, utc};
+use super::{About, HeldBack, utc};
 use crate::mailbox::MailboxName;
 
 /// The last barrier may be so old. They are asked for every 2 to 3 seconds.
@@ -96,12 +96,11 @@ impl Standing {
         self.deleted.put(name, now);
     }
 
-    /// A full list is about to be committed. What it takes away may be in the middle of a rename; and
-    /// after a start nobody remembers what was deleted before it.
-    pub fn listed(&mut self, outcome: &Outcome, now: Duration) {
-        if outcome.removed > 0 || self.as_of.is_none() {
-            self.deleted.put_all(now);
-        }
+    /// A full list is about to be committed. A name that it does not have may be in the middle of a
+    /// rename, and nobody has told of its deletion: it may even have been made while there was no
+    /// connection.
+    pub fn listed(&mut self, now: Duration) {
+        self.deleted.put_all(now);
     }
 
     /// A barrier that was asked for at `asked` has been answered, and everything that was told before
@@ -149,8 +148,8 @@ impl Standing {
     }
 
     /// Whether the name was deleted so lately that it may be in the middle of a rename: the master is
-    /// then asked for it twice, with a gap. If too many were, or a list took names away, this is so
-    /// for all.
+    /// then asked for it twice, with a gap. If too many were, or a list has just come, this is so for
+    /// all.
     pub fn lately_deleted(&self, name: &MailboxName, now: Duration) -> bool {
         self.deleted.has(name, now)
     }

@@ -95,14 +95,16 @@ async fn a_change_is_seen_at_once_and_no_absent_outlives_it() {
 #[tokio::test]
 async fn whoever_is_missing_since_a_deletion_may_be_in_the_middle_of_a_rename() {
     let (master, _dir, murder) = a_murder().await;
-    // After a start every name counts as deleted lately for ten seconds.
+    // After a list every name counts as deleted lately for ten seconds.
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(11)).await;
     tokio::time::resume();
     settled(&murder).await;
     for n in 0..20 {
         let user = format!("user.u{n}");
-        assert!(!murder.deleted_lately(&name(&user)));
+        // That he is there, and the master would not have him: then he was deleted just now.
+        assert!(murder.deleted_lately(&name(&user)));
+        assert!(!murder.deleted_lately(&name(&format!("user.nobody{n}"))));
         master.delete(&user);
         while matches!(look(&murder, &user), Lookup::Present(_)) {
             tokio::task::yield_now().await;
