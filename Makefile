@@ -1,5 +1,6 @@
 # make                build the program
 # make check          all tests that need neither root nor the network
+# make soak           a million simulated schedules, or SOAK=<count>[,<first seed>]
 # make check-real     real Cyrus murders of four releases and Postfix, in private roots (wants root)
 # make bench          figures against Cyrus and a bare echo server (wants root and cc)
 # make doc            the library's documentation
@@ -15,13 +16,17 @@ docdir ?= $(prefix)/share/doc/murder-route
 unitdir ?= $(prefix)/lib/systemd/system
 INSTALL ?= install
 
-.PHONY: all bench check check-real doc install
+.PHONY: all bench check check-real doc install soak
 
 all:
 	$(CARGO) build --release --locked
 
 check:
 	$(CARGO) test --locked
+
+SOAK ?= 1000000
+soak:
+	MURDER_ROUTE_SIMULATION=$(SOAK) $(CARGO) test --release --locked --test simulation -- --nocapture
 
 # Debian's packages are unpacked below MURDER_ROUTE_CACHE (default /var/cache/murder-route), once.
 check-real:

@@ -1,0 +1,471 @@
+//! Our side: what `follow` and `server::confirmer` do with their tasks, thread and sockets, as one
+//! loop over a clock that is told. All that decides is the crate's: the protocol, the replica's
+//! logic, the router over the lists with what was found out.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use murder_route::address::{Release, Rules};
+use murder_route::backend::Backends;
+use murder_route::confirm::{Findings, MOST_ROUNDS, Said};
+use murder_route::domains::Domains;
+use murder_route::mailbox::{Lookup, MailboxList, MailboxName, Record};
+use murder_route::mailbox_list::lists::{Lists, Replicated, Source, Trust};
+use murder_route::mupdate::{Event, Failure, Finder, Finding, Stream, Ticket};
+use murder_route::replica::Standing;
+use murder_route::resolver::{Proof, Resolver, never_settled};
+use murder_route::router::{Decision, Route, Router, Verdict};
+
+use crate::link::Link;
+use crate::network::{Line, Network, Piece};
+use crate::random::Random;
+use crate::schedule::Name;
+use crate::store::Store;
+use crate::writer::{Told, Writer};
+
+/// How long a loss waits for its confirmation.
+pub(crate) const ACCEPT_AFTER: Duration = Duration::from_secs(60);
+
+/// Longest wait for the answer to a question (`follow::asker`).
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Between the two questions for a name that was deleted a moment ago (`server::confirmer`).
+const RENAME_GAP: Duration = Duration::from_secs(1);
+
+/// What the clock on the wall says.
+pub(crate) fn clock(now: Duration) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_795_536_000) + now
+}
+
+/// What all parts of the process share.
+pub(crate) struct Shared {
+    store: Arc<Mutex<Store>>,
+    standing: Mutex<Standing>,
+    /// When the last barrier that was answered was asked for.
+    barrier: Mutex<Option<Duration>>,
+    /// In milliseconds.
+    now: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap()
+    }
+
+    pub(crate) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap()
+    }
+
+    pub(crate) fn current(&self, asked: Duration) {
+        self.standing().current(asked);
+        *self.barrier.lock().unwrap() = Some(asked);
+        self.store().is_complete_to(asked);
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.now.load(Relaxed))
+    }
+}
+
+impl MailboxList for Shared {
+    fn lookup(&self, name: &MailboxName) -> Lookup {
+        self.store().lookup(name)
+    }
+
+    fn each(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        self.store().each(prefix, visit)
+    }
+}
+
+impl Trust for Shared {
+    fn hits(&self) -> Result<(), String> {
+        self.standing().positives(self.now(), None)
+    }
+
+    fn misses(&self) -> Result<(), String> {
+        self.standing().misses(self.now())
+    }
+}
+
+/// An answer to a mail server.
+#[derive(Debug, Clone)]
+pub(crate) struct Answered {
+    pub(crate) name: Name,
+    /// When it was asked for.
+    pub(crate) since: Duration,
+    pub(crate) route: Route,
+    /// Whether a list was held back then.
+    pub(crate) held_back: bool,
+    /// How many names the stream alone had taken away from the replica.
+    pub(crate) lost: u64,
+    /// Up to when the replica had everything.
+    pub(crate) complete_to: Option<Duration>,
+    /// Whether the master was asked.
+    pub(crate) found: bool,
+    /// Whether the stream was up.
+    pub(crate) streaming: bool,
+}
+
+struct Question {
+    name: Name,
+    recipient: String,
+    since: Duration,
+    findings: Findings,
+    rounds: usize,
+    /// What is being found out.
+    open: MailboxName,
+    state: Asking,
+}
+
+enum Asking {
+    Asked {
+        ticket: Ticket,
+        at: Duration,
+        again: bool,
+    },
+    /// Before the second question.
+    Waits {
+        until: Duration,
+    },
+}
+
+/// The process.
+pub(crate) struct Daemon {
+    shared: Arc<Shared>,
+    resolver: Resolver,
+    random: Random,
+    stream: Link<Stream>,
+    told_of: bool,
+    asker: Link<Finder>,
+    pub(crate) writer: Writer,
+    questions: Vec<Question>,
+    answers: Vec<Answered>,
+}
+
+impl Daemon {
+    /// The process starts, on what the last one left.
+    pub(crate) fn new(
+        store: &Arc<Mutex<Store>>,
+        sasl: bool,
+        disk: u64,
+        random: Random,
+        now: Duration,
+    ) -> Self {
+        let committed = store.lock().unwrap().begin();
+        let names = store.lock().unwrap().committed_names();
+        let shared = Arc::new(Shared {
+            store: Arc::clone(store),
+            standing: Mutex::new(Standing::new(committed.about, names, clock(Duration::ZERO))),
+            barrier: Mutex::new(None),
+            now: AtomicU64::new(now.as_millis() as u64),
+        });
+        let (list, trust): (Arc<dyn MailboxList>, Arc<dyn Trust>) =
+            (shared.clone(), shared.clone());
+        let router = Router {
+            domains: Domains::new(["example.org"]).unwrap(),
+            rules: Rules::defaults(Release::V3_6),
+            older: Vec::new(),
+            backends: Backends::default(),
+        };
+        let resolver = Resolver {
+            router,
+            maps: Default::default(),
+            lists: Lists::new(vec![Source::Replica(Replicated { list, trust })]),
+            proof: Proof::Master { slave: None },
+        };
+        Self {
+            shared,
+            resolver,
+            random,
+            stream: Link::new(sasl, now),
+            told_of: false,
+            asker: Link::new(sasl, now),
+            writer: Writer::new(disk),
+            questions: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    /// The connections it has.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = Line> {
+        self.stream.line().into_iter().chain(self.asker.line())
+    }
+
+    pub(crate) fn answers(&mut self) -> Vec<Answered> {
+        std::mem::take(&mut self.answers)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// When there is something to do.
+    pub(crate) fn next(&self) -> Option<Duration> {
+        let questions = self.questions.iter().map(|question| match question.state {
+            Asking::Asked { at, .. } => at + PATIENCE,
+            Asking::Waits { until } => until,
+        });
+        let others = [self.stream.next(), self.asker.next(), self.writer.next()];
+        questions.chain(others.into_iter().flatten()).min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn run(&mut self, net: &mut Network, now: Duration) {
+        self.shared.now.store(now.as_millis() as u64, Relaxed);
+        while self.next().is_some_and(|at| at <= now) {
+            if self.stream.next().is_some_and(|at| at <= now) {
+                let ran = self.stream.run(net, now);
+                self.after_stream(ran, net, now);
+            }
+            if self.asker.next().is_some_and(|at| at <= now) {
+                let ran = self.asker.run(net, now);
+                self.after_asker(ran, net, now);
+            }
+            if self.writer.next().is_some_and(|at| at <= now) {
+                self.writer.run(&self.shared, &mut self.random, now);
+            }
+            if std::mem::take(&mut self.writer.relist) && self.stream.talk().is_some() {
+                if let Some(stream) = self.stream.talk() {
+                    stream.log_out();
+                }
+                self.stream.send(net, now);
+                self.stream.drop_line(net, now, now);
+                self.stream_is_gone();
+            }
+            self.hurry(net, now);
+        }
+    }
+
+    /// Something has come over a line.
+    pub(crate) fn arrived(&mut self, line: Line, piece: &Piece, net: &mut Network, now: Duration) {
+        self.shared.now.store(now.as_millis() as u64, Relaxed);
+        if self.stream.line() == Some(line) {
+            let arrived = self.stream.arrived(piece, net, now);
+            self.after_stream(arrived, net, now);
+        } else if self.asker.line() == Some(line) {
+            let arrived = self.asker.arrived(piece, net, now);
+            self.after_asker(arrived, net, now);
+        }
+        self.run(net, now);
+    }
+
+    fn stream_is_gone(&mut self) {
+        self.shared.standing().lost();
+        if std::mem::take(&mut self.told_of) {
+            self.writer.told.push_back(Told::Lost);
+        }
+    }
+
+    /// As `follow::stream`: tells the writer what has come.
+    fn after_stream(&mut self, so_far: Result<(), Failure>, net: &mut Network, now: Duration) {
+        let mut failed = so_far.err();
+        let mut bunch = Vec::new();
+        let mut worked = false;
+        if let Some(stream) = self.stream.talk() {
+            if !std::mem::replace(&mut self.told_of, true) {
+                let banner = stream.banner();
+                let (master, release) = (banner.server.clone(), banner.release.clone());
+                self.writer.told.push_back(Told::Connected { master, release });
+            }
+            failed = loop {
+                match stream.next() {
+                    Ok(Some(event)) => {
+                        worked |= matches!(event, Event::Current { .. });
+                        bunch.push(event);
+                    }
+                    Ok(None) => break failed,
+                    Err(failure) => break Some(failure),
+                }
+            };
+        }
+        if worked {
+            self.stream.worked();
+        }
+        if !bunch.is_empty() {
+            self.writer.told.push_back(Told::Events(bunch));
+        }
+        if failed.is_some() {
+            self.stream.failed(net, &mut self.random, now);
+            self.stream_is_gone();
+        }
+        self.stream.send(net, now);
+    }
+
+    /// As `follow::asker`: answers those who wait.
+    fn after_asker(&mut self, so_far: Result<(), Failure>, net: &mut Network, now: Duration) {
+        let mut failed = so_far.err();
+        let mut answers = HashMap::new();
+        if let Some(finder) = self.asker.talk() {
+            failed = loop {
+                match finder.next() {
+                    Ok(Some((ticket, _, finding))) => drop(answers.insert(ticket, finding)),
+                    Ok(None) => break failed,
+                    Err(failure) => break Some(failure),
+                }
+            };
+            self.asker.worked();
+        }
+        let mut at = 0;
+        while let Some(question) = self.questions.get(at) {
+            match question.state {
+                Asking::Asked { ticket, again, at: asked } if answers.contains_key(&ticket) => {
+                    let question = self.questions.swap_remove(at);
+                    let finding = answers[&ticket].clone();
+                    self.found(question, finding, asked, again, net, now);
+                    // What that put behind is of another ticket.
+                    at = 0;
+                }
+                _ => at += 1,
+            }
+        }
+        if failed.is_some() {
+            self.asker.failed(net, &mut self.random, now);
+        }
+        self.asker.send(net, now);
+    }
+
+    /// Questions whose time has come.
+    fn hurry(&mut self, net: &mut Network, now: Duration) {
+        let mut at = 0;
+        while let Some(question) = self.questions.get(at) {
+            match question.state {
+                Asking::Asked { at: asked, .. } if asked + PATIENCE <= now => {
+                    let question = self.questions.swap_remove(at);
+                    let finding = Finding::Unsure("no answer in time".into());
+                    self.learn(question, finding, net, now);
+                    at = 0;
+                }
+                Asking::Waits { until } if until <= now => {
+                    let question = self.questions.swap_remove(at);
+                    self.find(question, true, net, now);
+                    at = 0;
+                }
+                _ => at += 1,
+            }
+        }
+        self.asker.send(net, now);
+    }
+
+    /// A mail server asks.
+    pub(crate) fn ask(&mut self, name: Name, net: &mut Network, now: Duration) {
+        self.shared.now.store(now.as_millis() as u64, Relaxed);
+        let question = Question {
+            name,
+            recipient: format!("u{name}@example.org"),
+            since: now,
+            findings: self.resolver.nothing_found(None),
+            rounds: 0,
+            open: MailboxName::new("user.nobody").unwrap(),
+            state: Asking::Waits { until: now },
+        };
+        self.look(question, net, now);
+        self.asker.send(net, now);
+    }
+
+    /// As `Resolver::route`, for one round.
+    fn look(&mut self, mut question: Question, net: &mut Network, now: Duration) {
+        let verdict = self.resolver.look(question.recipient.as_bytes(), &question.findings, None);
+        let route = match verdict {
+            Verdict::Confirm(name) if question.rounds <= MOST_ROUNDS => {
+                question.rounds += 1;
+                question.open = name;
+                return self.find(question, false, net, now);
+            }
+            Verdict::Confirm(_) => never_settled(),
+            Verdict::Final(route) => route,
+            Verdict::Wait => panic!("a replica never waits"),
+        };
+        let store = self.shared.store();
+        let committed = store.committed();
+        self.answers.push(Answered {
+            name: question.name,
+            since: question.since,
+            route,
+            held_back: committed.about.held_back.is_some(),
+            lost: store.lost(),
+            complete_to: committed.complete_to,
+            found: question.rounds > 0,
+            streaming: self.stream.since().is_some(),
+        });
+    }
+
+    fn find(&mut self, mut question: Question, again: bool, net: &mut Network, now: Duration) {
+        let asked = match self.asker.talk() {
+            Some(finder) => finder.ask(question.open.clone(), now),
+            None => Err(Finding::Unsure("there is no connection to the MUPDATE master".into())),
+        };
+        match asked {
+            Ok(ticket) => {
+                question.state = Asking::Asked { ticket, at: now, again };
+                self.questions.push(question);
+            }
+            Err(finding) => self.learn(question, finding, net, now),
+        }
+    }
+
+    /// As `follow::Murder` and `server::confirmer`: what an answer of the master is worth.
+    fn found(
+        &mut self,
+        mut question: Question,
+        mut finding: Finding,
+        asked: Duration,
+        again: bool,
+        net: &mut Network,
+        now: Duration,
+    ) {
+        if finding == Finding::Absent
+            && let Some(doubt) = self.doubts_absent(asked, now)
+        {
+            finding = Finding::Unsure(doubt);
+        }
+        let lately = self.deleted_lately(&question.open, now);
+        if finding == Finding::Absent && !again && lately {
+            question.state = Asking::Waits { until: now + RENAME_GAP };
+            self.questions.push(question);
+            return;
+        }
+        self.learn(question, finding, net, now);
+    }
+
+    fn learn(
+        &mut self,
+        mut question: Question,
+        finding: Finding,
+        net: &mut Network,
+        now: Duration,
+    ) {
+        question.findings.learn(question.open.clone(), Said::Master(finding));
+        self.look(question, net, now);
+    }
+
+    /// As `follow::Replica::deleted_lately`.
+    fn deleted_lately(&self, name: &MailboxName, now: Duration) -> bool {
+        !matches!(self.shared.lookup(name), Lookup::Absent)
+            || self.shared.standing().lately_deleted(name, now)
+    }
+
+    /// As `follow::Replica::doubts_absent`.
+    fn doubts_absent(&self, _asked: Duration, now: Duration) -> Option<String> {
+        if let Err(why) = self.shared.standing().misses(now) {
+            return Some(why);
+        }
+        let barrier = *self.shared.barrier.lock().unwrap();
+        let up = self.asker.since();
+        (up.is_none() || barrier <= up).then(|| "the stream has not caught up yet".into())
+    }
+}
+
+/// The server that an answer names.
+pub(crate) fn server(route: &Route) -> Option<&str> {
+    match route.decision {
+        Decision::Deliver(_) => route.server.as_deref(),
+        _ => None,
+    }
+}

@@ -1,0 +1,258 @@
+//! A connection of the daemon's to the master: login, and again after a pause when it is gone. What
+//! `follow::upstream` and `follow::retry` do, without their sockets.
+
+use std::time::Duration;
+
+use murder_route::mupdate::response::Response;
+use murder_route::mupdate::wire::{Input, MAX_LOGIN_LINE};
+use murder_route::mupdate::{BannerReader, Failure, Finder, Session, Stream, Timings};
+#[cfg(feature = "daemon")]
+use murder_route::mupdate::{Credentials, Login, Policy, Step};
+
+use crate::network::{End, Line, Network, Piece};
+use crate::random::Random;
+
+/// For the server to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// What speaks over a connection once it is logged in.
+pub(crate) trait Talk: Sized {
+    fn begin(session: Session, now: Duration) -> Self;
+    fn receive(&mut self, bytes: &[u8], now: Duration);
+    fn closed(&mut self);
+    fn output(&mut self) -> &mut Vec<u8>;
+    fn deadline(&self) -> Option<Duration>;
+    fn tick(&mut self, now: Duration);
+}
+
+macro_rules! talk {
+    ($of:ty) => {
+        impl Talk for $of {
+            fn begin(session: Session, now: Duration) -> Self {
+                Self::new(session, Timings::default(), now)
+            }
+            fn receive(&mut self, bytes: &[u8], now: Duration) {
+                self.receive(bytes, now);
+            }
+            fn closed(&mut self) {
+                self.closed();
+            }
+            fn output(&mut self) -> &mut Vec<u8> {
+                self.output()
+            }
+            fn deadline(&self) -> Option<Duration> {
+                self.deadline()
+            }
+            fn tick(&mut self, now: Duration) {
+                self.tick(now);
+            }
+        }
+    };
+}
+
+talk!(Stream);
+talk!(Finder);
+
+pub(crate) struct Link<T> {
+    phase: Phase<T>,
+    sasl: bool,
+    failures: u32,
+}
+
+enum Phase<T> {
+    Down { again: Duration },
+    Connecting { until: Duration },
+    LoggingIn { line: Line, login: LoggingIn },
+    Up { line: Line, since: Duration, talk: T },
+}
+
+enum LoggingIn {
+    /// The banner and no more: a login as such is tested elsewhere.
+    Short { input: Input, reader: BannerReader, until: Duration },
+    #[cfg(feature = "daemon")]
+    Whole(Box<Login>),
+}
+
+impl<T: Talk> Link<T> {
+    pub(crate) fn new(sasl: bool, now: Duration) -> Self {
+        Self { phase: Phase::Down { again: now }, sasl, failures: 0 }
+    }
+
+    /// What speaks, if the connection is up.
+    pub(crate) fn talk(&mut self) -> Option<&mut T> {
+        match &mut self.phase {
+            Phase::Up { talk, .. } => Some(talk),
+            _ => None,
+        }
+    }
+
+    /// Since when it is up.
+    pub(crate) fn since(&self) -> Option<Duration> {
+        match &self.phase {
+            Phase::Up { since, .. } => Some(*since),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn line(&self) -> Option<Line> {
+        match &self.phase {
+            Phase::LoggingIn { line, .. } | Phase::Up { line, .. } => Some(*line),
+            Phase::Down { .. } | Phase::Connecting { .. } => None,
+        }
+    }
+
+    /// The connection has proved good.
+    pub(crate) fn worked(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The connection is of no use any more.
+    pub(crate) fn failed(&mut self, net: &mut Network, random: &mut Random, now: Duration) {
+        let pause = Duration::from_secs(10).min(Duration::from_secs(1 << self.failures.min(5)));
+        self.failures += 1;
+        let chance = Duration::from_millis(random.below(pause.as_millis() as u64 / 2));
+        self.drop_line(net, now, now + pause + chance);
+    }
+
+    /// Gives the connection up, to make another one at `again`.
+    pub(crate) fn drop_line(&mut self, net: &mut Network, now: Duration, again: Duration) {
+        if let Some(line) = self.line() {
+            net.close(line, End::Client, now);
+        }
+        self.phase = Phase::Down { again };
+    }
+
+    /// When [`Self::run`] has something to do.
+    pub(crate) fn next(&self) -> Option<Duration> {
+        match &self.phase {
+            Phase::Down { again } => Some(*again),
+            Phase::Connecting { until } => Some(*until),
+            Phase::LoggingIn { login: LoggingIn::Short { until, .. }, .. } => Some(*until),
+            #[cfg(feature = "daemon")]
+            Phase::LoggingIn { login: LoggingIn::Whole(login), .. } => login.deadline(),
+            Phase::Up { talk, .. } => talk.deadline(),
+        }
+    }
+
+    /// Does what is due. Whether it has come up, or why it cannot.
+    pub(crate) fn run(&mut self, net: &mut Network, now: Duration) -> Result<(), Failure> {
+        match &mut self.phase {
+            Phase::Down { again } if *again <= now => {
+                self.phase = match net.open(now) {
+                    Some(line) => Phase::LoggingIn { line, login: LoggingIn::new(self.sasl, now) },
+                    None => Phase::Connecting { until: now + CONNECT },
+                };
+                Ok(())
+            }
+            Phase::Connecting { until } if *until <= now => {
+                Err(Failure::Network("no connection".into()))
+            }
+            Phase::LoggingIn { login: LoggingIn::Short { until, .. }, .. } if *until <= now => {
+                Err(Failure::Timeout("no banner"))
+            }
+            #[cfg(feature = "daemon")]
+            Phase::LoggingIn { login: LoggingIn::Whole(login), .. } => {
+                login.tick(now);
+                self.log_in(net, now)
+            }
+            Phase::Up { talk, .. } => {
+                talk.tick(now);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Something has arrived on its line.
+    pub(crate) fn arrived(
+        &mut self,
+        piece: &Piece,
+        net: &mut Network,
+        now: Duration,
+    ) -> Result<(), Failure> {
+        match (&mut self.phase, piece) {
+            (Phase::Up { talk, .. }, Piece::Bytes(bytes)) => talk.receive(bytes, now),
+            (Phase::Up { talk, .. }, Piece::Closed) => talk.closed(),
+            (Phase::LoggingIn { login, .. }, Piece::Bytes(bytes)) => {
+                match login {
+                    LoggingIn::Short { input, .. } => input.push(bytes),
+                    #[cfg(feature = "daemon")]
+                    LoggingIn::Whole(login) => login.receive(bytes, now),
+                }
+                return self.log_in(net, now);
+            }
+            (Phase::LoggingIn { .. }, Piece::Closed) => {
+                return Err(Failure::Network("closed before the login".into()));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn log_in(&mut self, net: &mut Network, now: Duration) -> Result<(), Failure> {
+        let Phase::LoggingIn { line, login } = &mut self.phase else { return Ok(()) };
+        let line = *line;
+        if let Some(session) = login.step(net, line, now)? {
+            self.phase = Phase::Up { line, since: now, talk: T::begin(session, now) };
+        }
+        Ok(())
+    }
+
+    /// Sends what there is to say.
+    pub(crate) fn send(&mut self, net: &mut Network, now: Duration) {
+        if let Phase::Up { line, talk, .. } = &mut self.phase {
+            net.send(*line, End::Server, &std::mem::take(talk.output()), now);
+        }
+    }
+}
+
+impl LoggingIn {
+    fn new(sasl: bool, now: Duration) -> Self {
+        #[cfg(feature = "daemon")]
+        if sasl {
+            let credentials = Credentials {
+                authname: "router".into(),
+                password: Some(murder_route::secret::Secret::new("geheim")),
+                ..Credentials::default()
+            };
+            let policy = Policy { allow_plaintext: true, ..Policy::default() };
+            return LoggingIn::Whole(Box::new(Login::new(policy, credentials, now)));
+        }
+        let _ = sasl;
+        LoggingIn::Short {
+            input: Input::new(MAX_LOGIN_LINE),
+            reader: BannerReader::default(),
+            until: now + Timings::default().banner,
+        }
+    }
+
+    fn step(
+        &mut self,
+        net: &mut Network,
+        line: Line,
+        now: Duration,
+    ) -> Result<Option<Session>, Failure> {
+        match self {
+            LoggingIn::Short { input, reader, .. } => {
+                let _ = (net, line, now);
+                while let Some(response) = Response::read(input)? {
+                    if let Some(banner) = reader.take(&response)? {
+                        let input = std::mem::replace(input, Input::new(0));
+                        return Ok(Some(Session::new(banner, "NONE", false, input)));
+                    }
+                }
+                Ok(None)
+            }
+            #[cfg(feature = "daemon")]
+            LoggingIn::Whole(login) => {
+                net.send(line, End::Server, &std::mem::take(login.output()), now);
+                match login.step() {
+                    Step::Wait => Ok(None),
+                    Step::In(session) => Ok(Some(session)),
+                    Step::Failed(failure) => Err(failure),
+                    Step::StartTls => panic!("the master does not offer it"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! What happens in a simulation: made of a seed, in steps that can be left out one by one.
+
+use std::fmt;
+
+use crate::random::Random;
+
+/// A mailbox, by number.
+pub(crate) type Name = usize;
+
+/// The backends.
+pub(crate) const SERVERS: [&str; 3] = ["be1", "be2", "be3"];
+
+/// The mailboxes that things happen to are 0 to this less 1.
+pub(crate) const ACCOUNTS: usize = 6;
+
+/// The others have numbers from here on.
+pub(crate) const FILLERS: usize = 100;
+
+/// A mailbox that is never made.
+pub(crate) const STRANGER: Name = 99;
+
+/// Its name.
+pub(crate) fn text(name: Name) -> String {
+    format!("user.u{name}")
+}
+
+/// All of a simulation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Schedule {
+    pub(crate) seed: u64,
+    /// How many mailboxes there are beside the accounts: with these a list can lose much.
+    pub(crate) fillers: usize,
+    /// How many accounts there are at first.
+    pub(crate) accounts: usize,
+    /// Whether connections log in as the daemon does, with SASL. The others go from the banner to
+    /// the commands.
+    pub(crate) login: bool,
+    pub(crate) steps: Vec<Step>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// So many milliseconds after the one before.
+    pub(crate) after: u64,
+    pub(crate) what: What,
+}
+
+/// Times are in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// A mail server asks for a recipient.
+    Ask(Name),
+    /// And again and again.
+    AskOften {
+        name: Name,
+        times: u64,
+        every: u64,
+    },
+    Create {
+        name: Name,
+        server: usize,
+        gap: u64,
+    },
+    Delete(Name),
+    /// The gap is between DELETE and RESERVE.
+    Rename {
+        name: Name,
+        to: Name,
+        gap: u64,
+    },
+    /// Taken out and put in again.
+    Again {
+        name: Name,
+        gap: u64,
+    },
+    /// XFER.
+    Move {
+        name: Name,
+        server: usize,
+        gap: u64,
+        fails: bool,
+    },
+    /// Activated once more, as when a right is set.
+    Touch(Name),
+    /// So many of the fillers are taken out, one by one.
+    TakeOut {
+        fillers: usize,
+    },
+    /// They are put in again.
+    PutBack,
+    /// How slow the network is from now on.
+    Slowness(u64),
+    /// One in so many packets is lost, and sent again. 0: none.
+    Lossy(u64),
+    /// All lines break.
+    CutAll,
+    /// One of the lines breaks.
+    Cut(u64),
+    /// Nothing gets through.
+    Block(u64),
+    KillMaster {
+        down: u64,
+    },
+    /// Its host loses power: nobody hears of that.
+    Vanish {
+        down: u64,
+    },
+    /// A backend deletes a name that the master does not have, and the master crashes.
+    Crash {
+        down: u64,
+    },
+    StopMaster {
+        stopped: u64,
+    },
+    FullMaster {
+        full: u64,
+    },
+    Bye,
+    /// The master comes back with so many of a hundred names.
+    LoseList {
+        down: u64,
+        kept: u64,
+    },
+    /// What was lost is found again.
+    FindList {
+        down: u64,
+    },
+    /// The list is copied to a slave.
+    Copy,
+    /// That slave becomes the master.
+    Promote {
+        down: u64,
+    },
+    /// Our process is killed.
+    Kill {
+        down: u64,
+    },
+    /// Our host loses power.
+    PowerLoss {
+        down: u64,
+    },
+    /// Our disk takes so long for a commit.
+    SlowDisk(u64),
+    /// `murder-route replica accept`.
+    Accept,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "+{:>6} ms  {:?}", self.after, self.what)
+    }
+}
+
+impl Schedule {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let random = &mut random;
+        let fillers = if random.one_in(8) { random.between(108, 140) as usize } else { 0 };
+        let accounts = random.below(ACCOUNTS as u64) as usize;
+        let login = random.one_in(8);
+        let mut steps = Vec::new();
+        let many = random.between(3, 30);
+        // Few kinds of things, and those often, come upon more together than many kinds do.
+        let kinds = random.next() | random.next();
+        let names = random.between(1, ACCOUNTS as u64);
+        for _ in 0..many {
+            let after = match random.below(12) {
+                0..=5 => random.below(300),
+                6..=8 => random.between(300, 3_000),
+                9 | 10 => random.between(2_000, 16_000),
+                _ => random.between(15_000, 90_000),
+            };
+            if kinds >> 50 & 3 == 3 && random.one_in(4) {
+                match random.below(5) {
+                    0 | 1 => reunion(random, names, after, &mut steps),
+                    2 | 3 => last_words(random, names, after, &mut steps),
+                    _ => left_alone(random, names, after, &mut steps),
+                }
+                continue;
+            }
+            let (what, name) = some(random, kinds, names, fillers);
+            steps.push(Step { after, what });
+            // While that is going on.
+            for _ in 0..random.below(3) {
+                let after = if random.one_in(3) { random.below(3_000) } else { random.below(120) };
+                let name = if random.one_in(3) { any(random, names, fillers) } else { name };
+                let what = match random.one_in(3) {
+                    true => {
+                        let every = random.pick(&[10, 50, 100, 300]);
+                        What::AskOften { name, times: random.between(3, 12), every }
+                    }
+                    false => What::Ask(name),
+                };
+                steps.push(Step { after, what });
+            }
+        }
+        Self { seed, fillers, accounts, login, steps }
+    }
+}
+
+/// Somebody to ask for.
+fn any(random: &mut Random, names: u64, fillers: usize) -> Name {
+    match random.below(8) {
+        0 => STRANGER,
+        1 | 2 if fillers > 0 => FILLERS + random.below(fillers as u64) as usize,
+        _ => random.below(names) as usize,
+    }
+}
+
+/// A connection is lost, and a mailbox is taken out and put in again about when it is made anew.
+fn reunion(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>) {
+    let name = random.below(names) as usize;
+    let lost = match random.below(5) {
+        0 => What::CutAll,
+        1 => What::Cut(0),
+        2 => What::Cut(1),
+        3 => What::KillMaster { down: 0 },
+        _ => What::Kill { down: 0 },
+    };
+    steps.push(Step { after, what: lost });
+    let after = random.pick(&[0, 5, 900, 1_000, 1_200, 1_400]) + random.below(200);
+    let gap = random.between(300, 850);
+    steps.push(Step { after, what: What::Again { name, gap } });
+    let what =
+        What::AskOften { name, times: random.between(10, 30), every: random.between(20, 60) };
+    steps.push(Step { after: random.below(100), what });
+}
+
+/// A mailbox is moved or made while the master loses his list and finds it again, and what he said
+/// in between is slow to arrive.
+fn last_words(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>) {
+    let name = random.below(names) as usize;
+    let what = match random.one_in(2) {
+        true => What::Move {
+            name,
+            server: random.below(SERVERS.len() as u64) as usize,
+            gap: 9_000,
+            fails: false,
+        },
+        false => What::Create { name, server: random.below(SERVERS.len() as u64) as usize, gap: 0 },
+    };
+    steps.push(Step { after, what });
+    let (down, kept) = (0, 0);
+    let after = random.pick(&[5, 100, 2_600, 5_000]) + random.below(200);
+    steps.push(Step { after, what: What::LoseList { down, kept } });
+    let after = random.between(1_000, 2_500);
+    steps.push(Step { after, what: What::Lossy(2) });
+    let what = What::AskOften { name, times: random.between(3, 12), every: random.between(5, 100) };
+    steps.push(Step { after: random.below(100), what });
+    let after = random.below(600);
+    steps.push(Step { after, what: What::FindList { down: 0 } });
+    steps.push(Step { after: random.below(10), what: What::Lossy(0) });
+}
+
+/// The master has no room for the stream, and answers questions.
+fn left_alone(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>) {
+    let name = random.below(names) as usize;
+    steps.push(Step { after, what: What::FullMaster { full: 30_000 } });
+    steps.push(Step { after: 10, what: What::Cut(random.below(2)) });
+    let server = random.below(SERVERS.len() as u64) as usize;
+    let after = random.below(8_000);
+    steps.push(Step { after, what: What::Create { name, server, gap: 0 } });
+    let (after, gap) = (random.pick(&[100, 3_000, 13_100, 15_000]), random.between(300, 850));
+    steps.push(Step { after, what: What::Again { name, gap } });
+    steps.push(Step {
+        after: random.below(100),
+        what: What::AskOften { name, times: 10, every: 60 },
+    });
+}
+
+/// Something that happens, of these kinds, to one of so many names; and whom to ask for meanwhile.
+fn some(random: &mut Random, kinds: u64, names: u64, fillers: usize) -> (What, Name) {
+    let name = random.below(names) as usize;
+    let server = random.below(SERVERS.len() as u64) as usize;
+    let short = random.pick(&[0, 1, 5, 30, 200, 700]);
+    let down = random.pick(&[0, 100, 900, 2_000, 6_000, 20_000]);
+    let mut kind = random.below(44);
+    for _ in 0..20 {
+        if kinds >> kind & 1 == 1 {
+            break;
+        }
+        kind = random.below(44);
+    }
+    let what = match kind {
+        0..=3 => What::Create { name, server, gap: short },
+        4 | 5 => What::Delete(name),
+        6..=8 => {
+            let to = random.below(ACCOUNTS as u64) as usize;
+            let what = What::Rename { name, to, gap: short };
+            return (what, if random.one_in(2) { name } else { to });
+        }
+        9..=11 => What::Again { name, gap: short },
+        12..=15 => {
+            let gap = random.pick(&[0, 5, 60, 600, 3_000, 9_000]);
+            What::Move { name, server, gap, fails: random.one_in(5) }
+        }
+        16 => What::Touch(name),
+        17 if fillers > 0 => What::TakeOut { fillers: random.between(60, 140) as usize },
+        18 if fillers > 0 => What::PutBack,
+        17 | 18 => What::Ask(any(random, names, fillers)),
+        19..=21 => What::Slowness(random.pick(&[0, 2, 5, 50, 400, 1_500, 4_000])),
+        22 => What::CutAll,
+        23 | 24 => What::Cut(random.below(4)),
+        25 => What::Block(random.pick(&[50, 1_000, 5_000, 12_000, 40_000])),
+        26 | 27 => What::KillMaster { down },
+        28 if random.one_in(2) => What::Vanish { down },
+        28 => What::Crash { down },
+        29 => What::StopMaster { stopped: random.pick(&[50, 1_000, 5_000, 12_000, 40_000]) },
+        30 => What::FullMaster { full: random.pick(&[1_000, 10_000, 30_000]) },
+        31 => What::Bye,
+        32 | 33 => What::LoseList { down, kept: random.pick(&[0, 0, 0, 3, 10, 50]) },
+        34 | 35 => What::FindList { down },
+        36 => What::Copy,
+        37 => What::Promote { down },
+        38 | 39 => What::Kill { down },
+        40 => What::PowerLoss { down },
+        41 => What::SlowDisk(random.pick(&[0, 1, 10, 100, 1_000, 4_000])),
+        42 => What::Lossy(random.pick(&[0, 3, 10, 40])),
+        _ => What::Accept,
+    };
+    (what, if random.one_in(3) { any(random, names, fillers) } else { name })
+}

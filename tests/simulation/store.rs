@@ -1,0 +1,146 @@
+//! A place for a replica, in memory, with what a crash does to one on disk: a process that dies loses
+//! the batch it was in, a host without power also the last batch that was only committed, not brought
+//! to the disk (see `mailbox_list::replica`).
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use murder_route::mailbox::{Lookup, MailboxList, MailboxName, Record};
+use murder_route::replica::{About, Batch, Put};
+
+/// One state of the replica. A copy that is changed is a batch; one that is put in its place is
+/// committed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Table {
+    records: BTreeMap<Vec<u8>, Record>,
+    pub(crate) about: About,
+    /// For judging answers: every change that the master knew then is in it.
+    pub(crate) complete_to: Option<Duration>,
+    /// Likewise: the most names that there were since a full list was taken over.
+    most: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    committed: Table,
+    /// What a loss of power leaves.
+    on_disk: Table,
+}
+
+impl Store {
+    pub(crate) fn begin(&self) -> Table {
+        self.committed.clone()
+    }
+
+    pub(crate) fn commit(&mut self, mut batch: Table) {
+        batch.most = batch.most.max(batch.records.len() as u64);
+        self.on_disk = std::mem::replace(&mut self.committed, batch);
+    }
+
+    /// Of a full list.
+    pub(crate) fn commit_list(&mut self, mut batch: Table) {
+        if batch.about.held_back.is_none() {
+            batch.most = batch.records.len() as u64;
+        }
+        self.commit_to_disk(batch);
+    }
+
+    pub(crate) fn commit_to_disk(&mut self, batch: Table) {
+        self.on_disk = batch.clone();
+        self.committed = batch;
+    }
+
+    /// Everything that the master knew at `asked` is in what is committed.
+    pub(crate) fn is_complete_to(&mut self, asked: Duration) {
+        self.committed.complete_to = self.committed.complete_to.max(Some(asked));
+    }
+
+    pub(crate) fn committed(&self) -> &Table {
+        &self.committed
+    }
+
+    pub(crate) fn committed_names(&self) -> u64 {
+        self.committed.records.len() as u64
+    }
+
+    /// How many names the stream alone has taken away.
+    pub(crate) fn lost(&self) -> u64 {
+        self.committed.most.saturating_sub(self.committed_names())
+    }
+
+    /// The fewest names that a crash now would leave.
+    pub(crate) fn names_at_least(&self) -> u64 {
+        self.committed.records.len().min(self.on_disk.records.len()) as u64
+    }
+
+    /// Up to when a crash now would leave everything.
+    pub(crate) fn complete_to_at_least(&self) -> Option<Duration> {
+        self.committed.complete_to.min(self.on_disk.complete_to)
+    }
+
+    pub(crate) fn lose_power(&mut self) {
+        self.committed = self.on_disk.clone();
+    }
+}
+
+impl Batch for Table {
+    type Error = Infallible;
+
+    fn get(&self, name: &MailboxName) -> Result<Option<Record>, Infallible> {
+        Ok(self.records.get(name.as_bytes()).cloned())
+    }
+
+    fn put(&mut self, name: &MailboxName, record: &Record) -> Result<Put, Infallible> {
+        Ok(match self.records.insert(name.as_bytes().to_vec(), record.clone()) {
+            None => Put::New,
+            Some(before) if before == *record => Put::Same,
+            Some(_) => Put::Changed,
+        })
+    }
+
+    fn delete(&mut self, name: &MailboxName) -> Result<bool, Infallible> {
+        Ok(self.records.remove(name.as_bytes()).is_some())
+    }
+
+    fn retain(&mut self, keep: &mut dyn FnMut(&[u8]) -> bool) -> Result<u64, Infallible> {
+        let before = self.records.len();
+        self.records.retain(|name, _| keep(name));
+        Ok((before - self.records.len()) as u64)
+    }
+
+    fn names(&self) -> Result<u64, Infallible> {
+        Ok(self.records.len() as u64)
+    }
+
+    fn about(&self) -> Result<About, Infallible> {
+        Ok(self.about.clone())
+    }
+
+    fn set_about(&mut self, about: &About) -> Result<(), Infallible> {
+        self.about = about.clone();
+        Ok(())
+    }
+}
+
+/// As `mailbox_list::replica::ReplicaList`.
+impl MailboxList for Store {
+    fn lookup(&self, name: &MailboxName) -> Lookup {
+        match self.committed.records.get(name.as_bytes()) {
+            Some(record) => Lookup::Present(record.clone()),
+            None if self.committed.about.synchronised.is_none() => {
+                Lookup::Unsure("the replica has never been synchronised with the master".into())
+            }
+            None => Lookup::Absent,
+        }
+    }
+
+    fn each(
+        &self,
+        _prefix: &[u8],
+        _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        Err("nobody walks here".into())
+    }
+}
