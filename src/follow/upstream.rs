@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::Connection;
@@ -28,6 +29,11 @@ pub struct Upstream {
     ca_file: Option<PathBuf>,
     tls_name: Option<String>,
     clock: Clock,
+    /// Held while a login that may want TLS is under way: mupdate sets its TLS up with the first
+    /// STARTTLS, in whichever thread that comes, and two at once leave it with half of each: one
+    /// handshake fails, and the process dies later (seen with 3.6.1; no lock in
+    /// `imap/tls.c:tls_init_serverengine` of any release).
+    one_by_one: Mutex<()>,
 }
 
 /// Time since the start, as the parts without a clock of their own want it.
@@ -86,6 +92,7 @@ impl Upstream {
             ca_file: mupdate.tls.ca_file.clone(),
             tls_name: mupdate.tls.name.clone(),
             clock: Clock::new(),
+            one_by_one: Mutex::new(()),
         })
     }
 
@@ -113,12 +120,16 @@ impl Upstream {
         self.policy.timings
     }
 
-    /// Connects to the server with this number and logs in.
+    /// Connects to the server with this number and logs in, one after the other where TLS may be used.
     pub(crate) async fn log_in(
         &self,
         server: usize,
         need: Need,
     ) -> Result<(Connection, Session), Failure> {
+        let _turn = match self.policy.tls {
+            mupdate::Tls::Off => None,
+            mupdate::Tls::IfOffered | mupdate::Tls::Required => Some(self.one_by_one.lock().await),
+        };
         let Some(address) = self.servers.get(server) else {
             return Err(Failure::Network("no MUPDATE server is configured".into()));
         };
