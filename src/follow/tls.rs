@@ -9,11 +9,13 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{self, ClientCertificate};
-use crate::mupdate::Failure;
+use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
+
+use crate::config::{self, ClientCertificate};
+use crate::mupdate::Failure;
 
 /// Ready to begin TLS with any server. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -31,7 +33,7 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
             .with_root_certificates(roots(files.ca_file.as_deref())?);
-        let config = match &files.client {
+        let mut config = match &files.client {
             None => builder.with_no_client_auth(),
             Some(ClientCertificate { certificate, key }) => {
                 let chain = certificates(certificate)?;
@@ -40,6 +42,9 @@ impl Tls {
                 builder.with_client_auth_cert(chain, private).map_err(|e| said(&e))?
             }
         };
+        // Cyrus refuses to resume a session where it stores none (`tls_session_timeout: 0`), and a
+        // connection of ours lives for days.
+        config.resumption = Resumption::disabled();
         Ok(Self { config: Arc::new(config), shows_certificate: files.client.is_some() })
     }
 
