@@ -227,7 +227,8 @@ impl Writer {
         if let Some(asked) = asked {
             self.shared.current(asked);
             let (about, _) = place.about()?;
-            if about.wants_list(SystemTime::now(), self.accept_after) {
+            if about.wants_list(SystemTime::now(), self.accept_after) || follower.wants_list(&about)
+            {
                 info!("asking the MUPDATE master for its list again: one is held back");
                 self.shared.relist(Wanted::HeldBack);
             }

@@ -17,14 +17,19 @@ const STAMP: Duration = Duration::from_secs(60);
 pub struct Follower {
     guard: ShrinkGuard,
     stamped: Option<Duration>,
+    /// So many records were told since the last full list.
+    told: u64,
 }
 
 impl Follower {
     /// Writes what an event changes. Told twice is as good as told once; barriers and the end of the
     /// list change nothing.
-    pub fn apply<B: Batch>(&self, batch: &mut B, event: &Event) -> Result<(), B::Error> {
+    pub fn apply<B: Batch>(&mut self, batch: &mut B, event: &Event) -> Result<(), B::Error> {
         match event {
-            Event::Record(name, record) => batch.put(name, record).map(|_| ()),
+            Event::Record(name, record) => {
+                self.told = self.told.saturating_add(1);
+                batch.put(name, record).map(|_| ())
+            }
             Event::Deleted(name) => batch.delete(name).map(|_| ()),
             Event::Listed | Event::Current { .. } => Ok(()),
         }
@@ -65,9 +70,17 @@ impl Follower {
         self.stamped.is_none_or(|stamped| now.saturating_sub(stamped) >= STAMP)
     }
 
+    /// Whether so much has been told since a list was held back that the master may have got back what
+    /// it lost: it is worth asking for its list again. Backends that are started tell a master which
+    /// was emptied of all that they have (`ctl_mboxlist -m`).
+    pub fn wants_list(&self, about: &About) -> bool {
+        about.held_back.as_ref().is_some_and(|held_back| self.told > held_back.lost / 2)
+    }
+
     /// A full list has been committed, after which the replica has `names` names. If it has confirmed
     /// a loss, losses are counted anew; else they add up over any number of connections.
     pub fn listed(&mut self, outcome: &Outcome, names: u64, now: Duration) {
+        self.told = 0;
         if outcome.released {
             self.guard = ShrinkGuard::default();
         }

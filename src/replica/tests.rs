@@ -220,6 +220,35 @@ fn a_flood_of_deletions_is_held_back_until_a_later_list_confirms_it() {
 }
 
 #[test]
+fn a_master_that_is_told_again_of_what_it_lost_is_soon_believed() {
+    let mut table = Table::default();
+    let mut follower = Follower::default();
+    let outcome = list(&mut table, 0..1000, 0);
+    follower.listed(&outcome, 1000, seconds(0));
+    let outcome = list(&mut table, 0..10, 10);
+    follower.listed(&outcome, 1000, seconds(10));
+    for n in 10..505 {
+        follower.apply(&mut table, &Event::Record(name(n), record("be1"))).unwrap();
+        assert!(!follower.wants_list(&table.about), "after {n}");
+    }
+    follower.apply(&mut table, &Event::Record(name(505), record("be1"))).unwrap();
+    assert!(follower.wants_list(&table.about));
+    // Not all of it was back.
+    let outcome = list(&mut table, 0..506, 20);
+    assert_eq!(outcome.held_back.as_ref().map(|held_back| held_back.lost), Some(494));
+    follower.listed(&outcome, 1000, seconds(20));
+    assert!(!follower.wants_list(&table.about));
+    for n in 506..1000 {
+        follower.apply(&mut table, &Event::Record(name(n), record("be1"))).unwrap();
+    }
+    assert!(follower.wants_list(&table.about));
+    let outcome = list(&mut table, 0..1000, 30);
+    assert!(outcome.released);
+    follower.listed(&outcome, 1000, seconds(30));
+    assert!(!follower.wants_list(&table.about));
+}
+
+#[test]
 fn losing_a_little_with_every_connection_does_not_fool_it() {
     let mut table = Table::default();
     let mut follower = Follower::default();
@@ -246,7 +275,7 @@ fn when_the_last_name_is_deleted_nobody_becomes_unknown() {
 #[test]
 fn changes_may_be_told_twice_and_deletions_of_names_that_never_were() {
     let mut table = Table::default();
-    let follower = Follower::default();
+    let mut follower = Follower::default();
     let moved = Event::Record(name(1), record("be2"));
     for event in [&moved, &moved, &Event::Deleted(name(9)), &Event::Listed] {
         follower.apply(&mut table, event).unwrap();
