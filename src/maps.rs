@@ -13,6 +13,8 @@
 //!
 //! `fallback`, if it is set, stands in `lmtp` for every decision but *deliver* and *foreign*, and
 //! `recipient` then accepts whatever the fallback is to judge.
+//!
+//! Mail servers that ask only whether to take a recipient are told the same by [`Maps::at_rcpt`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,6 +23,7 @@ use crate::address::Recipient;
 use crate::backend::Place;
 use crate::mailbox::MailboxName;
 use crate::router::{Cause, Decision, Refusal, Route, Router};
+use crate::wire::rcpt::AtRcpt;
 use crate::wire::socketmap::Reply;
 
 /// What is said of a recipient that certainly does not exist.
@@ -151,31 +154,43 @@ impl Maps {
         }
     }
 
-    fn lmtp(&self, decision: &Decision, route: &Route) -> Reply {
-        let text = match (decision, &self.fallback) {
-            (Decision::Deliver(backend), _) => backend.nexthop(),
-            (_, Some(fallback)) => fallback.clone(),
-            (Decision::Deferred(Cause::List), None) => {
-                return Reply::Temp(route.reason.to_string());
-            }
+    /// What the mail server is to do at RCPT: what `lmtp` has it do there.
+    pub fn at_rcpt(&self, decision: &Decision) -> AtRcpt {
+        match decision {
+            Decision::Deliver(_) | Decision::Foreign => AtRcpt::Pass,
+            _ if self.fallback.is_some() => AtRcpt::Pass,
             // The text goes to the sender: it says what he can act on, and nothing of our inside.
-            (Decision::Deferred(Cause::Mailbox), None) => {
-                "retry:4.3.0 Mailbox is temporarily unavailable".to_owned()
+            Decision::Deferred(Cause::List) => AtRcpt::FAILED,
+            Decision::Deferred(Cause::Mailbox) => {
+                AtRcpt::Defer("4.3.0 Mailbox is temporarily unavailable")
             }
-            (Decision::Refused(Refusal::Syntax), None) => {
-                "error:5.1.3 Bad recipient address syntax".to_owned()
+            Decision::Refused(Refusal::Syntax) => {
+                AtRcpt::Reject("5.1.3 Bad recipient address syntax")
             }
-            (Decision::Refused(Refusal::NoPost), None) => {
-                "error:5.7.1 Posting to this mailbox is not permitted".to_owned()
+            Decision::Refused(Refusal::NoPost) => {
+                AtRcpt::Reject("5.7.1 Posting to this mailbox is not permitted")
             }
-            (Decision::Unknown, None) => match self.unknown {
-                UnknownPolicy::Reject => "error:5.1.1 User unknown".to_owned(),
-                UnknownPolicy::Defer => "retry:4.3.0 User unknown, try again later".to_owned(),
-                UnknownPolicy::NotFound => return Reply::NotFound,
+            Decision::Unknown => match self.unknown {
+                UnknownPolicy::Reject => AtRcpt::Reject("5.1.1 User unknown"),
+                UnknownPolicy::Defer => AtRcpt::Defer("4.3.0 User unknown, try again later"),
+                UnknownPolicy::NotFound => AtRcpt::Pass,
             },
-            (Decision::Foreign, None) => return Reply::NotFound,
-        };
-        Reply::Ok(text)
+        }
+    }
+
+    fn lmtp(&self, decision: &Decision, route: &Route) -> Reply {
+        match (decision, &self.fallback) {
+            (Decision::Deliver(backend), _) => Reply::Ok(backend.nexthop()),
+            (Decision::Foreign, _) => Reply::NotFound,
+            (_, Some(fallback)) => Reply::Ok(fallback.clone()),
+            // Postfix logs it and tells the sender nothing of it.
+            (Decision::Deferred(Cause::List), None) => Reply::Temp(route.reason.to_string()),
+            (_, None) => match self.at_rcpt(decision) {
+                AtRcpt::Pass => Reply::NotFound,
+                AtRcpt::Defer(text) => Reply::Ok(format!("retry:{text}")),
+                AtRcpt::Reject(text) => Reply::Ok(format!("error:{text}")),
+            },
+        }
     }
 }
 

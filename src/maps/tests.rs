@@ -152,3 +152,58 @@ fn a_template_that_cannot_be_meant_is_refused() {
         assert!(Maps::default().add(name, templates.clone()).is_err(), "{name:?}");
     }
 }
+
+#[test]
+fn at_rcpt_nobody_hears_more_or_less_than_from_the_map_lmtp() {
+    let refused = Decision::Refused;
+    let deferred = Decision::Deferred;
+    let pass = AtRcpt::Pass;
+    for (unknown, fallback, decision, expected) in [
+        (UnknownPolicy::Reject, false, deliver(), pass),
+        (UnknownPolicy::Reject, false, Decision::Foreign, pass),
+        (UnknownPolicy::Reject, false, Decision::Unknown, AtRcpt::Reject("5.1.1 User unknown")),
+        (
+            UnknownPolicy::Defer,
+            false,
+            Decision::Unknown,
+            AtRcpt::Defer("4.3.0 User unknown, try again later"),
+        ),
+        (UnknownPolicy::NotFound, false, Decision::Unknown, pass),
+        (UnknownPolicy::Reject, true, Decision::Unknown, pass),
+        (UnknownPolicy::Reject, true, deferred(Cause::List), pass),
+        (UnknownPolicy::Reject, true, refused(Refusal::NoPost), pass),
+        (
+            UnknownPolicy::NotFound,
+            false,
+            deferred(Cause::Mailbox),
+            AtRcpt::Defer("4.3.0 Mailbox is temporarily unavailable"),
+        ),
+        (UnknownPolicy::NotFound, false, deferred(Cause::List), AtRcpt::FAILED),
+        (
+            UnknownPolicy::Reject,
+            false,
+            refused(Refusal::NoPost),
+            AtRcpt::Reject("5.7.1 Posting to this mailbox is not permitted"),
+        ),
+        (
+            UnknownPolicy::Reject,
+            false,
+            refused(Refusal::Syntax),
+            AtRcpt::Reject("5.1.3 Bad recipient address syntax"),
+        ),
+    ] {
+        let fallback = fallback.then(|| "lmtp:inet:old:24".to_owned());
+        let maps = Maps { unknown, fallback, ..Maps::default() };
+        let said = maps.at_rcpt(&decision);
+        assert_eq!(said, expected, "{decision:?}");
+        // And the mail server does the same with either.
+        let map = reply(&maps, "lmtp", "x@example.org", decision);
+        match said {
+            AtRcpt::Reject(text) => assert_eq!(map, format!("OK error:{text}")),
+            AtRcpt::Defer(text) => {
+                assert!(map == format!("OK retry:{text}") || map == "TEMP because")
+            }
+            AtRcpt::Pass => assert!(map == "NOTFOUND " || map.starts_with("OK lmtp:"), "{map}"),
+        }
+    }
+}
