@@ -1,0 +1,273 @@
+//! Policy delegation of Postfix (`check_policy_service`, SMTPD_POLICY_README).
+//!
+//! ```text
+//! request=smtpd_access_policy        one attribute a line, in any order
+//! protocol_state=RCPT
+//! recipient=Joe+Ext@example.org      as typed, in internal form
+//!                                    an empty line ends the request
+//!
+//! action=550 5.1.1 User unknown
+//!                                    and another one ends the answer
+//! ```
+//!
+//! Attributes that are not known count for nothing: each release of Postfix adds some.
+
+use super::cutter::{Cutter, TooLong};
+use super::rcpt::AtRcpt;
+
+/// The longest request taken, in bytes. Those of Postfix have about 1,000, and the lines of SMTP
+/// that go into them are bounded (`line_length_limit`, 2,048).
+pub const REQUEST_LIMIT: usize = 32_768;
+
+/// Why a stream is not one of policy requests. Nothing is answered: Postfix asks once more, then
+/// defers the letter (`smtpd_policy_service_default_action`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadRequest {
+    /// The request is longer than [`REQUEST_LIMIT`].
+    #[error("request of more than {REQUEST_LIMIT} bytes")]
+    TooLong,
+    /// A line is not `name=value`.
+    #[error("a line without an attribute")]
+    NoAttribute,
+    /// An attribute that counts comes twice.
+    #[error("the attribute {0} comes twice")]
+    Twice(&'static str),
+    /// An attribute that must be there is not.
+    #[error("the attribute {0} is missing")]
+    Missing(&'static str),
+    /// Another kind of request.
+    #[error("a request that is not smtpd_access_policy")]
+    OtherKind,
+}
+
+/// A question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// The recipient, if it is RCPT that is asked for: in every other state of SMTP there is nothing
+    /// to say.
+    pub at_rcpt: Option<&'a [u8]>,
+}
+
+impl<'a> Request<'a> {
+    /// Reads the lines of a request, without the empty one.
+    pub fn parse(lines: &'a [u8]) -> Result<Self, BadRequest> {
+        let (mut kind, mut state, mut recipient) = (None, None, None);
+        for line in lines.split(|b| *b == b'\n') {
+            let (name, value) = memchr::memchr(b'=', line)
+                .and_then(|at| line.split_at_checked(at))
+                .filter(|(name, _)| !name.is_empty())
+                .ok_or(BadRequest::NoAttribute)?;
+            let (slot, name) = match name {
+                b"request" => (&mut kind, "request"),
+                b"protocol_state" => (&mut state, "protocol_state"),
+                b"recipient" => (&mut recipient, "recipient"),
+                _ => continue,
+            };
+            if slot.replace(value.get(1..).unwrap_or_default()).is_some() {
+                return Err(BadRequest::Twice(name));
+            }
+        }
+        if kind.ok_or(BadRequest::Missing("request"))? != b"smtpd_access_policy" {
+            return Err(BadRequest::OtherKind);
+        }
+        let at_rcpt = match state.ok_or(BadRequest::Missing("protocol_state"))? {
+            b"RCPT" => Some(recipient.ok_or(BadRequest::Missing("recipient"))?),
+            _ => None,
+        };
+        Ok(Request { at_rcpt })
+    }
+}
+
+/// Cuts requests out of a stream that comes in pieces of any size. After the first error it says
+/// nothing but that error. Take every whole request out before pushing more: then it never holds
+/// more than [`REQUEST_LIMIT`] and one piece.
+#[derive(Debug)]
+pub struct Decoder {
+    cutter: Cutter,
+    broken: Option<BadRequest>,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Decoder { cutter: Cutter::new(b"\n\n", REQUEST_LIMIT), broken: None }
+    }
+}
+
+impl Decoder {
+    /// Takes the next bytes of the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.broken.is_none() {
+            self.cutter.push(bytes);
+        }
+    }
+
+    /// The next whole request. `None`: more bytes are needed.
+    pub fn next_request(&mut self) -> Option<Result<Request<'_>, BadRequest>> {
+        if let Some(error) = self.broken {
+            return Some(Err(error));
+        }
+        let request = match self.cutter.next()? {
+            Ok(lines) => Request::parse(lines),
+            Err(TooLong) => Err(BadRequest::TooLong),
+        };
+        Some(request.inspect_err(|error| self.broken = Some(*error)))
+    }
+
+    /// Whether the stream stands between two requests.
+    pub fn is_empty(&self) -> bool {
+        self.cutter.is_empty()
+    }
+}
+
+/// Appends the answer. What passes is `DUNNO`: `OK` would switch off the restrictions after ours.
+pub fn encode_into(out: &mut Vec<u8>, answer: AtRcpt) {
+    let (action, text) = match answer {
+        AtRcpt::Pass => ("DUNNO", ""),
+        // At the end of the restrictions, if nothing else rejects.
+        AtRcpt::Defer(text) => ("DEFER_IF_PERMIT ", text),
+        // `REJECT` would be 554 (`access_map_reject_code`).
+        AtRcpt::Reject(text) => ("550 ", text),
+    };
+    for part in ["action=", action, text, "\n\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What Postfix 3.7.11 sends.
+    const RECORDED: &str = "request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\n\
+        client_address=127.0.0.1\nclient_name=localhost\nclient_port=40288\n\
+        reverse_client_name=localhost\nserver_address=127.0.0.1\nserver_port=25\n\
+        helo_name=mx.example.net\nsender=bounce=x@example.net\nrecipient=Joe+Ext@example.org\n\
+        recipient_count=0\nqueue_id=\ninstance=1f3a.6a1e\nsize=120\netrn_domain=\nstress=\n\
+        sasl_method=\nsasl_username=\nsasl_sender=\nccert_subject=\nccert_issuer=\n\
+        ccert_fingerprint=\nccert_pubkey_fingerprint=\nencryption_protocol=\n\
+        encryption_cipher=\nencryption_keysize=0\npolicy_context=\n\n";
+
+    /// The recipients asked for, `None` in other states, and what ended it.
+    type Said = (Vec<Option<Vec<u8>>>, Option<BadRequest>, bool);
+
+    fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Said {
+        let mut decoder = Decoder::default();
+        let mut requests = Vec::new();
+        for piece in pieces {
+            decoder.push(piece);
+            while let Some(next) = decoder.next_request() {
+                match next {
+                    Ok(request) => requests.push(request.at_rcpt.map(<[u8]>::to_vec)),
+                    Err(error) => {
+                        assert_eq!(decoder.next_request(), Some(Err(error)));
+                        return (requests, Some(error), false);
+                    }
+                }
+            }
+        }
+        (requests, None, decoder.is_empty())
+    }
+
+    #[test]
+    fn what_postfix_sends_is_one_request_however_it_is_split() {
+        let stream = RECORDED.repeat(2);
+        let joe = || Some(b"Joe+Ext@example.org".to_vec());
+        let whole = (vec![joe(), joe()], None, true);
+        assert_eq!(decode([stream.as_bytes()]), whole);
+        for at in 0..stream.len() {
+            let (first, second) = stream.as_bytes().split_at(at);
+            assert_eq!(decode([first, second]), whole, "split at {at}");
+        }
+        assert_eq!(decode(stream.as_bytes().chunks(1)), whole, "byte by byte");
+    }
+
+    #[test]
+    fn attributes_count_by_name_and_not_by_place() {
+        let rcpt = |recipient: &str| Some(recipient.as_bytes().to_vec());
+        for (request, at_rcpt) in [
+            (
+                "recipient=a=b@c\nunknown=\nprotocol_state=RCPT\nrequest=smtpd_access_policy",
+                rcpt("a=b@c"),
+            ),
+            (
+                "request=smtpd_access_policy\nprotocol_state=RCPT\nrecipient=a b@c\ntls_sni==",
+                rcpt("a b@c"),
+            ),
+            ("request=smtpd_access_policy\nprotocol_state=RCPT\nrecipient=", rcpt("")),
+            ("request=smtpd_access_policy\nprotocol_state=DATA\nrecipient=a@b", None),
+            ("request=smtpd_access_policy\nprotocol_state=END-OF-MESSAGE\nrecipient=a@b", None),
+            ("request=smtpd_access_policy\nprotocol_state=VRFY\nrecipient=a@b", None),
+            ("request=smtpd_access_policy\nprotocol_state=CONNECT", None),
+            ("request=smtpd_access_policy\nprotocol_state=rcpt\nrecipient=a@b", None),
+        ] {
+            let stream = format!("{request}\n\n");
+            assert_eq!(decode([stream.as_bytes()]), (vec![at_rcpt], None, true), "{request}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_is_none_ends_the_stream_and_is_not_guessed_at() {
+        use BadRequest::*;
+        for (stream, error) in [
+            ("request=smtpd_access_policy\nprotocol_state=RCPT\n\n", Missing("recipient")),
+            ("request=smtpd_access_policy\n\n", Missing("protocol_state")),
+            ("protocol_state=RCPT\nrecipient=a@b\n\n", Missing("request")),
+            ("request=junk\nprotocol_state=RCPT\nrecipient=a@b\n\n", OtherKind),
+            ("request=smtpd_access_policy\nrecipient=a\nrecipient=b\n\n", Twice("recipient")),
+            ("a=b\nHost: x\n\n", NoAttribute),
+            ("=x\n\n", NoAttribute),
+            ("\n\n", NoAttribute),
+            ("\nrequest=smtpd_access_policy\nprotocol_state=DATA\n\n", NoAttribute),
+        ] {
+            for piece in [stream.len(), 1] {
+                let said = decode(stream.as_bytes().chunks(piece));
+                assert_eq!(said, (vec![], Some(error), false), "{stream:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn too_long_a_request_is_refused_without_keeping_it() {
+        let begin = "a=".to_owned() + &"x".repeat(REQUEST_LIMIT - 4);
+        let whole = begin.clone() + "\n\n";
+        assert_eq!(decode([whole.as_bytes()]).1, Some(BadRequest::Missing("request")));
+        for piece in [1, 512, REQUEST_LIMIT] {
+            let longer = begin.clone() + "xx";
+            let said = decode(longer.as_bytes().chunks(piece));
+            assert_eq!(said.1, Some(BadRequest::TooLong), "{piece}");
+        }
+    }
+
+    #[test]
+    fn answers_are_the_bytes_postfix_reads() {
+        for (answer, bytes) in [
+            (AtRcpt::Pass, "action=DUNNO\n\n"),
+            (AtRcpt::Reject("5.1.1 User unknown"), "action=550 5.1.1 User unknown\n\n"),
+            (AtRcpt::Defer("4.3.0 Later"), "action=DEFER_IF_PERMIT 4.3.0 Later\n\n"),
+        ] {
+            let mut out = Vec::new();
+            encode_into(&mut out, answer);
+            assert_eq!(out, bytes.as_bytes());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_mean_something_else_when_they_come_in_pieces(
+            stream in prop::collection::vec(
+                prop_oneof![
+                    Just(b"\n".to_vec()), Just(b"=".to_vec()), Just(b"recipient".to_vec()),
+                    Just(b"request=smtpd_access_policy\n".to_vec()),
+                    Just(b"protocol_state=RCPT\n".to_vec()),
+                    prop::collection::vec(any::<u8>(), 0..5),
+                ],
+                0..40,
+            ),
+            piece in 1usize..50,
+        ) {
+            let stream = stream.concat();
+            prop_assert_eq!(decode(stream.chunks(piece)), decode([stream.as_slice()]));
+        }
+    }
+}
