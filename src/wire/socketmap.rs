@@ -74,7 +74,8 @@ impl Reply {
         netstring::encode_into(out, &[status.as_bytes(), &text]);
     }
 
-    fn payload(&self) -> (&'static str, Cow<'_, [u8]>) {
+    /// The status word with its space, and the text, as they may be sent.
+    pub(super) fn payload(&self) -> (&'static str, Cow<'_, [u8]>) {
         match self {
             Reply::Ok(data) => match unfit(data) {
                 None => ("OK ", data.as_bytes().into()),

@@ -1,0 +1,344 @@
+//! One line a question, one line an answer: `tcp:` tables of Postfix, and what OpenSMTPD speaks.
+//!
+//! ```text
+//! get jane+x@example.org            tcp_table(5): words are encoded as in URLs
+//! 200 lmtp:inet:be1.example.org:2003
+//!
+//! host jane+x@example.org           the socket map of OpenSMTPD: MAP KEY, as they are
+//! OK be1.example.org
+//! ```
+//!
+//! Scripts and Exim's `${readsocket}` can use either. A table of the first kind has no name, so its
+//! answers are those of the map [`TABLE`].
+
+use std::borrow::Cow;
+
+use super::cutter::{Cutter, TooLong};
+use super::socketmap::Reply;
+
+/// The longest line of tcp_table(5), in bytes with its end; ours for both forms of a request.
+pub const LINE_LIMIT: usize = 4096;
+
+/// The map that answers `get`.
+pub const TABLE: &str = "lmtp";
+
+/// Why a stream is not one of lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadLine {
+    /// The line is longer than [`LINE_LIMIT`].
+    #[error("line of more than {LINE_LIMIT} bytes")]
+    TooLong,
+    /// A control character, CR among them: neither form has any.
+    #[error("byte {0:#04x} in a line")]
+    Control(u8),
+}
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// `get KEY`, decoded.
+    Get(Cow<'a, [u8]>),
+    /// `get` or `put` as they cannot be answered, with the answer.
+    Never(Refusal),
+    /// `MAP KEY`. Without a space the key is empty.
+    Map {
+        /// The map.
+        map: &'a [u8],
+        /// What is looked up; it may have spaces.
+        key: &'a [u8],
+    },
+}
+
+/// Why a request of tcp_table(5) is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// `put`: we change nothing.
+    ReadOnly,
+    /// The key is not encoded as tcp_table(5) has it, so it cannot be told what is meant.
+    Encoding,
+}
+
+impl<'a> Request<'a> {
+    /// Reads a line without its end.
+    pub fn parse(line: &'a [u8]) -> Self {
+        let (map, key) = match memchr::memchr(b' ', line).and_then(|at| line.split_at_checked(at)) {
+            Some((map, rest)) => (map, rest.get(1..).unwrap_or_default()),
+            None => (line, &[][..]),
+        };
+        match map {
+            b"get" => decoded(key).map_or(Request::Never(Refusal::Encoding), Request::Get),
+            b"put" => Request::Never(Refusal::ReadOnly),
+            map => Request::Map { map, key },
+        }
+    }
+
+    /// The form that the answer must have.
+    pub fn form(&self) -> Form {
+        match self {
+            Request::Get(_) | Request::Never(_) => Form::Table,
+            Request::Map { .. } => Form::Map,
+        }
+    }
+}
+
+/// Undoes `%XX`. `None`: that is not what the text is.
+fn decoded(text: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if text.contains(&b' ') {
+        return None;
+    }
+    if !text.contains(&b'%') {
+        return Some(text.into());
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.iter();
+    while let Some(&byte) = bytes.next() {
+        out.push(match byte {
+            b'%' => hex(*bytes.next()?)? << 4 | hex(*bytes.next()?)?,
+            other => other,
+        });
+    }
+    Some(out.into())
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|n| u8::try_from(n).ok())
+}
+
+/// How an answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `200 …`, `500 …` and `400 …` of tcp_table(5).
+    Table,
+    /// `OK …`, `NOTFOUND ` and `TEMP …`, the words of the socketmap.
+    Map,
+}
+
+impl Form {
+    /// Appends an answer as a line. One that no client can take becomes temporary, as in
+    /// [`Reply::encode_into`].
+    pub fn encode_into(self, out: &mut Vec<u8>, reply: &Reply) {
+        let (status, text) = reply.payload();
+        if self == Form::Map {
+            out.extend_from_slice(status.as_bytes());
+            out.extend_from_slice(&text);
+            out.push(b'\n');
+            return;
+        }
+        let begin = out.len();
+        let code = match status {
+            "OK " => "200 ",
+            "NOTFOUND " => "500 not%20found",
+            _ => "400 ",
+        };
+        out.extend_from_slice(code.as_bytes());
+        push_encoded(out, &text);
+        if out.len() - begin >= LINE_LIMIT {
+            out.truncate(begin);
+            out.extend_from_slice(b"400 the%20answer%20is%20too%20long%20for%20a%20tcp%20table");
+        }
+        out.push(b'\n');
+    }
+}
+
+impl Refusal {
+    /// Appends the answer.
+    pub fn encode_into(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(match self {
+            // To an update it means that it was not done, and nothing of a mailbox.
+            Refusal::ReadOnly => b"500 read%20only\n",
+            Refusal::Encoding => b"400 the%20key%20is%20not%20encoded%20as%20in%20tcp_table(5)\n",
+        });
+    }
+}
+
+fn push_encoded(out: &mut Vec<u8>, text: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    for &byte in text {
+        if byte.is_ascii_graphic() && byte != b'%' {
+            out.push(byte);
+        } else {
+            let digit = |n: u8| DIGITS.get(usize::from(n)).copied().unwrap_or_default();
+            out.extend_from_slice(&[b'%', digit(byte >> 4), digit(byte & 15)]);
+        }
+    }
+}
+
+/// Cuts lines out of a stream that comes in pieces of any size. After the first error it says
+/// nothing but that error. Take every whole line out before pushing more: then it never holds more
+/// than [`LINE_LIMIT`] and one piece.
+#[derive(Debug)]
+pub struct Decoder {
+    cutter: Cutter,
+    broken: Option<BadLine>,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Decoder { cutter: Cutter::new(b"\n", LINE_LIMIT), broken: None }
+    }
+}
+
+impl Decoder {
+    /// Takes the next bytes of the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.broken.is_none() {
+            self.cutter.push(bytes);
+        }
+    }
+
+    /// The next whole request. `None`: more bytes are needed.
+    pub fn next_request(&mut self) -> Option<Result<Request<'_>, BadLine>> {
+        if let Some(error) = self.broken {
+            return Some(Err(error));
+        }
+        let request = match self.cutter.next()? {
+            Ok(line) => match line.iter().find(|b| b.is_ascii_control()) {
+                None => Ok(Request::parse(line)),
+                Some(byte) => Err(BadLine::Control(*byte)),
+            },
+            Err(TooLong) => Err(BadLine::TooLong),
+        };
+        Some(request.inspect_err(|error| self.broken = Some(*error)))
+    }
+
+    /// Whether the stream stands between two lines.
+    pub fn is_empty(&self) -> bool {
+        self.cutter.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn get(key: &[u8]) -> Request<'_> {
+        Request::Get(key.into())
+    }
+
+    #[test]
+    fn both_forms_of_a_question_are_read_as_their_clients_mean_them() {
+        let map = |map, key| Request::Map { map, key };
+        for (line, request) in [
+            (&b"get jane+x@example.org"[..], get(b"jane+x@example.org")),
+            (b"get %22jane%20doe%22@example.org", get(b"\"jane doe\"@example.org")),
+            (b"get 100%25@example.org", get(b"100%@example.org")),
+            (b"get %C3%bcser@example.org", get(b"\xc3\xbcser@example.org")),
+            (b"get %0Aa", get(b"\na")),
+            (b"get *", get(b"*")),
+            (b"get ", get(b"")),
+            (b"get", get(b"")),
+            (b"get a b", Request::Never(Refusal::Encoding)),
+            (b"get a%", Request::Never(Refusal::Encoding)),
+            (b"get a%2", Request::Never(Refusal::Encoding)),
+            (b"get a%2g", Request::Never(Refusal::Encoding)),
+            (b"get a%+1", Request::Never(Refusal::Encoding)),
+            (b"put a b", Request::Never(Refusal::ReadOnly)),
+            (b"host jane@example.org", map(b"host", b"jane@example.org")),
+            (b"host \"jane doe\"@example.org", map(b"host", b"\"jane doe\"@example.org")),
+            (b"host 100%25@example.org", map(b"host", b"100%25@example.org")),
+            (b"GET a", map(b"GET", b"a")),
+            (b"host", map(b"host", b"")),
+            (b"", map(b"", b"")),
+        ] {
+            assert_eq!(Request::parse(line), request, "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn answers_are_lines_in_the_words_of_the_question() {
+        let ok = |text: &str| Reply::Ok(text.to_owned());
+        for (reply, table, map) in [
+            (ok("lmtp:inet:b1:24"), "200 lmtp:inet:b1:24\n", "OK lmtp:inet:b1:24\n"),
+            (
+                ok("error:5.1.1 100% unknown \u{fc}"),
+                "200 error:5.1.1%20100%25%20unknown%20%C3%BC\n",
+                "OK error:5.1.1 100% unknown \u{fc}\n",
+            ),
+            (Reply::NotFound, "500 not%20found\n", "NOTFOUND \n"),
+            (Reply::Temp("no\nlist".into()), "400 no?list\n", "TEMP no?list\n"),
+            (Reply::Temp(String::new()), "400 \n", "TEMP \n"),
+        ] {
+            for (form, expected) in [(Form::Table, table), (Form::Map, map)] {
+                let mut out = b"before\n".to_vec();
+                form.encode_into(&mut out, &reply);
+                assert_eq!(String::from_utf8_lossy(&out), format!("before\n{expected}"));
+            }
+        }
+        for (data, why) in [("", "an%20empty%20answer"), ("a\nb", "several%20lines")] {
+            let mut out = Vec::new();
+            Form::Table.encode_into(&mut out, &ok(data));
+            let out = String::from_utf8(out).unwrap();
+            assert!(out.starts_with("400 ") && out.contains(why), "{out}");
+        }
+    }
+
+    #[test]
+    fn an_answer_longer_than_postfix_reads_is_temporary() {
+        for (length, code) in [(4091, "200"), (4092, "400"), (90_000, "400")] {
+            let mut out = Vec::new();
+            Form::Table.encode_into(&mut out, &Reply::Ok("x".repeat(length)));
+            assert!(out.starts_with(code.as_bytes()) && out.len() <= LINE_LIMIT, "{length}");
+            assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 1);
+        }
+    }
+
+    /// Owned requests, and what ended it.
+    fn decode<'a>(
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> (Vec<String>, Option<BadLine>, bool) {
+        let mut decoder = Decoder::default();
+        let mut requests = Vec::new();
+        for piece in pieces {
+            decoder.push(piece);
+            while let Some(next) = decoder.next_request() {
+                match next {
+                    Ok(request) => requests.push(format!("{request:?}")),
+                    Err(error) => {
+                        assert_eq!(decoder.next_request(), Some(Err(error)));
+                        return (requests, Some(error), false);
+                    }
+                }
+            }
+        }
+        (requests, None, decoder.is_empty())
+    }
+
+    #[test]
+    fn lines_split_at_every_byte_are_the_same_lines() {
+        let stream = b"get jane%20doe@example.org\nhost a b@example.org\n\nput a b\n";
+        let whole = decode([&stream[..]]);
+        assert_eq!((whole.0.len(), whole.1, whole.2), (4, None, true));
+        for at in 0..stream.len() {
+            assert_eq!(decode([&stream[..at], &stream[at..]]), whole, "split at {at}");
+        }
+        assert_eq!(decode(stream.chunks(1)), whole, "byte by byte");
+        assert_eq!(decode([&b"get jane@example.or"[..]]), (vec![], None, false));
+    }
+
+    #[test]
+    fn what_is_no_line_ends_the_stream() {
+        for (stream, error) in [
+            (&b"get a\r\n"[..], BadLine::Control(b'\r')),
+            (b"get a\0b\nget c\n", BadLine::Control(0)),
+            (b"host \x7f\n", BadLine::Control(0x7f)),
+            (&[b'x'; LINE_LIMIT], BadLine::TooLong),
+        ] {
+            for piece in [stream.len(), 1] {
+                assert_eq!(decode(stream.chunks(piece)), (vec![], Some(error), false));
+            }
+        }
+        let most = [&[b'x'; LINE_LIMIT - 1][..], b"\n"].concat();
+        assert_eq!(decode([&most[..]]).1, None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_reads_back(key in prop::collection::vec(any::<u8>(), 0..50)) {
+            let mut line = b"get ".to_vec();
+            push_encoded(&mut line, &key);
+            prop_assert!(line.iter().all(|b| matches!(b, b' '..=b'~')));
+            prop_assert_eq!(Request::parse(&line), get(&key));
+        }
+    }
+}
