@@ -2,6 +2,7 @@
 
 mod cutter;
 pub mod line;
+pub mod milter;
 pub mod netstring;
 pub mod policy;
 pub mod rcpt;

@@ -1,0 +1,282 @@
+//! The milter protocol, as much of it as it takes to judge recipients.
+//!
+//! ```text
+//! packet = LENGTH (4 bytes, big-endian) COMMAND (1 byte) DATA (LENGTH - 1 bytes)
+//!
+//! MTA  O version actions steps          we answer which steps it may leave out
+//! MTA  D R name NUL value NUL …         macros for the next command: no answer
+//! MTA  R <Joe+Ext@example.org> NUL …    we answer c, or y 550 5.1.1 User unknown NUL
+//! ```
+//!
+//! Everything but RCPT is negotiated away. An MTA of an old version, which has not all of these
+//! options, sends some of it nevertheless: it is told to go on, and the data are dropped as they
+//! come. Sources: mfdef.h of libmilter; what Postfix 3.7 sends was recorded.
+
+use super::rcpt::AtRcpt;
+
+/// The longest packet, in bytes without its length: a command and the 65,535 bytes of data that an
+/// MTA sends to a filter that has not asked for more (`MILTER_MAX_DATA_SIZE`).
+pub const PACKET_LIMIT: usize = 65_536;
+
+/// The longest packet of those that are read and not only skipped, in bytes without its length: the
+/// lines of SMTP that go into them are bounded (2,048 in Postfix and Sendmail).
+pub const REQUEST_LIMIT: usize = 10_000;
+
+/// The versions of the protocol that we speak. That of Sendmail since 8.14 is 6.
+pub const VERSIONS: std::ops::RangeInclusive<u32> = 2..=6;
+
+/// The steps that an MTA may leave out: `SMFIP_NOCONNECT`, `NOHELO`, `NOMAIL`, `NOBODY`, `NOHDRS`,
+/// `NOEOH`, `NOUNKNOWN` and `NODATA`. `NORCPT` is not among them, and neither are the `SMFIP_NR_`
+/// bits, which would promise no answer to a step.
+const LEFT_OUT: u32 = 0x377;
+
+/// Why a stream is not one of milter packets. Nothing is answered: the MTA does what it is
+/// configured to do without its filter (`milter_default_action`, `F=T`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadPacket {
+    /// A packet without a command.
+    #[error("packet without a command")]
+    Empty,
+    /// A packet longer than [`PACKET_LIMIT`], or than [`REQUEST_LIMIT`] where that counts.
+    #[error("packet of {0} bytes")]
+    TooLong(u32),
+    /// A command that is not known, so it cannot be told whether an answer is waited for.
+    #[error("unknown command {0:#04x}")]
+    Unknown(u8),
+    /// A command before the versions were told.
+    #[error("command {0:#04x} before the negotiation")]
+    TooEarly(u8),
+    /// A negotiation without its three numbers.
+    #[error("negotiation of {0} bytes")]
+    Negotiation(usize),
+    /// A version below [`VERSIONS`].
+    #[error("version {0} of the protocol")]
+    Version(u32),
+    /// A recipient without the NUL that ends it.
+    #[error("recipient without its end")]
+    Unterminated,
+}
+
+/// What the MTA says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// What it can do. Answer with [`Offer::encode_into`].
+    Negotiate(Offer),
+    /// A recipient, without the angle brackets and without ESMTP arguments. Answer with
+    /// [`encode_into`].
+    Recipient(&'a [u8]),
+    /// Something else that is to be let pass: answer with [`AtRcpt::Pass`].
+    Other,
+    /// Something that has no answer.
+    Silent,
+    /// The end of the conversation.
+    Quit,
+}
+
+/// What the MTA can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// Its version of the protocol.
+    pub version: u32,
+    /// The steps that it can leave out, and other bits of `SMFIP_`.
+    pub steps: u32,
+}
+
+impl Offer {
+    fn read(data: &[u8]) -> Result<Self, BadPacket> {
+        let short = BadPacket::Negotiation(data.len());
+        // Version, actions, steps; what may follow is not for us.
+        let (version, rest) = number(data).ok_or(short)?;
+        let (_, rest) = number(rest).ok_or(short)?;
+        let (steps, _) = number(rest).ok_or(short)?;
+        if version < *VERSIONS.start() {
+            return Err(BadPacket::Version(version));
+        }
+        Ok(Offer { version, steps })
+    }
+
+    /// Appends our answer: the older one of the two versions, no changes to the message, and the
+    /// steps to be left out, of those only which were offered.
+    pub fn encode_into(self, out: &mut Vec<u8>) {
+        let version = self.version.min(*VERSIONS.end());
+        let numbers = [version, 0, self.steps & LEFT_OUT].map(u32::to_be_bytes);
+        packet(out, b'O', numbers.as_flattened());
+    }
+}
+
+fn number(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk()?;
+    Some((u32::from_be_bytes(*number), rest))
+}
+
+/// Appends the answer to a recipient, or to anything else that is let pass.
+pub fn encode_into(out: &mut Vec<u8>, answer: AtRcpt) {
+    let (code, text) = match answer {
+        AtRcpt::Pass => return packet(out, b'c', &[]),
+        AtRcpt::Defer(text) => ("451 ", text),
+        AtRcpt::Reject(text) => ("550 ", text),
+    };
+    // The MTA takes the text for a format of printf(3).
+    let text = text.replace('%', "%%");
+    packet(out, b'y', &[code.as_bytes(), text.as_bytes(), b"\0"].concat());
+}
+
+fn packet(out: &mut Vec<u8>, command: u8, data: &[u8]) {
+    // Ours are short; a longer one than the length can say cannot be.
+    let length = u32::try_from(data.len()).unwrap_or(u32::MAX).saturating_add(1);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.push(command);
+    out.extend_from_slice(data);
+}
+
+/// What is done with a packet, by its command.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Negotiate,
+    Recipient,
+    Skip(Command<'static>),
+}
+
+impl Kind {
+    fn of(command: u8) -> Option<Self> {
+        Some(match command {
+            b'O' => Kind::Negotiate,
+            b'R' => Kind::Recipient,
+            // Connect, helo, mail, data, header, end of headers, body, end of body, unknown.
+            b'C' | b'H' | b'M' | b'T' | b'L' | b'N' | b'B' | b'E' | b'U' => {
+                Kind::Skip(Command::Other)
+            }
+            // Macros, abort, and the end of this client while the connection stays for the next.
+            b'D' | b'A' | b'K' => Kind::Skip(Command::Silent),
+            b'Q' => Kind::Skip(Command::Quit),
+            _ => return None,
+        })
+    }
+}
+
+/// The bytes of a packet before its data.
+const HEAD: usize = 5;
+
+/// Above this a drained decoder gives its memory back, in bytes.
+const KEEP: usize = 512;
+
+/// Cuts commands out of a stream that comes in pieces of any size. After the first error it says
+/// nothing but that error. Take every whole command out before pushing more: then it never holds
+/// more than [`REQUEST_LIMIT`] and one piece.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    buf: Vec<u8>,
+    /// What was before this offset has been given out.
+    start: usize,
+    /// A packet whose data are skipped, and how many bytes of them are still to come.
+    skipping: Option<(Command<'static>, usize)>,
+    negotiated: bool,
+    broken: Option<BadPacket>,
+}
+
+impl Decoder {
+    /// Takes the next bytes of the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.broken.is_some() {
+            return;
+        }
+        let mut bytes = bytes;
+        if let Some((_, left)) = &mut self.skipping {
+            let skipped = bytes.len().min(*left);
+            *left -= skipped;
+            bytes = bytes.get(skipped..).unwrap_or_default();
+        }
+        self.buf.drain(..self.start);
+        self.start = 0;
+        self.buf.extend_from_slice(bytes);
+    }
+
+    /// The next whole command. `None`: more bytes are needed.
+    pub fn next_command(&mut self) -> Option<Result<Command<'_>, BadPacket>> {
+        if let Some(error) = self.broken {
+            return Some(Err(error));
+        }
+        match self.skipping {
+            Some((command, 0)) => {
+                self.skipping = None;
+                return Some(Ok(command));
+            }
+            Some(_) => return None,
+            None => {}
+        }
+        let rest = self.buf.get(self.start..).unwrap_or_default();
+        if rest.is_empty() {
+            self.start = 0;
+            self.buf.clear();
+            if self.buf.capacity() > KEEP {
+                self.buf = Vec::new();
+            }
+            return None;
+        }
+        let (kind, length) = match head(rest, self.negotiated) {
+            Ok(head) => head?,
+            Err(error) => {
+                self.buf = Vec::new();
+                self.start = 0;
+                self.broken = Some(error);
+                return Some(Err(error));
+            }
+        };
+        let data = self.start + HEAD;
+        let end = data.saturating_add(length);
+        if let Kind::Skip(command) = kind {
+            self.start = end.min(self.buf.len());
+            if end > self.buf.len() {
+                self.skipping = Some((command, end - self.buf.len()));
+                return None;
+            }
+            return Some(Ok(command));
+        }
+        let data = self.buf.get(data..end)?;
+        self.start = end;
+        let command = match kind {
+            Kind::Negotiate => Offer::read(data).map(Command::Negotiate),
+            _ => recipient(data).map(Command::Recipient),
+        };
+        self.negotiated = true;
+        Some(command.inspect_err(|error| self.broken = Some(*error)))
+    }
+
+    /// Whether the stream stands between two packets.
+    pub fn is_empty(&self) -> bool {
+        self.skipping.is_none() && self.start >= self.buf.len()
+    }
+}
+
+/// The kind of the packet that begins here, and the length of its data. `None`: that is not there
+/// yet.
+fn head(bytes: &[u8], negotiated: bool) -> Result<Option<(Kind, usize)>, BadPacket> {
+    let Some((length, rest)) = number(bytes) else { return Ok(None) };
+    let within = |limit: usize| usize::try_from(length).ok().filter(|length| *length <= limit);
+    let too_long = BadPacket::TooLong(length);
+    within(PACKET_LIMIT).ok_or(too_long)?;
+    if length == 0 {
+        return Err(BadPacket::Empty);
+    }
+    let Some(command) = rest.first() else { return Ok(None) };
+    let kind = Kind::of(*command).ok_or(BadPacket::Unknown(*command))?;
+    let limit = match kind {
+        Kind::Negotiate => REQUEST_LIMIT,
+        _ if !negotiated => return Err(BadPacket::TooEarly(*command)),
+        Kind::Recipient => REQUEST_LIMIT,
+        Kind::Skip(_) => PACKET_LIMIT,
+    };
+    let length = within(limit).ok_or(too_long)?;
+    Ok(Some((kind, length.saturating_sub(1))))
+}
+
+/// `<Joe+Ext@example.org>` NUL, as it was typed; Sendmail takes it without brackets as well.
+fn recipient(data: &[u8]) -> Result<&[u8], BadPacket> {
+    let end = memchr::memchr(0, data).ok_or(BadPacket::Unterminated)?;
+    let argument = data.get(..end).unwrap_or_default().trim_ascii();
+    let bare = argument.strip_prefix(b"<").and_then(|rest| rest.strip_suffix(b">"));
+    Ok(bare.unwrap_or(argument))
+}
+
+#[cfg(test)]
+mod tests;

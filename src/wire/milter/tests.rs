@@ -1,0 +1,185 @@
+//! Bytes as MTAs send them, and as nobody should.
+
+use super::*;
+use proptest::prelude::*;
+
+fn packets(packets: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (command, data) in packets {
+        packet(&mut out, *command, data);
+    }
+    out
+}
+
+/// What Postfix 3.7.11 offers: version 6, actions 0x1ff, steps 0x1fffff.
+const OFFER: &[u8] = b"\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff";
+
+/// The commands in words, and what ended it.
+fn decode<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<String>, Option<BadPacket>, bool) {
+    let mut decoder = Decoder::default();
+    let mut commands = Vec::new();
+    for piece in pieces {
+        decoder.push(piece);
+        while let Some(next) = decoder.next_command() {
+            match next {
+                Ok(Command::Recipient(address)) => {
+                    commands.push(format!("R {}", address.escape_ascii()));
+                }
+                Ok(command) => commands.push(format!("{command:?}")),
+                Err(error) => {
+                    assert_eq!(decoder.next_command(), Some(Err(error)));
+                    return (commands, Some(error), false);
+                }
+            }
+        }
+        assert!(decoder.buf.len() <= REQUEST_LIMIT + 4 + piece.len());
+    }
+    (commands, None, decoder.is_empty())
+}
+
+#[test]
+fn a_session_of_postfix_is_the_same_however_it_is_split() {
+    let stream = packets(&[
+        (b'O', OFFER),
+        (b'D', b"Ri\x004B1\0{rcpt_addr}\0joe+ext@example.org\0"),
+        (b'R', b"<Joe+Ext@example.org>\0NOTIFY=NEVER\0"),
+        (b'R', b"<\"quoted user\"@example.org>\0"),
+        (b'A', b""),
+        (b'K', b""),
+        (b'O', OFFER),
+        (b'R', b"jane@example.org\0"),
+        (b'R', b"<>\0"),
+        (b'Q', b""),
+    ]);
+    assert_eq!(&stream[..5], b"\0\0\0\x0dO");
+    let offer = "Negotiate(Offer { version: 6, steps: 2097151 })";
+    let whole = decode([stream.as_slice()]);
+    assert_eq!(
+        whole.0,
+        [
+            offer,
+            "Silent",
+            "R Joe+Ext@example.org",
+            "R \\\"quoted user\\\"@example.org",
+            "Silent",
+            "Silent",
+            offer,
+            "R jane@example.org",
+            "R ",
+            "Quit",
+        ]
+    );
+    assert_eq!((whole.1, whole.2), (None, true));
+    for at in 0..stream.len() {
+        assert_eq!(decode([&stream[..at], &stream[at..]]), whole, "split at {at}");
+    }
+    assert_eq!(decode(stream.chunks(1)), whole, "byte by byte");
+    for cut in 1..stream.len() {
+        assert_eq!(decode([&stream[..cut]]).1, None, "cut at {cut}");
+    }
+}
+
+#[test]
+fn every_other_command_is_survived_also_with_all_the_data_it_may_have() {
+    let large = vec![b'x'; PACKET_LIMIT - 1];
+    for (command, answered) in [
+        (b'C', true),
+        (b'H', true),
+        (b'M', true),
+        (b'T', true),
+        (b'L', true),
+        (b'N', true),
+        (b'B', true),
+        (b'E', true),
+        (b'U', true),
+        (b'D', false),
+        (b'A', false),
+        (b'K', false),
+    ] {
+        let stream =
+            packets(&[(b'O', OFFER), (command, &large), (command, b""), (b'R', b"<a@b>\0")]);
+        let word = if answered { "Other" } else { "Silent" };
+        for piece in [1, 511, stream.len()] {
+            let (commands, error, between) = decode(stream.chunks(piece));
+            assert_eq!(commands[1..], [word, word, "R a@b"], "{}", char::from(command));
+            assert_eq!((error, between), (None, true));
+        }
+    }
+}
+
+#[test]
+fn only_rcpt_is_asked_for_and_only_what_was_offered() {
+    for (version, offered, answer) in [
+        (6, 0x001f_ffff, b"\0\0\0\x0dO\0\0\0\x06\0\0\0\0\0\0\x03\x77"),
+        // A newer one.
+        (9, u32::MAX, b"\0\0\0\x0dO\0\0\0\x06\0\0\0\0\0\0\x03\x77"),
+        // Sendmail 8.12: no NOUNKNOWN, no NODATA.
+        (2, 0x7f, b"\0\0\0\x0dO\0\0\0\x02\0\0\0\0\0\0\x00\x77"),
+        (3, 0, b"\0\0\0\x0dO\0\0\0\x03\0\0\0\0\0\0\0\0"),
+    ] {
+        let mut out = Vec::new();
+        Offer { version, steps: offered }.encode_into(&mut out);
+        assert_eq!(out, answer, "version {version}");
+    }
+}
+
+#[test]
+fn answers_are_the_bytes_mtas_read_with_every_percent_sign_doubled() {
+    for (answer, bytes) in [
+        (AtRcpt::Pass, &b"\0\0\0\x01c"[..]),
+        (AtRcpt::Reject("5.1.1 User unknown"), b"\0\0\0\x18y550 5.1.1 User unknown\0"),
+        (AtRcpt::Defer("4.3.0 100% busy"), b"\0\0\0\x16y451 4.3.0 100%% busy\0"),
+    ] {
+        let mut out = Vec::new();
+        encode_into(&mut out, answer);
+        assert_eq!(out, bytes, "{answer:?}");
+    }
+}
+
+#[test]
+fn what_is_no_packet_ends_the_stream_before_anything_is_kept_for_it() {
+    let offer = packets(&[(b'O', OFFER)]);
+    let after = |bytes: &[u8]| [&offer, bytes].concat();
+    for (stream, error) in [
+        (b"\0\0\0\0".to_vec(), BadPacket::Empty),
+        (b"\0\x01\0\x01".to_vec(), BadPacket::TooLong(65_537)),
+        (b"\0\0\x27\x11O".to_vec(), BadPacket::TooLong(10_001)),
+        (b"\0\0\0\x06R".to_vec(), BadPacket::TooEarly(b'R')),
+        (b"\0\0\0\x01Q".to_vec(), BadPacket::TooEarly(b'Q')),
+        (b"\0\0\0\x01!".to_vec(), BadPacket::Unknown(b'!')),
+        (packets(&[(b'O', &OFFER[..11])]), BadPacket::Negotiation(11)),
+        (packets(&[(b'O', b"\0\0\0\x01\0\0\0\0\0\0\0\0")]), BadPacket::Version(1)),
+        (after(b"\xff\xff\xff\xff"), BadPacket::TooLong(u32::MAX)),
+        (after(b"\0\0\x27\x11R"), BadPacket::TooLong(10_001)),
+        (after(b"\0\0\0\x06R<a@b>"), BadPacket::Unterminated),
+        (after(b"\0\0\0\x01R"), BadPacket::Unterminated),
+        (after(b"\0\0\0\x01r"), BadPacket::Unknown(b'r')),
+    ] {
+        for piece in [stream.len(), 1] {
+            let said = decode(stream.chunks(piece));
+            assert_eq!(said.1, Some(error), "{}", stream.escape_ascii());
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_mean_something_else_when_they_come_in_pieces(
+        parts in prop::collection::vec(
+            prop_oneof![
+                3 => (0u8..20, prop::collection::vec(any::<u8>(), 0..9)).prop_map(|(at, data)| {
+                    let command = *b"ORRRCHMTLNBEUDAKQ!\0x".get(usize::from(at)).unwrap_or(&b'R');
+                    packets(&[(command, &data)])
+                }),
+                1 => prop::collection::vec(any::<u8>(), 0..9),
+            ],
+            0..12,
+        ),
+        piece in 1usize..30,
+    ) {
+        let stream = [packets(&[(b'O', OFFER)]), parts.concat()].concat();
+        prop_assert_eq!(decode(stream.chunks(piece)), decode([stream.as_slice()]));
+    }
+}
