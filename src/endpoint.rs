@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::wire::protocol::Protocols;
+
 /// The mode of a unix socket for which none is set: everybody may ask, since Postfix' processes do
 /// so as user `postfix`, which shares no group with Cyrus.
 pub const DEFAULT_MODE: u32 = 0o666;
@@ -36,18 +38,28 @@ pub struct ListenOptions {
     pub mode: Option<u32>,
 }
 
-/// One endpoint to listen at, with the rights of its socket.
+/// One endpoint to listen at, with the rights of its socket and what is spoken there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     /// Where.
     pub endpoint: Endpoint,
     /// With which rights.
     pub options: ListenOptions,
+    /// What is spoken.
+    pub protocols: Protocols,
+}
+
+impl Listen {
+    /// Every protocol, with the usual rights.
+    pub fn at(endpoint: Endpoint) -> Self {
+        Self { endpoint, options: ListenOptions::default(), protocols: Protocols::ALL }
+    }
 }
 
 #[cfg(feature = "daemon")]
 impl Listen {
-    /// Whether both mean the same socket with the same rights.
+    /// Whether both mean the same socket with the same rights. What is spoken there can change
+    /// without another socket.
     pub(crate) fn is_as(&self, other: &Listen) -> bool {
         let rights = matches!(self.endpoint, Endpoint::Unix(_));
         self.endpoint == other.endpoint && (!rights || self.options == other.options)

@@ -24,6 +24,7 @@ use crate::master::Master;
 use crate::mupdate::Finding;
 use crate::replica::utc;
 use crate::resolver::Proof;
+use crate::wire::protocol::Protocols;
 
 /// Read the configuration and say what it means and what will hurt.
 ///
@@ -367,6 +368,9 @@ impl Report {
                     }
                 }
                 self.socket_directory(path);
+            }
+            if listen.protocols != Protocols::ALL {
+                let _ = write!(text, " for {} only", listen.protocols);
             }
             self.say("listening at", text);
         }

@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 use super::behind::Behind;
 use super::{Common, Exit};
 use crate::config::{ConfigError, DEFAULT_SOCKET, Settings};
-use crate::endpoint::{Endpoint, Listen, ListenOptions};
+use crate::endpoint::{Endpoint, Listen};
 use crate::resolver::Resolver;
 use crate::server::answerer::Answerer;
 use crate::server::{Limits, Server, log, notify};
@@ -137,7 +137,7 @@ fn listeners(settings: &Settings) -> Vec<Listen> {
         true => Endpoint::Systemd(SOCKET_UNIT.into()),
         false => Endpoint::Unix(DEFAULT_SOCKET.into()),
     };
-    vec![Listen { endpoint, options: ListenOptions::default() }]
+    vec![Listen::at(endpoint)]
 }
 
 fn announce(server: &Server<Answerer>, answerer: &Answerer) -> String {

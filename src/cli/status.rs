@@ -11,9 +11,10 @@ use serde_json::Value;
 
 use super::{Common, Exit};
 use crate::config::{self, DEFAULT_SOCKET};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Listen};
 use crate::server::status::{STATUS_MAP, is_well};
 use crate::wire::netstring::Decoder;
+use crate::wire::protocol::Protocol;
 use crate::wire::socketmap::{REPLY_LIMIT, Reply, Request};
 
 /// A daemon that is well answers within milliseconds, one whose list is locked within seconds.
@@ -29,8 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Status {
     #[command(flatten)]
     common: Common,
-    /// Where the daemon listens [default: the first endpoint of the configuration, else
-    /// unix:/run/murder-route]
+    /// Where the daemon listens [default: the first endpoint of the configuration that speaks
+    /// socketmap, else unix:/run/murder-route]
     #[arg(long, value_name = "ENDPOINT")]
     listen: Option<Endpoint>,
     /// Print one JSON object
@@ -64,7 +65,8 @@ fn configured(common: &Common) -> Result<Endpoint, Exit> {
         eprintln!("murder-route: {e}");
         Exit::Config
     })?;
-    Ok(match glance.listeners.into_iter().next().map(|listen| listen.endpoint) {
+    let asked = |listen: &Listen| listen.protocols.contains(Protocol::Socketmap);
+    Ok(match glance.listeners.into_iter().find(asked).map(|listen| listen.endpoint) {
         // It is systemd that knows where this one is; ours ships with this path.
         None | Some(Endpoint::Systemd(_)) => Endpoint::Unix(DEFAULT_SOCKET.into()),
         Some(endpoint) => endpoint,

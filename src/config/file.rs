@@ -13,6 +13,7 @@ use crate::backend::{Backends, LMTP_PORT, Override, Place};
 use crate::domains::Domains;
 use crate::endpoint::{Endpoint, Listen, ListenOptions};
 use crate::maps::{Maps, Template, Templates, UnknownPolicy};
+use crate::wire::protocol::{Protocol, Protocols};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -81,6 +82,8 @@ pub(super) struct FileListener {
     group: Option<String>,
     #[serde(default, deserialize_with = "mode")]
     mode: Option<u32>,
+    #[serde(default, deserialize_with = "protocols")]
+    protocols: Protocols,
 }
 
 #[derive(Debug, Deserialize)]
@@ -124,6 +127,7 @@ impl File {
                 group: listen.group.clone(),
                 mode: listen.mode,
             },
+            protocols: listen.protocols,
         };
         self.listen.iter().map(listen).collect()
     }
@@ -145,10 +149,6 @@ impl File {
         }
         Ok(maps)
     }
-}
-
-pub(super) fn listen_as_usual(endpoint: Endpoint) -> Listen {
-    Listen { endpoint, options: ListenOptions::default() }
 }
 
 impl FileBackends {
@@ -285,6 +285,21 @@ fn connections<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::
     match usize::deserialize(input)? {
         0 => Err(de::Error::custom("with no connection nobody could ask")),
         n => Ok(Some(n)),
+    }
+}
+
+fn protocols<'de, D: Deserializer<'de>>(input: D) -> Result<Protocols, D::Error> {
+    let mut protocols = Vec::new();
+    for word in Vec::<String>::deserialize(input)? {
+        let protocol = word.parse::<Protocol>().map_err(de::Error::custom)?;
+        if protocols.contains(&protocol) {
+            return Err(de::Error::custom(format!("`{word}` is there twice")));
+        }
+        protocols.push(protocol);
+    }
+    match protocols.is_empty() {
+        true => Err(de::Error::custom("without a protocol nobody could ask")),
+        false => Ok(protocols.into_iter().collect()),
     }
 }
 

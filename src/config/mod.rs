@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use self::file::{File, listen_as_usual};
+use self::file::File;
 pub use self::mupdate::{
     ClientCertificate, Credentials, MECHANISMS, MUPDATE_PORT, Mupdate, Server, Tls, WhenTls,
 };
@@ -290,7 +290,7 @@ impl Settings {
         let maps = file.maps().map_err(|text| file_error(&file_path, text))?;
         let listeners = match &*given.listen {
             [] => file.listeners(base),
-            named => named.iter().cloned().map(listen_as_usual).collect(),
+            named => named.iter().cloned().map(Listen::at).collect(),
         };
         Ok(Self {
             router: Router {

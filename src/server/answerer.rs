@@ -16,6 +16,7 @@ use crate::confirm::MOST_ROUNDS;
 use crate::master::Master;
 use crate::resolver::{self, Resolver};
 use crate::router::{Cause, Decision, Route, Verdict};
+use crate::wire::rcpt::AtRcpt;
 use crate::wire::socketmap::Reply;
 
 /// Answers requests from a resolver that can be exchanged while it does.
@@ -92,8 +93,7 @@ impl Answerer {
     fn reply(&self, resolver: &Resolver, map: &str, key: &[u8], route: &Route) -> Reply {
         // A key that is not UTF-8 is foreign, so nothing of it comes back.
         let key = String::from_utf8_lossy(key);
-        self.counters.decided(&route.decision);
-        self.log(map, &key, route);
+        self.decided(map, &key, route);
         match resolver.maps.get(map) {
             Some(map) => resolver.maps.reply(map, &resolver.router, &key, route),
             None if route.decision == Decision::Foreign => Reply::NotFound,
@@ -101,7 +101,14 @@ impl Answerer {
         }
     }
 
-    fn log(&self, map: &str, key: &str, route: &Route) {
+    fn at_rcpt(&self, resolver: &Resolver, recipient: &[u8], route: &Route) -> AtRcpt {
+        self.decided("rcpt", &String::from_utf8_lossy(recipient), route);
+        resolver.maps.at_rcpt(&route.decision)
+    }
+
+    /// Counts and logs a decision.
+    fn decided(&self, map: &str, key: &str, route: &Route) {
+        self.counters.decided(&route.decision);
         if let Decision::Deferred(Cause::List) = route.decision
             && let Some(more) = self.trouble.admit(Instant::now())
         {
@@ -129,6 +136,20 @@ impl Answer for Answerer {
         }
         let route = serving.route(key, &self.counters).await;
         self.reply(&serving.resolver, map, key, &route)
+    }
+
+    fn rcpt_at_once(&self, recipient: &[u8]) -> Option<AtRcpt> {
+        let serving = self.serving.load();
+        match serving.resolver.route_now(recipient) {
+            Verdict::Final(route) => Some(self.at_rcpt(&serving.resolver, recipient, &route)),
+            Verdict::Confirm(_) | Verdict::Wait => None,
+        }
+    }
+
+    async fn rcpt_in_time(&self, recipient: &[u8]) -> AtRcpt {
+        let serving = self.serving.load_full();
+        let route = serving.route(recipient, &self.counters).await;
+        self.at_rcpt(&serving.resolver, recipient, &route)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The daemon's sockets: mail servers ask here, something else decides.
 //!
-//! [`Server`] listens, cuts requests out of the streams ([`crate::wire`]) and has them answered by
-//! an [`Answer`]. It promises the mail server: one answer to each request and in order, within a
+//! [`Server`] listens, tells by the first bytes of a connection which protocol its client speaks, cuts
+//! requests out of the streams ([`crate::wire`]) and has them answered by an [`Answer`]. It promises the mail server: one answer to each request and in order, within a
 //! deadline, whatever the implementation does; a connection that may stay idle for ever; and
 //! listeners that outlive every error of the system.
 //!
@@ -12,6 +12,7 @@ pub mod answerer;
 mod barrier;
 pub mod confirmer;
 mod connection;
+mod conversation;
 mod counters;
 mod listener;
 pub mod log;
@@ -36,6 +37,8 @@ pub use self::listener::ListenError;
 use self::listener::{Inherited, NewSocket, Socket, SocketFile};
 use self::log::RateLimit;
 use crate::endpoint::{Endpoint, Listen};
+use crate::wire::protocol::Protocols;
+use crate::wire::rcpt::AtRcpt;
 use crate::wire::socketmap::Reply;
 
 /// What decides. It is asked by many connections at a time, and one connection asks one question
@@ -52,6 +55,12 @@ pub trait Answer: Send + Sync + 'static {
     /// future can the server see that the time is up: after [`Limits::request`] the mail server
     /// gets a temporary answer, and the future is dropped.
     fn in_time(&self, map: &str, key: &[u8]) -> impl Future<Output = Reply> + Send;
+
+    /// Whether to take a recipient, as [`Answer::at_once`].
+    fn rcpt_at_once(&self, recipient: &[u8]) -> Option<AtRcpt>;
+
+    /// Whether to take a recipient, as [`Answer::in_time`].
+    fn rcpt_in_time(&self, recipient: &[u8]) -> impl Future<Output = AtRcpt> + Send;
 }
 
 /// What one client, or many, may cost.
@@ -140,7 +149,8 @@ impl<A: Answer> Server<A> {
         // moved the directory away in this moment.
         let mut fresh: Vec<(Listen, Vec<Listener>)> = Vec::new();
         for (listen, sockets) in sockets {
-            match sockets.into_iter().map(|socket| self.start(socket)).collect() {
+            let start = |socket| self.start(socket, listen.protocols);
+            match sockets.into_iter().map(start).collect() {
                 Ok(listeners) => fresh.push((listen, listeners)),
                 Err(why) => return Err(ListenError { endpoint: listen.endpoint, why }),
             }
@@ -150,6 +160,14 @@ impl<A: Answer> Server<A> {
             !renewed && wanted.iter().any(|listen| listen.endpoint == open.endpoint)
         });
         self.open = kept;
+        for (open, listeners) in &mut self.open {
+            let wanted = wanted.iter().find(|wanted| wanted.endpoint == open.endpoint);
+            let Some(Listen { protocols, .. }) = wanted else { continue };
+            open.protocols = *protocols;
+            for listener in listeners {
+                listener.protocols.send_replace(*protocols);
+            }
+        }
         self.open.append(&mut fresh);
         for listener in old.into_iter().flat_map(|(_, listeners)| listeners) {
             listener.close().await;
@@ -189,18 +207,22 @@ impl<A: Answer> Server<A> {
         }
     }
 
-    fn start(&self, socket: Socket) -> Result<Listener, String> {
+    fn start(&self, socket: Socket, protocols: Protocols) -> Result<Listener, String> {
         let (shared, stop) = (self.shared.clone(), self.stop.subscribe());
+        let protocols = watch::Sender::new(protocols);
+        let spoken = protocols.subscribe();
         Ok(match socket {
             Socket::Unix(listener, file) => Listener {
                 file: file.map(NewSocket::place).transpose()?,
                 address: None,
-                task: tokio::spawn(accept(listener, shared, stop)),
+                task: tokio::spawn(accept(listener, shared, spoken, stop)),
+                protocols,
             },
             Socket::Tcp(listener) => Listener {
                 file: None,
                 address: listener.local_addr().ok(),
-                task: tokio::spawn(accept(listener, shared, stop)),
+                task: tokio::spawn(accept(listener, shared, spoken, stop)),
+                protocols,
             },
         })
     }
@@ -218,6 +240,8 @@ impl<A> Drop for Server<A> {
 struct Listener {
     file: Option<SocketFile>,
     address: Option<std::net::SocketAddr>,
+    /// Those that it speaks with who comes from now on.
+    protocols: watch::Sender<Protocols>,
     task: JoinHandle<()>,
 }
 
@@ -265,6 +289,7 @@ impl Accept for TcpListener {
 async fn accept<A: Answer>(
     listener: impl Accept,
     shared: Arc<Shared<A>>,
+    protocols: watch::Receiver<Protocols>,
     stop: watch::Receiver<bool>,
 ) {
     let most = shared.limits.connections;
@@ -283,7 +308,10 @@ async fn accept<A: Answer>(
             }
         };
         let spawned = match listener.accept().await {
-            Ok(stream) => connection::spawn(&shared, stream, permit, stop.clone()),
+            Ok(stream) => {
+                let protocols = *protocols.borrow();
+                connection::spawn(&shared, stream, protocols, permit, stop.clone())
+            }
             Err(error) => Err(error),
         };
         match spawned {

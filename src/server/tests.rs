@@ -1,5 +1,7 @@
 //! The server as mail servers meet it: bytes in, bytes out, over real sockets.
 
+mod protocols;
+
 use std::collections::HashSet;
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -32,7 +34,7 @@ impl Answer for Toy {
     fn at_once(&self, map: &str, key: &[u8]) -> Option<Reply> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         match map {
-            "echo" => Some(Reply::Ok(String::from_utf8_lossy(key).into_owned())),
+            "echo" | "lmtp" => Some(Reply::Ok(String::from_utf8_lossy(key).into_owned())),
             "none" => Some(Reply::NotFound),
             "large" => Some(Reply::Ok("x".repeat(90_000))),
             "panic" => panic!("{}", String::from_utf8_lossy(key)),
@@ -57,6 +59,24 @@ impl Answer for Toy {
         self.finished.fetch_add(1, Ordering::SeqCst);
         Reply::Ok(format!("{map} {}", String::from_utf8_lossy(key)))
     }
+
+    /// By the domain of the recipient: `no`, or one of the maps above.
+    fn rcpt_at_once(&self, recipient: &[u8]) -> Option<AtRcpt> {
+        match domain(recipient) {
+            "no" => Some(AtRcpt::Reject("5.1.1 100% unknown")),
+            map => self.at_once(map, recipient).map(|_| AtRcpt::Pass),
+        }
+    }
+
+    async fn rcpt_in_time(&self, recipient: &[u8]) -> AtRcpt {
+        self.in_time(domain(recipient), recipient).await;
+        AtRcpt::Defer("4.3.0 Later")
+    }
+}
+
+fn domain(recipient: &[u8]) -> &str {
+    let at = recipient.iter().rposition(|b| *b == b'@').map_or(0, |at| at + 1);
+    std::str::from_utf8(&recipient[at..]).unwrap_or("none")
 }
 
 fn request(map: &str, key: &str) -> Vec<u8> {
@@ -114,13 +134,18 @@ struct Line {
 }
 
 fn line(limits: Limits) -> Line {
+    line_for(limits, Protocols::ALL)
+}
+
+fn line_for(limits: Limits, protocols: Protocols) -> Line {
     let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
     client.set_nonblocking(true).unwrap();
     let client = UnixStream::from_std(client).unwrap();
     let toy = Arc::new(Toy::default());
     let shared = Shared { answer: toy.clone(), limits, connections: Arc::default() };
     let (shared, stop) = (Arc::new(shared), watch::Sender::new(false));
-    connection::spawn(&shared, Stream::Unix(server), None, stop.subscribe()).unwrap();
+    let stream = Stream::Unix(server);
+    connection::spawn(&shared, stream, protocols, None, stop.subscribe()).unwrap();
     Line { client, toy, stop, shared }
 }
 
@@ -292,8 +317,7 @@ async fn server(paths: &[&Path]) -> Server<Toy> {
 }
 
 fn unix(path: &Path) -> Listen {
-    let endpoint = Endpoint::Unix(path.to_owned());
-    Listen { endpoint, options: ListenOptions::default() }
+    Listen::at(Endpoint::Unix(path.to_owned()))
 }
 
 fn with_mode(path: &Path, mode: u32) -> Listen {
@@ -354,8 +378,7 @@ async fn the_connection_limit_makes_others_wait_and_not_fail() {
 #[tokio::test]
 async fn a_tcp_client_that_sends_a_flood_of_garbage_still_reads_why() {
     let mut server = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
-    let endpoint = "inet:127.0.0.1:0".parse().unwrap();
-    let listen = Listen { endpoint, options: ListenOptions::default() };
+    let listen = Listen::at("inet:127.0.0.1:0".parse().unwrap());
     server.reconcile(std::slice::from_ref(&listen)).await.unwrap();
     let [Endpoint::Inet { host, port }] = &server.endpoints()[..] else { panic!() };
     let address = (host.as_str(), *port);
@@ -441,7 +464,7 @@ async fn what_is_wrong_with_a_socket_is_said() {
         (dir.path().join("s"), no_user, "there is no user \"no-such-user\""),
         (dir.path().join("s"), no_group, "there is no group \"no-such-group\""),
     ] {
-        let listen = Listen { endpoint: Endpoint::Unix(path), options };
+        let listen = Listen { options, ..unix(&path) };
         let error = server.reconcile(&[listen]).await.unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
         assert_eq!(names(dir.path()), Vec::<PathBuf>::new());
@@ -482,7 +505,7 @@ async fn a_client_never_meets_a_socket_with_the_wrong_rights() {
     });
     // No umask that a shell would set leaves 0666.
     let mut server = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
-    let listen = Listen { endpoint: Endpoint::Unix(path.clone()), options };
+    let listen = Listen { options, ..unix(&path) };
     for _ in 0..100 {
         server.reconcile(std::slice::from_ref(&listen)).await.unwrap();
         assert!(fs::symlink_metadata(&path).is_ok());
@@ -591,38 +614,6 @@ fn in_child(name: &str, script: &str, stdin: Stdio) -> Option<std::process::Chil
 }
 
 #[test]
-fn five_hundred_idle_connections_do_not_disturb_the_next() {
-    let name = "five_hundred_idle_connections_do_not_disturb_the_next";
-    // Both ends are ours, and the usual limit is 1024.
-    if let Some(child) = in_child(name, "ulimit -n 2048; exec \"$0\" \"$@\"", Stdio::null()) {
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let server = server(&[&path]).await;
-        let mut idle = Vec::new();
-        for n in 0..500 {
-            let mut stream = UnixStream::connect(&path).await.unwrap();
-            let key = n.to_string();
-            assert_eq!(ask(&mut stream, "echo", &key).await, ok(&key));
-            idle.push(stream);
-        }
-        assert!(asks(&path).await);
-        for stream in &mut idle {
-            assert_eq!(ask(stream, "echo", "still here").await, ok("still here"));
-        }
-        server.shutdown().await;
-        for mut stream in idle {
-            assert_eq!(replies(&mut stream).await, []);
-        }
-    });
-}
-
-#[test]
 fn running_out_of_file_descriptors_does_not_end_the_listener() {
     let name = "running_out_of_file_descriptors_does_not_end_the_listener";
     // The limit is the process's: other tests must not run into it.
@@ -681,10 +672,7 @@ fn a_blocking_socket_from_systemd_is_served_under_its_name() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut server = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
-        let systemd = |name: &str| {
-            let endpoint = Endpoint::Systemd(name.to_owned());
-            Listen { endpoint, options: ListenOptions::default() }
-        };
+        let systemd = |name: &str| Listen::at(Endpoint::Systemd(name.to_owned()));
         let error = server.reconcile(&[systemd("web")]).await.unwrap_err().to_string();
         assert!(error.contains("no socket of this name, but mail"), "{error}");
         // Closed and opened again, as by two reloads.

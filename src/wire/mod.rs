@@ -5,5 +5,6 @@ pub mod line;
 pub mod milter;
 pub mod netstring;
 pub mod policy;
+pub mod protocol;
 pub mod rcpt;
 pub mod socketmap;

@@ -96,11 +96,20 @@ impl Daemon {
     /// Starts the daemon of a site and waits until it answers.
     pub fn start(site: &Site) -> Self {
         let socket = site.path("murder-route.sock");
+        let endpoint = format!("unix:{}", socket.display());
+        Self::run(site, &["--listen", &endpoint], socket)
+    }
+
+    /// The same with the listeners of the configuration, of which this is one.
+    pub fn start_as_configured(site: &Site, socket: PathBuf) -> Self {
+        Self::run(site, &[], socket)
+    }
+
+    fn run(site: &Site, arguments: &[&str], socket: PathBuf) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_murder-route"))
             .args(["serve", "-v", "--config"])
             .arg(site.path("murder-route.toml"))
-            .arg("--listen")
-            .arg(format!("unix:{}", socket.display()))
+            .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -167,6 +176,23 @@ impl Client {
     pub fn ask(&mut self, map: &str, key: &str) -> String {
         self.send(map, key);
         self.answer()
+    }
+
+    /// Sends these bytes as they are and takes exactly this answer.
+    pub fn exchange(&mut self, asked: &[u8], expected: &[u8]) {
+        self.0.write_all(asked).unwrap();
+        let mut said = vec![0; expected.len()];
+        let what = asked.escape_ascii();
+        self.0.read_exact(&mut said).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(said.escape_ascii().to_string(), expected.escape_ascii().to_string(), "{what}");
+    }
+
+    /// What comes until the close.
+    pub fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        // Where input was left unread, the close may come as a reset.
+        let _ = self.0.read_to_end(&mut rest);
+        rest.escape_ascii().to_string()
     }
 
     pub fn answer(&mut self) -> String {

@@ -1,0 +1,280 @@
+//! Every protocol but the socketmap as mail servers speak it: the real program, over one socket.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::unix::net::UnixListener;
+
+use common::{Client, Daemon, Site};
+use nix::sys::signal::Signal;
+
+/// What Postfix 3.7.11 sends at RCPT.
+fn policy(recipient: &str) -> Vec<u8> {
+    let request = format!(
+        "request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\n\
+         client_address=127.0.0.1\nclient_name=localhost\nclient_port=40288\n\
+         reverse_client_name=localhost\nserver_address=127.0.0.1\nserver_port=25\n\
+         helo_name=mx.example.net\nsender=a=b@example.net\nrecipient={recipient}\n\
+         recipient_count=0\nqueue_id=\ninstance=1f3a.6a1e\nsize=120\netrn_domain=\nstress=\n\
+         policy_context=\n\n"
+    );
+    request.into_bytes()
+}
+
+fn packet(command: u8, data: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(data.len() + 1).unwrap().to_be_bytes();
+    [&length[..], &[command], data].concat()
+}
+
+/// What Postfix 3.7.11 offers.
+fn offer() -> Vec<u8> {
+    packet(b'O', b"\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff")
+}
+
+fn offered() -> Vec<u8> {
+    packet(b'O', b"\0\0\0\x06\0\0\0\0\0\0\x03\x77")
+}
+
+/// The macros that come before a recipient, and the recipient as it was typed.
+fn rcpt(typed: &str) -> Vec<u8> {
+    let macros = b"R{rcpt_addr}\0x@example.org\0{rcpt_host}\0be1\0{rcpt_mailer}\0lmtp\0";
+    [packet(b'D', macros), packet(b'R', format!("{typed}\0").as_bytes())].concat()
+}
+
+const UNKNOWN: &str = "5.1.1 User unknown";
+const MOVING: &str = "4.3.0 Mailbox is temporarily unavailable";
+
+#[test]
+fn a_recipient_is_judged_alike_by_policy_milter_and_line_and_all_on_one_socket() {
+    let site = Site::new();
+    let daemon = Daemon::start(&site);
+    let mut by_policy = daemon.connect();
+    let mut by_milter = daemon.connect();
+    let mut by_line = daemon.connect();
+    by_milter.exchange(&offer(), &offered());
+    for (recipient, judged, line) in [
+        ("jane@example.org", None, "200 lmtp:inet:be1.example.org:2003"),
+        ("Max.Muster+x@EXAMPLE.org", None, "200 lmtp:inet:be2.example.org:2003"),
+        ("nobody@example.org", Some(UNKNOWN), "200 error:5.1.1%20User%20unknown"),
+        (
+            "carol@example.org",
+            Some(MOVING),
+            "200 retry:4.3.0%20Mailbox%20is%20temporarily%20unavailable",
+        ),
+        ("jane@elsewhere.example", None, "500 not%20found"),
+        ("postmaster", None, "500 not%20found"),
+        ("@relay.example:jane@example.org", None, "200 lmtp:inet:be1.example.org:2003"),
+        ("", None, "500 not%20found"),
+    ] {
+        let (action, packet) = match judged {
+            None => ("DUNNO".to_owned(), packet(b'c', b"")),
+            Some(text) if text.starts_with('5') => {
+                (format!("550 {text}"), packet(b'y', format!("550 {text}\0").as_bytes()))
+            }
+            Some(text) => (
+                format!("DEFER_IF_PERMIT {text}"),
+                packet(b'y', format!("451 {text}\0").as_bytes()),
+            ),
+        };
+        by_policy.exchange(&policy(recipient), format!("action={action}\n\n").as_bytes());
+        by_milter.exchange(&rcpt(&format!("<{recipient}>")), &packet);
+        by_line.exchange(format!("get {recipient}\n").as_bytes(), format!("{line}\n").as_bytes());
+    }
+    by_milter.exchange(&rcpt("<\"jane\"@example.org> NOTIFY=NEVER"), &packet(b'c', b""));
+    assert_eq!(daemon.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:2003");
+}
+
+#[test]
+fn the_lines_of_opensmtpd_and_exim_have_every_map() {
+    let site = Site::new();
+    site.config("domains = [\"example.org\"]\n[maps.exim]\ndeliver = \"OK <;{host}:{port}\"\n");
+    let daemon = Daemon::start(&site);
+    let mut client = daemon.connect();
+    for (asked, said) in [
+        ("exim jane@example.org\n", "OK <;be1.example.org:2003\n"),
+        ("host jane+x@example.org\n", "OK be1.example.org\n"),
+        ("recipient nobody@example.org\n", "NOTFOUND \n"),
+        ("lmtp nobody@example.org\n", "OK error:5.1.1 User unknown\n"),
+        ("lmtp list+jane=example.net@elsewhere.example\n", "NOTFOUND \n"),
+        ("nosuchmap jane@example.org\n", "TEMP murder-route has no map named nosuchmap\n"),
+        ("get \"jane\"@example.org\n", "200 lmtp:inet:be1.example.org:2003\n"),
+        ("put jane@example.org elsewhere\n", "500 read%20only\n"),
+    ] {
+        client.exchange(asked.as_bytes(), said.as_bytes());
+        // As `${readsocket}` does it: ask, close one's own side, read to the end.
+        let mut once = daemon.connect();
+        once.0.write_all(asked.as_bytes()).unwrap();
+        once.0.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(once.rest(), said.as_bytes().escape_ascii().to_string());
+    }
+}
+
+#[test]
+fn only_rcpt_is_judged_by_policy_and_milter() {
+    let site = Site::new();
+    let daemon = Daemon::start(&site);
+    let mut client = daemon.connect();
+    for state in ["CONNECT", "EHLO", "HELO", "MAIL", "DATA", "END-OF-MESSAGE", "VRFY", "ETRN"] {
+        let request = format!(
+            "request=smtpd_access_policy\nprotocol_state={state}\nrecipient=nobody@example.org\n\n"
+        );
+        client.exchange(request.as_bytes(), b"action=DUNNO\n\n");
+    }
+    // An old MTA that leaves nothing out.
+    let mut client = daemon.connect();
+    client.exchange(&packet(b'O', b"\0\0\0\x02\0\0\0\x0f\0\0\0\0"), &{
+        packet(b'O', b"\0\0\0\x02\0\0\0\0\0\0\0\0")
+    });
+    for (command, data) in [
+        (b'C', &b"localhost\x004\x9d\x60127.0.0.1\0"[..]),
+        (b'H', b"mx.example.net\0"),
+        (b'M', b"<nobody@example.org>\0SIZE=100\0"),
+        (b'T', b""),
+        (b'L', b"Subject\0hello\0"),
+        (b'N', b""),
+        (b'B', &[b'x'; 65_535]),
+        (b'E', b""),
+        (b'U', b"XYZZY\0"),
+    ] {
+        client.exchange(&packet(command, data), &packet(b'c', b""));
+    }
+    for silent in [b'A', b'K'] {
+        client.0.write_all(&packet(silent, b"")).unwrap();
+    }
+    client.exchange(&offer(), &offered());
+    let unknown = packet(b'y', format!("550 {UNKNOWN}\0").as_bytes());
+    client.exchange(&rcpt("<nobody@example.org>"), &unknown);
+    client.0.write_all(&packet(b'Q', b"")).unwrap();
+    assert_eq!(client.rest(), "");
+}
+
+#[test]
+fn policy_and_milter_go_by_what_the_site_does_with_the_unknown() {
+    let site = Site::new();
+    for (settings, action, code) in [
+        ("unknown = \"defer\"", "DEFER_IF_PERMIT 4.3.0 User unknown, try again later", "451"),
+        ("unknown = \"notfound\"", "DUNNO", ""),
+        ("fallback = \"lmtp:inet:old.example.org:24\"", "DUNNO", ""),
+    ] {
+        site.config(&format!("domains = [\"example.org\"]\n{settings}\n"));
+        let daemon = Daemon::start(&site);
+        let asked = policy("nobody@example.org");
+        daemon.connect().exchange(&asked, format!("action={action}\n\n").as_bytes());
+        let packet = match code {
+            "" => packet(b'c', b""),
+            code => {
+                packet(b'y', format!("{code} 4.3.0 User unknown, try again later\0").as_bytes())
+            }
+        };
+        let asked = [offer(), rcpt("<nobody@example.org>")].concat();
+        daemon.connect().exchange(&asked, &[offered(), packet].concat());
+    }
+}
+
+#[test]
+fn a_list_that_is_gone_or_doubted_makes_nobody_unknown_in_any_protocol() {
+    let failed = "4.3.0 Temporary lookup failure";
+    for murder in [false, true] {
+        let site = Site::new();
+        if murder {
+            // And no slave that could confirm a miss.
+            site.imapd_conf("mupdate_server: mupdate.example.org\n");
+        }
+        let daemon = Daemon::start(&site);
+        let text = match murder {
+            true => MOVING,
+            false => {
+                fs::remove_file(site.path("mailboxes.db")).unwrap();
+                failed
+            }
+        };
+        let action = format!("action=DEFER_IF_PERMIT {text}\n\n");
+        daemon.connect().exchange(&policy("nobody@example.org"), action.as_bytes());
+        let packet = packet(b'y', format!("451 {text}\0").as_bytes());
+        let asked = [offer(), rcpt("<nobody@example.org>")].concat();
+        daemon.connect().exchange(&asked, &[offered(), packet].concat());
+        let mut line = daemon.connect();
+        line.0.write_all(b"get nobody@example.org\n").unwrap();
+        line.0.shutdown(Shutdown::Write).unwrap();
+        let said = line.rest();
+        assert!(said.starts_with("400 ") || said.starts_with("200 retry:4.3.0"), "{said}");
+    }
+}
+
+#[test]
+fn a_stranger_at_the_policy_service_holds_up_nobody_who_is_known() {
+    let site = Site::new();
+    site.imapd_conf("mupdate_server: mupdate.example.org\n");
+    fs::create_dir(site.path("socket")).unwrap();
+    let _silent = UnixListener::bind(site.path("socket/mupdate.target")).unwrap();
+    let daemon = Daemon::start(&site);
+    let mut stranger = daemon.connect();
+    stranger.0.write_all(&policy("nobody@example.org")).unwrap();
+    for _ in 0..50 {
+        daemon.connect().exchange(&policy("jane@example.org"), b"action=DUNNO\n\n");
+    }
+    stranger.exchange(b"", b"action=DEFER_IF_PERMIT 4.3.0 ");
+}
+
+#[test]
+fn garbage_ends_a_conversation_and_disturbs_nobody() {
+    let site = Site::new();
+    let daemon = Daemon::start(&site);
+    let mut good = daemon.connect();
+    for (garbage, said) in [
+        (&b"GET / HTTP/1.0\r\n\r\n"[..], "TEMP protocol error: byte 0x0d in a line\n"),
+        (b"request=junk\n\n", ""),
+        (b"recipient=nobody@example.org\n\n", ""),
+        (b"\0\0\0\x15R<nobody@example.org>\0", ""),
+        (b"\0\xff\xff\xffO", ""),
+    ] {
+        let mut bad = daemon.connect();
+        bad.0.write_all(garbage).unwrap();
+        assert_eq!(bad.rest(), said.as_bytes().escape_ascii().to_string());
+        good.exchange(&policy("nobody@example.org"), b"action=550 5.1.1 User unknown\n\n");
+    }
+}
+
+#[test]
+fn a_listener_is_limited_to_its_protocols_and_a_reload_changes_them() {
+    let site = Site::new();
+    let limited = |protocols: &str| {
+        let socket = site.path("limited");
+        site.config(&format!(
+            "domains = [\"example.org\"]\n[[listen]]\nendpoint = \"unix:{}\"\nprotocols = {protocols}\n",
+            socket.display()
+        ));
+    };
+    limited("[\"policy\", \"milter\"]");
+    let daemon = Daemon::start_as_configured(&site, site.path("limited"));
+    daemon.connect().exchange(&policy("nobody@example.org"), b"action=550 5.1.1 User unknown\n\n");
+    daemon.connect().exchange(&offer(), &offered());
+    let refused = "TEMP this socket does not speak socketmap";
+    assert_eq!(daemon.ask("lmtp", "jane@example.org"), refused);
+    let mut line = daemon.connect();
+    line.exchange(b"host jane@example.org\n", b"TEMP this socket does not speak line\n");
+    let mut early: Client = daemon.connect();
+    early.exchange(&policy("jane@example.org"), b"action=DUNNO\n\n");
+
+    limited("[\"socketmap\"]");
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for("answering at");
+    assert_eq!(daemon.ask("host", "jane@example.org"), "OK be1.example.org");
+    early.exchange(&policy("jane@example.org"), b"action=DUNNO\n\n");
+    let mut late = daemon.connect();
+    late.0.write_all(&policy("nobody@example.org")).unwrap();
+    assert_eq!(late.rest(), "");
+
+    // What cannot be meant changes nothing.
+    for (wrong, why) in
+        [("[]", "nobody could ask"), ("[\"smtp\"]", "none of"), ("[\"line\", \"line\"]", "twice")]
+    {
+        limited(wrong);
+        daemon.signal(Signal::SIGHUP);
+        let told = daemon.wait_for("the old configuration stays");
+        assert!(told.contains(why), "{told}");
+        assert_eq!(daemon.ask("host", "jane@example.org"), "OK be1.example.org");
+    }
+}
