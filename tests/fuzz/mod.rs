@@ -21,13 +21,15 @@ use murder_route::mupdate::wire::{Input, MAX_LINE};
 use murder_route::mupdate::{
     Banner, BannerReader, Event, Failure, Finder, Finding, Role, Session, Stream, Timings,
 };
-use murder_route::wire::netstring;
+use murder_route::wire::protocol::Protocol;
+use murder_route::wire::socketmap::Reply;
+use murder_route::wire::{line, milter, netstring, policy};
 
 /// Takes any bytes; a panic is a bug.
 pub(crate) type Target = fn(&[u8]);
 
 /// All targets, by the names of their binaries and seed folders.
-pub(crate) const TARGETS: [(&str, Target); 8] = [
+pub(crate) const TARGETS: [(&str, Target); 11] = [
     ("twoskip", twoskip),
     ("twom", twom),
     ("skiplist", skiplist),
@@ -35,6 +37,9 @@ pub(crate) const TARGETS: [(&str, Target); 8] = [
     ("record", record),
     ("imapd_conf", imapd_conf),
     ("netstring", netstring),
+    ("policy", policy),
+    ("line", line),
+    ("milter", milter),
     ("mupdate", mupdate),
 ];
 
@@ -239,6 +244,95 @@ pub(crate) fn netstring(stream: &[u8]) {
         netstring::encode_into(&mut again, &[frame]);
     }
     assert!(stream.starts_with(&again));
+}
+
+/// Everything that a decoder says of a stream in pieces of this length, in words, to the first error.
+fn said(
+    stream: &[u8],
+    piece: usize,
+    push: &mut dyn FnMut(&[u8]),
+    next: &mut dyn FnMut() -> Option<Result<String, String>>,
+) -> Vec<Result<String, String>> {
+    let mut said = Vec::new();
+    for bytes in stream.chunks(piece) {
+        push(bytes);
+        while let Some(one) = next() {
+            let failed = one.is_err();
+            said.push(one);
+            if failed {
+                // Nothing is believed after that.
+                push(b"x\n");
+                assert_eq!(next().as_ref(), said.last());
+                return said;
+            }
+        }
+    }
+    said
+}
+
+/// A protocol is told the same however its beginning comes.
+fn beginning(stream: &[u8]) {
+    let told = Protocol::of(stream);
+    let first = (1..=stream.len()).find_map(|end| Protocol::of(&stream[..end]));
+    assert_eq!(told, first);
+}
+
+/// What Postfix asks a policy service, in one piece and byte by byte.
+pub(crate) fn policy(stream: &[u8]) {
+    beginning(stream);
+    let outcomes = [stream.len().max(1), 1, 7].map(|piece| {
+        let decoder = std::cell::RefCell::new(policy::Decoder::default());
+        said(stream, piece, &mut |bytes| decoder.borrow_mut().push(bytes), &mut || {
+            let mut decoder = decoder.borrow_mut();
+            let request = decoder.next_request()?;
+            Some(request.map(|request| format!("{request:?}")).map_err(|e| e.to_string()))
+        })
+    });
+    assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]));
+}
+
+/// Lines of either form, in one piece and byte by byte; and whatever is answered is one line.
+pub(crate) fn line(stream: &[u8]) {
+    beginning(stream);
+    let outcomes = [stream.len().max(1), 1, 7].map(|piece| {
+        let decoder = std::cell::RefCell::new(line::Decoder::default());
+        said(stream, piece, &mut |bytes| decoder.borrow_mut().push(bytes), &mut || {
+            let mut decoder = decoder.borrow_mut();
+            let request = decoder.next_request()?;
+            Some(request.map(|request| format!("{request:?}")).map_err(|e| e.to_string()))
+        })
+    });
+    assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]));
+    let text = String::from_utf8_lossy(stream).into_owned();
+    for reply in [Reply::Ok(text.clone()), Reply::Temp(text)] {
+        for form in [line::Form::Table, line::Form::Map] {
+            let mut out = Vec::new();
+            form.encode_into(&mut out, &reply);
+            assert_eq!(out.iter().position(|b| *b == b'\n'), Some(out.len() - 1));
+            assert!(form == line::Form::Map || out.len() <= line::LINE_LIMIT);
+        }
+    }
+}
+
+/// What an MTA sends to its filter, in one piece and byte by byte.
+pub(crate) fn milter(stream: &[u8]) {
+    beginning(stream);
+    let outcomes = [stream.len().max(1), 1, 7].map(|piece| {
+        let decoder = std::cell::RefCell::new(milter::Decoder::default());
+        said(stream, piece, &mut |bytes| decoder.borrow_mut().push(bytes), &mut || {
+            let mut decoder = decoder.borrow_mut();
+            let command = decoder.next_command()?;
+            if let Ok(milter::Command::Negotiate(offer)) = command {
+                let mut out = Vec::new();
+                offer.encode_into(&mut out);
+                assert_eq!(out.len(), 17);
+                let [.., a, b, c, d] = out[..] else { return None };
+                assert_eq!(u32::from_be_bytes([a, b, c, d]) & !offer.steps, 0);
+            }
+            Some(command.map(|command| format!("{command:?}")).map_err(|e| e.to_string()))
+        })
+    });
+    assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]));
 }
 
 /// What a MUPDATE server sends, in one piece and byte by byte: to a login and the stream after it,
