@@ -278,3 +278,25 @@ fn a_listener_is_limited_to_its_protocols_and_a_reload_changes_them() {
         assert_eq!(daemon.ask("host", "jane@example.org"), "OK be1.example.org");
     }
 }
+
+#[test]
+fn the_commands_know_which_socket_speaks_what() {
+    let site = Site::new();
+    let [first, second] = ["first", "second"].map(|name| site.path(name));
+    site.config(&format!(
+        "domains = [\"example.org\"]\n\
+         [[listen]]\nendpoint = \"unix:{}\"\nprotocols = [\"milter\", \"policy\"]\n\
+         [[listen]]\nendpoint = \"unix:{}\"\nprotocols = [\"socketmap\"]\n",
+        first.display(),
+        second.display()
+    ));
+    let output = site.run("check", &[]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(told.contains("first mode 0666 for policy, milter only\n"), "{told}");
+    assert!(told.contains("second mode 0666 for socketmap only\n"), "{told}");
+    let daemon = Daemon::start_as_configured(&site, first);
+    daemon.connect().exchange(&policy("jane@example.org"), b"action=DUNNO\n\n");
+    let output = site.run("status", &["--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status["counters"]["deliver"], 1, "{status}");
+}
