@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::clients::mail::Session;
 use crate::postfix::{self, SMTP};
@@ -63,27 +64,37 @@ pub fn moved_mailbox_gets_the_next_mail(world: &World) -> Done {
 pub fn nothing_is_lost_during_a_move(world: &World) -> Done {
     let [be1, be2] = &world.murder.backends;
     let since = world.logs.mark();
-    let moved = AtomicBool::new(false);
+    let (begun, moved) = (AtomicBool::new(false), AtomicBool::new(false));
     let sent = thread::scope(|scope| -> Done<Vec<(String, String)>> {
         let sender = scope.spawn(|| -> Done<Vec<(String, String)>> {
             let mut sent = Vec::new();
-            let mut after = 0;
+            let (mut after, mut asked) = (0, 0);
+            let deadline = Instant::now() + Duration::from_secs(60);
             while after < 5 {
-                after += usize::from(moved.load(Ordering::Relaxed));
-                let message = message(&format!("during-move-{}", sent.len()));
+                ensure!(Instant::now() < deadline, "after 60 s only {after} came after the move");
+                let moved = usize::from(moved.load(Ordering::Relaxed));
+                // A new sender each time: smtpd keeps what it was told of a pair of sender and
+                // recipient as long as it lives.
+                let message = message(&format!("during-move-{asked}"));
+                asked += 1;
                 let mut session = Session::smtp(SMTP)?;
                 let to = ["mover@example.org"];
                 let outcome = session.send(&message.sender, &to, &message.text)?;
-                if let Some(reply) = outcome.message.first() {
+                let reply = outcome.message.first().unwrap_or(&outcome.recipients[0]);
+                if reply.code == 250 && !outcome.message.is_empty() {
+                    after += moved;
                     sent.push((message.id, postfix::queue_id(&reply.text)?));
+                    begun.store(true, Ordering::Relaxed);
                 } else {
-                    let reply = &outcome.recipients[0];
                     ensure!(reply.is_temporary(), "refused during the move: {reply}");
                 }
             }
             Ok(sent)
         });
-        let transfer = be2.xfer("user/mover", be1);
+        let before = sandbox::poll("a letter before the move", 30, || {
+            Ok(begun.load(Ordering::Relaxed).then_some(()))
+        });
+        let transfer = before.and_then(|()| be2.xfer("user/mover", be1));
         moved.store(true, Ordering::Relaxed);
         let sent = sender.join().map_err(|_| "the sender panicked")?;
         transfer.and(sent)
