@@ -85,5 +85,9 @@ impl Follower {
             self.guard = ShrinkGuard::default();
         }
         self.guard.seen(names, now);
+        if self.guard.distrust().is_some() {
+            // The first barrier after the list must not make misses believed before that is written.
+            self.stamped = None;
+        }
     }
 }
