@@ -236,7 +236,7 @@ impl Daemon {
                     stream.log_out();
                 }
                 self.stream.send(net, now);
-                self.stream.drop_line(net, now, now);
+                self.stream.failed(net, &mut self.random, now);
                 self.stream_is_gone();
             }
             self.hurry(net, now);

@@ -111,15 +111,10 @@ impl<T: Talk> Link<T> {
         let pause = Duration::from_secs(10).min(Duration::from_secs(1 << self.failures.min(5)));
         self.failures += 1;
         let chance = Duration::from_millis(random.below(pause.as_millis() as u64 / 2));
-        self.drop_line(net, now, now + pause + chance);
-    }
-
-    /// Gives the connection up, to make another one at `again`.
-    pub(crate) fn drop_line(&mut self, net: &mut Network, now: Duration, again: Duration) {
         if let Some(line) = self.line() {
             net.close(line, End::Client, now);
         }
-        self.phase = Phase::Down { again };
+        self.phase = Phase::Down { again: now + pause + chance };
     }
 
     /// When [`Self::run`] has something to do.

@@ -171,10 +171,11 @@ impl Schedule {
                 _ => random.between(15_000, 90_000),
             };
             if kinds >> 50 & 3 == 3 && random.one_in(4) {
-                match random.below(5) {
+                match random.below(6) {
                     0 | 1 => reunion(random, names, after, &mut steps),
                     2 | 3 => last_words(random, names, after, &mut steps),
-                    _ => left_alone(random, names, after, &mut steps),
+                    4 => left_alone(random, names, after, &mut steps),
+                    _ => moved_and_away(random, names, &mut steps),
                 }
                 continue;
             }
@@ -261,6 +262,22 @@ fn left_alone(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>
     let after = random.below(8_000);
     steps.push(Step { after, what: What::Create { name, server, gap: 0 } });
     let (after, gap) = (random.pick(&[100, 3_000, 13_100, 15_000]), random.between(300, 850));
+    steps.push(Step { after, what: What::Again { name, gap } });
+    steps.push(Step {
+        after: random.below(100),
+        what: What::AskOften { name, times: 10, every: 60 },
+    });
+}
+
+/// A mailbox has just been moved, which the stream has not told yet, when it is taken out and put in
+/// again.
+fn moved_and_away(random: &mut Random, names: u64, steps: &mut Vec<Step>) {
+    let name = random.below(names) as usize;
+    let server = random.below(SERVERS.len() as u64) as usize;
+    let moving = random.between(100, 3_500);
+    let what = What::Move { name, server, gap: moving, fails: false };
+    steps.push(Step { after: random.between(11_000, 16_000), what });
+    let (after, gap) = (moving + random.between(4, 300), random.between(300, 850));
     steps.push(Step { after, what: What::Again { name, gap } });
     steps.push(Step {
         after: random.below(100),

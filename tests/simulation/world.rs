@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murder_route::replica::Freshness;
+use murder_route::replica::{Freshness, HeldBack};
 use murder_route::router::Decision;
 
 use crate::daemon::{ACCEPT_AFTER, Answered, Daemon, clock, server};
@@ -80,6 +80,8 @@ pub(crate) struct World {
     untold: BTreeSet<Name>,
     copy: List,
     taken_out: List,
+    /// To notice when that changes.
+    held_back_before: Option<HeldBack>,
     /// Answers to the stranger and others in the end.
     last: BTreeMap<Name, Answered>,
     /// Who was called unknown, and from when to when that was found out: as long as it is open
@@ -109,6 +111,7 @@ impl World {
             untold: BTreeSet::new(),
             copy: List::new(),
             taken_out: List::new(),
+            held_back_before: None,
             last: BTreeMap::new(),
             unknown: BTreeMap::new(),
             seen: Seen::new(),
@@ -558,7 +561,13 @@ impl World {
 
     fn judge(&mut self) -> Result<(), String> {
         self.judge_once_more()?;
-        if self.held_back() {
+        let held_back = self.store.lock().unwrap().committed().about.held_back.clone();
+        if held_back != self.held_back_before {
+            self.say(|| match &held_back {
+                Some(held_back) => format!("  {held_back}"),
+                None => "  nothing is held back any more".into(),
+            });
+            self.held_back_before = held_back;
             self.seen.insert("list held back");
         }
         let Some(daemon) = &mut self.daemon else { return Ok(()) };

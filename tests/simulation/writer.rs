@@ -206,6 +206,7 @@ impl Writer {
     fn current(&mut self, asked: Duration, shared: &Shared, now: Duration) {
         shared.current(asked);
         let about = shared.store().committed().about.clone();
-        self.relist |= about.wants_list(clock(now), ACCEPT_AFTER);
+        self.relist |=
+            about.wants_list(clock(now), ACCEPT_AFTER) || self.follower.wants_list(&about);
     }
 }
