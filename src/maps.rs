@@ -77,8 +77,9 @@ pub enum Map<'a> {
     Own(&'a Templates),
 }
 
-/// The name under which the daemon says how it is; it is no map, and none can have it.
-pub const STATUS: &str = "status";
+/// The name under which the daemon says how it is, in JSON and whatever the key. It is no map, and
+/// none can have the name.
+pub const STATUS_MAP: &str = "status";
 
 /// The names of the maps that are always there.
 pub const BUILT_IN: [&str; 4] = ["lmtp", "recipient", "host", "canonical"];
@@ -92,7 +93,10 @@ impl Maps {
     /// Adds a map of the site's own; it may not have the name of one that is always there.
     pub fn add(&mut self, name: &str, templates: Templates) -> Result<(), BadTemplate> {
         let named = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        if name.is_empty() || !name.bytes().all(named) || BUILT_IN.contains(&name) || name == STATUS
+        if name.is_empty()
+            || !name.bytes().all(named)
+            || BUILT_IN.contains(&name)
+            || name == STATUS_MAP
         {
             return Err(BadTemplate::Name(name.escape_default().to_string()));
         }
@@ -252,7 +256,7 @@ const FIELDS: [(&str, Field); 9] = [
 pub enum BadTemplate {
     /// The map's name is taken, or no name.
     #[error(
-        "`{0}` cannot name a map: letters, digits, `-`, `_` and `.`, and none of {BUILT_IN:?} or {STATUS:?}"
+        "`{0}` cannot name a map: letters, digits, `-`, `_` and `.`, and none of {BUILT_IN:?} or {STATUS_MAP:?}"
     )]
     Name(String),
     /// The first word is no reply.

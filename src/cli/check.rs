@@ -10,9 +10,7 @@ use clap::Args;
 use super::behind::need;
 use super::{Common, Exit};
 use crate::backend::Override;
-use crate::config::{
-    DEFAULT_SOCKET, MECHANISMS, Mupdate, ReplicaSettings, Settings, SourceName, WhenTls,
-};
+use crate::config::{DEFAULT_SOCKET, Mupdate, ReplicaSettings, Settings, SourceName};
 use crate::endpoint::{DEFAULT_MODE, Endpoint};
 use crate::follow::{Murder, Upstream};
 use crate::mailbox::{KeyGeneration, MailboxName};
@@ -21,7 +19,7 @@ use crate::mailbox_list::replica::ReplicaList;
 use crate::mailbox_list::{FileList, Options, Status};
 use crate::maps::UnknownPolicy;
 use crate::master::Master;
-use crate::mupdate::Finding;
+use crate::mupdate::{Finding, Mechanism, WhenTls};
 use crate::replica::utc;
 use crate::resolver::Proof;
 use crate::wire::protocol::Protocols;
@@ -257,8 +255,7 @@ impl Report {
                 self.warn(format!("{}: {e}", path.display()));
             }
         }
-        let credentials = &mupdate.credentials;
-        let name = credentials.authname.as_deref().unwrap_or(&credentials.username);
+        let name = mupdate.credentials.name();
         self.say(
             "login as",
             format!(
@@ -391,19 +388,16 @@ impl Report {
 
 /// The mechanisms that could be used, best first; the server's choice is not known here.
 fn mechanisms(mupdate: &Mupdate) -> String {
-    let usable = |mechanism: &&str| {
-        let wanted = mupdate.mechanisms.as_ref();
-        wanted.is_none_or(|wanted| wanted.iter().any(|wanted| wanted == mechanism))
-            && match *mechanism {
-                "EXTERNAL" => mupdate.tls.client.is_some(),
-                _ => mupdate.credentials.password.is_some(),
-            }
+    let usable = |mechanism: &Mechanism| match mechanism {
+        Mechanism::External => mupdate.tls.client.is_some(),
+        _ => mupdate.credentials.password().is_some(),
     };
-    let in_words = |mechanism: &'static str| match mechanism {
-        "PLAIN" if !mupdate.allow_plaintext => "PLAIN under TLS",
-        mechanism => mechanism,
+    let in_words = |mechanism: Mechanism| match mechanism {
+        Mechanism::Plain if !mupdate.allow_plaintext => "PLAIN under TLS",
+        mechanism => mechanism.as_str(),
     };
-    MECHANISMS.into_iter().filter(usable).map(in_words).collect::<Vec<_>>().join(", ")
+    let wanted = mupdate.mechanisms.as_deref().unwrap_or(&Mechanism::ALL);
+    wanted.iter().copied().filter(usable).map(in_words).collect::<Vec<_>>().join(", ")
 }
 
 fn in_words(status: &Status) -> String {

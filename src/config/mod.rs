@@ -14,9 +14,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use self::file::File;
-pub use self::mupdate::{
-    ClientCertificate, Credentials, MECHANISMS, MUPDATE_PORT, Mupdate, Server, Tls, WhenTls,
-};
+pub use self::mupdate::{ClientCertificate, MUPDATE_PORT, Mupdate, Server, Tls};
 use crate::address::{Release, Rules};
 use crate::domains::Domains;
 use crate::endpoint::{Endpoint, Listen};

@@ -9,14 +9,11 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::ConfigError;
 use crate::imapd_conf;
+use crate::mupdate::{Credentials, Mechanism, WhenTls};
 use crate::secret::Secret;
 
 /// The port of MUPDATE (RFC 3656 §7).
 pub const MUPDATE_PORT: u16 = 3905;
-
-/// The SASL mechanisms we can speak, best first.
-pub const MECHANISMS: [&str; 5] =
-    ["EXTERNAL", "SCRAM-SHA-512", "SCRAM-SHA-256", "SCRAM-SHA-1", "PLAIN"];
 
 /// A password file is no longer than this, in bytes.
 const PASSWORD_LIMIT: u64 = 4096;
@@ -26,7 +23,7 @@ const PASSWORD_LIMIT: u64 = 4096;
 pub struct Mupdate {
     /// The addresses, in the order in which they are tried; at least one.
     pub servers: Vec<Server>,
-    /// As whom we log in.
+    /// As whom we log in: an admin of the server (`admins`, `mupdate_admins`).
     pub credentials: Credentials,
     /// Encryption.
     pub tls: Tls,
@@ -34,8 +31,8 @@ pub struct Mupdate {
     pub allow_plaintext: bool,
     /// The name the master must call itself in its banner (`servername`).
     pub master: Option<String>,
-    /// The mechanisms that may be used; `None`: all of [`MECHANISMS`].
-    pub mechanisms: Option<Vec<String>>,
+    /// The mechanisms that may be used, the best one first; `None`: [`Mechanism::ALL`].
+    pub mechanisms: Option<Vec<Mechanism>>,
 }
 
 /// The address of a MUPDATE server.
@@ -45,19 +42,6 @@ pub struct Server {
     pub host: String,
     /// The port.
     pub port: u16,
-}
-
-/// What logs us in. Cyrus' names for it are `mupdate_username` and so on.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Credentials {
-    /// Whom to act as (the authorization identity); empty: who logs in.
-    pub username: String,
-    /// Who logs in. An admin of the server (`admins`, `mupdate_admins`).
-    pub authname: Option<String>,
-    /// The realm of the name.
-    pub realm: Option<String>,
-    /// The password.
-    pub password: Option<Secret>,
 }
 
 /// Whether STARTTLS is used, and how the server proves who it is.
@@ -82,25 +66,11 @@ pub struct ClientCertificate {
     pub key: PathBuf,
 }
 
-/// When STARTTLS is used. Wherever it is, the server's certificate is verified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum WhenTls {
-    /// Never.
-    Off,
-    /// Where the server offers it.
-    #[default]
-    IfOffered,
-    /// Always; a server that does not offer it is not asked.
-    Required,
-}
-
 impl Mupdate {
     /// Why nobody can log in with this, whatever the server offers.
     pub fn impossible(&self) -> Option<&'static str> {
-        let Credentials { username, authname, password, .. } = &self.credentials;
-        let named = authname.is_some() || !username.is_empty();
-        if self.tls.client.is_some() || (named && password.is_some()) {
+        let named = !self.credentials.name().is_empty();
+        if self.tls.client.is_some() || (named && self.credentials.password().is_some()) {
             return None;
         }
         Some(match named {
@@ -172,7 +142,7 @@ pub(super) struct FileMupdate {
     allow_plaintext: bool,
     master: Option<String>,
     #[serde(deserialize_with = "mechanisms")]
-    mechanisms: Option<Vec<String>>,
+    mechanisms: Option<Vec<Mechanism>>,
 }
 
 impl FileMupdate {
@@ -200,7 +170,7 @@ impl FileMupdate {
         };
         let credentials = Credentials {
             username: or(&self.username, |conf| &conf.mupdate_username).unwrap_or_default(),
-            authname: or(&self.authname, |conf| &conf.mupdate_authname),
+            authname: or(&self.authname, |conf| &conf.mupdate_authname).unwrap_or_default(),
             realm: or(&self.realm, |conf| &conf.mupdate_realm),
             password,
         };
@@ -265,17 +235,11 @@ fn servers<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Server>, D::Error>
     words.iter().map(|word| Server::parse(word).map_err(de::Error::custom)).collect()
 }
 
-fn mechanisms<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<String>>, D::Error> {
+fn mechanisms<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<Mechanism>>, D::Error> {
     let words = Vec::<String>::deserialize(input)?;
-    if let Some(word) = words.iter().find(|word| !MECHANISMS.contains(&word.as_str())) {
-        return Err(de::Error::custom(format!(
-            "`{}` is none of {}",
-            word.escape_default(),
-            MECHANISMS.join(", ")
-        )));
-    }
     if words.is_empty() {
         return Err(de::Error::custom("without a mechanism nobody can log in"));
     }
-    Ok(Some(words))
+    let read = words.iter().map(|word| word.parse().map_err(de::Error::custom));
+    read.collect::<Result<_, _>>().map(Some)
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::mupdate::{Credentials, Mechanism, WhenTls};
 
 /// A directory with an imapd.conf and a murder-route.toml.
 struct Site(tempfile::TempDir);
@@ -68,7 +69,7 @@ fn options_alone_lead_to_a_replica_without_a_configuration_file() {
     assert_eq!(settings.replica.max_age, None);
     let mupdate = settings.mupdate.unwrap();
     assert_eq!(mupdate.servers, [Server { host: "127.0.0.1".into(), port: 13905 }]);
-    assert_eq!(mupdate.credentials.authname.as_deref(), Some("postman"));
+    assert_eq!(mupdate.credentials.authname, "postman");
     assert_eq!(mupdate.credentials.password.as_ref().unwrap().reveal(), "geheim");
     assert!(mupdate.allow_plaintext);
     assert_eq!(mupdate.tls.when, WhenTls::IfOffered);
@@ -146,7 +147,7 @@ fn our_file_wins_over_imapd_conf_and_another_imapd_conf_may_lead_to_the_local_mu
     let mupdate = settings.mupdate.unwrap();
     assert_eq!(mupdate.servers[0].to_string(), "localhost:3905");
     let Credentials { username, authname, password, .. } = mupdate.credentials;
-    assert_eq!((username.as_str(), authname.as_deref()), ("deputy", Some("here")));
+    assert_eq!((username.as_str(), authname.as_str()), ("deputy", "here"));
     assert_eq!(password.unwrap().reveal(), "s3cret ");
 }
 
@@ -198,7 +199,7 @@ fn everything_that_can_be_said_of_the_server_is_read() {
     assert!(ca_file.unwrap().ends_with("ca.pem"));
     assert_eq!(client.unwrap().key, Path::new("/etc/me.key"));
     assert_eq!(mupdate.master.as_deref(), Some("mu.example.org"));
-    assert_eq!(mupdate.mechanisms.unwrap(), ["EXTERNAL", "SCRAM-SHA-256"]);
+    assert_eq!(mupdate.mechanisms.unwrap(), [Mechanism::External, Mechanism::ScramSha256]);
 }
 
 #[test]

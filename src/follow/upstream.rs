@@ -8,10 +8,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::Connection;
 use super::tls::{self, Tls};
-use crate::config::{self, Mupdate, Server, WhenTls};
-use crate::mupdate::{
-    self, Credentials, Failure, Login, Mechanism, Need, Policy, Session, Step, Timings,
-};
+use crate::config::{Mupdate, Server};
+use crate::mupdate::{Credentials, Failure, Login, Need, Policy, Session, Step, Timings, WhenTls};
 
 /// Longest time for the system to take what we send.
 const SEND: Duration = Duration::from_secs(10);
@@ -64,30 +62,18 @@ impl Upstream {
         if let Some(name) = &mupdate.tls.name {
             tls::server_name(name)?;
         }
-        let config::Credentials { username, authname, realm, password } =
-            mupdate.credentials.clone();
-        let named = |word: &String| Mechanism::ALL.into_iter().find(|known| known.as_str() == word);
         let policy = Policy {
-            tls: match mupdate.tls.when {
-                WhenTls::Off => mupdate::Tls::Off,
-                WhenTls::IfOffered => mupdate::Tls::IfOffered,
-                WhenTls::Required => mupdate::Tls::Required,
-            },
+            tls: mupdate.tls.when,
             allow_plaintext: mupdate.allow_plaintext,
             master: mupdate.master.clone(),
             need: Need::default(),
-            mechanisms: mupdate.mechanisms.as_ref().map(|m| m.iter().filter_map(named).collect()),
+            mechanisms: mupdate.mechanisms.clone(),
             timings: Timings::default(),
         };
         Ok(Self {
             servers: mupdate.servers.clone(),
             policy,
-            credentials: Credentials {
-                username,
-                authname: authname.unwrap_or_default(),
-                realm,
-                password,
-            },
+            credentials: mupdate.credentials.clone(),
             tls: Tls::new(&mupdate.tls)?,
             ca_file: mupdate.tls.ca_file.clone(),
             tls_name: mupdate.tls.name.clone(),
@@ -127,8 +113,8 @@ impl Upstream {
         need: Need,
     ) -> Result<(Connection, Session), Failure> {
         let _turn = match self.policy.tls {
-            mupdate::Tls::Off => None,
-            mupdate::Tls::IfOffered | mupdate::Tls::Required => Some(self.one_by_one.lock().await),
+            WhenTls::Off => None,
+            WhenTls::IfOffered | WhenTls::Required => Some(self.one_by_one.lock().await),
         };
         let Some(address) = self.servers.get(server) else {
             return Err(Failure::Network("no MUPDATE server is configured".into()));

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::banner::{Banner, BannerReader, Role};
 use super::command::{Command, Tag};
+use super::credentials::{Credentials, Mechanism, WhenTls};
 use super::failure::Failure;
 use super::response::{Response, Status, shown};
-use super::sasl::{Circumstances, Credentials, Exchange, Mechanism, choose};
+use super::sasl::{Circumstances, Exchange, choose};
 use super::wire::{Input, MAX_LOGIN_LINE};
 use super::{Session, Timings};
 
@@ -20,8 +21,8 @@ const AUTHENTICATE: Tag = Tag::new('A', 1);
 /// How to log in.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
-    /// Whether to use STARTTLS.
-    pub tls: Tls,
+    /// When to use STARTTLS.
+    pub tls: WhenTls,
     /// Whether PLAIN, that is the password itself, may go over an unencrypted connection.
     pub allow_plaintext: bool,
     /// The `servername` that the banner has to have. It keeps a promoted slave from being taken for
@@ -33,18 +34,6 @@ pub struct Policy {
     pub mechanisms: Option<Vec<Mechanism>>,
     /// How long to wait.
     pub timings: Timings,
-}
-
-/// Whether to use STARTTLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Tls {
-    /// Never.
-    Off,
-    /// If the server offers it. Somebody on the way can take the offer away.
-    #[default]
-    IfOffered,
-    /// Always, or else do not log in.
-    Required,
 }
 
 /// Which role a server has to have.
@@ -262,13 +251,13 @@ impl Login {
 
     /// The banner is complete.
     fn greeted(&mut self, banner: Banner) -> Result<(), Failure> {
-        if !self.tls && self.policy.tls != Tls::Off {
+        if !self.tls && self.policy.tls != WhenTls::Off {
             if banner.starttls {
                 Command::StartTls.encode(START_TLS, &mut self.output);
                 self.state = State::StartTls;
                 return Ok(());
             }
-            if self.policy.tls == Tls::Required {
+            if self.policy.tls == WhenTls::Required {
                 return Err(Failure::TlsRequired { server: banner.server });
             }
         }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 pub mod banner;
 pub mod command;
+mod credentials;
 mod failure;
 mod find;
 #[cfg(feature = "daemon")]
@@ -30,12 +31,11 @@ pub mod wire;
 
 pub use banner::{Banner, BannerReader, Role};
 pub use command::{Command, Tag};
+pub use credentials::{Credentials, Mechanism, WhenTls};
 pub use failure::{Failure, FailureKind};
 pub use find::{Finder, MAX_IN_FLIGHT, MAX_QUEUED, Ticket};
 #[cfg(feature = "daemon")]
-pub use login::{Login, Need, Policy, Step, Tls};
-#[cfg(feature = "daemon")]
-pub use sasl::{Credentials, Mechanism};
+pub use login::{Login, Need, Policy, Step};
 pub use session::{Session, Timings};
 pub use stream::Stream;
 

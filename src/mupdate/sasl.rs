@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -11,94 +10,12 @@ use rsasl::callback::{Context, Request, SessionCallback, SessionData};
 use rsasl::prelude::{Mechname, SASLClient, SASLConfig, SessionError, State};
 use rsasl::property::{AuthId, AuthzId, Password};
 
+use super::credentials::{Credentials, Mechanism};
 use super::failure::Failure;
-use crate::secret::Secret;
 
 /// Most rounds of a SCRAM password hash that a server may ask for: more would be an attack on the
 /// processor. Cyrus asks for 4096.
 const MAX_ITERATIONS: u32 = 600_000;
-
-/// Who logs in.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Credentials {
-    /// Whose rights are wanted (the authorisation identity); empty: those of `authname`.
-    /// `mupdate_username` in imapd.conf.
-    pub username: String,
-    /// Who it is whose password this is; empty: the one in `username`. `mupdate_authname`.
-    pub authname: String,
-    /// `mupdate_realm`. Only DIGEST-MD5 would send it, which is not spoken here; a refused login is
-    /// explained with it.
-    pub realm: Option<String>,
-    /// The password. Without one there is only EXTERNAL.
-    pub password: Option<Secret>,
-}
-
-impl Credentials {
-    /// The name that the password belongs to.
-    pub fn name(&self) -> &str {
-        if self.authname.is_empty() { &self.username } else { &self.authname }
-    }
-
-    fn password(&self) -> Option<&Secret> {
-        self.password.as_ref().filter(|password| !password.reveal().is_empty())
-    }
-}
-
-/// A way to log in, the best one first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Mechanism {
-    /// By the TLS client certificate.
-    External,
-    /// SCRAM-SHA-512
-    ScramSha512,
-    /// SCRAM-SHA-256 (RFC 7677)
-    ScramSha256,
-    /// SCRAM-SHA-1 (RFC 5802)
-    ScramSha1,
-    /// The password itself (RFC 4616).
-    Plain,
-}
-
-impl Mechanism {
-    /// All of them, the best one first.
-    pub const ALL: [Mechanism; 5] = [
-        Mechanism::External,
-        Mechanism::ScramSha512,
-        Mechanism::ScramSha256,
-        Mechanism::ScramSha1,
-        Mechanism::Plain,
-    ];
-
-    /// Its name in SASL.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Mechanism::External => "EXTERNAL",
-            Mechanism::ScramSha512 => "SCRAM-SHA-512",
-            Mechanism::ScramSha256 => "SCRAM-SHA-256",
-            Mechanism::ScramSha1 => "SCRAM-SHA-1",
-            Mechanism::Plain => "PLAIN",
-        }
-    }
-}
-
-impl fmt::Display for Mechanism {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Mechanism {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(name)).ok_or_else(
-            || {
-                let known = Self::ALL.map(Self::as_str).join(", ");
-                format!("`{name}` is no SASL mechanism that is spoken here: {known}")
-            },
-        )
-    }
-}
 
 /// Under which circumstances a mechanism is chosen.
 #[derive(Debug, Clone, Copy)]

@@ -8,11 +8,7 @@ use crate::master::Master;
 use crate::replica::utc;
 use crate::resolver::{Proof, Resolver};
 
-/// The map that answers with a [`Status`] in JSON, whatever the key; the site's own maps cannot have
-/// the name.
-pub const STATUS_MAP: &str = crate::maps::STATUS;
-
-/// The answer. A member that does not apply is `null`.
+/// What [`STATUS_MAP`](crate::maps::STATUS_MAP) answers. A member that does not apply is `null`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
     /// The daemon's version.

@@ -455,10 +455,10 @@ fn banner(said: &[u8]) {
 mod login {
     use std::time::Duration;
 
-    use murder_route::mupdate::{Credentials, Login, Policy, Step, Tls};
+    use murder_route::mupdate::{Credentials, Login, Policy, Step, WhenTls};
     use murder_route::secret::Secret;
 
-    fn logged_in(said: &[u8], piece: usize, tls: Tls) -> String {
+    fn logged_in(said: &[u8], piece: usize, tls: WhenTls) -> String {
         let credentials = Credentials {
             authname: "router".into(),
             password: Some(Secret::new("geheim")),
@@ -490,10 +490,10 @@ mod login {
     }
 
     pub(super) fn login(said: &[u8]) {
-        let at_once = logged_in(said, said.len().max(1), Tls::Off);
-        assert_eq!(logged_in(said, 1, Tls::Off), at_once);
+        let at_once = logged_in(said, said.len().max(1), WhenTls::Off);
+        assert_eq!(logged_in(said, 1, WhenTls::Off), at_once);
         // In one piece the rest is an attack, for it comes before TLS does.
-        logged_in(said, said.len().max(1), Tls::IfOffered);
-        logged_in(said, 1, Tls::IfOffered);
+        logged_in(said, said.len().max(1), WhenTls::IfOffered);
+        logged_in(said, 1, WhenTls::IfOffered);
     }
 }

@@ -13,10 +13,10 @@ use tempfile::TempDir;
 
 use self::master::{Master as Server, PASSWORD, USER, Ways};
 use super::*;
-use crate::config::{Credentials, Mupdate, ReplicaSettings, Tls, WhenTls};
+use crate::config::{Mupdate, ReplicaSettings, Tls};
 use crate::mailbox::{Lookup, MailboxList};
 use crate::mailbox_list::lists::{Lists, Replicated, Source};
-use crate::mupdate::Timings;
+use crate::mupdate::{Credentials, Timings, WhenTls};
 use crate::secret::Secret;
 
 /// Nothing that is waited for takes longer, however busy the machine is.
@@ -54,7 +54,7 @@ fn timings() -> Timings {
 
 fn credentials(password: &str) -> Credentials {
     Credentials {
-        authname: Some(USER.into()),
+        authname: USER.into(),
         password: Some(Secret::new(password)),
         ..Credentials::default()
     }

@@ -112,7 +112,7 @@ fn starttls_and_each_scram_log_in_however_the_answers_are_cut() {
         for piece in 1..40 {
             let mut master = Master::new(mechanisms, "router", PASSWORD);
             master.starttls = true;
-            let mut login = login(Policy { tls: Tls::Required, ..Policy::default() });
+            let mut login = login(Policy { tls: WhenTls::Required, ..Policy::default() });
             let banner = master.banner();
             talk(&mut login, &mut master, banner, piece);
             assert!(matches!(login.step(), Step::StartTls), "{login:?}");
@@ -239,7 +239,7 @@ fn a_challenge_more_than_the_mechanism_has_ends_the_login() {
 
 #[test]
 fn without_the_tls_that_is_required_nobody_logs_in() {
-    let required = Policy { tls: Tls::Required, ..loose() };
+    let required = Policy { tls: WhenTls::Required, ..loose() };
     let failure = said(required, &format!("* AUTH \"PLAIN\"\r\n{LAST}"));
     assert_eq!(failure.kind(), FailureKind::Config);
     let text = failure.to_string();
@@ -250,9 +250,9 @@ fn without_the_tls_that_is_required_nobody_logs_in() {
 fn tls_is_used_where_it_is_offered_unless_it_is_off() {
     let offer = format!("* AUTH \"PLAIN\"\r\n* STARTTLS\r\n{LAST}");
     for (tls, told) in [
-        (Tls::Required, "S1 STARTTLS\r\n".to_owned()),
-        (Tls::IfOffered, "S1 STARTTLS\r\n".to_owned()),
-        (Tls::Off, format!("A1 AUTHENTICATE \"PLAIN\" \"{PLAIN}\"\r\n")),
+        (WhenTls::Required, "S1 STARTTLS\r\n".to_owned()),
+        (WhenTls::IfOffered, "S1 STARTTLS\r\n".to_owned()),
+        (WhenTls::Off, format!("A1 AUTHENTICATE \"PLAIN\" \"{PLAIN}\"\r\n")),
     ] {
         let mut login = login(Policy { tls, ..loose() });
         login.receive(offer.as_bytes(), at(0.));
