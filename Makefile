@@ -4,7 +4,7 @@
 # make check-real     real Cyrus murders of four releases and Postfix, in private roots (wants root)
 # make bench          figures against Cyrus and a bare echo server (wants root and cc)
 # make doc            the library's documentation
-# make install        below $(DESTDIR)$(prefix)
+# make install        what make has built, below $(DESTDIR)$(prefix)
 
 CARGO ?= cargo
 prefix ?= /usr/local
@@ -19,6 +19,10 @@ INSTALL ?= install
 .PHONY: all bench check check-real doc install soak
 
 all:
+	$(CARGO) build --release --locked
+
+# Not built anew by `sudo make install`, whose root may have no cargo.
+target/release/murder-route:
 	$(CARGO) build --release --locked
 
 check:
@@ -39,7 +43,7 @@ bench:
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
-install: all
+install: target/release/murder-route
 	$(INSTALL) -d $(DESTDIR)$(sbindir) $(DESTDIR)$(docdir) $(DESTDIR)$(unitdir)
 	$(INSTALL) -m 755 target/release/murder-route $(DESTDIR)$(sbindir)/murder-route
 	for page in man/*.[1-9]; do \
