@@ -14,19 +14,27 @@
 //!
 //! Imports point inwards only.
 //!
-//! * **Pure**: bytes and values in, values out. No sockets, no files, no clock. [`mailbox`] has the
-//!   names and records everything else speaks of; [`address`] makes a mailbox name of a recipient
-//!   as Cyrus' `lmtpd` does, by the rules that [`imapd_conf`] reads; [`cyrusdb`] reads the four
-//!   file formats of `mailboxes.db` over a byte source; [`mupdate`] is the protocol of the master,
-//!   [`replica`] what follows from it; [`router`] decides, and [`confirm`] has what was found out to
-//!   confirm a miss; [`wire`] has the protocols of the mail servers.
-//! * **System**: [`mailbox_list`] opens, follows and locks the real file, keeps the replica, makes
-//!   one list of several, and asks the local MUPDATE slave whether it is up to date; [`resolver`] is
-//!   a router with its lists.
-//! * **Surface**: what people run. [`config`], and with the feature `daemon` `follow`, which
-//!   connects to the master, the `server` and the `cli`.
+//! * **Pure**: bytes and values in, values out. No sockets, no files, no clock.
+//!   * Names and records: [`mailbox`], which everything else speaks of; [`address`] makes a mailbox
+//!     name of a recipient as Cyrus' `lmtpd` does, by the rules that [`imapd_conf`] reads.
+//!   * The decision: [`router`], for our [`domains`], with the [`backend`] of each server; [`confirm`]
+//!     has what was found out to confirm a miss; [`maps`] give the answer its form.
+//!   * What Cyrus writes and says: [`cyrusdb`] reads the four file formats of `mailboxes.db` over a
+//!     byte source; [`mupdate`] is the protocol of the master, [`replica`] what follows from it.
+//!   * What mail servers say: [`wire`].
+//! * **System**: [`mailbox_list`] opens, follows and locks the real file, keeps the replica
+//!   ([`mailbox_list::replica`]), makes one list of several, and asks the local MUPDATE slave whether
+//!   it is up to date.
+//! * **Surface**: what people run. [`config`] reads what they want; [`resolver`] is the router with
+//!   its lists that comes of it. With the feature `daemon` there are `follow`, which connects to the
+//!   [`master`] and is asked through it, the `server` and the `cli`.
 //!
-//! Start reading at [`router`].
+//! # Where to start
+//!
+//! With [`router`]: it decides, over the trait [`MailboxList`](mailbox::MailboxList). From there to
+//! [`Resolver::route`](resolver::Resolver::route), which is all that happens to one recipient. How a
+//! list is kept current begins at [`mupdate`] and [`replica`], and at the `follow` that drives them;
+//! what a mail server sees, at the `server`.
 
 pub mod address;
 pub mod backend;

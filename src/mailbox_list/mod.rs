@@ -1,4 +1,11 @@
-//! Opens, follows and locks the real mailbox list.
+//! Opens, follows and locks the real mailbox lists.
+//!
+//! * [`FileList`] is Cyrus' own `mailboxes.db`, read while Cyrus writes it; [`kick`] asks the MUPDATE
+//!   slave that writes it whether it has caught up, and [`verify`] reads all of it for its faults.
+//! * [`replica`] is ours, in LMDB; [`stored`] is how those see it who do not follow the master.
+//! * [`lists::Lists`] makes one list of them, in the order of the configuration.
+//!
+//! All of them can be asked by any number of threads. Files are read through [`map`]s.
 
 mod file;
 mod index_view;

@@ -1,9 +1,10 @@
 //! The daemon's sockets: mail servers ask here, something else decides.
 //!
 //! [`Server`] listens, tells by the first bytes of a connection which protocol its client speaks, cuts
-//! requests out of the streams ([`crate::wire`]) and has them answered by an [`Answer`]. It promises the mail server: one answer to each request and in order, within a
-//! deadline, whatever the implementation does; a connection that may stay idle for ever; and
-//! listeners that outlive every error of the system.
+//! requests out of the streams ([`crate::wire`]) and has them answered by an [`Answer`]. It promises
+//! the mail server: one answer to each request and in order, within a deadline, whatever the
+//! implementation does; a connection that may stay idle for ever; and listeners that outlive every
+//! error of the system.
 //!
 //! What is rare runs on tokio: accepting, reloading, stopping, an answer that has to be waited for.
 //! What happens for every recipient, one read and one write, blocks in a thread of its own.
