@@ -1,6 +1,7 @@
 //! `murder-route check`: what the configuration means, and what will hurt.
 
 use std::fmt::{self, Write as _};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::endpoint::{DEFAULT_MODE, Endpoint};
 use crate::follow::{Murder, Upstream};
 use crate::mailbox::{KeyGeneration, MailboxName};
 use crate::mailbox_list::kick::kick;
-use crate::mailbox_list::replica::ReplicaList;
+use crate::mailbox_list::replica::{Error, ReplicaList};
 use crate::mailbox_list::{FileList, Options, Status};
 use crate::maps::UnknownPolicy;
 use crate::master::Master;
@@ -140,10 +141,9 @@ impl Report {
 
     fn replica(&mut self, replica: &ReplicaSettings) {
         let directory = replica.directory.display();
-        let about = ReplicaList::open(&replica.directory)
-            .map_err(|e| e.to_string())
-            .and_then(|list| list.about().map_err(|e| e.to_string()));
-        match about {
+        let opened = ReplicaList::open(&replica.directory)
+            .map_err(|source| Error::Io { path: replica.directory.clone(), source });
+        match opened.and_then(|list| list.about()) {
             Ok((about, names)) => {
                 let as_of = about.as_of.map_or_else(
                     || "never synchronised".to_owned(),
@@ -153,6 +153,10 @@ impl Report {
                 if let Err(why) = about.misses(names) {
                     self.warn(format!("nobody is called unknown: {why}"));
                 }
+            }
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                self.say("replica", format!("{directory}: not there yet"));
+                self.warn("nobody is known until the daemon has read the master's list: start it");
             }
             Err(why) => {
                 self.say("replica", format!("{directory}: cannot be read"));

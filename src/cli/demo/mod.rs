@@ -159,6 +159,7 @@ impl Place {
              murder-route lookup --config {config} --explain jane+Work@Example.org\n  \
              murder-route dump --config {config}\n  \
              murder-route check --config {config}\n  \
+             murder-route status --config {config}\n  \
              postmap -q jane@example.org socketmap:unix:{socket}:lmtp\n\n\
              (without an installed murder-route: cargo run --release -- lookup …)\n\
              Ctrl-C ends it."
