@@ -325,7 +325,7 @@ fn strangers_cannot_drive_the_terminal_of_who_looks_them_up() {
 fn the_shipped_configuration_is_a_valid_one() {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/etc/murder-route.toml");
     let shipped = fs::read_to_string(shipped).unwrap();
-    let shipped = shipped.replace("/etc/murder-route.password", "password");
+    let shipped = shipped.replace("/etc/murder-route/password", "password");
     let site = Site::new();
     site.password();
     let everything: String = shipped
