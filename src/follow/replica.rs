@@ -256,8 +256,7 @@ impl Shared {
 
     pub(super) fn disconnected(&self) {
         self.link().server = None;
-        // At once, and not only when the writer gets there.
-        self.standing().lost();
+        self.standing().lost(self.now());
     }
 
     /// Takes note of a failure. Whether it is another than the last one.
@@ -268,14 +267,10 @@ impl Shared {
         new
     }
 
-    pub(super) fn lost(&self) {
-        self.standing().lost();
-    }
-
     /// The replica cannot be written.
     pub(super) fn unwritten(&self, why: String) {
         self.link().disk = Some(why);
-        self.standing().lost();
+        self.standing().lost(self.now());
         self.relist(Wanted::Unwritten);
     }
 

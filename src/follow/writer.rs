@@ -56,10 +56,7 @@ impl Writer {
         loop {
             end = match end {
                 End::Over => return,
-                End::Lost => {
-                    self.shared.lost();
-                    self.next_connection()
-                }
+                End::Lost => self.next_connection(),
                 End::Connected { master, release } => {
                     match self.follow(&mut follower, &master, &release) {
                         Ok(end) => end,

@@ -45,6 +45,8 @@ pub struct Standing {
     about: About,
     names: u64,
     connected: bool,
+    /// When the last connection was gone.
+    lost: Option<Duration>,
     /// Since the start.
     as_of: Option<Duration>,
     deleted: Recent,
@@ -76,7 +78,7 @@ impl Standing {
     /// moment since which durations are counted.
     pub fn new(about: About, names: u64, epoch: SystemTime) -> Self {
         let deleted = Recent::new(RENAME_WINDOW);
-        Self { epoch, about, names, connected: false, as_of: None, deleted }
+        Self { epoch, about, names, connected: false, lost: None, as_of: None, deleted }
     }
 
     /// A batch that is about to be committed holds this loss back. Who sees the batch must not
@@ -104,15 +106,17 @@ impl Standing {
     }
 
     /// A barrier that was asked for at `asked` has been answered, and everything that was told before
-    /// it is committed. Also says that the connection is up.
+    /// it is committed. Also says that the connection is up, unless it was asked for over one that is
+    /// gone: the thread that commits may be far behind.
     pub fn current(&mut self, asked: Duration) {
-        self.connected = true;
+        self.connected |= Some(asked) > self.lost;
         self.as_of = self.as_of.max(Some(asked));
     }
 
     /// The connection is gone.
-    pub fn lost(&mut self) {
+    pub fn lost(&mut self, now: Duration) {
         self.connected = false;
+        self.lost = Some(now);
     }
 
     /// The stored part, as it was committed last.

@@ -331,7 +331,9 @@ fn a_miss_is_believed_only_while_barriers_are_answered() {
     assert_eq!(standing.misses(seconds(21)), Err(why.into()));
     standing.current(seconds(25));
     assert_eq!(standing.misses(seconds(25)), Ok(()));
-    standing.lost();
+    standing.lost(seconds(25));
+    // What the connection that is gone had told may be committed only now.
+    standing.current(seconds(25));
     assert!(standing.misses(seconds(25)).unwrap_err().ends_with("no connection to the master"));
     assert_eq!(standing.freshness(seconds(26)), Freshness::Stale { since: Some(seconds(25)) });
     assert_eq!(standing.status(seconds(30)).age, Some(seconds(5)));

@@ -237,7 +237,7 @@ impl Daemon {
                 }
                 self.stream.send(net, now);
                 self.stream.failed(net, &mut self.random, now);
-                self.stream_is_gone();
+                self.stream_is_gone(now);
             }
             self.hurry(net, now);
         }
@@ -256,8 +256,8 @@ impl Daemon {
         self.run(net, now);
     }
 
-    fn stream_is_gone(&mut self) {
-        self.shared.standing().lost();
+    fn stream_is_gone(&mut self, now: Duration) {
+        self.shared.standing().lost(now);
         if std::mem::take(&mut self.told_of) {
             self.writer.told.push_back(Told::Lost);
         }
@@ -293,7 +293,7 @@ impl Daemon {
         }
         if failed.is_some() {
             self.stream.failed(net, &mut self.random, now);
-            self.stream_is_gone();
+            self.stream_is_gone(now);
         }
         self.stream.send(net, now);
     }

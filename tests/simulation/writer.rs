@@ -97,10 +97,7 @@ impl Writer {
                 let (listing, batch) = (Box::new(listing), Box::new(batch));
                 self.phase = Phase::Listing { listing, batch, master, release };
             }
-            Some(Told::Lost) => {
-                self.phase = Phase::Waiting;
-                shared.standing().lost();
-            }
+            Some(Told::Lost) => self.phase = Phase::Waiting,
             Some(Told::Events(events)) => match &self.phase {
                 Phase::Waiting => {}
                 Phase::Listing { .. } => self.list(events, shared, random, now),
