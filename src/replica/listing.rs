@@ -67,7 +67,8 @@ impl Listing {
     /// The list is complete. Takes away what did not come, or holds the loss back.
     ///
     /// `master` and `release` are as in [`About`](super::About); `now` is when the list was
-    /// complete. A loss is confirmed by a list `accept_after` later; one that leaves nothing never is.
+    /// complete. A loss is confirmed by a list `accept_after` later that has lost about as much; one
+    /// that leaves nothing never is.
     pub fn finish<B: Batch>(
         mut self,
         batch: &mut B,
@@ -134,10 +135,18 @@ impl HeldBack {
         if greater {
             return Some(self);
         }
-        // A clock that was put back begins the wait anew.
+        if before.accepted {
+            return None;
+        }
+        // A master that gets its names back, as when its backends are started one after the other
+        // (`ctl_mboxlist -m`), says nothing of those that are still to come: the wait begins anew.
+        let nothing_before = before.lost >= before.had && listed > 0;
+        if nothing_before || self.lost < before.lost - before.lost / 10 {
+            return Some(self);
+        }
+        // So does a clock that was put back.
         let Ok(waited) = self.last.duration_since(before.since) else { return Some(self) };
-        let confirmed = waited >= accept_after && listed > 0;
-        match before.accepted || confirmed {
+        match waited >= accept_after && listed > 0 {
             true => None,
             false => Some(Self { since: before.since, ..self }),
         }

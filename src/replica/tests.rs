@@ -130,8 +130,9 @@ fn a_loss_is_taken_over_when_it_is_accepted_or_confirmed_and_not_otherwise() {
         // Whole again, or nearly.
         &[(Some(10), 1000, Some(1000)), (Some(600), 500, HELD)],
         &[(Some(10), 900, Some(900))],
-        // Less is lost than before, but still too much.
-        &[(Some(10), 800, HELD), (Some(600), 800, Some(800))],
+        // Less is lost than before, but still too much: the wait begins anew.
+        &[(Some(10), 800, HELD), (Some(609), 800, HELD), (Some(610), 800, Some(800))],
+        &[(Some(10), 540, HELD), (Some(600), 540, Some(540))],
         &[(Some(10), 800, HELD), (Some(600), 500, HELD), (Some(1200), 500, Some(500))],
         // Accepted: at once, but not more than was accepted.
         &[accepted, (Some(10), 500, Some(500))],
@@ -159,6 +160,23 @@ fn a_loss_is_taken_over_when_it_is_accepted_or_confirmed_and_not_otherwise() {
             assert_eq!(table.about.misses(1000).is_ok(), left.is_some(), "{steps:?} at {now}");
         }
     }
+}
+
+#[test]
+fn the_first_names_that_an_emptied_master_gets_back_do_not_make_the_others_unknown() {
+    let mut table = Table::default();
+    list(&mut table, 0..1000, 0);
+    list(&mut table, [], 10);
+    // A backend at a time, and the first brings but a name; each list comes when it is wanted.
+    for (now, back) in [(610, 1), (1210, 300), (1810, 600)] {
+        assert!(table.about.wants_list(at(now), WAIT));
+        assert!(list(&mut table, 0..back, now).held_back.is_some(), "{back} are back");
+        assert_eq!(table.names().unwrap(), 1000);
+        assert!(table.about.misses(1000).is_err());
+    }
+    // Nothing more has come back for as long as that.
+    assert!(list(&mut table, 0..600, 2410).released);
+    assert_eq!(table.names().unwrap(), 600);
 }
 
 #[test]
