@@ -390,6 +390,7 @@ fn the_generation_of_names_follows_from_the_masters_release() {
         ("3.2.6-Debian-3.2.6-2+deb11u3", Some(Internal)),
         ("v2.4.17", Some(Internal)),
         ("2.5.10-Debian", Some(Internal)),
+        ("git2.5.10-Debian-2.5.10-3", Some(Internal)),
         ("git", None),
         ("3", None),
         ("", None),
