@@ -1,14 +1,16 @@
 //! The MUPDATE servers of the site, and a login to one of them.
 
-use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::warn;
 
 use super::connection::Connection;
 use super::tls::{self, Tls};
-use crate::config::{Mupdate, Server};
+use crate::config::{self, Mupdate, Server};
 use crate::mupdate::{Credentials, Failure, Login, Need, Policy, Session, Step, Timings, WhenTls};
 
 /// Longest time for the system to take what we send.
@@ -23,9 +25,9 @@ pub struct Upstream {
     servers: Vec<Server>,
     policy: Policy,
     credentials: Credentials,
-    tls: Tls,
-    ca_file: Option<PathBuf>,
-    tls_name: Option<String>,
+    tls_files: config::Tls,
+    /// As they could be read last.
+    tls: std::sync::Mutex<Tls>,
     clock: Clock,
     /// Held while a login that may want TLS is under way: mupdate sets its TLS up with the first
     /// STARTTLS, in whichever thread that comes, and two at once leave it with half of each: one
@@ -74,9 +76,8 @@ impl Upstream {
             servers: mupdate.servers.clone(),
             policy,
             credentials: mupdate.credentials.clone(),
-            tls: Tls::new(&mupdate.tls)?,
-            ca_file: mupdate.tls.ca_file.clone(),
-            tls_name: mupdate.tls.name.clone(),
+            tls: std::sync::Mutex::new(Tls::new(&mupdate.tls)?),
+            tls_files: mupdate.tls.clone(),
             clock: Clock::new(),
             one_by_one: Mutex::new(()),
         })
@@ -104,6 +105,21 @@ impl Upstream {
 
     pub(crate) fn timings(&self) -> Timings {
         self.policy.timings
+    }
+
+    /// The certificates as they are now: they are renewed every few months, and the daemon lives on.
+    /// Files that cannot be used, half written or closed to us by now, count as they were.
+    async fn tls(&self) -> Tls {
+        let files = self.tls_files.clone();
+        let read = spawn_blocking(move || Tls::new(&files)).await;
+        let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Ok(Ok(read)) => *tls = read,
+            Ok(Err(why)) => warn!("TLS to the MUPDATE server as it was before: {why}"),
+            // The hook has told of the panic, or the runtime ends.
+            Err(_) => {}
+        }
+        tls.clone()
     }
 
     /// Connects to the server with this number and logs in, one after the other where TLS may be used.
@@ -141,11 +157,13 @@ impl Upstream {
                     }
                 }
                 Step::StartTls => {
-                    let name = self.tls_name.as_deref().unwrap_or(&address.host);
-                    let begun = connection.under_tls(&self.tls, name).await;
+                    let files = &self.tls_files;
+                    let name = files.name.as_deref().unwrap_or(&address.host);
+                    let tls = self.tls().await;
+                    let begun = connection.under_tls(&tls, name).await;
                     connection =
-                        begun.map_err(|e| tls::failure(&e, name, self.ca_file.as_deref()))?;
-                    login.tls_is_up(self.clock.now(), self.tls.shows_certificate);
+                        begun.map_err(|e| tls::failure(&e, name, files.ca_file.as_deref()))?;
+                    login.tls_is_up(self.clock.now(), tls.shows_certificate);
                 }
                 Step::In(session) => return Ok((connection, session)),
                 Step::Failed(failure) => return Err(failure),

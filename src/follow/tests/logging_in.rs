@@ -109,6 +109,26 @@ async fn whoever_is_not_the_master_learns_nothing_and_it_is_said_what_is_wrong()
 }
 
 #[tokio::test]
+async fn an_authority_that_was_made_anew_is_believed_without_a_restart_of_ours() {
+    let (old, new) = (Authority::new("Old"), Authority::new("New"));
+    let mut master = a_master(Some(old.certify(NAME, false)), "\"PLAIN\"").await;
+    let murder = to_ask(&Mupdate { tls: old.tls(), ..mupdate(&[&master]) });
+    assert_eq!(answer(&murder, "user.u1").await, Answer::At("be1".into()));
+    let ca_file = old.dir.path().join("ca.pem");
+    std::fs::copy(new.dir.path().join("ca.pem"), &ca_file).unwrap();
+    master.ways().tls = Some(new.certify(NAME, false));
+    master.kill().await;
+    master.restart().await;
+    let found = Answer::At("be1".into());
+    until("it is believed", async || answer(&murder, "user.u1").await == found).await;
+    // A file that is being written: what was believed before still is.
+    std::fs::write(&ca_file, "").unwrap();
+    master.kill().await;
+    master.restart().await;
+    until("it is believed again", async || answer(&murder, "user.u1").await == found).await;
+}
+
+#[tokio::test]
 async fn a_master_that_dies_under_tls_is_gone_like_any_other() {
     let authority = Authority::new("ours");
     let mut master = a_master(Some(authority.certify(NAME, false)), "\"PLAIN\"").await;
