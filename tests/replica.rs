@@ -208,3 +208,17 @@ fn find_without_a_master_defers_everybody_of_ours_and_nobody_else() {
     assert_eq!(output.status.code(), Some(78), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("mupdate_server"));
 }
+
+#[test]
+fn a_certificate_file_that_is_missing_is_a_wrong_configuration_and_not_a_broken_system() {
+    let site = site();
+    site.config(
+        "domains = [\"example.org\"]\nsource = \"find\"\n[mupdate]\nca-file = \"none.pem\"\n",
+    );
+    let socket = format!("unix:{}", site.path("socket").display());
+    for arguments in [&["serve", "--listen", &socket][..], &["lookup", "jane@example.org"]] {
+        let output = site.run(arguments[0], &arguments[1..]);
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("none.pem"), "{output:?}");
+    }
+}

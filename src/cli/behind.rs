@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
+use super::Exit;
 use crate::config::{Mupdate, ReplicaSettings, Settings, SourceName};
 use crate::follow::{Murder, Upstream};
 use crate::mailbox_list::lists::Replicated;
@@ -27,7 +28,12 @@ impl Behind {
     ///
     /// What is there stays if nothing of it has changed, so that a reload costs no connection and no
     /// full list. It also stays if the replica stays where it is: only one can follow into it.
-    pub(super) fn of_daemon(settings: &Settings, before: Option<&Self>) -> Result<Self, String> {
+    ///
+    /// An error is the configuration's, if a file for TLS cannot be used, else the system's.
+    pub(super) fn of_daemon(
+        settings: &Settings,
+        before: Option<&Self>,
+    ) -> Result<Self, (Exit, String)> {
         let (mupdate, need, kept) = wanted(settings);
         if let Some(before) = before {
             if (&before.mupdate, before.need, &before.kept) == (&mupdate, need, &kept) {
@@ -42,10 +48,11 @@ impl Behind {
         }
         let mut behind = Self { mupdate, need, kept, replica: None, master: None };
         let Some(mupdate) = &behind.mupdate else { return Ok(behind) };
-        let upstream = Upstream::new(mupdate)?;
+        let upstream = Upstream::new(mupdate).map_err(|why| (Exit::Config, why))?;
         behind.master = Some(match &behind.kept {
             Some(kept) => {
-                let murder = Murder::to_follow(upstream, kept).map_err(|e| e.to_string())?;
+                let murder = Murder::to_follow(upstream, kept);
+                let murder = murder.map_err(|e| (Exit::System, e.to_string()))?;
                 behind.replica = murder.replica().map(|replica| Replicated {
                     list: Arc::new(replica.list().clone()),
                     trust: replica.trust(),

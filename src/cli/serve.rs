@@ -22,8 +22,8 @@ const SOCKET_UNIT: &str = "murder-route.socket";
 /// SIGTERM and SIGINT finish what is in flight and stop. SIGHUP reads the configuration again, and
 /// keeps the old one if the new one is wrong.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit status: 0 after SIGTERM or SIGINT, 64 usage, 71 a socket cannot be \
-                        opened, 78 configuration.")]
+#[command(after_help = "Exit status: 0 after SIGTERM or SIGINT, 64 usage, 71 a socket or the \
+                        replica cannot be opened, 78 configuration.")]
 pub(super) struct Serve {
     #[command(flatten)]
     common: Common,
@@ -71,9 +71,9 @@ impl Serve {
         })?;
         let listen = listeners(&settings);
         let limits = Limits { connections: settings.max_connections, ..Limits::default() };
-        let mut behind = Behind::of_daemon(&settings, None).map_err(|e| {
-            error!("{e}");
-            Exit::System
+        let mut behind = Behind::of_daemon(&settings, None).map_err(|(exit, why)| {
+            error!("{why}");
+            exit
         })?;
         let resolver = Resolver::new(settings, behind.replica.clone());
         let answerer = Arc::new(Answerer::new(resolver, behind.master.clone()));
@@ -118,7 +118,7 @@ impl Serve {
     ) -> Result<(), String> {
         let stays = |e: &dyn std::fmt::Display| format!("the old configuration stays: {e}");
         let settings = self.settings().map_err(|e| stays(&e))?;
-        let new = Behind::of_daemon(&settings, Some(behind)).map_err(|e| stays(&e))?;
+        let new = Behind::of_daemon(&settings, Some(behind)).map_err(|(_, why)| stays(&why))?;
         server.reconcile(&listeners(&settings)).await.map_err(|e| stays(&e))?;
         let resolver = answerer.resolver().renewed(settings, new.replica.clone());
         answerer.exchange(resolver, new.master.clone());
