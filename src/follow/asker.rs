@@ -122,6 +122,7 @@ impl Asker {
             retry: Retry::new(upstream.servers().len()),
             failures: vec![None; upstream.servers().len()],
             last: 0,
+            worked: false,
             upstream: Arc::clone(&upstream),
             need,
             arrivals,
@@ -214,6 +215,9 @@ struct Run {
     failures: Vec<Option<Failure>>,
     /// The one that was tried last.
     last: usize,
+    /// A login has worked, so what keeps the next one from it may pass: a certificate that has
+    /// expired, somebody on the way who takes STARTTLS away.
+    worked: bool,
 }
 
 /// Those who wait for answers.
@@ -302,6 +306,7 @@ impl Run {
             let failure = match self.upstream.log_in(server, self.need).await {
                 Ok((connection, session)) => {
                     self.retry.worked(server);
+                    self.worked = true;
                     self.note(server, None);
                     info!(
                         "asking the MUPDATE server {} for names ({}{})",
@@ -364,13 +369,13 @@ impl Run {
         true
     }
 
-    /// Asking is impossible only if it is with every server: one that is down may be the one that
-    /// works.
+    /// Asking is impossible only if it is with every server, and was from the start: one that is down
+    /// may be the one that works.
     fn is_impossible(&self) -> bool {
         let config = |failure: &Option<Failure>| {
             failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Config)
         };
-        self.failures.iter().all(config)
+        !self.worked && self.failures.iter().all(config)
     }
 
     /// What is said while there is no connection.

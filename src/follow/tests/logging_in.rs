@@ -163,6 +163,28 @@ async fn what_the_configuration_forbids_is_impossible_and_tells_nobody_the_passw
 }
 
 #[tokio::test]
+async fn a_certificate_that_expires_does_not_make_the_word_of_a_slave_count() {
+    let authority = Authority::new("ours");
+    for (later, says) in
+        [(Some(authority.certify(NAME, true)), "has expired"), (None, "does not offer STARTTLS")]
+    {
+        let mut master = a_master(Some(authority.certify(NAME, false)), "\"PLAIN\"").await;
+        let murder = to_ask(&Mupdate { tls: authority.tls(), ..mupdate(&[&master]) });
+        settled(&murder).await;
+        master.kill().await;
+        master.ways().tls = later;
+        master.restart().await;
+        until(says, async || murder.asker().status().failure.is_some_and(|why| why.contains(says)))
+            .await;
+        assert!(!murder.is_impossible(), "{says}");
+        match murder.find(&name("user.stranger")).await {
+            Ok(Finding::Unsure(why)) => assert!(why.contains(says), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_dead_server_may_be_the_one_that_can_be_asked() {
     let (good, bad) = (Server::start(users(3)).await, a_master(None, "\"PLAIN\"").await);
     let mut good = good;
