@@ -9,7 +9,10 @@
 #![allow(unreachable_pub)]
 
 mod clients;
+mod exchanger;
+mod imapd_conf;
 mod logs;
+mod mishaps;
 mod murder;
 mod names_only;
 mod postfix;
@@ -20,6 +23,7 @@ mod router;
 mod sandbox;
 mod scenarios;
 mod tls;
+mod watch;
 mod world;
 
 use std::process::{Command, ExitCode, Output};

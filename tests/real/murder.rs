@@ -16,7 +16,7 @@ use crate::{Done, ensure, run};
 
 /// The admin of every host, also the one by which the hosts log in to each other.
 pub const ADMIN: &str = "cyrus";
-const PASSWORD: &str = "cyrus";
+pub const PASSWORD: &str = "cyrus";
 
 /// What a host is in the murder.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
-//! `murder-route` itself, run as the Cyrus user beside the frontend.
+//! `murder-route` itself.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::sandbox::{self, Process, STATE, User};
 use crate::{Done, ensure, run};
 
 /// Where Postfix asks, and where the daemon listens when nothing else is said.
-const SOCKET: &str = "/run/murder-route";
+pub const SOCKET: &str = "/run/murder-route";
 
 /// The program, at a path that the Cyrus user may reach wherever the project lies.
 const PROGRAM: &str = "/run/murder-route-program";
@@ -23,7 +23,7 @@ const PROGRAM: &str = "/run/murder-route-program";
 #[derive(Clone)]
 pub struct Setup {
     options: Vec<String>,
-    cyrus: User,
+    user: User,
 }
 
 /// What `lookup --json` says of one recipient.
@@ -37,10 +37,9 @@ pub struct Lookup {
 }
 
 /// Makes the built program reachable, and lets it make its socket in /run, as an administrator
-/// must one way or the other.
-pub fn install(cyrus: User) -> Done {
-    chown("/run", None, Some(cyrus.gid))?;
-    fs::set_permissions("/run", Permissions::from_mode(0o775))?;
+/// must one way or the other: here every user, for it runs as one or another.
+pub fn install() -> Done {
+    fs::set_permissions("/run", Permissions::from_mode(0o777))?;
     fs::write(PROGRAM, "")?;
     run(Command::new("mount").args(["--bind", env!("CARGO_BIN_EXE_murder-route"), PROGRAM]))?;
     Ok(())
@@ -58,7 +57,7 @@ impl Setup {
         let file = format!("{STATE}/murder-route.toml");
         let settings = format!("imapd-conf = {imapd_conf:?}\ndomains = {domains:?}\n");
         fs::write(&file, settings + &cyrus_release(release))?;
-        Ok(Self { options: vec!["--config".to_owned(), file], cyrus })
+        Ok(Self::new(&["--config", &file], cyrus))
     }
 
     /// By options, as far as there are any, for every domain.
@@ -67,7 +66,12 @@ impl Setup {
         let file = format!("{STATE}/murder-route-options.toml");
         fs::write(&file, cyrus_release(release))?;
         let options = ["--config", &file, "--imapd-conf", imapd_conf, "--domain", "*"];
-        Ok(Self { options: options.map(str::to_owned).into(), cyrus })
+        Ok(Self::new(&options, cyrus))
+    }
+
+    /// With these options, as this user.
+    pub fn new(options: &[&str], user: User) -> Self {
+        Self { options: options.iter().map(|option| (*option).to_owned()).collect(), user }
     }
 
     /// The same with another list than the one imapd.conf names.
@@ -77,11 +81,38 @@ impl Setup {
         setup
     }
 
+    /// Whether it runs as this user.
+    pub fn runs_as(&self, user: User) -> bool {
+        self.user == user
+    }
+
     fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(PROGRAM);
-        command.uid(self.cyrus.uid).gid(self.cyrus.gid).env_clear().current_dir("/");
-        command.arg(subcommand).args(&self.options);
+        let mut command = self.program(&[subcommand]);
+        command.args(&self.options);
         command
+    }
+
+    /// The program as the same user, without the options.
+    pub fn program(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.uid(self.user.uid).gid(self.user.gid).env_clear().current_dir("/").args(args);
+        command
+    }
+
+    /// `status --json` of the running daemon, and the exit status.
+    pub fn status(&self) -> Done<(i32, Value)> {
+        let output = self.command("status").arg("--json").output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let status = serde_json::from_str(&text).map_err(|e| format!("status: {e}: {said}"))?;
+        Ok((output.status.code().unwrap_or(-1), status))
+    }
+
+    /// `dump --json`: the records, one a line.
+    pub fn dump(&self) -> Done<Vec<Value>> {
+        let text = run(self.command("dump").arg("--json"))?;
+        let records = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
+        records.map_err(|e| format!("dump: {e}").into())
     }
 
     /// `lookup --json` for each of the recipients, in one go.
@@ -113,7 +144,8 @@ impl Setup {
     }
 }
 
-fn cyrus_release(release: Release) -> String {
+/// What a configuration file must say of the release.
+pub fn cyrus_release(release: Release) -> String {
     match release {
         Release::V3_2 => format!("cyrus-release = {:?}\n", release.number()),
         Release::V3_6 | Release::V3_10 | Release::V3_12 => String::new(),
@@ -129,6 +161,10 @@ fn parse(line: &str) -> Done<Lookup> {
     let (recipient, outcome) = (field("recipient"), field("outcome"));
     let (server, answer, reason) = (field("server"), field("answer"), field("reason"));
     Ok(Lookup { recipient, outcome, server, answer, reason })
+}
+
+fn output() -> String {
+    format!("{STATE}/murder-route.output")
 }
 
 /// The running daemon.
@@ -147,7 +183,7 @@ impl Daemon {
 
     /// Starts it again after [`Daemon::stop`] or [`Daemon::kill`].
     pub fn resume(&mut self) -> Done {
-        let output = format!("{STATE}/murder-route.output");
+        let output = output();
         let mut command = self.setup.command("serve");
         let mut process = Process::start("murder-route", &mut command, Path::new(&output))?;
         sandbox::poll("murder-route to listen", 20, || {
@@ -156,6 +192,11 @@ impl Daemon {
         })?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// What it has logged, and its predecessors.
+    pub fn log() -> Done<String> {
+        Ok(fs::read_to_string(output())?)
     }
 
     fn process(&mut self) -> Done<Process> {

@@ -51,7 +51,7 @@ pub fn enter(cached_root: &Path, mut line: impl FnMut(&str)) -> Done<ExitStatus>
 }
 
 /// A user of the Debian root.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct User {
     pub uid: u32,
     pub gid: u32,

@@ -8,6 +8,7 @@ use rcgen::{
 };
 
 use crate::Done;
+use crate::murder::ADMIN;
 use crate::sandbox::{self, STATE, User};
 
 /// The name in the good certificate.
@@ -32,6 +33,8 @@ pub struct Tls {
     pub foreign: Certificate,
     /// By the authority, for another name.
     pub misnamed: Certificate,
+    /// By the authority, for the admin, who logs in with it.
+    pub admin: Certificate,
 }
 
 impl Tls {
@@ -63,6 +66,7 @@ impl Tls {
             expired: make("expired", &trusted, NAME, 2021)?,
             foreign: make("foreign", &stranger, NAME, FAR_YEAR)?,
             misnamed: make("misnamed", &trusted, "elsewhere.test", FAR_YEAR)?,
+            admin: make("admin", &trusted, ADMIN, FAR_YEAR)?,
         })
     }
 }

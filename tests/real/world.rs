@@ -1,6 +1,6 @@
 //! What a scenario has at hand: the murder, the mail server, the router, the world outside.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::clients::mail::{Outcome, Reply, Session};
 use crate::clients::sink::Sink;
@@ -19,7 +19,7 @@ pub struct World {
     pub setup: Setup,
     pub daemon: Daemon,
     pub outside: Sink,
-    pub serial: Cell<u32>,
+    pub serial: AtomicU32,
 }
 
 /// A message, not yet sent.
@@ -41,8 +41,7 @@ pub struct Queued {
 impl World {
     /// A new message.
     pub fn message(&self) -> Message {
-        let serial = self.serial.get();
-        self.serial.set(serial + 1);
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         message(&format!("m{serial}"))
     }
 

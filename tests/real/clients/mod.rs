@@ -4,6 +4,7 @@ pub mod imap;
 pub mod mail;
 pub mod mupdate;
 pub mod sink;
+pub mod socketmap;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

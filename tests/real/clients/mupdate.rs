@@ -32,6 +32,35 @@ impl Mupdate {
         Ok(())
     }
 
+    /// All records, each as its name, its state (`MAILBOX` or `RESERVE`) and its location.
+    pub fn list(&mut self) -> Done<Vec<[String; 3]>> {
+        self.tags += 1;
+        let tag = format!("m{} ", self.tags);
+        self.connection.send(&format!("{tag}LIST"))?;
+        let mut records = Vec::new();
+        loop {
+            let line = self.connection.line()?;
+            let rest = line.strip_prefix(&tag).ok_or_else(|| format!("LIST: {line}"))?;
+            let (state, mut rest) = rest.split_once(' ').ok_or("LIST: a short line")?;
+            if state == "OK" {
+                return Ok(records);
+            }
+            // The server writes every string as a literal: the name, the location, the ACL.
+            let mut strings = Vec::new();
+            let mut line;
+            while let Some(length) = literal(rest) {
+                strings.push(self.connection.bytes(length)?);
+                line = self.connection.line()?;
+                rest = &line;
+            }
+            let mut strings = strings.into_iter();
+            let (Some(name), Some(location)) = (strings.next(), strings.next()) else {
+                return Err(format!("LIST: {state} without strings").into());
+            };
+            records.push([name, state.to_owned(), location]);
+        }
+    }
+
     /// The mailbox is being made, or moved away from `location`.
     pub fn reserve(&mut self, mailbox: &str, location: &str) -> Done {
         self.command(&format!("RESERVE \"{mailbox}\" \"{location}\""))
@@ -41,4 +70,9 @@ impl Mupdate {
     pub fn delete(&mut self, mailbox: &str) -> Done {
         self.command(&format!("DELETE \"{mailbox}\""))
     }
+}
+
+/// The length announced by `{n+}` at the end of a line.
+fn literal(line: &str) -> Option<usize> {
+    line.strip_suffix("+}")?.rsplit_once('{')?.1.parse().ok()
 }

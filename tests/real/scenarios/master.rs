@@ -9,7 +9,7 @@ use crate::{Done, ensure};
 /// Postfix itself gives up after 100 s and is then deaf for the rest of the session.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn known_arrive_and_strangers_wait(world: &World) -> Done {
+pub fn known_arrive_and_strangers_wait(world: &World) -> Done {
     let [be1, be2] = &world.murder.backends;
     world.arrives("jane@example.org", be1, "jane", "INBOX")?;
     world.arrives("Jane+Work@Example.Org", be1, "jane", "INBOX/Work")?;

@@ -1,17 +1,23 @@
 //! The scenarios, in the order they run: one murder of one release for all of them.
 
+mod asked;
+mod beside;
 mod comparison;
 mod faults;
+mod logins;
 mod master;
 mod moving;
+mod outages;
 mod paths;
 mod refusals;
+mod resync;
 mod upheavals;
+mod without_cyrus;
 
-use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicU32;
 
 use crate::clients::sink::Sink;
 use crate::logs::Logs;
@@ -52,13 +58,13 @@ fn kept(release: Release) -> PathBuf {
 fn build(release: Release, logs: Logs) -> Done<World> {
     let murder = Murder::start(release)?;
     paths::populate(&murder)?;
-    router::install(murder.cyrus)?;
+    router::install()?;
     let imapd_conf = murder.frontend.imapd_conf();
     let setup = Setup::by_file(&imapd_conf, &postfix::DOMAINS, release, murder.cyrus)?;
     let daemon = Daemon::start(setup.clone())?;
     let outside = Sink::listen(postfix::OUTSIDE)?;
     let postfix = Postfix::start()?;
-    let serial = Cell::new(1);
+    let serial = AtomicU32::new(1);
     Ok(World { release, logs, murder, postfix, setup, daemon, outside, serial })
 }
 
@@ -101,4 +107,5 @@ fn run_in(world: &mut World, report: &mut Report) {
     scenario("the master forgets everybody", upheavals::master_forgets);
     scenario("a slave takes the master's place", upheavals::slave_is_promoted);
     scenario("every answer is lmtpd's own", |w| comparison::same_as_lmtpd(w));
+    without_cyrus::run_in(world, report);
 }

@@ -1,0 +1,70 @@
+//! The scenarios of a host without Cyrus, in the order they run: in the same murder, after those of
+//! a frontend, and as many of them as make sense there.
+
+use super::{asked, beside, logins, moving, outages, paths, refusals, resync};
+use crate::Done;
+use crate::exchanger::{Exchanger, USER};
+use crate::releases::scenario_words;
+use crate::report::Report;
+use crate::root::Release;
+use crate::world::World;
+
+/// The release with which everything is run that would take too long with all.
+const THOROUGH: Release = Release::V3_6;
+
+/// Runs them.
+pub fn run_in(world: &mut World, report: &mut Report) {
+    let (logs, release) = (world.logs.clone(), world.release);
+    let wanted = scenario_words();
+    let mut scenario = |name: &str, run: fn(&mut World) -> Done| {
+        let name = format!("replica: {name}");
+        if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
+            report.scenario(&name, &logs, || {
+                on_this_host(world)?;
+                run(world)
+            });
+        }
+    };
+    scenario("it is the master's list", outages::host_without_cyrus);
+    scenario("every recipient on its own backend", |w| paths::each_on_its_backend(w));
+    scenario("one message for both backends", |w| paths::one_message_for_both(w));
+    scenario("postmap reads every map", |_| paths::postmap_reads_every_map());
+    scenario("unknown is refused at RCPT", |w| refusals::unknown_is_refused_at_rcpt(w));
+    scenario("reserved is put off", |w| refusals::reserved_is_put_off(w));
+    scenario("foreign addresses pass untouched", |w| refusals::foreign_addresses_pass_untouched(w));
+    scenario("a created mailbox is known at once", |w| {
+        moving::forget(w)?;
+        moving::created_is_known_at_once(w)
+    });
+    scenario("a renamed mailbox follows its name", |w| moving::renamed_follows_its_name(w));
+    scenario("a deleted mailbox is refused", |w| moving::deleted_is_refused(w));
+    scenario("a moved mailbox gets the next mail", |w| moving::moved_mailbox_gets_the_next_mail(w));
+    scenario("nothing is lost during a move", |w| moving::nothing_is_lost_during_a_move(w));
+    scenario("the master is killed", outages::killed);
+    scenario("the master hangs", outages::hung);
+    scenario("the daemon begins without a master", outages::begun_without_a_master);
+    if resync::has_it(release) {
+        scenario("an account that the frontend lost", resync::lost_account_is_routed);
+    }
+    if release == THOROUGH || release == Release::V3_12 {
+        // In TLS 3.12 differs: it is off by default, and the process ends when a handshake fails.
+        scenario("every login, and none that must not be", logins::every_login);
+    }
+    if release == THOROUGH {
+        scenario("a slave is promoted", outages::replaced_by_a_slave);
+        scenario("others have all connections", outages::connections_taken);
+        scenario("the master loses its list", outages::list_lost);
+        scenario("the master is asked for everybody", asked::of_the_master);
+        scenario("a slave is asked for everybody", asked::of_a_slave);
+    }
+}
+
+/// Switches the daemon over, once.
+fn on_this_host(world: &mut World) -> Done {
+    if !world.setup.runs_as(USER) {
+        let exchanger = Exchanger::make(&world.murder)?;
+        beside::switch(world, exchanger.by_options("replica"))?;
+        beside::becomes_well(world)?;
+    }
+    Ok(())
+}
