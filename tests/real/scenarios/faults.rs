@@ -7,18 +7,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::clients::mail::Session;
-use crate::postfix::{self, SMTP};
+use super::posted::send_until_taken;
+use crate::postfix;
 use crate::router::Daemon;
 use crate::sandbox::{self, STATE, User};
-use crate::world::{Message, Queued, World, message};
+use crate::world::{Queued, World, message};
 use crate::{Done, ensure, run};
 
 const SENDERS: usize = 4;
 const MESSAGES: usize = 300;
 
 /// Who gets the load: recipient, backend, user.
-const LOAD: [(&str, usize, &str); 6] = [
+pub const LOAD: [(&str, usize, &str); 6] = [
     ("jane@example.org", 0, "jane"),
     ("O.Brien@Example.Org", 0, "o.brien"),
     ("carol@example.net", 0, "carol@example.net"),
@@ -86,22 +86,6 @@ fn send_until_done(started: &AtomicUsize) -> Done<Vec<String>> {
         let message = message(&format!("load{number}"));
         queue_ids.push(send_until_taken(recipient, &message)?);
     }
-}
-
-fn send_until_taken(recipient: &str, message: &Message) -> Done<String> {
-    for attempt in 0..600 {
-        // A new envelope sender each time: smtpd remembers a failure for a pair of sender and
-        // recipient as long as it lives.
-        let sender = format!("try{attempt}-{}", message.sender);
-        let outcome = Session::smtp(SMTP)?.send(&sender, &[recipient], &message.text)?;
-        match (&outcome.recipients[..], &outcome.message[..]) {
-            (_, [reply]) if reply.code == 250 => return postfix::queue_id(&reply.text),
-            ([reply], []) | (_, [reply]) if reply.is_temporary() => {}
-            _ => return Err(format!("{recipient}: {outcome:?}").into()),
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-    Err(format!("{recipient}: put off too often").into())
 }
 
 /// Cyrus rewrites its list under the running daemon: another inode, another generation.

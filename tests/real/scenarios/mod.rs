@@ -2,13 +2,16 @@
 
 mod asked;
 mod beside;
+mod churn;
 mod comparison;
 mod faults;
+mod kills;
 mod logins;
 mod master;
 mod moving;
 mod outages;
 mod paths;
+mod posted;
 mod refusals;
 mod resync;
 mod upheavals;

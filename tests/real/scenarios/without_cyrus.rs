@@ -1,7 +1,7 @@
 //! The scenarios of a host without Cyrus, in the order they run: in the same murder, after those of
 //! a frontend, and as many of them as make sense there.
 
-use super::{asked, beside, logins, moving, outages, paths, refusals, resync};
+use super::{asked, beside, churn, kills, logins, moving, outages, paths, refusals, resync};
 use crate::Done;
 use crate::exchanger::{Exchanger, USER};
 use crate::releases::scenario_words;
@@ -56,6 +56,8 @@ pub fn run_in(world: &mut World, report: &mut Report) {
         scenario("the master loses its list", outages::list_lost);
         scenario("the master is asked for everybody", asked::of_the_master);
         scenario("a slave is asked for everybody", asked::of_a_slave);
+        scenario("the daemon is killed every second", kills::every_second);
+        scenario("mailboxes move while letters flow", churn::moved_to_and_fro);
     }
 }
 

@@ -1,0 +1,174 @@
+//! Mailboxes move and change their names without pause while thousands of letters flow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use super::beside::is_the_masters;
+use super::posted::{all_delivered, count_copies, send_until_taken};
+use crate::murder::Host;
+use crate::world::{World, message};
+use crate::{Done, ensure, sandbox};
+
+/// So many mailboxes move to and fro.
+const MOVING: usize = 24;
+
+/// So many letters go to them at least, while so many moves are made at least.
+const LETTERS: usize = 3000;
+const MOVES: usize = 2 * MOVING;
+
+const SENDERS: usize = 4;
+
+/// A letter that was taken.
+#[derive(Debug)]
+struct Letter {
+    id: String,
+    queue_id: String,
+    user: String,
+}
+
+/// XFER by the dozen in both directions, and RENAME.
+pub fn moved_to_and_fro(world: &mut World) -> Done {
+    let since = world.logs.mark();
+    let backends = &world.murder.backends;
+    for (number, backend) in (0..MOVING).zip(backends.iter().cycle()) {
+        backend.admin()?.command(&format!("CREATE user/churn{number}"))?;
+    }
+    is_the_masters(world)?;
+    let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (moves, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let renames = AtomicUsize::new(0);
+    let taken = thread::scope(|scope| -> Done<Vec<Letter>> {
+        let senders: Vec<_> = (0..SENDERS).map(|_| scope.spawn(|| send(&next, &moves))).collect();
+        let movers: Vec<_> = (0..backends.len())
+            .map(|first| {
+                let (over, counters) = (&over, (&moves, &refused));
+                scope.spawn(move || move_until(over, backends, first, counters))
+            })
+            .collect();
+        let renamer = scope.spawn(|| rename_until(&over, world, &renames));
+        let mut taken = Vec::new();
+        let sent: Vec<_> = senders.into_iter().map(|sender| sender.join()).collect();
+        over.store(true, Ordering::Relaxed);
+        let moved: Vec<_> = movers.into_iter().map(|mover| mover.join()).collect();
+        let renamed = renamer.join().map_err(|_| "the renamer panicked")?;
+        for sender in sent {
+            taken.extend(sender.map_err(|_| "a sender panicked")??);
+        }
+        for mover in moved {
+            mover.map_err(|_| "a mover panicked")??;
+        }
+        taken.extend(renamed?);
+        Ok(taken)
+    })?;
+    let queue_ids: Vec<String> = taken.iter().map(|letter| letter.queue_id.clone()).collect();
+    let put_off = all_delivered(world, since, &queue_ids)?;
+    let (moves, refused) = (moves.into_inner(), refused.into_inner());
+    let renames = renames.into_inner();
+    let letters = taken.len();
+    println!("    {letters} letters, {moves} moves, {renames} renames, {put_off} attempts put off");
+    ensure!(refused < moves / 10, "{refused} moves were refused");
+    ensure!(moves >= MOVES && renames > 0, "there was no churn");
+
+    let (mut copies, mut split) = (BTreeMap::new(), BTreeSet::new());
+    for number in 0..MOVING {
+        let user = format!("churn{number}");
+        let mut places = 0;
+        for host in &world.murder.backends {
+            places += usize::from(count_copies(host, &user, &mut copies)?);
+        }
+        // A move that Cyrus breaks off, or the deletion at its end that fails, leaves the mailbox on
+        // both, each with the letters it had: copies that Cyrus made.
+        if places > 1 {
+            split.insert(user);
+        }
+    }
+    count_copies(&world.murder.backends[0], &wanderer(renames), &mut copies)?;
+    println!("    {refused} moves were refused, {} mailboxes lie on both", split.len());
+    let wrong = |Letter { id, user, .. }: &&Letter| match copies.get(id) {
+        Some(1) => false,
+        Some(2) => !split.contains(user),
+        _ => true,
+    };
+    let wrong: Vec<&Letter> = taken.iter().filter(wrong).collect();
+    ensure!(wrong.is_empty(), "{} letters are lost or doubled: {wrong:?}", wrong.len());
+    is_the_masters(world).map(drop)
+}
+
+fn send(next: &AtomicUsize, moves: &AtomicUsize) -> Done<Vec<Letter>> {
+    let mut taken = Vec::new();
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let moved = moves.load(Ordering::Relaxed) >= MOVES;
+        if number >= LETTERS && (moved || number >= 4 * LETTERS) {
+            return Ok(taken);
+        }
+        let message = message(&format!("churn{number}"));
+        let user = format!("churn{}", number % MOVING);
+        let queue_id = send_until_taken(&format!("{user}@example.org"), &message)?;
+        taken.push(Letter { id: message.id, queue_id, user });
+    }
+}
+
+/// Every other mailbox, from where it is to where it is not. A backend may refuse a move now and then,
+/// and the mailbox stays.
+fn move_until(
+    over: &AtomicBool,
+    backends: &[Host; 2],
+    first: usize,
+    (moves, refused): (&AtomicUsize, &AtomicUsize),
+) -> Done {
+    let mut places = [first; MOVING];
+    loop {
+        for number in (first..MOVING).step_by(backends.len()) {
+            if over.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let place = places[number];
+            let mailbox = format!("user/churn{number}");
+            match backends[place].xfer(&mailbox, &backends[1 - place]) {
+                Ok(()) => {
+                    moves.fetch_add(1, Ordering::Relaxed);
+                    places[number] = 1 - place;
+                }
+                Err(why) => {
+                    println!("    {why}");
+                    refused.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+fn wanderer(renames: usize) -> String {
+    format!("wanderer{renames}")
+}
+
+/// A mailbox with another name each time. A letter to the old one, once it has arrived; and one to
+/// the new one, the moment that it exists.
+fn rename_until(over: &AtomicBool, world: &World, renames: &AtomicUsize) -> Done<Vec<Letter>> {
+    let be1 = &world.murder.backends[0];
+    let mut admin = be1.admin()?;
+    admin.command(&format!("CREATE user/{}", wanderer(0)))?;
+    let mut taken = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        let number = renames.load(Ordering::Relaxed);
+        let since = world.logs.mark();
+        let message = message(&format!("wanderer{number}"));
+        let user = wanderer(number);
+        let queue_id = send_until_taken(&format!("{user}@example.org"), &message)?;
+        // What is in the queue for a name that is no more would bounce, and rightly.
+        all_delivered(world, since, std::slice::from_ref(&queue_id))?;
+        taken.push(Letter { id: message.id, queue_id, user });
+        let (old, new) = (wanderer(number), wanderer(number + 1));
+        admin.command(&format!("RENAME user/{old} user/{new}"))?;
+        renames.fetch_add(1, Ordering::Relaxed);
+    }
+    let last = wanderer(renames.load(Ordering::Relaxed));
+    sandbox::poll("the last name to be known", 30, || {
+        let reply = world.rcpt(&format!("{last}@example.org"))?;
+        ensure!(reply.code == 250 || reply.is_temporary(), "after RENAME: {reply}");
+        Ok((reply.code == 250).then_some(()))
+    })?;
+    Ok(taken)
+}
