@@ -195,13 +195,16 @@ impl Batch for Change<'_> {
         let err = self.err();
         self.value.clear();
         value::push_record(record, &mut self.value).map_err(|bad| self.bad(bad))?;
-        let put = match self.open.records.get(&self.txn, name.as_bytes()).map_err(&err)? {
-            Some(value) if value == self.value => return Ok(Put::Same),
-            Some(_) => Put::Changed,
-            None => Put::New,
-        };
-        self.open.records.put(&mut self.txn, name.as_bytes(), &self.value).map_err(err)?;
-        Ok(put)
+        let (records, name) = (&self.open.records, name.as_bytes());
+        // Finds the place in the tree once, for a name that is new and for one that is as it was.
+        match records.get_or_put(&mut self.txn, name, &self.value).map_err(&err)? {
+            None => Ok(Put::New),
+            Some(value) if value == self.value => Ok(Put::Same),
+            Some(_) => {
+                records.put(&mut self.txn, name, &self.value).map_err(err)?;
+                Ok(Put::Changed)
+            }
+        }
     }
 
     fn delete(&mut self, name: &MailboxName) -> Result<bool, Error> {
