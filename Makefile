@@ -2,7 +2,7 @@
 # make check          all tests that need neither root nor the network
 # make soak           a million simulated schedules, or SOAK=<count>[,<first seed>]
 # make check-real     real Cyrus murders of four releases and Postfix, in private roots (wants root)
-# make bench          figures against Cyrus and a bare echo server (wants root and cc)
+# make bench          figures against Cyrus, Postfix and a bare echo server (wants root and cc)
 # make doc            the library's documentation
 # make install        what make has built, below $(DESTDIR)$(prefix)
 
@@ -36,7 +36,8 @@ soak:
 check-real:
 	MURDER_ROUTE_REAL=1 $(CARGO) test --locked --test real
 
-# In the same root as check-real; some minutes. PARTS="lookups socketmap daemon" chooses some.
+# In a root of check-real; ten minutes or so. PARTS="lookups socketmap daemon postfix replica" chooses
+# some.
 bench:
 	MURDER_ROUTE_REAL=1 $(CARGO) bench --locked --bench peers -- $(PARTS)
 

@@ -20,7 +20,7 @@ const ROUNDS: usize = 11;
 const CONNECTIONS: usize = 64;
 const LOOKUPS: usize = 200_000;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_murder-route");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_murder-route");
 
 /// `murder-route serve` on this socket.
 pub fn command(site: &Site, socket: &str) -> Command {
@@ -98,16 +98,23 @@ fn memory(site: &Site, table: &mut Table) -> Done {
     let daemon = Daemon::start(site, &socket)?;
     drop(socketmap::connect(&socket)?);
     let _open = socketmap::busy(&socket, CONNECTIONS, LOOKUPS / CONNECTIONS)?;
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.0.id()))?;
-    let field = |name: &str| -> Done<f64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        let kilobytes: f64 = kilobytes.ok_or_else(|| format!("no {name}: {status}"))?.parse()?;
-        Ok(kilobytes / 1024.0)
-    };
     // Not RssShmem: the list lies in a tmpfs, whose pages are counted there when they are mapped.
-    let own = field("RssAnon")?;
+    let own = memory_of(daemon.0.id(), "RssAnon")?;
     table.alone("memory, file pages aside", "MB", own, Goal::Below(16.0));
-    table.alone("memory, the program's own pages too", "MB", field("VmRSS")?, Goal::None);
+    table.alone(
+        "memory, the program's own pages too",
+        "MB",
+        memory_of(daemon.0.id(), "VmRSS")?,
+        Goal::None,
+    );
     Ok(())
+}
+
+/// A field of `/proc/PID/status`, in MB.
+pub fn memory_of(pid: u32, field: &str) -> Done<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kilobytes: f64 = kilobytes.ok_or_else(|| format!("no {field}: {status}"))?.parse()?;
+    Ok(kilobytes / 1024.0)
 }

@@ -13,8 +13,8 @@ use crate::{Done, ensure, run};
 /// The cached file, with a number to raise when the recipe below changes.
 const NAME: &str = "bench-mailboxes-1.db";
 
-const USERS: u32 = 200_000;
-const FOLDERS: [&str; 5] = ["", "Archive", "Drafts", "Sent", "Trash"];
+pub const USERS: u32 = 200_000;
+pub const FOLDERS: [&str; 5] = ["", "Archive", "Drafts", "Sent", "Trash"];
 
 /// Records written again after the others, in transactions of 100: a list in use is not freshly
 /// packed.
@@ -126,11 +126,10 @@ impl Site {
 /// Appends the command that writes a record. `version` makes one differ from the one before.
 pub fn set(out: &mut impl Write, user: u32, folder: usize, version: u32) -> std::io::Result<()> {
     let key = key(user, folder);
-    // As a frontend of 3.6 holds it. smmapd connects to TCP port 12345 of the server: nobody
-    // listens there on these addresses, so that it is refused at once.
+    // As a frontend of 3.6 holds it, and a master.
     let value = format!(
-        "%(T er P default S 127.0.1.{} M {} A %({} lrswipkxtecdan))",
-        11 + user % 5,
+        "%(T er P default S {} M {} A %({} lrswipkxtecdan))",
+        server(user),
         1_700_000_000 + version,
         name(user)
     );
@@ -156,6 +155,12 @@ fn key(user: u32, folder: usize) -> String {
 pub fn name(user: u32) -> String {
     // An odd factor: no two come to the same.
     format!("u{:07x}", user.wrapping_mul(0x9e37_79b1) & 0x0fff_ffff)
+}
+
+/// The backend of a user. smmapd connects to its TCP port 12345: nobody listens there on these
+/// addresses, so that it is refused at once.
+pub fn server(user: u32) -> String {
+    format!("127.0.1.{}", 11 + user % 5)
 }
 
 /// A user's address.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use murder_route::mailbox::{Lookup, MailboxList, MailboxName};
-use murder_route::mailbox_list::{FileList, map};
+use murder_route::mailbox_list::map;
 use murder_route::resolver::Resolver;
 use murder_route::router::{Decision, Verdict};
 
@@ -43,7 +43,7 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
 
 fn compare(site: &Site, table: &mut Table, path: &str, count: usize, when: &str) -> Done {
     let resolver = Resolver::new(site.settings(path)?, None);
-    let file = resolver.lists.file(Path::new(path)).ok_or("no list")?;
+    let file = &**resolver.lists.file(Path::new(path)).ok_or("no list")?;
     let (gets, nothing) = (format!("{STATE}/gets"), format!("{STATE}/nothing"));
     File::create(&nothing)?;
     let mut random = Random(7);
@@ -82,19 +82,19 @@ fn compare(site: &Site, table: &mut Table, path: &str, count: usize, when: &str)
     Ok(())
 }
 
-fn name(user: u32) -> Done<MailboxName> {
+pub fn name(user: u32) -> Done<MailboxName> {
     Ok(MailboxName::new(format!("user.{}", list::name(user)))?)
 }
 
 /// From the name on.
-fn look_up(list: &FileList, name: &MailboxName) -> Done {
+pub fn look_up(list: &impl MailboxList, name: &MailboxName) -> Done {
     let found = list.lookup(name);
     ensure!(matches!(found, Lookup::Present(_)), "{name}: {found:?}");
     Ok(())
 }
 
 /// From the recipient on.
-fn route(resolver: &Resolver, recipient: &str) -> Done {
+pub fn route(resolver: &Resolver, recipient: &str) -> Done {
     let verdict = resolver.route_now(recipient.as_bytes());
     // A slice that stumbles over a repack goes the slower way the daemon goes then.
     let route = match verdict {
@@ -112,7 +112,7 @@ fn route(resolver: &Resolver, recipient: &str) -> Done {
 
 /// Asks for each user. What is asked for is made a few hundred at a time, outside of the time that is
 /// taken: a mail server's request has just come in, so it lies in the cache.
-fn each<T>(
+pub fn each<T>(
     users: &[u32],
     mut make: impl FnMut(u32) -> Done<T>,
     mut ask: impl FnMut(&T) -> Done,
@@ -125,7 +125,7 @@ fn each<T>(
     Ok(rate(users.len(), taken))
 }
 
-fn time(work: impl FnOnce() -> Done) -> Done<Duration> {
+pub fn time(work: impl FnOnce() -> Done) -> Done<Duration> {
     let began = Instant::now();
     work()?;
     Ok(began.elapsed())

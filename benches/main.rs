@@ -1,5 +1,5 @@
 //! Figures, each against a peer in the same run on the same data: Cyrus' own reader of the list,
-//! Cyrus' own socketmap server, and a bare echo server in C. What is measured and what came out:
+//! Cyrus' own socketmap server and its MUPDATE slave, Postfix' own tables, and a bare echo server in C. What is measured and what came out:
 //! `docs/benchmarks.md`.
 //!
 //! Wants root, a C compiler, and Debian's packages from the network at the first run: `make bench`.
@@ -7,9 +7,16 @@
 // Nothing outside of this program can reach anything in it.
 #![allow(unreachable_pub)]
 
+mod changes;
+#[allow(dead_code)]
+#[path = "../tests/real/clients/mod.rs"]
+mod clients;
 mod daemon;
 mod list;
 mod lookups;
+mod murder;
+mod postfix;
+mod replica;
 #[allow(dead_code)]
 #[path = "../tests/real/root.rs"]
 mod root;
@@ -69,6 +76,12 @@ fn measure(cached_root: &Path) -> Done {
     }
     if wanted("daemon") {
         daemon::measure(&site, &mut table)?;
+    }
+    if wanted("postfix") {
+        postfix::measure(&site, &mut table)?;
+    }
+    if wanted("replica") {
+        replica::measure(&site, &mut table)?;
     }
     println!("load after: {}\n", load()?);
     print!("{table}");

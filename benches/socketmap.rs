@@ -127,16 +127,19 @@ fn compare(table: &mut Table, own: &Peer<'_>, peers: &[Peer<'_>]) -> Done {
 }
 
 impl Peer<'_> {
-    /// Seconds that its threads have run so far, those that have ended too.
     fn processor_time(&self) -> Done<f64> {
-        let Some(pid) = self.pid else { return Ok(0.0) };
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name in brackets may hold spaces; what follows it is field 3 (proc_pid_stat(5)).
-        let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
-        let ticks = fields.into_iter().flatten().skip(14 - 3).take(2).map(str::parse::<u64>);
-        // USER_HZ is 100 wherever this runs.
-        Ok(ticks.sum::<Result<u64, _>>()? as f64 / 100.0)
+        self.pid.map_or(Ok(0.0), processor_time)
     }
+}
+
+/// Seconds that a process' threads have run so far, those that have ended too.
+pub fn processor_time(pid: u32) -> Done<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name in brackets may hold spaces; what follows it is field 3 (proc_pid_stat(5)).
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
+    let ticks = fields.into_iter().flatten().skip(14 - 3).take(2).map(str::parse::<u64>);
+    // USER_HZ is 100 wherever this runs.
+    Ok(ticks.sum::<Result<u64, _>>()? as f64 / 100.0)
 }
 
 fn start(name: &str, command: &mut Command) -> Done<Process> {

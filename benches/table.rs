@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Goal {
     /// Ours over the peer's at least so much.
     AtLeast(f64),
+    /// Ours over the peer's at most so much.
+    AtMost(f64),
     /// Our own figure at most so much.
     Below(f64),
     /// For the reader to know; nothing was promised.
@@ -82,6 +84,7 @@ impl fmt::Display for Row {
         let met = |met: bool| if met { "met" } else { "missed" };
         match goal {
             Goal::AtLeast(least) => write!(f, "[at least {least}] {}", met(ratio >= *least)),
+            Goal::AtMost(most) => write!(f, "[at most {most}] {}", met(ratio <= *most)),
             Goal::Below(most) => write!(f, "[under {most} {unit}] {}", met(ours < most)),
             Goal::None => Ok(()),
         }

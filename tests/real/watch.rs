@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clients::socketmap::Socketmap;
+use crate::router::SOCKET;
 use crate::{Done, ensure};
 
 /// No answer for a known recipient may take so long, whatever happens to the master.
@@ -42,7 +43,7 @@ pub fn known_are_answered_during<T>(run: impl FnOnce() -> Done<T>) -> Done<T> {
 
 fn keep_asking(over: &AtomicBool) -> Done<Seen> {
     let mut seen = Seen::default();
-    let mut daemon = Socketmap::open()?;
+    let mut daemon = Socketmap::open(SOCKET)?;
     while !over.load(Ordering::Relaxed) {
         for (recipient, server) in KNOWN {
             let start = Instant::now();

@@ -12,9 +12,9 @@ pub struct Socketmap {
 }
 
 impl Socketmap {
-    /// Connects to the daemon's usual socket.
-    pub fn open() -> Done<Self> {
-        let stream = UnixStream::connect(crate::router::SOCKET)?;
+    /// Connects to a daemon's socket.
+    pub fn open(socket: &str) -> Done<Self> {
+        let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         Ok(Self { stream: BufReader::new(stream) })
     }
