@@ -29,7 +29,7 @@ pub(super) struct File {
     #[serde(deserialize_with = "release")]
     pub(super) cyrus_release: Option<Release>,
     pub(super) services: Option<Vec<String>>,
-    pub(super) unknown: UnknownPolicy,
+    pub(super) unknown: Option<UnknownPolicy>,
     #[serde(deserialize_with = "answer")]
     pub(super) fallback: Option<String>,
     pub(super) backends: FileBackends,
@@ -132,8 +132,8 @@ impl File {
         self.listen.iter().map(listen).collect()
     }
 
-    pub(super) fn maps(&self) -> Result<Maps, String> {
-        let mut maps = Maps::new(self.unknown, self.fallback.clone());
+    pub(super) fn maps(&self, unknown: UnknownPolicy) -> Result<Maps, String> {
+        let mut maps = Maps::new(unknown, self.fallback.clone());
         for (name, map) in &self.maps {
             let or = |template: &Option<Template>, default| match template {
                 Some(template) => Ok(template.clone()),

@@ -19,7 +19,7 @@ use crate::address::{Release, Rules};
 use crate::domains::Domains;
 use crate::endpoint::{Endpoint, Listen};
 use crate::imapd_conf::{self, ImapdConf, LMTP_SERVICES, Virtdomains};
-use crate::maps::Maps;
+use crate::maps::{Maps, UnknownPolicy};
 use crate::replica::ACCEPT_AFTER;
 use crate::resolver::Proof;
 use crate::router::Router;
@@ -253,13 +253,19 @@ impl Settings {
             allow_plaintext: mupdate.allow_plaintext || given.allow_plaintext,
             ..mupdate
         });
-        if imapd.is_none() && !sources.contains(&SourceName::MailboxesDb) {
+        let by_guess = imapd.is_none() && !sources.contains(&SourceName::MailboxesDb);
+        if by_guess {
             warnings.push(
                 "no imapd.conf: names are made as if it set nothing; give `imapd-conf`, a copy of \
-                 that of a frontend"
+                 that of a frontend. Unless `unknown` is set, nobody is refused until then"
                     .into(),
             );
         }
+        // The master knows nobody by a name that was made wrongly, and would say so of everybody.
+        let unknown = file.unknown.unwrap_or(match by_guess {
+            true => UnknownPolicy::Defer,
+            false => UnknownPolicy::default(),
+        });
 
         let domains = match &*given.domains {
             [] => file.domains.clone().unwrap_or_default(),
@@ -285,7 +291,7 @@ impl Settings {
         };
         let rules_of = |release: &Release| rules(imapd.as_ref(), *release);
         let backends = file.backends.build().map_err(|text| file_error(&file_path, text))?;
-        let maps = file.maps().map_err(|text| file_error(&file_path, text))?;
+        let maps = file.maps(unknown).map_err(|text| file_error(&file_path, text))?;
         let listeners = match &*given.listen {
             [] => file.listeners(base),
             named => named.iter().cloned().map(Listen::at).collect(),

@@ -134,7 +134,7 @@ pub(super) struct FileMupdate {
     authname: Option<String>,
     realm: Option<String>,
     password_file: Option<PathBuf>,
-    tls: WhenTls,
+    tls: Option<WhenTls>,
     ca_file: Option<PathBuf>,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
@@ -146,6 +146,12 @@ pub(super) struct FileMupdate {
 }
 
 impl FileMupdate {
+    /// Whoever says how the server proves itself wants it to: an offer of TLS can be taken away by
+    /// somebody on the way.
+    fn speaks_of_tls(&self) -> bool {
+        self.ca_file.is_some() || self.tls_name.is_some() || self.certificate.is_some()
+    }
+
     /// What this comes to together with an imapd.conf. `None`: nobody names a server. `Err` in text
     /// is about imapd.conf's `mupdate_server`, which Cyrus may understand all the same.
     pub(super) fn build(
@@ -185,7 +191,10 @@ impl FileMupdate {
             }
         };
         let tls = Tls {
-            when: self.tls,
+            when: self.tls.unwrap_or(match self.speaks_of_tls() {
+                true => WhenTls::Required,
+                false => WhenTls::IfOffered,
+            }),
             ca_file: self.ca_file.as_ref().map(|path| base.join(path)),
             client,
             name: self.tls_name.clone(),

@@ -177,6 +177,39 @@ fn a_password_that_others_can_read_is_refused_and_never_shown() {
     }
 }
 
+/// An offer that somebody on the way took out of the banner must not be taken for none.
+#[test]
+fn who_says_how_the_master_proves_itself_insists_on_tls() {
+    let of = |more: &str| {
+        let imapd_conf = format!("mupdate_server: mu\n{LOGIN}");
+        let settings = loaded(&imapd_conf, &format!("[mupdate]\n{more}"));
+        settings.mupdate.unwrap().tls.when
+    };
+    assert_eq!(of(""), WhenTls::IfOffered);
+    assert_eq!(of("ca-file = \"ca.pem\"\n"), WhenTls::Required);
+    assert_eq!(of("tls-name = \"mu.example.org\"\n"), WhenTls::Required);
+    assert_eq!(of("ca-file = \"ca.pem\"\ntls = \"if-offered\"\n"), WhenTls::IfOffered);
+}
+
+#[test]
+fn names_made_by_guess_refuse_nobody_unless_that_is_said() {
+    let site = Site::new("", "");
+    for (more, policy) in
+        [("", UnknownPolicy::Defer), ("unknown = \"reject\"\n", UnknownPolicy::Reject)]
+    {
+        let toml = format!(
+            "{more}source = \"replica\"\n[mupdate]\nservers = [\"mu\"]\nauthname = \"a\"\n\
+             password-file = \"password\"\n"
+        );
+        site.write("murder-route.toml", &toml, 0o600);
+        site.write("password", "geheim\n", 0o600);
+        let settings = site.load().unwrap();
+        assert_eq!(settings.maps.unknown, policy);
+        assert!(settings.warnings.iter().any(|text| text.contains("no imapd.conf")));
+    }
+    assert_eq!(loaded("", "").maps.unknown, UnknownPolicy::Reject);
+}
+
 #[test]
 fn everything_that_can_be_said_of_the_server_is_read() {
     let settings = loaded(

@@ -41,6 +41,14 @@ pub struct Banner {
     pub compress: bool,
 }
 
+/// The family of a release like `3.6.1-Debian-3.6.1-4`, `v2.4.17`, `git2.5.10-Debian-2.5.10-3` or
+/// `3.13.0-alpha0`: its first two numbers.
+pub fn family(release: &str) -> Option<(u32, u32)> {
+    let numbers = release.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+    let mut numbers = numbers.split(['.', '-', '+']);
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 /// What a server is in its murder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {

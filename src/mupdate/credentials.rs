@@ -69,6 +69,11 @@ impl Mechanism {
             Mechanism::Plain => "PLAIN",
         }
     }
+
+    /// Whether whoever listens learns no password from it, and the server proves that it knows it.
+    pub const fn is_scram(self) -> bool {
+        matches!(self, Mechanism::ScramSha512 | Mechanism::ScramSha256 | Mechanism::ScramSha1)
+    }
 }
 
 impl fmt::Display for Mechanism {
@@ -96,7 +101,7 @@ impl FromStr for Mechanism {
 pub enum WhenTls {
     /// Never.
     Off,
-    /// If the server offers it. Somebody on the way can take the offer away.
+    /// If the server offers it, and does not die of it. Somebody on the way can take the offer away.
     #[default]
     IfOffered,
     /// Always, or else do not log in.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::banner::{Banner, BannerReader, Role};
+use super::banner::{Banner, BannerReader, Role, family};
 use super::command::{Command, Tag};
 use super::credentials::{Credentials, Mechanism, WhenTls};
 use super::failure::Failure;
@@ -14,6 +14,9 @@ use super::{Session, Timings};
 
 /// Most challenges of a login.
 const MAX_CHALLENGES: u32 = 8;
+
+/// The first family of Cyrus whose mupdate is known to survive TLS.
+const DIES_OF_TLS_BEFORE: (u32, u32) = (3, 10);
 
 const START_TLS: Tag = Tag::new('S', 1);
 const AUTHENTICATE: Tag = Tag::new('A', 1);
@@ -252,7 +255,7 @@ impl Login {
     /// The banner is complete.
     fn greeted(&mut self, banner: Banner) -> Result<(), Failure> {
         if !self.tls && self.policy.tls != WhenTls::Off {
-            if banner.starttls {
+            if banner.starttls && !self.spares(&banner) {
                 Command::StartTls.encode(START_TLS, &mut self.output);
                 self.state = State::StartTls;
                 return Ok(());
@@ -270,18 +273,33 @@ impl Login {
             let master = if master.is_empty() { "(not said)" } else { master.as_str() };
             return Err(Failure::NotMaster { server: banner.server, master: master.into() });
         }
+        let mechanism = self.choose(&banner)?;
+        let (exchange, first) = Exchange::start(mechanism, &self.credentials)?;
+        Command::Authenticate { mechanism: mechanism.as_str(), initial: Some(&first) }
+            .encode(AUTHENTICATE, &mut self.output);
+        self.state = State::Authenticating { banner, exchange: Box::new(exchange), challenges: 0 };
+        Ok(())
+    }
+}
+
+impl Login {
+    fn choose(&self, banner: &Banner) -> Result<Mechanism, Failure> {
         let circumstances = Circumstances {
             tls: self.tls,
             client_certificate: self.client_certificate,
             allow_plaintext: self.policy.allow_plaintext,
         };
         let wanted = self.policy.mechanisms.as_deref().unwrap_or(&Mechanism::ALL);
-        let mechanism = choose(wanted, &banner.mechanisms, &self.credentials, circumstances)?;
-        let (exchange, first) = Exchange::start(mechanism, &self.credentials)?;
-        Command::Authenticate { mechanism: mechanism.as_str(), initial: Some(&first) }
-            .encode(AUTHENTICATE, &mut self.output);
-        self.state = State::Authenticating { banner, exchange: Box::new(exchange), challenges: 0 };
-        Ok(())
+        choose(wanted, &banner.mechanisms, &self.credentials, circumstances)
+    }
+
+    /// Whether a server that offers TLS is better off without, and the password as well. Up to 3.6
+    /// (3.8 was not tried, 3.10 is well) the end of a connection under TLS frees the TLS of the whole
+    /// process (`imap/mupdate.c:conn_free`): the master dies, and with it everybody's connection.
+    fn spares(&self, banner: &Banner) -> bool {
+        self.policy.tls == WhenTls::IfOffered
+            && family(&banner.release).is_some_and(|family| family < DIES_OF_TLS_BEFORE)
+            && self.choose(banner).is_ok_and(Mechanism::is_scram)
     }
 }
 

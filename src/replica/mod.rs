@@ -25,6 +25,7 @@ mod utc;
 use std::time::{Duration, SystemTime};
 
 use crate::mailbox::{KeyGeneration, MailboxName, Record};
+use crate::mupdate::banner::family;
 
 pub use follower::Follower;
 pub use listing::{Listing, Outcome};
@@ -118,14 +119,9 @@ impl About {
     }
 }
 
-/// The generation of a release like `3.6.1-Debian-3.6.1-4`, `v2.4.17`, `git2.5.10-Debian-2.5.10-3` or
-/// `3.13.0-alpha0`.
+/// The generation of a release, as a banner has it.
 pub(crate) fn generation(release: &str) -> Option<KeyGeneration> {
-    let numbers = release.trim_start_matches(|c: char| c.is_ascii_alphabetic());
-    let mut numbers = numbers.split(['.', '-', '+']);
-    let major: u32 = numbers.next()?.parse().ok()?;
-    let minor: u32 = numbers.next()?.parse().ok()?;
-    match (major, minor) < (3, 6) {
+    match family(release)? < (3, 6) {
         true => Some(KeyGeneration::Internal),
         false => Some(KeyGeneration::Separated),
     }

@@ -260,6 +260,27 @@ fn tls_is_used_where_it_is_offered_unless_it_is_off() {
     }
 }
 
+/// Cyrus up to 3.6 frees the TLS of its whole process with each connection that ends.
+#[test]
+fn a_master_that_dies_of_tls_is_spared_where_the_password_is_safe_without() {
+    for (release, offered, tls, spared) in [
+        ("3.6.1", "\"SCRAM-SHA-256\"", WhenTls::IfOffered, true),
+        ("3.2.6-Debian-3.2.6-2", "\"SCRAM-SHA-1\"", WhenTls::IfOffered, true),
+        ("3.6.1", "\"SCRAM-SHA-256\"", WhenTls::Required, false),
+        ("3.6.1", "\"PLAIN\"", WhenTls::IfOffered, false),
+        ("3.10.2", "\"SCRAM-SHA-256\"", WhenTls::IfOffered, false),
+        ("3.12.4", "\"SCRAM-SHA-256\"", WhenTls::IfOffered, false),
+        ("of our own", "\"SCRAM-SHA-256\"", WhenTls::IfOffered, false),
+    ] {
+        let last = LAST.replace("3.6.1", release);
+        let mut login = login(Policy { tls, ..loose() });
+        login.receive(format!("* AUTH {offered}\r\n* STARTTLS\r\n{last}").as_bytes(), at(0.));
+        let told = take(&mut login);
+        let began = if spared { "A1 AUTHENTICATE \"SCRAM" } else { "S1 STARTTLS" };
+        assert!(told.starts_with(began), "{release} {offered} {tls:?}: {told}");
+    }
+}
+
 /// A login that has been told to begin with TLS.
 fn handshake(credentials: Credentials) -> Login {
     let mut login = Login::new(Policy::default(), credentials, at(0.));
