@@ -1,11 +1,13 @@
 //! What the real lmtpd of each release of Cyrus answered to a table of recipients, against our
-//! router.
+//! router: with the mailboxes of the table in a list, and in a replica that a master told of them.
 //!
 //! `tests/data/recipients/README.md` says how the files are written and the answers were got.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use murder_route::address::Release;
 use murder_route::backend::Backends;
@@ -13,7 +15,11 @@ use murder_route::config::rules;
 use murder_route::cyrusdb::record;
 use murder_route::domains::Domains;
 use murder_route::imapd_conf::ImapdConf;
-use murder_route::mailbox::{Lookup, MailboxList, MailboxName, Record};
+use murder_route::mailbox::{Lookup, MailboxList, MailboxName, Record, State};
+use murder_route::mailbox_list::replica::{Place, ReplicaList};
+use murder_route::mupdate::wire::{Input, MAX_LINE};
+use murder_route::mupdate::{Banner, Event, Role, Session, Stream, Timings};
+use murder_route::replica::{ACCEPT_AFTER, Listing};
 use murder_route::router::{Decision, Misses, Refusal, Router, Verdict};
 
 /// The release as differences.txt names it, whose rules it has, and what it said. 3.10.2 and 3.12.4
@@ -101,8 +107,66 @@ impl MailboxList for Table {
     }
 }
 
+/// What a master says of the same mailboxes: it has no tombstones and no names without a mailbox, and
+/// one that is being moved is reserved (Cyrus `imap/imapd.c:do_xfer`, `imap/mboxlist.c:mboxlist_allmbox`).
+fn update() -> String {
+    let mut told = String::new();
+    for (name, record) in Table::read().0 {
+        let word = match record.state {
+            State::Active => "MAILBOX",
+            State::Reserved | State::Moving => "RESERVE",
+            State::Deleted | State::Intermediate => continue,
+        };
+        let location = format!("{}!{}", record.server.unwrap(), record.partition);
+        let rights = [(record.anonymous.lookup, "l"), (record.anonymous.post, "p")];
+        let rights: String =
+            rights.iter().filter(|(has, _)| *has).map(|(_, right)| *right).collect();
+        let acl = if rights.is_empty() { String::new() } else { format!("anyone\t{rights}\t") };
+        write!(
+            told,
+            "U1 {word} {{{}+}}\r\n{name} {{{}+}}\r\n{location}",
+            name.len(),
+            location.len()
+        )
+        .unwrap();
+        if word == "MAILBOX" {
+            write!(told, " {{{}+}}\r\n{acl}", acl.len()).unwrap();
+        }
+        told += "\r\n";
+    }
+    told + "U1 OK \"streaming starts\"\r\n"
+}
+
+/// The replica that comes of it.
+fn replica(dir: &Path) -> ReplicaList {
+    let banner = Banner {
+        server: "mu.example.org".into(),
+        implementation: "Cyrus IMAP".into(),
+        release: "3.6.1".into(),
+        role: Role::Master,
+        mechanisms: Vec::new(),
+        starttls: false,
+        compress: false,
+    };
+    let session = Session::new(banner, "PLAIN", true, Input::new(MAX_LINE));
+    let mut stream = Stream::new(session, Timings::default(), Duration::ZERO);
+    stream.receive(update().as_bytes(), Duration::ZERO);
+    let mut place = Place::open(dir).unwrap();
+    let mut change = place.begin().unwrap();
+    let mut listing = Listing::begin(&change).unwrap();
+    while let Some(event) = stream.next().unwrap() {
+        if let Event::Record(name, record) = event {
+            listing.record(&mut change, &name, &record).unwrap();
+        }
+    }
+    let now = SystemTime::now();
+    listing.finish(&mut change, "mu.example.org", "3.6.1", now, ACCEPT_AFTER).unwrap();
+    change.commit().unwrap();
+    place.list()
+}
+
 /// The class of our answer; what is no address is nobody's, so `unknown`.
-fn ours(router: &Router, list: &Table, key: &str) -> &'static str {
+fn ours(router: &Router, list: &dyn MailboxList, key: &str) -> &'static str {
     match router.route(key.as_bytes(), list, &Misses::Believed, None) {
         Verdict::Final(route) => match route.decision {
             Decision::Deliver(_) => "deliver",
@@ -124,13 +188,20 @@ fn theirs(reply: &str) -> &'static str {
     }
 }
 
-fn cases() -> Vec<Case> {
-    ANSWERS.iter().flat_map(|(name, release, answers)| cases_of(name, *release, answers)).collect()
+fn cases(list: &dyn MailboxList) -> Vec<Case> {
+    ANSWERS
+        .into_iter()
+        .flat_map(|(name, release, answers)| cases_of(list, name, release, answers))
+        .collect()
 }
 
-fn cases_of(name: &'static str, release: Release, answers: &'static str) -> Vec<Case> {
+fn cases_of(
+    list: &dyn MailboxList,
+    name: &'static str,
+    release: Release,
+    answers: &'static str,
+) -> Vec<Case> {
     let variants = variants(release);
-    let list = Table::read();
     lines(answers)
         // Without a domain it is none of our domains, and no mail server asks.
         .filter(|line| line.split('\t').nth(1).is_some_and(|recipient| recipient.contains('@')))
@@ -138,14 +209,14 @@ fn cases_of(name: &'static str, release: Release, answers: &'static str) -> Vec<
             let [variant, key, reply] = line.split('\t').collect::<Vec<_>>()[..] else {
                 panic!("not three columns: {line}");
             };
-            (name, variant, key, theirs(reply), ours(&variants[variant], &list, key))
+            (name, variant, key, theirs(reply), ours(&variants[variant], list, key))
         })
         .collect()
 }
 
 #[test]
 fn nobody_to_whom_lmtpd_delivers_is_refused() {
-    for (release, variant, key, lmtpd, ours) in cases() {
+    for (release, variant, key, lmtpd, ours) in cases(&Table::read()) {
         let safe = match lmtpd {
             "deliver" | "temporary" => matches!(ours, "deliver" | "temporary"),
             _ => true,
@@ -170,7 +241,8 @@ fn our_rules_differ_from_lmtpd_only_where_it_is_documented() {
         .collect();
     let mut seen = BTreeSet::new();
     let mut surprises = Vec::new();
-    for (release, variant, key, lmtpd, ours) in cases().into_iter().filter(|case| case.3 != case.4)
+    for (release, variant, key, lmtpd, ours) in
+        cases(&Table::read()).into_iter().filter(|case| case.3 != case.4)
     {
         let wanted = [variant, "*"].map(|variant| (release, variant, key, lmtpd, ours));
         match wanted.iter().find(|case| documented.contains(case)) {
@@ -181,6 +253,17 @@ fn our_rules_differ_from_lmtpd_only_where_it_is_documented() {
     assert!(surprises.is_empty(), "not documented:\n{}", surprises.join("\n"));
     let stale: Vec<_> = documented.difference(&seen).collect();
     assert!(stale.is_empty(), "documented, but no difference: {stale:?}");
+}
+
+#[test]
+fn a_replica_gives_the_answers_of_the_list_it_replicates() {
+    let dir = tempfile::tempdir().unwrap();
+    let of_replica = cases(&replica(dir.path()));
+    let of_list = cases(&Table::read());
+    assert_eq!(of_replica.len(), of_list.len());
+    for (replicated, listed) in of_replica.iter().zip(&of_list) {
+        assert_eq!(replicated, listed);
+    }
 }
 
 #[test]
