@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::mupdate::FileMupdate;
+use super::mupdate::{FileMupdate, Mode};
 use super::{ConfigError, DEFAULT_FILE, SourceName};
 use crate::address::Release;
 use crate::backend::{Backends, LMTP_PORT, Override, Place};
@@ -19,7 +20,7 @@ use crate::wire::protocol::{Protocol, Protocols};
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct File {
     #[serde(deserialize_with = "sources")]
-    pub(super) source: Option<Vec<SourceName>>,
+    source: Option<Vec<FileSource>>,
     pub(super) imapd_conf: Option<PathBuf>,
     pub(super) mailboxes_db: Option<PathBuf>,
     pub(super) mupdate: FileMupdate,
@@ -181,17 +182,73 @@ impl FileBackends {
     }
 }
 
+/// A source as the file names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FileSource {
+    Named(SourceName),
+    /// The MUPDATE server, as `mode` in `[mupdate]` says.
+    Mupdate,
+}
+
+impl FileSource {
+    fn named(&self) -> Option<SourceName> {
+        match self {
+            FileSource::Named(source) => Some(*source),
+            FileSource::Mupdate => None,
+        }
+    }
+}
+
+impl FromStr for FileSource {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "mupdate" => Ok(Self::Mupdate),
+            word => word.parse().map(Self::Named),
+        }
+    }
+}
+
+impl File {
+    /// The sources, in their order; an error is about `source` and `mode` together.
+    pub(super) fn sources(&self) -> Result<Vec<SourceName>, String> {
+        let by_mode = match self.mupdate.mode.unwrap_or_default() {
+            Mode::Replica => SourceName::Replica,
+            Mode::Find => SourceName::Find,
+        };
+        let named = match (&self.source, self.mupdate.mode) {
+            (Some(named), _) => named.clone(),
+            (None, Some(_)) => vec![FileSource::Mupdate],
+            (None, None) => vec![FileSource::Named(SourceName::MailboxesDb)],
+        };
+        if self.mupdate.mode.is_some()
+            && !named.contains(&FileSource::Mupdate)
+            && !named.contains(&FileSource::Named(by_mode))
+        {
+            return Err(format!(
+                "[mupdate] has `mode = \"{}\"`, and `source` names neither `mupdate` nor that",
+                by_mode.as_str()
+            ));
+        }
+        let sources: Vec<SourceName> =
+            named.iter().map(|source| source.named().unwrap_or(by_mode)).collect();
+        super::in_order(&sources)?;
+        Ok(sources)
+    }
+}
+
 /// One source, or a list of them.
-fn sources<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<SourceName>>, D::Error> {
+fn sources<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<FileSource>>, D::Error> {
     struct Names;
 
     impl<'de> de::Visitor<'de> for Names {
-        type Value = Vec<SourceName>;
+        type Value = Vec<FileSource>;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             write!(
                 f,
-                "one of {}, or a list of them",
+                "mupdate, one of {}, or a list of them",
                 SourceName::ALL.map(SourceName::as_str).join(", ")
             )
         }
@@ -210,7 +267,14 @@ fn sources<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<SourceName>
     }
 
     let sources = input.deserialize_any(Names)?;
-    super::in_order(&sources).map_err(de::Error::custom)?;
+    let named: Vec<SourceName> = sources.iter().filter_map(FileSource::named).collect();
+    let mupdate = sources.len() - named.len();
+    if mupdate > 1 {
+        return Err(de::Error::custom("`mupdate` is there twice"));
+    }
+    if mupdate == 0 {
+        super::in_order(&named).map_err(de::Error::custom)?;
+    }
     Ok(Some(sources))
 }
 

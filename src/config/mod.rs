@@ -204,7 +204,7 @@ impl Settings {
         let from_file = |path: &PathBuf| base.join(path);
 
         let sources = match &*given.sources {
-            [] => file.source.clone().unwrap_or_else(|| vec![SourceName::MailboxesDb]),
+            [] => file.sources().map_err(|text| file_error(&file_path, text))?,
             named => {
                 in_order(named).map_err(|e| ConfigError::Option(format!("--source: {e}")))?;
                 named.to_vec()

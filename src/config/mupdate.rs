@@ -123,10 +123,22 @@ impl fmt::Display for Server {
     }
 }
 
+/// What the source `mupdate` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Mode {
+    /// The source `replica`.
+    #[default]
+    Replica,
+    /// The source `find`.
+    Find,
+}
+
 /// `[mupdate]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct FileMupdate {
+    pub(super) mode: Option<Mode>,
     #[serde(deserialize_with = "servers")]
     servers: Vec<Server>,
     pub(super) imapd_conf: Option<PathBuf>,

@@ -211,6 +211,33 @@ fn names_made_by_guess_refuse_nobody_unless_that_is_said() {
 }
 
 #[test]
+fn the_mupdate_server_is_a_source_by_its_mode() {
+    use SourceName::{Find, MailboxesDb, Replica};
+    let imapd_conf = format!("mupdate_server: mu\n{LOGIN}");
+    for (toml, sources) in [
+        ("source = \"mupdate\"\n", &[Replica][..]),
+        ("[mupdate]\nmode = \"replica\"\n", &[Replica]),
+        ("[mupdate]\nmode = \"find\"\n", &[Find]),
+        (
+            "source = [\"mailboxes-db\", \"mupdate\"]\n[mupdate]\nmode = \"find\"\n",
+            &[MailboxesDb, Find],
+        ),
+        ("source = \"find\"\n[mupdate]\nmode = \"find\"\n", &[Find]),
+    ] {
+        assert_eq!(loaded(&imapd_conf, toml).sources, sources, "{toml}");
+    }
+    for (toml, says) in [
+        ("source = \"mailboxes-db\"\n[mupdate]\nmode = \"find\"\n", "names neither"),
+        ("source = [\"mupdate\", \"replica\"]\n", "twice"),
+        ("source = [\"mupdate\", \"mupdate\"]\n", "twice"),
+        ("[mupdate]\nmode = \"slave\"\n", "line 3"),
+    ] {
+        let why = refused(&imapd_conf, toml);
+        assert!(why.contains(says), "{toml}: {why}");
+    }
+}
+
+#[test]
 fn everything_that_can_be_said_of_the_server_is_read() {
     let settings = loaded(
         "",
@@ -238,7 +265,7 @@ fn everything_that_can_be_said_of_the_server_is_read() {
 #[test]
 fn what_cannot_be_meant_is_refused_with_its_place() {
     for (toml, place, why) in [
-        ("source = \"mupdate\"", "line 2, column 10", "none of mailboxes-db, replica, find"),
+        ("source = \"master\"", "line 2, column 10", "none of mailboxes-db, replica, find"),
         ("source = []", "line 2, column 10", "without a source"),
         ("source = [\"find\", \"find\"]", "line 2, column 10", "twice"),
         ("source = 1", "line 2, column 10", "one of mailboxes-db"),
