@@ -3,6 +3,8 @@
 mod common;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Output;
 use std::time::SystemTime;
@@ -221,4 +223,23 @@ fn a_certificate_file_that_is_missing_is_a_wrong_configuration_and_not_a_broken_
         assert_eq!(output.status.code(), Some(78), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("none.pem"), "{output:?}");
     }
+}
+
+/// A daemon that is too busy to tell is there all the same.
+#[test]
+fn a_daemon_that_cannot_tell_is_not_called_dead() {
+    let site = Site::new();
+    let path = site.path("busy");
+    let socket = UnixListener::bind(&path).unwrap();
+    let daemon = std::thread::spawn(move || {
+        let mut client = socket.accept().unwrap().0;
+        let mut asked = [0; 64];
+        let read = client.read(&mut asked).unwrap();
+        client.write_all(b"9:TEMP busy,").unwrap();
+        asked[..read].to_vec()
+    });
+    let output = site.run("status", &["--listen", &format!("unix:{}", path.display())]);
+    assert_eq!(daemon.join().unwrap(), b"7:status ,");
+    assert_eq!(output.status.code(), Some(75), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("busy"), "{output:?}");
 }

@@ -46,9 +46,14 @@ impl Status {
             Some(endpoint) => endpoint.clone(),
             None => configured(&self.common)?,
         };
+        let complain = |why: &dyn std::fmt::Display| eprintln!("murder-route: {endpoint}: {why}");
         let status = ask(&endpoint).map_err(|e| {
-            eprintln!("murder-route: {endpoint}: {e}");
+            complain(&e);
             Exit::No
+        })?;
+        let status = status.map_err(|why| {
+            complain(&why);
+            Exit::Temporary
         })?;
         if self.json {
             super::say(&format_args!("{status}\n"))?;
@@ -105,7 +110,8 @@ trait Stream: Read + Write {}
 
 impl<S: Read + Write> Stream for S {}
 
-fn ask(endpoint: &Endpoint) -> io::Result<Value> {
+/// What the daemon says of itself, or why it cannot tell. An error: nobody answers.
+fn ask(endpoint: &Endpoint) -> io::Result<Result<Value, String>> {
     let mut stream = connect(endpoint)?;
     let mut request = Vec::new();
     Request { map: STATUS_MAP.as_bytes(), key: b"" }.encode_into(&mut request);
@@ -116,9 +122,11 @@ fn ask(endpoint: &Endpoint) -> io::Result<Value> {
         match replies.next_frame() {
             Some(Ok(payload)) => {
                 return match Reply::parse(payload) {
-                    Reply::Ok(json) => serde_json::from_str(&json).map_err(io::Error::other),
+                    Reply::Ok(json) => {
+                        serde_json::from_str(&json).map(Ok).map_err(io::Error::other)
+                    }
                     Reply::NotFound => Err(io::Error::other("it cannot tell: is it an older one?")),
-                    Reply::Temp(why) => Err(io::Error::other(why)),
+                    Reply::Temp(why) => Ok(Err(why)),
                 };
             }
             Some(Err(e)) => return Err(io::Error::other(e)),
