@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit status: 0 it knows who is unknown or can find out, 75 a source is stale, \
-                        never synchronised, held back or unreadable, 1 no daemon answers, 64 usage, \
-                        78 configuration."
+                        never synchronised, held back or unreadable, or the daemon cannot tell, 1 no \
+                        daemon answers, 64 usage, 78 configuration."
 )]
 pub(super) struct Status {
     #[command(flatten)]
