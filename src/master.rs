@@ -21,7 +21,8 @@ pub trait Master: Send + Sync {
     /// Asks for one name (FIND). Comes to an end within a few seconds, whatever the network does: a
     /// master that does not answer in time is [`Finding::Unsure`].
     ///
-    /// [`Finding::Absent`] must come from an answer that was asked for after this call began.
+    /// [`Finding::Absent`] must come from an answer that was asked for after this call began, unless
+    /// the site has said by `negative-cache` that one of a few seconds ago will do.
     fn find<'a>(&'a self, name: &'a MailboxName) -> Asking<'a, Result<Finding, Impossible>>;
 
     /// Whether a name that the master does not have was deleted a moment ago, as far as the stream

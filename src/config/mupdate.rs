@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -33,6 +34,9 @@ pub struct Mupdate {
     pub master: Option<String>,
     /// The mechanisms that may be used, the best one first; `None`: [`Mechanism::ALL`].
     pub mechanisms: Option<Vec<Mechanism>>,
+    /// How long the master's word that he does not have a name is passed on without asking again;
+    /// `None`: he is asked each time. Whoever is created meanwhile is refused.
+    pub negative_cache: Option<Duration>,
 }
 
 /// The address of a MUPDATE server.
@@ -155,6 +159,8 @@ pub(super) struct FileMupdate {
     master: Option<String>,
     #[serde(deserialize_with = "mechanisms")]
     mechanisms: Option<Vec<Mechanism>>,
+    #[serde(deserialize_with = "a_few_seconds")]
+    negative_cache: Option<Duration>,
 }
 
 impl FileMupdate {
@@ -218,6 +224,7 @@ impl FileMupdate {
             allow_plaintext: self.allow_plaintext,
             master: self.master.clone(),
             mechanisms: self.mechanisms.clone(),
+            negative_cache: self.negative_cache,
         })))
     }
 }
@@ -254,6 +261,20 @@ fn servers<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Server>, D::Error>
         return Err(de::Error::custom("without a server there is nobody to ask"));
     }
     words.iter().map(|word| Server::parse(word).map_err(de::Error::custom)).collect()
+}
+
+/// Longest `negative-cache`, in seconds: by then a new user has told somebody his address.
+const NEGATIVE_CACHE_LIMIT: u32 = 10;
+
+fn a_few_seconds<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
+    match u32::deserialize(input)? {
+        0 => Ok(None),
+        seconds @ 1..=NEGATIVE_CACHE_LIMIT => Ok(Some(Duration::from_secs(seconds.into()))),
+        seconds => Err(de::Error::custom(format!(
+            "{seconds} seconds are too long: whoever is created meanwhile is refused; at most \
+             {NEGATIVE_CACHE_LIMIT}"
+        ))),
+    }
 }
 
 fn mechanisms<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<Mechanism>>, D::Error> {

@@ -245,7 +245,7 @@ fn everything_that_can_be_said_of_the_server_is_read() {
          accept-after = 60\nmax-age = 86400\n[mupdate]\nservers = [\"one\", \"[::1]:13905\"]\n\
          tls = \"required\"\nca-file = \"ca.pem\"\ncertificate = \"me.pem\"\nkey = \"/etc/me.key\"\n\
          tls-name = \"mupdate.example.org\"\nmaster = \"mu.example.org\"\n\
-         mechanisms = [\"EXTERNAL\", \"SCRAM-SHA-256\"]\n",
+         mechanisms = [\"EXTERNAL\", \"SCRAM-SHA-256\"]\nnegative-cache = 2\n",
     );
     assert_eq!(settings.replica.max_age, Some(Duration::from_secs(86_400)));
     assert_eq!(settings.replica.accept_after, Duration::from_secs(60));
@@ -259,6 +259,7 @@ fn everything_that_can_be_said_of_the_server_is_read() {
     assert!(ca_file.unwrap().ends_with("ca.pem"));
     assert_eq!(client.unwrap().key, Path::new("/etc/me.key"));
     assert_eq!(mupdate.master.as_deref(), Some("mu.example.org"));
+    assert_eq!(mupdate.negative_cache, Some(Duration::from_secs(2)));
     assert_eq!(mupdate.mechanisms.unwrap(), [Mechanism::External, Mechanism::ScramSha256]);
 }
 
@@ -274,6 +275,7 @@ fn what_cannot_be_meant_is_refused_with_its_place() {
         ("[mupdate]\ntls = \"maybe\"", "line 3, column 7", "unknown variant"),
         ("[mupdate]\nmechanisms = [\"LOGIN\"]", "line 3, column 14", "none of EXTERNAL"),
         ("[mupdate]\npassword = \"s\"", "line 3, column 1", "unknown field"),
+        ("[mupdate]\nnegative-cache = 11", "line 3, column 18", "too long"),
         ("[replica]\nmax-age = 0", "line 3, column 11", "no time"),
         ("[replica]\naccept-after = \"10m\"", "line 3, column 16", "invalid type"),
     ] {

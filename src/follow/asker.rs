@@ -45,7 +45,7 @@ struct Question {
 
 /// A connection for questions, kept up. Shared by tasks; dropping it ends the connection.
 ///
-/// Nothing is remembered: each answer was asked for after its question came. But while a FIND for a
+/// It remembers nothing: each answer was asked for after its question came. But while a FIND for a
 /// name is on its way, all further questions for the name wait for one more, so that their number
 /// does not reach the server.
 pub struct Asker {

@@ -10,6 +10,7 @@
 //! A connection that fails is made anew, after a pause that grows; several servers are tried in
 //! turn.
 
+mod absences;
 mod asker;
 mod connection;
 mod replica;
@@ -22,10 +23,12 @@ mod upstream;
 mod witnesses;
 mod writer;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use absences::Absences;
 pub use asker::{Asker, AskerStatus};
 pub use replica::{LinkStatus, Replica};
+use upstream::Clock;
 pub use upstream::Upstream;
 
 use crate::config::ReplicaSettings;
@@ -38,13 +41,22 @@ use crate::mupdate::{Finding, Need};
 pub struct Murder {
     asker: Asker,
     replica: Option<Replica>,
+    clock: Clock,
+    /// Only where the site wants it: `negative-cache` in `[mupdate]`.
+    absences: Option<Mutex<Absences>>,
 }
 
 impl Murder {
     /// Asks for names, and nothing else. `need`: whether a slave will do. Must be called within a
     /// tokio runtime.
     pub fn to_ask(upstream: Upstream, need: Need) -> Self {
-        Self { asker: Asker::new(Arc::new(upstream), need), replica: None }
+        let upstream = Arc::new(upstream);
+        Self::new(&upstream, Asker::new(Arc::clone(&upstream), need), None)
+    }
+
+    fn new(upstream: &Upstream, asker: Asker, replica: Option<Replica>) -> Self {
+        let absences = upstream.negative_cache().map(|keep| Mutex::new(Absences::new(keep)));
+        Self { asker, replica, clock: upstream.clock(), absences }
     }
 
     /// Follows the master into a replica, and asks it for names as well. Must be called within a
@@ -55,8 +67,8 @@ impl Murder {
     ) -> Result<Self, crate::mailbox_list::replica::Error> {
         let upstream = Arc::new(upstream);
         let replica = Replica::follow(&upstream, options)?;
-        let asker = Asker::beside_a_replica(upstream);
-        Ok(Self { asker, replica: Some(replica) })
+        let asker = Asker::beside_a_replica(Arc::clone(&upstream));
+        Ok(Self::new(&upstream, asker, Some(replica)))
     }
 
     /// The replica.
@@ -76,8 +88,39 @@ impl Murder {
         }
     }
 
-    async fn ask(&self, name: &MailboxName) -> Result<Finding, Impossible> {
+    fn absences(&self) -> Option<MutexGuard<'_, Absences>> {
+        Some(self.absences.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether the site lets us say, without asking again, that the master does not have this name.
+    /// Any event of the stream for the name ends that.
+    fn lately_absent(&self, name: &MailboxName) -> bool {
+        let Some((up, _)) = self.absences.as_ref().and_then(|_| self.asker.up()) else {
+            return false;
+        };
+        let kept = self.absences().is_some_and(|kept| kept.has(name, up, self.clock.now()));
+        kept && !self.deleted_lately(name)
+    }
+
+    /// Asks the master, unless the site lets us do without.
+    async fn finding(&self, name: &MailboxName) -> Result<Finding, Impossible> {
+        if self.lately_absent(name) {
+            return Ok(Finding::Absent);
+        }
+        let asked = self.clock.now();
         let finding = self.asker.find(name).await?;
+        if let Some(mut absences) = self.absences() {
+            match finding {
+                Finding::Absent => absences.put(name, asked, self.clock.now()),
+                Finding::Found(_) => absences.forget(name),
+                Finding::Unsure(_) => {}
+            }
+        }
+        Ok(finding)
+    }
+
+    async fn ask(&self, name: &MailboxName) -> Result<Finding, Impossible> {
+        let finding = self.finding(name).await?;
         let Some(replica) = &self.replica else { return Ok(finding) };
         if finding != Finding::Absent {
             return Ok(finding);

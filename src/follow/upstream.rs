@@ -26,6 +26,7 @@ pub struct Upstream {
     policy: Policy,
     credentials: Credentials,
     tls_files: config::Tls,
+    negative_cache: Option<Duration>,
     /// As they could be read last.
     tls: std::sync::Mutex<Tls>,
     clock: Clock,
@@ -78,6 +79,7 @@ impl Upstream {
             credentials: mupdate.credentials.clone(),
             tls: std::sync::Mutex::new(Tls::new(&mupdate.tls)?),
             tls_files: mupdate.tls.clone(),
+            negative_cache: mupdate.negative_cache,
             clock: Clock::new(),
             one_by_one: Mutex::new(()),
         })
@@ -88,6 +90,11 @@ impl Upstream {
     pub(crate) fn with_timings(mut self, timings: Timings) -> Self {
         self.policy.timings = timings;
         self
+    }
+
+    /// How long the master's word that he does not have a name is passed on without asking again.
+    pub(super) fn negative_cache(&self) -> Option<Duration> {
+        self.negative_cache
     }
 
     pub(crate) fn clock(&self) -> Clock {

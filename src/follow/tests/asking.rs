@@ -196,3 +196,41 @@ async fn a_line_without_an_end_does_not_fill_the_memory() {
     let master = Server::start_with(users(3), ways).await;
     fails_with(&to_ask(&mupdate(&[&master])), "does not keep to the protocol").await;
 }
+
+#[tokio::test]
+async fn a_stranger_is_asked_for_again_unless_the_site_says_otherwise() {
+    let mut master = Server::start(users(3)).await;
+    for (keep, least) in [(None, 10), (Some(Duration::from_secs(10)), 0)] {
+        let murder = to_ask(&Mupdate { negative_cache: keep, ..mupdate(&[&master]) });
+        settled(&murder).await;
+        // What was asked for before the connection was there does not count.
+        assert_eq!(answer(&murder, "user.stranger").await, Answer::Unknown);
+        let finds = master.seen().finds.load(SeqCst);
+        for _ in 0..10 {
+            assert_eq!(answer(&murder, "user.stranger").await, Answer::Unknown);
+        }
+        assert_eq!(master.seen().finds.load(SeqCst), finds + least, "{keep:?}");
+    }
+    // Beside a replica whatever the stream says of a name counts more, and so does a new connection.
+    let dir = tempdir();
+    let settings = Mupdate { negative_cache: Some(Duration::from_secs(10)), ..mupdate(&[&master]) };
+    let murder = Murder::to_follow(upstream(&settings), &replica_in(dir.path())).unwrap();
+    settled(&murder).await;
+    assert_eq!(answer(&murder, "user.new").await, Answer::Unknown);
+    master.put("user.new", "be1");
+    until("the stream tells of it", async || look(&murder, "user.new") != Lookup::Absent).await;
+    assert!(matches!(murder.find(&name("user.new")).await, Ok(Finding::Found(_))));
+
+    assert_eq!(answer(&murder, "user.later").await, Answer::Unknown);
+    master.kill().await;
+    until("it is noticed", async || murder.asker().status().server.is_none()).await;
+    assert!(matches!(answer(&murder, "user.later").await, Answer::Later(_)));
+    master.put("user.later", "be1");
+    master.restart().await;
+    until("it is there", async || {
+        let answer = answer(&murder, "user.later").await;
+        assert_ne!(answer, Answer::Unknown);
+        answer == Answer::At("be1".into())
+    })
+    .await;
+}

@@ -277,7 +277,7 @@ async fn another_master_than_the_one_that_is_followed_makes_nobody_unknown() {
     let followed = Arc::new(upstream(&mupdate(&[&master])));
     let replica = Replica::follow(&followed, &replica_in(dir.path())).unwrap();
     let asker = Asker::beside_a_replica(Arc::new(upstream(&mupdate(&[&other, &master]))));
-    let murder = Murder { asker, replica: Some(replica) };
+    let murder = Murder::new(&followed, asker, Some(replica));
     until("the other one is asked", async || {
         murder.asker().status().server.as_deref() == Some("other.example.org")
     })

@@ -69,6 +69,7 @@ fn mupdate(servers: &[&Server]) -> Mupdate {
         allow_plaintext: false,
         master: None,
         mechanisms: None,
+        negative_cache: None,
     }
 }
 
