@@ -1,7 +1,8 @@
 # make                build the program
 # make check          all tests that need neither root nor the network
 # make soak           a million simulated schedules, or SOAK=<count>[,<first seed>]
-# make check-real     real Cyrus murders of four releases and Postfix, in private roots (wants root)
+# make check-real     real Cyrus murders of four releases, and Postfix, Sendmail and Exim, in private
+#                     roots (wants root)
 # make bench          figures against Cyrus, Postfix and a bare echo server (wants root and cc)
 # make doc            the library's documentation
 # make install        what make has built, below $(DESTDIR)$(prefix)

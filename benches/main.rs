@@ -30,6 +30,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Output};
 
 use crate::list::Site;
+use crate::root::{MailServer, Release, Root};
 use crate::table::Table;
 
 /// What everything here returns: the first thing that went wrong, in words.
@@ -45,6 +46,9 @@ macro_rules! ensure {
 }
 use ensure;
 
+/// Where everything is measured.
+const ROOT: Root = Root::of(Release::V3_6, MailServer::Postfix);
+
 fn main() -> ExitCode {
     if std::env::var_os("MURDER_ROUTE_REAL").is_none() {
         println!("skipped: run make bench");
@@ -52,7 +56,7 @@ fn main() -> ExitCode {
     }
     let done = match sandbox::inside() {
         Some(cached_root) => measure(&cached_root).map(|()| ExitCode::SUCCESS),
-        None => root::ensure_root(root::Release::V3_6).and_then(|root| {
+        None => root::ensure_root(ROOT).and_then(|root| {
             let status = sandbox::enter(&root, |line| println!("{line}"))?;
             Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }),

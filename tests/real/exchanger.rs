@@ -8,7 +8,7 @@ use crate::murder::{ADMIN, MASTER, Murder, PASSWORD};
 use crate::root::Release;
 use crate::router::{Setup, cyrus_release};
 use crate::sandbox::{self, STATE, User};
-use crate::{Done, imapd_conf, postfix};
+use crate::{Done, imapd_conf, world};
 
 /// Nobody else's: it owns no file of Cyrus', and is in no group of its.
 pub const USER: User = User { uid: 2000, gid: 2000 };
@@ -83,7 +83,7 @@ impl Exchanger {
         let mut options = vec!["--config", &file, "--imapd-conf", &imapd_conf];
         options.extend(["--source", source, "--replica", &replica]);
         options.extend(more);
-        for domain in postfix::DOMAINS {
+        for domain in world::DOMAINS {
             options.extend(["--domain", domain]);
         }
         Setup::new(&options, USER)
@@ -102,7 +102,7 @@ impl Exchanger {
              {mupdate}",
             cyrus_release(self.release),
             path("imapd.conf"),
-            postfix::DOMAINS,
+            world::DOMAINS,
             replica(),
         );
         let file = self.write(&format!("{name}.toml"), &text)?;

@@ -1,9 +1,10 @@
 //! Real programs: a Cyrus murder (MUPDATE master, two backends, a frontend), Postfix and
 //! `murder-route` beside the frontend. Mail goes in by SMTP and is read back by IMAP. Once for each
-//! release of Cyrus that Debian has.
+//! release of Cyrus that Debian has, and with one of them also before Sendmail and Exim.
 //!
 //! Wants root, and Debian's packages from the network at the first run: `make check-real`. Words as
-//! arguments choose scenarios by their names, and releases: `cargo test --test real -- sid moved`.
+//! arguments choose scenarios by their names, and releases or mail servers:
+//! `cargo test --test real -- sid moved`, `… -- sendmail`.
 
 // Nothing outside of this program can reach anything in it.
 #![allow(unreachable_pub)]

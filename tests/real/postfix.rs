@@ -4,18 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use crate::clients::mail::Session;
-use crate::logs::{Logs, Mark};
+use crate::logs::{Line, Logs, Mark};
+use crate::murder::Host;
 use crate::sandbox::{self, Process, STATE};
+use crate::world::Mta;
+pub use crate::world::{DOMAINS, Delivery, SMTP};
 use crate::{Done, run};
-
-/// Where it takes mail.
-pub const SMTP: &str = "127.0.1.31:25";
-
-/// Where everything goes that is not ours.
-pub const OUTSIDE: &str = "127.0.1.41:25";
-
-/// The domains of the murder.
-pub const DOMAINS: [&str; 2] = ["example.org", "example.net"];
 
 /// Short times, so that a deferred message is tried again within seconds. The rest is what a site
 /// would write.
@@ -103,16 +97,6 @@ pub struct Postfix {
     process: Option<Process>,
 }
 
-/// What the log says of one recipient of one queued message.
-#[derive(Clone, Debug)]
-pub struct Delivery {
-    pub recipient: String,
-    /// `127.0.1.11[127.0.1.11]:2003`, or `none`.
-    pub relay: String,
-    /// `sent`, `deferred` or `bounced`.
-    pub status: String,
-}
-
 impl Postfix {
     /// Writes the configuration and starts it.
     pub fn start() -> Done<Self> {
@@ -148,25 +132,23 @@ fn write(chroot: Chroot) -> Done {
     Ok(fs::write(sandbox::in_root("/etc/postfix/backend_status"), BACKEND_STATUS)?)
 }
 
-/// The queue id in `250 2.0.0 Ok: queued as 4ABC`.
-pub fn queue_id(reply: &str) -> Done<String> {
-    let id = reply.split("queued as ").nth(1).ok_or_else(|| format!("not queued: {reply}"))?;
-    Ok(id.trim().to_owned())
-}
+impl Mta for Postfix {
+    /// In `250 2.0.0 Ok: queued as 4ABC`.
+    fn queue_id(reply: &str) -> Option<&str> {
+        Some(reply.split_once("queued as ")?.1.trim())
+    }
 
-/// Every attempt logged so far for a queued message.
-pub fn attempts(logs: &Logs, since: Mark, queue_id: &str) -> Vec<Delivery> {
-    logs.since(since, "postfix/").iter().filter_map(|line| delivery(&line.text, queue_id)).collect()
-}
+    fn attempts(line: &Line, queue_id: &str) -> Vec<Delivery> {
+        delivery(&line.text, queue_id).into_iter().collect()
+    }
 
-/// Waits until the message has left the queue for good.
-pub fn wait_removed(logs: &Logs, since: Mark, queue_id: &str) -> Done<Vec<Delivery>> {
-    let removed = format!("{queue_id}: removed");
-    logs.wait(&removed, since, 90, |lines| {
-        lines.iter().any(|line| line.text == removed).then_some(())
-    })
-    .map_err(|e| format!("{e}; attempts: {:?}", attempts(logs, since, queue_id)))?;
-    Ok(attempts(logs, since, queue_id))
+    fn is_removal(line: &Line, queue_id: &str) -> bool {
+        line.text.strip_prefix(queue_id) == Some(": removed")
+    }
+
+    fn relay(backend: &Host) -> String {
+        format!("{0}[{0}]:2003", backend.address)
+    }
 }
 
 /// Waits until a delivery of the message was tried, and says what came of it.

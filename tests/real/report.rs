@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::Done;
 use crate::logs::Logs;
-use crate::root::Release;
+use crate::root::Root;
 
 /// How many scenarios went which way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,22 +36,22 @@ impl AddAssign for Sum {
     }
 }
 
-/// Counts the scenarios of one release, and prints as it goes.
+/// Counts the scenarios of one root, and prints as it goes.
 pub struct Report {
-    release: Release,
+    root: Root,
     sum: Sum,
 }
 
 impl Report {
-    pub fn new(release: Release) -> Self {
-        Self { release, sum: Sum::default() }
+    pub fn new(root: Root) -> Self {
+        Self { root, sum: Sum::default() }
     }
 
     /// Runs one scenario.
     pub fn scenario(&mut self, name: &str, logs: &Logs, scenario: impl FnOnce() -> Done) {
         let (start, mark) = (Instant::now(), logs.mark());
         let done = scenario();
-        let line = format!("{}: {name}  {:.1} s", self.release, start.elapsed().as_secs_f32());
+        let line = format!("{}: {name}  {:.1} s", self.root, start.elapsed().as_secs_f32());
         match done {
             Ok(()) => {
                 self.sum.passed += 1;

@@ -1,5 +1,5 @@
-//! The private Debian roots below the cache directory, one for each release of Cyrus: made once,
-//! reused, never changed by a run.
+//! The private Debian roots below the cache directory, one for each release of Cyrus, and one for each
+//! mail server that cannot be installed beside Postfix: made once, reused, never changed by a run.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -23,8 +23,6 @@ pub enum Release {
 }
 
 impl Release {
-    pub const ALL: [Self; 4] = [Self::V3_2, Self::V3_6, Self::V3_10, Self::V3_12];
-
     /// Its number, which is also what `cyrus-release` is set to.
     pub fn number(self) -> &'static str {
         match self {
@@ -44,51 +42,129 @@ impl Release {
             Self::V3_12 => "sid",
         }
     }
+}
 
-    /// Of which a word says that it is this one.
-    pub fn is_called(self, word: &str) -> bool {
-        word == self.number() || word == self.suite()
+/// The mail server before the murder. Debian lets only one be installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MailServer {
+    Postfix,
+    Sendmail,
+    Exim,
+}
+
+impl MailServer {
+    /// Its packages. `sendmail-cf` has what an m4 file is built with, `miltertest` speaks a mail
+    /// server's side of the milter protocol from a script; Exim's light
+    /// daemon has no `dlfunc`.
+    fn packages(self) -> &'static str {
+        match self {
+            Self::Postfix => "postfix",
+            Self::Sendmail => "sendmail-bin,sendmail-cf,m4,miltertest",
+            Self::Exim => "exim4-daemon-heavy,exim4-config",
+        }
     }
 
-    /// Its root's name in the cache directory, with a number to raise when the recipe below
-    /// changes.
-    fn root(self) -> String {
-        let number = if self == Self::V3_6 { 3 } else { 2 };
-        format!("{}-{number}", self.suite())
-    }
-
-    /// The release of a cached root.
-    pub fn of_root(root: &Path) -> Done<Self> {
-        let name = root.file_name().unwrap_or_default();
-        let known = Self::ALL.into_iter().find(|release| *release.root() == *name);
-        known.ok_or_else(|| format!("{} is no root of ours", root.display()).into())
+    /// What a run starts of it, and the users that it runs as.
+    fn needs(self) -> (&'static [&'static str], &'static [&'static str]) {
+        match self {
+            Self::Postfix => (&["usr/sbin/postfix"], &["postfix"]),
+            Self::Sendmail => (
+                &["usr/libexec/sendmail/sendmail", "usr/bin/m4", "usr/bin/miltertest"],
+                &["smmta", "smmsp"],
+            ),
+            Self::Exim => (&["usr/sbin/exim4"], &["Debian-exim"]),
+        }
     }
 }
 
-impl fmt::Display for Release {
+/// A private root: a release of Cyrus, and the mail server before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Root {
+    pub release: Release,
+    pub mail_server: MailServer,
+}
+
+impl Root {
+    /// Every release with Postfix, and one of them with each of the others.
+    pub const ALL: [Self; 6] = [
+        Self::of(Release::V3_2, MailServer::Postfix),
+        Self::of(Release::V3_6, MailServer::Postfix),
+        Self::of(Release::V3_10, MailServer::Postfix),
+        Self::of(Release::V3_12, MailServer::Postfix),
+        Self::of(Release::V3_6, MailServer::Sendmail),
+        Self::of(Release::V3_6, MailServer::Exim),
+    ];
+
+    /// The root with these.
+    pub const fn of(release: Release, mail_server: MailServer) -> Self {
+        Self { release, mail_server }
+    }
+
+    /// What a word chooses it by: the release's number or suite, or the mail server's name.
+    pub fn is_called(self, word: &str) -> bool {
+        match self.mail_server {
+            MailServer::Postfix => word == self.release.number() || word == self.release.suite(),
+            MailServer::Sendmail | MailServer::Exim => word == self.short_name(),
+        }
+    }
+
+    /// One word for it.
+    pub fn short_name(self) -> &'static str {
+        match self.mail_server {
+            MailServer::Postfix => self.release.number(),
+            MailServer::Sendmail => "sendmail",
+            MailServer::Exim => "exim",
+        }
+    }
+
+    /// Its name in the cache directory, with a number to raise when the recipe below changes.
+    fn directory(self) -> String {
+        let suite = self.release.suite();
+        match (self.mail_server, self.release) {
+            (MailServer::Postfix, Release::V3_6) => format!("{suite}-3"),
+            (MailServer::Postfix, _) => format!("{suite}-2"),
+            (MailServer::Sendmail | MailServer::Exim, _) => {
+                format!("{suite}-{}-1", self.short_name())
+            }
+        }
+    }
+
+    /// Which one a cached root is.
+    pub fn at(path: &Path) -> Done<Self> {
+        let name = path.file_name().unwrap_or_default();
+        let known = Self::ALL.into_iter().find(|root| *root.directory() == *name);
+        known.ok_or_else(|| format!("{} is no root of ours", path.display()).into())
+    }
+}
+
+impl fmt::Display for Root {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.number(), self.suite())
+        let (number, suite) = (self.release.number(), self.release.suite());
+        match self.mail_server {
+            MailServer::Postfix => write!(f, "{number} ({suite})"),
+            MailServer::Sendmail => write!(f, "Sendmail, {number} ({suite})"),
+            MailServer::Exim => write!(f, "Exim, {number} ({suite})"),
+        }
     }
 }
 
 /// `busybox` brings the loopback interface of the run's network namespace up.
 const PACKAGES: &str = "cyrus-common,cyrus-imapd,cyrus-murder,cyrus-clients,cyrus-admin,\
-                        postfix,sasl2-bin,libsasl2-modules,busybox";
+                        sasl2-bin,libsasl2-modules,busybox";
 
 /// In bullseye SCRAM is not among the other mechanisms, but comes with Kerberos.
 const MORE_FOR_3_2: &str = ",libsasl2-modules-gssapi-mit";
 
 /// `make bench` measures against tables of this kind.
-const MORE_FOR_3_6: &str = ",postfix-lmdb";
+const MORE_FOR_FIGURES: &str = ",postfix-lmdb";
 
 /// What a run starts or asks; a root that lacks one of them is not whole.
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 7] = [
     "usr/lib/cyrus/bin/master",
     "usr/lib/cyrus/bin/mupdate",
     "usr/lib/cyrus/bin/imapd",
     "usr/lib/cyrus/bin/lmtpd",
     "usr/lib/cyrus/bin/mupdatetest",
-    "usr/sbin/postfix",
     "usr/sbin/saslpasswd2",
     "bin/busybox",
 ];
@@ -104,18 +180,18 @@ path-exclude=/usr/share/man/*
 path-exclude=/usr/share/locale/*
 ";
 
-/// The cached roots of these releases, in their order; each is built first, if there is none. One
-/// takes two minutes or three then, and the network. Two are built at a time.
-pub fn ensure_roots(releases: &[Release]) -> Vec<Done<PathBuf>> {
-    let next = Mutex::new(releases.iter().enumerate());
-    let done: Mutex<Vec<_>> = Mutex::new(releases.iter().map(|_| None).collect());
+/// These roots in the cache, in their order; each is built first, if there is none. One takes two
+/// minutes or three then, and the network. Two are built at a time.
+pub fn ensure_roots(roots: &[Root]) -> Vec<Done<PathBuf>> {
+    let next = Mutex::new(roots.iter().enumerate());
+    let done: Mutex<Vec<_>> = Mutex::new(roots.iter().map(|_| None).collect());
     let work = || {
         loop {
             let job = next.lock().ok().and_then(|mut next| next.next());
-            let Some((nth, release)) = job else { return };
-            let root = ensure_root(*release);
+            let Some((nth, root)) = job else { return };
+            let path = ensure_root(*root);
             if let Ok(mut done) = done.lock() {
-                done[nth] = Some(root);
+                done[nth] = Some(path);
             }
         }
     };
@@ -124,31 +200,31 @@ pub fn ensure_roots(releases: &[Release]) -> Vec<Done<PathBuf>> {
         scope.spawn(work);
     });
     let done = done.into_inner().unwrap_or_default();
-    done.into_iter().map(|root| root.unwrap_or_else(|| Err("nobody built it".into()))).collect()
+    done.into_iter().map(|path| path.unwrap_or_else(|| Err("nobody built it".into()))).collect()
 }
 
-/// The cached root of a release; built first, if there is none.
-pub fn ensure_root(release: Release) -> Done<PathBuf> {
+/// A root in the cache; built first, if there is none.
+pub fn ensure_root(root: Root) -> Done<PathBuf> {
     ensure!(geteuid().is_root(), "run as root: it takes namespaces and a Debian root of its own");
     let cache = std::env::var_os("MURDER_ROUTE_CACHE")
         .map_or_else(|| PathBuf::from("/var/cache/murder-route"), PathBuf::from);
     fs::create_dir_all(&cache).map_err(|e| format!("{}: {e}", cache.display()))?;
     let cache = cache.canonicalize()?;
-    let name = release.root();
-    let root = cache.join(&name);
+    let name = root.directory();
+    let path = cache.join(&name);
 
     // Two runs at once must not build the same root.
     let _lock = lock(&cache.join(format!("{name}.lock")))?;
-    if !root.exists() {
+    if !path.exists() {
         // Whatever stands under the final name is whole: it gets there by this rename only.
         let part = cache.join(format!("{name}.part"));
         let start = Instant::now();
         install_debootstrap(&cache)?;
-        build(&part, release)?;
-        fs::rename(&part, &root)?;
-        println!("the root of Cyrus {release} was built in {} s", start.elapsed().as_secs());
+        build(&part, root)?;
+        fs::rename(&part, &path)?;
+        println!("the root of {root} was built in {} s", start.elapsed().as_secs());
     }
-    Ok(root)
+    Ok(path)
 }
 
 fn lock(path: &Path) -> Done<Flock<fs::File>> {
@@ -173,16 +249,16 @@ fn install_debootstrap(cache: &Path) -> Done {
     Ok(())
 }
 
-fn build(part: &Path, release: Release) -> Done {
+fn build(part: &Path, root: Root) -> Done {
     let mut mirrors = vec![mirror()];
     // A suite that is no longer supported is moved there one day.
-    if release == Release::V3_2 {
+    if root.release == Release::V3_2 {
         mirrors.push(ARCHIVE.to_owned());
     }
     let mut failures = String::new();
     for mirror in mirrors {
-        println!("building the root of Cyrus {release} from {mirror}");
-        match build_from(&mirror, part, release) {
+        println!("building the root of {root} from {mirror}");
+        match build_from(&mirror, part, root) {
             Ok(()) => return Ok(()),
             Err(e) => failures += &format!("{e}\n"),
         }
@@ -190,7 +266,8 @@ fn build(part: &Path, release: Release) -> Done {
     Err(failures.into())
 }
 
-fn build_from(mirror: &str, part: &Path, release: Release) -> Done {
+fn build_from(mirror: &str, part: &Path, root: Root) -> Done {
+    let Root { release, mail_server } = root;
     if part.exists() {
         fs::remove_dir_all(part).map_err(|e| format!("{}: {e}", part.display()))?;
     }
@@ -202,17 +279,19 @@ fn build_from(mirror: &str, part: &Path, release: Release) -> Done {
     fs::create_dir_all(part.join("etc/dpkg/dpkg.cfg.d"))?;
     fs::write(part.join("etc/dpkg/dpkg.cfg.d/quick"), DPKG)?;
 
-    let more = match release {
-        Release::V3_2 => MORE_FOR_3_2,
-        Release::V3_6 => MORE_FOR_3_6,
-        Release::V3_10 | Release::V3_12 => "",
+    let more = match (release, mail_server) {
+        (Release::V3_2, _) => MORE_FOR_3_2,
+        (Release::V3_6, MailServer::Postfix) => MORE_FOR_FIGURES,
+        _ => "",
     };
-    // In namespaces of its own, so that neither a mount nor a process of it can outlive it.
+    // In namespaces of its own, so that neither a mount nor a process of it can outlive it; and
+    // under a qualified name, for want of which Sendmail waits a minute at each step of its set-up.
     let mut debootstrap = Command::new("unshare");
     debootstrap
-        .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["sh", "-c", r#"hostname mx.murder.test && exec "$0" "$@""#])
         .args(["debootstrap", "--variant=minbase"])
-        .arg(format!("--include={PACKAGES}{more}"))
+        .arg(format!("--include={PACKAGES},{}{more}", mail_server.packages()))
         .arg(release.suite())
         .arg(part)
         .arg(mirror)
@@ -232,13 +311,14 @@ fn build_from(mirror: &str, part: &Path, release: Release) -> Done {
         }
     };
     // What is needed later is checked here, where it can be built anew.
-    for program in PROGRAMS {
+    let (programs, users) = mail_server.needs();
+    for program in PROGRAMS.iter().chain(programs) {
         let there = part.join(program).exists();
         ensure!(there, "{program} is missing in {}: {complaint}", part.display());
     }
-    let users = fs::read_to_string(part.join("etc/passwd"))?;
-    for user in ["cyrus:", "postfix:"] {
-        let there = users.lines().any(|line| line.starts_with(user));
+    let passwd = fs::read_to_string(part.join("etc/passwd"))?;
+    for user in ["cyrus"].iter().chain(users) {
+        let there = passwd.lines().any(|line| line.split(':').next() == Some(*user));
         ensure!(there, "there is no user {user} in {}: {complaint}", part.display());
     }
     let _ = fs::remove_dir_all(part.join("var/cache/apt/archives"));

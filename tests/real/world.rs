@@ -4,18 +4,54 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::clients::mail::{Outcome, Reply, Session};
 use crate::clients::sink::Sink;
-use crate::logs::{Logs, Mark};
+use crate::logs::{Line, Logs, Mark};
 use crate::murder::{Host, Murder};
-use crate::postfix::{self, Delivery, Postfix};
+use crate::postfix::Postfix;
 use crate::root::Release;
 use crate::router::{Daemon, Setup};
 use crate::{Done, ensure, sandbox};
 
-pub struct World {
+/// Where the mail server takes mail.
+pub const SMTP: &str = "127.0.1.31:25";
+
+/// Where everything goes that is not ours.
+pub const OUTSIDE: &str = "127.0.1.41:25";
+
+/// The domains of the murder.
+pub const DOMAINS: [&str; 2] = ["example.org", "example.net"];
+
+/// What the scenarios must know of a mail server: how it tells of what becomes of a message.
+pub trait Mta {
+    /// The queue id in its answer to a message that it has taken.
+    fn queue_id(reply: &str) -> Option<&str>;
+
+    /// What a line of the log says of attempts to deliver a queued message.
+    fn attempts(line: &Line, queue_id: &str) -> Vec<Delivery>;
+
+    /// Whether a line of the log says that the message has left the queue for good.
+    fn is_removal(line: &Line, queue_id: &str) -> bool;
+
+    /// What [`Delivery::relay`] is for this backend.
+    fn relay(backend: &Host) -> String;
+}
+
+/// What the log says of one recipient of one queued message.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub recipient: String,
+    /// Where it was tried, as the mail server writes it; of Postfix `127.0.1.11[127.0.1.11]:2003`, or
+    /// `none`.
+    pub relay: String,
+    /// In Postfix' words: `sent`, `deferred` or `bounced`.
+    pub status: String,
+}
+
+/// With which mail server, if it is not Postfix, a scenario must say.
+pub struct World<M = Postfix> {
     pub release: Release,
     pub logs: Logs,
     pub murder: Murder,
-    pub postfix: Postfix,
+    pub mail_server: M,
     pub setup: Setup,
     pub daemon: Daemon,
     pub outside: Sink,
@@ -31,23 +67,23 @@ pub struct Message {
     pub text: String,
 }
 
-/// A message in Postfix' hands.
+/// A message in the mail server's hands.
 pub struct Queued {
     pub id: String,
     pub queue_id: String,
     pub since: Mark,
 }
 
-impl World {
+impl<M: Mta> World<M> {
     /// A new message.
     pub fn message(&self) -> Message {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         message(&format!("m{serial}"))
     }
 
-    /// What Postfix says to RCPT TO.
+    /// What the mail server says to RCPT TO.
     pub fn rcpt(&self, recipient: &str) -> Done<Reply> {
-        let mut session = Session::smtp(postfix::SMTP)?;
+        let mut session = Session::smtp(SMTP)?;
         session.command(&format!("MAIL FROM:<{}>", self.message().sender))?;
         session.command(&format!("RCPT TO:<{recipient}>"))
     }
@@ -59,7 +95,7 @@ impl World {
         session.command(&format!("RCPT TO:<{recipient}>"))
     }
 
-    /// Demands that Postfix refuses the recipient for good, as one nobody has.
+    /// Demands that the mail server refuses the recipient for good, as one nobody has.
     pub fn refused(&self, recipient: &str) -> Done {
         let reply = self.rcpt(recipient)?;
         let unknown = reply.code == 550 && reply.status() == "5.1.1";
@@ -67,7 +103,7 @@ impl World {
         Ok(())
     }
 
-    /// Demands that Postfix puts the recipient off.
+    /// Demands that the mail server puts the recipient off.
     pub fn put_off(&self, recipient: &str) -> Done {
         let reply = self.rcpt(recipient)?;
         ensure!(reply.is_temporary(), "{recipient} should be put off: {reply}");
@@ -113,11 +149,11 @@ impl World {
         Ok(())
     }
 
-    /// Hands a message to Postfix, which must take it for all the recipients.
+    /// Hands a message to the mail server, which must take it for all the recipients.
     pub fn send(&self, to: &[&str]) -> Done<Queued> {
         let since = self.logs.mark();
         let message = self.message();
-        let mut session = Session::smtp(postfix::SMTP)?;
+        let mut session = Session::smtp(SMTP)?;
         let Outcome { recipients, message: done } =
             session.send(&message.sender, to, &message.text)?;
         for (recipient, reply) in to.iter().zip(&recipients) {
@@ -125,12 +161,12 @@ impl World {
         }
         let reply = done.first().ok_or("no answer to the message")?;
         ensure!(reply.code == 250, "message: {reply}");
-        Ok(Queued { id: message.id, queue_id: postfix::queue_id(&reply.text)?, since })
+        Ok(Queued { id: message.id, queue_id: queue_id::<M>(&reply.text)?, since })
     }
 
     /// Waits until the message is out of the queue, and demands that nothing bounced.
     pub fn delivered(&self, queued: &Queued) -> Done<Vec<Delivery>> {
-        let attempts = postfix::wait_removed(&self.logs, queued.since, &queued.queue_id)?;
+        let attempts = wait_removed::<M>(&self.logs, queued.since, &queued.queue_id)?;
         let bounced = attempts.iter().any(|attempt| attempt.status == "bounced");
         ensure!(!bounced, "bounced: {attempts:?}");
         Ok(attempts)
@@ -142,7 +178,7 @@ impl World {
         let context = |e| format!("{to} at {}: {e}", backend.name);
         let queued = self.send(&[to]).map_err(context)?;
         let attempts = self.delivered(&queued).map_err(context)?;
-        let relay = format!("{0}[{0}]:2003", backend.address);
+        let relay = M::relay(backend);
         let straight = matches!(&attempts[..], [one] if one.relay == relay && one.status == "sent");
         ensure!(straight, "{to} should go to {relay}: {attempts:?}");
         self.holds_once(backend, user, folder, &queued.id)
@@ -154,6 +190,22 @@ impl World {
         ensure!(count == 1, "{count} copies of {id} in {folder} of {user:?} on {}", backend.name);
         Ok(())
     }
+}
+
+/// The queue id in a mail server's answer to a message.
+pub fn queue_id<M: Mta>(reply: &str) -> Done<String> {
+    Ok(M::queue_id(reply).ok_or_else(|| format!("not queued: {reply}"))?.to_owned())
+}
+
+/// Waits until a message has left the queue for good; every attempt to deliver it.
+pub fn wait_removed<M: Mta>(logs: &Logs, since: Mark, queue_id: &str) -> Done<Vec<Delivery>> {
+    let attempts = |lines: &[Line]| -> Vec<_> {
+        lines.iter().flat_map(|line| M::attempts(line, queue_id)).collect()
+    };
+    logs.wait(&format!("{queue_id} to leave the queue"), since, 90, |lines| {
+        lines.iter().any(|line| M::is_removal(line, queue_id)).then(|| attempts(lines))
+    })
+    .map_err(|e| format!("{e}; attempts: {:?}", attempts(&logs.since(since, ""))).into())
 }
 
 /// A message with an id of its own.

@@ -7,6 +7,7 @@ use std::thread;
 use super::beside::is_the_masters;
 use super::posted::{all_delivered, count_copies, send_until_taken};
 use crate::murder::Host;
+use crate::postfix::Postfix;
 use crate::world::{World, message};
 use crate::{Done, ensure, sandbox};
 
@@ -105,7 +106,7 @@ fn send(next: &AtomicUsize, moves: &AtomicUsize) -> Done<Vec<Letter>> {
         }
         let message = message(&format!("churn{number}"));
         let user = format!("churn{}", number % MOVING);
-        let queue_id = send_until_taken(&format!("{user}@example.org"), &message)?;
+        let queue_id = send_until_taken::<Postfix>(&format!("{user}@example.org"), &message)?;
         taken.push(Letter { id: message.id, queue_id, user });
     }
 }
@@ -156,7 +157,7 @@ fn rename_until(over: &AtomicBool, world: &World, renames: &AtomicUsize) -> Done
         let since = world.logs.mark();
         let message = message(&format!("wanderer{number}"));
         let user = wanderer(number);
-        let queue_id = send_until_taken(&format!("{user}@example.org"), &message)?;
+        let queue_id = send_until_taken::<Postfix>(&format!("{user}@example.org"), &message)?;
         // What is in the queue for a name that is no more would bounce, and rightly.
         all_delivered(world, since, std::slice::from_ref(&queue_id))?;
         taken.push(Letter { id: message.id, queue_id, user });

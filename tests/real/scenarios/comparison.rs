@@ -92,7 +92,7 @@ pub fn same_as_lmtpd(world: &World) -> Done {
         }
     }
     names.stop()?;
-    fs::write(kept(world.release).join("answers"), answers)?;
+    fs::write(kept(world.release.number()).join("answers"), answers)?;
     for stale in documented.difference(&seen) {
         surprises.push(format!("{stale}\tis documented, and no difference"));
     }

@@ -11,7 +11,7 @@ use super::posted::send_until_taken;
 use crate::postfix;
 use crate::router::Daemon;
 use crate::sandbox::{self, STATE, User};
-use crate::world::{Queued, World, message};
+use crate::world::{self, Mta, Queued, World, message};
 use crate::{Done, ensure, run};
 
 const SENDERS: usize = 4;
@@ -28,13 +28,13 @@ pub const LOAD: [(&str, usize, &str); 6] = [
 ];
 
 /// Stopped, killed and started again a few times while several connections send without pause.
-pub fn daemon_restarts_under_load(world: &mut World) -> Done {
+pub fn daemon_restarts_under_load<M: Mta>(world: &mut World<M>) -> Done {
     let since = world.logs.mark();
     let started = AtomicUsize::new(0);
     let daemon = &mut world.daemon;
     let queue_ids = thread::scope(|scope| -> Done<Vec<String>> {
         let senders: Vec<_> =
-            (0..SENDERS).map(|_| scope.spawn(|| send_until_done(&started))).collect();
+            (0..SENDERS).map(|_| scope.spawn(|| send_until_done::<M>(&started))).collect();
         for round in 0..6 {
             let wanted = (round + 1) * MESSAGES / 8;
             sandbox::poll("the load to go on", 120, || {
@@ -57,7 +57,7 @@ pub fn daemon_restarts_under_load(world: &mut World) -> Done {
     })?;
     ensure!(queue_ids.len() == MESSAGES, "{} messages were taken", queue_ids.len());
     for queue_id in &queue_ids {
-        let attempts = postfix::wait_removed(&world.logs, since, queue_id)?;
+        let attempts = world::wait_removed::<M>(&world.logs, since, queue_id)?;
         let bounced = attempts.iter().any(|attempt| attempt.status == "bounced");
         ensure!(!bounced, "bounced: {attempts:?}");
     }
@@ -75,7 +75,7 @@ pub fn daemon_restarts_under_load(world: &mut World) -> Done {
 }
 
 /// Sends message after message; what is put off is sent again, as any mail server would.
-fn send_until_done(started: &AtomicUsize) -> Done<Vec<String>> {
+fn send_until_done<M: Mta>(started: &AtomicUsize) -> Done<Vec<String>> {
     let mut queue_ids = Vec::new();
     loop {
         let number = started.fetch_add(1, Ordering::Relaxed);
@@ -84,7 +84,7 @@ fn send_until_done(started: &AtomicUsize) -> Done<Vec<String>> {
         }
         let (recipient, ..) = LOAD[number % LOAD.len()];
         let message = message(&format!("load{number}"));
-        queue_ids.push(send_until_taken(recipient, &message)?);
+        queue_ids.push(send_until_taken::<M>(recipient, &message)?);
     }
 }
 

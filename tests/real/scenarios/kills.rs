@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::beside::{becomes_well, is_the_masters};
 use super::faults::LOAD;
 use super::posted::{all_delivered, count_copies, send_until_taken};
+use crate::postfix::Postfix;
 use crate::world::{World, message};
 use crate::{Done, ensure};
 
@@ -94,6 +95,6 @@ fn send(sender: usize, over: &AtomicBool) -> Done<Vec<Taken>> {
 
 fn letter(name: &str, recipient: &str) -> Done<Taken> {
     let message = message(name);
-    let queue_id = send_until_taken(recipient, &message)?;
+    let queue_id = send_until_taken::<Postfix>(recipient, &message)?;
     Ok((message.id, queue_id))
 }

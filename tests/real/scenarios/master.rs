@@ -3,13 +3,13 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::world::World;
+use crate::world::{Mta, World};
 use crate::{Done, ensure};
 
 /// Postfix itself gives up after 100 s and is then deaf for the rest of the session.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub fn known_arrive_and_strangers_wait(world: &World) -> Done {
+pub fn known_arrive_and_strangers_wait<M: Mta>(world: &World<M>) -> Done {
     let [be1, be2] = &world.murder.backends;
     world.arrives("jane@example.org", be1, "jane", "INBOX")?;
     world.arrives("Jane+Work@Example.Org", be1, "jane", "INBOX/Work")?;
@@ -25,7 +25,7 @@ pub fn known_arrive_and_strangers_wait(world: &World) -> Done {
 }
 
 /// Killed, and started again.
-pub fn killed(world: &mut World) -> Done {
+pub fn killed<M: Mta>(world: &mut World<M>) -> Done {
     world.murder.master.kill()?;
     let seen = known_arrive_and_strangers_wait(world);
     world.murder.master.start()?;
@@ -34,7 +34,7 @@ pub fn killed(world: &mut World) -> Done {
 }
 
 /// Still connected, and silent.
-pub fn hung(world: &World) -> Done {
+pub fn hung<M: Mta>(world: &World<M>) -> Done {
     world.murder.master.process()?.freeze()?;
     let seen = known_arrive_and_strangers_wait(world);
     world.murder.master.process()?.thaw()?;
@@ -44,7 +44,7 @@ pub fn hung(world: &World) -> Done {
 
 /// A frontend set up afresh has no list until its mupdate has read the master's. lmtpproxyd refuses
 /// everybody in the meantime.
-pub fn frontend_begins_anew(world: &mut World) -> Done {
+pub fn frontend_begins_anew<M: Mta>(world: &mut World<M>) -> Done {
     world.murder.master.kill()?;
     world.murder.frontend.stop()?;
     let without_cyrus = known_arrive_and_strangers_wait(world);
@@ -57,7 +57,7 @@ pub fn frontend_begins_anew(world: &mut World) -> Done {
     world.recovers()
 }
 
-fn nobody_is_refused(world: &World) -> Done {
+fn nobody_is_refused<M: Mta>(world: &World<M>) -> Done {
     let lmtpd = world.frontend_lmtpd("jane@example.org")?;
     ensure!(lmtpd.code == 550, "this should be the hour in which lmtpd refuses jane: {lmtpd}");
     world.existing_are_not_refused()?;

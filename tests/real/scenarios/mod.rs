@@ -1,9 +1,11 @@
-//! The scenarios, in the order they run: one murder of one release for all of them.
+//! The scenarios, in the order they run: one murder of one release, and one mail server, for all of
+//! them.
 
 mod asked;
 mod beside;
 mod churn;
 mod comparison;
+mod exim;
 mod faults;
 mod kills;
 mod logins;
@@ -14,6 +16,7 @@ mod paths;
 mod posted;
 mod refusals;
 mod resync;
+mod sendmail;
 mod upheavals;
 mod without_cyrus;
 
@@ -25,58 +28,73 @@ use std::sync::atomic::AtomicU32;
 use crate::clients::sink::Sink;
 use crate::logs::Logs;
 use crate::murder::Murder;
-use crate::postfix::{self, Postfix};
-use crate::releases::scenario_words;
+use crate::postfix::Postfix;
+use crate::releases::is_wanted;
 use crate::report::Report;
-use crate::root::Release;
+use crate::root::{MailServer, Root};
 use crate::router::{self, Daemon, Setup};
-use crate::world::World;
+use crate::world::{self, World};
 use crate::{Done, sandbox};
 
 /// Builds the world and runs everything in it.
 pub fn run_all(cached_root: &Path) -> Done<ExitCode> {
-    let release = Release::of_root(cached_root)?;
-    let kept = kept(release);
+    let root = Root::at(cached_root)?;
+    let kept = kept(root.short_name());
     fs::create_dir_all(&kept)?;
     sandbox::prepare(cached_root)?;
     let logs = Logs::listen(&sandbox::in_root("/dev/log"), &kept.join("syslog"))?;
-    let mut report = Report::new(release);
-    let mut built = None;
-    report.scenario("the murder stands", &logs, || {
-        built = Some(build(release, logs.clone())?);
-        Ok(())
-    });
-    if let Some(mut world) = built {
-        run_in(&mut world, &mut report);
+    let mut report = Report::new(root);
+    match root.mail_server {
+        MailServer::Postfix => {
+            if let Some(mut world) = stand(root, &logs, &mut report, Postfix::start) {
+                run_in(&mut world, &mut report);
+            }
+        }
+        MailServer::Sendmail => sendmail::run_all(root, &logs, &mut report),
+        MailServer::Exim => exim::run_all(root, &logs, &mut report),
     }
     Ok(if report.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What is kept of the run of a release, for the one who reads later: `syslog`, and the `answers` of
-/// its lmtpd.
-fn kept(release: Release) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("real").join(release.number())
+/// What is kept of the run of a root, for the one who reads later: `syslog`, and the `answers` of its
+/// lmtpd.
+fn kept(root: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("real").join(root)
 }
 
-fn build(release: Release, logs: Logs) -> Done<World> {
+/// The first scenario: all of it is built, the mail server last.
+fn stand<M>(
+    root: Root,
+    logs: &Logs,
+    report: &mut Report,
+    start: fn() -> Done<M>,
+) -> Option<World<M>> {
+    let mut built = None;
+    report.scenario("the murder stands", logs, || {
+        built = Some(build(root, logs.clone(), start)?);
+        Ok(())
+    });
+    built
+}
+
+fn build<M>(root: Root, logs: Logs, start: fn() -> Done<M>) -> Done<World<M>> {
+    let release = root.release;
     let murder = Murder::start(release)?;
     paths::populate(&murder)?;
     router::install()?;
     let imapd_conf = murder.frontend.imapd_conf();
-    let setup = Setup::by_file(&imapd_conf, &postfix::DOMAINS, release, murder.cyrus)?;
+    let setup = Setup::by_file(&imapd_conf, &world::DOMAINS, release, murder.cyrus)?;
     let daemon = Daemon::start(setup.clone())?;
-    let outside = Sink::listen(postfix::OUTSIDE)?;
-    let postfix = Postfix::start()?;
+    let outside = Sink::listen(world::OUTSIDE)?;
+    let mail_server = start()?;
     let serial = AtomicU32::new(1);
-    Ok(World { release, logs, murder, postfix, setup, daemon, outside, serial })
+    Ok(World { release, logs, murder, mail_server, setup, daemon, outside, serial })
 }
 
 fn run_in(world: &mut World, report: &mut Report) {
     let logs = world.logs.clone();
-    // With words as arguments, only the scenarios that have one of them in their names.
-    let wanted = scenario_words();
     let mut scenario = |name: &str, run: fn(&mut World) -> Done| {
-        if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
+        if is_wanted(name) {
             report.scenario(name, &logs, || run(world));
         }
     };

@@ -5,12 +5,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clients::mail::Session;
-use crate::postfix::{self, SMTP};
-use crate::world::{World, message};
+use crate::world::{self, Mta, SMTP, World, message};
 use crate::{Done, ensure, sandbox};
 
 /// Deletes what these scenarios have made, so that they can run again.
-pub fn forget(world: &World) -> Done {
+pub fn forget<M: Mta>(world: &World<M>) -> Done {
     for backend in &world.murder.backends {
         let mut admin = backend.admin()?;
         for name in ["newcomer", "settled", "mover"] {
@@ -26,7 +25,7 @@ pub fn forget(world: &World) -> Done {
 
 /// A mailbox made a moment ago is never unknown: the frontend's list shows it a tick later, and the
 /// barrier bridges that.
-pub fn created_is_known_at_once(world: &World) -> Done {
+pub fn created_is_known_at_once<M: Mta>(world: &World<M>) -> Done {
     let be2 = &world.murder.backends[1];
     be2.admin()?.command("CREATE user/newcomer")?;
     let reply = world.rcpt("newcomer@example.org")?;
@@ -36,7 +35,7 @@ pub fn created_is_known_at_once(world: &World) -> Done {
 }
 
 /// The new name gets the mail, the old one is refused.
-pub fn renamed_follows_its_name(world: &World) -> Done {
+pub fn renamed_follows_its_name<M: Mta>(world: &World<M>) -> Done {
     let be2 = &world.murder.backends[1];
     be2.admin()?.command("RENAME user/newcomer user/settled")?;
     world.moves_to("settled@example.org", be2)?;
@@ -46,7 +45,7 @@ pub fn renamed_follows_its_name(world: &World) -> Done {
 }
 
 /// What is deleted is refused, and what is made again under the name is known again.
-pub fn deleted_is_refused(world: &World) -> Done {
+pub fn deleted_is_refused<M: Mta>(world: &World<M>) -> Done {
     let [be1, be2] = &world.murder.backends;
     let mut admin = be2.admin()?;
     admin.command("SETACL user/settled cyrus lrswipkxtecda")?;
@@ -60,7 +59,7 @@ pub fn deleted_is_refused(world: &World) -> Done {
 
 /// XFER. The list may still name the old backend when the next mail comes; that one says 550 5.1.1,
 /// and the mail must reach the new one all the same.
-pub fn moved_mailbox_gets_the_next_mail(world: &World) -> Done {
+pub fn moved_mailbox_gets_the_next_mail<M: Mta>(world: &World<M>) -> Done {
     let [be1, be2] = &world.murder.backends;
     be1.admin()?.command("CREATE user/mover")?;
     world.moves_to("mover@example.org", be1)?;
@@ -76,7 +75,7 @@ pub fn moved_mailbox_gets_the_next_mail(world: &World) -> Done {
 }
 
 /// Letters keep coming during the whole move back: each is taken and arrives once, none bounces.
-pub fn nothing_is_lost_during_a_move(world: &World) -> Done {
+pub fn nothing_is_lost_during_a_move<M: Mta>(world: &World<M>) -> Done {
     let [be1, be2] = &world.murder.backends;
     let since = world.logs.mark();
     let (begun, moved) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -98,7 +97,7 @@ pub fn nothing_is_lost_during_a_move(world: &World) -> Done {
                 let reply = outcome.message.first().unwrap_or(&outcome.recipients[0]);
                 if reply.code == 250 && !outcome.message.is_empty() {
                     after += moved;
-                    sent.push((message.id, postfix::queue_id(&reply.text)?));
+                    sent.push((message.id, world::queue_id::<M>(&reply.text)?));
                     begun.store(true, Ordering::Relaxed);
                 } else {
                     ensure!(reply.is_temporary(), "refused during the move: {reply}");
@@ -116,7 +115,7 @@ pub fn nothing_is_lost_during_a_move(world: &World) -> Done {
     })?;
     ensure!(sent.len() > 5, "only {} letters were sent", sent.len());
     for (_, queue_id) in &sent {
-        let attempts = postfix::wait_removed(&world.logs, since, queue_id)?;
+        let attempts = world::wait_removed::<M>(&world.logs, since, queue_id)?;
         let bounced = attempts.iter().any(|attempt| attempt.status == "bounced");
         ensure!(!bounced, "bounced: {attempts:?}");
     }

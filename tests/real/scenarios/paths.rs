@@ -3,7 +3,7 @@
 use crate::clients::mail::Session;
 use crate::murder::Murder;
 use crate::postfix::Chroot;
-use crate::world::{World, message};
+use crate::world::{Mta, World, message};
 use crate::{Done, ensure, run, sandbox};
 
 /// The mailboxes of the run, with the backend they begin on.
@@ -37,7 +37,7 @@ pub fn populate(murder: &Murder) -> Done {
 }
 
 /// Each form of address, alone.
-pub fn each_on_its_backend(world: &World) -> Done {
+pub fn each_on_its_backend<M: Mta>(world: &World<M>) -> Done {
     let [be1, be2] = &world.murder.backends;
     let since = world.logs.mark();
     world.arrives("jane@example.org", be1, "jane", "INBOX")?;
@@ -68,7 +68,7 @@ pub fn each_on_its_backend(world: &World) -> Done {
 }
 
 /// One message for people on both backends.
-pub fn one_message_for_both(world: &World) -> Done {
+pub fn one_message_for_both<M: Mta>(world: &World<M>) -> Done {
     let [be1, be2] = &world.murder.backends;
     let to = ["jane@example.org", "bob@example.net", "o.brien@example.org", "max@example.org"];
     let queued = world.send(&to)?;
@@ -114,8 +114,8 @@ pub fn postmap_reads_every_map() -> Done {
 
 /// Debian chroots what asks the maps and what delivers.
 pub fn chrooted_as_debian_ships_it(world: &mut World) -> Done {
-    world.postfix.restart(Chroot::AsDebian)?;
+    world.mail_server.restart(Chroot::AsDebian)?;
     let done = each_on_its_backend(world).and_then(|()| world.refused("nobody@example.org"));
-    world.postfix.restart(Chroot::No)?;
+    world.mail_server.restart(Chroot::No)?;
     done
 }

@@ -7,23 +7,22 @@ use std::time::{Duration, Instant};
 use crate::clients::mail::Session;
 use crate::logs::Mark;
 use crate::murder::Host;
-use crate::postfix::{self, SMTP};
-use crate::world::{Message, World};
+use crate::world::{self, Message, Mta, SMTP, World};
 use crate::{Done, ensure, run, sandbox};
 
 /// How long the queue may stand still.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Sends a letter again and again until Postfix takes it, as any mail server would: but a refusal is
+/// Sends a letter again and again until the mail server takes it, as any mail server would: but a refusal is
 /// a failure. The queue id.
-pub fn send_until_taken(recipient: &str, message: &Message) -> Done<String> {
+pub fn send_until_taken<M: Mta>(recipient: &str, message: &Message) -> Done<String> {
     for attempt in 0..1200 {
         // A new envelope sender each time: smtpd remembers a failure for a pair of sender and
         // recipient as long as it lives.
         let sender = format!("try{attempt}-{}", message.sender);
         let outcome = Session::smtp(SMTP)?.send(&sender, &[recipient], &message.text)?;
         match (&outcome.recipients[..], &outcome.message[..]) {
-            (_, [reply]) if reply.code == 250 => return postfix::queue_id(&reply.text),
+            (_, [reply]) if reply.code == 250 => return world::queue_id::<M>(&reply.text),
             ([reply], []) | (_, [reply]) if reply.is_temporary() => {}
             _ => return Err(format!("{recipient}: {outcome:?}").into()),
         }

@@ -2,12 +2,11 @@
 //! goes by untouched.
 
 use crate::clients::mail::Session;
-use crate::postfix::{self, SMTP};
-use crate::world::{World, message};
+use crate::world::{self, Mta, SMTP, World, message};
 use crate::{Done, ensure, sandbox};
 
 /// Nobody has it: refused at RCPT, and the others of the same message get theirs.
-pub fn unknown_is_refused_at_rcpt(world: &World) -> Done {
+pub fn unknown_is_refused_at_rcpt<M: Mta>(world: &World<M>) -> Done {
     let strangers =
         ["nobody@example.org", "nobody+Work@example.org", "jane@example.net", "Bob@example.org"];
     for stranger in strangers {
@@ -21,12 +20,12 @@ pub fn unknown_is_refused_at_rcpt(world: &World) -> Done {
     ensure!(stranger.code == 550 && stranger.status() == "5.1.1", "nobody: {stranger}");
     ensure!(max.code == 250, "max beside a stranger: {max}");
     let reply = outcome.message.first().ok_or("no answer")?;
-    postfix::wait_removed(&world.logs, since, &postfix::queue_id(&reply.text)?)?;
+    world::wait_removed::<M>(&world.logs, since, &world::queue_id::<M>(&reply.text)?)?;
     world.holds_once(&world.murder.backends[1], "max", "INBOX", &message.id)
 }
 
 /// A name that is being made is not unknown: it will be a mailbox in a moment.
-pub fn reserved_is_put_off(world: &World) -> Done {
+pub fn reserved_is_put_off<M: Mta>(world: &World<M>) -> Done {
     const NAME: &str = "user.reserved";
     let mut master = world.murder.mupdate()?;
     master.reserve(NAME, "127.0.1.11!default")?;
@@ -43,14 +42,14 @@ pub fn reserved_is_put_off(world: &World) -> Done {
 }
 
 /// Foreign senders and recipients keep every letter, and nobody looks them up in the list.
-pub fn foreign_addresses_pass_untouched(world: &World) -> Done {
+pub fn foreign_addresses_pass_untouched<M: Mta>(world: &World<M>) -> Done {
     world.outside.take();
     let since = world.logs.mark();
     let (from, to) = ("Some.One+Tag@Elsewhere.Test", "Friend+Tag@Sub.Elsewhere.Test");
     let message = message("foreign");
     let outcome = Session::smtp(SMTP)?.send(from, &[to], &message.text)?;
     let reply = outcome.message.first().ok_or_else(|| format!("{outcome:?}"))?;
-    postfix::wait_removed(&world.logs, since, &postfix::queue_id(&reply.text)?)?;
+    world::wait_removed::<M>(&world.logs, since, &world::queue_id::<M>(&reply.text)?)?;
     let received = world.outside.take();
     let [one] = &received[..] else { return Err(format!("received {received:?}").into()) };
     ensure!(one.from == from && one.to == [to], "from {} to {:?}", one.from, one.to);
@@ -59,6 +58,6 @@ pub fn foreign_addresses_pass_untouched(world: &World) -> Done {
     // A foreign sender writing to one of ours.
     let queued = Session::smtp(SMTP)?.send(from, &["max@example.org"], &message.text)?;
     let reply = queued.message.first().ok_or_else(|| format!("{queued:?}"))?;
-    postfix::wait_removed(&world.logs, since, &postfix::queue_id(&reply.text)?)?;
+    world::wait_removed::<M>(&world.logs, since, &world::queue_id::<M>(&reply.text)?)?;
     world.holds_once(&world.murder.backends[1], "max", "INBOX", &message.id)
 }

@@ -4,7 +4,7 @@
 use super::{asked, beside, churn, kills, logins, moving, outages, paths, refusals, resync};
 use crate::Done;
 use crate::exchanger::{Exchanger, USER};
-use crate::releases::scenario_words;
+use crate::releases::is_wanted;
 use crate::report::Report;
 use crate::root::Release;
 use crate::world::World;
@@ -15,10 +15,9 @@ const THOROUGH: Release = Release::V3_6;
 /// Runs them.
 pub fn run_in(world: &mut World, report: &mut Report) {
     let (logs, release) = (world.logs.clone(), world.release);
-    let wanted = scenario_words();
     let mut scenario = |name: &str, run: fn(&mut World) -> Done| {
         let name = format!("replica: {name}");
-        if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
+        if is_wanted(&name) {
             report.scenario(&name, &logs, || {
                 on_this_host(world)?;
                 run(world)
