@@ -1,0 +1,176 @@
+//! Follows a README of ours line by line in the root, as a postmaster does.
+//!
+//! The root has the program on its path, and the README's directory where `make install` puts it.
+//! What a private root has not is stood in for: `sudo` runs its command (there everybody is root),
+//! `apt-get` makes sure that the packages it is to install are there, and `systemctl` writes down what
+//! it was asked, for the scenario to do, unless the scenario gives it a script.
+
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::sandbox::{self, STATE};
+use crate::{Done, ensure, run};
+
+#[path = "../common/readme.rs"]
+mod steps;
+
+use steps::{Action, Step};
+
+/// Where `make install` puts what belongs to a README.
+const DOCDIR: &str = "/usr/local/share/doc/murder-route";
+
+/// First on the path of every script.
+const SHIMS: &str = "/usr/local/lib/murder-route-test";
+
+const SUDO: &str = r#"user=root
+while [ "$#" -gt 0 ]; do
+    case $1 in
+        -u) user=$2; shift 2 ;;
+        -*) echo "sudo $1: not in this root" >&2; exit 64 ;;
+        *) break ;;
+    esac
+done
+exec setpriv --reuid "$(id -u "$user")" --regid "$(id -g "$user")" --init-groups -- "$@"
+"#;
+
+const APT_GET: &str = r#"for word; do
+    case $word in
+        install | update | -*) ;;
+        *) dpkg-query -L "$word" > /dev/null || exit 100 ;;
+    esac
+done
+"#;
+
+/// A README that is being followed.
+pub struct Readme {
+    directory: String,
+    steps: Vec<Step>,
+}
+
+impl Readme {
+    /// Of a directory of the project, which is installed with it.
+    pub fn of(directory: &str) -> Done<Self> {
+        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+        let text = fs::read_to_string(ours.join("README.md"))
+            .map_err(|e| format!("{directory}/README.md: {e}"))?;
+        let steps = steps::steps(&text).map_err(|e| format!("{directory}/README.md: {e}"))?;
+        fs::create_dir_all(sandbox::in_root(DOCDIR))?;
+        run(Command::new("cp").arg("-r").arg(ours).arg(sandbox::in_root(DOCDIR)))?;
+        install_program()?;
+        let readme = Self { directory: directory.to_owned(), steps };
+        let calls = calls();
+        let systemctl = format!("echo \"$*\" >> {calls}\n");
+        readme.shim("sudo", SUDO)?.shim("apt-get", APT_GET)?.shim("systemctl", &systemctl)
+    }
+
+    /// Puts a script of the shell in the place of a command that the root has not.
+    pub fn shim(self, command: &str, script: &str) -> Done<Self> {
+        fs::create_dir_all(sandbox::in_root(SHIMS))?;
+        executable(&sandbox::in_root(&format!("{SHIMS}/{command}")), script)?;
+        Ok(self)
+    }
+
+    /// Without the steps that are not below this heading.
+    pub fn below(mut self, heading: &str) -> Done<Self> {
+        self.steps.retain(|step| step.headings.iter().any(|above| above == heading));
+        let directory = &self.directory;
+        ensure!(!self.steps.is_empty(), "{directory}/README.md: no step below {heading:?}");
+        Ok(self)
+    }
+
+    /// With another word in its files and commands, such as a host's name that is ours here. The
+    /// README must have the word.
+    pub fn instead_of(mut self, word: &str, other: &str) -> Done<Self> {
+        let mut found = false;
+        let mut replace = |text: &mut String| {
+            found |= text.contains(word);
+            *text = text.replace(word, other);
+        };
+        for step in &mut self.steps {
+            match &mut step.action {
+                Action::Run(script) => replace(script),
+                Action::Write { path, text } | Action::Add { path, text } => {
+                    replace(path);
+                    replace(text);
+                }
+            }
+        }
+        ensure!(found, "{}/README.md: no step has {word:?}", self.directory);
+        Ok(self)
+    }
+
+    /// Carries everything out. What `systemctl` was asked, each call a line without the command.
+    pub fn follow(&self) -> Done<Vec<String>> {
+        let calls = calls();
+        fs::write(&calls, "")?;
+        for step in &self.steps {
+            self.take(step)
+                .map_err(|e| format!("{}/README.md, line {}: {e}", self.directory, step.line))?;
+        }
+        Ok(fs::read_to_string(&calls)?.lines().map(str::to_owned).collect())
+    }
+
+    fn take(&self, step: &Step) -> Done {
+        match &step.action {
+            Action::Run(script) => {
+                let path = format!("{SHIMS}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin");
+                let script = format!("cd {DOCDIR}/{}\n{script}", self.directory);
+                run(sandbox::command("sh").env("PATH", path).args(["-e", "-c", &script]))?;
+            }
+            Action::Write { path, text } => {
+                fs::write(sandbox::in_root(path), text).map_err(|e| format!("{path}: {e}"))?;
+            }
+            Action::Add { path, text } => {
+                let mut file = fs::OpenOptions::new()
+                    .append(true)
+                    .open(sandbox::in_root(path))
+                    .map_err(|e| format!("{path}: {e}"))?;
+                file.write_all(text.as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What `systemctl` was asked.
+fn calls() -> String {
+    format!("{STATE}/systemctl")
+}
+
+fn executable(path: &str, script: &str) -> Done {
+    fs::write(path, format!("#!/bin/sh\n{script}"))?;
+    Ok(fs::set_permissions(path, Permissions::from_mode(0o755))?)
+}
+
+/// Puts the built program on the path of the root. With the libraries and the loader of this host:
+/// the C library of an old Debian is too old for what is built on a newer one.
+pub fn install_program() -> Done {
+    const PROGRAM: &str = "/usr/local/sbin/murder-route";
+    let lib = format!("{SHIMS}/host");
+    if fs::exists(sandbox::in_root(PROGRAM))? {
+        return Ok(());
+    }
+    fs::create_dir_all(sandbox::in_root(&lib))?;
+    let built = env!("CARGO_BIN_EXE_murder-route");
+    let mut loader = None;
+    for line in run(Command::new("ldd").arg(built))?.lines() {
+        // `libc.so.6 => /lib/libc.so.6 (0x7f…)`, or `/lib64/ld-linux.so.2 (0x7f…)`.
+        let Some(path) = line.split_whitespace().find(|word| word.starts_with('/')) else {
+            continue;
+        };
+        let name = path.rsplit('/').next().unwrap_or(path);
+        fs::copy(path, sandbox::in_root(&format!("{lib}/{name}")))?;
+        if !line.contains("=>") {
+            loader = Some(format!("{lib}/{name}"));
+        }
+    }
+    let loader = loader.ok_or_else(|| format!("{built} has no loader"))?;
+    let bound = sandbox::in_root(&format!("{lib}/murder-route"));
+    fs::write(&bound, "")?;
+    run(Command::new("mount").args(["--bind", built, &bound]))?;
+    let script = format!("exec {loader} --library-path {lib} {lib}/murder-route \"$@\"\n");
+    executable(&sandbox::in_root(PROGRAM), &script)
+}
