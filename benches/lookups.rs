@@ -99,7 +99,7 @@ pub fn route(resolver: &Resolver, recipient: &str) -> Done {
     // A slice that stumbles over a repack goes the slower way the daemon goes then.
     let route = match verdict {
         Verdict::Final(route) => route,
-        Verdict::Confirm(_) | Verdict::Wait => resolver.route(
+        Verdict::Confirm(_) | Verdict::AskAgain(_) | Verdict::Wait => resolver.route(
             recipient.as_bytes(),
             None,
             resolver.nothing_found(None),

@@ -57,6 +57,7 @@ pub struct Findings {
     rest: Rest,
     generation: Option<KeyGeneration>,
     masters_word: bool,
+    soon: bool,
 }
 
 impl Findings {
@@ -70,7 +71,7 @@ impl Findings {
     pub const ASK_THE_MASTER: Self = Self::nothing(Rest::Unconfirmed, true);
 
     const fn nothing(rest: Rest, masters_word: bool) -> Self {
-        Self { master: Vec::new(), rest, generation: None, masters_word }
+        Self { master: Vec::new(), rest, generation: None, masters_word, soon: false }
     }
 
     /// Takes note of what came of asking for a name.
@@ -88,6 +89,13 @@ impl Findings {
     /// Takes note of the kind of names the master keeps, which tells the release of the murder.
     pub fn learn_generation(&mut self, generation: Option<KeyGeneration>) {
         self.generation = generation.or(self.generation);
+    }
+
+    /// The master can also be asked for what the lists have, if it changed a moment ago: the caller
+    /// sees to it that this does not hold the answer up.
+    pub fn ask_again(mut self) -> Self {
+        self.soon = true;
+        self
     }
 
     /// Whether a name nobody was asked for yet would be confirmed by the master.
@@ -118,6 +126,10 @@ impl Belief for Findings {
             (None, Rest::Unconfirmed) => Misses::Unconfirmed,
             (None, Rest::Doubted(why)) => Misses::Doubted(why),
         }
+    }
+
+    fn can_ask_again(&self, name: &MailboxName) -> bool {
+        self.soon && self.may_ask_the_master() && self.of_master(name).is_none()
     }
 }
 
@@ -153,6 +165,10 @@ impl MailboxList for Overlaid<'_> {
 
     fn key_generation(&self) -> Option<KeyGeneration> {
         self.list.key_generation().or(self.findings.generation)
+    }
+
+    fn changed_lately(&self, name: &MailboxName) -> bool {
+        self.list.changed_lately(name)
     }
 
     fn each(

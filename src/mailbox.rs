@@ -227,6 +227,12 @@ pub trait MailboxList: Send + Sync {
         None
     }
 
+    /// Whether the name changed a moment ago, as far as the list has noticed up to the last
+    /// [`lookup`](Self::lookup) of it. What it says of the name may then be about to change again.
+    fn changed_lately(&self, _name: &MailboxName) -> bool {
+        false
+    }
+
     /// Calls `visit` for every mailbox whose internal name begins with `prefix` (all, if empty), in
     /// no particular order, until it breaks. `Err` says why the list could not be read to its end.
     fn each(

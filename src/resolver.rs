@@ -124,7 +124,7 @@ impl Resolver {
             let name = match self.look(recipient, &findings, explain.as_deref_mut()) {
                 Verdict::Final(route) => return route,
                 Verdict::Wait => return busy(),
-                Verdict::Confirm(name) => name,
+                Verdict::Confirm(name) | Verdict::AskAgain(name) => name,
             };
             let said = ask(&name, &mut findings);
             if let Some(steps) = explain.as_deref_mut() {

@@ -3,11 +3,12 @@
 //! The router asks a [`MailboxList`] and knows the site's rules. It does no I/O and reads no
 //! clock, so it cannot confirm a miss itself: where a miss is not yet believed it says
 //! [`Verdict::Confirm`] with the name, and its caller has that confirmed and asks again. An answer
-//! may rest on several names being absent; each of them is confirmed.
+//! may rest on several names being absent; each of them is confirmed. Likewise a hit of a name that
+//! changed a moment ago: [`Verdict::AskAgain`].
 //!
 //! | the list says | decision |
 //! |---|---|
-//! | an active record with a server | deliver to that backend |
+//! | an active record with a server | deliver to that backend, once the master was asked, if it has just changed |
 //! | an active record without a server | deliver to the local backend, if one is configured |
 //! | reserved, moving | deferred, once that is believed or in doubt |
 //! | deleted, intermediate, nothing | unknown, once the miss is believed |
@@ -100,6 +101,12 @@ pub enum Misses<'a> {
 pub trait Belief {
     /// What a miss of this name is worth.
     fn of(&self, name: &MailboxName) -> Misses<'_>;
+
+    /// Whether somebody can be asked for this name, and has not been yet, so that a record that
+    /// changed a moment ago need not be believed ([`MailboxList::changed_lately`]).
+    fn can_ask_again(&self, _name: &MailboxName) -> bool {
+        false
+    }
 }
 
 /// The same for every name.
@@ -118,6 +125,11 @@ pub enum Verdict {
     /// confirmed, then ask again with a [`Belief`] that says what came of it; never
     /// [`Misses::Unconfirmed`] of this name again. The next verdict may name another one.
     Confirm(MailboxName),
+    /// The list has this mailbox, in a record that changed a moment ago. Have somebody asked where it
+    /// is now, then ask again; never [`Belief::can_ask_again`] for this name again. He who exists is
+    /// answered at once: if nobody says otherwise soon, what the list has is the answer. Only who
+    /// says that somebody can be asked meets this.
+    AskAgain(MailboxName),
     /// The list cannot answer without waiting (see [`Lookup::Busy`]); ask where waiting is allowed.
     Wait,
 }
@@ -174,6 +186,7 @@ impl Router {
         match search.target(&recipient) {
             Ok(route) => Verdict::Final(route),
             Err(Open::Confirm(name)) => Verdict::Confirm(name),
+            Err(Open::AskAgain(name)) => Verdict::AskAgain(name),
             Err(Open::Wait) => Verdict::Wait,
         }
     }
@@ -225,6 +238,7 @@ enum Found {
 /// Why a search ends without a decision.
 enum Open {
     Confirm(MailboxName),
+    AskAgain(MailboxName),
     Wait,
 }
 
@@ -410,6 +424,12 @@ impl Search<'_> {
             }
             State::Moving => {
                 (Decision::Deferred(Cause::Mailbox), "the mailbox is being moved".into())
+            }
+            // It may have moved on since, or have come back: a backend that has it no more refuses it
+            // for good.
+            State::Active if self.belief.can_ask_again(name) && self.list.changed_lately(name) => {
+                explain!(self.explain, "freshness: {name} changed within the last minute");
+                return Err(Open::AskAgain(name.clone()));
             }
             // Postfix never tells a backend whom it speaks for (MAIL FROM … AUTH=<>), so what the
             // unauthenticated may do is what counts there too.

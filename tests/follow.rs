@@ -78,6 +78,33 @@ fn a_host_without_cyrus_knows_everybody_and_says_unknown_when_the_master_does() 
 }
 
 #[test]
+fn who_moved_a_moment_ago_is_found_where_he_is_before_the_stream_tells() {
+    let master = Master::start(LIST);
+    let site = site(&master, "\"replica\"");
+    let daemon = Daemon::start(&site);
+    fresh(&site, &daemon);
+    let moves_to = |server: &str| {
+        master.set("user.jane", &format!("{server}.example.org!default"));
+        format!("OK lmtp:inet:{server}.example.org:2003")
+    };
+    let now_at = moves_to("be2");
+    until("moved", || daemon.ask("lmtp", "jane@example.org") == now_at);
+    // The stream tells every 2 s or so: none of these has been told when it is asked for.
+    for server in ["be3", "be1", "be2", "be3", "be1"] {
+        let now_at = moves_to(server);
+        assert_eq!(daemon.ask("lmtp", "jane@example.org"), now_at);
+    }
+    assert!(!master.asked().contains(&"user.bob".to_owned()), "who stays is not asked for");
+    let (_, said) = status(&site, &daemon);
+    assert!(said["counters"]["asked_again"].as_u64() >= Some(5), "{said}");
+    // Without the master it is the list's word that counts, and at once.
+    drop(master);
+    let began = Instant::now();
+    assert!(daemon.ask("lmtp", "jane@example.org").starts_with("OK lmtp:inet:be"));
+    assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
 fn with_the_master_dead_the_known_are_answered_and_nobody_is_unknown() {
     let master = Master::start(LIST);
     let site = site(&master, "\"replica\"");

@@ -39,7 +39,7 @@ impl Sources {
 
     /// Decides, and waits as long as it takes: some seconds at worst.
     pub(super) fn route(&self, recipient: &[u8], explain: Explain<'_>) -> Route {
-        let findings = self.resolver.nothing_found(self.confirmer.key_generation());
+        let findings = self.resolver.nothing_found(self.confirmer.key_generation()).ask_again();
         let mut ask = |name: &MailboxName, findings: &mut Findings| {
             let said = self.ask(name);
             findings.learn_generation(self.confirmer.key_generation());

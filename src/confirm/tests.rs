@@ -14,6 +14,7 @@ struct FakeList {
     records: HashMap<&'static str, Record>,
     torn: Option<&'static str>,
     generation: Option<KeyGeneration>,
+    new: Option<&'static str>,
 }
 
 impl FakeList {
@@ -34,6 +35,10 @@ impl MailboxList for FakeList {
 
     fn key_generation(&self) -> Option<KeyGeneration> {
         self.generation
+    }
+
+    fn changed_lately(&self, name: &MailboxName) -> bool {
+        self.new.is_some_and(|new| name.as_bytes() == new.as_bytes())
     }
 
     fn each(
@@ -84,12 +89,12 @@ fn decide(
     master: Master<'_>,
     recipient: &str,
 ) -> (Route, Vec<String>) {
-    let (mut findings, mut asked) = (Findings::ASK_THE_MASTER, Vec::new());
+    let (mut findings, mut asked) = (Findings::ASK_THE_MASTER.ask_again(), Vec::new());
     for _ in 0..MOST_ROUNDS {
         let verdict = router.route(recipient.as_bytes(), &findings.over(list), &findings, None);
         let name = match verdict {
             Verdict::Final(route) => return (route, asked),
-            Verdict::Confirm(name) => name,
+            Verdict::Confirm(name) | Verdict::AskAgain(name) => name,
             Verdict::Wait => panic!("nothing to wait for"),
         };
         asked.push(name.to_string());
@@ -238,4 +243,37 @@ fn which_release_the_murder_is_of_may_be_learnt_from_the_master_alone() {
     findings.learn_generation(Some(KeyGeneration::Separated));
     let Verdict::Final(route) = decide(&findings) else { panic!("open") };
     assert_eq!(route.decision, Decision::Unknown);
+}
+
+#[test]
+fn who_moved_a_moment_ago_and_has_moved_on_is_not_sent_where_he_was() {
+    let mut list = FakeList::of(&[("user.jane", active("be1")), ("user.max", active("be1"))]);
+    list.new = Some("user.jane");
+    let master = FakeList::of(&[("user.jane", active("be2")), ("user.max", active("be2"))]);
+    let (route, asked) = decide(&router(), &list, Some(&master), "jane@example.org");
+    assert_eq!((server(&route), &asked[..]), (Some("be2"), &["user.jane".to_owned()][..]));
+    let (route, asked) = decide(&router(), &list, Some(&master), "max@example.org");
+    assert_eq!((server(&route), asked.len()), (Some("be1"), 0), "nobody else is asked for");
+    let reserved = FakeList::of(&[("user.jane", on(State::Reserved, "be1"))]);
+    let (route, _) = decide(&router(), &list, Some(&reserved), "jane@example.org");
+    assert_eq!(route.decision, Decision::Deferred(Cause::Mailbox));
+    let (route, _) = decide(&router(), &list, Some(&FakeList::default()), "jane@example.org");
+    assert_eq!(route.decision, Decision::Unknown);
+}
+
+#[test]
+fn who_moved_a_moment_ago_is_answered_also_without_the_master() {
+    let mut list = FakeList::of(&[("user.jane", active("be1"))]);
+    list.new = Some("user.jane");
+    let (route, asked) = decide(&router(), &list, None, "jane@example.org");
+    assert_eq!((server(&route), asked.len()), (Some("be1"), 1));
+    // By who cannot ask the master soon, or not at all.
+    for findings in [
+        Findings::ASK_THE_MASTER,
+        Findings::ASK_THE_SLAVE.ask_again(),
+        Findings::NOBODY_TO_ASK.ask_again(),
+    ] {
+        let verdict = router().route(b"jane@example.org", &findings.over(&list), &findings, None);
+        assert!(matches!(&verdict, Verdict::Final(route) if server(route) == Some("be1")));
+    }
 }

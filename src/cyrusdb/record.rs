@@ -12,6 +12,7 @@
 //! (1) a netnews one (`imap/mboxlist.h`, `imap/mboxlist.c:mboxlist_parse_entry`).
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use memchr::memchr;
 
@@ -50,10 +51,16 @@ pub enum RecordError {
 
 /// Reads the value of a mailbox's row.
 pub fn parse(value: &[u8]) -> Result<Record, RecordError> {
+    parse_dated(value).map(|(record, _)| record)
+}
+
+/// The same, and when this host wrote it, since 1970: `M`, which a slave, too, sets by its own clock
+/// (Cyrus `imap/mboxlist.c:mboxlist_entry_cstring`). A text record does not tell.
+pub fn parse_dated(value: &[u8]) -> Result<(Record, Option<Duration>), RecordError> {
     match value.first() {
         None => Err(RecordError::Empty),
         Some(b'%') => parse_dlist(value),
-        Some(_) => parse_text(value),
+        Some(_) => Ok((parse_text(value)?, None)),
     }
 }
 
@@ -135,13 +142,14 @@ impl Acl {
     }
 }
 
-fn parse_dlist(value: &[u8]) -> Result<Record, RecordError> {
+fn parse_dlist(value: &[u8]) -> Result<(Record, Option<Duration>), RecordError> {
     let mut reader = Reader::new(value);
     reader.enter_map()?;
     let mut flags = Flags::default();
     let mut server = None;
     let mut partition = Cow::default();
     let mut acl = Acl::default();
+    let mut date = None;
     // The last one wins where a key stands twice, as in Cyrus.
     while let Some(key) = reader.key()? {
         match &*key.bytes() {
@@ -149,6 +157,8 @@ fn parse_dlist(value: &[u8]) -> Result<Record, RecordError> {
             b"S" => server = string(&mut reader)?,
             b"P" => partition = string(&mut reader)?.unwrap_or_default(),
             b"A" => acl = read_acl(&mut reader)?,
+            // Nothing hangs on it but a question more or less.
+            b"M" if reader.kind() == Kind::Text => date = seconds(&reader.text()?.bytes()),
             _ => reader.skip()?,
         }
     }
@@ -163,7 +173,11 @@ fn parse_dlist(value: &[u8]) -> Result<Record, RecordError> {
     if flags.remote && server.is_none() {
         return Err(RecordError::NoServer);
     }
-    record(flags.state(), server.as_deref(), &partition, acl)
+    Ok((record(flags.state(), server.as_deref(), &partition, acl)?, date))
+}
+
+fn seconds(digits: &[u8]) -> Option<Duration> {
+    std::str::from_utf8(digits).ok()?.parse().ok().map(Duration::from_secs)
 }
 
 /// The string that is due; `NIL` is none.
@@ -323,6 +337,25 @@ mod tests {
         ];
         for (value, expected) in table {
             assert_eq!(parse(value).as_ref(), Ok(expected), "{}", value.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn the_date_is_read_where_there_is_one_and_never_spoils_a_record() {
+        let table: &[(&[u8], Option<u64>)] = &[
+            (b"%(T er P default S be1.example.com M 1795434610)", Some(1_795_434_610)),
+            (b"%(M 17 T er P default S be1.example.com M 1795434610)", Some(1_795_434_610)),
+            (b"%(T er P default S be1.example.com)", None),
+            (b"%(T er P default S be1.example.com M NIL)", None),
+            (b"%(T er P default S be1.example.com M -1)", None),
+            (b"%(T er P default S be1.example.com M 99999999999999999999)", None),
+            (b"%(T er P default S be1.example.com M (1 2))", None),
+            (b"1 be1.example.com!default jane\tlrs\t", None),
+        ];
+        for (value, date) in table {
+            let (record, read) = parse_dated(value).unwrap();
+            assert_eq!(record, remote(State::Active, "be1.example.com", "default"));
+            assert_eq!(read, date.map(Duration::from_secs), "{}", value.escape_ascii());
         }
     }
 

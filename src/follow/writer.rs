@@ -144,7 +144,12 @@ impl Writer {
             let mut events = events.into_iter();
             while let Some(event) = events.next() {
                 match event {
-                    Event::Record(name, record) => listing.record(&mut change, &name, &record)?,
+                    Event::Record(name, record) => {
+                        if listing.record(&mut change, &name, &record)? {
+                            // Before anybody can have the new record: who has the old one asks.
+                            self.shared.name_changes(&name);
+                        }
+                    }
                     Event::Listed => {
                         let (now, accept_after) = (SystemTime::now(), self.accept_after);
                         let outcome =
@@ -211,7 +216,13 @@ impl Writer {
             self.shared.changed(events);
             let mut change = place.begin()?;
             for event in events {
-                follower.apply(&mut change, event)?;
+                let changed = follower.apply(&mut change, event)?;
+                if let Event::Record(name, _) | Event::Deleted(name) = event
+                    && changed
+                {
+                    // Before anybody can have the new record: who has the old one asks.
+                    self.shared.name_changes(name);
+                }
             }
             let as_of = asked.map(|asked| self.shared.clock_at(asked));
             let (about, names) = follower.finish(&mut change, as_of, now, SystemTime::now())?;

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwapOption, Guard};
 
+use crate::changes::{Changes, LATELY};
 use crate::cyrusdb::error::Error;
 use crate::cyrusdb::fingers::{Builder, Progress};
 use crate::cyrusdb::snapshot::{Scratch, Walked};
@@ -90,6 +91,8 @@ pub struct FileList {
     /// When `current` was last seen to be what the file is, in nanoseconds since `created`.
     checked: AtomicU64,
     work: Mutex<Work>,
+    /// Of which names records were found that were new.
+    changes: Changes,
 }
 
 /// What one thread at a time does.
@@ -113,6 +116,7 @@ impl FileList {
             current: ArcSwapOption::empty(),
             checked: AtomicU64::new(0),
             work: Mutex::default(),
+            changes: Changes::default(),
         }
     }
 
@@ -246,7 +250,7 @@ impl FileList {
         let view = view.as_ref()?;
         let same = view::standing(&self.path).ok()?;
         match search(view, name, scratch, key).ok()? {
-            Search::Found(Ok(record))
+            Search::Found(Ok((record, _)))
                 if takes_mail(name, &record) && Identity::of(&same) == view.identity() =>
             {
                 Some(Lookup::Present(record))
@@ -266,11 +270,12 @@ impl FileList {
     ) -> Result<Option<Lookup>, Error> {
         let state = view.state();
         let answer = match search(view, name, scratch, key)? {
-            Search::Found(Ok(record)) if takes_mail(name, &record) => {
+            Search::Found(Ok((record, date))) if takes_mail(name, &record) => {
                 self.note(view, state, key, scratch);
+                self.note_date(name, date);
                 return Ok(Some(Lookup::Present(record)));
             }
-            Search::Found(Ok(record)) => Lookup::Present(record),
+            Search::Found(Ok((record, _))) => Lookup::Present(record),
             Search::Found(Err(why)) => return Ok(Some(Lookup::Unsure(self.say(why)))),
             Search::Overwritten => {
                 self.forget(view);
@@ -295,6 +300,15 @@ impl FileList {
             && view.state() == state
         {
             skip.remember(key, at);
+        }
+    }
+
+    /// Remembers that a record is new, if it is.
+    fn note_date(&self, name: &MailboxName, date: Option<Duration>) {
+        if let Some(date) = date
+            && clock().abs_diff(date) <= LATELY
+        {
+            self.changes.put(name, date);
         }
     }
 
@@ -658,7 +672,7 @@ fn search(
     name: &MailboxName,
     scratch: &mut Scratch,
     key: &mut Vec<u8>,
-) -> Result<Search<Result<Record, String>>, Error> {
+) -> Result<Search<Result<Dated, String>>, Error> {
     // The other one as well: what one key has shown must not make all others unknown.
     let generations = match view.key_generation() {
         Some(KeyGeneration::Internal) => [KeyGeneration::Internal, KeyGeneration::Separated],
@@ -667,7 +681,7 @@ fn search(
     for generation in generations {
         key.clear();
         name.push_key(generation, key);
-        let found = view.find(key, scratch, |value| read_record(name, value))?;
+        let found = view.find(key, scratch, |value| read_dated(name, value))?;
         if !matches!(found, Search::Absent) {
             return Ok(found);
         }
@@ -682,13 +696,29 @@ fn takes_mail(name: &MailboxName, record: &Record) -> bool {
         && (record.anonymous.post || !shared)
 }
 
+/// A record, and when this host wrote it, since 1970.
+type Dated = (Record, Option<Duration>);
+
+fn read_dated(name: &MailboxName, value: &[u8]) -> Result<Dated, String> {
+    record::parse_dated(value).map_err(|error| format!("record of {name}: {error}"))
+}
+
 fn read_record(name: &MailboxName, value: &[u8]) -> Result<Record, String> {
-    record::parse(value).map_err(|error| format!("record of {name}: {error}"))
+    read_dated(name, value).map(|(record, _)| record)
+}
+
+/// The time since 1970, by the clock that Cyrus dates its records by.
+fn clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 impl MailboxList for FileList {
     fn lookup(&self, name: &MailboxName) -> Lookup {
         self.look_up(name, true)
+    }
+
+    fn changed_lately(&self, name: &MailboxName) -> bool {
+        self.changes.has(name, clock)
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {

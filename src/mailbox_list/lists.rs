@@ -19,6 +19,11 @@ pub trait Trust: Send + Sync {
     /// filled, it is stale, a list that lost too much is held back.
     fn misses(&self) -> Result<(), String>;
 
+    /// Whether the name has changed in it a moment ago.
+    fn changed_lately(&self, _name: &MailboxName) -> bool {
+        false
+    }
+
     /// All that is known of it, for who watches over the daemon.
     fn status(&self) -> Option<Status> {
         None
@@ -138,6 +143,13 @@ impl Source {
         }
     }
 
+    fn changed_lately(&self, name: &MailboxName) -> bool {
+        match self {
+            Source::File(list) => list.changed_lately(name),
+            Source::Replica(replica) => replica.trust.changed_lately(name),
+        }
+    }
+
     fn list(&self) -> &dyn MailboxList {
         match self {
             Source::File(list) => &**list,
@@ -214,6 +226,11 @@ impl MailboxList for Lists {
         self.0.iter().find_map(|source| source.list().key_generation())
     }
 
+    /// In any of them: one may have heard of what another has not.
+    fn changed_lately(&self, name: &MailboxName) -> bool {
+        self.0.iter().any(|source| source.changed_lately(name))
+    }
+
     /// Walks one list after the other; of a name that several have, the record is that of the first.
     /// A list that cannot be walked does not keep the others from it, but is told of in the end.
     fn each(
@@ -267,6 +284,10 @@ impl MailboxList for WithoutWaiting<'_> {
 
     fn key_generation(&self) -> Option<KeyGeneration> {
         self.lists.key_generation()
+    }
+
+    fn changed_lately(&self, name: &MailboxName) -> bool {
+        self.lists.changed_lately(name)
     }
 
     fn each(

@@ -6,7 +6,7 @@ use std::io::{Seek, SeekFrom, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::cyrusdb::node::Layout;
@@ -556,4 +556,26 @@ fn a_long_transaction_in_a_skiplist_defers_nobody_who_was_known_before_it() {
     assert!(matches!(list.lookup(&known), Lookup::Present(_)));
     let Lookup::Unsure(why) = list.lookup(&name("user.nobody")) else { panic!() };
     assert!(why.contains("locked by a writer"), "{why}");
+}
+
+#[test]
+fn a_record_is_new_for_a_minute_by_its_date() {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let names = ["user.old", "user.older", "user.new", "user.later"];
+    let dates = [now - 70, 1_700_000_000, now - 40, now + 40];
+    for layout in [TWOSKIP, TWOM] {
+        let mut site = Site::new(layout, KeyGeneration::Separated);
+        for (of, date) in names.iter().zip(dates) {
+            let value = format!("%(T er P default S be1.example.org M {date})");
+            site.writer.put(&key(of, site.generation), value.as_bytes());
+        }
+        site.writer.commit();
+        site.replace();
+        let list = site.list();
+        let lately = names.map(|of| {
+            assert!(server(list.lookup_now(&name(of))).is_some());
+            list.changed_lately(&name(of))
+        });
+        assert_eq!(lately, [false, false, true, true]);
+    }
 }

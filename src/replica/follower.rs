@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{About, Batch, HeldBack, Outcome};
+use super::{About, Batch, HeldBack, Outcome, Put};
 use crate::mupdate::Event;
 use crate::shrink::{Loss, ShrinkGuard};
 
@@ -23,15 +23,15 @@ pub struct Follower {
 
 impl Follower {
     /// Writes what an event changes. Told twice is as good as told once; barriers and the end of the
-    /// list change nothing.
-    pub fn apply<B: Batch>(&mut self, batch: &mut B, event: &Event) -> Result<(), B::Error> {
+    /// list change nothing. Whether it changed anything.
+    pub fn apply<B: Batch>(&mut self, batch: &mut B, event: &Event) -> Result<bool, B::Error> {
         match event {
             Event::Record(name, record) => {
                 self.told = self.told.saturating_add(1);
-                batch.put(name, record).map(|_| ())
+                Ok(batch.put(name, record)? != Put::Same)
             }
-            Event::Deleted(name) => batch.delete(name).map(|_| ()),
-            Event::Listed | Event::Current { .. } => Ok(()),
+            Event::Deleted(name) => batch.delete(name),
+            Event::Listed | Event::Current { .. } => Ok(false),
         }
     }
 

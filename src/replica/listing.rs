@@ -48,20 +48,22 @@ impl Listing {
         Ok(Self { hasher: RandomState::new(), came, had, new: 0, changed: 0 })
     }
 
-    /// One record of the list.
+    /// One record of the list. Whether it changed what was there; of a replica that was empty nothing
+    /// did.
     pub fn record<B: Batch>(
         &mut self,
         batch: &mut B,
         name: &MailboxName,
         record: &Record,
-    ) -> Result<(), B::Error> {
-        match batch.put(name, record)? {
+    ) -> Result<bool, B::Error> {
+        let put = batch.put(name, record)?;
+        match put {
             Put::New => self.new += 1,
             Put::Changed => self.changed += 1,
             Put::Same => {}
         }
         self.came.push(self.hasher.hash_one(name.as_bytes()));
-        Ok(())
+        Ok(put != Put::Same && self.had > 0)
     }
 
     /// The list is complete. Takes away what did not come, or holds the loss back.

@@ -12,7 +12,7 @@ use super::counters::Counters;
 use super::log::{Escaped, RateLimit};
 use super::status::Status;
 use super::{Answer, Connections};
-use crate::confirm::MOST_ROUNDS;
+use crate::confirm::{Findings, MOST_ROUNDS};
 use crate::maps::STATUS_MAP;
 use crate::master::Master;
 use crate::resolver::{self, Resolver};
@@ -31,6 +31,8 @@ pub struct Answerer {
 struct Serving {
     resolver: Arc<Resolver>,
     confirmer: Confirmer,
+    /// What is known of a recipient before anybody was asked.
+    nothing: Findings,
     /// How many looks may wait for locks or walk the list at a time. Strangers choose how many there
     /// are to be, and each takes a thread of the pool that kicks need as well.
     looks: Arc<Semaphore>,
@@ -43,7 +45,9 @@ const LOOKS: usize = 8;
 impl Serving {
     fn new(resolver: Resolver, master: Option<Arc<dyn Master>>) -> Self {
         let confirmer = Confirmer::new(&resolver, master);
-        Self { resolver: Arc::new(resolver), confirmer, looks: Arc::new(Semaphore::new(LOOKS)) }
+        let nothing = resolver.nothing_found(None).ask_again();
+        let looks = Arc::new(Semaphore::new(LOOKS));
+        Self { resolver: Arc::new(resolver), confirmer, nothing, looks }
     }
 }
 
@@ -122,11 +126,11 @@ impl Answerer {
 impl Answer for Answerer {
     fn at_once(&self, map: &str, key: &[u8]) -> Option<Reply> {
         let serving = self.serving.load();
-        match serving.resolver.route_now(key) {
+        match serving.resolver.look_now(key, &serving.nothing) {
             // Asked here, where it costs the answers to mail servers nothing.
             Verdict::Final(Route { decision: Decision::Foreign, .. }) if map == STATUS_MAP => None,
             Verdict::Final(route) => Some(self.reply(&serving.resolver, map, key, &route)),
-            Verdict::Confirm(_) | Verdict::Wait => None,
+            Verdict::Confirm(_) | Verdict::AskAgain(_) | Verdict::Wait => None,
         }
     }
 
@@ -141,9 +145,9 @@ impl Answer for Answerer {
 
     fn rcpt_at_once(&self, recipient: &[u8]) -> Option<AtRcpt> {
         let serving = self.serving.load();
-        match serving.resolver.route_now(recipient) {
+        match serving.resolver.look_now(recipient, &serving.nothing) {
             Verdict::Final(route) => Some(self.at_rcpt(&serving.resolver, recipient, &route)),
-            Verdict::Confirm(_) | Verdict::Wait => None,
+            Verdict::Confirm(_) | Verdict::AskAgain(_) | Verdict::Wait => None,
         }
     }
 
@@ -157,7 +161,8 @@ impl Answer for Answerer {
 impl Serving {
     /// Decides, and has names confirmed as often as it takes.
     async fn route(&self, key: &[u8], counters: &Counters) -> Route {
-        let mut findings = self.resolver.nothing_found(self.confirmer.key_generation());
+        let mut findings = self.nothing.clone();
+        findings.learn_generation(self.confirmer.key_generation());
         for _ in 0..=MOST_ROUNDS {
             let verdict = match self.resolver.look_now(key, &findings) {
                 Verdict::Wait => {
@@ -171,13 +176,20 @@ impl Serving {
                 }
                 verdict => verdict,
             };
-            let name = match verdict {
+            let (name, said) = match verdict {
                 Verdict::Final(route) => return route,
                 Verdict::Wait => return resolver::busy(),
-                Verdict::Confirm(name) => name,
+                Verdict::Confirm(name) => {
+                    counters.confirming();
+                    let said = self.confirmer.ask(&name).await;
+                    (name, said)
+                }
+                Verdict::AskAgain(name) => {
+                    counters.asking_again();
+                    let said = self.confirmer.ask_again(&name).await;
+                    (name, said)
+                }
             };
-            counters.confirming();
-            let said = self.confirmer.ask(&name).await;
             findings.learn(name, said);
             findings.learn_generation(self.confirmer.key_generation());
         }

@@ -1,10 +1,9 @@
 //! Asks whoever can confirm that there is no such mailbox.
 
-use std::sync::Arc;
-use std::sync::Once;
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use super::barrier::{Barrier, PAUSE};
@@ -19,6 +18,13 @@ use crate::resolver::{KICK_PATIENCE, Proof, Resolver};
 /// the master, which follow each other within milliseconds as a rule.
 const RENAME_GAP: Duration = Duration::from_secs(1);
 
+/// How long the answer for somebody whom the lists have waits for the master.
+const SOON: Duration = Duration::from_millis(250);
+
+/// For so long the master is not asked for anybody whom the lists have, once he did not answer soon:
+/// a mail server's lookups queue behind each other.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// Confirms names for one resolver. Shared by tasks.
 pub struct Confirmer {
     master: Option<Arc<dyn Master>>,
@@ -27,6 +33,8 @@ pub struct Confirmer {
     /// Names are also sought by likeness, on a walk over the lists.
     walks: bool,
     impossible: Once,
+    /// Until when the master is not asked for whom the lists have.
+    silent: Mutex<Option<Instant>>,
 }
 
 impl Confirmer {
@@ -50,7 +58,8 @@ impl Confirmer {
         };
         let slave = socket.cloned().map(|at| Barrier::new(pause, move || kick(&at, KICK_PATIENCE)));
         let walks = resolver.router.rules.fuzzy;
-        Self { master, ask_master, slave, walks, impossible: Once::new() }
+        let (impossible, silent) = (Once::new(), Mutex::new(None));
+        Self { master, ask_master, slave, walks, impossible, silent }
     }
 
     /// Who is asked for names.
@@ -80,6 +89,34 @@ impl Confirmer {
             }
         }
         self.caught_up().await
+    }
+
+    /// Asks the master for a name that the lists have, if he can be asked just now. Takes up to a
+    /// quarter of a second; unless he says that he does not have it, which is confirmed as any miss.
+    pub async fn ask_again(&self, name: &MailboxName) -> Said {
+        let unsure = |why: String| Said::Master(Finding::Unsure(why));
+        let Some(master) = self.master.as_ref().filter(|_| self.ask_master) else {
+            return unsure("there is no connection to the MUPDATE master".into());
+        };
+        if let Some(trouble) = master.trouble() {
+            return unsure(trouble);
+        }
+        if self.silent().is_some_and(|until| Instant::now() < until) {
+            return unsure("the MUPDATE master did not answer a moment ago".into());
+        }
+        match timeout(SOON, master.find(name)).await {
+            Ok(Ok(Finding::Absent)) => self.ask(name).await,
+            Ok(Ok(finding)) => Said::Master(finding),
+            Ok(Err(Impossible(why))) => unsure(why),
+            Err(_) => {
+                *self.silent() = Some(Instant::now() + SILENCE);
+                unsure(format!("the MUPDATE master did not answer within {} s", SOON.as_secs_f32()))
+            }
+        }
+    }
+
+    fn silent(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn find(&self, name: &MailboxName) -> Result<Finding, Impossible> {
@@ -121,18 +158,22 @@ mod tests {
     use crate::mailbox_list::lists::Lists;
     use crate::master::Asking;
 
-    /// Answers one after the other, the last again and again.
+    /// Answers one after the other, the last again and again; never, if there is none.
     struct Fake {
         answers: Mutex<Vec<Result<Finding, Impossible>>>,
         asked: AtomicUsize,
         deleted: bool,
         behind: bool,
+        trouble: bool,
     }
 
     impl Master for Fake {
         fn find<'a>(&'a self, _: &'a MailboxName) -> Asking<'a, Result<Finding, Impossible>> {
             self.asked.fetch_add(1, Ordering::SeqCst);
             let mut answers = self.answers.lock().unwrap();
+            if answers.is_empty() {
+                return Box::pin(std::future::pending());
+            }
             let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
             Box::pin(async { answer })
         }
@@ -145,11 +186,15 @@ mod tests {
             let caught_up = if self.behind { Err("behind".into()) } else { Ok(()) };
             Box::pin(async { caught_up })
         }
+
+        fn trouble(&self) -> Option<String> {
+            self.trouble.then(|| "down".to_owned())
+        }
     }
 
     fn fake(answers: Vec<Result<Finding, Impossible>>) -> Fake {
         let (answers, asked) = (Mutex::new(answers), AtomicUsize::new(0));
-        Fake { answers, asked, deleted: false, behind: false }
+        Fake { answers, asked, deleted: false, behind: false, trouble: false }
     }
 
     fn confirmer(proof: Proof, fuzzy: bool, master: Option<Arc<dyn Master>>) -> Confirmer {
@@ -239,5 +284,56 @@ mod tests {
         let confirmer = confirmer(Proof::Master { slave: no_slave() }, false, None);
         let said = confirmer.ask(&name()).await;
         assert!(matches!(said, Said::Master(Finding::Unsure(_))), "{said:?}");
+    }
+
+    fn found() -> Finding {
+        Finding::Found(crate::mailbox::Record {
+            state: crate::mailbox::State::Active,
+            server: Some("be1".into()),
+            partition: String::new(),
+            anonymous: Default::default(),
+        })
+    }
+
+    fn at_master(master: &Arc<Fake>) -> Confirmer {
+        let asked: Arc<dyn Master> = master.clone();
+        confirmer(Proof::Master { slave: no_slave() }, false, Some(asked))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hung_master_holds_up_nobody_who_is_known_for_more_than_a_moment() {
+        let master = Arc::new(fake(Vec::new()));
+        let confirmer = at_master(&master);
+        for (waits, asked) in [(SOON, 1), (Duration::ZERO, 1), (Duration::ZERO, 1)] {
+            let began = Instant::now();
+            let said = confirmer.ask_again(&name()).await;
+            assert!(matches!(said, Said::Master(Finding::Unsure(_))), "{said:?}");
+            assert_eq!(began.elapsed().as_millis(), waits.as_millis());
+            assert_eq!(master.asked.load(Ordering::SeqCst), asked);
+        }
+        master.answers.lock().unwrap().push(Ok(found()));
+        sleep(SILENCE).await;
+        assert_eq!(confirmer.ask_again(&name()).await, Said::Master(found()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_master_who_is_known_to_be_down_is_not_asked_for_who_is_known() {
+        let mut master = fake(Vec::new());
+        master.trouble = true;
+        let master = Arc::new(master);
+        let began = Instant::now();
+        let said = at_master(&master).ask_again(&name()).await;
+        assert_eq!(said, Said::Master(Finding::Unsure("down".into())));
+        assert!(began.elapsed().is_zero());
+        assert_eq!(master.asked.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_known_and_not_there_is_asked_for_as_anybody_whom_nobody_knows() {
+        let mut master = fake(vec![Ok(Finding::Absent), Ok(Finding::Absent), Ok(found())]);
+        master.deleted = true;
+        let master = Arc::new(master);
+        assert_eq!(at_master(&master).ask_again(&name()).await, Said::Master(found()));
+        assert_eq!(master.asked.load(Ordering::SeqCst), 3);
     }
 }

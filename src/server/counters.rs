@@ -21,6 +21,7 @@ struct Shard {
     refused: AtomicU64,
     foreign: AtomicU64,
     confirmations: AtomicU64,
+    asked_again: AtomicU64,
 }
 
 /// Counts since the daemon began. Shared by threads.
@@ -44,6 +45,8 @@ pub struct Counted {
     pub foreign: u64,
     /// Names that the master or the slave was asked to confirm.
     pub confirmations: u64,
+    /// Names that the lists have and that changed a moment ago, for which the master was asked.
+    pub asked_again: u64,
 }
 
 thread_local! {
@@ -79,6 +82,11 @@ impl Counters {
         self.mine().confirmations.fetch_add(1, Relaxed);
     }
 
+    /// One more name that changed a moment ago.
+    pub(super) fn asking_again(&self) {
+        self.mine().asked_again.fetch_add(1, Relaxed);
+    }
+
     /// The sums.
     pub(super) fn counted(&self) -> Counted {
         let mut sums = Counted::default();
@@ -89,6 +97,7 @@ impl Counters {
             sums.refused += shard.refused.load(Relaxed);
             sums.foreign += shard.foreign.load(Relaxed);
             sums.confirmations += shard.confirmations.load(Relaxed);
+            sums.asked_again += shard.asked_again.load(Relaxed);
         }
         sums.requests = sums.deliver + sums.unknown + sums.deferred + sums.refused + sums.foreign;
         sums

@@ -10,9 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use murder_route::address::{Release, Rules};
 use murder_route::backend::Backends;
+use murder_route::changes::Changes;
 use murder_route::confirm::{Findings, MOST_ROUNDS, Said};
 use murder_route::domains::Domains;
-use murder_route::mailbox::{Lookup, MailboxList, MailboxName, Record};
+use murder_route::mailbox::{Lookup, MailboxList, MailboxName, Record, State};
 use murder_route::mailbox_list::lists::{Lists, Replicated, Source, Trust};
 use murder_route::mupdate::{Event, Failure, Finder, Finding, Stream, Ticket};
 use murder_route::replica::Standing;
@@ -32,6 +33,11 @@ pub(crate) const ACCEPT_AFTER: Duration = Duration::from_secs(60);
 /// Longest wait for the answer to a question (`follow::asker`).
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// How long the answer for somebody whom the replica has waits for the master, and how long the
+/// master is not asked for such once he did not answer (`server::confirmer`).
+pub(crate) const SOON: Duration = Duration::from_millis(250);
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// Between the two questions for a name that was deleted a moment ago (`server::confirmer`).
 const RENAME_GAP: Duration = Duration::from_secs(1);
 
@@ -44,6 +50,7 @@ pub(crate) fn clock(now: Duration) -> SystemTime {
 pub(crate) struct Shared {
     store: Arc<Mutex<Store>>,
     standing: Mutex<Standing>,
+    changes: Changes,
     /// When the last barrier that was answered was asked for.
     barrier: Mutex<Option<Duration>>,
     /// In milliseconds.
@@ -57,6 +64,10 @@ impl Shared {
 
     pub(crate) fn standing(&self) -> MutexGuard<'_, Standing> {
         self.standing.lock().unwrap()
+    }
+
+    pub(crate) fn name_changes(&self, name: &MailboxName, now: Duration) {
+        self.changes.put(name, now);
     }
 
     pub(crate) fn current(&self, asked: Duration) {
@@ -92,6 +103,10 @@ impl Trust for Shared {
     fn misses(&self) -> Result<(), String> {
         self.standing().misses(self.now())
     }
+
+    fn changed_lately(&self, name: &MailboxName) -> bool {
+        self.changes.has(name, || self.now())
+    }
 }
 
 /// An answer to a mail server.
@@ -111,6 +126,12 @@ pub(crate) struct Answered {
     pub(crate) found: bool,
     /// Whether the stream was up.
     pub(crate) streaming: bool,
+    /// Whether the replica had the mailbox, as an active one, when it was asked for.
+    pub(crate) known: bool,
+    /// Whether the name had changed a moment before it was asked for, and the master could be asked.
+    pub(crate) to_ask_again: bool,
+    /// Whether he was, and did not answer.
+    pub(crate) gave_up: bool,
 }
 
 struct Question {
@@ -119,8 +140,13 @@ struct Question {
     since: Duration,
     findings: Findings,
     rounds: usize,
+    known: bool,
+    to_ask_again: bool,
+    gave_up: bool,
     /// What is being found out.
     open: MailboxName,
+    /// Whether the replica has it, so that nobody waits for long.
+    soon: bool,
     state: Asking,
 }
 
@@ -147,6 +173,14 @@ pub(crate) struct Daemon {
     pub(crate) writer: Writer,
     questions: Vec<Question>,
     answers: Vec<Answered>,
+    /// Until when the master is not asked for whom the replica has.
+    silent: Duration,
+}
+
+impl Question {
+    fn patience(&self) -> Duration {
+        if self.soon { SOON } else { PATIENCE }
+    }
 }
 
 impl Daemon {
@@ -159,10 +193,12 @@ impl Daemon {
         now: Duration,
     ) -> Self {
         let committed = store.lock().unwrap().begin();
+        store.lock().unwrap().forget_changes();
         let names = store.lock().unwrap().committed_names();
         let shared = Arc::new(Shared {
             store: Arc::clone(store),
             standing: Mutex::new(Standing::new(committed.about, names, clock(Duration::ZERO))),
+            changes: Changes::default(),
             barrier: Mutex::new(None),
             now: AtomicU64::new(now.as_millis() as u64),
         });
@@ -190,6 +226,7 @@ impl Daemon {
             writer: Writer::new(disk),
             questions: Vec::new(),
             answers: Vec::new(),
+            silent: Duration::ZERO,
         }
     }
 
@@ -209,7 +246,7 @@ impl Daemon {
     /// When there is something to do.
     pub(crate) fn next(&self) -> Option<Duration> {
         let questions = self.questions.iter().map(|question| match question.state {
-            Asking::Asked { at, .. } => at + PATIENCE,
+            Asking::Asked { at, .. } => at + question.patience(),
             Asking::Waits { until } => until,
         });
         let others = [self.stream.next(), self.asker.next(), self.writer.next()];
@@ -336,8 +373,11 @@ impl Daemon {
         let mut at = 0;
         while let Some(question) = self.questions.get(at) {
             match question.state {
-                Asking::Asked { at: asked, .. } if asked + PATIENCE <= now => {
+                Asking::Asked { at: asked, .. } if asked + question.patience() <= now => {
                     let question = self.questions.swap_remove(at);
+                    if question.soon {
+                        self.silent = now + SILENCE;
+                    }
                     let finding = Finding::Unsure("no answer in time".into());
                     self.learn(question, finding, net, now);
                     at = 0;
@@ -356,11 +396,21 @@ impl Daemon {
     /// A mail server asks.
     pub(crate) fn ask(&mut self, name: Name, net: &mut Network, now: Duration) {
         self.shared.now.store(now.as_millis() as u64, Relaxed);
+        let mailbox = MailboxName::new(crate::schedule::text(name)).unwrap();
+        let lately = self.shared.store().changed_lately(&mailbox, now);
+        let known = match self.shared.lookup(&mailbox) {
+            Lookup::Present(record) => record.state == State::Active,
+            _ => false,
+        };
         let question = Question {
+            to_ask_again: lately && self.asker.talk().is_some() && self.silent <= now,
+            gave_up: false,
+            known,
+            soon: false,
             name,
             recipient: format!("u{name}@example.org"),
             since: now,
-            findings: self.resolver.nothing_found(None),
+            findings: self.resolver.nothing_found(None).ask_again(),
             rounds: 0,
             open: MailboxName::new("user.nobody").unwrap(),
             state: Asking::Waits { until: now },
@@ -375,10 +425,18 @@ impl Daemon {
         let route = match verdict {
             Verdict::Confirm(name) if question.rounds <= MOST_ROUNDS => {
                 question.rounds += 1;
-                question.open = name;
+                (question.open, question.soon) = (name, false);
                 return self.find(question, false, net, now);
             }
-            Verdict::Confirm(_) => never_settled(),
+            Verdict::AskAgain(name) if question.rounds <= MOST_ROUNDS => {
+                question.rounds += 1;
+                (question.open, question.soon) = (name, true);
+                return match self.silent <= now {
+                    true => self.find(question, false, net, now),
+                    false => self.learn(question, Finding::Unsure("silent".into()), net, now),
+                };
+            }
+            Verdict::Confirm(_) | Verdict::AskAgain(_) => never_settled(),
             Verdict::Final(route) => route,
             Verdict::Wait => panic!("a replica never waits"),
         };
@@ -393,6 +451,9 @@ impl Daemon {
             complete_to: committed.complete_to,
             found: question.rounds > 0,
             streaming: self.stream.since().is_some(),
+            known: question.known,
+            to_ask_again: question.to_ask_again,
+            gave_up: question.gave_up,
         });
     }
 
@@ -425,6 +486,10 @@ impl Daemon {
         {
             finding = Finding::Unsure(doubt);
         }
+        if finding == Finding::Absent && question.soon {
+            question.soon = false;
+            return self.find(question, false, net, now);
+        }
         let lately = self.deleted_lately(&question.open, now);
         if finding == Finding::Absent && !again && lately {
             question.state = Asking::Waits { until: now + RENAME_GAP };
@@ -441,6 +506,7 @@ impl Daemon {
         net: &mut Network,
         now: Duration,
     ) {
+        question.gave_up |= matches!(finding, Finding::Unsure(_));
         question.findings.learn(question.open.clone(), Said::Master(finding));
         self.look(question, net, now);
     }

@@ -27,6 +27,8 @@ pub(crate) struct Store {
     committed: Table,
     /// What a loss of power leaves.
     on_disk: Table,
+    /// For judging answers: when each name changed last, since the process began.
+    changed: BTreeMap<Vec<u8>, Duration>,
 }
 
 impl Store {
@@ -34,13 +36,38 @@ impl Store {
         self.committed.clone()
     }
 
-    pub(crate) fn commit(&mut self, mut batch: Table) {
+    pub(crate) fn forget_changes(&mut self) {
+        self.changed.clear();
+    }
+
+    /// Whether another record of the name was committed within the last minute, less what a commit
+    /// takes: the minute begins before it.
+    pub(crate) fn changed_lately(&self, name: &MailboxName, now: Duration) -> bool {
+        let changed = self.changed.get(name.as_bytes());
+        changed.is_some_and(|at| now - *at < Duration::from_secs(50))
+    }
+
+    fn note_changes(&mut self, batch: &Table, now: Duration) {
+        let had = &self.committed.records;
+        if had.is_empty() {
+            return;
+        }
+        for (name, record) in &batch.records {
+            if had.get(name) != Some(record) {
+                self.changed.insert(name.clone(), now);
+            }
+        }
+    }
+
+    pub(crate) fn commit(&mut self, mut batch: Table, now: Duration) {
+        self.note_changes(&batch, now);
         batch.most = batch.most.max(batch.records.len() as u64);
         self.on_disk = std::mem::replace(&mut self.committed, batch);
     }
 
     /// Of a full list.
-    pub(crate) fn commit_list(&mut self, mut batch: Table) {
+    pub(crate) fn commit_list(&mut self, mut batch: Table, now: Duration) {
+        self.note_changes(&batch, now);
         if batch.about.held_back.is_none() {
             batch.most = batch.records.len() as u64;
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use murder_route::replica::{Freshness, HeldBack};
 use murder_route::router::Decision;
 
-use crate::daemon::{ACCEPT_AFTER, Answered, Daemon, clock, server};
+use crate::daemon::{ACCEPT_AFTER, Answered, Daemon, SOON, clock, server};
 use crate::master::{Entry, List, Master, Sent};
 use crate::network::{End, Line, Network, Piece};
 use crate::random::Random;
@@ -608,7 +608,7 @@ impl World {
     }
 
     fn judge_one(&mut self, answered: &Answered) -> Result<(), &'static str> {
-        let Answered { name, since, route, held_back, complete_to, found, streaming, lost } =
+        let Answered { name, since, route, held_back, complete_to, found, streaming, lost, .. } =
             answered;
         let (since, now) = (*since, self.now);
         let fresh = self.is_fresh();
@@ -645,6 +645,15 @@ impl World {
                 if !truth.was_on(place, Duration::ZERO, now) {
                     return Err("a server that the mailbox never had");
                 }
+                if answered.to_ask_again && !answered.gave_up {
+                    if !truth.was_on(place, since, now) {
+                        return Err("where it was, of a name that the master was to be asked for");
+                    }
+                    self.seen.insert("delivered to whom the master was asked for again");
+                }
+                if answered.gave_up {
+                    self.seen.insert("delivered although the master did not answer");
+                }
                 let complete_to = since.min(complete_to.unwrap_or_default());
                 if !held_back && !truth.was_on(place, complete_to, now) {
                     return Err(
@@ -663,9 +672,13 @@ impl World {
         if let Some(complete_to) = complete_to
             && !self.untold.contains(name)
             && let Some(entry) = truth.unchanged(since.min(*complete_to), now)
-            && server(route) != Some(SERVERS[entry.server])
         {
-            return Err("a recipient that the replica knew was not answered");
+            if server(route) != Some(SERVERS[entry.server]) {
+                return Err("a recipient that the replica knew was not answered");
+            }
+            if answered.known && now > since + SOON {
+                return Err("a recipient that the replica knew had to wait");
+            }
         }
         Ok(())
     }

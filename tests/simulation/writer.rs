@@ -115,7 +115,10 @@ impl Writer {
         while let Some(event) = events.next() {
             match (&mut self.phase, event) {
                 (Phase::Listing { listing, batch, .. }, Event::Record(name, record)) => {
-                    let Ok(()) = listing.record(&mut **batch, &name, &record);
+                    let Ok(changed) = listing.record(&mut **batch, &name, &record);
+                    if changed {
+                        shared.name_changes(&name, now);
+                    }
                 }
                 (Phase::Listing { .. }, Event::Listed) => {
                     let phase = std::mem::replace(&mut self.phase, Phase::Following);
@@ -156,7 +159,12 @@ impl Writer {
             }
             let mut batch = shared.store().begin();
             for event in events {
-                let Ok(()) = self.follower.apply(&mut batch, event);
+                let Ok(changed) = self.follower.apply(&mut batch, event);
+                if let Event::Record(name, _) | Event::Deleted(name) = event
+                    && changed
+                {
+                    shared.name_changes(name, now);
+                }
             }
             let Ok((about, names)) =
                 self.follower.finish(&mut batch, asked.map(clock), now, clock(now));
@@ -180,8 +188,8 @@ impl Writer {
     ) {
         if let Some(batch) = commit.batch.take() {
             match commit.outcome {
-                Some(_) => shared.store().commit_list(batch),
-                None => shared.store().commit(batch),
+                Some(_) => shared.store().commit_list(batch, now),
+                None => shared.store().commit(batch, now),
             }
             commit.at = self.when(random, now);
             self.commit = Some(commit);
