@@ -25,6 +25,9 @@ pub trait Master: Send + Sync {
     /// the site has said by `negative-cache` that one of a few seconds ago will do.
     fn find<'a>(&'a self, name: &'a MailboxName) -> Asking<'a, Result<Finding, Impossible>>;
 
+    /// A list has this name: what was kept of its absence (`negative-cache`) is over.
+    fn is_listed(&self, _name: &MailboxName) {}
+
     /// Whether a name that the master does not have was deleted a moment ago, as far as the stream
     /// tells. The second half of a rename may follow then, and the master must be asked twice.
     fn deleted_lately(&self, _name: &MailboxName) -> bool {

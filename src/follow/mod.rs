@@ -146,6 +146,12 @@ impl Master for Murder {
         Box::pin(self.ask(name))
     }
 
+    fn is_listed(&self, name: &MailboxName) {
+        if let Some(mut absences) = self.absences() {
+            absences.forget(name);
+        }
+    }
+
     fn deleted_lately(&self, name: &MailboxName) -> bool {
         self.replica.as_ref().is_some_and(|replica| replica.deleted_lately(name))
     }

@@ -104,6 +104,7 @@ impl Confirmer {
         if self.silent().is_some_and(|until| Instant::now() < until) {
             return unsure("the MUPDATE master did not answer a moment ago".into());
         }
+        master.is_listed(name);
         match timeout(SOON, master.find(name)).await {
             Ok(Ok(Finding::Absent)) => self.ask(name).await,
             Ok(Ok(finding)) => Said::Master(finding),

@@ -211,9 +211,16 @@ async fn a_stranger_is_asked_for_again_unless_the_site_says_otherwise() {
         }
         assert_eq!(master.seen().finds.load(SeqCst), finds + least, "{keep:?}");
     }
+    // A list of this host has heard of him.
+    let settings = Mupdate { negative_cache: Some(Duration::from_secs(10)), ..mupdate(&[&master]) };
+    let murder = to_ask(&settings);
+    settled(&murder).await;
+    assert_eq!(answer(&murder, "user.listed").await, Answer::Unknown);
+    master.put("user.listed", "be1");
+    murder.is_listed(&name("user.listed"));
+    assert_eq!(answer(&murder, "user.listed").await, Answer::At("be1".into()));
     // Beside a replica whatever the stream says of a name counts more, and so does a new connection.
     let dir = tempdir();
-    let settings = Mupdate { negative_cache: Some(Duration::from_secs(10)), ..mupdate(&[&master]) };
     let murder = Murder::to_follow(upstream(&settings), &replica_in(dir.path())).unwrap();
     settled(&murder).await;
     assert_eq!(answer(&murder, "user.new").await, Answer::Unknown);

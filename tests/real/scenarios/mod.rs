@@ -14,6 +14,7 @@ mod moving;
 mod outages;
 mod paths;
 mod posted;
+mod race;
 mod refusals;
 mod resync;
 mod sendmail;
@@ -115,6 +116,8 @@ fn run_in(world: &mut World, report: &mut Report) {
     scenario("a deleted mailbox is refused", |w| moving::deleted_is_refused(w));
     scenario("a moved mailbox gets the next mail", |w| moving::moved_mailbox_gets_the_next_mail(w));
     scenario("nothing is lost during a move", |w| moving::nothing_is_lost_during_a_move(w));
+    scenario("a letter is on its way when its mailbox moves", race::letters_on_their_way);
+    scenario("a mailbox that has moved on is asked for", race::moved_on);
     scenario("the master is killed", master::killed);
     scenario("the master hangs", |w| master::hung(w));
     scenario("the frontend begins anew without a master", master::frontend_begins_anew);

@@ -1,7 +1,7 @@
 //! The scenarios of a host without Cyrus, in the order they run: in the same murder, after those of
 //! a frontend, and as many of them as make sense there.
 
-use super::{asked, beside, churn, kills, logins, moving, outages, paths, refusals, resync};
+use super::{asked, beside, churn, kills, logins, moving, outages, paths, race, refusals, resync};
 use crate::Done;
 use crate::exchanger::{Exchanger, USER};
 use crate::releases::is_wanted;
@@ -39,6 +39,8 @@ pub fn run_in(world: &mut World, report: &mut Report) {
     scenario("a deleted mailbox is refused", |w| moving::deleted_is_refused(w));
     scenario("a moved mailbox gets the next mail", |w| moving::moved_mailbox_gets_the_next_mail(w));
     scenario("nothing is lost during a move", |w| moving::nothing_is_lost_during_a_move(w));
+    scenario("a letter is on its way when its mailbox moves", race::letters_on_their_way);
+    scenario("a mailbox that has moved on is asked for", race::moved_on);
     scenario("the master is killed", outages::killed);
     scenario("the master hangs", outages::hung);
     scenario("the daemon begins without a master", outages::begun_without_a_master);
