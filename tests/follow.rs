@@ -3,6 +3,8 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -93,6 +95,15 @@ fn who_moved_a_moment_ago_is_found_where_he_is_before_the_stream_tells() {
     for server in ["be3", "be1", "be2", "be3", "be1"] {
         let now_at = moves_to(server);
         assert_eq!(daemon.ask("lmtp", "jane@example.org"), now_at);
+    }
+    // Nor by another protocol.
+    for server in ["be2", "be3"] {
+        let now_at = moves_to(server).replacen("OK", "200", 1);
+        let mut line = UnixStream::connect(&daemon.socket).unwrap();
+        line.write_all(b"get jane@example.org\n").unwrap();
+        let mut answer = String::new();
+        BufReader::new(line).read_line(&mut answer).unwrap();
+        assert_eq!(answer.trim_end(), now_at);
     }
     assert!(!master.asked().contains(&"user.bob".to_owned()), "who stays is not asked for");
     let (_, said) = status(&site, &daemon);

@@ -6,6 +6,7 @@ use std::thread;
 
 use super::beside::is_the_masters;
 use super::posted::{all_delivered, count_copies, send_until_taken};
+use crate::exchanger::USER;
 use crate::murder::Host;
 use crate::postfix::Postfix;
 use crate::world::{World, message};
@@ -32,22 +33,25 @@ struct Letter {
 pub fn moved_to_and_fro(world: &mut World) -> Done {
     let since = world.logs.mark();
     let backends = &world.murder.backends;
+    // Once for each source, each with mailboxes of its own.
+    let name = if world.setup.runs_as(USER) { "churn" } else { "swirl" };
     for (number, backend) in (0..MOVING).zip(backends.iter().cycle()) {
-        backend.admin()?.command(&format!("CREATE user/churn{number}"))?;
+        backend.admin()?.command(&format!("CREATE user/{name}{number}"))?;
     }
     is_the_masters(world)?;
     let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let (moves, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let renames = AtomicUsize::new(0);
     let taken = thread::scope(|scope| -> Done<Vec<Letter>> {
-        let senders: Vec<_> = (0..SENDERS).map(|_| scope.spawn(|| send(&next, &moves))).collect();
+        let senders: Vec<_> =
+            (0..SENDERS).map(|_| scope.spawn(|| send(name, &next, &moves))).collect();
         let movers: Vec<_> = (0..backends.len())
             .map(|first| {
                 let (over, counters) = (&over, (&moves, &refused));
-                scope.spawn(move || move_until(over, backends, first, counters))
+                scope.spawn(move || move_until(name, over, backends, first, counters))
             })
             .collect();
-        let renamer = scope.spawn(|| rename_until(&over, world, &renames));
+        let renamer = scope.spawn(|| rename_until(name, &over, world, &renames));
         let mut taken = Vec::new();
         let sent: Vec<_> = senders.into_iter().map(|sender| sender.join()).collect();
         over.store(true, Ordering::Relaxed);
@@ -73,7 +77,7 @@ pub fn moved_to_and_fro(world: &mut World) -> Done {
 
     let (mut copies, mut split) = (BTreeMap::new(), BTreeSet::new());
     for number in 0..MOVING {
-        let user = format!("churn{number}");
+        let user = format!("{name}{number}");
         let mut places = 0;
         for host in &world.murder.backends {
             places += usize::from(count_copies(host, &user, &mut copies)?);
@@ -84,7 +88,7 @@ pub fn moved_to_and_fro(world: &mut World) -> Done {
             split.insert(user);
         }
     }
-    count_copies(&world.murder.backends[0], &wanderer(renames), &mut copies)?;
+    count_copies(&world.murder.backends[0], &wanderer(name, renames), &mut copies)?;
     println!("    {refused} moves were refused, {} mailboxes lie on both", split.len());
     let wrong = |Letter { id, user, .. }: &&Letter| match copies.get(id) {
         Some(1) => false,
@@ -96,7 +100,7 @@ pub fn moved_to_and_fro(world: &mut World) -> Done {
     is_the_masters(world).map(drop)
 }
 
-fn send(next: &AtomicUsize, moves: &AtomicUsize) -> Done<Vec<Letter>> {
+fn send(name: &str, next: &AtomicUsize, moves: &AtomicUsize) -> Done<Vec<Letter>> {
     let mut taken = Vec::new();
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
@@ -104,8 +108,8 @@ fn send(next: &AtomicUsize, moves: &AtomicUsize) -> Done<Vec<Letter>> {
         if number >= LETTERS && (moved || number >= 4 * LETTERS) {
             return Ok(taken);
         }
-        let message = message(&format!("churn{number}"));
-        let user = format!("churn{}", number % MOVING);
+        let message = message(&format!("{name}{number}"));
+        let user = format!("{name}{}", number % MOVING);
         let queue_id = send_until_taken::<Postfix>(&format!("{user}@example.org"), &message)?;
         taken.push(Letter { id: message.id, queue_id, user });
     }
@@ -114,6 +118,7 @@ fn send(next: &AtomicUsize, moves: &AtomicUsize) -> Done<Vec<Letter>> {
 /// Every other mailbox, from where it is to where it is not. A backend may refuse a move now and then,
 /// and the mailbox stays.
 fn move_until(
+    name: &str,
     over: &AtomicBool,
     backends: &[Host; 2],
     first: usize,
@@ -126,7 +131,7 @@ fn move_until(
                 return Ok(());
             }
             let place = places[number];
-            let mailbox = format!("user/churn{number}");
+            let mailbox = format!("user/{name}{number}");
             match backends[place].xfer(&mailbox, &backends[1 - place]) {
                 Ok(()) => {
                     moves.fetch_add(1, Ordering::Relaxed);
@@ -141,31 +146,36 @@ fn move_until(
     }
 }
 
-fn wanderer(renames: usize) -> String {
-    format!("wanderer{renames}")
+fn wanderer(name: &str, renames: usize) -> String {
+    format!("{name}-wanderer{renames}")
 }
 
 /// A mailbox with another name each time. A letter to the old one, once it has arrived; and one to
 /// the new one, the moment that it exists.
-fn rename_until(over: &AtomicBool, world: &World, renames: &AtomicUsize) -> Done<Vec<Letter>> {
+fn rename_until(
+    name: &str,
+    over: &AtomicBool,
+    world: &World,
+    renames: &AtomicUsize,
+) -> Done<Vec<Letter>> {
     let be1 = &world.murder.backends[0];
     let mut admin = be1.admin()?;
-    admin.command(&format!("CREATE user/{}", wanderer(0)))?;
+    admin.command(&format!("CREATE user/{}", wanderer(name, 0)))?;
     let mut taken = Vec::new();
     while !over.load(Ordering::Relaxed) {
         let number = renames.load(Ordering::Relaxed);
         let since = world.logs.mark();
-        let message = message(&format!("wanderer{number}"));
-        let user = wanderer(number);
+        let message = message(&format!("{name}-wanderer{number}"));
+        let user = wanderer(name, number);
         let queue_id = send_until_taken::<Postfix>(&format!("{user}@example.org"), &message)?;
         // What is in the queue for a name that is no more would bounce, and rightly.
         all_delivered(world, since, std::slice::from_ref(&queue_id))?;
         taken.push(Letter { id: message.id, queue_id, user });
-        let (old, new) = (wanderer(number), wanderer(number + 1));
+        let (old, new) = (wanderer(name, number), wanderer(name, number + 1));
         admin.command(&format!("RENAME user/{old} user/{new}"))?;
         renames.fetch_add(1, Ordering::Relaxed);
     }
-    let last = wanderer(renames.load(Ordering::Relaxed));
+    let last = wanderer(name, renames.load(Ordering::Relaxed));
     sandbox::poll("the last name to be known", 30, || {
         let reply = world.rcpt(&format!("{last}@example.org"))?;
         ensure!(reply.code == 250 || reply.is_temporary(), "after RENAME: {reply}");

@@ -93,7 +93,7 @@ fn build<M>(root: Root, logs: Logs, start: fn() -> Done<M>) -> Done<World<M>> {
 }
 
 fn run_in(world: &mut World, report: &mut Report) {
-    let logs = world.logs.clone();
+    let (logs, release) = (world.logs.clone(), world.release);
     let mut scenario = |name: &str, run: fn(&mut World) -> Done| {
         if is_wanted(name) {
             report.scenario(name, &logs, || run(world));
@@ -130,6 +130,9 @@ fn run_in(world: &mut World, report: &mut Report) {
     scenario("many mailboxes come and move", |w| upheavals::many_come_and_move(w));
     scenario("the master forgets everybody", upheavals::master_forgets);
     scenario("a slave takes the master's place", upheavals::slave_is_promoted);
+    if release == without_cyrus::THOROUGH {
+        scenario("mailboxes move while letters flow", churn::moved_to_and_fro);
+    }
     scenario("every answer is lmtpd's own", |w| comparison::same_as_lmtpd(w));
     without_cyrus::run_in(world, report);
 }

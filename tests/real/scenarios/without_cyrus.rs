@@ -10,7 +10,7 @@ use crate::root::Release;
 use crate::world::World;
 
 /// The release with which everything is run that would take too long with all.
-const THOROUGH: Release = Release::V3_6;
+pub const THOROUGH: Release = Release::V3_6;
 
 /// Runs them.
 pub fn run_in(world: &mut World, report: &mut Report) {
