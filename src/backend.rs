@@ -79,6 +79,12 @@ impl Place {
         }
         Ok(Place::Inet { host: host.to_ascii_lowercase().into(), port })
     }
+
+    /// `host:port`, `[v6]:port` or `unix:/path`, as [`Place::parse`] reads it.
+    pub fn host_and_port(&self) -> String {
+        let nexthop = self.to_string();
+        nexthop.strip_prefix("inet:").map(str::to_owned).unwrap_or(nexthop)
+    }
 }
 
 /// A DNS name or an IPv4 address. Underscores are no letters of DNS, but they are met.

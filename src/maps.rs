@@ -6,10 +6,13 @@
 //! | `recipient` | `OK RECIPIENT` | `NOTFOUND` | `TEMP …` | `OK RECIPIENT` | `NOTFOUND` |
 //! | `host` | `OK HOST` | `NOTFOUND` | `TEMP …` | `NOTFOUND` | `NOTFOUND` |
 //! | `canonical` | `OK RECIPIENT`, if its form changes | `NOTFOUND` | `TEMP …` | `NOTFOUND` | `NOTFOUND` |
+//! | `exim` | `OK HOST:PORT` | `OK :fail:550 5.1.1 …` | `OK :defer:451 4.3.0 …`, `TEMP …` | `OK :fail:550 5.7.1 …` | `NOTFOUND` |
 //!
 //! `error:` and `retry:` are transports of Postfix; from `transport_maps` they already reject or
 //! defer at RCPT. Deferred is `TEMP` where the postmaster must act: Postfix writes its text to the
 //! mail log and never shows it to the sender.
+//!
+//! `:fail:` and `:defer:` are what Exim's redirect router acts upon.
 //!
 //! `fallback`, if it is set, stands in `lmtp` for every decision but *deliver* and *foreign*, and
 //! `recipient` then accepts whatever the fallback is to judge.
@@ -73,6 +76,8 @@ pub enum Map<'a> {
     Host,
     /// `canonical`, for `recipient_canonical_maps`.
     Canonical,
+    /// `exim`, for its routers.
+    Exim,
     /// One of the site's own.
     Own(&'a Templates),
 }
@@ -82,7 +87,7 @@ pub enum Map<'a> {
 pub const STATUS_MAP: &str = "status";
 
 /// The names of the maps that are always there.
-pub const BUILT_IN: [&str; 4] = ["lmtp", "recipient", "host", "canonical"];
+pub const BUILT_IN: [&str; 5] = ["lmtp", "recipient", "host", "canonical", "exim"];
 
 impl Maps {
     /// The maps that are always there, with these policies.
@@ -111,6 +116,7 @@ impl Maps {
             "recipient" => Map::Recipient,
             "host" => Map::Host,
             "canonical" => Map::Canonical,
+            "exim" => Map::Exim,
             own => Map::Own(self.templates.get(own)?),
         })
     }
@@ -126,6 +132,7 @@ impl Maps {
         match (map, &route.decision) {
             (_, Decision::Foreign) => Reply::NotFound,
             (Map::Lmtp, decision) => self.lmtp(decision, route),
+            (Map::Exim, decision) => self.exim(decision, route),
             (Map::Recipient, Decision::Deliver(_) | Decision::Refused(_)) => given(),
             (Map::Recipient, _) if self.fallback.is_some() => given(),
             (Map::Host, Decision::Deliver(backend)) => match &backend.place {
@@ -160,9 +167,12 @@ impl Maps {
 
     /// What the mail server is to do at RCPT: what `lmtp` has it do there.
     pub fn at_rcpt(&self, decision: &Decision) -> AtRcpt {
+        if self.fallback.is_some() { AtRcpt::Pass } else { self.verdict(decision) }
+    }
+
+    fn verdict(&self, decision: &Decision) -> AtRcpt {
         match decision {
             Decision::Deliver(_) | Decision::Foreign => AtRcpt::Pass,
-            _ if self.fallback.is_some() => AtRcpt::Pass,
             // The text goes to the sender: it says what he can act on, and nothing of our inside.
             Decision::Deferred(Cause::List) => AtRcpt::FAILED,
             Decision::Deferred(Cause::Mailbox) => {
@@ -194,6 +204,19 @@ impl Maps {
                 AtRcpt::Defer(text) => Reply::Ok(format!("retry:{text}")),
                 AtRcpt::Reject(text) => Reply::Ok(format!("error:{text}")),
             },
+        }
+    }
+
+    /// The fallback is a transport of Postfix and does not count here: Exim's next router would have to
+    /// be for it, and where there is none a recipient is *unrouteable*, which bounces.
+    fn exim(&self, decision: &Decision, route: &Route) -> Reply {
+        match (decision, self.verdict(decision)) {
+            (Decision::Deliver(backend), _) => Reply::Ok(backend.place.host_and_port()),
+            // The sender would be told.
+            (Decision::Deferred(Cause::List), _) => Reply::Temp(route.reason.to_string()),
+            (_, AtRcpt::Pass) => Reply::NotFound,
+            (_, AtRcpt::Defer(text)) => Reply::Ok(format!(":defer:451 {text}")),
+            (_, AtRcpt::Reject(text)) => Reply::Ok(format!(":fail:550 {text}")),
         }
     }
 }

@@ -65,6 +65,21 @@ fn every_map_answers_every_decision_in_the_words_of_postfix() {
         ("host", Decision::Unknown, "NOTFOUND "),
         ("host", mailbox(), "TEMP because"),
         ("host", Decision::Foreign, "NOTFOUND "),
+        ("exim", deliver(), "OK be1.example.org:2003"),
+        ("exim", Decision::Unknown, "OK :fail:550 5.1.1 User unknown"),
+        ("exim", mailbox(), "OK :defer:451 4.3.0 Mailbox is temporarily unavailable"),
+        ("exim", list(), "TEMP because"),
+        (
+            "exim",
+            Decision::Refused(Refusal::NoPost),
+            "OK :fail:550 5.7.1 Posting to this mailbox is not permitted",
+        ),
+        (
+            "exim",
+            Decision::Refused(Refusal::Syntax),
+            "OK :fail:550 5.1.3 Bad recipient address syntax",
+        ),
+        ("exim", Decision::Foreign, "NOTFOUND "),
         ("canonical", deliver(), "NOTFOUND "),
         ("canonical", Decision::Unknown, "NOTFOUND "),
         ("canonical", list(), "TEMP because"),
@@ -91,6 +106,29 @@ fn unknown_is_answered_as_the_site_wants_it() {
     assert_eq!(unknown(UnknownPolicy::NotFound, "lmtp"), "NOTFOUND ");
     assert!(unknown(UnknownPolicy::Defer, "lmtp").starts_with("OK retry:4.3.0 "));
     assert!(unknown(UnknownPolicy::Defer, "recipient").starts_with("TEMP "));
+    assert_eq!(unknown(UnknownPolicy::NotFound, "exim"), "NOTFOUND ");
+    assert!(unknown(UnknownPolicy::Defer, "exim").starts_with("OK :defer:451 4.3.0 "));
+}
+
+#[test]
+fn exim_is_told_of_a_place_whose_colons_it_can_tell_from_its_own() {
+    for (place, answer) in [
+        ("[2001:db8::1]:24", "OK [2001:db8::1]:24"),
+        ("192.0.2.1", "OK 192.0.2.1:2003"),
+        ("unix:/run/lmtp", "OK unix:/run/lmtp"),
+    ] {
+        let place = Place::parse(place, 2003).unwrap();
+        let deliver = Decision::Deliver(Backend { transport: "lmtp".into(), place });
+        assert_eq!(reply(&Maps::default(), "exim", "jane@example.org", deliver), answer);
+    }
+}
+
+#[test]
+fn no_fallback_leaves_a_letter_of_ours_to_a_router_that_exim_may_not_have() {
+    let maps = Maps { fallback: Some("lmtp:inet:old:24".into()), ..Maps::default() };
+    for decision in [Decision::Unknown, Decision::Deferred(Cause::Mailbox)] {
+        assert!(reply(&maps, "exim", "x@example.org", decision).starts_with("OK :"));
+    }
 }
 
 #[test]

@@ -1,0 +1,125 @@
+//! A backend's replies on their way to a mail server that would bounce on `550 5.1.1`.
+//!
+//! A mailbox can move between the look-up and the delivery, and its old backend then says
+//! `550 5.1.1 User unknown`, for good (`imap/lmtpd.c:verify_user`). To the mail server that must look
+//! temporary: it asks again, is told the new backend, and is told of no backend if the mailbox is
+//! really gone. Every other reply stays as it is, also the `550 5.7.1` of a Sieve script's reject.
+
+/// The most that one reply may have, in bytes: some 60 times the longest of Cyrus'.
+pub const REPLY_LIMIT: usize = 16 * 1024;
+
+/// The reply has more than [`REPLY_LIMIT`] bytes, so its end is not known, and so not what it means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a reply of more than {REPLY_LIMIT} bytes")]
+pub struct TooLong;
+
+/// Hands whole replies on. LMTP puts the status (RFC 3463) into the last line of several.
+#[derive(Debug, Default)]
+pub struct Softener {
+    /// A reply, as far as it came.
+    reply: Vec<u8>,
+    /// Where its unfinished line begins.
+    line: usize,
+}
+
+impl Softener {
+    /// Takes what came next, and appends to `out` every reply that is whole with it. What is not, at
+    /// the end of the connection, is never handed on.
+    pub fn hear(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.reply.len() + piece.len() > REPLY_LIMIT {
+                return Err(TooLong);
+            }
+            self.reply.extend_from_slice(piece);
+            if !piece.ends_with(b"\n") {
+                continue;
+            }
+            let line = self.reply.get(self.line..).unwrap_or_default();
+            if line.get(3) == Some(&b'-') {
+                self.line = self.reply.len();
+                continue;
+            }
+            if is_unknown(line) {
+                soften(&mut self.reply);
+            }
+            out.append(&mut self.reply);
+            self.line = 0;
+        }
+        Ok(())
+    }
+}
+
+/// `5yz 5.1.1 …`
+fn is_unknown(line: &[u8]) -> bool {
+    let rest = line.get(4..).and_then(|text| text.strip_prefix(b"5.1.1"));
+    line.starts_with(b"5") && rest.is_some_and(|rest| !rest.first().is_some_and(u8::is_ascii_digit))
+}
+
+/// Makes each line of a reply temporary, with its status.
+fn soften(reply: &mut [u8]) {
+    for line in reply.split_mut(|byte| *byte == b'\n') {
+        let status = line.get(4..).is_some_and(|text| text.starts_with(b"5."));
+        for at in if status { &[0, 4][..] } else { &[0] } {
+            if let Some(class) = line.get_mut(*at) {
+                *class = b'4';
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (String, Result<(), TooLong>) {
+        let (mut softener, mut out) = (Softener::default(), Vec::new());
+        let mut said = Ok(());
+        for piece in pieces {
+            said = said.and(softener.hear(piece, &mut out));
+        }
+        (String::from_utf8(out).unwrap(), said)
+    }
+
+    /// The refusal of lmtpd 3.6.1, between replies that must stay.
+    const SESSION: &str = "220 be1 LMTP Cyrus ready\r\n250-be1\r\n250-PIPELINING\r\n250 Ok\r\n\
+        250 2.1.0 ok\r\n\
+        550-Mailbox unknown.  Either there is no mailbox associated with this\r\n\
+        550-name or you do not have authorization to see it.\r\n\
+        550 5.1.1 User unknown\r\n\
+        550-5.1.1 No such\r\n550 5.1.1 mailbox\r\n\
+        550 5.7.1 Permission denied\r\n550 5.1.10 no mail\r\n550 Unknown 5.1.1\r\n550 5.1.1\r\n\
+        452 4.2.2 Over quota\r\n250 5.1.1 odd\r\n421 4.4.1 bye\r\n";
+
+    const SOFTENED: &str = "220 be1 LMTP Cyrus ready\r\n250-be1\r\n250-PIPELINING\r\n250 Ok\r\n\
+        250 2.1.0 ok\r\n\
+        450-Mailbox unknown.  Either there is no mailbox associated with this\r\n\
+        450-name or you do not have authorization to see it.\r\n\
+        450 4.1.1 User unknown\r\n\
+        450-4.1.1 No such\r\n450 4.1.1 mailbox\r\n\
+        550 5.7.1 Permission denied\r\n550 5.1.10 no mail\r\n550 Unknown 5.1.1\r\n450 4.1.1\r\n\
+        452 4.2.2 Over quota\r\n250 5.1.1 odd\r\n421 4.4.1 bye\r\n";
+
+    #[test]
+    fn only_the_user_whom_the_backend_does_not_know_becomes_temporary() {
+        let session = SESSION.as_bytes();
+        let expected = (SOFTENED.to_owned(), Ok(()));
+        assert_eq!(heard([session]), expected);
+        assert_eq!(heard(session.chunks(1)), expected, "byte by byte");
+        for at in 0..session.len() {
+            assert_eq!(heard([&session[..at], &session[at..]]), expected, "split at {at}");
+        }
+    }
+
+    #[test]
+    fn half_a_reply_is_never_handed_on() {
+        let half = "250 2.1.0 ok\r\n550-Mailbox unknown.\r\n550 5.1";
+        assert_eq!(heard([half.as_bytes()]), ("250 2.1.0 ok\r\n".to_owned(), Ok(())));
+    }
+
+    #[test]
+    fn a_reply_without_end_is_an_error() {
+        let endless = b"250-a line of it\r\n".repeat(REPLY_LIMIT / 16);
+        assert_eq!(heard([&endless[..]]), (String::new(), Err(TooLong)));
+        assert_eq!(heard([&[b'x'; REPLY_LIMIT + 1][..]]), (String::new(), Err(TooLong)));
+    }
+}
