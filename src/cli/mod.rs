@@ -7,6 +7,7 @@ mod behind;
 mod check;
 mod demo;
 mod dump;
+mod lmtp;
 mod lookup;
 mod replica;
 mod serve;
@@ -73,6 +74,8 @@ enum Command {
     Dump(dump::Dump),
     /// Read a whole mailboxes.db and report everything wrong with it
     Verify(verify::Verify),
+    /// Speak LMTP with a backend, for a mail server that runs a program for it
+    Lmtp(lmtp::Lmtp),
     /// Show the whole way of a letter, with nothing but this program
     Demo(demo::Demo),
 }
@@ -162,6 +165,7 @@ pub fn main() -> ExitCode {
         Command::Replica(replica) => replica.run(),
         Command::Dump(dump) => dump.run(),
         Command::Verify(verify) => verify.run(),
+        Command::Lmtp(lmtp) => lmtp.run(),
         Command::Demo(demo) => demo.run(),
     };
     match exit {

@@ -8,3 +8,4 @@ pub mod policy;
 pub mod protocol;
 pub mod rcpt;
 pub mod socketmap;
+pub mod softener;
