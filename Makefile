@@ -57,3 +57,10 @@ install: target/release/murder-route
 	    > $(DESTDIR)$(unitdir)/murder-route.service
 	$(INSTALL) -m 644 README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT \
 	    packaging/etc/murder-route.toml $(DESTDIR)$(docdir)/
+	for section in exim/conf.d/*; do \
+	    pieces=$(DESTDIR)$(docdir)/$$section; \
+	    $(INSTALL) -d $$pieces && $(INSTALL) -m 644 $$section/* $$pieces/ || exit; \
+	done
+	sed 's|/usr/local/sbin/|$(sbindir)/|' exim/conf.d/main/00_murder-route \
+	    > $(DESTDIR)$(docdir)/exim/conf.d/main/00_murder-route
+	$(INSTALL) -m 644 exim/README.md $(DESTDIR)$(docdir)/exim/

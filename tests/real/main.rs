@@ -11,6 +11,7 @@
 
 mod clients;
 mod exchanger;
+mod exim;
 mod imapd_conf;
 mod logs;
 mod mishaps;

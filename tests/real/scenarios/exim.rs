@@ -1,24 +1,288 @@
 //! The scenarios before Exim, in the order they run.
 
-use crate::logs::Logs;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::chown;
+
+use serde_json::Value;
+
+use super::{faults, master, moving, paths, refusals, stand};
+use crate::clients::mail::Session;
+use crate::clients::sink::Sink;
+use crate::exim::Exim;
+use crate::logs::{Line, Logs};
+use crate::murder::{ADMIN, Host, PASSWORD};
+use crate::readme::Readme;
 use crate::releases::is_wanted;
 use crate::report::Report;
 use crate::root::Root;
-use crate::{Done, ensure, run, sandbox};
+use crate::router::{Daemon, Setup};
+use crate::sandbox::{self, STATE};
+use crate::tls::{self, Tls};
+use crate::world::{DOMAINS, Queued, World};
+use crate::{Done, ensure, run};
 
 /// Runs them.
-pub fn run_all(_root: Root, logs: &Logs, report: &mut Report) {
-    let mut scenario = |name: &str, run: fn() -> Done| {
+pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
+    let Some(mut world) = stand(root, logs, report, Exim::start) else { return };
+    let mut scenario = |name: &str, run: fn(&mut World<Exim>) -> Done| {
         if is_wanted(name) {
-            report.scenario(name, logs, run);
+            report.scenario(name, logs, || run(&mut world));
         }
     };
-    scenario("Exim has what is asked of it", has_what_is_asked);
+    scenario("Exim has what is asked of it", |_| has_what_is_asked());
+    scenario("every recipient on its own backend, past the frontend's lmtpd", |w| {
+        paths::each_on_its_backend(w)
+    });
+    scenario("quotes that are not needed do not reach a backend", |w| quoted(w));
+    scenario("one message for both backends", |w| one_transaction_a_backend(w));
+    scenario("unknown is refused at RCPT", |w| refusals::unknown_is_refused_at_rcpt(w));
+    scenario("reserved is put off", |w| refusals::reserved_is_put_off(w));
+    scenario("foreign addresses pass untouched", |w| refusals::foreign_addresses_pass_untouched(w));
+    scenario("a created mailbox is known at once", |w| moving::created_is_known_at_once(w));
+    scenario("a renamed mailbox follows its name", |w| moving::renamed_follows_its_name(w));
+    scenario("a deleted mailbox is refused", |w| moving::deleted_is_refused(w));
+    scenario("a moved mailbox gets the next mail", |w| moving::moved_mailbox_gets_the_next_mail(w));
+    scenario("nothing is lost during a move", |w| moving::nothing_is_lost_during_a_move(w));
+    scenario("a mailbox moves while its mail is queued", |w| moved_in_the_queue(w));
+    scenario("a mailbox moves between the look-up and the delivery", moved_after_the_lookup);
+    scenario("without the daemon everybody waits, and nobody bounces", without_the_daemon);
+    scenario("the master is killed", master::killed);
+    scenario("the master hangs", |w| master::hung(w));
+    scenario("the daemon is restarted under load", faults::daemon_restarts_under_load);
+    scenario("a backend by IPv6 gets the recipients as they must be", by_ipv6);
+    scenario("a backend that cannot be reached puts its letters off", unreachable);
+    scenario("backends that want TLS and a login", with_tls_and_login);
 }
 
-/// Debian's light daemon would lack the functions of a library of ours.
+/// The pieces need Exim's lmtp transport; Debian's light daemon would lack the functions of a library
+/// of ours.
 fn has_what_is_asked() -> Done {
     let about = run(sandbox::command("exim4").arg("-bV"))?;
-    ensure!(about.contains("Expand_dlfunc"), "{about}");
+    for wanted in ["Expand_dlfunc", "Transports: appendfile", " lmtp "] {
+        ensure!(about.contains(wanted), "{wanted} is missing: {about}");
+    }
     Ok(())
+}
+
+/// lmtpd takes them for a part of the name, and would refuse the recipient.
+fn quoted(world: &World<Exim>) -> Done {
+    let [be1, be2] = &world.murder.backends;
+    world.arrives("\"jane\"@example.org", be1, "jane", "INBOX")?;
+    world.arrives("\"Jane+Work\"@Example.Org", be1, "jane", "INBOX/Work")?;
+    world.arrives("\"o.bri\\en\"@example.org", be1, "o.brien", "INBOX")?;
+    world.arrives("\"bob\"@example.net", be2, "bob@example.net", "INBOX")?;
+    // Nobody can have a mailbox whose name needs them.
+    world.refused("\"jane doe\"@example.org")?;
+    world.refused("\"jane\\\"\"@example.org")
+}
+
+/// The recipients of a backend share one transaction, hence one reply's session.
+fn one_transaction_a_backend(world: &World<Exim>) -> Done {
+    let since = world.logs.mark();
+    paths::one_message_for_both(world)?;
+    let lines = world.logs.since(since, "exim");
+    let first = lines.iter().filter(|line| line.text.contains(" => ")).count();
+    let further = lines.iter().filter(|line| line.text.contains(" -> ")).count();
+    ensure!((first, further) == (2, 2), "transactions: {first}, more recipients: {further}");
+    Ok(())
+}
+
+/// Accepted when the mailbox was on one backend, delivered when it is on the other.
+fn moved_in_the_queue(world: &World<Exim>) -> Done {
+    let [be1, be2] = &world.murder.backends;
+    be1.admin()?.command("CREATE user/nomad")?;
+    world.moves_to("nomad@example.org", be1)?;
+    world.mail_server.hold()?;
+    let moved: Done<Queued> = (|| {
+        let queued = world.send(&["nomad+x@example.org", "max@example.org"])?;
+        be1.xfer("user/nomad", be2)?;
+        Ok(queued)
+    })();
+    world.mail_server.release()?;
+    let queued = moved?;
+    world.delivered(&queued)?;
+    world.holds_once(be2, "nomad", "INBOX", &queued.id)?;
+    world.holds_once(be2, "max", "INBOX", &queued.id)
+}
+
+/// The daemon has a list of before the move. The old backend says `550 5.1.1`, to this recipient of the
+/// letter and not to the other.
+fn moved_after_the_lookup(world: &mut World<Exim>) -> Done {
+    let [be1, be2] = &world.murder.backends;
+    // By the list itself: while a name is reserved there, the master is asked.
+    sandbox::poll("the list to have nomad on its backend", 30, || {
+        let records = world.setup.dump()?;
+        let there = |record: &&Value| {
+            record["mailbox"] == "user.nomad"
+                && record["state"] == "active"
+                && record["server"] == be2.address
+        };
+        Ok(records.iter().find(there).map(|_| ()))
+    })?;
+    let list = format!("{STATE}/before-the-move.db");
+    fs::copy(world.murder.frontend.mailboxes_db(), &list)?;
+    chown(&list, Some(world.murder.cyrus.uid), Some(world.murder.cyrus.gid))?;
+    be2.xfer("user/nomad", be1)?;
+    world.daemon.stop()?;
+    let mut daemon = Daemon::start(world.setup.with_list(&list))?;
+    let refused = refused_by_its_old_backend(world, be2);
+    daemon.stop()?;
+    world.daemon.resume()?;
+    let queued = refused?;
+    let attempts = world.delivered(&queued)?;
+    let sent = attempts.iter().filter(|attempt| attempt.status == "sent").count();
+    ensure!(sent == 2 && attempts.len() > 2, "{attempts:?}");
+    world.holds_once(be1, "nomad", "INBOX", &queued.id)?;
+    world.holds_once(be2, "max", "INBOX", &queued.id)
+}
+
+/// A letter that stays in the queue for that.
+fn refused_by_its_old_backend(world: &World<Exim>, old: &Host) -> Done<Queued> {
+    let mut session = Session::lmtp(&format!("{}:2003", old.address))?;
+    session.command("MAIL FROM:<probe@sender.test>")?;
+    let said = session.command("RCPT TO:<nomad@example.org>")?;
+    ensure!(said.code == 550 && said.status() == "5.1.1", "the old backend says {said}");
+
+    let queued = world.send(&["nomad+x@example.org", "max@example.org"])?;
+    let softened = format!("{} == nomad+x@example.org ", queued.queue_id);
+    world.logs.wait("the old backend to refuse", queued.since, 30, |lines| {
+        let refused = |line: &Line| {
+            line.text.starts_with(&softened) && line.text.contains("450 4.1.1 User unknown")
+        };
+        lines.iter().any(refused).then_some(())
+    })?;
+    Ok(queued)
+}
+
+/// Nothing answers at the socket: what comes is put off, and what is queued stays.
+fn without_the_daemon(world: &mut World<Exim>) -> Done {
+    world.mail_server.hold()?;
+    let queued = world.send(&["jane@example.org"]);
+    world.daemon.stop()?;
+    world.mail_server.release()?;
+    let seen = queued.and_then(|queued| {
+        for recipient in ["jane@example.org", "nobody@example.org"] {
+            world.put_off(recipient)?;
+        }
+        let put_off = format!("{} == jane@example.org R=murder_verdict", queued.queue_id);
+        world.logs.wait("the letter to be put off", queued.since, 30, |lines| {
+            lines.iter().any(|line| line.text.starts_with(&put_off)).then_some(())
+        })?;
+        Ok(queued)
+    });
+    world.daemon.resume()?;
+    let queued = seen?;
+    world.delivered(&queued)?;
+    world.holds_once(&world.murder.backends[0], "jane", "INBOX", &queued.id)
+}
+
+/// The daemon with another way to the backend of jane, while something is done.
+fn with_backend<T>(
+    world: &mut World<Exim>,
+    settings: &str,
+    what: impl FnOnce(&mut World<Exim>) -> Done<T>,
+) -> Done<T> {
+    let file = format!("{STATE}/another-way.toml");
+    let imapd_conf = world.murder.frontend.imapd_conf();
+    let server = world.murder.backends[0].address;
+    let text = format!(
+        "imapd-conf = {imapd_conf:?}\ndomains = {DOMAINS:?}\n\
+         [backends.servers.{server:?}]\n{settings}"
+    );
+    fs::write(&file, text)?;
+    world.daemon.stop()?;
+    let mut daemon = Daemon::start(Setup::new(&["--config", &file], world.murder.cyrus))?;
+    let done = what(world);
+    daemon.stop()?;
+    world.daemon.resume()?;
+    done
+}
+
+/// Something that writes down what it is told stands for the backend.
+fn by_ipv6(world: &mut World<Exim>) -> Done {
+    let backend = Sink::listen("[::1]:2003")?;
+    with_backend(world, "address = \"[::1]\"\n", |world| {
+        let to = ["JANE+Work@Example.ORG", "\"o.brien\"@example.org", "carol+X.y@Example.net"];
+        let queued = world.send(&to)?;
+        world.delivered(&queued)?;
+        let received = backend.take();
+        let [one] = &received[..] else { return Err(format!("received {received:?}").into()) };
+        let expected = ["jane+Work@example.org", "o.brien@example.org", "carol+X.y@example.net"];
+        let mut told = one.to.clone();
+        told.sort_by_key(|told| expected.iter().position(|expected| expected == told));
+        ensure!(told == expected, "the backend is told {told:?}");
+        ensure!(one.message.contains(&queued.id), "another message came: {}", one.message);
+        Ok(())
+    })
+}
+
+/// The reason is in Exim's log, and the recipient on the other backend has his letter.
+fn unreachable(world: &mut World<Exim>) -> Done {
+    let queued = with_backend(world, "port = 2999\n", |world| {
+        let queued = world.send(&["jane@example.org", "max@example.org"])?;
+        let put_off = format!("{} == jane@example.org ", queued.queue_id);
+        let sent = format!("{} => max ", queued.queue_id);
+        let why = "cannot reach 127.0.1.11:2999: Connection refused";
+        world.logs.wait(
+            "the letter to be put off, and the other sent",
+            queued.since,
+            30,
+            |lines| {
+                let told = |line: &Line| line.text.starts_with(&put_off) && line.text.contains(why);
+                let both =
+                    lines.iter().any(told) && lines.iter().any(|line| line.text.starts_with(&sent));
+                both.then_some(())
+            },
+        )?;
+        world.holds_once(&world.murder.backends[1], "max", "INBOX", &queued.id)?;
+        Ok(queued)
+    })?;
+    world.delivered(&queued)?;
+    world.holds_once(&world.murder.backends[0], "jane", "INBOX", &queued.id)
+}
+
+/// By what our README says of such backends.
+fn with_tls_and_login(world: &mut World<Exim>) -> Done {
+    let tls = Tls::make(world.murder.cyrus)?;
+    let [be1, _] = &mut world.murder.backends;
+    be1.restart_with(&[
+        ("tls_server_cert", &tls.good.certificate),
+        ("tls_server_key", &tls.good.key),
+        ("lmtplogin_allowplaintext", "no"),
+    ])?;
+    let mut hosts = fs::OpenOptions::new().append(true).open(sandbox::in_root("/etc/hosts"))?;
+    writeln!(hosts, "{} {}", be1.address, tls::NAME)?;
+    // As Debian ships it: what the run has added is for Cyrus.
+    let services = sandbox::in_root("/etc/services");
+    let without = fs::read_to_string(&services)?.replace("lmtp 2004/tcp\n", "");
+    fs::write(&services, without)?;
+    let readme = Readme::of("exim")?.below("Backends that want TLS or a login")?;
+    readme.instead_of("mailer", ADMIN)?.instead_of("secret", PASSWORD)?.follow()?;
+    let piece = sandbox::in_root("/etc/exim4/conf.d/main/00_murder-route");
+    let before = fs::read_to_string(&piece)?;
+    let more = format!("MURDER_REQUIRE_AUTH = yes\nMURDER_REQUIRE_TLS = {}\n", tls.authority);
+    fs::write(&piece, before + &more)?;
+    run(&mut sandbox::command("update-exim4.conf"))?;
+    world.mail_server.restart()?;
+    with_backend(world, "address = \"[2001:db8::1]:24\"\n", |_| {
+        let routed = run(sandbox::command("exim4").args(["-bt", "jane@example.org"]))?;
+        let expected = "transport = murder_smtp\n  host 2001:db8::1 [2001:db8::1] port=24";
+        ensure!(routed.contains(expected), "{routed}");
+        Ok(())
+    })?;
+    let (name, port) = (tls::NAME, 2004);
+    with_backend(world, &format!("address = \"{name}:{port}\"\n"), |world| {
+        let queued = world.send(&["Jane+Work@Example.Org", "\"o.brien\"@example.org"])?;
+        world.delivered(&queued)?;
+        let be1 = &world.murder.backends[0];
+        world.holds_once(be1, "jane", "INBOX/Work", &queued.id)?;
+        world.holds_once(be1, "o.brien", "INBOX", &queued.id)?;
+        let lines = world.logs.since(queued.since, "exim");
+        let sent = lines.iter().find(|line| line.text.contains(" => ")).ok_or("no delivery")?;
+        for wanted in [&format!("H={name} [127.0.1.11]"), "X=TLS1", "CV=yes", " A="] {
+            ensure!(sent.text.contains(wanted), "{wanted} is missing: {}", sent.text);
+        }
+        world.refused("nobody@example.org")
+    })
 }
