@@ -52,7 +52,7 @@ impl<'a> Request<'a> {
     /// Reads the lines of a request, without the empty one.
     pub fn parse(lines: &'a [u8]) -> Result<Self, BadRequest> {
         let (mut kind, mut state, mut recipient) = (None, None, None);
-        for line in lines.split(|b| *b == b'\n') {
+        for line in split(lines) {
             let (name, value) = memchr::memchr(b'=', line)
                 .and_then(|at| line.split_at_checked(at))
                 .filter(|(name, _)| !name.is_empty())
@@ -76,6 +76,16 @@ impl<'a> Request<'a> {
         };
         Ok(Request { at_rcpt })
     }
+}
+
+/// The lines of a request. There are some thirty of them, of which three count.
+fn split(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut begin = 0;
+    memchr::memchr_iter(b'\n', lines).chain([lines.len()]).map(move |end| {
+        let line = lines.get(begin..end).unwrap_or_default();
+        begin = end.saturating_add(1);
+        line
+    })
 }
 
 /// Cuts requests out of a stream that comes in pieces of any size. After the first error it says
