@@ -9,7 +9,7 @@ use murder_route::mailbox::{Lookup, MailboxList, MailboxName, Record};
 use murder_route::resolver::Resolver;
 
 use crate::list::{self, Random, Site};
-use crate::murder::Connection;
+use crate::mupdate::Connection;
 use crate::table::{Goal, Table};
 use crate::{Done, ensure, replica};
 

@@ -11,7 +11,7 @@ use murder_route::wire::socketmap::Request;
 use crate::list::{self, Random, Site};
 use crate::sandbox::STATE;
 use crate::table::{Goal, Table, median};
-use crate::{Done, ensure, socketmap};
+use crate::{Done, ensure, round_trips, socketmap};
 
 /// Starts.
 const ROUNDS: usize = 11;
@@ -96,8 +96,9 @@ fn first_answer(site: &Site, user: u32) -> Done<Duration> {
 fn memory(site: &Site, table: &mut Table) -> Done {
     let socket = format!("{STATE}/memory");
     let daemon = Daemon::start(site, &socket)?;
-    drop(socketmap::connect(&socket)?);
-    let _open = socketmap::busy(&socket, CONNECTIONS, LOOKUPS / CONNECTIONS)?;
+    drop(round_trips::connect(&socket)?);
+    let questions = socketmap::questions();
+    let _open = round_trips::busy(&socket, CONNECTIONS, LOOKUPS / CONNECTIONS, &questions)?;
     // Not RssShmem: the list lies in a tmpfs, whose pages are counted there when they are mapped.
     let own = memory_of(daemon.0.id(), "RssAnon")?;
     table.alone("memory, file pages aside", "MB", own, Goal::Below(16.0));

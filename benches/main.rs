@@ -1,6 +1,6 @@
 //! Figures, each against a peer in the same run on the same data: Cyrus' own reader of the list,
-//! Cyrus' own socketmap server and its MUPDATE slave, Postfix' own tables, and a bare echo server in C. What is measured and what came out:
-//! `docs/benchmarks.md`.
+//! Cyrus' own socketmap server and its MUPDATE slave, Postfix' own tables, and a bare echo server in
+//! C. What is measured and what came out: `docs/benchmarks.md`.
 //!
 //! Wants root, a C compiler, and Debian's packages from the network at the first run: `make bench`.
 
@@ -14,12 +14,14 @@ mod clients;
 mod daemon;
 mod list;
 mod lookups;
-mod murder;
+mod mupdate;
 mod postfix;
+mod processor;
 mod replica;
 #[allow(dead_code)]
 #[path = "../tests/real/root.rs"]
 mod root;
+mod round_trips;
 #[allow(dead_code)]
 #[path = "../tests/real/sandbox.rs"]
 mod sandbox;

@@ -17,7 +17,7 @@ use crate::list::{self, FOLDERS, Random, Site, USERS};
 use crate::lookups::{each, look_up, name, route, time};
 use crate::sandbox::{self, STATE};
 use crate::table::{Goal, Table, median, ratio};
-use crate::{Done, murder, replica, run};
+use crate::{Done, mupdate, replica, run};
 
 /// Slices of each kind, and the lookups of one.
 const ROUNDS: usize = 15;
@@ -34,7 +34,7 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
     let list = ReplicaList::open(Path::new(&dir))?;
     // Nobody asks that server: there are no misses here.
     let conf = format!("{STATE}/postfix-imapd.conf");
-    fs::write(&conf, fs::read_to_string(site.imapd_conf())? + &murder::client())?;
+    fs::write(&conf, fs::read_to_string(site.imapd_conf())? + &mupdate::client())?;
     let settings = Settings::load(&Overrides {
         imapd_conf: Some(conf.into()),
         sources: vec![SourceName::Replica],

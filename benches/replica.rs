@@ -21,10 +21,10 @@ use murder_route::wire::netstring::Decoder;
 use murder_route::wire::socketmap::{REPLY_LIMIT, Request};
 
 use crate::list::{self, FOLDERS, Random, Site, USERS};
-use crate::murder::{self, MASTER, PATIENCE};
+use crate::mupdate::{self, MASTER, PATIENCE};
 use crate::sandbox::{self, Process, STATE};
 use crate::table::{Goal, Table, median, ratio};
-use crate::{Done, changes, daemon, ensure, socketmap};
+use crate::{Done, changes, daemon, ensure, processor};
 
 /// Full lists of each.
 const ROUNDS: usize = 5;
@@ -37,9 +37,9 @@ const PAUSE: Duration = Duration::from_millis(3);
 const LOOK: Duration = Duration::from_millis(20);
 
 pub fn measure(site: &Site, table: &mut Table) -> Done {
-    fs::write(CONF, fs::read_to_string(site.imapd_conf())? + &murder::client())?;
-    let master = murder::master(site)?;
-    let (mut frontend, _) = murder::frontend(site)?;
+    fs::write(CONF, fs::read_to_string(site.imapd_conf())? + &mupdate::client())?;
+    let master = mupdate::master(site)?;
+    let (mut frontend, _) = mupdate::frontend(site)?;
     let (mut ours, mut readers, mut slaves) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         // In turning order.
@@ -50,7 +50,7 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
                 _ => {
                     frontend.stop()?;
                     let seconds;
-                    (frontend, seconds) = murder::frontend(site)?;
+                    (frontend, seconds) = mupdate::frontend(site)?;
                     slaves.push(seconds);
                 }
             }
@@ -112,7 +112,7 @@ const CONF: &str = "/run/murder/replica-imapd.conf";
 /// The peer that does nothing: it reads the list and forgets it. Seconds.
 fn count_bytes() -> Done<f64> {
     let began = Instant::now();
-    let mut connection = murder::Connection::log_in()?;
+    let mut connection = mupdate::Connection::log_in()?;
     connection.send("U UPDATE")?;
     let bytes = connection.read_to("U OK \"streaming starts\"\r\n")?;
     ensure!(bytes > 50_000_000, "a list of {bytes} bytes");
@@ -150,7 +150,7 @@ fn whole_list() -> Done<Whole> {
         Ok((memory?, asked?))
     })?;
     let seconds = began.elapsed().as_secs_f64();
-    let processor = socketmap::processor_time(serve.id())?;
+    let processor = processor::of_process(serve.id())?;
     serve.stop()?;
     let (lookups, longest) = asked;
     Ok(Whole { seconds, processor, memory, lookups, longest })
@@ -165,7 +165,7 @@ fn again(table: &mut Table) -> Done<Process> {
     let serve = start()?;
     let memory = peak_until(&serve, |status| status["state"] == "fresh")?;
     let seconds = began.elapsed().as_secs_f64();
-    let processor = socketmap::processor_time(serve.id())?;
+    let processor = processor::of_process(serve.id())?;
     let io = fs::read_to_string(format!("/proc/{}/io", serve.id()))?;
     let written = io.lines().find_map(|line| line.strip_prefix("wchar: ")).ok_or("no wchar")?;
     table.alone("same list again", "s", seconds, Goal::None);

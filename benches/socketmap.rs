@@ -1,28 +1,23 @@
 //! Socketmap round trips with 1, 16 and 64 connections: against a bare echo server in C (`echo.c`)
 //! that does the same reads and writes, with and without a look into the list; and against `smmapd` of a frontend with the same list.
 //!
-//! Each connection is a thread that asks and waits, as each process of Postfix does. The servers
-//! take turns in short slices, and the ratio of each slice to its neighbour counts: whatever else
+//! The servers take turns in short slices, and the ratio of each slice to its neighbour counts: whatever else
 //! the machine does meets all alike. The table shows the medians, and the processor time that each
 //! server has taken for a request.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Barrier};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use murder_route::wire::socketmap::Request;
 
-use crate::list::{self, DIR, Random, Site};
+use crate::list::{DIR, Site};
+use crate::round_trips::{Questions, connect, slice};
 use crate::sandbox::{self, Process, STATE};
 use crate::table::{Goal, Table, median, ratio};
-use crate::{Done, daemon, ensure, run};
+use crate::{Done, daemon, processor, run};
 
-/// The length of a slice.
-const SLICE: Duration = Duration::from_millis(300);
 /// Slices of each server and number of connections.
 const ROUNDS: usize = 15;
 
@@ -32,21 +27,12 @@ const GOAL: &str = "C echo, threads";
 /// Connections, and what of the echo server's rate is wanted.
 const CONNECTIONS: [(usize, f64); 3] = [(1, 0.95), (16, 0.85), (64, 0.85)];
 
-/// Different requests. More would only slow the clients down.
-const REQUESTS: usize = 50_000;
-
 /// A server that is asked.
 struct Peer<'a> {
     name: &'a str,
     socket: &'a str,
     /// Its only process; `None` if it has several.
     pid: Option<u32>,
-}
-
-/// What one slice came to.
-struct Slice {
-    requests: u64,
-    seconds: f64,
 }
 
 pub fn measure(site: &Site, table: &mut Table) -> Done {
@@ -87,12 +73,12 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
 
 /// Ours against these.
 fn compare(table: &mut Table, own: &Peer<'_>, peers: &[Peer<'_>]) -> Done {
-    let requests = Arc::new(requests());
+    let questions = questions();
     let servers: Vec<&Peer<'_>> = std::iter::once(own).chain(peers).collect();
     // Warms everything up, and has Cyrus' master fork as many smmapd as will be wanted.
     for server in &servers {
         connect(server.socket)?;
-        slice(server.socket, 64, &requests)?;
+        slice(server.socket, 64, &questions)?;
     }
     for (connections, goal) in CONNECTIONS {
         let mut rates = vec![Vec::new(); servers.len()];
@@ -102,7 +88,7 @@ fn compare(table: &mut Table, own: &Peer<'_>, peers: &[Peer<'_>]) -> Done {
             for turn in 0..servers.len() {
                 let at = (round + turn) % servers.len();
                 let before = servers[at].processor_time()?;
-                let slice = slice(servers[at].socket, connections, &requests)?;
+                let slice = slice(servers[at].socket, connections, &questions)?;
                 rates[at].push(slice.requests as f64 / slice.seconds);
                 busy[at].0 += slice.requests;
                 busy[at].1 += servers[at].processor_time()? - before;
@@ -128,18 +114,8 @@ fn compare(table: &mut Table, own: &Peer<'_>, peers: &[Peer<'_>]) -> Done {
 
 impl Peer<'_> {
     fn processor_time(&self) -> Done<f64> {
-        self.pid.map_or(Ok(0.0), processor_time)
+        self.pid.map_or(Ok(0.0), processor::of_process)
     }
-}
-
-/// Seconds that a process' threads have run so far, those that have ended too.
-pub fn processor_time(pid: u32) -> Done<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name in brackets may hold spaces; what follows it is field 3 (proc_pid_stat(5)).
-    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
-    let ticks = fields.into_iter().flatten().skip(14 - 3).take(2).map(str::parse::<u64>);
-    // USER_HZ is 100 wherever this runs.
-    Ok(ticks.sum::<Result<u64, _>>()? as f64 / 100.0)
 }
 
 fn start(name: &str, command: &mut Command) -> Done<Process> {
@@ -161,85 +137,16 @@ fn master(site: &Site, socket: &str) -> Done<Command> {
     Ok(command)
 }
 
-/// Waits until a server takes connections.
-pub fn connect(socket: &str) -> Done<UnixStream> {
-    sandbox::poll(&format!("{socket} to be served"), 30, || Ok(Some(UnixStream::connect(socket)?)))
-}
-
-fn requests() -> Vec<Vec<u8>> {
-    let mut random = Random(3);
-    let request = |_| {
-        let (mut request, recipient) = (Vec::new(), list::recipient(random.user()));
+/// Questions of the map `lmtp`.
+pub fn questions() -> Arc<Questions> {
+    let request = |name: &str| {
+        let (mut request, recipient) = (Vec::new(), format!("{name}@example.org"));
         Request { map: b"lmtp", key: recipient.as_bytes() }.encode_into(&mut request);
         request
     };
-    (0..REQUESTS).map(request).collect()
-}
-
-/// Asks `count` times for random users over one connection.
-pub fn ask(
-    stream: &mut UnixStream,
-    requests: &[Vec<u8>],
-    random: &mut Random,
-    count: usize,
-) -> Done {
-    let mut buf = [0; 1024];
-    for _ in 0..count {
-        stream.write_all(&requests[random.below(requests.len())])?;
-        let n = stream.read(&mut buf)?;
-        let answer = buf.get(..n).unwrap_or_default();
-        // The echo says `lmtp …`; smmapd and murder-route say `OK …`. No other answer ends so.
-        let whole = answer.ends_with(b",");
+    // The echo says `lmtp …`; smmapd and murder-route say `OK …`. No other answer ends so.
+    Questions::new(b"", request, |answer| {
         let known = answer.windows(4).any(|four| four == b":OK " || four == b":lmt");
-        ensure!(whole && known, "not the answer: {}", answer.escape_ascii());
-    }
-    Ok(())
-}
-
-/// Round trips over so many connections.
-fn slice(socket: &str, connections: usize, requests: &Arc<Vec<Vec<u8>>>) -> Done<Slice> {
-    let ready = Arc::new(Barrier::new(connections + 1));
-    let mut clients = Vec::new();
-    for number in 0..connections {
-        let mut stream = UnixStream::connect(socket)?;
-        let (ready, requests) = (ready.clone(), requests.clone());
-        let thread = std::thread::Builder::new().stack_size(64 * 1024);
-        clients.push(thread.spawn(move || -> Done<u64> {
-            let mut random = Random(number as u64 + 1);
-            // The first answer comes when there is somebody at the other end.
-            let first = ask(&mut stream, &requests, &mut random, 1);
-            ready.wait();
-            first?;
-            let end = Instant::now() + SLICE;
-            let mut count = 0;
-            // The clock is not read for each: it is not what is measured.
-            while Instant::now() < end {
-                ask(&mut stream, &requests, &mut random, 16)?;
-                count += 16;
-            }
-            Ok(count)
-        })?);
-    }
-    ready.wait();
-    let began = Instant::now();
-    let mut count = 0;
-    for client in clients {
-        count += client.join().map_err(|_| "a client panicked")??;
-    }
-    Ok(Slice { requests: count, seconds: began.elapsed().as_secs_f64() })
-}
-
-/// Connections that stay open after each has asked.
-pub fn busy(socket: &str, connections: usize, each: usize) -> Done<Vec<UnixStream>> {
-    let requests = Arc::new(requests());
-    let mut clients = Vec::new();
-    for number in 0..connections {
-        let mut stream = UnixStream::connect(socket)?;
-        let requests = requests.clone();
-        clients.push(std::thread::spawn(move || -> Done<UnixStream> {
-            ask(&mut stream, &requests, &mut Random(number as u64 + 1), each)?;
-            Ok(stream)
-        }));
-    }
-    clients.into_iter().map(|client| client.join().map_err(|_| "a client panicked")?).collect()
+        known && answer.ends_with(b",")
+    })
 }

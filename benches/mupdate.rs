@@ -1,4 +1,4 @@
-//! The murder of the bench: a MUPDATE master with the whole list, and a frontend with a slave.
+//! MUPDATE without mail: a master with the whole list, and a frontend with a slave.
 
 use std::fs;
 use std::io::{Read, Write};
