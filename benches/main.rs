@@ -17,6 +17,7 @@ mod lookups;
 mod mupdate;
 mod postfix;
 mod processor;
+mod protocols;
 mod replica;
 #[allow(dead_code)]
 #[path = "../tests/real/root.rs"]
@@ -79,6 +80,9 @@ fn measure(cached_root: &Path) -> Done {
     }
     if wanted("socketmap") {
         socketmap::measure(&site, &mut table)?;
+    }
+    if wanted("protocols") {
+        protocols::measure(&site, &mut table)?;
     }
     if wanted("daemon") {
         daemon::measure(&site, &mut table)?;
