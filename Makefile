@@ -37,8 +37,8 @@ soak:
 check-real:
 	MURDER_ROUTE_REAL=1 $(CARGO) test --locked --test real
 
-# In a root of check-real; ten minutes or so. PARTS="lookups socketmap daemon postfix replica" chooses
-# some.
+# In a root of check-real; twelve minutes or so. PARTS chooses among: lookups socketmap protocols
+# daemon postfix replica delivery.
 bench:
 	MURDER_ROUTE_REAL=1 $(CARGO) bench --locked --bench peers -- $(PARTS)
 

@@ -1,6 +1,6 @@
 //! Figures, each against a peer in the same run on the same data: Cyrus' own reader of the list,
-//! Cyrus' own socketmap server and its MUPDATE slave, Postfix' own tables, and a bare echo server in
-//! C. What is measured and what came out: `docs/benchmarks.md`.
+//! Cyrus' own socketmap server, its MUPDATE slave and its lmtpproxyd, Postfix' own tables, and a bare
+//! echo server in C. What is measured and what came out: `docs/benchmarks.md`.
 //!
 //! Wants root, a C compiler, and Debian's packages from the network at the first run: `make bench`.
 
@@ -12,9 +12,14 @@ mod changes;
 #[path = "../tests/real/clients/mod.rs"]
 mod clients;
 mod daemon;
+mod delivery;
 mod list;
 mod lookups;
+mod mail_server;
 mod mupdate;
+#[allow(dead_code)]
+#[path = "../tests/real/murder.rs"]
+mod murder;
 mod postfix;
 mod processor;
 mod protocols;
@@ -27,7 +32,11 @@ mod round_trips;
 #[path = "../tests/real/sandbox.rs"]
 mod sandbox;
 mod socketmap;
+mod syslog;
 mod table;
+#[allow(dead_code)]
+#[path = "../tests/real/tls.rs"]
+mod tls;
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Output};
@@ -92,6 +101,9 @@ fn measure(cached_root: &Path) -> Done {
     }
     if wanted("replica") {
         replica::measure(&site, &mut table)?;
+    }
+    if wanted("delivery") {
+        delivery::measure(&mut table)?;
     }
     println!("load after: {}\n", load()?);
     print!("{table}");

@@ -184,7 +184,8 @@ impl Host {
                 format!(
                     "mupdate cmd=\"mupdate {conf}\" listen=\"{address}:3905\" prefork=1\n\
                      imap cmd=\"imapd {conf}\" listen=\"{address}:143\"\n\
-                     lmtp cmd=\"lmtpd {conf}\" listen=\"{}\"\n",
+                     lmtp cmd=\"lmtpd {conf}\" listen=\"{}\"\n\
+                     lmtptcp cmd=\"lmtpd {conf} -a\" listen=\"{address}:2003\"\n",
                     self.lmtp_socket(),
                 ),
             ),

@@ -1,0 +1,278 @@
+//! Mail through Postfix into the mailboxes of a real murder's two backends: straight there, by our
+//! map or by a static table, and through the frontend's lmtpproxyd. How many messages a second, and
+//! what each takes of the processors, if they are small and if they are not.
+//!
+//! The ways take turns. A slice begins with the first message to Postfix and ends when the last one
+//! has been delivered.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
+
+use crate::clients::mail::Session;
+use crate::list::Random;
+use crate::mail_server::{DOMAIN, MailServer};
+use crate::murder::{Host, Murder};
+use crate::root::Release;
+use crate::sandbox::{self, Process, STATE};
+use crate::syslog::Syslog;
+use crate::table::{Goal, Table, median, ratio};
+use crate::{Done, daemon, ensure, processor, run};
+
+/// Slices of each way, after one to warm up.
+const ROUNDS: usize = 7;
+
+/// Messages of a slice, each from another sender and for one recipient at random.
+const MESSAGES: usize = 800;
+
+/// Clients that send at a time, with a connection for each message.
+const CLIENTS: usize = 20;
+
+/// Mailboxes on each backend, `a0` and so on, and `b0` and so on.
+const USERS: usize = 500;
+const NAMES: [&str; 2] = ["a", "b"];
+
+/// How large messages are, and how many lines they have for it.
+const SIZES: [(&str, usize); 2] = [("2 kB", 25), ("30 kB", 390)];
+const LINE: &str =
+    "The quick brown fox jumps over the lazy dog, and the dog does not even look.\r\n";
+
+/// Where our daemon listens.
+const SOCKET: &str = "/run/murder-route";
+
+/// One of the ways.
+struct Way {
+    server: MailServer,
+    /// The process groups of what stands between Postfix and the backends.
+    between: Vec<u32>,
+}
+
+/// What the slices of a way came to.
+struct Slices {
+    rates: Vec<f64>,
+    /// Milliseconds of the processors for a message, of everything but the client.
+    whole: Vec<f64>,
+    /// Microseconds of what stands between.
+    part: Vec<f64>,
+}
+
+pub fn measure(table: &mut Table) -> Done {
+    // Another part may have had hosts of the same names.
+    for host in ["master", "fe1", "be1", "be2"] {
+        let _ = fs::remove_dir_all(format!("{STATE}/{host}"));
+    }
+    let syslog = Syslog::listen()?;
+    let mut murder = Murder::start(Release::V3_6)?;
+    for (backend, name) in murder.backends.iter().zip(NAMES) {
+        backend.create_many(name, USERS)?;
+    }
+    let serve = start_daemon(&murder.frontend)?;
+    let ways = start_ways(&murder, &serve)?;
+    let mut sent = 0;
+    for (size, lines) in SIZES {
+        let slices = compare(&ways, size, lines, &syslog, &mut sent)?;
+        report(&slices, size, table);
+    }
+    arrived(&murder, sent)?;
+    ways.into_iter().try_for_each(|way| way.server.stop())?;
+    serve.stop()?;
+    murder.frontend.stop()?;
+    murder.backends.iter_mut().try_for_each(Host::stop)?;
+    murder.master.stop()
+}
+
+/// The slices of all ways, with messages of one size.
+fn compare(
+    ways: &[Way; 4],
+    size: &str,
+    lines: usize,
+    syslog: &Syslog,
+    sent: &mut usize,
+) -> Done<[Slices; 4]> {
+    let mut slices = [const { Slices::new() }; 4];
+    for round in 0..=ROUNDS {
+        // In turning order, so that none always follows the same one.
+        for turn in 0..ways.len() {
+            let nth = (round + turn) % ways.len();
+            let (way, slices) = (&ways[nth], &mut slices[nth]);
+            let before = way.processor_time()?;
+            let began = Instant::now();
+            send(&way.server.smtp, &format!("{lines}.{round}.{nth}"), lines)?;
+            *sent += MESSAGES;
+            syslog.wait_sent(*sent)?;
+            let seconds = began.elapsed().as_secs_f64();
+            let after = way.processor_time()?;
+            // The first is to warm everything up.
+            if round > 0 {
+                slices.rates.push(MESSAGES as f64 / seconds);
+                slices.whole.push((after.0 - before.0) * 1e3 / MESSAGES as f64);
+                slices.part.push((after.1 - before.1) * 1e6 / MESSAGES as f64);
+            }
+        }
+        let rates = slices.each_ref().map(|slices| slices.rates.last().copied());
+        if let [Some(ours), Some(proxy), Some(socket), Some(hash)] = rates {
+            println!(
+                "{size}: {ours:.0} /s; lmtpproxyd {proxy:.0} /s, at its socket {socket:.0} /s; \
+                 hash: {hash:.0} /s"
+            );
+        }
+    }
+    Ok(slices)
+}
+
+fn report([ours, proxy, socket, hash]: &[Slices; 4], size: &str, table: &mut Table) {
+    let middle = |values: &[f64]| median(values.iter().copied());
+    for (peer, name, goal) in [
+        (proxy, "lmtpproxyd", 1.15),
+        (socket, "lmtpproxyd at its socket", 1.15),
+        (hash, "a hash: table", 0.97),
+    ] {
+        let (what, goal) = (format!("delivery, {size}"), Goal::AtLeast(goal));
+        let rates = (middle(&ours.rates), middle(&peer.rates));
+        let faster = ratio(&ours.rates, &peer.rates);
+        table.against(what.clone(), "/s", rates.0, (name, rates.1), faster, goal);
+        let times = (middle(&ours.whole), middle(&peer.whole));
+        let less = ratio(&ours.whole, &peer.whole);
+        let what = format!("{what}, processor time of all");
+        table.against(what, "ms", times.0, (name, times.1), less, Goal::None);
+    }
+    // Ours is too little for the clock of one slice.
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let (own, theirs) = (mean(&ours.part), mean(&proxy.part));
+    let what = format!("delivery, {size}, processor time of the daemon");
+    let peer = ("frontend and master", theirs);
+    // A thirtieth.
+    table.against(what, "µs", own, peer, own / theirs, Goal::AtMost(0.033));
+}
+
+impl Slices {
+    const fn new() -> Self {
+        Self { rates: Vec::new(), whole: Vec::new(), part: Vec::new() }
+    }
+}
+
+impl Way {
+    /// Seconds so far: of all servers, and of what stands between.
+    fn processor_time(&self) -> Done<(f64, f64)> {
+        let between = self.between.iter().map(|group| processor::of_group(*group));
+        Ok((processor::of_all_servers()?, between.sum::<Done<f64>>()?))
+    }
+}
+
+/// `murder-route serve` beside the frontend, with its list.
+fn start_daemon(frontend: &Host) -> Done<Process> {
+    let _ = fs::remove_file(SOCKET);
+    let mut command = Command::new(daemon::PROGRAM);
+    command.env_clear().args(["serve", "--imapd-conf", &frontend.imapd_conf()]);
+    command.args(["--domain", DOMAIN, "--listen", &format!("unix:{SOCKET}")]);
+    let output = format!("{STATE}/delivery-serve.output");
+    let serve = Process::start("serve", &mut command, output.as_ref())?;
+    let known = |key: String| {
+        let mut stream = UnixStream::connect(SOCKET)?;
+        let answer = crate::replica::ask(&mut stream, "lmtp", &key)?;
+        ensure!(answer.starts_with("OK lmtp:inet:"), "{key}: {answer}");
+        Ok(Some(()))
+    };
+    // The frontend hears of a mailbox up to 5 s after it was made.
+    for name in NAMES {
+        let last = format!("{name}{}@{DOMAIN}", USERS - 1);
+        sandbox::poll("the frontend to have all mailboxes", 60, || known(last.clone()))?;
+    }
+    Ok(serve)
+}
+
+/// As a site has each: our map and the static one refuse unknown recipients at RCPT; where the
+/// frontend will see, Postfix takes them all.
+fn start_ways(murder: &Murder, serve: &Process) -> Done<[Way; 4]> {
+    let (softened, uppercase) = (format!("{STATE}/delivery-status"), format!("{STATE}/uppercase"));
+    fs::write(&softened, "/^5\\.1\\.1 (.*)/ 4.1.1 ${1}\n")?;
+    // A table that finds what has a capital, so that nothing else is asked for.
+    fs::write(&uppercase, "/^(.*[A-Z].*)$/i ${1}\n")?;
+    let ours = format!(
+        "transport_maps = socketmap:unix:{SOCKET}:lmtp\n\
+         recipient_canonical_maps = \
+         pipemap:{{regexp:{uppercase},socketmap:unix:{SOCKET}:canonical}}\n\
+         recipient_canonical_classes = envelope_recipient\n\
+         relay_recipient_maps =\n\
+         lmtp_delivery_status_filter = regexp:{softened}\n"
+    );
+    let (frontend, master) = (&murder.frontend, &murder.master);
+    let proxy = |nexthop| format!("relay_transport = lmtp:{nexthop}\nrelay_recipient_maps =\n");
+    let by_tcp = proxy(format!("inet:{}:2003", frontend.address));
+    let by_socket = proxy(format!("unix:{}", frontend.lmtp_socket()));
+    let table = static_table(murder)?;
+    let hash = format!("transport_maps = hash:{table}\nrelay_recipient_maps = hash:{table}\n");
+    let way = |name, address, routing: &str, between: &[u32]| {
+        let server = MailServer::start(name, address, routing)?;
+        Done::Ok(Way { server, between: between.to_vec() })
+    };
+    let carriers = [frontend.process()?.id(), master.process()?.id()];
+    Ok([
+        way("ours", "127.0.1.31", &ours, &[serve.id()])?,
+        way("proxy", "127.0.1.32", &by_tcp, &carriers)?,
+        way("proxy-socket", "127.0.1.33", &by_socket, &carriers)?,
+        way("hash", "127.0.1.34", &hash, &[])?,
+    ])
+}
+
+/// Where everybody is, for Postfix' own table.
+fn static_table(murder: &Murder) -> Done<String> {
+    let path = format!("{STATE}/delivery-transport");
+    let lines = murder.backends.iter().zip(NAMES).flat_map(|(backend, name)| {
+        let address = backend.address;
+        (0..USERS).map(move |nth| format!("{name}{nth}@{DOMAIN} lmtp:inet:{address}:2003\n"))
+    });
+    fs::write(&path, lines.collect::<String>())?;
+    run(sandbox::command("postmap").arg(format!("hash:{path}")))?;
+    Ok(path)
+}
+
+/// Hands the messages of a slice to Postfix.
+fn send(smtp: &str, slice: &str, lines: usize) -> Done {
+    let next = AtomicUsize::new(0);
+    let client = |number: usize| -> Done {
+        let mut random = Random(number as u64 + 1);
+        loop {
+            let nth = next.fetch_add(1, Relaxed);
+            if nth >= MESSAGES {
+                return Ok(());
+            }
+            let name = NAMES[random.below(NAMES.len())];
+            let recipient = format!("{name}{}@{DOMAIN}", random.below(USERS));
+            let mut session = Session::smtp(smtp)?;
+            let sender = format!("{slice}.{nth}@sender.test");
+            let outcome = session.send(&sender, &[&recipient], &letter(&sender, lines))?;
+            let taken = outcome.message.first().is_some_and(|reply| reply.code == 250);
+            ensure!(taken, "{recipient}: {outcome:?}");
+            session.command("QUIT")?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> =
+            (0..CLIENTS).map(|number| scope.spawn(move || client(number))).collect();
+        clients.into_iter().try_for_each(|one| one.join().map_err(|_| "a client panicked")?)
+    })
+}
+
+/// A message. Cyrus stores one with the same id only once.
+fn letter(id: &str, lines: usize) -> String {
+    let head = format!(
+        "From: {id}\r\nTo: everybody@{DOMAIN}\r\nSubject: {id}\r\n\
+         Date: Mon, 1 Jan 2024 12:00:00 +0000\r\nMessage-ID: <{id}>\r\n\r\n"
+    );
+    head + LINE.repeat(lines).trim_end()
+}
+
+/// Demands that all messages lie in the mailboxes.
+fn arrived(murder: &Murder, sent: usize) -> Done {
+    let mut stored = 0;
+    for backend in &murder.backends {
+        let spool = format!("{}/spool", backend.dir());
+        // A message is a file with the name `1.`.
+        stored += run(Command::new("find").args([&spool, "-name", "[0-9]*."]))?.lines().count();
+    }
+    ensure!(stored == sent, "of {sent} messages {stored} lie in the mailboxes");
+    Ok(())
+}
