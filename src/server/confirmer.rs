@@ -305,11 +305,11 @@ mod tests {
     async fn a_hung_master_holds_up_nobody_who_is_known_for_more_than_a_moment() {
         let master = Arc::new(fake(Vec::new()));
         let confirmer = at_master(&master);
-        for (waits, asked) in [(SOON, 1), (Duration::ZERO, 1), (Duration::ZERO, 1)] {
+        for (waits, asked) in [(250, 1), (0, 1), (0, 1)] {
             let began = Instant::now();
             let said = confirmer.ask_again(&name()).await;
             assert!(matches!(said, Said::Master(Finding::Unsure(_))), "{said:?}");
-            assert_eq!(began.elapsed().as_millis(), waits.as_millis());
+            assert_eq!(began.elapsed().as_millis(), waits);
             assert_eq!(master.asked.load(Ordering::SeqCst), asked);
         }
         master.answers.lock().unwrap().push(Ok(found()));
