@@ -417,7 +417,7 @@ fn the_example_of_the_manual_is_a_valid_configuration() {
     let output = site.run("check", &[]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = stdout(&output);
-    for said in ["be3.example.org: at inet:192.0.2.13:24 drained", "exim", "fallback"] {
+    for said in ["be3.example.org: at inet:192.0.2.13:24 drained", "place", "fallback"] {
         assert!(text.contains(said), "{said}: {text}");
     }
 }

@@ -89,11 +89,13 @@ fn a_recipient_is_judged_alike_by_policy_milter_and_line_and_all_on_one_socket()
 #[test]
 fn the_lines_of_opensmtpd_and_exim_have_every_map() {
     let site = Site::new();
-    site.config("domains = [\"example.org\"]\n[maps.exim]\ndeliver = \"OK <;{host}:{port}\"\n");
+    site.config("domains = [\"example.org\"]\n[maps.own]\ndeliver = \"OK {host} {port}\"\n");
     let daemon = Daemon::start(&site);
     let mut client = daemon.connect();
     for (asked, said) in [
-        ("exim jane@example.org\n", "OK <;be1.example.org:2003\n"),
+        ("exim jane@example.org\n", "OK be1.example.org:2003\n"),
+        ("exim nobody@example.org\n", "OK :fail:550 5.1.1 User unknown\n"),
+        ("own jane@example.org\n", "OK be1.example.org 2003\n"),
         ("host jane+x@example.org\n", "OK be1.example.org\n"),
         ("recipient nobody@example.org\n", "NOTFOUND \n"),
         ("lmtp nobody@example.org\n", "OK error:5.1.1 User unknown\n"),
