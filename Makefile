@@ -64,3 +64,5 @@ install: target/release/murder-route
 	sed 's|/usr/local/sbin/|$(sbindir)/|' exim/conf.d/main/00_murder-route \
 	    > $(DESTDIR)$(docdir)/exim/conf.d/main/00_murder-route
 	$(INSTALL) -m 644 exim/README.md $(DESTDIR)$(docdir)/exim/
+	$(INSTALL) -d $(DESTDIR)$(docdir)/postfix
+	$(INSTALL) -m 644 postfix/* $(DESTDIR)$(docdir)/postfix/

@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -292,6 +293,110 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+}
+
+/// Without a `postconf` on the path.
+fn postfix_config(site: &Site, arguments: &[&str]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_murder-route"))
+        .args(["postfix-config", "--config"])
+        .arg(site.path("murder-route.toml"))
+        .args(arguments)
+        .env("PATH", site.path("bin"))
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn postfix_config_prints_the_pieces_for_this_configuration() {
+    let site = Site::new();
+    site.config("domains = [\"example.net\", \"example.org\"]\n[backends]\ntransport = \"far\"\n");
+    // Our own file suffices: who configures Postfix need not be able to read Cyrus'.
+    fs::remove_file(site.path("imapd.conf")).unwrap();
+    let output = postfix_config(&site, &[]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for line in [
+        "relay_domains = example.net, example.org\n",
+        "transport_maps = socketmap:unix:/run/murder-route:lmtp\n",
+        "far_destination_concurrency_limit = 20\n",
+        "far       unix  -       -       n       -       -       lmtp\n",
+        "/^5\\.1\\.1 (.*)/   4.1.1 ${1}\n",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("warning: ") && said.contains("--chroot"), "{said}");
+
+    // The pieces are the whole, and each can be had alone.
+    let pieces: Vec<String> = ["main.cf", "master.cf", "murder-route-status"]
+        .map(|piece| stdout(&postfix_config(&site, &["--chroot", "none", piece])))
+        .into();
+    assert_eq!(pieces.join("\n"), text);
+    let toml = postfix_config(&site, &["--chroot", "none", "murder-route.toml"]);
+    assert_eq!((stdout(&toml).as_str(), toml.status.code()), ("", Some(0)));
+    assert!(toml.stderr.is_empty(), "{toml:?}");
+}
+
+#[test]
+fn postfix_config_asks_postconf_whether_postfix_is_chrooted() {
+    let site = Site::new();
+    fs::create_dir(site.path("bin")).unwrap();
+    let postconf = site.path("bin/postconf");
+    let services = "cleanup unix n - y - 0 cleanup";
+    let script = format!(
+        "#!/bin/sh\ncase $1 in\n-M) echo '{services}' ;;\n*) echo queue_directory = /queue ;;\nesac\n"
+    );
+    fs::write(&postconf, script).unwrap();
+    fs::set_permissions(&postconf, fs::Permissions::from_mode(0o755)).unwrap();
+    let text = stdout(&postfix_config(&site, &[]));
+    assert!(text.contains("= proxy:socketmap:unix:/run/murder-route:lmtp\n"), "{text}");
+    let text = stdout(&postfix_config(&site, &["--verify", "policy"]));
+    assert!(text.contains("= check_policy_service unix:murder-route/socket\n"), "{text}");
+    assert!(text.contains("endpoint = \"unix:/queue/murder-route/socket\"\n"), "{text}");
+}
+
+#[test]
+fn postfix_config_warns_where_nobody_would_refuse_strangers() {
+    let site = Site::new();
+    site.config("domains = [\"example.org\"]\nunknown = \"notfound\"\n");
+    for (verify, warns) in [("transport", true), ("policy", true), ("recipients", false)] {
+        let output = postfix_config(&site, &["--chroot", "none", "--verify", verify]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(said.contains("--verify recipients"), warns, "{verify}: {said}");
+        assert_eq!(output.status.code(), Some(0), "{verify}: {said}");
+    }
+}
+
+#[test]
+fn postfix_config_says_what_is_wrong_and_prints_nothing() {
+    let site = Site::new();
+    for (configuration, arguments, status, told) in [
+        ("domains = []\n", &[][..], 78, "--domain"),
+        ("domains = [\"*\"]\n", &[], 78, "--domain"),
+        ("domain = []\n", &[], 78, "domain"),
+        ("", &["--domain", "a b"], 78, "--domain"),
+        ("", &["--domain", "example.org", "--verify", "vrfy"], 64, "vrfy"),
+        ("", &["--domain", "example.org", "virtual"], 64, "virtual"),
+        (
+            "domains = [\"example.org\"]\n",
+            &["--chroot", "proxy", "--verify", "milter"],
+            64,
+            "--chroot socket",
+        ),
+        (
+            "domains = [\"example.org\"]\n[[listen]]\nendpoint = \"unix:/run/x\"\nprotocols = [\"line\"]\n",
+            &["--chroot", "none"],
+            78,
+            "speaks socketmap",
+        ),
+    ] {
+        site.config(configuration);
+        let output = postfix_config(&site, arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{configuration} {arguments:?}: {said}");
+        assert!(said.contains(told), "{configuration} {arguments:?}: {said}");
+        assert_eq!(stdout(&output), "", "{configuration} {arguments:?}");
     }
 }
 

@@ -84,3 +84,17 @@ fn a_step_tells_the_headings_above_it() {
 fn what_is_only_shown_is_no_step() {
     assert_eq!(steps("It says:\n\n    $ true\n    # false\n"), Ok(vec![]));
 }
+
+#[test]
+fn those_of_ready_configuration_can_be_followed() {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(env!("CARGO_MANIFEST_DIR")).unwrap() {
+        let path = entry.unwrap().path().join("README.md");
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let path = path.display().to_string();
+        let steps = steps(&text).unwrap_or_else(|e| panic!("{path}, {e}"));
+        assert!(!steps.is_empty(), "{path} has no step");
+        found.push(path);
+    }
+    assert!(found.iter().any(|path| path.ends_with("postfix/README.md")), "{found:?}");
+}

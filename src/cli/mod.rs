@@ -9,6 +9,7 @@ mod demo;
 mod dump;
 mod lmtp;
 mod lookup;
+mod postfix_config;
 mod replica;
 mod serve;
 mod sources;
@@ -70,6 +71,8 @@ enum Command {
     Status(status::Status),
     /// Decide about the replica of the master's list
     Replica(replica::Replica),
+    /// Print what Postfix' files must say so that it asks us
+    PostfixConfig(postfix_config::PostfixConfig),
     /// Print the whole mailbox list in internal names
     Dump(dump::Dump),
     /// Read a whole mailboxes.db and report everything wrong with it
@@ -163,6 +166,7 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Status(status) => status.run(),
         Command::Replica(replica) => replica.run(),
+        Command::PostfixConfig(pieces) => pieces.run(),
         Command::Dump(dump) => dump.run(),
         Command::Verify(verify) => verify.run(),
         Command::Lmtp(lmtp) => lmtp.run(),

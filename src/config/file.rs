@@ -180,6 +180,18 @@ impl FileBackends {
         }
         Ok(backends)
     }
+
+    /// The transports of the answers, each once, the common one first.
+    pub(super) fn transports(&self) -> Vec<Box<str>> {
+        let common = self.transport.clone().unwrap_or_else(|| Backends::default().transport);
+        let mut transports = vec![common];
+        for transport in self.servers.values().filter_map(|server| server.transport.as_ref()) {
+            if !transports.contains(transport) {
+                transports.push(transport.clone());
+            }
+        }
+        transports
+    }
 }
 
 /// A source as the file names it.

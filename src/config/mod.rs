@@ -267,12 +267,7 @@ impl Settings {
             false => UnknownPolicy::default(),
         });
 
-        let domains = match &*given.domains {
-            [] => file.domains.clone().unwrap_or_default(),
-            named => {
-                Domains::new(named).map_err(|e| ConfigError::Option(format!("--domain: {e}")))?
-            }
-        };
+        let domains = domains(given, &file)?;
         let backends_list = imapd.as_ref().is_some_and(|imapd| imapd.proxyservers);
         if backends_list && mailboxes_db.is_some() {
             let murder = match proof {
@@ -322,21 +317,40 @@ impl Settings {
     }
 }
 
-/// What of the configuration is needed to find a running daemon and its replica. Nothing but our own
-/// file is read for it.
+/// What of the configuration is needed to find a running daemon and its replica, and to tell Postfix
+/// of it. Nothing but our own file is read for it.
 #[derive(Debug)]
 pub struct Glance {
     /// Where the daemon listens; empty: at [`DEFAULT_SOCKET`].
     pub listeners: Vec<Listen>,
     /// The directory of the replica.
     pub replica: PathBuf,
+    /// The domains we answer for.
+    pub domains: Domains,
+    /// The transports of our answers, each once.
+    pub transports: Vec<Box<str>>,
+    /// What becomes of the unknown, if that is said.
+    pub unknown: Option<UnknownPolicy>,
 }
 
 /// Reads no more of the configuration than a [`Glance`].
 pub fn glance(given: &Overrides) -> Result<Glance, ConfigError> {
     let (file_path, file) = File::find(given.config.as_deref())?;
     let base = file_path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-    Ok(Glance { listeners: file.listeners(base), replica: replica_directory(given, &file, base) })
+    Ok(Glance {
+        listeners: file.listeners(base),
+        replica: replica_directory(given, &file, base),
+        domains: domains(given, &file)?,
+        transports: file.backends.transports(),
+        unknown: file.unknown,
+    })
+}
+
+fn domains(given: &Overrides, file: &File) -> Result<Domains, ConfigError> {
+    match &*given.domains {
+        [] => Ok(file.domains.clone().unwrap_or_default()),
+        named => Domains::new(named).map_err(|e| ConfigError::Option(format!("--domain: {e}"))),
+    }
 }
 
 fn replica_directory(given: &Overrides, file: &File, base: &Path) -> PathBuf {

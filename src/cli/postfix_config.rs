@@ -1,0 +1,136 @@
+//! `murder-route postfix-config`: the pieces for Postfix' own files.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use clap::{Args, ValueEnum};
+
+use super::Exit;
+use crate::config::{self, Overrides};
+use crate::maps::UnknownPolicy;
+use crate::postfix_config::{Chroot, Host, Misfit, Plan, Site, Verify, Wanted};
+
+/// Print what Postfix' files must say so that it asks us, for this host and configuration.
+///
+/// Nothing is changed. Of Postfix only `postconf` is asked, if it is there.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 all is said, 64 usage or what cannot be had together, 78 configuration."
+)]
+pub(super) struct PostfixConfig {
+    /// The configuration file [default: /etc/murder-route.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A domain to take mail for; may be given again [default: those of the configuration]
+    #[arg(long = "domain", value_name = "DOMAIN")]
+    domains: Vec<String>,
+    /// How unknown recipients are refused
+    #[arg(long, value_enum, default_value = "transport")]
+    verify: Verify,
+    /// How Postfix gets out of its chroot [default: as it needs, asked of postconf]
+    #[arg(long, value_enum)]
+    chroot: Option<Chroot>,
+    /// Log in at the backends, for lmtpd without -a
+    #[arg(long)]
+    sasl: bool,
+    /// Demand TLS of the backends, and a certificate of their name
+    #[arg(long)]
+    tls: bool,
+    /// The piece for one file only [default: all]
+    #[arg(value_enum, value_name = "FILE")]
+    piece: Option<Piece>,
+}
+
+/// A file that gets a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Piece {
+    /// For main.cf
+    #[value(name = "main.cf")]
+    MainCf,
+    /// For master.cf
+    #[value(name = "master.cf")]
+    MasterCf,
+    /// The file murder-route-status
+    #[value(name = "murder-route-status")]
+    Status,
+    /// For murder-route.toml
+    #[value(name = "murder-route.toml")]
+    Toml,
+}
+
+impl PostfixConfig {
+    pub(super) fn run(self) -> Result<(), Exit> {
+        let given = Overrides {
+            config: self.config.clone(),
+            domains: self.domains.clone(),
+            ..Overrides::default()
+        };
+        let glance = config::glance(&given).map_err(|e| {
+            eprintln!("murder-route: {e}");
+            Exit::Config
+        })?;
+        if glance.unknown == Some(UnknownPolicy::NotFound) && self.verify != Verify::Recipients {
+            eprintln!(
+                "murder-route: warning: with `unknown = \"notfound\"` nobody is refused, and letters \
+                 to the unknown go where Postfix sends relay_domains: take --verify recipients"
+            );
+        }
+        let site = Site {
+            domains: glance.domains,
+            transports: glance.transports,
+            listeners: glance.listeners,
+        };
+        let wanted =
+            Wanted { verify: self.verify, chroot: self.chroot, sasl: self.sasl, tls: self.tls };
+        let plan = Plan::new(&site, self.host(), wanted).map_err(|e| {
+            eprintln!("murder-route: {e}");
+            match e {
+                Misfit::NotByProxy(_) => Exit::Usage,
+                _ => Exit::Config,
+            }
+        })?;
+        let pieces = [
+            (Piece::Toml, plan.toml().unwrap_or_default()),
+            (Piece::MainCf, plan.main_cf()),
+            (Piece::MasterCf, plan.master_cf()),
+            (Piece::Status, plan.status_filter()),
+        ];
+        let pieces: Vec<String> = pieces
+            .into_iter()
+            .filter(|(piece, text)| self.piece.is_none_or(|one| one == *piece) && !text.is_empty())
+            .map(|(_, text)| text)
+            .collect();
+        super::say(&pieces.join("\n"))
+    }
+
+    /// What Postfix says of itself.
+    fn host(&self) -> Host {
+        let services = postconf(&["-M"]);
+        let settings = postconf(&["queue_directory", "config_directory", "compatibility_level"]);
+        match services.and_then(|services| Ok(Host::read(&services, &settings?))) {
+            Ok(host) => host,
+            Err(why) => {
+                if self.chroot.is_none() {
+                    eprintln!(
+                        "murder-route: warning: taken for a Postfix without a chroot, unless --chroot \
+                         says otherwise: {why}"
+                    );
+                }
+                Host::default()
+            }
+        }
+    }
+}
+
+fn postconf(arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new("postconf")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|e| format!("postconf cannot be asked: {e}"))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(format!("postconf failed: {}", output.status)),
+    }
+}

@@ -1,0 +1,449 @@
+//! What Postfix' own files must say so that it asks us, for a host and a configuration.
+//!
+//! The files in `postfix/` are the templates: with an example's values they are what a postmaster
+//! reads, and a [`Plan`] puts in those of the host. In them `# --option:` begins what is only for who
+//! gave that option; the settings there are commented out, with no blank after the `#`.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::config::DEFAULT_SOCKET;
+use crate::domains::Domains;
+use crate::endpoint::{Endpoint, Listen};
+use crate::wire::protocol::{Protocol, Protocols};
+
+const MAIN_CF: &str = include_str!("../postfix/main.cf");
+const MASTER_CF: &str = include_str!("../postfix/master.cf");
+const STATUS: &str = include_str!("../postfix/murder-route-status");
+const TOML: &str = include_str!("../postfix/murder-route.toml");
+
+/// The values of the example in the templates.
+const DOMAIN: &str = "example.org";
+const SOCKET: &str = "unix:/run/murder-route";
+const TRANSPORT: &str = "murder";
+const CONFIG_DIRECTORY: &str = "/etc/postfix/";
+const QUEUE_DIRECTORY: &str = "/var/spool/postfix/";
+
+/// Postfix' own service of lmtp(8), which other mail may use as well. Every other transport gets a
+/// service of its own.
+const LMTP: &str = "lmtp";
+
+/// Where the socket below the queue directory is, if the configuration has none there.
+const IN_QUEUE_DIRECTORY: &str = "murder-route/socket";
+
+/// How Postfix refuses unknown recipients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Verify {
+    /// By the answers of `transport_maps` alone
+    Transport,
+    /// By relay_recipient_maps
+    Recipients,
+    /// By a policy service of smtpd
+    Policy,
+    /// By a milter
+    Milter,
+}
+
+impl Verify {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Verify::Transport => "transport",
+            Verify::Recipients => "recipients",
+            Verify::Policy => "policy",
+            Verify::Milter => "milter",
+        }
+    }
+
+    /// proxymap has tables only.
+    const fn is_asked_by_smtpd(self) -> bool {
+        matches!(self, Verify::Policy | Verify::Milter)
+    }
+
+    fn needs(self) -> &'static [Protocol] {
+        match self {
+            Verify::Transport | Verify::Recipients => &[Protocol::Socketmap],
+            Verify::Policy => &[Protocol::Socketmap, Protocol::Policy],
+            Verify::Milter => &[Protocol::Socketmap, Protocol::Milter],
+        }
+    }
+}
+
+/// How a chrooted Postfix reaches us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Chroot {
+    /// Through a socket of ours below its queue directory
+    Socket,
+    /// Through its proxymap, which is in no chroot
+    Proxy,
+    /// It is not chrooted
+    None,
+}
+
+/// What is wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// How unknown recipients are refused.
+    pub verify: Verify,
+    /// The way out of the chroot; `None`: what suits the host.
+    pub chroot: Option<Chroot>,
+    /// Whether Postfix logs in at the backends.
+    pub sasl: bool,
+    /// Whether it demands TLS of them.
+    pub tls: bool,
+}
+
+/// What matters here of our own configuration.
+#[derive(Debug)]
+pub struct Site {
+    /// The domains we answer for.
+    pub domains: Domains,
+    /// The transports of our answers.
+    pub transports: Vec<Box<str>>,
+    /// Where we listen; empty: at the usual place.
+    pub listeners: Vec<Listen>,
+}
+
+/// What matters here of the Postfix on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Whether a process that asks us is chrooted.
+    pub chroot: bool,
+    /// `queue_directory`, which is where chrooted processes are.
+    pub queue_directory: PathBuf,
+    /// `config_directory`
+    pub config_directory: PathBuf,
+}
+
+impl Default for Host {
+    /// As Postfix comes from its authors.
+    fn default() -> Self {
+        Self {
+            chroot: false,
+            queue_directory: QUEUE_DIRECTORY.into(),
+            config_directory: CONFIG_DIRECTORY.into(),
+        }
+    }
+}
+
+impl Host {
+    /// From what `postconf -M` prints, the services, and what
+    /// `postconf queue_directory config_directory compatibility_level` prints.
+    pub fn read(services: &str, settings: &str) -> Self {
+        let setting = |name: &str| {
+            settings.lines().find_map(|line| {
+                let (this, value) = line.split_once('=')?;
+                (this.trim() == name).then(|| value.trim())
+            })
+        };
+        let path = |name, default: &str| {
+            setting(name).filter(|path| path.starts_with('/')).unwrap_or(default).into()
+        };
+        // COMPATIBILITY_README: below level 1 a service without a word on it is chrooted.
+        let level = setting("compatibility_level").unwrap_or_default();
+        let by_default = matches!(level.split('.').next(), Some("0"));
+        let mut host = Self {
+            chroot: false,
+            queue_directory: path("queue_directory", QUEUE_DIRECTORY),
+            config_directory: path("config_directory", CONFIG_DIRECTORY),
+        };
+        for line in services.lines().filter(|line| !line.starts_with(char::is_whitespace)) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [_, _, _, _, chroot, _, _, program, ..] = fields[..] else { continue };
+            let chrooted = chroot == "y" || (chroot == "-" && by_default);
+            host.chroot |= chrooted && matches!(program, "smtpd" | "cleanup" | "trivial-rewrite");
+        }
+        host
+    }
+}
+
+/// Why no pieces can be made.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// Nobody is ours.
+    #[error("no domains: set `domains` in murder-route.toml, or give --domain")]
+    NoDomains,
+    /// Postfix has no word for that.
+    #[error("`domains` is `*`, and relay_domains wants names: give them by --domain")]
+    EveryDomain,
+    /// No listener can be asked as wanted.
+    #[error("no [[listen]] of murder-route.toml {where_}speaks {protocols}, which --verify {verify} takes", verify = .verify.as_str())]
+    NoListener {
+        /// ` below DIRECTORY`, or nothing.
+        where_: String,
+        /// What it would have to speak.
+        protocols: Protocols,
+        /// For what.
+        verify: Verify,
+    },
+    /// proxymap serves tables only.
+    #[error(
+        "--verify {verify} cannot go through proxymap, which has tables only: take --chroot socket",
+        verify = .0.as_str()
+    )]
+    NotByProxy(Verify),
+    /// It cannot stand in main.cf.
+    #[error("Postfix cannot be told the path {path}: it takes no blanks, commas or `$`", path = .0.display())]
+    OddPath(PathBuf),
+}
+
+/// The pieces for a host.
+#[derive(Debug)]
+pub struct Plan {
+    domains: String,
+    transports: Vec<Box<str>>,
+    /// As in `unix:murder-route/socket`.
+    socket: String,
+    /// Whether proxymap asks for the others.
+    proxied: bool,
+    wanted: Wanted,
+    host: Host,
+    /// Whether the daemon does not listen there yet; and whether it is told where to listen at all.
+    missing: Option<bool>,
+}
+
+/// The listeners that speak what is wanted, and the chroot between them.
+struct Reach<'a> {
+    /// The first below the queue directory.
+    inside: Option<&'a Path>,
+    /// Whether one is there that speaks something else.
+    inside_is_deaf: bool,
+    /// The first that is not there.
+    outside: Option<&'a Endpoint>,
+}
+
+impl<'a> Reach<'a> {
+    fn new(listeners: &'a [Listen], host: &Host, verify: Verify) -> Self {
+        let mut reach = Self { inside: None, inside_is_deaf: false, outside: None };
+        for listen in listeners {
+            let speaks = verify.needs().iter().all(|protocol| listen.protocols.contains(*protocol));
+            match &listen.endpoint {
+                Endpoint::Unix(path) if path.starts_with(&host.queue_directory) => {
+                    reach.inside_is_deaf |= !speaks;
+                    if speaks && reach.inside.is_none() {
+                        reach.inside = Some(path);
+                    }
+                }
+                endpoint if speaks && reach.outside.is_none() => reach.outside = Some(endpoint),
+                _ => {}
+            }
+        }
+        reach
+    }
+
+    /// No chroot is in the way of TCP.
+    fn by_inet(&self) -> bool {
+        matches!(self.outside, Some(Endpoint::Inet { .. }))
+    }
+
+    fn suits(&self, host: &Host, verify: Verify) -> Chroot {
+        match host.chroot {
+            false => Chroot::None,
+            true if self.inside.is_some() => Chroot::Socket,
+            true if self.by_inet() => Chroot::None,
+            true if verify.is_asked_by_smtpd() => Chroot::Socket,
+            true => Chroot::Proxy,
+        }
+    }
+}
+
+impl Plan {
+    /// Chooses the way to us that suits everybody.
+    pub fn new(site: &Site, host: Host, wanted: Wanted) -> Result<Self, Misfit> {
+        if site.domains.is_every() {
+            return Err(Misfit::EveryDomain);
+        }
+        if site.domains.is_empty() {
+            return Err(Misfit::NoDomains);
+        }
+        plain(&host.config_directory)?;
+        let verify = wanted.verify;
+        let usual = [Listen::at(Endpoint::Unix(DEFAULT_SOCKET.into()))];
+        let listeners = if site.listeners.is_empty() { &usual[..] } else { &site.listeners };
+        let reach = Reach::new(listeners, &host, verify);
+        let chroot = wanted.chroot.unwrap_or_else(|| reach.suits(&host, verify));
+        let no_listener = |where_| Misfit::NoListener {
+            where_,
+            protocols: verify.needs().iter().copied().collect(),
+            verify,
+        };
+        let (socket, missing) = match (chroot, reach.inside) {
+            (Chroot::Socket, None) if reach.inside_is_deaf => {
+                return Err(no_listener(format!("below {} ", host.queue_directory.display())));
+            }
+            (Chroot::Socket, Some(path)) => {
+                let inner = path.strip_prefix(&host.queue_directory).unwrap_or(path);
+                (format!("unix:{}", plain(inner)?), None)
+            }
+            (Chroot::Socket, None) => {
+                (format!("unix:{IN_QUEUE_DIRECTORY}"), Some(!site.listeners.is_empty()))
+            }
+            (Chroot::Proxy, _) if verify.is_asked_by_smtpd() && !reach.by_inet() => {
+                return Err(Misfit::NotByProxy(verify));
+            }
+            (Chroot::Proxy | Chroot::None, inside) => {
+                let socket = match (reach.outside, inside) {
+                    (Some(Endpoint::Unix(path)), _) => format!("unix:{}", plain(path)?),
+                    (Some(inet @ Endpoint::Inet { .. }), _) => inet.to_string(),
+                    // It is systemd that knows where this one is; ours ships with this path.
+                    (Some(Endpoint::Systemd(_)), _) => format!("unix:{DEFAULT_SOCKET}"),
+                    (None, Some(path)) => format!("unix:{}", plain(path)?),
+                    (None, None) => return Err(no_listener(String::new())),
+                };
+                (socket, None)
+            }
+        };
+        let proxied = chroot == Chroot::Proxy && !reach.by_inet();
+        Ok(Self {
+            domains: site.domains.names().join(", "),
+            transports: site.transports.clone(),
+            socket,
+            proxied,
+            wanted,
+            host,
+            missing,
+        })
+    }
+
+    /// For `main.cf`.
+    pub fn main_cf(&self) -> String {
+        let mut text = String::new();
+        for line in self.chosen(MAIN_CF).lines() {
+            match line.strip_prefix(TRANSPORT) {
+                Some(limit) if limit.starts_with("_destination_") => {
+                    for transport in &self.transports {
+                        let _ = writeln!(text, "{transport}{limit}");
+                    }
+                }
+                _ => {
+                    let _ = writeln!(text, "{line}");
+                }
+            }
+        }
+        if self.transports.iter().any(|transport| &**transport == LMTP) {
+            let _ = write!(text, "\n{}", self.for_every_lmtp());
+        }
+        self.filled_in(text.trim_end())
+    }
+
+    /// For `master.cf`; empty if nothing is needed there.
+    pub fn master_cf(&self) -> String {
+        let chosen = self.chosen(MASTER_CF);
+        let Some((before, after)) = chosen.split_once(&service_line()) else {
+            return String::new();
+        };
+        let mut text = String::new();
+        for transport in self.transports.iter().filter(|transport| &***transport != LMTP) {
+            if text.is_empty() {
+                text.push_str(before);
+            }
+            let _ = write!(text, "\n{transport:<9} {after}");
+        }
+        self.filled_in(&text)
+    }
+
+    /// The file that makes a backend's 5.1.1 temporary.
+    pub fn status_filter(&self) -> String {
+        self.filled_in(STATUS.trim_end())
+    }
+
+    /// For `murder-route.toml`, if we have to listen somewhere else as well.
+    pub fn toml(&self) -> Option<String> {
+        let named = self.missing?;
+        let queue_directory = format!("{}/", self.host.queue_directory.display());
+        let mut text = TOML.replace(QUEUE_DIRECTORY, &queue_directory.replace("//", "/"));
+        if named {
+            // The others are there already.
+            let last = text.rfind("[[listen]]").unwrap_or_default();
+            text = format!("# For /etc/murder-route.toml.\n\n{}", text.split_off(last));
+        }
+        Some(text)
+    }
+
+    /// The template without what is for other options.
+    fn chosen(&self, template: &str) -> String {
+        let mut text = String::new();
+        let mut condition = None;
+        for line in template.lines() {
+            let option = line.strip_prefix("# --").and_then(|line| line.split_once(':'));
+            if let Some((option, _)) = option {
+                condition = Some(self.is_wanted(option));
+            } else if !line.starts_with('#') {
+                condition = None;
+            }
+            let setting = line.strip_prefix('#').filter(|rest| {
+                rest.starts_with(|c: char| !c.is_whitespace()) || rest.starts_with("  ")
+            });
+            match (condition, setting) {
+                (Some(false), _) => continue,
+                (Some(true), Some(setting)) => text += setting,
+                _ => text += line,
+            }
+            text.push('\n');
+        }
+        // Where a whole paragraph is gone, only one of the empty lines about it is needed.
+        while text.contains("\n\n\n") {
+            text = text.replace("\n\n\n", "\n\n");
+        }
+        text
+    }
+
+    fn is_wanted(&self, option: &str) -> bool {
+        match option {
+            "sasl" => self.wanted.sasl,
+            "tls" => self.wanted.tls,
+            verify => verify.strip_prefix("verify ") == Some(self.wanted.verify.as_str()),
+        }
+    }
+
+    /// The options of the service in `master.cf`, as settings of every lmtp(8).
+    fn for_every_lmtp(&self) -> String {
+        let chosen = self.chosen(MASTER_CF);
+        let options = chosen.split_once(&service_line()).map(|(_, options)| options);
+        let mut text = String::new();
+        for line in options.unwrap_or_default().lines().skip(1) {
+            match line.trim_start().strip_prefix("-o ").and_then(|option| option.split_once('=')) {
+                Some((name, value)) => {
+                    let _ = writeln!(text, "{name} = {value}");
+                }
+                None => {
+                    let _ = writeln!(text, "{line}");
+                }
+            }
+        }
+        text
+    }
+
+    /// The values of the host instead of the example's.
+    fn filled_in(&self, text: &str) -> String {
+        let proxy = if self.proxied { "proxy:" } else { "" };
+        let config_directory = format!("{}/", self.host.config_directory.display());
+        let mut filled = String::new();
+        for line in text.lines() {
+            let line = line.replace(CONFIG_DIRECTORY, &config_directory.replace("//", "/"));
+            let line = match line.starts_with('#') {
+                true => line,
+                false => line
+                    .replace(SOCKET, &self.socket)
+                    .replace("= socketmap:", &format!("= {proxy}socketmap:"))
+                    .replace(&format!("= {DOMAIN}"), &format!("= {}", self.domains)),
+            };
+            filled += &line;
+            filled.push('\n');
+        }
+        filled
+    }
+}
+
+/// The line of the service in the template, up to its name's column.
+fn service_line() -> String {
+    format!("\n{TRANSPORT:<9} ")
+}
+
+/// A path that main.cf takes as it is.
+fn plain(path: &Path) -> Result<&str, Misfit> {
+    let fine = |text: &&str| text.bytes().all(|b| b.is_ascii_graphic() && !b"$,{}\"".contains(&b));
+    path.to_str().filter(fine).ok_or_else(|| Misfit::OddPath(path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests;

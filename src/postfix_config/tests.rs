@@ -1,0 +1,228 @@
+//! The pieces, and the way to us that is chosen.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// As `postconf -M` of Debian 12 prints it.
+const CHROOTED: &str = "\
+smtp       inet  n       -       y       -       -       smtpd
+cleanup    unix  n       -       y       -       0       cleanup
+rewrite    unix  -       -       y       -       -       trivial-rewrite
+proxymap   unix  -       -       n       -       -       proxymap
+relay      unix  -       -       y       -       -       smtp
+    -o syslog_name=postfix/$service_name
+";
+
+fn wanted(verify: Verify) -> Wanted {
+    Wanted { verify, chroot: None, sasl: false, tls: false }
+}
+
+fn listen(endpoint: &str) -> Listen {
+    Listen::at(endpoint.parse().unwrap())
+}
+
+fn site(transports: &[&str], listeners: &[&str]) -> Site {
+    Site {
+        domains: Domains::new(["example.org", "example.net"]).unwrap(),
+        transports: transports.iter().map(|transport| (*transport).into()).collect(),
+        listeners: listeners.iter().map(|endpoint| listen(endpoint)).collect(),
+    }
+}
+
+fn plan(listeners: &[&str], chroot: bool, wanted: Wanted) -> Result<Plan, Misfit> {
+    Plan::new(&site(&["murder"], listeners), Host { chroot, ..Host::default() }, wanted)
+}
+
+/// What Postfix makes of it: no comments, lines that go on joined.
+fn settings(text: &str) -> Vec<String> {
+    let mut settings: Vec<String> = Vec::new();
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        match settings.last_mut() {
+            Some(last) if line.starts_with(' ') => *last += line,
+            _ => settings.push(line.to_owned()),
+        }
+    }
+    settings
+}
+
+fn has(text: &str, line: &str) -> bool {
+    settings(text).iter().any(|setting| setting == line)
+}
+
+#[test]
+fn the_shipped_files_say_what_is_printed_for_the_example() {
+    let site = Site { domains: Domains::new(["example.org"]).unwrap(), ..site(&["murder"], &[]) };
+    let plan = Plan::new(&site, Host::default(), wanted(Verify::Transport)).unwrap();
+    assert_eq!(settings(&plan.main_cf()), settings(MAIN_CF));
+    assert_eq!(settings(&plan.master_cf()), settings(MASTER_CF));
+    assert_eq!(plan.status_filter(), STATUS);
+    assert_eq!(plan.toml(), None);
+}
+
+#[test]
+fn whatever_is_commented_out_in_the_files_is_printed_with_an_option_and_with_no_other() {
+    let mut optional = BTreeSet::new();
+    for line in MAIN_CF.lines().chain(MASTER_CF.lines()) {
+        match line.strip_prefix('#') {
+            Some(setting) if !setting.starts_with(' ') || setting.starts_with("  ") => {
+                optional.insert(setting.replace(SOCKET, "unix:murder-route/socket"));
+            }
+            _ => {}
+        }
+    }
+    let mut printed = Vec::new();
+    for verify in [Verify::Transport, Verify::Recipients, Verify::Policy, Verify::Milter] {
+        for more in [false, true] {
+            let wanted = Wanted { verify, chroot: Some(Chroot::Socket), sasl: more, tls: more };
+            let plan = plan(&[], true, wanted).unwrap();
+            let text = plan.main_cf() + &plan.master_cf();
+            let found: BTreeSet<String> =
+                text.lines().filter(|line| optional.contains(*line)).map(str::to_owned).collect();
+            assert_eq!(found.is_empty(), verify == Verify::Transport && !more, "{verify:?}");
+            for line in text.lines().filter(|line| line.starts_with("# --")) {
+                let (option, _) = line[4..].split_once(':').unwrap();
+                let ours = match option.split_once(' ') {
+                    Some((_, word)) => word == verify.as_str(),
+                    None => more,
+                };
+                assert!(ours, "{verify:?}, {more}: {line}");
+            }
+            printed.extend(found);
+        }
+    }
+    assert_eq!(printed.into_iter().collect::<BTreeSet<_>>(), optional);
+}
+
+#[test]
+fn a_chrooted_postfix_is_told_a_way_out_and_only_that() {
+    let inside = "unix:/var/spool/postfix/mr/s";
+    let run = "unix:/run/murder-route";
+    for (listeners, chroot, verify, socket, proxy) in [
+        (&[][..], false, Verify::Policy, run, ""),
+        (&[], true, Verify::Transport, run, "proxy:"),
+        (&["systemd:murder-route.socket"], true, Verify::Recipients, run, "proxy:"),
+        (&[run, inside], true, Verify::Transport, "unix:mr/s", ""),
+        (&[run, inside], true, Verify::Milter, "unix:mr/s", ""),
+        (&[run, inside], false, Verify::Milter, run, ""),
+        (&[inside], false, Verify::Transport, "unix:/var/spool/postfix/mr/s", ""),
+        (&["inet:127.0.0.1:10090"], true, Verify::Policy, "inet:127.0.0.1:10090", ""),
+        (&[], true, Verify::Policy, "unix:murder-route/socket", ""),
+    ] {
+        let plan = plan(listeners, chroot, wanted(verify)).unwrap();
+        let text = plan.main_cf();
+        let case = format!("{listeners:?}, {chroot}, {verify:?}: {text}");
+        assert!(has(&text, &format!("transport_maps = {proxy}socketmap:{socket}:lmtp")), "{case}");
+        let canonical = format!("recipient_canonical_maps = {proxy}socketmap:{socket}:canonical");
+        assert!(has(&text, &canonical), "{case}");
+        let more = match verify {
+            Verify::Transport => continue,
+            Verify::Recipients => {
+                format!("relay_recipient_maps = {proxy}socketmap:{socket}:recipient")
+            }
+            Verify::Policy => {
+                format!("smtpd_recipient_restrictions = check_policy_service {socket}")
+            }
+            Verify::Milter => format!("smtpd_milters = {socket}"),
+        };
+        assert!(has(&text, &more), "{case}");
+    }
+}
+
+#[test]
+fn a_socket_that_is_missing_is_one_to_add_beside_those_there_are() {
+    let socket = Wanted { chroot: Some(Chroot::Socket), ..wanted(Verify::Transport) };
+    let tables = |listeners: &[&str]| plan(listeners, true, socket).unwrap().toml();
+    let there = "[[listen]]\nendpoint = \"systemd:murder-route.socket\"\n";
+    let missing = "[[listen]]\nendpoint = \"unix:/var/spool/postfix/murder-route/socket\"\n";
+    let text = tables(&[]).unwrap();
+    assert!(text.contains(there) && text.ends_with(missing), "{text}");
+    let text = tables(&["unix:/run/murder-route"]).unwrap();
+    assert!(!text.contains(there) && text.ends_with(missing), "{text}");
+    assert_eq!(tables(&["unix:/var/spool/postfix/murder-route/socket"]), None);
+}
+
+#[test]
+fn directories_that_are_not_the_usual_ones_are_those_of_the_host() {
+    let settings = "queue_directory = /queue\nconfig_directory = /etc/postfix-in\n";
+    let host = Host::read(CHROOTED, settings);
+    let socket = Wanted { chroot: Some(Chroot::Socket), ..wanted(Verify::Transport) };
+    let plan = Plan::new(&site(&["murder"], &["unix:/queue/a/s"]), host.clone(), socket).unwrap();
+    assert!(plan.main_cf().contains("socketmap:unix:a/s:lmtp"), "{}", plan.main_cf());
+    let filter = "lmtp_delivery_status_filter=regexp:/etc/postfix-in/murder-route-status";
+    assert!(plan.master_cf().contains(filter), "{}", plan.master_cf());
+    let plan = Plan::new(&site(&["murder"], &[]), host, socket).unwrap();
+    assert!(plan.toml().unwrap().contains("\"unix:/queue/murder-route/socket\""));
+}
+
+#[test]
+fn each_transport_has_a_service_and_limits_and_that_of_postfix_itself_has_settings() {
+    let own = Wanted { sasl: true, ..wanted(Verify::Transport) };
+    let plan =
+        |transports: &[&str]| Plan::new(&site(transports, &[]), Host::default(), own).unwrap();
+    let filter = "lmtp_delivery_status_filter = regexp:/etc/postfix/murder-route-status";
+    let lmtp = plan(&["lmtp"]);
+    assert_eq!(lmtp.master_cf(), "");
+    for setting in [
+        filter,
+        "lmtp_sasl_auth_enable = yes",
+        "lmtp_destination_concurrency_limit = 20",
+        "lmtp_destination_recipient_limit = 50",
+    ] {
+        assert!(has(&lmtp.main_cf(), setting), "{setting}: {}", lmtp.main_cf());
+    }
+    assert!(!lmtp.main_cf().contains("murder_") && !lmtp.main_cf().contains(" -o "));
+
+    let both = plan(&["near", "far"]);
+    let services = settings(&both.master_cf());
+    let starts = |nth: usize, name: &str| services[nth].starts_with(&format!("{name} "));
+    assert!(starts(0, "near") && starts(1, "far") && services.len() == 2, "{services:?}");
+    let filtered = |service: &String| service.contains("-o lmtp_delivery_status_filter=regexp:");
+    assert!(services.iter().all(filtered), "{services:?}");
+    for name in ["near", "far"] {
+        let limit = format!("{name}_destination_concurrency_failed_cohort_limit = 10");
+        assert!(has(&both.main_cf(), &limit), "{}", both.main_cf());
+    }
+    assert!(!has(&both.main_cf(), filter));
+}
+
+#[test]
+fn what_cannot_be_is_said_and_not_printed() {
+    let asked = |listeners: &[&str], chroot: Option<Chroot>, verify| {
+        plan(listeners, true, Wanted { chroot, ..wanted(verify) }).unwrap_err().to_string()
+    };
+    let proxied = asked(&[], Some(Chroot::Proxy), Verify::Policy);
+    assert!(proxied.contains("--chroot socket"), "{proxied}");
+    for path in ["unix:/var/spool/postfix/a b", "unix:/var/spool/postfix/$x"] {
+        let odd = asked(&[path], None, Verify::Transport);
+        assert!(odd.contains("cannot be told the path"), "{odd}");
+    }
+    let mut deaf = site(&["murder"], &["unix:/run/murder-route"]);
+    deaf.listeners[0].protocols = [Protocol::Socketmap].into_iter().collect();
+    let error = Plan::new(&deaf, Host::default(), wanted(Verify::Milter)).unwrap_err();
+    assert!(error.to_string().contains("speaks socketmap, milter"), "{error}");
+
+    let with = |domains: &[&str]| {
+        let site = Site { domains: Domains::new(domains).unwrap(), ..site(&["lmtp"], &[]) };
+        Plan::new(&site, Host::default(), wanted(Verify::Transport)).unwrap_err()
+    };
+    assert_eq!(with(&[]), Misfit::NoDomains);
+    assert_eq!(with(&["*"]), Misfit::EveryDomain);
+}
+
+#[test]
+fn who_is_chrooted_is_read_as_postfix_reads_it() {
+    let chroot = |services: &str, level: &str| {
+        Host::read(services, &format!("compatibility_level = {level}\n")).chroot
+    };
+    assert!(chroot(CHROOTED, "3.6"));
+    let free = CHROOTED.replace(" y ", " n ");
+    assert!(!chroot(&free, "3.6"));
+    let one = "smtpd pass - - y - - smtpd -o x=y\n";
+    assert!(chroot(&format!("{free}{one}"), "2"));
+    let silent = CHROOTED.replace(" y ", " - ");
+    assert!(chroot(&silent, "0") && !chroot(&silent, "1") && !chroot(&silent, "3.6"));
+    // What does not ask us may be where it likes.
+    assert!(!chroot("smtp unix - - y - - smtp\n", "3.6"));
+    assert_eq!(Host::read("", ""), Host::default());
+}
