@@ -21,7 +21,8 @@ pub struct Exchanger {
     release: Release,
 }
 
-fn path(name: &str) -> String {
+/// The path of one of its files.
+pub fn path(name: &str) -> String {
     format!("{STATE}/mx/{name}")
 }
 

@@ -18,7 +18,6 @@ mod mishaps;
 mod murder;
 mod names_only;
 mod postfix;
-#[allow(dead_code, reason = "each README that is followed uses its own part")]
 mod readme;
 mod releases;
 mod report;

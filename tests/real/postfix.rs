@@ -9,13 +9,11 @@ use crate::murder::Host;
 use crate::sandbox::{self, Process, STATE};
 use crate::world::Mta;
 pub use crate::world::{DOMAINS, Delivery, SMTP};
-use crate::{Done, run};
+use crate::{Done, ensure, run};
 
-/// Short times, so that a deferred message is tried again within seconds. The rest is what a site
-/// would write.
-fn main_cf(chroot: Chroot) -> String {
-    format!(
-        "compatibility_level = 3.6
+/// What has nothing to do with a murder. Short times, so that a deferred message is tried again within
+/// seconds. The rest is what a site would write.
+const SITE: &str = "compatibility_level = 3.6
 myhostname = mx.murder.test
 mydestination =
 alias_maps =
@@ -27,17 +25,21 @@ smtp_tls_security_level = none
 smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
 smtpd_client_connection_count_limit = 0
 relayhost = [127.0.1.41]
-relay_domains = {domains}
+queue_run_delay = 1s
+minimal_backoff_time = 2s
+maximal_backoff_time = 4s
+transport_retry_time = 2s
+";
+
+fn main_cf(chroot: Chroot) -> String {
+    format!(
+        "{SITE}relay_domains = {domains}
 relay_recipient_maps =
 transport_maps = {proxy}socketmap:unix:/run/murder-route:lmtp
 recipient_canonical_maps = {proxy}socketmap:unix:/run/murder-route:canonical
 recipient_canonical_classes = envelope_recipient
 lmtp_connect_timeout = 10s
 lmtp_destination_concurrency_failed_cohort_limit = 100
-queue_run_delay = 1s
-minimal_backoff_time = 2s
-maximal_backoff_time = 4s
-transport_retry_time = 2s
 ",
         domains = DOMAINS.join(", "),
         proxy = match chroot {
@@ -108,12 +110,43 @@ impl Postfix {
     /// Writes the configuration anew and starts it anew. After a mere reload an smtpd of before may
     /// still take the next connection, which it then cannot serve.
     pub fn restart(&mut self, chroot: Chroot) -> Done {
+        self.stop()?;
+        write(chroot)?;
+        self.begin()
+    }
+
+    /// Stops it, and puts in place what a host has before it knows of a murder, with the services that
+    /// Debian ships.
+    pub fn forget_the_murder(&mut self) -> Done {
+        self.stop()?;
+        let shipped = fs::read_to_string(shipped_master_cf()?)?;
+        let ours = shipped.replace("\nsmtp      inet ", "\n127.0.1.31:25 inet ");
+        ensure!(ours != shipped, "no smtpd in Debian's master.cf: {shipped}");
+        fs::write(sandbox::in_root("/etc/postfix/main.cf"), SITE)?;
+        Ok(fs::write(sandbox::in_root("/etc/postfix/master.cf"), ours)?)
+    }
+
+    /// Starts it anew with the configuration that is there, and with that in the chroot which Debian's
+    /// scripts put there.
+    pub fn restart_as_it_is(&mut self) -> Done {
+        self.stop()?;
+        for file in ["services", "hosts", "resolv.conf", "nsswitch.conf"] {
+            let copy = sandbox::in_root(&format!("/var/spool/postfix/etc/{file}"));
+            fs::copy(sandbox::in_root(&format!("/etc/{file}")), copy)?;
+        }
+        self.begin()
+    }
+
+    fn stop(&mut self) -> Done {
         if let Some(process) = self.process.take() {
             // A signal would only end the script it was started by.
             run(sandbox::command("postfix").arg("stop"))?;
             process.stop()?;
         }
-        write(chroot)?;
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Done {
         let output = format!("{STATE}/postfix.output");
         let process = Process::start(
             "postfix",
@@ -126,7 +159,17 @@ impl Postfix {
     }
 }
 
+/// A copy of Debian's own, of which all others are made.
+fn shipped_master_cf() -> Done<String> {
+    let copy = sandbox::in_root("/etc/postfix/master.cf.shipped");
+    if !fs::exists(&copy)? {
+        fs::copy(sandbox::in_root("/etc/postfix/master.cf"), &copy)?;
+    }
+    Ok(copy)
+}
+
 fn write(chroot: Chroot) -> Done {
+    shipped_master_cf()?;
     fs::write(sandbox::in_root("/etc/postfix/main.cf"), main_cf(chroot))?;
     fs::write(sandbox::in_root("/etc/postfix/master.cf"), master_cf(chroot))?;
     Ok(fs::write(sandbox::in_root("/etc/postfix/backend_status"), BACKEND_STATUS)?)

@@ -22,6 +22,9 @@ use steps::{Action, Step};
 /// Where `make install` puts what belongs to a README.
 const DOCDIR: &str = "/usr/local/share/doc/murder-route";
 
+/// Where the program is in the root.
+pub const PROGRAM: &str = "/usr/local/sbin/murder-route";
+
 /// First on the path of every script.
 const SHIMS: &str = "/usr/local/lib/murder-route-test";
 
@@ -148,7 +151,6 @@ fn executable(path: &str, script: &str) -> Done {
 /// Puts the built program on the path of the root. With the libraries and the loader of this host:
 /// the C library of an old Debian is too old for what is built on a newer one.
 pub fn install_program() -> Done {
-    const PROGRAM: &str = "/usr/local/sbin/murder-route";
     let lib = format!("{SHIMS}/host");
     if fs::exists(sandbox::in_root(PROGRAM))? {
         return Ok(());

@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::root::Release;
-use crate::sandbox::{self, Process, STATE, User};
-use crate::{Done, ensure, run};
+use crate::sandbox::{self, Process, ROOT, STATE, User};
+use crate::{Done, ensure, readme, run};
 
 /// Where Postfix asks, and where the daemon listens when nothing else is said.
 pub const SOCKET: &str = "/run/murder-route";
@@ -24,6 +24,8 @@ const PROGRAM: &str = "/run/murder-route-program";
 pub struct Setup {
     options: Vec<String>,
     user: User,
+    /// Whether it runs in the root, where paths mean what they mean to Postfix.
+    in_root: bool,
 }
 
 /// What `lookup --json` says of one recipient.
@@ -71,7 +73,14 @@ impl Setup {
 
     /// With these options, as this user.
     pub fn new(options: &[&str], user: User) -> Self {
-        Self { options: options.iter().map(|option| (*option).to_owned()).collect(), user }
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        Self { options, user, in_root: false }
+    }
+
+    /// In the root, with the configuration that is in its usual place there.
+    pub fn in_root(user: User) -> Done<Self> {
+        readme::install_program()?;
+        Ok(Self { options: Vec::new(), user, in_root: true })
     }
 
     /// The same with another list than the one imapd.conf names.
@@ -94,8 +103,21 @@ impl Setup {
 
     /// The program as the same user, without the options.
     pub fn program(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
-        command.uid(self.user.uid).gid(self.user.gid).env_clear().current_dir("/").args(args);
+        let User { uid, gid } = self.user;
+        let mut command = match self.in_root {
+            false => {
+                let mut command = Command::new(PROGRAM);
+                command.uid(uid).gid(gid).current_dir("/");
+                command
+            }
+            true => {
+                let mut command = Command::new("chroot");
+                command.arg(format!("--userspec={uid}:{gid}")).args(["--groups=", ROOT]);
+                command.arg(readme::PROGRAM);
+                command
+            }
+        };
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").args(args);
         command
     }
 
@@ -201,6 +223,12 @@ impl Daemon {
 
     fn process(&mut self) -> Done<Process> {
         self.process.take().ok_or_else(|| "murder-route is not running".into())
+    }
+
+    /// Its number.
+    pub fn id(&self) -> Done<u32> {
+        let process = self.process.as_ref().ok_or("murder-route is not running")?;
+        Ok(process.id())
     }
 
     /// SIGTERM, and wait.

@@ -1,4 +1,4 @@
-//! Certificates for the master: one that is good, and one for each way not to be.
+//! Certificates for the backends, and for the master: one that is good, and one for each way not to be.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -13,6 +13,9 @@ use crate::sandbox::{self, STATE, User};
 
 /// The name in the good certificate.
 pub const NAME: &str = "mupdate.murder.test";
+
+/// The names in those of the backends.
+pub const BACKENDS: [&str; 2] = ["be1.murder.test", "be2.murder.test"];
 
 /// The paths of a certificate and its key; Cyrus may read both.
 #[derive(Clone, Debug)]
@@ -35,6 +38,8 @@ pub struct Tls {
     pub misnamed: Certificate,
     /// By the authority, for the admin, who logs in with it.
     pub admin: Certificate,
+    /// By the authority, for the backends.
+    pub backends: [Certificate; 2],
 }
 
 impl Tls {
@@ -67,6 +72,10 @@ impl Tls {
             foreign: make("foreign", &stranger, NAME, FAR_YEAR)?,
             misnamed: make("misnamed", &trusted, "elsewhere.test", FAR_YEAR)?,
             admin: make("admin", &trusted, ADMIN, FAR_YEAR)?,
+            backends: [
+                make("be1", &trusted, BACKENDS[0], FAR_YEAR)?,
+                make("be2", &trusted, BACKENDS[1], FAR_YEAR)?,
+            ],
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The daemon and its list are disturbed while mail flows: mail waits, and never bounces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,9 @@ const SENDERS: usize = 4;
 const MESSAGES: usize = 300;
 
 /// Who gets the load: recipient, backend, user.
-pub const LOAD: [(&str, usize, &str); 6] = [
+pub type Target = (&'static str, usize, &'static str);
+
+pub const LOAD: [Target; 6] = [
     ("jane@example.org", 0, "jane"),
     ("O.Brien@Example.Org", 0, "o.brien"),
     ("carol@example.net", 0, "carol@example.net"),
@@ -29,14 +31,25 @@ pub const LOAD: [(&str, usize, &str); 6] = [
 
 /// Stopped, killed and started again a few times while several connections send without pause.
 pub fn daemon_restarts_under_load<M: Mta>(world: &mut World<M>) -> Done {
+    restarts_under_load(world, "load", &LOAD, MESSAGES)
+}
+
+/// The same with other letters, of that many a name in this world.
+pub fn restarts_under_load<M: Mta>(
+    world: &mut World<M>,
+    name: &str,
+    load: &[Target],
+    messages: usize,
+) -> Done {
     let since = world.logs.mark();
     let started = AtomicUsize::new(0);
     let daemon = &mut world.daemon;
     let queue_ids = thread::scope(|scope| -> Done<Vec<String>> {
-        let senders: Vec<_> =
-            (0..SENDERS).map(|_| scope.spawn(|| send_until_done::<M>(&started))).collect();
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|_| scope.spawn(|| send_until_done::<M>(&started, name, load, messages)))
+            .collect();
         for round in 0..6 {
-            let wanted = (round + 1) * MESSAGES / 8;
+            let wanted = (round + 1) * messages / 8;
             sandbox::poll("the load to go on", 120, || {
                 Ok((started.load(Ordering::Relaxed) >= wanted).then_some(()))
             })?;
@@ -55,35 +68,41 @@ pub fn daemon_restarts_under_load<M: Mta>(world: &mut World<M>) -> Done {
         }
         Ok(queue_ids)
     })?;
-    ensure!(queue_ids.len() == MESSAGES, "{} messages were taken", queue_ids.len());
+    ensure!(queue_ids.len() == messages, "{} messages were taken", queue_ids.len());
     for queue_id in &queue_ids {
         let attempts = world::wait_removed::<M>(&world.logs, since, queue_id)?;
         let bounced = attempts.iter().any(|attempt| attempt.status == "bounced");
         ensure!(!bounced, "bounced: {attempts:?}");
     }
     let mut copies: BTreeMap<String, usize> = BTreeMap::new();
-    for (_, backend, user) in LOAD {
+    let users: BTreeSet<_> = load.iter().map(|&(_, backend, user)| (backend, user)).collect();
+    for (backend, user) in users {
         for id in world.murder.backends[backend].imap(user)?.message_ids("INBOX")? {
             *copies.entry(id).or_default() += 1;
         }
     }
-    for number in 0..MESSAGES {
-        let count = copies.get(&format!("load{number}@sender.test")).copied().unwrap_or(0);
+    for number in 0..messages {
+        let count = copies.get(&format!("{name}{number}@sender.test")).copied().unwrap_or(0);
         ensure!(count == 1, "{count} copies of message {number}");
     }
     Ok(())
 }
 
 /// Sends message after message; what is put off is sent again, as any mail server would.
-fn send_until_done<M: Mta>(started: &AtomicUsize) -> Done<Vec<String>> {
+fn send_until_done<M: Mta>(
+    started: &AtomicUsize,
+    name: &str,
+    load: &[Target],
+    messages: usize,
+) -> Done<Vec<String>> {
     let mut queue_ids = Vec::new();
     loop {
         let number = started.fetch_add(1, Ordering::Relaxed);
-        if number >= MESSAGES {
+        if number >= messages {
             return Ok(queue_ids);
         }
-        let (recipient, ..) = LOAD[number % LOAD.len()];
-        let message = message(&format!("load{number}"));
+        let (recipient, ..) = load[number % load.len()];
+        let message = message(&format!("{name}{number}"));
         queue_ids.push(send_until_taken::<M>(recipient, &message)?);
     }
 }

@@ -15,6 +15,7 @@ mod outages;
 mod paths;
 mod posted;
 mod race;
+mod ready_postfix;
 mod refusals;
 mod resync;
 mod sendmail;
@@ -134,5 +135,6 @@ fn run_in(world: &mut World, report: &mut Report) {
         scenario("mailboxes move while letters flow", churn::moved_to_and_fro);
     }
     scenario("every answer is lmtpd's own", |w| comparison::same_as_lmtpd(w));
+    ready_postfix::run_in(world, report);
     without_cyrus::run_in(world, report);
 }

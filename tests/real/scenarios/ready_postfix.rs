@@ -1,0 +1,482 @@
+//! The configuration in `postfix/`, by its README and the output of `murder-route postfix-config`, on a
+//! Postfix with the services that Debian ships: each way to refuse strangers, in the chroot and not.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use super::beside::{becomes_well, switch};
+use super::faults::{Target, restarts_under_load};
+use super::without_cyrus::THOROUGH;
+use super::{paths, refusals};
+use crate::clients::sink::Sink;
+use crate::clients::socketmap::Socketmap;
+use crate::exchanger::{self, Exchanger};
+use crate::murder::{ADMIN, Host, PASSWORD};
+use crate::postfix::{self, Chroot, next_attempt};
+use crate::readme::Readme;
+use crate::releases::is_wanted;
+use crate::report::Report;
+use crate::root::Release;
+use crate::router::{self, Setup, cyrus_release};
+use crate::sandbox::{self, in_root};
+use crate::tls::{self, Certificate, Tls};
+use crate::world::World;
+use crate::{Done, ensure, run};
+
+/// Where the program looks for it, in the root.
+const CONFIGURATION: &str = "/etc/murder-route.toml";
+
+/// Where the README puts the socket for the chroot.
+const IN_CHROOT: &str = "/var/spool/postfix/murder-route/socket";
+
+/// Takes the place of the second backend where it matters what a backend is told.
+const STAND_IN: &str = "127.0.1.42";
+
+/// Where a backend's lmtpd runs without `-a`.
+const LOGIN_PORT: u16 = 2004;
+
+/// The sections of the README.
+const DAEMON: &str = "The daemon";
+const SOCKET: &str = "A socket in the chroot";
+const PIECES: &str = "The pieces";
+const LOGIN: &str = "Backends that want a login, or TLS";
+
+/// Runs them.
+pub fn run_in(world: &mut World, report: &mut Report) {
+    let (logs, release) = (world.logs.clone(), world.release);
+    let mut scenario = |name: &str, run: fn(&mut World) -> Done| {
+        let name = format!("ready Postfix: {name}");
+        if is_wanted(&name) {
+            report.scenario(&name, &logs, || run(world));
+        }
+    };
+    scenario("by its README, as Debian ships it", by_its_readme);
+    scenario("without a transport of its own", without_own_transport);
+    scenario("relay_recipient_maps refuse behind another table", by_recipients);
+    scenario("policy in the chroot, restarted under load", by_policy);
+    scenario("milter in the chroot", by_milter);
+    if release == THOROUGH {
+        scenario("backends want a login, and the password stays secret", by_login);
+        scenario("on an exchanger with a replica", on_an_exchanger);
+    }
+    if release == THOROUGH || release == Release::V3_12 {
+        scenario("backends want a login and have certificates", by_login_and_tls);
+    }
+}
+
+/// With this configuration of ours, besides what must be, and a Postfix that does not know of it yet;
+/// afterwards all is as it was.
+fn on_a_host(
+    world: &mut World,
+    configuration: &str,
+    scenario: impl FnOnce(&mut World) -> Done,
+) -> Done {
+    let before = world.setup.clone();
+    let seen = begin(world, configuration).and_then(|()| scenario(world));
+    switch(world, before)?;
+    world.mail_server.restart(Chroot::No)?;
+    seen
+}
+
+fn begin(world: &mut World, configuration: &str) -> Done {
+    let needed = format!(
+        "{}imapd-conf = {:?}\ndomains = {:?}\n",
+        cyrus_release(world.release),
+        world.murder.frontend.imapd_conf(),
+        postfix::DOMAINS,
+    );
+    fs::write(in_root(CONFIGURATION), needed + configuration)?;
+    switch(world, Setup::in_root(world.murder.cyrus)?)?;
+    world.mail_server.forget_the_murder()
+}
+
+/// Says which sockets there are; what the README adds to it is then the other one.
+const LISTEN: &str = "\n[[listen]]\nendpoint = \"unix:/run/murder-route\"\n";
+
+/// Follows sections of the README, `postfix-config` with these options.
+fn follow(world: &mut World, sections: &[&str], options: &str) -> Done {
+    for section in sections {
+        let command = "murder-route postfix-config";
+        let mut readme = Readme::of("postfix")?
+            .below(section)?
+            .shim("systemctl", &systemctl(world.daemon.id()?))?;
+        if *section == LOGIN {
+            readme = readme
+                .instead_of("be[0-9]+\\.example\\.org", "be[12]\\.murder\\.test")?
+                .instead_of("murder-route:secret", &format!("{ADMIN}:{PASSWORD}"))?;
+        }
+        if *section == PIECES && !options.is_empty() {
+            readme = readme.instead_of(command, &format!("{command} {options}"))?;
+        }
+        readme.follow()?;
+    }
+    if sections.contains(&DAEMON) {
+        answers(router::SOCKET, "OK murder:inet:")?;
+    }
+    if sections.contains(&SOCKET) {
+        answers(&in_root(IN_CHROOT), "OK murder:inet:")?;
+    }
+    // Of a setting that nothing uses, or that is there twice, Postfix says so, and no more.
+    let output = sandbox::command("postconf").arg("-n").output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let odd = said.contains("unused parameter") || said.contains("overriding earlier");
+    ensure!(!odd, "postconf: {said}");
+    Ok(())
+}
+
+/// What systemd would do, done to the daemon of this number. Postfix is not running yet: an smtpd of
+/// before a reload may still take the next connection.
+fn systemctl(daemon: u32) -> String {
+    format!(
+        "case $* in\n\
+         'reload murder-route' | 'restart murder-route') kill -HUP {daemon} ;;\n\
+         daemon-reload | 'reload postfix') ;;\n\
+         *) echo \"systemctl $*: not in this root\" >&2; exit 64 ;;\n\
+         esac\n"
+    )
+}
+
+/// Waits until the daemon answers so at this socket: it may be reading its configuration.
+fn answers(socket: &str, beginning: &str) -> Done {
+    sandbox::poll(&format!("{beginning} at {socket}"), 20, || {
+        let answer = Socketmap::open(socket)?.ask("lmtp", "jane@example.org")?;
+        ensure!(answer.starts_with(beginning), "{answer}");
+        Ok(Some(()))
+    })
+}
+
+/// Adds a line of the site's to main.cf.
+fn add_to_main_cf(line: &str) -> Done {
+    let mut main_cf = OpenOptions::new().append(true).open(in_root("/etc/postfix/main.cf"))?;
+    Ok(writeln!(main_cf, "{line}")?)
+}
+
+/// Has Debian's chroot also where a release no longer ships it: who has upgraded still has it.
+fn chrooted() -> Done {
+    let chroot = ["127.0.1.31:25/inet", "cleanup/unix", "rewrite/unix"]
+        .map(|service| format!("{service}/chroot=y"));
+    run(sandbox::command("postconf").arg("-F").args(chroot)).map(drop)
+}
+
+/// A setting as Postfix has it.
+fn setting(name: &str) -> Done<String> {
+    let value = run(sandbox::command("postconf").args(["-h", name]))?;
+    Ok(value.trim_end().to_owned())
+}
+
+/// Nothing but the README, on the first host that comes along.
+fn by_its_readme(world: &mut World) -> Done {
+    on_a_host(world, "", |world| {
+        follow(world, &[DAEMON, PIECES], "")?;
+        world.mail_server.restart_as_it_is()?;
+        let maps = setting("transport_maps")?;
+        let proxy = match world.release {
+            Release::V3_12 => "",
+            Release::V3_2 | Release::V3_6 | Release::V3_10 => "proxy:",
+        };
+        ensure!(maps == format!("{proxy}socketmap:unix:/run/murder-route:lmtp"), "{maps}");
+        let limits = [
+            ("concurrency_limit", "20"),
+            ("recipient_limit", "50"),
+            ("concurrency_failed_cohort_limit", "10"),
+        ];
+        for (limit, value) in limits {
+            let got = setting(&format!("murder_destination_{limit}"))?;
+            ensure!(got == value, "{limit}: {got}");
+        }
+        paths::each_on_its_backend(world)?;
+        paths::one_message_for_both(world)?;
+        refusals::unknown_is_refused_at_rcpt(world)?;
+        refusals::reserved_is_put_off(world)?;
+        refusals::foreign_addresses_pass_untouched(world)?;
+        for quoted in ["\"o.brien\"@example.org", "\"o.brien+Some.Thing\"@example.org"] {
+            world.arrives(quoted, &world.murder.backends[0], "o.brien", "INBOX")?;
+        }
+        // Cyrus has nobody who needs his quotes.
+        world.refused("\"max muster\"@example.org")?;
+        refused_by_a_backend_waits(world)?;
+        told_the_backend(world)
+    })
+}
+
+/// Changes our configuration, and waits until the daemon answers so for Jane.
+fn change(world: &World, from: &str, to: &str, answer: &str) -> Done {
+    let text = fs::read_to_string(in_root(CONFIGURATION))?;
+    ensure!(text.contains(from), "{CONFIGURATION} has no {from:?}: {text}");
+    fs::write(in_root(CONFIGURATION), text.replacen(from, to, 1))?;
+    run(Command::new("kill").args(["-HUP", &world.daemon.id()?.to_string()]))?;
+    answers(router::SOCKET, answer)
+}
+
+/// A backend says that it has no such user, as one does whose mailbox has just moved: the letter
+/// waits, and goes where the router says then.
+fn refused_by_a_backend_waits(world: &World) -> Done {
+    let [be1, be2] = &world.murder.backends;
+    let astray = format!(
+        "[backends.servers.{:?}]\naddress = {:?}\n\n[backends]\n",
+        be1.address, be2.address
+    );
+    change(world, "[backends]\n", &astray, &format!("OK murder:inet:{}:", be2.address))?;
+    let queued = world.send(&["jane@example.org"])?;
+    let attempt = next_attempt(&world.logs, queued.since, &queued.queue_id)?;
+    let relay = format!("{0}[{0}]:2003", be2.address);
+    ensure!(attempt.relay == relay && attempt.status == "deferred", "{attempt:?}");
+    let lines = world.logs.since(queued.since, "postfix/");
+    let said = lines.iter().any(|line| line.text.contains("dsn=4.1.1"));
+    ensure!(said, "no dsn=4.1.1: {lines:?}");
+
+    change(world, &astray, "[backends]\n", &format!("OK murder:inet:{}:", be1.address))?;
+    // Another letter first: the queue manager keeps its last answer for 30 s.
+    world.arrives("max@example.org", be2, "max", "INBOX")?;
+    world.delivered(&queued)?;
+    world.holds_once(be1, "jane", "INBOX", &queued.id)
+}
+
+/// The recipient as the backend gets it: details and quotes as they came, names in the case of the
+/// mailbox.
+fn told_the_backend(world: &World) -> Done {
+    let stand_in = Sink::listen(&format!("{STAND_IN}:2003"))?;
+    let be2 = world.murder.backends[1].address;
+    let instead = format!("[backends.servers.{be2:?}]\naddress = {STAND_IN:?}\n\n[backends]\n");
+    change(world, "[backends]\n", &instead, "OK murder:inet:")?;
+    for (recipient, told) in [
+        ("max@example.org", "max@example.org"),
+        ("anna-lena+Some.Thing-x@example.org", "anna-lena+Some.Thing-x@example.org"),
+        ("Bob+Work.Later@Example.Net", "bob+Work.Later@example.net"),
+        ("\"max\"@example.org", "max@example.org"),
+        ("\"anna-lena+Some.Thing\"@example.org", "anna-lena+Some.Thing@example.org"),
+    ] {
+        let queued = world.send(&[recipient])?;
+        world.delivered(&queued)?;
+        let received = stand_in.take();
+        let [one] = &received[..] else { return Err(format!("{recipient}: {received:?}").into()) };
+        ensure!(one.to == [told], "{recipient}: the backend is told {:?}", one.to);
+    }
+    Ok(())
+}
+
+/// Everything in main.cf, and in no other file but the status filter.
+fn without_own_transport(world: &mut World) -> Done {
+    on_a_host(world, "", |world| {
+        let before = fs::read_to_string(in_root("/etc/postfix/master.cf"))?;
+        follow(world, &[PIECES], "")?;
+        world.mail_server.restart_as_it_is()?;
+        let after = fs::read_to_string(in_root("/etc/postfix/master.cf"))?;
+        ensure!(before == after, "master.cf has changed: {after}");
+        let filter = setting("lmtp_delivery_status_filter")?;
+        ensure!(filter == "regexp:/etc/postfix/murder-route-status", "filter: {filter}");
+        paths::each_on_its_backend(world)?;
+        world.refused("nobody@example.org")
+    })
+}
+
+/// Another table sends everything elsewhere first.
+fn by_recipients(world: &mut World) -> Done {
+    on_a_host(world, "", |world| {
+        follow(world, &[DAEMON, PIECES], "--verify recipients")?;
+        world.mail_server.restart_as_it_is()?;
+        world.arrives("jane+Work@example.org", &world.murder.backends[0], "jane", "INBOX/Work")?;
+        // The setting that comes last counts.
+        add_to_main_cf("transport_maps = static:discard:")?;
+        world.mail_server.restart_as_it_is()?;
+        let reply = world.rcpt("nobody@example.org")?;
+        let by_table = reply.text.contains("relay recipient table");
+        ensure!(by_table && reply.status() == "5.1.1" && reply.code == 550, "nobody: {reply}");
+        strangers_only_when_sure(world)
+    })
+}
+
+/// Known recipients are taken; nobody is refused while the master is away.
+fn strangers_only_when_sure(world: &mut World) -> Done {
+    for known in ["jane+Work@example.org", "Bob@Example.Net", "\"o.brien\"@example.org"] {
+        let reply = world.rcpt(known)?;
+        ensure!(reply.code == 250, "{known}: {reply}");
+    }
+    world.refused("nobody+x@example.org")?;
+    refusals::reserved_is_put_off(world)?;
+    world.murder.master.kill()?;
+    let seen = world.put_off("stranger-of-the-night@example.org").and_then(|()| {
+        let known = world.rcpt("max@example.org")?;
+        ensure!(known.code == 250, "max without the master: {known}");
+        Ok(())
+    });
+    world.murder.master.start()?;
+    seen?;
+    world.recovers()
+}
+
+/// With the socket below the queue directory, where the tables go as well. Nothing but what is named
+/// refuses anybody.
+fn in_the_chroot(world: &mut World, options: &str) -> Done {
+    chrooted()?;
+    follow(world, &[DAEMON, SOCKET, PIECES], options)?;
+    let maps = setting("transport_maps")?;
+    ensure!(maps == "socketmap:unix:murder-route/socket:lmtp", "transport_maps: {maps}");
+    add_to_main_cf("smtpd_reject_unlisted_recipient = no")?;
+    world.mail_server.restart_as_it_is()
+}
+
+const POLICY_LOAD: [Target; 6] = [
+    ("jane+Some.Thing@example.org", 0, "jane"),
+    ("O.Brien+x@Example.Org", 0, "o.brien"),
+    ("\"o.brien\"@example.org", 0, "o.brien"),
+    ("\"anna-lena+Some.Thing\"@example.org", 1, "anna-lena"),
+    ("MAX@EXAMPLE.ORG", 1, "max"),
+    ("Bob@Example.Net", 1, "bob@example.net"),
+];
+
+fn by_policy(world: &mut World) -> Done {
+    on_a_host(world, LISTEN, |world| {
+        in_the_chroot(world, "--verify policy")?;
+        strangers_only_when_sure(world)?;
+        refusals::unknown_is_refused_at_rcpt(world)?;
+        refusals::foreign_addresses_pass_untouched(world)?;
+        paths::each_on_its_backend(world)?;
+        restarts_under_load(world, "policy", &POLICY_LOAD, 120)
+    })
+}
+
+fn by_milter(world: &mut World) -> Done {
+    on_a_host(world, LISTEN, |world| {
+        in_the_chroot(world, "--verify milter")?;
+        strangers_only_when_sure(world)?;
+        refusals::unknown_is_refused_at_rcpt(world)?;
+        refusals::foreign_addresses_pass_untouched(world)?;
+        paths::each_on_its_backend(world)
+    })
+}
+
+/// The same host, but of Cyrus there is only a copy of an imapd.conf.
+fn on_an_exchanger(world: &mut World) -> Done {
+    let exchanger = Exchanger::make(&world.murder)?;
+    let before = world.setup.clone();
+    let seen = begin_on_an_exchanger(world, &exchanger).and_then(|()| {
+        follow(world, &[DAEMON, PIECES], "")?;
+        world.mail_server.restart_as_it_is()?;
+        paths::each_on_its_backend(world)?;
+        refusals::unknown_is_refused_at_rcpt(world)?;
+        refusals::reserved_is_put_off(world)?;
+        refusals::foreign_addresses_pass_untouched(world)
+    });
+    switch(world, before)?;
+    world.mail_server.restart(Chroot::No)?;
+    seen
+}
+
+fn begin_on_an_exchanger(world: &mut World, exchanger: &Exchanger) -> Done {
+    let password_file = format!("password-file = {:?}\n", exchanger::path("password"));
+    exchanger.by_file("ready", &password_file)?;
+    fs::copy(exchanger::path("ready.toml"), in_root(CONFIGURATION))?;
+    fs::set_permissions(in_root(CONFIGURATION), Permissions::from_mode(0o644))?;
+    switch(world, Setup::in_root(exchanger::USER)?)?;
+    becomes_well(world)?;
+    world.mail_server.forget_the_murder()
+}
+
+/// The backends by name, at the port where a login is wanted.
+fn by_name(world: &World) -> String {
+    let servers = world.murder.backends.iter().zip(tls::BACKENDS);
+    let server = |(host, name): (&Host, &str)| {
+        format!("[backends.servers.{:?}]\naddress = \"{name}:{LOGIN_PORT}\"\n", host.address)
+    };
+    servers.map(server).collect()
+}
+
+/// Names that DNS has not.
+fn add_names(world: &World) -> Done {
+    let mut hosts = OpenOptions::new().append(true).open(in_root("/etc/hosts"))?;
+    for (host, name) in world.murder.backends.iter().zip(tls::BACKENDS) {
+        writeln!(hosts, "{} {name}", host.address)?;
+    }
+    // There is no DNS here at all.
+    add_to_main_cf("lmtp_host_lookup = native")
+}
+
+/// The next attempt to deliver to the second backend fails for now; then what it lacked is mended, and
+/// the letter arrives.
+fn waits_for(world: &mut World, mend: impl FnOnce(&mut World) -> Done) -> Done {
+    let queued = world.send(&["max@example.org"])?;
+    let attempt = next_attempt(&world.logs, queued.since, &queued.queue_id)?;
+    ensure!(attempt.status == "deferred", "max: {attempt:?}");
+    mend(world)?;
+    world.delivered(&queued)?;
+    world.holds_once(&world.murder.backends[1], "max", "INBOX", &queued.id)
+}
+
+/// At once, at the port where a login is wanted.
+fn arrives_by_login(world: &World, to: &str, backend: usize, user: &str) -> Done {
+    let host = &world.murder.backends[backend];
+    let queued = world.send(&[to])?;
+    let attempts = world.delivered(&queued)?;
+    let relay = format!("{}[{}]:{LOGIN_PORT}", tls::BACKENDS[backend], host.address);
+    let straight = matches!(&attempts[..], [one] if one.relay == relay && one.status == "sent");
+    ensure!(straight, "{to} should go to {relay}: {attempts:?}");
+    world.holds_once(host, user, "INBOX", &queued.id)
+}
+
+/// SCRAM, which does not show the password. A backend that would have it in the clear gets no letters,
+/// and one that does not take it keeps them waiting.
+fn by_login(world: &mut World) -> Done {
+    let seen = on_a_host(world, &by_name(world), |world| {
+        let scram = [("sasl_mech_list", "PLAIN SCRAM-SHA-256")];
+        world.murder.backends[0].restart_with(&scram)?;
+        follow(world, &[DAEMON, LOGIN, PIECES], "--sasl")?;
+        add_names(world)?;
+        world.mail_server.restart_as_it_is()?;
+        let file = in_root("/etc/postfix/murder-route-password");
+        let mode = fs::metadata(&file)?.permissions().mode() & 0o777;
+        ensure!(mode == 0o600, "{file} has mode {mode:o}");
+        arrives_by_login(world, "jane@example.org", 0, "jane")?;
+        waits_for(world, |world| world.murder.backends[1].restart_with(&scram))?;
+        let right = fs::read_to_string(&file)?;
+        fs::write(&file, right.replace(&format!(":{PASSWORD}"), ":wrong"))?;
+        world.mail_server.restart_as_it_is()?;
+        waits_for(world, |world| {
+            fs::write(&file, &right)?;
+            world.mail_server.restart_as_it_is()
+        })
+    });
+    as_before(world)?;
+    seen
+}
+
+/// With the password in the clear, but under TLS. A backend with another's certificate gets nothing.
+fn by_login_and_tls(world: &mut World) -> Done {
+    let tls = Tls::make(world.murder.cyrus)?;
+    let authorities = in_root("/etc/ssl/certs");
+    fs::create_dir_all(&authorities)?;
+    fs::copy(&tls.authority, format!("{authorities}/ca-certificates.crt"))?;
+    let seen = on_a_host(world, &by_name(world), |world| {
+        let [be1, be2] = &mut world.murder.backends;
+        be1.restart_with(&showing(&tls.backends[0]))?;
+        be2.restart_with(&showing(&tls.misnamed))?;
+        follow(world, &[DAEMON, LOGIN, PIECES], "--sasl --tls")?;
+        add_names(world)?;
+        world.mail_server.restart_as_it_is()?;
+        arrives_by_login(world, "jane@example.org", 0, "jane")?;
+        waits_for(world, |world| {
+            world.murder.backends[1].restart_with(&showing(&tls.backends[1]))
+        })?;
+        arrives_by_login(world, "max@example.org", 1, "max")
+    });
+    as_before(world)?;
+    seen
+}
+
+/// Offers TLS with this certificate, and the password in the clear only there.
+fn showing(certificate: &Certificate) -> [(&str, &str); 5] {
+    [
+        ("tls_server_cert", certificate.certificate.as_str()),
+        ("tls_server_key", certificate.key.as_str()),
+        ("allowstarttls", "yes"),
+        ("sasl_mech_list", "PLAIN"),
+        ("lmtplogin_allowplaintext", "no"),
+    ]
+}
+
+/// Both backends as they were.
+fn as_before(world: &mut World) -> Done {
+    world.murder.backends.iter_mut().try_for_each(|backend| backend.restart_with(&[]))
+}
