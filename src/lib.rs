@@ -28,7 +28,8 @@
 //!   it is up to date.
 //! * **Surface**: what people run. [`config`] reads what they want; [`resolver`] is the router with
 //!   its lists that comes of it. With the feature `daemon` there are `follow`, which connects to the
-//!   [`master`] and is asked through it, the `server` and the `cli`.
+//!   [`master`] and is asked through it, the `server`, the `doctor`, who judges what was seen of a
+//!   deployment, and the `cli`.
 //!
 //! # Where to start
 //!
@@ -60,6 +61,8 @@ pub mod wire;
 
 #[cfg(feature = "daemon")]
 pub mod cli;
+#[cfg(feature = "daemon")]
+pub mod doctor;
 #[cfg(feature = "daemon")]
 pub mod follow;
 #[cfg(feature = "daemon")]

@@ -1,0 +1,345 @@
+//! Whether Postfix takes letters for our domains, and in a way that leaves the recipients to us.
+
+use super::uses::Use;
+use super::{Ask, Settings, words};
+use crate::doctor::{Finding, shown};
+use crate::domains::Domains;
+
+/// The classes of addresses, in the order in which Postfix decides (ADDRESS_CLASS_README), and where
+/// the recipients of each are listed.
+const CLASSES: [(&str, &str); 4] = [
+    ("mydestination", "local_recipient_maps"),
+    ("virtual_alias_domains", "virtual_alias_maps"),
+    ("virtual_mailbox_domains", "virtual_mailbox_maps"),
+    ("relay_domains", "relay_recipient_maps"),
+];
+
+/// What is wrong with the domains and their recipients. `ours`: the tables that mean us.
+pub fn examine(
+    settings: &Settings,
+    ours: &[Use],
+    domains: &Domains,
+    ask: &dyn Ask,
+) -> Vec<Finding> {
+    const CHECK: &str = "postfix/domains";
+    let mut findings = vec![delimiter(settings)];
+    if domains.is_every() {
+        let why = "we answer for every domain, so there is nothing to compare";
+        findings.push(Finding::skipped(CHECK, "relay_domains", why));
+        return findings;
+    }
+    let mut fine = Vec::new();
+    for domain in domains.names() {
+        let before = findings.len();
+        let mut classes = Vec::new();
+        for (class, recipients) in CLASSES {
+            match contains(settings, class, &domain, ask) {
+                Ok(true) => classes.push((class, recipients)),
+                Ok(false) => {}
+                Err(why) => findings.push(Finding::untested(
+                    CHECK,
+                    class,
+                    format!("it cannot be told whether {domain} is in it: {why}"),
+                )),
+            }
+        }
+        match &classes[..] {
+            [] if findings.len() > before => {}
+            [] => findings.push(
+                Finding::error(
+                    CHECK,
+                    "relay_domains",
+                    format!("Postfix takes no letters for {domain}, which is one of our `domains`"),
+                )
+                .mend(format!("add {domain} to relay_domains")),
+            ),
+            [(class, recipients), more @ ..] => {
+                if let [(second, _), ..] = more {
+                    findings.push(
+                        Finding::warning(
+                            CHECK,
+                            *class,
+                            format!("{domain} is in {second} as well; the first one counts"),
+                        )
+                        .mend("leave it in one of them"),
+                    );
+                }
+                findings.extend(recipients_of(settings, ours, &domain, class, recipients));
+            }
+        }
+        if findings.len() == before {
+            fine.push(domain);
+        }
+    }
+    if !fine.is_empty() {
+        let what = format!("Postfix takes letters for {}", fine.join(", "));
+        findings.push(Finding::ok(CHECK, "relay_domains", what));
+    }
+    findings.extend(foreign(settings, domains));
+    findings
+}
+
+/// Cyrus' lmtpd splits at `+` and nothing else. Postfix splits for its own tables.
+fn delimiter(settings: &Settings) -> Finding {
+    let delimiter = settings.main("recipient_delimiter");
+    let place = format!("recipient_delimiter = {delimiter}");
+    let mend = "recipient_delimiter = +";
+    const CHECK: &str = "postfix/delimiter";
+    match delimiter {
+        "+" => Finding::ok(CHECK, place, "as Cyrus has it"),
+        "" => Finding::warning(
+            CHECK,
+            place,
+            "Cyrus splits jane+folder, Postfix does not: aliases of jane do not count for it",
+        )
+        .mend(mend),
+        odd if odd.contains('+') => Finding::warning(
+            CHECK,
+            place,
+            "Cyrus splits at `+` only: an address with another of these is another user's there",
+        )
+        .mend(mend),
+        _ => Finding::error(
+            CHECK,
+            place,
+            "Cyrus and we split at `+`, Postfix elsewhere: addresses it takes apart are unknown to us",
+        )
+        .mend(mend),
+    }
+}
+
+/// Who may say there whether a recipient exists.
+fn recipients_of(
+    settings: &Settings,
+    ours: &[Use],
+    domain: &str,
+    class: &str,
+    recipients: &str,
+) -> Option<Finding> {
+    const CHECK: &str = "postfix/recipients";
+    if class == "virtual_alias_domains" {
+        let what = format!("{domain}: Postfix expects aliases there, and mailboxes are unknown");
+        let mend = format!("move {domain} to relay_domains");
+        return Some(Finding::error(CHECK, class, what).mend(mend));
+    }
+    let listed = settings.main(recipients);
+    let by_us = ours.iter().any(|u| u.parameter == recipients);
+    if words(listed).next().is_none() || by_us {
+        return None;
+    }
+    let what = format!(
+        "{domain} is in {class}, and its recipients are those of `{}`: whoever is not there is \
+         refused, though his mailbox exists",
+        shown(listed)
+    );
+    let mend = match class {
+        "mydestination" => format!("move {domain} to relay_domains"),
+        _ => format!("leave {recipients} empty, or add our map `recipient` to it"),
+    };
+    Some(match class {
+        // Its default is the users of this host, who are no mailboxes.
+        "mydestination" => Finding::error(CHECK, recipients, what).mend(mend),
+        _ => Finding::warning(CHECK, recipients, what).mend(mend),
+    })
+}
+
+/// Domains that Postfix relays and we do not know: perhaps another machine's, perhaps forgotten.
+fn foreign(settings: &Settings, domains: &Domains) -> Option<Finding> {
+    let own = words(settings.main("mydestination")).collect::<Vec<_>>();
+    let plain = |word: &&str| !word.contains([':', '/', '!', '*']) && !own.contains(word);
+    let others: Vec<&str> = words(settings.main("relay_domains"))
+        .filter(plain)
+        .filter(|word| !domains.contains(word.to_ascii_lowercase().as_bytes()))
+        .collect();
+    if others.is_empty() {
+        return None;
+    }
+    let what =
+        format!("{} are not among our `domains`, so we route none of them", others.join(", "));
+    Some(
+        Finding::warning("postfix/domains", "relay_domains", what)
+            .mend("add those that have mailboxes in the murder to `domains`"),
+    )
+}
+
+/// Whether the list of domains in a parameter has this one.
+fn contains(settings: &Settings, list: &str, domain: &str, ask: &dyn Ask) -> Result<bool, String> {
+    let parents = words(settings.main("parent_domain_matches_subdomains")).any(|name| name == list);
+    matches(settings.main(list), domain, parents, ask, 0)
+}
+
+/// postconf(5), `mydestination` and `relay_domains`: domains, `/file/name` with more of the same, and
+/// `type:table`; the first that matches counts, and `!` before it says no.
+fn matches(
+    list: &str,
+    domain: &str,
+    parents: bool,
+    ask: &dyn Ask,
+    depth: u8,
+) -> Result<bool, String> {
+    let mut doubt = None;
+    for word in words(list) {
+        let (no, word) = match word.strip_prefix('!') {
+            Some(word) => (true, word),
+            None => (false, word),
+        };
+        let matched = if word.starts_with('/') {
+            if depth > 3 {
+                return Err(format!("{word}: files in files in files"));
+            }
+            let text = ask.file(word);
+            text.and_then(|text| matches(&uncommented(&text), domain, parents, ask, depth + 1))
+        } else if word.contains(':') && !word.starts_with('[') {
+            keys(domain, parents)
+                .try_fold(false, |found, key| Ok(found || ask.table(word, &key)?.is_some()))
+        } else {
+            Ok(names(word, domain, parents))
+        };
+        match matched {
+            Ok(true) => return Ok(!no),
+            Ok(false) => {}
+            Err(why) => doubt = Some(why),
+        }
+    }
+    doubt.map_or(Ok(false), Err)
+}
+
+fn uncommented(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn names(word: &str, domain: &str, parents: bool) -> bool {
+    let word = word.to_ascii_lowercase();
+    let below = |parent: &str| {
+        let head = domain.strip_suffix(parent);
+        head.is_some_and(|head| head.ends_with('.'))
+    };
+    match word.strip_prefix('.') {
+        Some(parent) => below(parent),
+        None => word == domain || (parents && below(&word)),
+    }
+}
+
+/// What a table is asked for: the domain, then its parents.
+fn keys(domain: &str, parents: bool) -> impl Iterator<Item = String> {
+    let dot = if parents { "" } else { "." };
+    let above = domain.match_indices('.').filter_map(move |(at, _)| domain.get(at + 1..));
+    let above = above.map(move |parent| format!("{dot}{parent}"));
+    std::iter::once(domain.to_owned()).chain(above).collect::<Vec<_>>().into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::super::settings::tests::sites;
+    use super::super::uses::uses;
+    use super::*;
+    use crate::doctor::Severity;
+
+    /// Tables and files by name; what is not there cannot be read.
+    struct Tables(HashMap<&'static str, &'static [&'static str]>);
+
+    impl Ask for Tables {
+        fn table(&self, table: &str, key: &str) -> Result<Option<String>, String> {
+            let keys = self.0.get(table).ok_or("no such table")?;
+            Ok(keys.contains(&key).then(|| "OK".to_owned()))
+        }
+
+        fn file(&self, path: &str) -> Result<String, String> {
+            self.0.get(path).map(|lines| lines.join("\n")).ok_or("no such file".into())
+        }
+
+        fn in_dns(&self, _host: &str) -> Option<bool> {
+            None
+        }
+    }
+
+    fn after(change: impl Fn(Settings) -> Settings) -> Vec<(&'static str, Severity)> {
+        let tables = Tables(HashMap::from([
+            ("hash:/etc/relay", &["example.org", "example.net"][..]),
+            ("hash:/etc/parents", &["org", "net"]),
+            ("/etc/file", &["# example.com", "example.org", "hash:/etc/relay"]),
+        ]));
+        let domains = Domains::new(["example.org", "example.net"]).unwrap();
+        let [a, b, c] = sites().map(|settings| {
+            let settings = change(settings);
+            let found = examine(&settings, &uses(&settings), &domains, &tables);
+            let bad = found.iter().filter(|finding| finding.severity != Severity::Ok);
+            bad.map(|finding| (finding.check, finding.severity)).collect::<Vec<_>>()
+        });
+        assert_eq!((&a, &b), (&b, &c));
+        a
+    }
+
+    const DOMAINS: &str = "postfix/domains";
+    const RECIPIENTS: &str = "postfix/recipients";
+
+    #[test]
+    fn a_domain_is_found_however_it_is_listed() {
+        for list in [
+            "example.org, example.net",
+            "Example.ORG example.NET",
+            "hash:/etc/relay",
+            "hash:/etc/parents",
+            "/etc/file",
+            "org net",
+            "missing:/table example.org example.net",
+        ] {
+            let found = after(|settings| settings.with("relay_domains", list));
+            // `org` and `net` are none of our domains, as they stand.
+            let expected: &[_] =
+                if list == "org net" { &[(DOMAINS, Severity::Warning)] } else { &[] };
+            assert_eq!(found, expected, "{list}");
+        }
+    }
+
+    #[test]
+    fn a_domain_of_ours_that_postfix_does_not_take_is_an_error() {
+        for list in ["example.org", "example.org !example.net net", "example.org .example.net"] {
+            let found = after(|settings| settings.with("relay_domains", list));
+            assert!(found.contains(&(DOMAINS, Severity::Error)), "{list}: {found:?}");
+        }
+        let found = after(|settings| settings.with("relay_domains", "example.org missing:/table"));
+        assert_eq!(found, [(DOMAINS, Severity::Untested)]);
+        let found =
+            after(|settings| settings.with("relay_domains", "example.org example.net example.com"));
+        assert_eq!(found, [(DOMAINS, Severity::Warning)]);
+    }
+
+    #[test]
+    fn a_domain_in_two_classes_is_looked_up_in_the_wrong_place() {
+        let local = |s: Settings| s.with("mydestination", "example.org, localhost");
+        assert_eq!(after(local), [(DOMAINS, Severity::Warning), (RECIPIENTS, Severity::Error)]);
+        let all = |s: Settings| local(s).with("local_recipient_maps", "");
+        assert_eq!(after(all), [(DOMAINS, Severity::Warning)]);
+        let ours = |s: Settings| {
+            local(s).with("local_recipient_maps", "socketmap:unix:/run/murder-route:recipient")
+        };
+        assert_eq!(after(ours), [(DOMAINS, Severity::Warning)]);
+        let aliases = |s: Settings| s.with("virtual_alias_domains", "example.net");
+        assert_eq!(after(aliases), [(DOMAINS, Severity::Warning), (RECIPIENTS, Severity::Error)]);
+    }
+
+    #[test]
+    fn recipients_that_only_a_static_table_knows_are_refused() {
+        let table = |s: Settings| s.with("relay_recipient_maps", "hash:/etc/relay");
+        let expected = [(RECIPIENTS, Severity::Warning); 2];
+        assert_eq!(after(table), expected);
+    }
+
+    #[test]
+    fn a_delimiter_that_is_not_that_of_cyrus_is_noticed() {
+        for (delimiter, severity) in [
+            ("-", Some(Severity::Error)),
+            ("+-", Some(Severity::Warning)),
+            ("", Some(Severity::Warning)),
+            ("+", None),
+        ] {
+            let found = after(|settings| settings.with("recipient_delimiter", delimiter));
+            let expected: Vec<_> = severity.map(|s| ("postfix/delimiter", s)).into_iter().collect();
+            assert_eq!(found, expected, "{delimiter}");
+        }
+    }
+}

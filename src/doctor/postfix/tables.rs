@@ -1,0 +1,311 @@
+//! Whether the tables are named as Postfix can use them, and as they are meant.
+
+use super::uses::{Use, unproxied};
+use super::{Settings, words};
+use crate::doctor::Finding;
+use crate::maps::{Map, Maps, UnknownPolicy};
+use crate::wire::protocol::Protocol;
+
+/// What is wrong with the tables that mean us. `oldest`: the oldest Cyrus among the backends, as far
+/// as one said.
+pub fn examine(
+    settings: &Settings,
+    ours: &[Use],
+    maps: &Maps,
+    oldest: Option<(u32, u32)>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if ours.is_empty() {
+        findings.push(
+            Finding::warning("postfix/asked", "main.cf", "nothing in Postfix asks us")
+                .mend("set transport_maps to the map `lmtp` at one of our sockets"),
+        );
+        return findings;
+    }
+    if ours.iter().any(|u| u.map.is_some()) && !settings.has_type("socketmap") {
+        findings.push(
+            Finding::error(
+                "postfix/socketmap",
+                "postconf -m",
+                "this Postfix has no tables of the type socketmap",
+            )
+            .mend("install the package of Postfix that brings them, or a Postfix that has them"),
+        );
+    }
+    for u in ours {
+        findings.extend(proxy(settings, u));
+        findings.extend(map(u, maps));
+    }
+    findings.extend(canonical(settings, ours, oldest));
+    findings.extend(unlisted(settings, ours, maps));
+    findings
+}
+
+/// proxymap answers only for tables that stand in `proxy_read_maps` as it sees that, with `proxy:`
+/// and all; smtpd dies of the refusal, is started again, and dies again (seen with 3.7.11). And only
+/// tables can be proxied.
+fn proxy(settings: &Settings, u: &Use) -> Option<Finding> {
+    if !u.proxied {
+        return None;
+    }
+    if u.protocol != Protocol::Socketmap {
+        let what = format!("`{}`: only tables can be asked through proxymap", u.text);
+        return Some(
+            Finding::error("postfix/proxy", u.place(), what)
+                .mend("take `proxy:` off; a chrooted smtpd needs a socket in the queue directory"),
+        );
+    }
+    let (table, _) = unproxied(&u.text);
+    let approved = |word: &str| matches!(unproxied(word), (name, true) if name == table);
+    let mut proxymaps = settings.running("proxymap").filter(|service| service.name == "proxymap");
+    let Some(proxymap) = proxymaps.next() else {
+        let what = format!("`{}`: master.cf has no service proxymap", u.text);
+        return Some(Finding::error("postfix/proxy", u.place(), what).mend("add it to master.cf"));
+    };
+    if words(settings.of(proxymap, "proxy_read_maps")).any(approved) {
+        return None;
+    }
+    let what = format!(
+        "proxymap is not allowed to ask `{}`: it is not among proxy_read_maps, and the service \
+         that needs it dies again and again",
+        u.text
+    );
+    Some(Finding::error("postfix/proxy", u.place(), what).mend(
+        "set the parameter in main.cf, with `proxy:` written out, or add the table to \
+         proxy_read_maps there",
+    ))
+}
+
+/// Which map a parameter wants.
+fn wanted(parameter: &str) -> Option<&'static str> {
+    match parameter {
+        "transport_maps" => Some("lmtp"),
+        "relay_recipient_maps" | "virtual_mailbox_maps" | "local_recipient_maps" => {
+            Some("recipient")
+        }
+        "recipient_canonical_maps" | "canonical_maps" => Some("canonical"),
+        _ => None,
+    }
+}
+
+/// What becomes of letters if another of our maps stands there.
+fn instead(parameter: &str, map: &str) -> &'static str {
+    match (parameter, map) {
+        (_, "canonical") => "it answers only for those who need another spelling",
+        ("transport_maps", _) => "its answer is no transport:nexthop",
+        ("recipient_canonical_maps" | "canonical_maps", "recipient") => {
+            "it answers for everybody who exists, and smtpd then looks no further whether they do"
+        }
+        ("recipient_canonical_maps" | "canonical_maps", _) => {
+            "letters would be addressed to its answer"
+        }
+        _ => "it answers for those as well whom nobody has, so all are taken",
+    }
+}
+
+fn map(u: &Use, maps: &Maps) -> Option<Finding> {
+    let named = u.map.as_deref()?;
+    let wrong = |what: String| Finding::error("postfix/map", u.place(), what);
+    match (maps.get(named), wanted(u.parameter)) {
+        (None, wanted) => {
+            let known: Vec<&str> = maps.names().collect();
+            let what = format!("there is no map `{named}`, so every look-up fails");
+            let mend = match wanted {
+                Some(wanted) => format!("name the map `{wanted}`"),
+                None => format!("name one of {}", known.join(", ")),
+            };
+            Some(wrong(what).mend(mend))
+        }
+        // Who writes a map of his own knows what for.
+        (Some(Map::Own(_)), _) | (_, None) => None,
+        (Some(_), Some(wanted)) if wanted == named => None,
+        (Some(_), Some(wanted)) => {
+            let what = format!("the map `{named}` there: {}", instead(u.parameter, named));
+            Some(wrong(what).mend(format!("name the map `{wanted}`")))
+        }
+    }
+}
+
+/// A backend of up to 3.10 refuses, or dies of, a recipient whose domain is not in lower case (seen
+/// with 3.2.6, 3.6.1 and 3.10.2; 3.12.4 takes it). lmtpproxyd lower-cases, and so must who bypasses it.
+fn canonical(settings: &Settings, ours: &[Use], oldest: Option<(u32, u32)>) -> Vec<Finding> {
+    const CHECK: &str = "postfix/canonical";
+    let mut findings = Vec::new();
+    let mend = "set recipient_canonical_maps to the map `canonical` at the socket of \
+                transport_maps, and recipient_canonical_classes = envelope_recipient";
+    let mut uses = ours.iter().filter(|u| u.map.as_deref() == Some("canonical"));
+    let Some(u) = uses.next() else {
+        let place = "recipient_canonical_maps";
+        let says = "our map `canonical` is not there: a recipient in another spelling reaches the \
+                    backend as it was typed";
+        findings.push(match oldest {
+            Some((major, minor)) if (major, minor) < (3, 12) => Finding::error(
+                CHECK,
+                place,
+                format!("{says}, and lmtpd {major}.{minor} refuses it or dies of it"),
+            )
+            .mend(mend),
+            _ => Finding::warning(
+                CHECK,
+                place,
+                format!("{says}, and lmtpd before 3.12 refuses it or dies of it"),
+            )
+            .mend(mend),
+        });
+        return findings;
+    };
+    if u.parameter == "canonical_maps" {
+        findings.push(
+            Finding::warning(CHECK, u.place(), "it rewrites senders and headers as well")
+                .mend(mend),
+        );
+    }
+    let classes = settings.main("recipient_canonical_classes");
+    if u.parameter == "recipient_canonical_maps"
+        && !words(classes).any(|class| class == "envelope_recipient")
+    {
+        let what = format!("`{classes}`: the envelope is left as it was typed");
+        findings.push(
+            Finding::error(CHECK, "recipient_canonical_classes", what)
+                .mend("recipient_canonical_classes = envelope_recipient"),
+        );
+    }
+    findings
+}
+
+/// `error:` in a transport map rejects at RCPT only where smtpd rejects unlisted recipients.
+fn unlisted(settings: &Settings, ours: &[Use], maps: &Maps) -> Option<Finding> {
+    let asked = |u: &Use| u.protocol != Protocol::Socketmap;
+    if maps.unknown != UnknownPolicy::Reject || ours.iter().any(asked) {
+        return None;
+    }
+    let takes_all = settings.running("smtpd").find(|smtpd| {
+        let restricted =
+            |list| words(settings.of(smtpd, list)).any(|word| word == "reject_unlisted_recipient");
+        settings.of(smtpd, "smtpd_reject_unlisted_recipient") == "no"
+            && !restricted("smtpd_recipient_restrictions")
+            && !restricted("smtpd_relay_restrictions")
+    })?;
+    let what = format!(
+        "smtpd ({}) takes letters for people nobody knows, and Postfix bounces them to senders who \
+         may be forged",
+        takes_all.name
+    );
+    Some(
+        Finding::error("postfix/unlisted", "smtpd_reject_unlisted_recipient = no", what).mend(
+            "take it out, or put reject_unlisted_recipient into smtpd_recipient_restrictions",
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::tests::sites;
+    use super::super::uses::uses;
+    use super::*;
+    use crate::doctor::Severity;
+
+    fn found(settings: &Settings, oldest: Option<(u32, u32)>) -> Vec<(&'static str, Severity)> {
+        let findings = examine(settings, &uses(settings), &Maps::default(), oldest);
+        findings.iter().map(|finding| (finding.check, finding.severity)).collect()
+    }
+
+    /// What is found after this change, in every release.
+    fn after(change: impl Fn(Settings) -> Settings) -> Vec<(&'static str, Severity)> {
+        let [a, b, c] = sites().map(|settings| found(&change(settings), Some((3, 6))));
+        assert_eq!((&a, &b), (&b, &c));
+        a
+    }
+
+    #[test]
+    fn a_sound_site_has_nothing_to_mend() {
+        assert_eq!(after(|settings| settings), []);
+    }
+
+    #[test]
+    fn a_table_that_proxymap_may_not_ask_is_named_before_smtpd_dies_of_it() {
+        let table = "proxy:socketmap:unix:/run/murder-route:recipient";
+        let by_override = |settings: Settings| {
+            settings.with_service("submission", |service| {
+                service.overrides.insert("relay_recipient_maps".into(), table.into());
+            })
+        };
+        assert_eq!(after(by_override), [("postfix/proxy", Severity::Error)]);
+        // Without `proxy:` it is not the same table.
+        for (listed, expected) in
+            [(table, vec![]), (&table[6..], vec![("postfix/proxy", Severity::Error)])]
+        {
+            let settings = |settings: Settings| {
+                let all = format!("{} {listed}", settings.main("proxy_read_maps"));
+                by_override(settings.with("proxy_read_maps", &all))
+            };
+            assert_eq!(after(settings), expected, "{listed}");
+        }
+        let policy = "check_policy_service proxy:unix:/run/murder-route";
+        let policy = |settings: Settings| settings.with("smtpd_recipient_restrictions", policy);
+        assert_eq!(after(policy), [("postfix/proxy", Severity::Error)]);
+    }
+
+    #[test]
+    fn a_map_that_does_not_fit_its_parameter_is_named() {
+        let at = |map: &str| format!("socketmap:unix:/run/murder-route:{map}");
+        for (parameter, map, wrong) in [
+            ("transport_maps", "lmtp", false),
+            ("transport_maps", "recipient", true),
+            ("transport_maps", "lmpt", true),
+            ("relay_recipient_maps", "recipient", false),
+            ("relay_recipient_maps", "lmtp", true),
+            ("virtual_mailbox_maps", "canonical", true),
+        ] {
+            let expected: &[_] = if wrong { &[("postfix/map", Severity::Error)] } else { &[] };
+            let change = |settings: Settings| settings.with(parameter, &at(map));
+            assert_eq!(after(change), expected, "{parameter} {map}");
+        }
+        let change = |s: Settings| s.with("recipient_canonical_maps", &at("recipient"));
+        let [map, canonical] = after(change)[..] else { panic!() };
+        assert_eq!((map.0, canonical.0), ("postfix/map", "postfix/canonical"));
+    }
+
+    #[test]
+    fn without_a_canonical_map_older_backends_die() {
+        let change = |settings: Settings| settings.with("recipient_canonical_maps", "");
+        assert_eq!(after(change), [("postfix/canonical", Severity::Error)]);
+        for settings in sites() {
+            for oldest in [Some((3, 12)), None] {
+                let found = found(&change(settings.clone()), oldest);
+                assert_eq!(found, [("postfix/canonical", Severity::Warning)]);
+            }
+        }
+        let headers =
+            |settings: Settings| settings.with("recipient_canonical_classes", "header_recipient");
+        assert_eq!(after(headers), [("postfix/canonical", Severity::Error)]);
+        let both = |s: Settings| {
+            let table = s.main("recipient_canonical_maps").to_owned();
+            s.with("recipient_canonical_maps", "").with("canonical_maps", &table)
+        };
+        // And proxymap does not know it there; postconf would have said otherwise.
+        assert!(after(both).contains(&("postfix/canonical", Severity::Warning)));
+    }
+
+    #[test]
+    fn unknown_recipients_must_not_be_taken_and_bounced() {
+        let no = |s: Settings| s.with("smtpd_reject_unlisted_recipient", "no");
+        assert_eq!(after(no), [("postfix/unlisted", Severity::Error)]);
+        let restricted = |s: Settings| {
+            s.with("smtpd_recipient_restrictions", "reject_unlisted_recipient")
+                .with_service("submission", |s| s.overrides.clear())
+        };
+        assert_eq!(after(|s| restricted(no(s))), []);
+    }
+
+    #[test]
+    fn a_postfix_that_never_asks_us_or_cannot_is_noticed() {
+        let nothing =
+            |s: Settings| s.with("transport_maps", "").with("recipient_canonical_maps", "");
+        assert_eq!(after(nothing), [("postfix/asked", Severity::Warning)]);
+        let main = "transport_maps = socketmap:unix:/run/murder-route:lmtp\n";
+        let master = "rewrite unix - - n - - trivial-rewrite\n";
+        let settings = Settings::parse(main, master, "", "hash\n").unwrap();
+        assert!(found(&settings, None).contains(&("postfix/socketmap", Severity::Error)));
+    }
+}

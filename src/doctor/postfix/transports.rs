@@ -1,0 +1,327 @@
+//! Whether Postfix can deliver where our answers send it, and what it makes of a backend's refusal.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::{Ask, Service, Settings, words};
+use crate::doctor::{Finding, shown};
+
+/// A `transport:nexthop` that Postfix is or may be told.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Answer {
+    /// Where it comes from.
+    pub place: String,
+    /// The answer.
+    pub text: String,
+}
+
+/// As Postfix words the refusal of a backend that has no such mailbox: lmtpd's own lines, with who
+/// said them (seen with 3.6.1).
+const REFUSAL: &str = "5.1.1 host be1.example.org[192.0.2.1] said: 550-Mailbox unknown.  Either there is no mailbox \
+     associated with this 550-name or you do not have authorization to see it. 550 5.1.1 User \
+     unknown (in reply to RCPT TO command)";
+
+/// What is wrong with the transports of the answers.
+pub fn examine<'a>(
+    settings: &Settings,
+    answers: impl IntoIterator<Item = &'a Answer>,
+    ask: &dyn Ask,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut transports = BTreeSet::new();
+    let mut hosts = BTreeSet::new();
+    for Answer { place, text } in answers {
+        let (transport, nexthop) = text.split_once(':').unwrap_or((text, ""));
+        // What a map answers instead of a way is no transport to look after.
+        if matches!(transport, "error" | "retry" | "discard") {
+            continue;
+        }
+        let Some(service) = settings.transport(transport) else {
+            if transports.insert(transport) {
+                let what = format!("`{}`: master.cf has no transport {transport}", shown(text));
+                findings.push(Finding::error("postfix/transport", place, what).mend(format!(
+                    "add `{transport} unix - - n - - lmtp` to master.cf, or set `transport` in \
+                         [backends]"
+                )));
+            }
+            continue;
+        };
+        if transports.insert(transport) {
+            findings.extend(program(service, place));
+            findings.push(softened(settings, service, ask));
+        }
+        if service.program != "lmtp" {
+            continue;
+        }
+        match Nexthop::parse(nexthop) {
+            Some(Nexthop { host, port }) => {
+                if port.is_none() {
+                    findings.push(portless(settings, service, place, text));
+                }
+                if hosts.insert((transport, host)) {
+                    findings.extend(lookup(settings, service, host, ask));
+                }
+            }
+            None if nexthop.starts_with("unix:") => {}
+            None => findings.push(
+                Finding::error(
+                    "postfix/nexthop",
+                    place,
+                    format!("`{}`: no host to deliver to", shown(text)),
+                )
+                .mend("write transport:inet:HOST:PORT"),
+            ),
+        }
+    }
+    findings
+}
+
+/// A nexthop of lmtp(8) that is no unix socket.
+struct Nexthop<'a> {
+    host: &'a str,
+    port: Option<&'a str>,
+}
+
+impl<'a> Nexthop<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let text = text.strip_prefix("inet:").unwrap_or(text);
+        let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, port)) => (host, port.strip_prefix(':')),
+            None => match text.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            },
+        };
+        let port = port.filter(|port| !port.is_empty());
+        (!host.is_empty() && host != "unix").then_some(Self { host, port })
+    }
+}
+
+fn program(service: &Service, place: &str) -> Option<Finding> {
+    let Service { name, program, .. } = service;
+    if program == "lmtp" {
+        return None;
+    }
+    let what = format!("the transport {name} is {program}, which does not speak LMTP");
+    let mend =
+        format!("have {name} run lmtp in master.cf, or set another `transport` in [backends]");
+    Some(Finding::error("postfix/transport", place, what).mend(mend))
+}
+
+/// A backend refuses for ever whom it has just handed to another one; the next look-up finds him.
+fn softened(settings: &Settings, service: &Service, ask: &dyn Ask) -> Finding {
+    const CHECK: &str = "postfix/softening";
+    const PARAMETER: &str = "lmtp_delivery_status_filter";
+    let place = format!("{PARAMETER} (transport {})", service.name);
+    let mend = format!(
+        "put `/^5\\.1\\.1 (.*)/ 4.1.1 ${{1}}` into a file FILE, and `-o {PARAMETER}=regexp:FILE` below \
+         {} in master.cf",
+        service.name
+    );
+    let list = settings.of(service, PARAMETER);
+    if list.is_empty() {
+        let what = "none: while a mailbox is moved, its letters bounce";
+        return Finding::error(CHECK, place, what).mend(mend);
+    }
+    // A table that is written out, in braces, is one word.
+    let tables: Vec<&str> = if list.contains('{') { vec![list] } else { words(list).collect() };
+    for table in tables {
+        match ask.table(table, REFUSAL) {
+            Ok(Some(said)) if said.starts_with("4.") => {
+                return Finding::ok(CHECK, place, "a backend's 5.1.1 is tried again");
+            }
+            Ok(Some(said)) => {
+                let what = format!("{table} makes `{}` of a backend's 5.1.1", shown(&said));
+                return Finding::error(CHECK, place, what).mend(mend);
+            }
+            Ok(None) => {}
+            Err(why) => {
+                let what = format!("{table} cannot be asked: {why}");
+                return Finding::untested(CHECK, place, what);
+            }
+        }
+    }
+    let what = format!("`{list}` leaves a backend's 5.1.1 as it is: letters bounce during a move");
+    Finding::error(CHECK, place, what).mend(mend)
+}
+
+fn portless(settings: &Settings, service: &Service, place: &str, text: &str) -> Finding {
+    let port = settings.of(service, "lmtp_tcp_port");
+    let what = format!("`{}` names no port, so Postfix takes {port}", shown(text));
+    let mend = "name the port: lmtpd of a murder mostly listens at 2003";
+    match port {
+        // lmtpd could be there, but by convention it is not.
+        "24" => Finding::error("postfix/port", place, what).mend(mend),
+        _ => Finding::warning("postfix/port", place, what).mend(mend),
+    }
+}
+
+/// lmtp(8) asks the DNS and nothing else, unless it is told to.
+fn lookup(settings: &Settings, service: &Service, host: &str, ask: &dyn Ask) -> Option<Finding> {
+    const CHECK: &str = "postfix/host-lookup";
+    if host.parse::<IpAddr>().is_ok() {
+        return None;
+    }
+    let lookup = settings.of(service, "lmtp_host_lookup");
+    let no_dns = settings.of(service, "disable_dns_lookups") == "yes"
+        || settings.of(service, "lmtp_dns_support_level") == "disabled";
+    let native = no_dns || words(lookup).any(|way| way == "native");
+    let place = format!("lmtp_host_lookup = {lookup} (transport {})", service.name);
+    let listed = |file: &str| ask.file(file).is_ok_and(|text| has_host(&text, host));
+    if native {
+        let queue = settings.main("queue_directory");
+        let there =
+            !service.chroot || !listed("/etc/hosts") || listed(&format!("{queue}/etc/hosts"));
+        if there || ask.in_dns(host) == Some(true) {
+            return None;
+        }
+        let what = format!("{host} is in /etc/hosts, and not in {queue}/etc/hosts of the chroot");
+        let mend = format!("copy /etc/hosts there, or have {} run without a chroot", service.name);
+        return Some(Finding::error(CHECK, place, what).mend(mend));
+    }
+    let mend =
+        "lmtp_host_lookup = dns, native, or an `address` for the server in [backends.servers]";
+    match (ask.in_dns(host), listed("/etc/hosts")) {
+        // Where nothing knows the name, the backend cannot be reached, and that is told of elsewhere.
+        (Some(true), _) | (_, false) => None,
+        (Some(false), true) => {
+            let what = format!("{host} is in /etc/hosts only, where Postfix does not look");
+            Some(Finding::error(CHECK, place, what).mend(mend))
+        }
+        (None, true) => {
+            let what = format!("{host} is in /etc/hosts, and perhaps only there");
+            Some(Finding::warning(CHECK, place, what).mend(mend))
+        }
+    }
+}
+
+/// Whether a file like /etc/hosts names the host.
+fn has_host(text: &str, host: &str) -> bool {
+    text.lines().any(|line| {
+        let line = line.split('#').next().unwrap_or_default();
+        line.split_whitespace().skip(1).any(|name| name.eq_ignore_ascii_case(host))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::tests::sites;
+    use super::*;
+    use crate::doctor::Severity;
+
+    struct Asked {
+        filter: Result<Option<&'static str>, &'static str>,
+        hosts: &'static str,
+        dns: Option<bool>,
+    }
+
+    impl Ask for Asked {
+        fn table(&self, table: &str, key: &str) -> Result<Option<String>, String> {
+            assert!(key.starts_with("5.1.1 ") && !table.is_empty());
+            self.filter.map(|said| said.map(str::to_owned)).map_err(str::to_owned)
+        }
+
+        fn file(&self, path: &str) -> Result<String, String> {
+            let known = path == "/etc/hosts";
+            known.then(|| self.hosts.to_owned()).ok_or("not there".into())
+        }
+
+        fn in_dns(&self, _host: &str) -> Option<bool> {
+            self.dns
+        }
+    }
+
+    const SOUND: Asked = Asked {
+        filter: Ok(Some("4.1.1 host said")),
+        hosts: "127.0.0.1 localhost\n192.0.2.1 be1.example.org be1 # a backend\n",
+        dns: Some(true),
+    };
+
+    /// What is wrong in every release after this change.
+    fn found(
+        text: &str,
+        asked: &Asked,
+        change: impl Fn(Settings) -> Settings,
+    ) -> Vec<(&'static str, Severity)> {
+        let answers = [Answer { place: "the map lmtp".into(), text: text.into() }];
+        let [a, b, c] = sites().map(|settings| {
+            let found = examine(&change(settings), &answers, asked);
+            let bad = found.iter().filter(|finding| finding.severity != Severity::Ok);
+            bad.map(|finding| (finding.check, finding.severity)).collect::<Vec<_>>()
+        });
+        assert_eq!((&a, &b), (&b, &c));
+        a
+    }
+
+    #[test]
+    fn a_way_that_postfix_can_go_is_left_alone() {
+        for text in [
+            "murder:inet:192.0.2.1:2003",
+            "murder:inet:[2001:db8::1]:2003",
+            "murder:inet:be1.example.org:2003",
+            "murder:unix:/run/lmtp",
+            "error:5.1.1 User unknown",
+        ] {
+            assert_eq!(found(text, &SOUND, |s| s), [], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_backend_without_a_port_is_looked_for_at_24() {
+        for text in ["murder:inet:192.0.2.1", "murder:192.0.2.1:", "murder:[2001:db8::1]"] {
+            assert_eq!(found(text, &SOUND, |s| s), [("postfix/port", Severity::Error)], "{text}");
+        }
+        let other = |s: Settings| s.with("lmtp_tcp_port", "2003");
+        let port = [("postfix/port", Severity::Warning)];
+        assert_eq!(found("murder:inet:192.0.2.1", &SOUND, other), port);
+        let nowhere = [("postfix/nexthop", Severity::Error)];
+        assert_eq!(found("murder:", &SOUND, |s| s), nowhere);
+    }
+
+    #[test]
+    fn a_transport_that_is_not_there_or_speaks_smtp_is_an_error() {
+        let error = [("postfix/transport", Severity::Error)];
+        assert_eq!(found("cyrus:inet:192.0.2.1:2003", &SOUND, |s| s), error);
+        assert_eq!(found("be1.example.org", &SOUND, |s| s), error);
+        let smtp =
+            |s: Settings| s.with_service("murder", |service| service.program = "smtp".into());
+        assert_eq!(found("murder:inet:192.0.2.1:2003", &SOUND, smtp), error);
+    }
+
+    #[test]
+    fn a_refusal_during_a_move_must_not_bounce() {
+        let way = "murder:inet:192.0.2.1:2003";
+        let softening = |severity| vec![("postfix/softening", severity)];
+        let none = |s: Settings| s.with_service("murder", |service| service.overrides.clear());
+        assert_eq!(found(way, &SOUND, none), softening(Severity::Error));
+        // Set for all of lmtp it counts as well.
+        let all = |s: Settings| none(s).with("lmtp_delivery_status_filter", "regexp:/etc/f");
+        assert_eq!(found(way, &SOUND, all), []);
+        for (filter, severity) in [
+            (Ok(None), Severity::Error),
+            (Ok(Some("5.1.1 still")), Severity::Error),
+            (Err("cannot be read"), Severity::Untested),
+        ] {
+            let asked = Asked { filter, ..SOUND };
+            assert_eq!(found(way, &asked, |s| s), softening(severity));
+        }
+    }
+
+    #[test]
+    fn a_backend_that_only_a_file_knows_is_not_found_by_postfix() {
+        let way = "murder:inet:be1.example.org:2003";
+        let dns = |s: Settings| {
+            s.with_service("murder", |service| drop(service.overrides.remove("lmtp_host_lookup")))
+        };
+        let error = [("postfix/host-lookup", Severity::Error)];
+        let warning = [("postfix/host-lookup", Severity::Warning)];
+        let asked = |dns| Asked { dns, ..SOUND };
+        assert_eq!(found(way, &asked(None), dns), warning);
+        assert_eq!(found(way, &asked(Some(true)), dns), []);
+        assert_eq!(found("murder:inet:be2.example.org:2003", &asked(None), dns), []);
+        // With `native`, the chroot has no such file.
+        assert_eq!(found(way, &asked(Some(false)), |s| s), error);
+        let free = |s: Settings| s.with_service("murder", |service| service.chroot = false);
+        assert_eq!(found(way, &asked(Some(false)), free), []);
+    }
+}
