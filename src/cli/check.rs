@@ -48,6 +48,11 @@ impl Check {
     }
 }
 
+/// What [`Check`] warns of.
+pub(super) fn warnings(settings: &Settings) -> Vec<String> {
+    Report::new(settings).warnings
+}
+
 /// What is said, and warned of.
 #[derive(Default)]
 struct Report {

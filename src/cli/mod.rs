@@ -6,6 +6,7 @@
 mod behind;
 mod check;
 mod demo;
+mod doctor;
 mod dump;
 mod lmtp;
 mod lookup;
@@ -67,6 +68,11 @@ enum Command {
     Serve(serve::Serve),
     /// Read the configuration and say what it means and what will hurt
     Check(check::Check),
+    /// Test a deployment from end to end and say what to mend
+    Doctor(doctor::Doctor),
+    /// Ask at a socket as another user, for `doctor`
+    #[command(hide = true)]
+    DoctorSocket(doctor::socket::AskAs),
     /// Ask the running daemon how it is
     Status(status::Status),
     /// Decide about the replica of the master's list
@@ -164,6 +170,8 @@ pub fn main() -> ExitCode {
         Command::Lookup(lookup) => lookup.run(),
         Command::Serve(serve) => serve.run(),
         Command::Check(check) => check.run(),
+        Command::Doctor(doctor) => doctor.run(),
+        Command::DoctorSocket(ask) => ask.run(),
         Command::Status(status) => status.run(),
         Command::Replica(replica) => replica.run(),
         Command::PostfixConfig(pieces) => pieces.run(),

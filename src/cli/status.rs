@@ -80,7 +80,7 @@ fn configured(common: &Common) -> Result<Endpoint, Exit> {
 }
 
 /// A stream that gives up after [`PATIENCE`].
-fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Stream>> {
+pub(super) fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Stream>> {
     match endpoint {
         Endpoint::Unix(path) => {
             let stream = UnixStream::connect(path)?;
@@ -106,7 +106,7 @@ fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Stream>> {
     }
 }
 
-trait Stream: Read + Write {}
+pub(super) trait Stream: Read + Write {}
 
 impl<S: Read + Write> Stream for S {}
 

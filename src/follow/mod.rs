@@ -6,6 +6,7 @@
 //! * [`Replica`] keeps a replica current: a task reads the stream, whatever the disk does, and a
 //!   thread writes.
 //! * [`Murder`] is all of that as one [`Master`].
+//! * [`read_list`] reads the master's list once, for who compares.
 //!
 //! A connection that fails is made anew, after a pause that grows; several servers are tried in
 //! turn.
@@ -13,6 +14,7 @@
 mod absences;
 mod asker;
 mod connection;
+mod listing;
 mod replica;
 mod retry;
 mod stream;
@@ -27,6 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use absences::Absences;
 pub use asker::{Asker, AskerStatus};
+pub use listing::read_list;
 pub use replica::{LinkStatus, Replica};
 use upstream::Clock;
 pub use upstream::Upstream;

@@ -1,0 +1,144 @@
+//! Runs Postfix' own commands that read, each with a time limit.
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::doctor::postfix::{Ask, Settings};
+use crate::doctor::shown;
+
+/// postconf takes milliseconds; a table that postmap asks may be another server's.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `postconf -x` prints some 40 kB.
+const MOST_OUTPUT: u64 = 16 << 20;
+
+/// Longest file of domains that is read.
+const MOST_FILE: u64 = 16 << 20;
+
+/// Where Postfix' commands are, if the PATH of the user lacks it.
+const MORE_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin";
+
+/// A Postfix of this host.
+pub(super) struct Postfix {
+    pub(super) settings: Settings,
+    config: Option<PathBuf>,
+}
+
+/// Why there are no settings.
+pub(super) enum NoPostfix {
+    /// There is no Postfix here.
+    Missing,
+    /// postconf said this, or took too long.
+    Failed(String),
+}
+
+impl Postfix {
+    /// Reads the settings, those of a directory if it is given.
+    pub(super) fn read(config: Option<&Path>) -> Result<Self, NoPostfix> {
+        let config = config.map(Path::to_owned);
+        let print = |what: &str| {
+            let mut command = command("postconf", config.as_deref());
+            match finish(command.arg(what)) {
+                Ok(Finished { code: Some(0), stdout, .. }) => Ok(stdout),
+                Ok(Finished { stderr, .. }) => {
+                    let said = stderr.lines().last().unwrap_or("it failed").to_owned();
+                    Err(NoPostfix::Failed(format!("postconf {what}: {}", shown(&said))))
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Err(NoPostfix::Missing),
+                Err(e) => Err(NoPostfix::Failed(format!("postconf {what}: {e}"))),
+            }
+        };
+        let (main, master) = (print("-x")?, print("-M")?);
+        let (overrides, types) = (print("-Px")?, print("-m")?);
+        let settings = Settings::parse(&main, &master, &overrides, &types);
+        let settings = settings.map_err(|e| NoPostfix::Failed(format!("postconf: {e}")))?;
+        Ok(Self { settings, config })
+    }
+}
+
+impl Ask for Postfix {
+    fn table(&self, table: &str, key: &str) -> Result<Option<String>, String> {
+        let mut postmap = command("postmap", self.config.as_deref());
+        match finish(postmap.args(["-q", key, table])).map_err(|e| format!("postmap: {e}"))? {
+            Finished { code: Some(0), stdout, .. } => Ok(Some(stdout.trim_end().to_owned())),
+            Finished { code: Some(1), stderr, .. } if stderr.is_empty() => Ok(None),
+            Finished { stderr, .. } => {
+                Err(shown(stderr.lines().last().unwrap_or("postmap failed")))
+            }
+        }
+    }
+
+    fn file(&self, path: &str) -> Result<String, String> {
+        let read = |path| {
+            let mut text = String::new();
+            std::fs::File::open(path)?.take(MOST_FILE).read_to_string(&mut text).map(|_| text)
+        };
+        read(path).map_err(|e: io::Error| format!("{path}: {e}"))
+    }
+
+    /// getent(1) of glibc can leave the files out.
+    fn in_dns(&self, host: &str) -> Option<bool> {
+        let mut getent = Command::new("getent");
+        match finish(getent.args(["-s", "dns", "ahosts", host])).ok()?.code? {
+            0 => Some(true),
+            2 => Some(false),
+            _ => None,
+        }
+    }
+}
+
+fn command(program: &str, config: Option<&Path>) -> Command {
+    let mut command = Command::new(program);
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:{MORE_PATH}"));
+    if let Some(directory) = config {
+        command.arg("-c").arg(directory);
+    }
+    command
+}
+
+struct Finished {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+/// Runs a command to its end, or kills it.
+fn finish(command: &mut Command) -> io::Result<Finished> {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
+    let deadline = Instant::now() + PATIENCE;
+    let outputs = [stdout, stderr]
+        .map(|output| output.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok());
+    let [Some(stdout), Some(stderr)] = outputs else {
+        end(&mut child);
+        return Err(io::ErrorKind::TimedOut.into());
+    };
+    // Whoever has closed both is at its end.
+    let code = child.wait()?.code();
+    Ok(Finished { code, stdout, stderr })
+}
+
+fn end(child: &mut Child) {
+    // It may just have ended by itself.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn collect(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let (told, heard) = channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(pipe) = pipe {
+            // What was read until an error is all there is.
+            let _ = pipe.take(MOST_OUTPUT).read_to_end(&mut bytes);
+        }
+        let _ = told.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    heard
+}
