@@ -90,6 +90,11 @@ impl Setup {
         setup
     }
 
+    /// The options.
+    pub fn options(&self) -> &[String] {
+        &self.options
+    }
+
     /// Whether it runs as this user.
     pub fn runs_as(&self, user: User) -> bool {
         self.user == user

@@ -5,6 +5,7 @@ mod asked;
 mod beside;
 mod churn;
 mod comparison;
+mod doctor;
 mod exim;
 mod faults;
 mod kills;
@@ -109,6 +110,7 @@ fn run_in(world: &mut World, report: &mut Report) {
         "Postfix in Debian's chroot asks through proxymap",
         paths::chrooted_as_debian_ships_it,
     );
+    scenario("the doctor finds what is wrong", doctor::finds_what_is_wrong);
     scenario("unknown is refused at RCPT", |w| refusals::unknown_is_refused_at_rcpt(w));
     scenario("reserved is put off", |w| refusals::reserved_is_put_off(w));
     scenario("foreign addresses pass untouched", |w| refusals::foreign_addresses_pass_untouched(w));

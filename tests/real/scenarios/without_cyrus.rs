@@ -1,7 +1,9 @@
 //! The scenarios of a host without Cyrus, in the order they run: in the same murder, after those of
 //! a frontend, and as many of them as make sense there.
 
-use super::{asked, beside, churn, kills, logins, moving, outages, paths, race, refusals, resync};
+use super::{
+    asked, beside, churn, doctor, kills, logins, moving, outages, paths, race, refusals, resync,
+};
 use crate::Done;
 use crate::exchanger::{Exchanger, USER};
 use crate::releases::is_wanted;
@@ -28,6 +30,7 @@ pub fn run_in(world: &mut World, report: &mut Report) {
     scenario("every recipient on its own backend", |w| paths::each_on_its_backend(w));
     scenario("one message for both backends", |w| paths::one_message_for_both(w));
     scenario("postmap reads every map", |_| paths::postmap_reads_every_map());
+    scenario("the doctor finds it sound", |w| doctor::finds_a_replica_sound(w));
     scenario("unknown is refused at RCPT", |w| refusals::unknown_is_refused_at_rcpt(w));
     scenario("reserved is put off", |w| refusals::reserved_is_put_off(w));
     scenario("foreign addresses pass untouched", |w| refusals::foreign_addresses_pass_untouched(w));
