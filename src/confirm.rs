@@ -50,6 +50,14 @@ enum Rest {
     Doubted(Arc<str>),
 }
 
+/// For which names that the lists have the master is asked all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    None,
+    ChangedLately,
+    All,
+}
+
 /// Everything found out for one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Findings {
@@ -57,7 +65,7 @@ pub struct Findings {
     rest: Rest,
     generation: Option<KeyGeneration>,
     masters_word: bool,
-    soon: bool,
+    again: Again,
 }
 
 impl Findings {
@@ -71,7 +79,7 @@ impl Findings {
     pub const ASK_THE_MASTER: Self = Self::nothing(Rest::Unconfirmed, true);
 
     const fn nothing(rest: Rest, masters_word: bool) -> Self {
-        Self { master: Vec::new(), rest, generation: None, masters_word, soon: false }
+        Self { master: Vec::new(), rest, generation: None, masters_word, again: Again::None }
     }
 
     /// Takes note of what came of asking for a name.
@@ -94,7 +102,14 @@ impl Findings {
     /// The master can also be asked for what the lists have, if it changed a moment ago: the caller
     /// sees to it that this does not hold the answer up.
     pub fn ask_again(mut self) -> Self {
-        self.soon = true;
+        self.again = Again::ChangedLately;
+        self
+    }
+
+    /// As [`ask_again`](Self::ask_again), and for whatever the lists have: they are some seconds behind
+    /// the master, and the caller is to deliver now.
+    pub fn ask_for_all(mut self) -> Self {
+        self.again = Again::All;
         self
     }
 
@@ -129,7 +144,7 @@ impl Belief for Findings {
     }
 
     fn can_ask_again(&self, name: &MailboxName) -> bool {
-        self.soon && self.may_ask_the_master() && self.of_master(name).is_none()
+        self.again != Again::None && self.may_ask_the_master() && self.of_master(name).is_none()
     }
 }
 
@@ -168,7 +183,7 @@ impl MailboxList for Overlaid<'_> {
     }
 
     fn changed_lately(&self, name: &MailboxName) -> bool {
-        self.list.changed_lately(name)
+        self.findings.again == Again::All || self.list.changed_lately(name)
     }
 
     fn each(

@@ -7,15 +7,21 @@
 //! | `host` | `OK HOST` | `NOTFOUND` | `TEMP …` | `NOTFOUND` | `NOTFOUND` |
 //! | `canonical` | `OK RECIPIENT`, if its form changes | `NOTFOUND` | `TEMP …` | `NOTFOUND` | `NOTFOUND` |
 //! | `exim` | `OK HOST:PORT` | `OK :fail:550 5.1.1 …` | `OK :defer:451 4.3.0 …`, `TEMP …` | `OK :fail:550 5.7.1 …` | `NOTFOUND` |
+//! | `sendmail` | `OK lmtp:HOST:PORT!RECIPIENT` | `OK error:5.1.1:550 …` | `OK error:4.3.0:451 …`, `TEMP …` | `OK error:5.7.1:550 …` | `NOTFOUND` |
+//!
+//! `sendmail_now` answers as `sendmail` does, once the master was asked where the mailbox is at this
+//! moment; unless he does not answer at once.
 //!
 //! `error:` and `retry:` are transports of Postfix; from `transport_maps` they already reject or
 //! defer at RCPT. Deferred is `TEMP` where the postmaster must act: Postfix writes its text to the
-//! mail log and never shows it to the sender.
+//! mail log and never shows it to the sender. `sendmail` has what rule set 0 needs in one answer: where
+//! to, and the recipient in the form that the backend wants; `error:` as in a mailertable.
 //!
 //! `:fail:` and `:defer:` are what Exim's redirect router acts upon.
 //!
 //! `fallback`, if it is set, stands in `lmtp` for every decision but *deliver* and *foreign*, and
-//! `recipient` then accepts whatever the fallback is to judge.
+//! `recipient` then accepts whatever the fallback is to judge. `sendmail` leaves it to the fallback of
+//! its own rules by `NOTFOUND`: a mailer of Sendmail's has another form.
 //!
 //! Mail servers that ask only whether to take a recipient are told the same by [`Maps::at_rcpt`].
 
@@ -78,6 +84,8 @@ pub enum Map<'a> {
     Canonical,
     /// `exim`, for its routers.
     Exim,
+    /// `sendmail`, for rule set 0 of Sendmail.
+    Sendmail,
     /// One of the site's own.
     Own(&'a Templates),
 }
@@ -87,7 +95,17 @@ pub enum Map<'a> {
 pub const STATUS_MAP: &str = "status";
 
 /// The names of the maps that are always there.
-pub const BUILT_IN: [&str; 5] = ["lmtp", "recipient", "host", "canonical", "exim"];
+pub const BUILT_IN: [&str; 7] =
+    ["lmtp", "recipient", "host", "canonical", "exim", "sendmail", SENDMAIL_NOW];
+
+/// The map that Sendmail asks right before it delivers. Its name is that of a map in sendmail.cf,
+/// which has no hyphens.
+const SENDMAIL_NOW: &str = "sendmail_now";
+
+/// Whether the master is asked for whoever this map is asked for, also for those whom the lists have.
+pub fn is_about_now(map: &str) -> bool {
+    map == SENDMAIL_NOW
+}
 
 impl Maps {
     /// The maps that are always there, with these policies.
@@ -117,6 +135,7 @@ impl Maps {
             "host" => Map::Host,
             "canonical" => Map::Canonical,
             "exim" => Map::Exim,
+            "sendmail" | SENDMAIL_NOW => Map::Sendmail,
             own => Map::Own(self.templates.get(own)?),
         })
     }
@@ -133,6 +152,10 @@ impl Maps {
             (_, Decision::Foreign) => Reply::NotFound,
             (Map::Lmtp, decision) => self.lmtp(decision, route),
             (Map::Exim, decision) => self.exim(decision, route),
+            (Map::Sendmail, Decision::Deliver(backend)) => {
+                sendmail(&backend.place, canonical(router, recipient, route))
+            }
+            (Map::Sendmail, decision) => self.sendmail_error(decision, route),
             (Map::Recipient, Decision::Deliver(_) | Decision::Refused(_)) => given(),
             (Map::Recipient, _) if self.fallback.is_some() => given(),
             (Map::Host, Decision::Deliver(backend)) => match &backend.place {
@@ -142,8 +165,8 @@ impl Maps {
                 }
             },
             (Map::Canonical, Decision::Deliver(_)) => match canonical(router, recipient, route) {
-                Some(canonical) => Reply::Ok(canonical),
-                None => Reply::NotFound,
+                Some(canonical) if canonical != recipient => Reply::Ok(canonical),
+                _ => Reply::NotFound,
             },
             // The fallback gets the letter as it is; only a backend of ours needs another form.
             (Map::Canonical, _) if self.fallback.is_some() => Reply::NotFound,
@@ -192,6 +215,20 @@ impl Maps {
         }
     }
 
+    /// As in a mailertable, where the code of the SMTP reply stands before its text.
+    fn sendmail_error(&self, decision: &Decision, route: &Route) -> Reply {
+        let error = |code: u16, text: &str| {
+            let (status, text) = text.split_once(' ').unwrap_or((text, ""));
+            Reply::Ok(format!("error:{status}:{code} {text}"))
+        };
+        match (decision, self.at_rcpt(decision)) {
+            (_, AtRcpt::Pass) => Reply::NotFound,
+            (Decision::Deferred(Cause::List), _) => Reply::Temp(route.reason.to_string()),
+            (_, AtRcpt::Defer(text)) => error(451, text),
+            (_, AtRcpt::Reject(text)) => error(550, text),
+        }
+    }
+
     fn lmtp(&self, decision: &Decision, route: &Route) -> Reply {
         match (decision, &self.fallback) {
             (Decision::Deliver(backend), _) => Reply::Ok(backend.nexthop()),
@@ -221,12 +258,21 @@ impl Maps {
     }
 }
 
-/// The recipient as its backend must see it, if that is not the form it has.
+/// The recipient as its backend must see it.
 fn canonical(router: &Router, recipient: &str, route: &Route) -> Option<String> {
     let parsed = Recipient::parse(recipient.as_bytes()).ok()?;
     let found = route.mailbox.as_ref()?;
-    let canonical = router.rules_of(&parsed, found).canonical(&parsed, found);
-    (canonical != recipient.as_bytes()).then(|| String::from_utf8(canonical).ok()).flatten()
+    String::from_utf8(router.rules_of(&parsed, found).canonical(&parsed, found)).ok()
+}
+
+/// As a path of UUCP: a `!` is in no backend and takes nothing from the recipient.
+fn sendmail(place: &Place, canonical: Option<String>) -> Reply {
+    // Sendmail keeps bytes above 0x7f for its own ends in a rule, and ends a text at a control
+    // character.
+    match canonical.filter(|canonical| canonical.bytes().all(|b| matches!(b, b' '..=b'~'))) {
+        Some(canonical) => Reply::Ok(format!("lmtp:{}!{canonical}", place.host_and_port())),
+        None => Reply::Temp("the recipient is not printable ASCII".into()),
+    }
 }
 
 /// A reply with `{…}` in it.

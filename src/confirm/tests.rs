@@ -89,7 +89,17 @@ fn decide(
     master: Master<'_>,
     recipient: &str,
 ) -> (Route, Vec<String>) {
-    let (mut findings, mut asked) = (Findings::ASK_THE_MASTER.ask_again(), Vec::new());
+    decide_from(Findings::ASK_THE_MASTER.ask_again(), router, list, master, recipient)
+}
+
+fn decide_from(
+    mut findings: Findings,
+    router: &Router,
+    list: &FakeList,
+    master: Master<'_>,
+    recipient: &str,
+) -> (Route, Vec<String>) {
+    let mut asked = Vec::new();
     for _ in 0..MOST_ROUNDS {
         let verdict = router.route(recipient.as_bytes(), &findings.over(list), &findings, None);
         let name = match verdict {
@@ -276,4 +286,25 @@ fn who_moved_a_moment_ago_is_answered_also_without_the_master() {
         let verdict = router().route(b"jane@example.org", &findings.over(&list), &findings, None);
         assert!(matches!(&verdict, Verdict::Final(route) if server(route) == Some("be1")));
     }
+}
+
+#[test]
+fn whose_letter_is_about_to_go_is_asked_for_also_if_the_list_has_heard_of_nothing() {
+    let list = FakeList::of(&[("user.jane", active("be1"))]);
+    let now = |master: Master<'_>, recipient| {
+        let findings = Findings::ASK_THE_MASTER.ask_for_all();
+        decide_from(findings, &router(), &list, master, recipient)
+    };
+    for (record, expected) in [
+        (active("be2"), Some("be2")),
+        (on(State::Reserved, "be1"), None),
+        (active("be1"), Some("be1")),
+    ] {
+        let master = FakeList::of(&[("user.jane", record)]);
+        let (route, asked) = now(Some(&master), "jane@example.org");
+        assert_eq!((server(&route), asked), (expected, vec!["user.jane".to_owned()]));
+    }
+    // The list's word, if the master does not answer; and nobody who is foreign is asked for.
+    assert_eq!(server(&now(None, "jane@example.org").0), Some("be1"));
+    assert_eq!(now(None, "jane@elsewhere.test").1.len(), 0);
 }

@@ -100,6 +100,60 @@ fn canonical_changes_the_case_lmtpd_trips_over_and_leaves_the_detail() {
 }
 
 #[test]
+fn sendmail_has_host_port_and_recipient_in_one_answer_or_an_error_as_in_a_mailertable() {
+    let maps = Maps::default();
+    for (decision, expected) in [
+        (deliver(), "OK lmtp:be1.example.org:2003!jane+Work@example.org"),
+        (Decision::Unknown, "OK error:5.1.1:550 User unknown"),
+        (
+            Decision::Deferred(Cause::Mailbox),
+            "OK error:4.3.0:451 Mailbox is temporarily unavailable",
+        ),
+        (Decision::Deferred(Cause::List), "TEMP because"),
+        (
+            Decision::Refused(Refusal::NoPost),
+            "OK error:5.7.1:550 Posting to this mailbox is not permitted",
+        ),
+        (Decision::Foreign, "NOTFOUND "),
+    ] {
+        for map in ["sendmail", "sendmail_now"] {
+            let said = reply(&maps, map, "Jane+Work@Example.ORG", decision.clone());
+            assert_eq!(said, expected, "{map}");
+        }
+    }
+    let at = |place, recipient| {
+        let place = Place::parse(place, 2003).unwrap();
+        let decision = Decision::Deliver(Backend { transport: "lmtp".into(), place });
+        reply(&maps, "sendmail", recipient, decision)
+    };
+    let jane = "jane@example.org";
+    assert_eq!(at("[2001:db8::1]:24", jane), "OK lmtp:[2001:db8::1]:24!jane@example.org");
+    assert_eq!(at("unix:/run/lmtp", jane), "OK lmtp:unix:/run/lmtp!jane@example.org");
+    let quoted = "\"jane: [doe] @ <home>\"@example.org";
+    assert_eq!(at("192.0.2.1", quoted), format!("OK lmtp:192.0.2.1:2003!{quoted}"));
+    for odd in ["j\u{e4}ne@example.org", "\"ja\tne\"@example.org", "\"ja\u{7f}ne\"@example.org"] {
+        assert!(at("192.0.2.1", odd).starts_with("TEMP "), "{odd:?}");
+    }
+}
+
+#[test]
+fn sendmail_never_gets_an_answer_that_it_takes_for_none_where_nobody_else_is_to_answer() {
+    let deferred = [Decision::Deferred(Cause::List), Decision::Deferred(Cause::Mailbox)];
+    let ours = [Decision::Unknown, Decision::Refused(Refusal::Syntax)];
+    for decision in deferred.into_iter().chain(ours) {
+        for unknown in [UnknownPolicy::Reject, UnknownPolicy::Defer] {
+            let maps = Maps { unknown, ..Maps::default() };
+            let said = reply(&maps, "sendmail", "x@example.org", decision.clone());
+            assert!(said.starts_with("OK error:") || said.starts_with("TEMP "), "{said}");
+        }
+        let maps = Maps { fallback: Some("lmtp:inet:old:24".into()), ..Maps::default() };
+        assert_eq!(reply(&maps, "sendmail", "x@example.org", decision), "NOTFOUND ");
+    }
+    let maps = Maps { unknown: UnknownPolicy::NotFound, ..Maps::default() };
+    assert_eq!(reply(&maps, "sendmail", "x@example.org", Decision::Unknown), "NOTFOUND ");
+}
+
+#[test]
 fn unknown_is_answered_as_the_site_wants_it() {
     let maps = |unknown| Maps { unknown, ..Maps::default() };
     let unknown = |policy, map| reply(&maps(policy), map, "x@example.org", Decision::Unknown);
@@ -157,8 +211,8 @@ fn a_template_of_the_sites_own_is_filled() {
         deferred: Template::parse("TEMP {reason}").unwrap(),
         refused: Template::parse("OK error:5.7.1 {server} {partition}").unwrap(),
     };
-    maps.add("sendmail", own).unwrap();
-    let reply = |decision| reply(&maps, "sendmail", "Jane@example.org", decision);
+    maps.add("mine", own).unwrap();
+    let reply = |decision| reply(&maps, "mine", "Jane@example.org", decision);
     assert_eq!(reply(deliver()), "OK murder:be1.example.org|2003|user.jane|{Jane@example.org}");
     assert_eq!(reply(Decision::Unknown), "NOTFOUND ");
     assert_eq!(reply(Decision::Deferred(Cause::List)), "TEMP because");
@@ -186,7 +240,7 @@ fn a_template_that_cannot_be_meant_is_refused() {
         deferred: Template::parse("TEMP x").unwrap(),
         refused: Template::parse("NOTFOUND").unwrap(),
     };
-    for name in ["lmtp", "", "a b", "a:b"] {
+    for name in ["lmtp", "sendmail_now", "", "a b", "a:b"] {
         assert!(Maps::default().add(name, templates.clone()).is_err(), "{name:?}");
     }
 }

@@ -13,7 +13,7 @@ use super::log::{Escaped, RateLimit};
 use super::status::Status;
 use super::{Answer, Connections};
 use crate::confirm::{Findings, MOST_ROUNDS};
-use crate::maps::STATUS_MAP;
+use crate::maps::{STATUS_MAP, is_about_now};
 use crate::master::Master;
 use crate::resolver::{self, Resolver};
 use crate::router::{Cause, Decision, Route, Verdict};
@@ -33,6 +33,8 @@ struct Serving {
     confirmer: Confirmer,
     /// What is known of a recipient before anybody was asked.
     nothing: Findings,
+    /// The same for one whose letter is about to be delivered.
+    nothing_now: Findings,
     /// How many looks may wait for locks or walk the list at a time. Strangers choose how many there
     /// are to be, and each takes a thread of the pool that kicks need as well.
     looks: Arc<Semaphore>,
@@ -46,8 +48,9 @@ impl Serving {
     fn new(resolver: Resolver, master: Option<Arc<dyn Master>>) -> Self {
         let confirmer = Confirmer::new(&resolver, master);
         let nothing = resolver.nothing_found(None).ask_again();
+        let nothing_now = nothing.clone().ask_for_all();
         let looks = Arc::new(Semaphore::new(LOOKS));
-        Self { resolver: Arc::new(resolver), confirmer, nothing, looks }
+        Self { resolver: Arc::new(resolver), confirmer, nothing, nothing_now, looks }
     }
 }
 
@@ -126,7 +129,7 @@ impl Answerer {
 impl Answer for Answerer {
     fn at_once(&self, map: &str, key: &[u8]) -> Option<Reply> {
         let serving = self.serving.load();
-        match serving.resolver.look_now(key, &serving.nothing) {
+        match serving.resolver.look_now(key, serving.nothing(map)) {
             // Asked here, where it costs the answers to mail servers nothing.
             Verdict::Final(Route { decision: Decision::Foreign, .. }) if map == STATUS_MAP => None,
             Verdict::Final(route) => Some(self.reply(&serving.resolver, map, key, &route)),
@@ -139,7 +142,7 @@ impl Answer for Answerer {
         if map == STATUS_MAP {
             return self.status(&serving).await;
         }
-        let route = serving.route(key, &self.counters).await;
+        let route = serving.route(key, serving.nothing(map), &self.counters).await;
         self.reply(&serving.resolver, map, key, &route)
     }
 
@@ -153,15 +156,19 @@ impl Answer for Answerer {
 
     async fn rcpt_in_time(&self, recipient: &[u8]) -> AtRcpt {
         let serving = self.serving.load_full();
-        let route = serving.route(recipient, &self.counters).await;
+        let route = serving.route(recipient, &serving.nothing, &self.counters).await;
         self.at_rcpt(&serving.resolver, recipient, &route)
     }
 }
 
 impl Serving {
+    fn nothing(&self, map: &str) -> &Findings {
+        if is_about_now(map) { &self.nothing_now } else { &self.nothing }
+    }
+
     /// Decides, and has names confirmed as often as it takes.
-    async fn route(&self, key: &[u8], counters: &Counters) -> Route {
-        let mut findings = self.nothing.clone();
+    async fn route(&self, key: &[u8], nothing: &Findings, counters: &Counters) -> Route {
+        let mut findings = nothing.clone();
         findings.learn_generation(self.confirmer.key_generation());
         for _ in 0..=MOST_ROUNDS {
             let verdict = match self.resolver.look_now(key, &findings) {
