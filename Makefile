@@ -66,3 +66,8 @@ install: target/release/murder-route
 	$(INSTALL) -m 644 exim/README.md $(DESTDIR)$(docdir)/exim/
 	$(INSTALL) -d $(DESTDIR)$(docdir)/postfix
 	$(INSTALL) -m 644 postfix/* $(DESTDIR)$(docdir)/postfix/
+	$(INSTALL) -d $(DESTDIR)$(docdir)/sendmail
+	$(INSTALL) -m 644 sendmail/README.md sendmail/example.mc sendmail/murder_route.m4 \
+	    $(DESTDIR)$(docdir)/sendmail/
+	sed 's|/usr/local/sbin/|$(sbindir)/|' sendmail/murderlmtp.m4 \
+	    > $(DESTDIR)$(docdir)/sendmail/murderlmtp.m4

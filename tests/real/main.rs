@@ -25,6 +25,7 @@ mod root;
 mod router;
 mod sandbox;
 mod scenarios;
+mod sendmail;
 mod tls;
 mod watch;
 mod world;

@@ -44,6 +44,9 @@ pub struct Murder {
     pub cyrus: User,
 }
 
+/// The addresses of the backends.
+pub const BACKENDS: [&str; 2] = ["127.0.1.11", "127.0.1.12"];
+
 /// The address of the master.
 pub const MASTER: &str = "127.0.1.10";
 
@@ -288,8 +291,8 @@ impl Murder {
         let mut murder = Self {
             master: Host::new("master", MASTER, Role::Master, release),
             backends: [
-                Host::new("be1", "127.0.1.11", Role::Backend, release),
-                Host::new("be2", "127.0.1.12", Role::Backend, release),
+                Host::new("be1", BACKENDS[0], Role::Backend, release),
+                Host::new("be2", BACKENDS[1], Role::Backend, release),
             ],
             frontend: Host::new("fe1", "127.0.1.21", Role::Frontend, release),
             cyrus,

@@ -218,7 +218,7 @@ pub fn message(name: &str) -> Message {
          Date: Mon, 1 Jan 2024 12:00:00 +0000\r\n\
          Message-ID: {id}\r\n\
          \r\n\
-         A letter.\r"
+         A letter."
     );
     Message { sender: format!("{name}@sender.test"), id, text }
 }

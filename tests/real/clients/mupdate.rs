@@ -66,6 +66,11 @@ impl Mupdate {
         self.command(&format!("RESERVE \"{mailbox}\" \"{location}\""))
     }
 
+    /// The mailbox is at `location`.
+    pub fn activate(&mut self, mailbox: &str, location: &str) -> Done {
+        self.command(&format!("ACTIVATE \"{mailbox}\" \"{location}\" \"\""))
+    }
+
     /// The mailbox, which the master must have, is gone.
     pub fn delete(&mut self, mailbox: &str) -> Done {
         self.command(&format!("DELETE \"{mailbox}\""))

@@ -10,7 +10,7 @@ use crate::world::World;
 use crate::{Done, ensure, sandbox};
 
 /// Runs the daemon with another setup from now on.
-pub fn switch(world: &mut World, setup: Setup) -> Done {
+pub fn switch<M>(world: &mut World<M>, setup: Setup) -> Done {
     // It may not be running after a scenario that failed.
     let _ = world.daemon.stop();
     world.daemon = Daemon::start(setup.clone())?;
@@ -19,7 +19,7 @@ pub fn switch(world: &mut World, setup: Setup) -> Done {
 }
 
 /// Waits until the daemon says that all is well.
-pub fn becomes_well(world: &World) -> Done {
+pub fn becomes_well<M>(world: &World<M>) -> Done {
     let logged = Daemon::log()?.len();
     let seen = sandbox::poll("the daemon to be well", 60, || {
         let (code, status) = world.setup.status()?;

@@ -118,7 +118,7 @@ fn run_in(world: &mut World, report: &mut Report) {
     scenario("a renamed mailbox follows its name", |w| moving::renamed_follows_its_name(w));
     scenario("a deleted mailbox is refused", |w| moving::deleted_is_refused(w));
     scenario("a moved mailbox gets the next mail", |w| moving::moved_mailbox_gets_the_next_mail(w));
-    scenario("nothing is lost during a move", |w| moving::nothing_is_lost_during_a_move(w));
+    scenario("nothing is lost during a move", moving::nothing_is_lost_during_a_move);
     scenario("a letter is on its way when its mailbox moves", race::letters_on_their_way);
     scenario("a mailbox that has moved on is asked for", race::moved_on);
     scenario("the master is killed", master::killed);

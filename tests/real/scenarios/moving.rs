@@ -75,8 +75,20 @@ pub fn moved_mailbox_gets_the_next_mail<M: Mta>(world: &World<M>) -> Done {
 }
 
 /// Letters keep coming during the whole move back: each is taken and arrives once, none bounces.
-pub fn nothing_is_lost_during_a_move<M: Mta>(world: &World<M>) -> Done {
-    let [be1, be2] = &world.murder.backends;
+pub fn nothing_is_lost_during_a_move<M: Mta>(world: &mut World<M>) -> Done {
+    nothing_is_lost_while(world, "move", |world| {
+        let [be1, be2] = &world.murder.backends;
+        be2.xfer("user/mover", be1)
+    })
+}
+
+/// The same for a move to the first backend that takes more than one step. The letters are called
+/// after it.
+pub fn nothing_is_lost_while<M: Mta>(
+    world: &mut World<M>,
+    name: &str,
+    transfer: impl FnOnce(&mut World<M>) -> Done,
+) -> Done {
     let since = world.logs.mark();
     let (begun, moved) = (AtomicBool::new(false), AtomicBool::new(false));
     let sent = thread::scope(|scope| -> Done<Vec<(String, String)>> {
@@ -89,7 +101,7 @@ pub fn nothing_is_lost_during_a_move<M: Mta>(world: &World<M>) -> Done {
                 let moved = usize::from(moved.load(Ordering::Relaxed));
                 // A new sender each time: smtpd keeps what it was told of a pair of sender and
                 // recipient as long as it lives.
-                let message = message(&format!("during-move-{asked}"));
+                let message = message(&format!("during-{name}-{asked}"));
                 asked += 1;
                 let mut session = Session::smtp(SMTP)?;
                 let to = ["mover@example.org"];
@@ -101,6 +113,7 @@ pub fn nothing_is_lost_during_a_move<M: Mta>(world: &World<M>) -> Done {
                     begun.store(true, Ordering::Relaxed);
                 } else {
                     ensure!(reply.is_temporary(), "refused during the move: {reply}");
+                    thread::sleep(Duration::from_millis(50));
                 }
             }
             Ok(sent)
@@ -108,11 +121,12 @@ pub fn nothing_is_lost_during_a_move<M: Mta>(world: &World<M>) -> Done {
         let before = sandbox::poll("a letter before the move", 30, || {
             Ok(begun.load(Ordering::Relaxed).then_some(()))
         });
-        let transfer = before.and_then(|()| be2.xfer("user/mover", be1));
+        let transfer = before.and_then(|()| transfer(world));
         moved.store(true, Ordering::Relaxed);
         let sent = sender.join().map_err(|_| "the sender panicked")?;
         transfer.and(sent)
     })?;
+    let [be1, be2] = &world.murder.backends;
     ensure!(sent.len() > 5, "only {} letters were sent", sent.len());
     for (_, queue_id) in &sent {
         let attempts = world::wait_removed::<M>(&world.logs, since, queue_id)?;

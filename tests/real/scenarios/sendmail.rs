@@ -1,19 +1,58 @@
-//! The scenarios before Sendmail, in the order they run.
+//! The scenarios before Sendmail, in the order they run: those of every mail server, and what is
+//! Sendmail's own.
 
+use std::fs;
+use std::net::Ipv4Addr;
+
+use super::beside::switch;
+use super::{faults, master, moving, paths, race, refusals, stand};
+use crate::clients::mail::Session;
+use crate::clients::sink::Sink;
 use crate::logs::Logs;
+use crate::murder::{ADMIN, Host, PASSWORD};
+use crate::readme::Readme;
 use crate::releases::is_wanted;
 use crate::report::Report;
 use crate::root::Root;
+use crate::router::Setup;
+use crate::sandbox::STATE;
+use crate::sendmail::{Sendmail, mail};
+use crate::world::{self, Mta, SMTP};
 use crate::{Done, ensure, run, sandbox};
 
-/// Runs them.
-pub fn run_all(_root: Root, logs: &Logs, report: &mut Report) {
-    let mut scenario = |name: &str, run: fn() -> Done| {
+/// With Sendmail.
+type World = world::World<Sendmail>;
+
+/// Builds the world and runs everything in it.
+pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
+    let Some(mut world) = stand(root, logs, report, Sendmail::start) else { return };
+    let mut scenario = |name: &str, run: fn(&mut World) -> Done| {
         if is_wanted(name) {
-            report.scenario(name, logs, run);
+            report.scenario(name, logs, || run(&mut world));
         }
     };
-    scenario("Sendmail has what is asked of it", has_what_is_asked);
+    scenario("Sendmail has what is asked of it", |_| has_what_is_asked());
+    scenario("every recipient on its own backend", |w| paths::each_on_its_backend(w));
+    scenario("one message for both backends", |w| paths::one_message_for_both(w));
+    scenario("the backend sees quotes, case and detail", |w| backend_sees_what_was_written(w));
+    scenario("unknown is refused at RCPT", |w| refusals::unknown_is_refused_at_rcpt(w));
+    scenario("an unknown sender may write", |w| unknown_sender_may_write(w));
+    scenario("reserved is put off", |w| refusals::reserved_is_put_off(w));
+    scenario("foreign addresses pass untouched", |w| refusals::foreign_addresses_pass_untouched(w));
+    scenario("a created mailbox is known at once", |w| moving::created_is_known_at_once(w));
+    scenario("a renamed mailbox follows its name", |w| moving::renamed_follows_its_name(w));
+    scenario("a deleted mailbox is refused", |w| moving::deleted_is_refused(w));
+    scenario("the master is killed", master::killed);
+    scenario("the master hangs", |w| master::hung(w));
+    scenario("the frontend begins anew without a master", master::frontend_begins_anew);
+    scenario("the daemon is restarted under load", faults::daemon_restarts_under_load);
+    scenario("a moved mailbox gets the next mail", |w| moving::moved_mailbox_gets_the_next_mail(w));
+    scenario("nothing is lost during a move", moving::nothing_is_lost_during_a_move);
+    scenario("a letter follows its mailbox", letters_on_their_way);
+    scenario("a mailbox moves on, and the list has not heard of it", race::moved_on);
+    scenario("what is left to others goes to the fallback", fallback_takes_the_rest);
+    scenario("Sendmail itself logs in to the backends", logs_in_by_itself);
+    scenario("Sendmail itself delivers while mailboxes move", moves_without_the_program);
 }
 
 /// Which maps and protocols it was built with.
@@ -23,4 +62,251 @@ fn has_what_is_asked() -> Done {
         ensure!(about.contains(feature), "{feature} is missing: {about}");
     }
     Ok(())
+}
+
+/// On the wire: a backend that writes down what it is told. Quotes that are not needed go, for 3.x
+/// knows no mailbox with quotes in its name; what needs them is nobody's there.
+fn backend_sees_what_was_written(world: &World) -> Done {
+    const BACKEND: &str = "127.0.1.42";
+    let sink = Sink::listen(&format!("{BACKEND}:2003"))?;
+    let mut master = world.murder.mupdate()?;
+    master.activate("user.sinker", &format!("{BACKEND}!default"))?;
+    sandbox::poll("the mailbox to be seen", 30, || {
+        let lookup = world.setup.lookup_one("sinker@example.org")?;
+        Ok((lookup.server == BACKEND).then_some(()))
+    })?;
+    let written = [
+        ("sinker@example.org", "sinker@example.org"),
+        ("Sinker+MiXed.Case@Example.ORG", "sinker+MiXed.Case@example.org"),
+        ("\"SINKER+a@b\"@example.org", ""),
+        ("\"sinker\"@example.org", "sinker@example.org"),
+        ("\"Sinker+Work\"@EXAMPLE.org", "sinker+Work@example.org"),
+        ("sinker+o'b=c!d%e#f@example.org", "sinker+o'b=c!d%e#f@example.org"),
+    ];
+    for (recipient, seen) in written {
+        if seen.is_empty() {
+            let lmtpd = world.frontend_lmtpd(recipient)?;
+            ensure!(lmtpd.code == 550, "lmtpd takes {recipient}: {lmtpd}");
+            world.refused(recipient)?;
+            continue;
+        }
+        let queued = world.send(&[recipient])?;
+        world.delivered(&queued)?;
+        let received = sink.take();
+        let [one] = &received[..] else { return Err(format!("{recipient}: {received:?}").into()) };
+        ensure!(one.to == [seen], "{recipient} came as {:?}", one.to);
+        ensure!(one.message.contains(&queued.id), "{recipient}: {}", one.message);
+    }
+    master.delete("user.sinker")?;
+    world.becomes_unknown("sinker@example.org")
+}
+
+/// Sendmail takes senders through the same rules.
+fn unknown_sender_may_write(world: &World) -> Done {
+    let message = world.message();
+    for sender in ["nobody@example.org", "Nobody+x@Example.Net"] {
+        let outcome = Session::smtp(SMTP)?.send(sender, &["max@example.org"], &message.text)?;
+        let taken = matches!(&outcome.message[..], [reply] if reply.code == 250);
+        ensure!(taken, "from {sender}: {outcome:?}");
+    }
+    Ok(())
+}
+
+/// Waits until there is no connection to the backend's LMTP port.
+fn nobody_delivers_to(backend: &Host) -> Done {
+    // proc(5), net/tcp: addresses as the host's own 32-bit numbers, the state 01 is established.
+    let address: Ipv4Addr = backend.address.parse()?;
+    let remote = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.octets()), 2003);
+    sandbox::poll(&format!("the deliveries to {} to end", backend.name), 30, || {
+        let table = fs::read_to_string("/proc/net/tcp")?;
+        let delivers = table.lines().any(|line| {
+            let mut fields = line.split_whitespace().skip(2);
+            fields.next() == Some(&remote) && fields.next() == Some("01")
+        });
+        Ok((!delivers).then_some(()))
+    })
+}
+
+/// The letter was taken, and looked up, before its mailbox moves; the old backend is back when that is
+/// done, and refuses the recipient for good. It arrives at the new one, once.
+fn letters_on_their_way(world: &mut World) -> Done {
+    with_sendmail(world, |world| {
+        let named = race::TO_BACKENDS.map(|gate| format!("MURDER_BACKEND(`{gate}')dnl\n"));
+        fs::write(mail("murder-backends.m4"), named.concat())?;
+        build_cf()?;
+        world.mail_server.restart()?;
+        race::with_gates(world, follow)
+    })
+}
+
+fn follow(world: &World, gates: &race::Gates, _: &str) -> Done {
+    world.murder.backends[0].admin()?.command("CREATE user/rover")?;
+    let obstacles = [None, Some("LHLO"), Some("RCPT To:"), Some("A letter.")];
+    for (nth, silent) in obstacles.into_iter().enumerate() {
+        one_on_its_way(world, gates, "rover", nth % 2, silent)
+            .map_err(|e| format!("{silent:?}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// `silent` is the word from which on the backend says nothing; without one, nobody answers there.
+fn one_on_its_way(
+    world: &World,
+    gates: &race::Gates,
+    user: &str,
+    from: usize,
+    silent: Option<&'static str>,
+) -> Done {
+    let (old, new) = (&world.murder.backends[from], &world.murder.backends[1 - from]);
+    let gate = &gates.backends[from];
+    race::is_listed(world, user, old.address)?;
+    match silent {
+        Some(word) => gate.hold(word),
+        None => gate.shut(),
+    }
+    let letter = world.send(&[&format!("{user}@example.org")])?;
+    match silent {
+        Some(_) => gate.holds()?,
+        None => world.logs.wait("an attempt", letter.since, 60, |lines| {
+            let mut attempts =
+                lines.iter().flat_map(|line| Sendmail::attempts(line, &letter.queue_id));
+            attempts.any(|attempt| attempt.status == "deferred").then_some(())
+        })?,
+    }
+    old.xfer(&format!("user/{user}"), new)?;
+    gate.release();
+    let attempts = world.delivered(&letter)?;
+    ensure!(attempts.len() > 1, "it arrived before the move: {attempts:?}");
+    world.holds_once(new, user, "INBOX", &letter.id)
+}
+
+/// It speaks with the backends without the program between, at a port where they take nothing from who
+/// has not logged in.
+fn logs_in_by_itself(world: &mut World) -> Done {
+    with_daemon(world, "[backends]\nport = 2004\n", |world| {
+        with_sendmail(world, |world| {
+            let [be1, be2] = &world.murder.backends;
+            Readme::of("sendmail")?
+                .below("Logging in to the backends")?
+                .instead_of("be1.example.org", be1.address)?
+                .instead_of("be2.example.org", be2.address)?
+                .instead_of("postman", ADMIN)?
+                .instead_of("secret", PASSWORD)?
+                .follow()?;
+            edit_mc("`MURDERLMTP_PORT', `2003'", "`MURDERLMTP_PORT', `2004'")?;
+            world.mail_server.restart()?;
+            let since = world.logs.mark();
+            let [be1, be2] = &world.murder.backends;
+            for (recipient, backend, user, folder) in [
+                ("Jane+Work@Example.org", be1, "jane", "INBOX/Work"),
+                ("bob@example.net", be2, "bob@example.net", "INBOX"),
+            ] {
+                let letter = world.send(&[recipient])?;
+                world.delivered(&letter)?;
+                world.holds_once(backend, user, folder, &letter.id)?;
+                let wanted = format!("AUTH=client, relay=[{}], mech=PLAIN", backend.address);
+                let lines = world.logs.since(since, "sendmail");
+                let logged_in = lines.iter().any(|line| line.text.contains(&wanted));
+                ensure!(logged_in, "it did not log in to {}", backend.name);
+            }
+            world.refused("nobody@example.org")
+        })
+    })
+}
+
+/// Nothing softens what a backend says. A letter whose recipient was not named yet is asked for again;
+/// and none is refused if the backend was drained before.
+fn moves_without_the_program(world: &mut World) -> Done {
+    with_sendmail(world, |world| {
+        fs::remove_file(mail("murder-backends.m4"))?;
+        build_cf()?;
+        world.mail_server.restart()?;
+        race::with_gates(world, |world, gates, _| {
+            world.murder.backends[0].admin()?.command("CREATE user/rambler")?;
+            let since = world.logs.mark();
+            one_on_its_way(world, gates, "rambler", 0, Some("LHLO"))?;
+            let lines = world.logs.since(since, "sendmail");
+            let asked_again = lines.iter().any(|line| {
+                line.text.contains("ruleset=tls_rcpt, arg1=rambler@example.org")
+                    && line.text.contains("reject=451 4.4.5")
+            });
+            ensure!(asked_again, "it was not asked for before RCPT");
+            Ok(())
+        })?;
+        moves_while_drained(world)
+    })
+}
+
+/// Everything of a backend is put off while mailboxes leave it, and no letter is on its way there
+/// when the move begins: so nothing can be refused there in between, not even a letter whose
+/// recipient was taken before.
+fn moves_while_drained(world: &mut World) -> Done {
+    let [be1, be2] = &world.murder.backends;
+    be1.xfer("user/mover", be2)?;
+    world.moves_to("mover@example.org", be2)?;
+    moving::nothing_is_lost_while(world, "drained-move", |world| {
+        let address = world.murder.backends[1].address;
+        let drained = format!("[backends.servers.{address:?}]\ndrain = true\n");
+        with_daemon(world, &drained, |world| {
+            let [be1, be2] = &world.murder.backends;
+            nobody_delivers_to(be2).and_then(|()| be2.xfer("user/mover", be1))
+        })
+    })
+}
+
+/// The old way in, while a site moves over: it gets what we would not deliver, and nothing else.
+fn fallback_takes_the_rest(world: &mut World) -> Done {
+    with_daemon(world, "fallback = \"lmtp:inet:old-way-in.test:24\"\n", |world| {
+        with_sendmail(world, |world| {
+            let feature = "FEATURE(`murder_route', `unix:/run/murder-route'";
+            edit_mc(feature, &format!("{feature}, `esmtp:[127.0.1.41]'"))?;
+            world.mail_server.restart()?;
+            world.outside.take();
+            let letter = world.send(&["Nobody+x@example.org", "jane@example.org"])?;
+            let attempts = world.delivered(&letter)?;
+            ensure!(attempts.len() == 2, "{attempts:?}");
+            let received = world.outside.take();
+            let [one] = &received[..] else { return Err(format!("received {received:?}").into()) };
+            ensure!(one.to == ["Nobody+x@example.org"], "for {:?}", one.to);
+            world.holds_once(&world.murder.backends[0], "jane", "INBOX", &letter.id)
+        })
+    })
+}
+
+/// Changes sendmail.mc, which must have the words, and builds sendmail.cf of it.
+fn edit_mc(words: &str, others: &str) -> Done {
+    let mc = fs::read_to_string(mail("sendmail.mc"))?;
+    ensure!(mc.contains(words), "sendmail.mc has no {words}: {mc}");
+    fs::write(mail("sendmail.mc"), mc.replace(words, others))?;
+    build_cf()
+}
+
+fn build_cf() -> Done {
+    let build = "cd /etc/mail && m4 sendmail.mc > sendmail.cf";
+    run(sandbox::command("sh").args(["-e", "-c", build])).map(drop)
+}
+
+/// Runs the daemon with more in its configuration file, and as it was after that.
+fn with_daemon(world: &mut World, settings: &str, run: impl FnOnce(&mut World) -> Done) -> Done {
+    let before = world.setup.clone();
+    let file = format!("{STATE}/more.toml");
+    let imapd_conf = world.murder.frontend.imapd_conf();
+    let usual = format!("imapd-conf = {imapd_conf:?}\ndomains = {:?}\n", world::DOMAINS);
+    fs::write(&file, usual + settings)?;
+    let setup = Setup::new(&["--config", &file], world.murder.cyrus);
+    let seen = switch(world, setup).and_then(|()| run(world));
+    switch(world, before)?;
+    seen
+}
+
+/// Lets a scenario change Sendmail's configuration, and puts back what was there.
+fn with_sendmail(world: &mut World, run: impl FnOnce(&mut World) -> Done) -> Done {
+    let files = ["sendmail.mc", "sendmail.cf", "murder-backends.m4"].map(mail);
+    let texts = files.iter().map(fs::read).collect::<Result<Vec<_>, _>>()?;
+    let seen = run(world);
+    for (file, text) in files.iter().zip(texts) {
+        fs::write(file, text)?;
+    }
+    world.mail_server.restart()?;
+    seen
 }
