@@ -11,6 +11,7 @@ mod faults;
 mod kills;
 mod logins;
 mod master;
+mod milter;
 mod moving;
 mod outages;
 mod paths;

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 
 use super::beside::switch;
-use super::{faults, master, moving, paths, race, refusals, stand};
+use super::{faults, master, milter, moving, paths, race, refusals, stand};
 use crate::clients::mail::Session;
 use crate::clients::sink::Sink;
 use crate::logs::Logs;
@@ -21,7 +21,7 @@ use crate::world::{self, Mta, SMTP};
 use crate::{Done, ensure, run, sandbox};
 
 /// With Sendmail.
-type World = world::World<Sendmail>;
+pub type World = world::World<Sendmail>;
 
 /// Builds the world and runs everything in it.
 pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
@@ -53,6 +53,8 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     scenario("what is left to others goes to the fallback", fallback_takes_the_rest);
     scenario("Sendmail itself logs in to the backends", logs_in_by_itself);
     scenario("Sendmail itself delivers while mailboxes move", moves_without_the_program);
+    scenario("miltertest has every reply of the milter", milter::conversation);
+    scenario("the milter alone refuses whom nobody has", milter::only_the_refusals);
 }
 
 /// Which maps and protocols it was built with.
@@ -300,7 +302,7 @@ fn with_daemon(world: &mut World, settings: &str, run: impl FnOnce(&mut World) -
 }
 
 /// Lets a scenario change Sendmail's configuration, and puts back what was there.
-fn with_sendmail(world: &mut World, run: impl FnOnce(&mut World) -> Done) -> Done {
+pub fn with_sendmail(world: &mut World, run: impl FnOnce(&mut World) -> Done) -> Done {
     let files = ["sendmail.mc", "sendmail.cf", "murder-backends.m4"].map(mail);
     let texts = files.iter().map(fs::read).collect::<Result<Vec<_>, _>>()?;
     let seen = run(world);
