@@ -1,0 +1,344 @@
+/*
+ * murder_route.h - where a letter goes in a Cyrus IMAP Murder
+ *
+ * One call tells for a recipient which backend holds the mailbox, in microseconds and from local
+ * knowledge: Cyrus' own mailboxes.db, or the replica that the murder-route daemon keeps. See
+ * murder_route(3); link with `pkg-config --cflags --libs murder_route`.
+ *
+ *     mr_router *router;
+ *     mr_decision decision = MR_DECISION_INIT;
+ *     char error[MR_ERROR_SIZE];
+ *
+ *     if (mr_open(NULL, &router, error, sizeof error) != MR_OK)
+ *         die(error);
+ *     mr_lookup(router, "jane@example.org", &decision);
+ *     if (decision.outcome == MR_DELIVER && decision.host != NULL)
+ *         printf("%s:%u\n", decision.host, (unsigned)decision.port);
+ *     mr_decision_clear(&decision);
+ *     mr_close(router);
+ *
+ * THE PROMISE. A recipient that exists is never refused. MR_UNKNOWN is said only when it is
+ * certain: with a Murder, after the daemon has had it confirmed. Everything else, a torn file, a
+ * daemon that does not answer, a bug of the library: all of that is MR_DEFERRED.
+ *
+ * INSIDE A MAIL SERVER the library starts no thread, sets no signal handler (SIGPIPE is not raised
+ * by it), changes no environment variable, locale, working directory or umask, writes nothing to any
+ * descriptor but its own, logs nothing, and never calls exit or abort. Its descriptors are
+ * close-on-exec. It never writes to a file.
+ *
+ * CHROOT AND PRIVILEGES. What a chroot or a change of user takes away is opened by mr_open: the
+ * configuration is read then, and never again; of mailboxes.db and of the replica the directory and
+ * the file are kept open. So a list that only root may read can be read on, until Cyrus replaces the
+ * file (a repack), which is noticed; from then on every recipient is asked of the daemon. The
+ * daemon is reached by connecting to it, so one of its sockets must be within the chroot, or be a
+ * TCP socket with a numeric address. A unix socket within the chroot may be configured by its path
+ * as seen from outside.
+ *
+ * THREADS. A router may be used by any number of threads at a time; none waits for another one
+ * for long. A mr_decision, mr_reply or error buffer belongs to one thread at a time. No function may
+ * be called from a signal handler.
+ *
+ * FORK. A child of fork(2) may use, and close, the routers of its parent, also if other threads of
+ * the parent were in a look-up meanwhile. Nothing is shared with the parent but descriptors for
+ * reading: the child opens connections and locks of its own when it first looks up. A child of
+ * vfork(2) must not call anything.
+ *
+ * POINTERS. No function may be given a pointer that does not point to what its type says, except
+ * NULL where it is said to be allowed; where it is not, NULL gives MR_INVALID. A router that was
+ * closed must not be used again. Strings that go in end with NUL, are copied, and may have any bytes.
+ * Strings that come out end with NUL, are never longer than some 100,000 bytes, and have no control
+ * characters; unless it is said otherwise they are UTF-8.
+ *
+ * COMPATIBILITY. The SONAME changes when a program would have to be built anew; that is what
+ * MR_ABI counts. Within it functions, constants, and members at the end of structs may be added. So
+ * every struct begins with its size, which the program sets (the MR_..._INIT macros do), and the
+ * library touches nothing beyond. A number that the program does not know must be expected
+ * wherever constants are listed.
+ *
+ * UNLOADING. The library stays in memory once it is loaded, also after dlclose(3).
+ */
+#ifndef MURDER_ROUTE_H
+#define MURDER_ROUTE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What the SONAME ends with. */
+#define MR_ABI 0
+
+/* ---------------------------------------------------------------------------------------------
+ * What functions return
+ */
+
+/* It has done what it should. For a look-up: the decision is there, and may be MR_DEFERRED. */
+#define MR_OK 0
+/* An argument cannot be used: NULL where that is not allowed, or a size that cannot be meant. */
+#define MR_INVALID 1
+/* The configuration cannot be used; the error text says where and why. */
+#define MR_CONFIG 2
+/* The configuration has no map of this name. */
+#define MR_NO_MAP 3
+/* The library has failed inside (a bug): please report it. */
+#define MR_FAILED 4
+
+/* Room for any error text. A shorter buffer gets as much of it as fits. */
+#define MR_ERROR_SIZE 512
+
+/*
+ * A short text in English for a number that a function returned; never NULL. For a number that is
+ * none of these as well. The text is static. Any thread, at any time.
+ */
+const char *mr_strerror(int32_t code);
+
+/* The version of the library, for example "0.1.0". The text is static. Any thread, at any time. */
+const char *mr_version(void);
+
+/* MR_ABI of the library that was loaded. Any thread, at any time. */
+uint32_t mr_abi(void);
+
+/* ---------------------------------------------------------------------------------------------
+ * Opening and closing
+ */
+
+/* What recipients are looked up with. */
+typedef struct mr_router mr_router;
+
+/*
+ * What mr_open_options is told. A member that is NULL, or 0, says nothing; what is said wins
+ * over the configuration file. The strings are needed only during the call. Paths are as seen by
+ * this process now; relative ones begin at its working directory.
+ */
+typedef struct mr_options {
+    /* sizeof(mr_options) */
+    size_t size;
+    /* The configuration file; NULL: /etc/murder-route.toml, if there is one; "": none. */
+    const char *config;
+    /* Cyrus' imapd.conf: it says how a recipient becomes a mailbox, and where the list is. */
+    const char *imapd_conf;
+    /* Cyrus' mailbox list. */
+    const char *mailboxes_db;
+    /* The directory of the daemon's replica. */
+    const char *replica;
+    /* Where the list comes from: "mailboxes-db", "replica", "find", or several with commas. */
+    const char *sources;
+    /* The domains that are ours, with commas between them. */
+    const char *domains;
+    /*
+     * Where the daemon is asked: "unix:/path", "inet:127.0.0.1:port", or several with commas, which
+     * are tried in this order; "": nowhere. NULL: the configuration's listeners that speak
+     * socketmap, else unix:/run/murder-route.
+     */
+    const char *daemon;
+    /*
+     * How long one call may wait for the daemon, in milliseconds; 0, and anything above: 5000. A
+     * mail server waits for each recipient in turn. A list that is locked is waited for beside
+     * that, for up to a second.
+     */
+    uint32_t deadline;
+    /* 0 */
+    uint32_t reserved;
+} mr_options;
+
+#define MR_OPTIONS_INIT \
+    { sizeof(mr_options), NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0 }
+
+/*
+ * Opens a router by a configuration file (murder-route.toml(5)); NULL: /etc/murder-route.toml, or,
+ * if there is none, what /etc/imapd.conf says.
+ *
+ * router: not NULL. It is set to the new router, which is the caller's, to be given to mr_close; or
+ *   to NULL after an error.
+ * error, error_size: gets the text of an error, ended by NUL; the empty text if there is none. NULL
+ *   or 0: no text is wanted.
+ *
+ * Returns MR_OK, MR_INVALID, MR_CONFIG or MR_FAILED. A mailbox list or a daemon that is not there,
+ * or may not be read, is no error: recipients are MR_DEFERRED until it is.
+ *
+ * Any thread, at any time. Waits for nobody, unless a host name of the configuration's listeners
+ * has to be resolved. Takes milliseconds.
+ */
+int32_t mr_open(const char *config, mr_router **router, char *error, size_t error_size);
+
+/* The same with options; NULL: MR_OPTIONS_INIT. */
+int32_t mr_open_options(const mr_options *options, mr_router **router, char *error,
+                        size_t error_size);
+
+/*
+ * Closes a router. NULL: does nothing. No other thread may be using it, nor use it afterwards.
+ * Decisions and replies that were made with it stay as they are. A parent and a child of fork
+ * each close theirs.
+ */
+void mr_close(mr_router *router);
+
+/* ---------------------------------------------------------------------------------------------
+ * Decisions
+ */
+
+/* outcome: not known now, try again later. It is 0, so that a decision never made defers. */
+#define MR_DEFERRED 0
+/* outcome: hand the letter over by LMTP, to host and port or to the unix socket. */
+#define MR_DELIVER 1
+/* outcome: there is certainly no such mailbox. */
+#define MR_UNKNOWN 2
+/* outcome: the letter may not go there. */
+#define MR_REFUSED 3
+/* outcome: none of our domains, or no address at all; somebody else knows where it goes. */
+#define MR_FOREIGN 4
+
+/* detail: nothing to say. */
+#define MR_DETAIL_NONE 0
+/* detail of MR_DEFERRED: it is about this mailbox or recipient, and passes by itself. */
+#define MR_DETAIL_MAILBOX 1
+/* detail of MR_DEFERRED: it is about the list as a whole, and somebody may have to act. */
+#define MR_DETAIL_LIST 2
+/* detail of MR_REFUSED: a shared folder that nobody may post to without logging in (550 5.7.1). */
+#define MR_DETAIL_NO_POST 3
+/* detail of MR_REFUSED: an address that lmtpd takes of nobody (501 5.1.3). */
+#define MR_DETAIL_SYNTAX 4
+
+/* source: no list was asked, and none had to be. */
+#define MR_SOURCE_NONE 0
+/* source: Cyrus' mailbox list on this host. */
+#define MR_SOURCE_MAILBOXES_DB 1
+/* source: the daemon's replica, read by this process. */
+#define MR_SOURCE_REPLICA 2
+/* source: the daemon. */
+#define MR_SOURCE_DAEMON 3
+
+/*
+ * What was decided for one recipient. Begin with MR_DECISION_INIT; the same struct may be used for
+ * any number of look-ups, one after the other, which is faster than a new one for each. End with
+ * mr_decision_clear. Do not copy it: the strings belong to this struct, and are valid until the
+ * next look-up into it or until it is cleared.
+ */
+typedef struct mr_decision {
+    /* sizeof(mr_decision), set before the first look-up */
+    size_t size;
+    /* MR_DEFERRED, MR_DELIVER, ...; take what you do not know for MR_DEFERRED. */
+    int32_t outcome;
+    /* MR_DETAIL_...: more of the outcome. */
+    int32_t detail;
+    /* MR_SOURCE_...: what the decision rests on. */
+    int32_t source;
+    /* MR_DELIVER: the TCP port, 1 to 65535; 0 for a unix socket. Else 0. */
+    uint32_t port;
+    /*
+     * How many seconds ago what the decision rests on was as the MUPDATE master had it; 0: it is
+     * Cyrus' own list as it stands, or no list was needed; -1: not known. A replica whose daemon is
+     * up and connected is a few seconds old.
+     */
+    int64_t age;
+    /* MR_DELIVER: a host name or address, an IPv6 address without brackets. Else NULL. */
+    const char *host;
+    /* MR_DELIVER to a unix socket: its absolute path. Else NULL. */
+    const char *socket;
+    /* MR_DELIVER: the name of the mail server's transport for it, "lmtp" as a rule. Else NULL. */
+    const char *transport;
+    /*
+     * The mailbox in Cyrus' internal form, for example "user.jane" or "example.org!user.bob": the
+     * one that was found, or else was looked for. NULL if it did not come to a look. Not always
+     * UTF-8.
+     */
+    const char *mailbox;
+    /* The server of the mailbox as the list has it; NULL: none, or this host. */
+    const char *server;
+    /* The partition of the mailbox on its server, perhaps empty; NULL without a record. */
+    const char *partition;
+    /* Why, in words for the postmaster, of any outcome; not for the sender of a letter. Never NULL. */
+    const char *reason;
+    /* The library's. */
+    void *memory;
+} mr_decision;
+
+#define MR_DECISION_INIT                                                                           \
+    {                                                                                              \
+        sizeof(mr_decision), MR_DEFERRED, 0, 0, 0, -1, NULL, NULL, NULL, NULL, NULL, NULL, NULL,   \
+            NULL                                                                                   \
+    }
+
+/*
+ * Looks a recipient up: local[+detail]@domain as it came in RCPT TO, without angle brackets, quoted
+ * or not, in any case. What is no such address is MR_FOREIGN.
+ *
+ * None of the three may be NULL. Whatever is returned, decision says something true afterwards if it
+ * is not NULL and its size can be meant: after anything but MR_OK it is MR_DEFERRED.
+ *
+ * Returns MR_OK or MR_INVALID. A failure inside is MR_OK and MR_DEFERRED, with a reason.
+ *
+ * Any thread. Whom the list has is answered in microseconds; whom it has not is asked of the
+ * daemon, which takes up to the deadline.
+ */
+int32_t mr_lookup(mr_router *router, const char *recipient, mr_decision *decision);
+
+/*
+ * The same for many recipients. Those that the daemon has to be asked for are sent to it together,
+ * and the deadline counts once.
+ *
+ * recipients: an array of count strings; decisions: an array of count structs, each of which begins
+ *   with the size of the first one. Neither may be NULL, unless count is 0.
+ *
+ * Returns MR_OK or MR_INVALID: then one of them was NULL or one size wrong, and all decisions before
+ * that one and none after it have been reset to MR_DEFERRED.
+ */
+int32_t mr_lookup_many(mr_router *router, const char *const *recipients, size_t count,
+                       mr_decision *decisions);
+
+/*
+ * Gives back what a decision owns, and resets it to MR_DECISION_INIT. NULL, a decision that was
+ * never used, and one that was cleared before: does nothing more. Does not need the router.
+ */
+void mr_decision_clear(mr_decision *decision);
+
+/* "deferred", "deliver", "unknown", "refused", "foreign"; "deferred" for any other number. Static. */
+const char *mr_outcome_name(int32_t outcome);
+
+/* ---------------------------------------------------------------------------------------------
+ * The answers of the maps, as the daemon gives them to mail servers
+ */
+
+/* kind: not known now, try again later; the text says why, for the postmaster. */
+#define MR_REPLY_TEMPORARY 0
+/* kind: found; the text is the answer, and not empty. */
+#define MR_REPLY_OK 1
+/* kind: the map says nothing of this recipient. */
+#define MR_REPLY_NOT_FOUND 2
+
+/* What a map answers; as mr_decision in all that is said there. */
+typedef struct mr_reply {
+    /* sizeof(mr_reply), set before the first use */
+    size_t size;
+    /* MR_REPLY_...; take what you do not know for MR_REPLY_TEMPORARY. */
+    int32_t kind;
+    /* 0 */
+    int32_t reserved;
+    /* Never NULL after a call; empty if there is nothing to say. */
+    const char *text;
+    /* The library's. */
+    void *memory;
+} mr_reply;
+
+#define MR_REPLY_INIT \
+    { sizeof(mr_reply), MR_REPLY_TEMPORARY, 0, NULL, NULL }
+
+/*
+ * What the map answers of a recipient: "lmtp", "recipient", "host", "canonical", or one of the
+ * configuration's own; see murder-route.toml(5). For example MR_REPLY_OK and
+ * "lmtp:inet:be1.example.org:2003".
+ *
+ * None of the four may be NULL. Returns MR_OK, MR_INVALID or MR_NO_MAP; after anything but MR_OK, the
+ * reply is MR_REPLY_TEMPORARY. Any thread; takes as long as mr_lookup.
+ */
+int32_t mr_answer(mr_router *router, const char *map, const char *recipient, mr_reply *reply);
+
+/* As mr_decision_clear. */
+void mr_reply_clear(mr_reply *reply);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
