@@ -8,6 +8,7 @@
 //! | `canonical` | `OK RECIPIENT`, if its form changes | `NOTFOUND` | `TEMP …` | `NOTFOUND` | `NOTFOUND` |
 //! | `exim` | `OK HOST:PORT` | `OK :fail:550 5.1.1 …` | `OK :defer:451 4.3.0 …`, `TEMP …` | `OK :fail:550 5.7.1 …` | `NOTFOUND` |
 //! | `sendmail` | `OK lmtp:HOST:PORT!RECIPIENT` | `OK error:5.1.1:550 …` | `OK error:4.3.0:451 …`, `TEMP …` | `OK error:5.7.1:550 …` | `NOTFOUND` |
+//! | `decision` | `OK` and all that is known, whatever it is: see [`decision`] | | | | |
 //!
 //! `sendmail_now` answers as `sendmail` does, once the master was asked where the mailbox is at this
 //! moment; unless he does not answer at once.
@@ -32,6 +33,7 @@ use crate::address::Recipient;
 use crate::backend::Place;
 use crate::mailbox::MailboxName;
 use crate::router::{Cause, Decision, Refusal, Route, Router};
+use crate::wire::decision;
 use crate::wire::rcpt::AtRcpt;
 use crate::wire::socketmap::Reply;
 
@@ -86,6 +88,8 @@ pub enum Map<'a> {
     Exim,
     /// `sendmail`, for rule set 0 of Sendmail.
     Sendmail,
+    /// `decision`, all that was decided, for programs.
+    Decision,
     /// One of the site's own.
     Own(&'a Templates),
 }
@@ -95,8 +99,8 @@ pub enum Map<'a> {
 pub const STATUS_MAP: &str = "status";
 
 /// The names of the maps that are always there.
-pub const BUILT_IN: [&str; 7] =
-    ["lmtp", "recipient", "host", "canonical", "exim", "sendmail", SENDMAIL_NOW];
+pub const BUILT_IN: [&str; 8] =
+    ["lmtp", "recipient", "host", "canonical", "exim", "sendmail", SENDMAIL_NOW, DECISION_MAP];
 
 /// The map that Sendmail asks right before it delivers. Its name is that of a map in sendmail.cf,
 /// which has no hyphens.
@@ -106,6 +110,9 @@ const SENDMAIL_NOW: &str = "sendmail_now";
 pub fn is_about_now(map: &str) -> bool {
     map == SENDMAIL_NOW
 }
+
+/// The map that the library asks the daemon by.
+pub const DECISION_MAP: &str = "decision";
 
 impl Maps {
     /// The maps that are always there, with these policies.
@@ -136,6 +143,7 @@ impl Maps {
             "canonical" => Map::Canonical,
             "exim" => Map::Exim,
             "sendmail" | SENDMAIL_NOW => Map::Sendmail,
+            DECISION_MAP => Map::Decision,
             own => Map::Own(self.templates.get(own)?),
         })
     }
@@ -149,6 +157,7 @@ impl Maps {
     pub fn reply(&self, map: Map<'_>, router: &Router, recipient: &str, route: &Route) -> Reply {
         let given = || Reply::Ok(recipient.to_owned());
         match (map, &route.decision) {
+            (Map::Decision, _) => Reply::Ok(decision::encode(route)),
             (_, Decision::Foreign) => Reply::NotFound,
             (Map::Lmtp, decision) => self.lmtp(decision, route),
             (Map::Exim, decision) => self.exim(decision, route),

@@ -18,7 +18,8 @@ use crate::router::{Decision, Route};
 pub(super) struct Lookup {
     #[command(flatten)]
     common: Common,
-    /// The map to answer as: lmtp, recipient, host, canonical, exim, sendmail or one of the configuration
+    /// The map to answer as: lmtp, recipient, host, canonical, exim, sendmail, decision or one of
+    /// the configuration
     #[arg(long, value_name = "NAME", default_value = BUILT_IN[0])]
     map: String,
     /// Print one JSON object a line

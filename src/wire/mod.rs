@@ -1,6 +1,7 @@
 //! The protocols in which mail servers ask, as bytes and values: no sockets, no clock.
 
 mod cutter;
+pub mod decision;
 pub mod line;
 pub mod milter;
 pub mod netstring;

@@ -74,6 +74,18 @@ impl Reply {
         netstring::encode_into(out, &[status.as_bytes(), &text]);
     }
 
+    /// The same reply, or `TEMP` in place of what no mail server can take; see [`Self::encode_into`].
+    #[cfg(feature = "capi")]
+    pub(crate) fn fit(self) -> Self {
+        match self {
+            Reply::Ok(data) => match unfit(&data) {
+                None => Reply::Ok(data),
+                Some(why) => Reply::Temp(why.to_owned()),
+            },
+            other => other,
+        }
+    }
+
     /// The status word with its space, and the text, as they may be sent.
     pub(super) fn payload(&self) -> (&'static str, Cow<'_, [u8]>) {
         match self {
