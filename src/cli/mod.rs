@@ -127,6 +127,7 @@ impl Common {
             allow_plaintext: self.allow_plaintext,
             domains: self.domains.clone(),
             listen: listen.to_vec(),
+            without_login: false,
         }
     }
 

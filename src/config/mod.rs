@@ -113,6 +113,9 @@ pub struct Overrides {
     pub domains: Vec<String>,
     /// `--listen ENDPOINT`; if there is one, the file's listeners do not count.
     pub listen: Vec<Endpoint>,
+    /// Whoever reads this never asks the MUPDATE server himself: how to log in there is not read, for
+    /// he may not be allowed to, and [`Settings::mupdate`] is `None`.
+    pub without_login: bool,
 }
 
 impl ConfigError {
@@ -243,12 +246,19 @@ impl Settings {
             None => None,
         };
         let conf = of_mupdate.as_ref().or(imapd.as_ref());
-        let mupdate = file.mupdate.build(base, conf).map_err(|e| e.in_file(&file_path))?;
+        let murder = file.mupdate.names_server(conf);
+        let mupdate = match given.without_login {
+            true => None,
+            false => file.mupdate.build(base, conf).map_err(|e| e.in_file(&file_path))?,
+        };
         let slave = imapd
             .as_ref()
             .filter(|imapd| imapd.mupdate_server.is_some())
             .map(imapd_conf::Options::kick_socket);
-        let (mupdate, proof) = proof(&sources, mupdate, slave, &mut warnings)?;
+        let (mupdate, proof) = match given.without_login && murder {
+            true => (None, Proof::Master { slave: None }),
+            false => proof(&sources, mupdate, slave, &mut warnings)?,
+        };
         let mupdate = mupdate.map(|mupdate| Mupdate {
             allow_plaintext: mupdate.allow_plaintext || given.allow_plaintext,
             ..mupdate

@@ -170,6 +170,11 @@ impl FileMupdate {
         self.ca_file.is_some() || self.tls_name.is_some() || self.certificate.is_some()
     }
 
+    /// Whether a server is named here or in this imapd.conf.
+    pub(super) fn names_server(&self, conf: Option<&imapd_conf::Options>) -> bool {
+        !self.servers.is_empty() || conf.is_some_and(|conf| conf.mupdate_server.is_some())
+    }
+
     /// What this comes to together with an imapd.conf. `None`: nobody names a server. `Err` in text
     /// is about imapd.conf's `mupdate_server`, which Cyrus may understand all the same.
     pub(super) fn build(

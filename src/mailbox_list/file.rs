@@ -1,7 +1,7 @@
 //! The `mailboxes.db` of this host as a [`MailboxList`].
 
 use std::cell::RefCell;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
@@ -20,6 +20,7 @@ use crate::cyrusdb::snapshot::{Scratch, Walked};
 use crate::cyrusdb::{Engine, record};
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State};
 
+use super::foothold::Foothold;
 use super::index_view::{IndexView, busy};
 use super::keys;
 use super::lock::{Ranges, SharedLock};
@@ -83,7 +84,7 @@ const PIECE: usize = 2048;
 /// Any number of threads look up at once. Memory: some 8 MB for a twoskip or twom file of any size.
 #[derive(Debug)]
 pub struct FileList {
-    path: PathBuf,
+    at: Arc<Foothold>,
     options: Options,
     created: Instant,
     /// Read for every lookup of every thread: without a counter that they would all write to.
@@ -109,8 +110,13 @@ thread_local! {
 impl FileList {
     /// A list at this path. The file need not be there, or be readable, now.
     pub fn open(path: impl Into<PathBuf>, options: Options) -> Self {
+        Self::open_at(Arc::new(Foothold::at(path.into())), options)
+    }
+
+    /// The same for a file whose directory may have been opened before.
+    pub(crate) fn open_at(at: Arc<Foothold>, options: Options) -> Self {
         Self {
-            path: path.into(),
+            at,
             options,
             created: Instant::now(),
             current: ArcSwapOption::empty(),
@@ -122,7 +128,7 @@ impl FileList {
 
     /// The path it was opened with.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.at.path()
     }
 
     /// As [`MailboxList::lookup`], but says [`Lookup::Busy`] where that would wait for a lock or
@@ -141,7 +147,7 @@ impl FileList {
     /// What the list is now.
     pub fn status(&self) -> Result<Status, String> {
         let view = self.check_patiently(&mut Scratch::default())?;
-        let metadata = fs::metadata(&self.path).map_err(|error| self.say(error))?;
+        let metadata = self.at.standing().map_err(|error| self.say(error))?;
         let (engine, dirty) = match &*view {
             View::Skip(view) => (view.header().engine(), view.header().dirty),
             View::Index(index) => (index.engine(), !index.is_current(&metadata)),
@@ -158,7 +164,7 @@ impl FileList {
     }
 
     fn say(&self, what: impl std::fmt::Display) -> String {
-        format!("{}: {what}", self.path.display())
+        format!("{}: {what}", self.path().display())
     }
 
     fn work(&self) -> MutexGuard<'_, Work> {
@@ -248,7 +254,7 @@ impl FileList {
     ) -> Option<Lookup> {
         let view = self.remembered();
         let view = view.as_ref()?;
-        let same = view::standing(&self.path).ok()?;
+        let same = self.at.standing().ok()?;
         match search(view, name, scratch, key).ok()? {
             Search::Found(Ok((record, _)))
                 if takes_mail(name, &record) && Identity::of(&same) == view.identity() =>
@@ -322,7 +328,7 @@ impl FileList {
     ) -> Result<Lookup, Error> {
         for attempt in 0..ATTEMPTS {
             pause(attempt, true);
-            let (file, engine) = view::open(&self.path)?;
+            let (file, engine) = view::open(&self.at)?;
             let locked = file.try_clone()?;
             let _lock = match engine {
                 Engine::Twoskip | Engine::Skiplist => {
@@ -349,6 +355,13 @@ impl FileList {
         ranges: Ranges,
         may_wait: bool,
     ) -> Result<SharedLock<'f>, Error> {
+        if self.at.is_shared() {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "cannot be locked: this process may no more open it",
+            )
+            .into());
+        }
         let patience = if may_wait { self.options.lock_patience } else { Duration::ZERO };
         match SharedLock::take(file, ranges, patience)? {
             Some(lock) => Ok(lock),
@@ -435,7 +448,7 @@ impl FileList {
             View::Skip(skip) => Some(skip.header_now()),
             View::Index(_) => None,
         };
-        let metadata = view::standing(&self.path)?;
+        let metadata = self.at.standing()?;
         if Identity::of(&metadata) != view.identity() {
             return self.load(may_wait, scratch);
         }
@@ -473,7 +486,7 @@ impl FileList {
 
     /// Begins anew with the file that the path leads to.
     fn load(&self, may_wait: bool, scratch: &mut Scratch) -> Result<Arc<View>, Error> {
-        let (file, engine) = view::open(&self.path)?;
+        let (file, engine) = view::open(&self.at)?;
         let size = file.metadata()?.len();
         match engine {
             Engine::Twoskip | Engine::Twom => self.load_locked(file, engine, scratch),
@@ -526,7 +539,7 @@ impl FileList {
     }
 
     fn remember_new(&self, view: View, work: &mut Work) -> Result<Arc<View>, Error> {
-        if Identity::of(&fs::metadata(&self.path)?) != view.identity() {
+        if Identity::of(&self.at.standing()?) != view.identity() {
             return Err(Error::corrupt(0, "the file was replaced while it was opened"));
         }
         let view = Arc::new(view);

@@ -34,7 +34,7 @@ pub fn kick(path: &Path, patience: Duration) -> Result<(), String> {
         };
         format!("{what} the MUPDATE slave's socket {}: {why}", path.display())
     };
-    let mut stream = open(path, patience).map_err(|e| told("cannot connect to", e.into()))?;
+    let mut stream = connect_to(path, patience).map_err(|e| told("cannot connect to", e.into()))?;
     let mut got = Vec::with_capacity(2);
     while got.len() < 2 {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -64,7 +64,7 @@ pub fn kick(path: &Path, patience: Duration) -> Result<(), String> {
 }
 
 /// Connecting blocks while the backlog is full; the send timeout bounds that (unix(7)).
-fn open(path: &Path, patience: Duration) -> nix::Result<UnixStream> {
+pub(crate) fn connect_to(path: &Path, patience: Duration) -> nix::Result<UnixStream> {
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let micros = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX / 2).max(1);
     let timeout = TimeVal::new(micros / 1_000_000, micros % 1_000_000);

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use super::FileList;
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State};
@@ -22,6 +23,11 @@ pub trait Trust: Send + Sync {
     /// Whether the name has changed in it a moment ago.
     fn changed_lately(&self, _name: &MailboxName) -> bool {
         false
+    }
+
+    /// How long ago the replica was as the master's list, as far as that is known.
+    fn age(&self) -> Option<Duration> {
+        None
     }
 
     /// All that is known of it, for who watches over the daemon.
@@ -148,6 +154,12 @@ impl Source {
             Source::File(list) => list.changed_lately(name),
             Source::Replica(replica) => replica.trust.changed_lately(name),
         }
+    }
+
+    /// Whether it has a record of a mailbox that takes mail, or will again.
+    #[cfg(feature = "capi")]
+    pub(crate) fn has(&self, name: &MailboxName) -> bool {
+        matches!(self.lookup(name, true), Lookup::Present(record) if takes_mail(&record))
     }
 
     fn list(&self) -> &dyn MailboxList {

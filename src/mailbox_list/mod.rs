@@ -8,6 +8,7 @@
 //! All of them can be asked by any number of threads. Files are read through [`map`]s.
 
 mod file;
+pub(crate) mod foothold;
 mod index_view;
 mod keys;
 pub mod kick;

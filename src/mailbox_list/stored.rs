@@ -59,6 +59,10 @@ impl Trust for Stored {
         about.misses(names)
     }
 
+    fn age(&self) -> Option<Duration> {
+        age(&self.about().ok()?.0)
+    }
+
     fn status(&self) -> Option<Status> {
         let (about, names) = self.about().ok()?;
         let state = match (&about.held_back, about.synchronised) {

@@ -1,11 +1,8 @@
 //! One opened file of a mailbox list.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
-
-use nix::libc;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::snapshot::Scratch;
@@ -13,6 +10,7 @@ use crate::cyrusdb::source::ByteSource;
 use crate::cyrusdb::{self, Engine};
 use crate::mailbox::KeyGeneration;
 
+use super::foothold::Foothold;
 use super::index_view::IndexView;
 use super::map::Map;
 use super::skip_view::SkipView;
@@ -73,20 +71,9 @@ impl Identity {
     }
 }
 
-/// What stands at `path` now. It is opened for that: a list that nobody may read any more is not one
-/// to call anybody unknown by, even where it could still be read through a descriptor from before.
-pub(crate) fn standing(path: &Path) -> io::Result<Metadata> {
-    open_file(path)?.metadata()
-}
-
-fn open_file(path: &Path) -> io::Result<File> {
-    // O_NONBLOCK: a FIFO in its place must not keep us waiting for somebody to write.
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
-}
-
-/// Opens the file at `path` to read it, and tells its engine.
-pub(crate) fn open(path: &Path) -> Result<(File, Engine)> {
-    let file = open_file(path)?;
+/// Opens the file to read it, and tells its engine.
+pub(crate) fn open(at: &Foothold) -> Result<(File, Engine)> {
+    let file = at.open()?;
     let metadata = file.metadata()?;
     if metadata.is_dir() {
         return Err(cyrusdb::DIRECTORY);

@@ -1,0 +1,143 @@
+//! A file that is opened by its path again and again, also after a chroot or a change of user.
+//!
+//! A mail server reads its configuration as root, then goes into a jail and becomes somebody else. The
+//! paths mean nothing there. What the library has opened before stays: the directory, through which
+//! the file of the name can still be opened, if its mode lets the new user do so; and the file itself,
+//! as long as it is the one that stands in the directory.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::libc;
+use nix::sys::stat::Mode;
+
+/// A path, and what was opened of it before.
+#[derive(Debug)]
+pub(crate) struct Foothold {
+    path: PathBuf,
+    kept: Option<Kept>,
+    /// The file could not be opened anew the last time, and the kept one was given out.
+    shared: AtomicBool,
+}
+
+/// A process' root directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Root(Option<(u64, u64)>);
+
+impl Root {
+    /// That of this process now.
+    pub(crate) fn now() -> Self {
+        Self::of(Path::new("/"))
+    }
+
+    /// What would be one after a chroot to this directory.
+    pub(crate) fn of(directory: &Path) -> Self {
+        Self(fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino())))
+    }
+
+    /// Whether the process has it, so that paths mean what they meant.
+    pub(crate) fn is_still(self) -> bool {
+        self == Self::now()
+    }
+}
+
+#[derive(Debug)]
+struct Kept {
+    root: Root,
+    directory: File,
+    name: OsString,
+    /// `None`: it was not there, or could not be read.
+    file: Option<File>,
+}
+
+impl Foothold {
+    /// Opens by the path each time.
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self { path, kept: None, shared: AtomicBool::new(false) }
+    }
+
+    /// Keeps open what can be opened now. Symbolic links are followed now, and not later.
+    #[cfg(feature = "capi")]
+    pub(crate) fn keep(path: PathBuf) -> Self {
+        let kept = Kept::of(&path);
+        Self { kept, ..Self::at(path) }
+    }
+
+    /// The path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens what stands there now, to read it.
+    pub(crate) fn open(&self) -> io::Result<File> {
+        let Some(kept) = &self.kept else { return by_path(&self.path) };
+        // Through the directory only where there is no other way: it may have been moved aside.
+        if kept.root.is_still() {
+            match by_path(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                opened => {
+                    self.shared.store(false, Relaxed);
+                    return opened;
+                }
+            }
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        match openat(&kept.directory, kept.name.as_os_str(), flags, Mode::empty()) {
+            Ok(file) => {
+                self.shared.store(false, Relaxed);
+                Ok(File::from(file))
+            }
+            Err(refused @ (Errno::EACCES | Errno::EPERM)) => {
+                let file = kept.file.as_ref().ok_or(refused)?;
+                // Cyrus replaces a file by renaming another one over it.
+                if file.metadata()?.nlink() == 0 {
+                    return Err(io::Error::new(
+                        io::ErrorKind::PermissionDenied,
+                        "was replaced, and this process may not read the new one",
+                    ));
+                }
+                self.shared.store(true, Relaxed);
+                file.try_clone()
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether what [`Self::open`] gave out last is the kept file. A lock on it would belong to all
+    /// who were given it.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared.load(Relaxed)
+    }
+
+    /// What stands there now. It is opened for that: a list that nobody may read any more is not one
+    /// to call anybody unknown by.
+    pub(crate) fn standing(&self) -> io::Result<fs::Metadata> {
+        self.open()?.metadata()
+    }
+}
+
+#[cfg(feature = "capi")]
+impl Kept {
+    /// `None`: there is no such directory, or it may not be entered.
+    fn of(path: &Path) -> Option<Self> {
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let name = path.file_name()?.to_owned();
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let mut options = OpenOptions::new();
+        let options = options.read(true).custom_flags(flags);
+        let directory = options.open(parent.unwrap_or(Path::new("."))).ok()?;
+        Some(Self { root: Root::now(), directory, name, file: by_path(&path).ok() })
+    }
+}
+
+fn by_path(path: &Path) -> io::Result<File> {
+    // O_NONBLOCK: a FIFO in its place must not keep us waiting for somebody to write.
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
