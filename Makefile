@@ -4,6 +4,8 @@
 # make check-real     real Cyrus murders of four releases, and Postfix, Sendmail and Exim, in private
 #                     roots (wants root)
 # make bench          figures against Cyrus, Postfix and a bare echo server (wants root and cc)
+# make lib            the shared library for C, and what goes with it, in target/lib
+# make bindings       src/capi/bindings.rs from c-api/murder_route.h (wants libclang)
 # make doc            the library's documentation
 # make install        what make has built, below $(DESTDIR)$(prefix)
 
@@ -17,7 +19,7 @@ docdir ?= $(prefix)/share/doc/murder-route
 unitdir ?= $(prefix)/lib/systemd/system
 INSTALL ?= install
 
-.PHONY: all bench check check-real doc install soak
+.PHONY: all bench bindings check check-real doc install lib soak
 
 all:
 	$(CARGO) build --release --locked
@@ -41,6 +43,25 @@ check-real:
 # daemon postfix replica delivery.
 bench:
 	MURDER_ROUTE_REAL=1 $(CARGO) bench --locked --bench peers -- $(PARTS)
+
+# Without the daemon: neither its code nor what that needs comes near a mail server's process. Once
+# loaded it stays: LIBRARY_FLAGS has the linker say so, since threads may still hold what is of it.
+LIBRARY = libmurder_route.so
+LIBRARY_ABI = 0
+LIBRARY_FEATURES ?= capi
+LIBRARY_FLAGS = -C link-arg=-Wl,-soname,$(LIBRARY).$(LIBRARY_ABI),-z,nodelete,-z,relro,-z,now
+LIBRARY_TARGET ?= target/lib
+
+lib:
+	$(CARGO) rustc --locked --lib --crate-type cdylib --profile library \
+	    --no-default-features --features $(LIBRARY_FEATURES) -- $(LIBRARY_FLAGS)
+	$(INSTALL) -d $(LIBRARY_TARGET)
+	$(INSTALL) -m 755 target/library/$(LIBRARY) $(LIBRARY_TARGET)/$(LIBRARY).$(LIBRARY_ABI)
+	ln -sf $(LIBRARY).$(LIBRARY_ABI) $(LIBRARY_TARGET)/$(LIBRARY)
+
+bindings:
+	CARGO_TARGET_DIR=target/bindgen $(CARGO) run -q --locked --manifest-path c-api/bindgen/Cargo.toml \
+	    -- c-api/murder_route.h src/capi/bindings.rs
 
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps

@@ -281,8 +281,8 @@ int32_t mr_lookup(mr_router *router, const char *recipient, mr_decision *decisio
  * recipients: an array of count strings; decisions: an array of count structs, each of which begins
  *   with the size of the first one. Neither may be NULL, unless count is 0.
  *
- * Returns MR_OK or MR_INVALID: then one of them was NULL or one size wrong, and all decisions before
- * that one and none after it have been reset to MR_DEFERRED.
+ * Returns MR_OK or MR_INVALID: then one of them was NULL or had a wrong size. No decision says anything
+ * but MR_DEFERRED then, except that one of a wrong size and those after it are not touched.
  */
 int32_t mr_lookup_many(mr_router *router, const char *const *recipients, size_t count,
                        mr_decision *decisions);

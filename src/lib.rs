@@ -40,6 +40,8 @@
 
 pub mod address;
 pub mod backend;
+#[cfg(feature = "capi")]
+pub mod capi;
 pub mod changes;
 pub mod config;
 pub mod confirm;

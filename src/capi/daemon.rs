@@ -1,0 +1,283 @@
+//! Asking the daemon: a socketmap client that blocks, with a deadline.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+
+use crate::config::DEFAULT_SOCKET;
+use crate::endpoint::{Endpoint, Listen};
+use crate::mailbox_list::foothold::Root;
+use crate::mailbox_list::kick;
+use crate::maps::DECISION_MAP;
+use crate::router::Route;
+use crate::wire::decision;
+use crate::wire::netstring::Decoder;
+use crate::wire::protocol::Protocol;
+use crate::wire::socketmap::{REPLY_LIMIT, REQUEST_LIMIT, Reply, Request};
+
+/// So many questions are sent before their answers are read. The answers fit into the socket's buffer,
+/// so the daemon never waits for us to read while we wait for it.
+const AHEAD: usize = 64;
+
+/// So many connections are kept for the next question; a mail server's process needs one.
+const KEPT: usize = 8;
+
+/// Where the daemon is, and how long it is waited for.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    places: Vec<Place>,
+    patience: Duration,
+}
+
+/// One of its sockets.
+#[derive(Debug)]
+enum Place {
+    Unix {
+        path: PathBuf,
+        /// What the path is called where one of its directories has become the root.
+        inside: Vec<(Root, PathBuf)>,
+    },
+    Inet(Vec<SocketAddr>),
+}
+
+/// Connections that nobody is asking on. Of one process.
+#[derive(Debug, Default)]
+pub(super) struct Pool(Mutex<Vec<OwnedFd>>);
+
+impl Daemon {
+    /// The daemon at the first of these endpoints that can be connected to.
+    pub(super) fn at(endpoints: impl IntoIterator<Item = Endpoint>, patience: Duration) -> Self {
+        Self { places: endpoints.into_iter().filter_map(Place::of).collect(), patience }
+    }
+
+    /// The endpoints of a configuration at which the daemon can be asked.
+    pub(super) fn endpoints(listeners: Vec<Listen>) -> Vec<Endpoint> {
+        let default = || Endpoint::Unix(DEFAULT_SOCKET.into());
+        if listeners.is_empty() {
+            return vec![default()];
+        }
+        let asked = |listen: &Listen| listen.protocols.contains(Protocol::Socketmap);
+        let endpoint = |listen: Listen| match listen.endpoint {
+            // It is systemd that knows where this one is; ours ships with this path.
+            Endpoint::Systemd(_) => default(),
+            endpoint => endpoint,
+        };
+        listeners.into_iter().filter(asked).map(endpoint).collect()
+    }
+
+    /// What the daemon decides for each of these recipients, in their order; `Err` says why it could
+    /// not be asked. Takes no longer than `patience`, nor than the daemon is waited for at most, all
+    /// together.
+    pub(super) fn ask(
+        &self,
+        pool: &Pool,
+        recipients: &[&[u8]],
+        patience: Duration,
+    ) -> Vec<Result<Route, String>> {
+        let patience = patience.min(self.patience);
+        let deadline = Instant::now() + patience;
+        let mut answers = Vec::with_capacity(recipients.len());
+        let mut result = Ok(());
+        while let Some(rest) = recipients.get(answers.len()..).filter(|rest| !rest.is_empty()) {
+            let before = answers.len();
+            let kept = pool.take();
+            let was_kept = kept.is_some();
+            result = match kept.map_or_else(|| self.connect(deadline), Ok) {
+                Ok(socket) => {
+                    let conversed = converse(&socket, rest, deadline, &mut answers);
+                    if conversed.is_ok() {
+                        pool.put(socket);
+                    }
+                    conversed.map_err(|error| say(&error, patience))
+                }
+                Err(why) => Err(why),
+            };
+            // The daemon may have been started anew since: then each of the kept ones fails at once.
+            let again = was_kept && answers.len() == before && Instant::now() < deadline;
+            if result.is_err() && !again {
+                break;
+            }
+        }
+        let why = result.err().unwrap_or_default();
+        answers.resize(recipients.len(), Err(why));
+        answers
+    }
+
+    fn connect(&self, deadline: Instant) -> Result<OwnedFd, String> {
+        let mut why = "no daemon is configured that could be asked".to_owned();
+        for place in &self.places {
+            match place.connect(deadline) {
+                Ok(socket) => return Ok(socket),
+                Err((at, error)) => why = format!("the daemon at {at}: {error}"),
+            }
+        }
+        Err(why)
+    }
+}
+
+fn say(error: &io::Error, patience: Duration) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            let seconds = patience.as_secs_f32();
+            format!("the daemon has not answered within {seconds} s")
+        }
+        io::ErrorKind::UnexpectedEof => "the daemon hung up".into(),
+        _ => format!("asking the daemon: {error}"),
+    }
+}
+
+impl Place {
+    fn of(endpoint: Endpoint) -> Option<Self> {
+        match endpoint {
+            Endpoint::Unix(path) => {
+                let path = std::path::absolute(&path).unwrap_or(path);
+                let above = path.ancestors().skip(1);
+                let inside = above.filter_map(|directory| {
+                    let within = Path::new("/").join(path.strip_prefix(directory).ok()?);
+                    (directory.parent().is_some()).then(|| (Root::of(directory), within))
+                });
+                Some(Place::Unix { inside: inside.collect(), path })
+            }
+            Endpoint::Inet { host, port } => match host.parse::<IpAddr>() {
+                _ if port == 0 => None,
+                Ok(address) => Some(Place::Inet(vec![(address, port).into()])),
+                // Now, for a resolver is one of the things that a chroot takes away.
+                Err(_) => Some(Place::Inet((&*host, port).to_socket_addrs().ok()?.collect())),
+            },
+            Endpoint::Systemd(_) => None,
+        }
+    }
+
+    fn connect(&self, deadline: Instant) -> Result<OwnedFd, (String, io::Error)> {
+        match self {
+            Place::Unix { path, inside } => {
+                let root = Root::now();
+                let within = inside.iter().find(|(above, _)| *above == root);
+                let path = within.map_or(path, |(_, path)| path);
+                let socket = kick::connect_to(path, left(deadline)).map(OwnedFd::from);
+                socket.map_err(|error| (path.display().to_string(), error.into()))
+            }
+            Place::Inet(addresses) => {
+                let mut last = ("inet".to_owned(), io::ErrorKind::NotFound.into());
+                for address in addresses {
+                    match TcpStream::connect_timeout(address, left(deadline)) {
+                        Ok(stream) => {
+                            let _ = stream.set_nodelay(true);
+                            return Ok(stream.into());
+                        }
+                        Err(error) => last = (address.to_string(), error),
+                    }
+                }
+                Err(last)
+            }
+        }
+    }
+}
+
+impl Pool {
+    fn take(&self) -> Option<OwnedFd> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn put(&self, socket: OwnedFd) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT {
+            kept.push(socket);
+        }
+    }
+}
+
+/// Asks for all recipients, and adds their answers as they come. After an error the connection is of
+/// no use: an answer may still be under way.
+fn converse(
+    socket: &OwnedFd,
+    recipients: &[&[u8]],
+    deadline: Instant,
+    answers: &mut Vec<Result<Route, String>>,
+) -> io::Result<()> {
+    let mut decoder = Decoder::new(REPLY_LIMIT);
+    for some in recipients.chunks(AHEAD) {
+        let mut asked = Vec::new();
+        for key in some {
+            let key = if is_too_long(key) { b"" } else { *key };
+            Request { map: DECISION_MAP.as_bytes(), key }.encode_into(&mut asked);
+        }
+        send_all(socket, &asked, deadline)?;
+        for key in some {
+            let answer = understood(read_reply(socket, &mut decoder, deadline)?);
+            answers.push(match is_too_long(key) {
+                true => Err("the recipient is too long to ask the daemon for".into()),
+                false => answer,
+            });
+        }
+    }
+    match decoder.is_empty() {
+        true => Ok(()),
+        false => Err(io::Error::other("it says more than it was asked")),
+    }
+}
+
+fn is_too_long(recipient: &[u8]) -> bool {
+    recipient.len() + DECISION_MAP.len() + 1 > REQUEST_LIMIT
+}
+
+fn understood(reply: Reply) -> Result<Route, String> {
+    match reply {
+        Reply::Ok(line) => decision::decode(&line).ok_or_else(|| {
+            "the daemon's answer is not understood: is it of another release?".into()
+        }),
+        Reply::NotFound => {
+            Err("the daemon knows no map `decision`: is it of another release?".into())
+        }
+        Reply::Temp(why) => Err(format!("the daemon: {why}")),
+    }
+}
+
+fn read_reply(socket: &OwnedFd, decoder: &mut Decoder, deadline: Instant) -> io::Result<Reply> {
+    let mut piece = [0; 4096];
+    loop {
+        if let Some(frame) = decoder.next_frame() {
+            return frame.map(Reply::parse).map_err(io::Error::other);
+        }
+        setsockopt(socket, sockopt::ReceiveTimeout, &time_left(deadline)?)?;
+        match recv(socket.as_raw_fd(), &mut piece, MsgFlags::empty()) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => decoder.push(piece.get(..read).unwrap_or_default()),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn send_all(socket: &OwnedFd, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        setsockopt(socket, sockopt::SendTimeout, &time_left(deadline)?)?;
+        // A daemon that is gone must not raise SIGPIPE in a process that is not ours.
+        match send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
+            Ok(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Never zero, which would be for ever.
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+}
+
+fn time_left(deadline: Instant) -> io::Result<TimeVal> {
+    if Instant::now() >= deadline {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let left = left(deadline);
+    Ok(TimeVal::new(left.as_secs().try_into().unwrap_or(i64::MAX), left.subsec_micros().into()))
+}

@@ -1,0 +1,336 @@
+//! What the exported functions do, in safe Rust.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+
+use super::daemon::{Daemon, Pool};
+use super::panics;
+use crate::config::{ConfigError, Overrides, Settings, SourceName};
+use crate::confirm::{Findings, Said};
+use crate::endpoint::Endpoint;
+use crate::mailbox::MailboxName;
+use crate::mailbox_list::foothold::Foothold;
+use crate::mailbox_list::lists::{Lists, Source};
+use crate::mailbox_list::{FileList, Options, stored::Stored};
+use crate::maps::{Maps, UnknownPolicy};
+use crate::resolver::{Proof, busy};
+use crate::router::{Cause, Decision, Route, Router, Verdict};
+use crate::wire::socketmap::Reply;
+
+/// A call waits for the daemon no longer than this.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// And no longer than this where the list has the recipient: the daemon gives the master a quarter of a
+/// second.
+const SOON: Duration = Duration::from_millis(500);
+
+/// The rules and lists of a configuration, ready to answer. Shared by threads.
+///
+/// # After a fork
+///
+/// A fork may catch other threads with a lock held and something half changed, in the child for ever.
+/// What can be caught like that, the lists and connections, is [`Inner`], and belongs to the
+/// process that made it. Another process makes its own when it first asks, of what does not change: rules, and
+/// descriptors to read from. The old one is never touched again, not even to free it.
+#[derive(Debug)]
+pub struct Library {
+    router: Router,
+    maps: Maps,
+    /// Whether misses have to be confirmed: there is a MUPDATE server.
+    murder: bool,
+    sources: Vec<KeptSource>,
+    daemon: Daemon,
+    inner: ArcSwap<Inner>,
+}
+
+/// A source, as far as it is the same for a process and its children.
+#[derive(Debug)]
+enum KeptSource {
+    MailboxesDb(Arc<Foothold>),
+    Replica { directory: std::path::PathBuf, max_age: Option<Duration> },
+}
+
+/// What belongs to one process.
+#[derive(Debug)]
+struct Inner {
+    process: u32,
+    lists: Lists,
+    connections: Pool,
+}
+
+/// What a decision rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// No list was asked.
+    Nothing,
+    /// Cyrus' own list.
+    MailboxesDb,
+    /// The daemon's replica, read by this process.
+    Replica,
+    /// The daemon.
+    Daemon,
+}
+
+/// A decision, and what is known of how it came about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The decision.
+    pub route: Route,
+    /// What it rests on.
+    pub origin: Origin,
+    /// How long ago that was as the master's list; `None`: not known.
+    pub age: Option<Duration>,
+}
+
+/// What a local look leads to.
+enum Looked {
+    Decided(Told),
+    /// The daemon is to be asked.
+    Open(Open),
+}
+
+/// Why the daemon is to be asked.
+enum Open {
+    /// What the list says of this name has to be confirmed.
+    Confirm(MailboxName),
+    /// No list can be relied on; this is what to say of it.
+    Deferred(Route),
+    /// This is what the list says, but it changed a moment ago: the mailbox may have moved on.
+    Changed(Told),
+}
+
+impl Library {
+    /// Reads the configuration and opens what it names. `daemon`: where the daemon is asked, if not
+    /// where the configuration has it listen. A list or a daemon that is not there is no error.
+    pub fn open(
+        given: Overrides,
+        daemon: Option<Vec<Endpoint>>,
+        patience: Duration,
+    ) -> Result<Self, ConfigError> {
+        let settings = Settings::load(&Overrides { without_login: true, ..given })?;
+        let source = |name: &SourceName| match name {
+            SourceName::MailboxesDb => {
+                let path = settings.mailboxes_db.clone()?;
+                Some(KeptSource::MailboxesDb(Arc::new(Foothold::keep(path))))
+            }
+            SourceName::Replica => Some(KeptSource::Replica {
+                directory: settings.replica.directory.clone(),
+                max_age: settings.replica.max_age,
+            }),
+            SourceName::Find => None,
+        };
+        let sources: Vec<KeptSource> = settings.sources.iter().filter_map(source).collect();
+        let endpoints = daemon.unwrap_or_else(|| Daemon::endpoints(settings.listeners));
+        let inner = ArcSwap::from_pointee(Inner::of(&sources));
+        Ok(Self {
+            router: settings.router,
+            maps: settings.maps,
+            murder: settings.proof != Proof::List,
+            sources,
+            daemon: Daemon::at(endpoints, patience.min(PATIENCE)),
+            inner,
+        })
+    }
+
+    /// What this process looks and asks with.
+    fn inner(&self) -> Guard<Arc<Inner>> {
+        let inner = self.inner.load();
+        if inner.process == std::process::id() {
+            return inner;
+        }
+        // A parent's: see above.
+        std::mem::forget(Arc::clone(&inner));
+        self.inner.compare_and_swap(&inner, Arc::new(Inner::of(&self.sources)));
+        self.inner.load()
+    }
+
+    /// Decides for one recipient. Takes up to some seconds if the daemon has to be asked.
+    pub fn look_up(&self, recipient: &[u8]) -> Told {
+        let told = self.look_up_all(&[recipient]).pop();
+        told.unwrap_or_else(|| Told::of(busy(), Origin::Nothing))
+    }
+
+    /// The same for many, in their order. Those that the daemon has to be asked for are asked for
+    /// together.
+    pub fn look_up_all(&self, recipients: &[&[u8]]) -> Vec<Told> {
+        let inner = self.inner();
+        let mut told = Vec::with_capacity(recipients.len());
+        let mut asked = Vec::new();
+        for (at, recipient) in recipients.iter().enumerate() {
+            match panics::caught(|| self.look(&inner.lists, recipient)) {
+                Ok(Looked::Decided(decided)) => told.push(decided),
+                Ok(Looked::Open(open)) => {
+                    asked.push((at, *recipient, open));
+                    told.push(Told::of(busy(), Origin::Nothing));
+                }
+                Err(bug) => told.push(Told::of(Route::deferred(bug), Origin::Nothing)),
+            }
+        }
+        if asked.is_empty() {
+            return told;
+        }
+        // Who exists is answered at once, so of him the daemon is asked first, and not for long.
+        let (changed, others): (Vec<_>, Vec<_>) =
+            asked.into_iter().partition(|(_, _, open)| matches!(open, Open::Changed(_)));
+        for (asked, patience) in [(changed, SOON), (others, PATIENCE)] {
+            self.ask(&inner, asked, patience, &mut told);
+        }
+        told
+    }
+
+    /// Asks the daemon for these recipients, each with his place in `told`.
+    fn ask(
+        &self,
+        inner: &Inner,
+        asked: Vec<(usize, &[u8], Open)>,
+        patience: Duration,
+        told: &mut [Told],
+    ) {
+        if asked.is_empty() {
+            return;
+        }
+        let questions: Vec<&[u8]> = asked.iter().map(|(_, recipient, _)| *recipient).collect();
+        let answers = panics::caught(|| self.daemon.ask(&inner.connections, &questions, patience));
+        let answers = answers.unwrap_or_else(|bug| vec![Err(bug); questions.len()]);
+        for ((at, recipient, open), answer) in asked.into_iter().zip(answers) {
+            let answer = answer.and_then(|route| match route.decision {
+                // It would have somebody else refuse whom we take for ours.
+                Decision::Foreign => Err("the daemon answers for other domains".to_owned()),
+                Decision::Deferred(Cause::List) if matches!(open, Open::Changed(_)) => {
+                    Err("the daemon cannot tell".to_owned())
+                }
+                _ => Ok(route),
+            });
+            let now = match answer {
+                Ok(route) => Told::of(route, Origin::Daemon),
+                Err(why) => {
+                    let unanswered = || self.unanswered(&inner.lists, recipient, open, &why);
+                    panics::caught(unanswered)
+                        .unwrap_or_else(|bug| Told::of(Route::deferred(bug), Origin::Nothing))
+                }
+            };
+            if let Some(told) = told.get_mut(at) {
+                *told = now;
+            }
+        }
+    }
+
+    /// What a map answers of a recipient; `None`: there is no such map.
+    pub fn answer(&self, map: &str, recipient: &[u8]) -> Option<Reply> {
+        let map = self.maps.get(map)?;
+        let told = self.look_up(recipient);
+        // One that is not UTF-8 is foreign, so nothing of it comes back.
+        let recipient = String::from_utf8_lossy(recipient);
+        Some(self.maps.reply(map, &self.router, &recipient, &told.route))
+    }
+
+    /// Whether who is unknown is to be deferred all the same.
+    pub fn defers_unknown(&self) -> bool {
+        self.maps.unknown == UnknownPolicy::Defer
+    }
+
+    fn look(&self, lists: &Lists, recipient: &[u8]) -> Looked {
+        let findings = self.nothing_found();
+        let findings = if self.murder { findings.ask_again() } else { findings };
+        self.look_with(lists, recipient, &findings)
+    }
+
+    fn look_with(&self, lists: &Lists, recipient: &[u8], findings: &Findings) -> Looked {
+        match self.decide(lists, recipient, findings) {
+            Verdict::Final(route) if route.decision == Decision::Deferred(Cause::List) => {
+                Looked::Open(Open::Deferred(route))
+            }
+            Verdict::Final(route) => {
+                let (origin, age) = match &route.mailbox {
+                    Some(name) => self.origin(lists, name),
+                    None => (Origin::Nothing, Some(Duration::ZERO)),
+                };
+                Looked::Decided(Told { route, origin, age })
+            }
+            Verdict::Confirm(name) => Looked::Open(Open::Confirm(name)),
+            Verdict::AskAgain(_) => match self.look_with(lists, recipient, &self.nothing_found()) {
+                Looked::Decided(told) => Looked::Open(Open::Changed(told)),
+                open => open,
+            },
+            Verdict::Wait => Looked::Open(Open::Deferred(busy())),
+        }
+    }
+
+    fn nothing_found(&self) -> Findings {
+        match self.murder {
+            true => Findings::ASK_THE_MASTER,
+            false => Findings::NOBODY_TO_ASK,
+        }
+    }
+
+    fn decide(&self, lists: &Lists, recipient: &[u8], findings: &Findings) -> Verdict {
+        self.router.route(recipient, &findings.over(lists), findings, None)
+    }
+
+    /// What is said where the daemon should have been asked, and was not for this reason.
+    fn unanswered(&self, lists: &Lists, recipient: &[u8], open: Open, why: &str) -> Told {
+        let name = match open {
+            Open::Confirm(name) => name,
+            Open::Deferred(route) => {
+                let reason = format!("{}; {why}", route.reason).into();
+                return Told::of(Route { reason, ..route }, Origin::Nothing);
+            }
+            Open::Changed(told) => return told,
+        };
+        let mut findings = self.nothing_found();
+        findings.learn(name, Said::Lists(Err(why.into())));
+        let route = match self.decide(lists, recipient, &findings) {
+            Verdict::Final(route) => route,
+            Verdict::Confirm(_) | Verdict::AskAgain(_) | Verdict::Wait => busy(),
+        };
+        Told::of(route, Origin::Nothing)
+    }
+
+    /// Which list has told of a mailbox.
+    fn origin(&self, lists: &Lists, name: &MailboxName) -> (Origin, Option<Duration>) {
+        let source = match lists.sources() {
+            [source] => Some(source),
+            sources => sources.iter().find(|source| source.has(name)),
+        };
+        match source {
+            Some(Source::File(_)) => (Origin::MailboxesDb, Some(Duration::ZERO)),
+            Some(Source::Replica(replica)) => (Origin::Replica, replica.trust.age()),
+            None => (Origin::Nothing, None),
+        }
+    }
+}
+
+impl Drop for Library {
+    fn drop(&mut self) {
+        let inner = self.inner.load_full();
+        if inner.process != std::process::id() {
+            std::mem::forget(inner);
+        }
+    }
+}
+
+impl Inner {
+    fn of(sources: &[KeptSource]) -> Self {
+        let source = |source: &KeptSource| match source {
+            KeptSource::MailboxesDb(at) => {
+                Some(Source::File(Arc::new(FileList::open_at(Arc::clone(at), Options::default()))))
+            }
+            KeptSource::Replica { directory, max_age } => {
+                Stored::open(directory, *max_age).ok().map(Source::Replica)
+            }
+        };
+        Self {
+            process: std::process::id(),
+            lists: Lists::new(sources.iter().filter_map(source).collect()),
+            connections: Pool::default(),
+        }
+    }
+}
+
+impl Told {
+    fn of(route: Route, origin: Origin) -> Self {
+        Self { route, origin, age: None }
+    }
+}

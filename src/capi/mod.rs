@@ -1,0 +1,39 @@
+//! The shared library `libmurder_route.so`: what C programs, Python and mail servers load.
+//!
+//! `c-api/murder_route.h` is the contract, written by hand for those who read C. [`bindings`] is made
+//! of it by bindgen; [`abi`] implements it and is compared with it by the compiler. Behind that is
+//! [`Library`], in safe Rust, which whatever else is exported from the library builds on.
+//!
+//! # Inside a mail server
+//!
+//! Nothing here starts a thread, installs a handler, logs, or touches what belongs to the process.
+//! Postfix opens its tables as root, then goes into a jail and becomes somebody else; Exim and
+//! Sendmail fork for each connection. So:
+//!
+//! * what a chroot or a change of user takes away is opened when the library is
+//!   ([`Foothold`](crate::mailbox_list::foothold)), or reached through the daemon;
+//! * what a fork may catch halfway belongs to one process, and a child begins with its own (see
+//!   [`Library`]);
+//! * lists are read by `pread` only: through a map, a file that is cut off would kill the process.
+//!
+//! # Who decides
+//!
+//! Whom a list has is answered here. Whom it has not is asked of the daemon, which alone can have a
+//! miss confirmed, shares the confirmations among all who ask, and tells its whole decision
+//! ([`decision`](crate::wire::decision)). If it does not, the recipient is deferred.
+
+mod abi;
+#[rustfmt::skip]
+#[allow(
+    dead_code, missing_docs, non_camel_case_types, unreachable_pub, unsafe_code,
+    reason = "bindgen makes it of the header"
+)]
+mod bindings;
+mod daemon;
+mod library;
+mod memory;
+mod options;
+mod panics;
+mod text;
+
+pub use library::{Library, Origin, Told};

@@ -1,0 +1,35 @@
+//! Strings of C: in, and out into a buffer of the caller's.
+
+#![expect(unsafe_code, reason = "strings of C are bare pointers; this is the fence")]
+
+use std::ffi::{CStr, c_char};
+
+/// The bytes of a string of C; `None`: NULL.
+///
+/// # Safety
+///
+/// `text` is NULL, or points to a string that ends with NUL and stays as it is for `'a`.
+pub(super) unsafe fn bytes<'a>(text: *const c_char) -> Option<&'a [u8]> {
+    if text.is_null() {
+        return None;
+    }
+    // SAFETY: the caller says so.
+    Some(unsafe { CStr::from_ptr(text) }.to_bytes())
+}
+
+/// Copies as much of a text as fits, ended by NUL, and nothing where there is no buffer. Never ends in
+/// the middle of a character.
+///
+/// # Safety
+///
+/// `buffer` is NULL, or points to `size` bytes that may be written to.
+pub(super) unsafe fn copy(text: &str, buffer: *mut c_char, size: usize) {
+    let Some(room) = size.checked_sub(1).filter(|_| !buffer.is_null()) else { return };
+    let fits = (0..=room.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    // SAFETY: `fits` is below `size` and within the text; the two are different memory, for a text of
+    // ours is not the caller's buffer.
+    unsafe {
+        std::ptr::copy_nonoverlapping(text.as_ptr().cast(), buffer, fits);
+        *buffer.add(fits) = 0;
+    }
+}
