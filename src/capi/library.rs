@@ -49,7 +49,7 @@ pub struct Library {
 #[derive(Debug)]
 enum KeptSource {
     MailboxesDb(Arc<Foothold>),
-    Replica { directory: std::path::PathBuf, max_age: Option<Duration> },
+    Replica(Arc<Foothold>, Option<Duration>),
 }
 
 /// What belongs to one process.
@@ -115,10 +115,11 @@ impl Library {
                 let path = settings.mailboxes_db.clone()?;
                 Some(KeptSource::MailboxesDb(Arc::new(Foothold::keep(path))))
             }
-            SourceName::Replica => Some(KeptSource::Replica {
-                directory: settings.replica.directory.clone(),
-                max_age: settings.replica.max_age,
-            }),
+            SourceName::Replica => {
+                let data = settings.replica.directory.join("data.mdb");
+                let at = Arc::new(Foothold::keep(data));
+                Some(KeptSource::Replica(at, settings.replica.max_age))
+            }
             SourceName::Find => None,
         };
         let sources: Vec<KeptSource> = settings.sources.iter().filter_map(source).collect();
@@ -315,15 +316,15 @@ impl Inner {
     fn of(sources: &[KeptSource]) -> Self {
         let source = |source: &KeptSource| match source {
             KeptSource::MailboxesDb(at) => {
-                Some(Source::File(Arc::new(FileList::open_at(Arc::clone(at), Options::default()))))
+                Source::File(Arc::new(FileList::open_at(Arc::clone(at), Options::default())))
             }
-            KeptSource::Replica { directory, max_age } => {
-                Stored::open(directory, *max_age).ok().map(Source::Replica)
+            KeptSource::Replica(at, max_age) => {
+                Source::Replica(Stored::unmapped(Arc::clone(at), *max_age))
             }
         };
         Self {
             process: std::process::id(),
-            lists: Lists::new(sources.iter().filter_map(source).collect()),
+            lists: Lists::new(sources.iter().map(source).collect()),
             connections: Pool::default(),
         }
     }

@@ -14,7 +14,8 @@
 //!   ([`Foothold`](crate::mailbox_list::foothold)), or reached through the daemon;
 //! * what a fork may catch halfway belongs to one process, and a child begins with its own (see
 //!   [`Library`]);
-//! * lists are read by `pread` only: through a map, a file that is cut off would kill the process.
+//! * lists are read by `pread` only, the replica among them: through a map, a file that is cut off would
+//!   kill the process, and LMDB must not be opened twice in one, nor be used after a fork.
 //!
 //! # Who decides
 //!

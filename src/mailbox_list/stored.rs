@@ -4,8 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+#[cfg(feature = "capi")]
+use super::foothold::Foothold;
 use super::lists::{Replicated, Trust};
 use super::replica::ReplicaList;
+use crate::mailbox::MailboxList;
 use crate::replica::{About, Status, utc};
 
 /// How far a replica may be believed by what is stored with it: for a command that is over in a
@@ -13,8 +16,36 @@ use crate::replica::{About, Status, utc};
 /// worth what the master says of it now; but a loss that is held back still makes nobody unknown.
 #[derive(Debug, Clone)]
 pub struct Stored {
-    list: ReplicaList,
+    list: Arc<dyn Whole>,
     max_age: Option<Duration>,
+}
+
+/// Who tells what is known of a replica as a whole.
+trait Whole: std::fmt::Debug + Send + Sync {
+    /// That, and how many names it has.
+    fn about(&self) -> Result<(About, u64), String>;
+
+    /// The same, or as it was a moment ago: for what only gets older.
+    fn about_lately(&self) -> Result<(About, u64), String> {
+        self.about()
+    }
+}
+
+impl Whole for ReplicaList {
+    fn about(&self) -> Result<(About, u64), String> {
+        self.about().map_err(|e| e.to_string())
+    }
+}
+
+#[cfg(feature = "capi")]
+impl Whole for super::replica::UnmappedReplica {
+    fn about(&self) -> Result<(About, u64), String> {
+        self.about()
+    }
+
+    fn about_lately(&self) -> Result<(About, u64), String> {
+        self.about_lately()
+    }
 }
 
 impl Stored {
@@ -25,13 +56,18 @@ impl Stored {
     ///
     /// If the directory cannot be one: the path is empty, or relative to one that is gone.
     pub fn open(dir: &Path, max_age: Option<Duration>) -> std::io::Result<Replicated> {
-        let list = ReplicaList::open(dir)?;
-        let trust = Self { list: list.clone(), max_age };
-        Ok(Replicated { list: Arc::new(list), trust: Arc::new(trust) })
+        Ok(Self::of(Arc::new(ReplicaList::open(dir)?), max_age))
     }
 
-    fn about(&self) -> Result<(About, u64), String> {
-        self.list.about().map_err(|e| e.to_string())
+    /// The same for the replica whose `data.mdb` this is, read without a map.
+    #[cfg(feature = "capi")]
+    pub(crate) fn unmapped(at: Arc<Foothold>, max_age: Option<Duration>) -> Replicated {
+        Self::of(Arc::new(super::replica::UnmappedReplica::at(at)), max_age)
+    }
+
+    fn of<L: MailboxList + Whole + 'static>(list: Arc<L>, max_age: Option<Duration>) -> Replicated {
+        let trust = Self { list: Arc::clone(&list) as Arc<dyn Whole>, max_age };
+        Replicated { list, trust: Arc::new(trust) }
     }
 }
 
@@ -44,7 +80,7 @@ fn age(about: &About) -> Option<Duration> {
 impl Trust for Stored {
     fn hits(&self) -> Result<(), String> {
         let Some(max_age) = self.max_age else { return Ok(()) };
-        let (about, _) = self.about()?;
+        let (about, _) = self.list.about_lately()?;
         match (age(&about), about.as_of) {
             (Some(age), Some(as_of)) if age > max_age => {
                 Err(format!("the replica is stale since {}", utc(as_of)))
@@ -55,16 +91,16 @@ impl Trust for Stored {
     }
 
     fn misses(&self) -> Result<(), String> {
-        let (about, names) = self.about()?;
+        let (about, names) = self.list.about()?;
         about.misses(names)
     }
 
     fn age(&self) -> Option<Duration> {
-        age(&self.about().ok()?.0)
+        age(&self.list.about_lately().ok()?.0)
     }
 
     fn status(&self) -> Option<Status> {
-        let (about, names) = self.about().ok()?;
+        let (about, names) = self.list.about().ok()?;
         let state = match (&about.held_back, about.synchronised) {
             (Some(_), _) => "held-back",
             (None, None) => "never",

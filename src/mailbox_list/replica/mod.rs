@@ -29,19 +29,28 @@
 //! Local file systems only. The file is read through a map: who cuts `data.mdb` off while it is in use
 //! kills the processes that read it, unless they have a [`guard`](super::map::guard). Removing
 //! it or replacing it by renaming is noticed within a second, and at once before a miss is reported.
-//! An open replica must not be used in a child after fork.
+//! An open replica must not be used in a child after fork. The shared library, whose processes can do
+//! with none of this, reads the file without LMDB.
 
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
 mod list;
+#[cfg(feature = "capi")]
+mod pages;
 mod place;
 mod store;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "capi")]
+mod unmapped;
+#[cfg(all(test, feature = "capi"))]
+mod unmapped_tests;
 pub mod value;
 
 pub use list::ReplicaList;
 pub use place::{Change, Place, accept};
 pub use store::Error;
+#[cfg(feature = "capi")]
+pub(crate) use unmapped::UnmappedReplica;

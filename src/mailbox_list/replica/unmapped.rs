@@ -1,0 +1,258 @@
+//! The replica for a process that must not map it, nor have a place in LMDB's table of readers.
+
+use std::cell::RefCell;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+
+use super::pages::{self, Snapshot};
+use super::value;
+use crate::cyrusdb::error::{Error, Result};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
+use crate::mailbox_list::foothold::Foothold;
+use crate::mailbox_list::view::{Identity, ListFile};
+use crate::replica::{About, generation};
+
+/// So often a look is begun anew because something was committed meanwhile. One takes microseconds,
+/// and the fastest writer some hundred of them for a commit.
+const ATTEMPTS: usize = 1000;
+
+/// So long it is not looked whether the file is still the one at its path; what is not found always
+/// is.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// So old may be what is known of the replica as a whole, where it only tells how old the rest is.
+const LATELY: Duration = Duration::from_millis(100);
+
+/// A walk reads so many records at once.
+const PIECE: usize = 256;
+
+/// A replica, read by `pread` while the daemon writes it. Any number of threads look up at once.
+///
+/// What it says is what [`ReplicaList`](super::ReplicaList) says. Needs to read `data.mdb`, and nothing
+/// else; can be used, or made anew, in a child after fork.
+#[derive(Debug)]
+pub(crate) struct UnmappedReplica {
+    at: Arc<Foothold>,
+    started: Instant,
+    opened: ArcSwapOption<Opened>,
+    /// Milliseconds since `started` until which the file is taken for the one at its path.
+    good_until: AtomicU64,
+    about: ArcSwapOption<(Instant, About, u64)>,
+}
+
+/// The file as it was opened.
+#[derive(Debug)]
+struct Opened {
+    file: ListFile,
+    identity: Identity,
+    page_size: u64,
+}
+
+thread_local! {
+    static PAGE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl UnmappedReplica {
+    /// The replica whose `data.mdb` this is.
+    pub(crate) fn at(at: Arc<Foothold>) -> Self {
+        Self {
+            at,
+            started: Instant::now(),
+            opened: ArcSwapOption::empty(),
+            good_until: AtomicU64::new(0),
+            about: ArcSwapOption::empty(),
+        }
+    }
+
+    fn dir(&self) -> &Path {
+        self.at.path().parent().unwrap_or(Path::new(""))
+    }
+
+    fn say(&self, what: impl std::fmt::Display) -> String {
+        format!("{}: {what}", self.at.path().display())
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The file that stands at the path; `must_look`: now.
+    fn opened(&self, must_look: bool) -> Result<Arc<Opened>> {
+        let known = self.opened.load_full();
+        if let Some(known) = &known
+            && !must_look
+            && self.now() < self.good_until.load(Relaxed)
+        {
+            return Ok(Arc::clone(known));
+        }
+        let until = self.now().saturating_add(LOOK.as_millis().try_into().unwrap_or(u64::MAX));
+        let file = self.at.open()?;
+        let identity = Identity::of(&file.metadata()?);
+        let opened = match known {
+            Some(known) if known.identity == identity => known,
+            _ => {
+                let file = ListFile::new(file);
+                let page_size = pages::page_size(&file)?;
+                let opened = Arc::new(Opened { file, identity, page_size });
+                self.opened.store(Some(Arc::clone(&opened)));
+                opened
+            }
+        };
+        self.good_until.store(until, Relaxed);
+        Ok(opened)
+    }
+
+    /// Calls `look` with the last commit, again and again until nothing was committed meanwhile.
+    fn read<T>(
+        &self,
+        opened: &Opened,
+        mut look: impl FnMut(&Snapshot<'_, ListFile>, &mut Vec<u8>) -> Result<T>,
+    ) -> Result<T> {
+        // Taken out, so that nothing is borrowed while others' code runs.
+        let mut page = PAGE.with(RefCell::take);
+        for _ in 0..ATTEMPTS {
+            let looked = Snapshot::take(&opened.file, opened.page_size).and_then(|snapshot| {
+                let looked = look(&snapshot, &mut page);
+                snapshot.is_still().map(|still| still.then_some(looked))
+            });
+            match looked {
+                Ok(Some(looked)) => {
+                    PAGE.set(page);
+                    return looked;
+                }
+                Ok(None) => {}
+                // A meta page caught while it was written.
+                Err(Error::Corrupt { .. }) => std::thread::yield_now(),
+                Err(error) => return Err(error),
+            }
+        }
+        // The first look at it may tell what is wrong.
+        Snapshot::take(&opened.file, opened.page_size)?;
+        Err(io::Error::other("changed all the time").into())
+    }
+
+    /// One look for a name.
+    fn look_up(&self, opened: &Opened, name: &MailboxName) -> Result<Lookup> {
+        let never = || {
+            let dir = self.dir().display();
+            format!("{dir}: the replica has never been synchronised with the master")
+        };
+        self.read(opened, |snapshot, page| {
+            if let Some(found) = snapshot.get(name.as_bytes(), page)? {
+                return Ok(match value::record(found) {
+                    Ok(record) => Lookup::Present(record),
+                    Err(bad) => Lookup::Unsure(self.say(format_args!("record of {name}: {bad}"))),
+                });
+            }
+            Ok(match snapshot.get(value::ABOUT_KEY, page)?.map(value::synchronised_release) {
+                None | Some(Ok((false, _))) => Lookup::Unsure(never()),
+                Some(Ok((true, _))) => Lookup::Absent,
+                Some(Err(bad)) => Lookup::Unsure(self.say(bad)),
+            })
+        })
+    }
+
+    /// What is known of it as a whole, and how many names it has.
+    pub(crate) fn about(&self) -> std::result::Result<(About, u64), String> {
+        let read = || {
+            let opened = self.opened(false)?;
+            self.read(&opened, |snapshot, page| {
+                let about = snapshot.get(value::ABOUT_KEY, page)?.map(value::about);
+                Ok((about, snapshot.entries.saturating_sub(1)))
+            })
+        };
+        let (about, names) = read().map_err(|error: Error| self.say(error))?;
+        let about = match about {
+            Some(about) => about.map_err(|bad| self.say(bad))?,
+            None => About::default(),
+        };
+        self.about.store(Some(Arc::new((Instant::now(), about.clone(), names))));
+        Ok((about, names))
+    }
+
+    /// The same, as it was a moment ago.
+    pub(crate) fn about_lately(&self) -> std::result::Result<(About, u64), String> {
+        match &*self.about.load() {
+            Some(known) if known.0.elapsed() < LATELY => Ok((known.1.clone(), known.2)),
+            _ => self.about(),
+        }
+    }
+
+    /// A piece of the names that begin with `prefix` and come after `last`.
+    fn piece(&self, prefix: &[u8], last: Option<&MailboxName>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let opened = self.opened(false)?;
+        self.read(&opened, |snapshot, _page| {
+            let mut rows = Vec::new();
+            let from = last.map_or(prefix, MailboxName::as_bytes);
+            snapshot.walk(from, &mut |key, value| {
+                if !key.starts_with(prefix) || rows.len() == PIECE {
+                    return ControlFlow::Break(());
+                }
+                if key != value::ABOUT_KEY && last.is_none_or(|last| last.as_bytes() != key) {
+                    rows.push((key.to_vec(), value.to_vec()));
+                }
+                ControlFlow::Continue(())
+            })?;
+            Ok(rows)
+        })
+    }
+}
+
+impl MailboxList for UnmappedReplica {
+    fn lookup(&self, name: &MailboxName) -> Lookup {
+        let look = || {
+            let opened = self.opened(false)?;
+            let found = self.look_up(&opened, name);
+            if matches!(found, Ok(Lookup::Present(_))) {
+                return found;
+            }
+            // What may refuse somebody, or a failure, is never of a file that has been replaced.
+            let now = self.opened(true)?;
+            match now.identity == opened.identity {
+                true => found,
+                false => self.look_up(&now, name),
+            }
+        };
+        look().unwrap_or_else(|error: Error| Lookup::Unsure(self.say(error)))
+    }
+
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        match &*self.about.load() {
+            Some(known) if known.0.elapsed() < LATELY => generation(&known.1.release),
+            _ => generation(&self.about().ok()?.0.release),
+        }
+    }
+
+    /// In pieces: what the writer commits meanwhile may be seen or not.
+    fn each(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> std::result::Result<(), String> {
+        if self.about()?.0.synchronised.is_none() {
+            return Err(self.say("the replica has never been synchronised with the master"));
+        }
+        let mut last: Option<MailboxName> = None;
+        loop {
+            let rows = self.piece(prefix, last.as_ref()).map_err(|error| self.say(error))?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            for (key, record) in rows {
+                let name = MailboxName::new(key).map_err(|bad| self.say(bad))?;
+                let record = value::record(&record)
+                    .map_err(|bad| self.say(format_args!("record of {name}: {bad}")))?;
+                if visit(&name, &record).is_break() {
+                    return Ok(());
+                }
+                last = Some(name);
+            }
+        }
+    }
+}
