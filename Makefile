@@ -1,17 +1,21 @@
-# make                build the program
+# make                build the program and the shared library
 # make check          all tests that need neither root nor the network
 # make soak           a million simulated schedules, or SOAK=<count>[,<first seed>]
 # make check-real     real Cyrus murders of four releases, and Postfix, Sendmail and Exim, in private
 #                     roots (wants root)
 # make bench          figures against Cyrus, Postfix and a bare echo server (wants root and cc)
-# make lib            the shared library for C, and what goes with it, in target/lib
+# make lib            the shared library for C, in target/lib
 # make bindings       src/capi/bindings.rs from c-api/murder_route.h (wants libclang)
+# make check-bindings whether that is what is there
 # make doc            the library's documentation
 # make install        what make has built, below $(DESTDIR)$(prefix)
+# make install-lib    of that only the shared library and what goes with it
 
 CARGO ?= cargo
 prefix ?= /usr/local
 sbindir ?= $(prefix)/sbin
+libdir ?= $(prefix)/lib
+includedir ?= $(prefix)/include
 mandir ?= $(prefix)/share/man
 docdir ?= $(prefix)/share/doc/murder-route
 # systemd looks here whatever the prefix of its programs: /usr/lib for a package, and
@@ -19,9 +23,9 @@ docdir ?= $(prefix)/share/doc/murder-route
 unitdir ?= $(prefix)/lib/systemd/system
 INSTALL ?= install
 
-.PHONY: all bench bindings check check-real doc install lib soak
+.PHONY: all bench bindings check check-bindings check-real doc install install-lib lib soak
 
-all:
+all: lib
 	$(CARGO) build --release --locked
 
 # Not built anew by `sudo make install`, whose root may have no cargo.
@@ -29,7 +33,7 @@ target/release/murder-route:
 	$(CARGO) build --release --locked
 
 check:
-	$(CARGO) test --locked
+	$(CARGO) test --locked --features capi
 
 SOAK ?= 1000000
 soak:
@@ -59,14 +63,37 @@ lib:
 	$(INSTALL) -m 755 target/library/$(LIBRARY) $(LIBRARY_TARGET)/$(LIBRARY).$(LIBRARY_ABI)
 	ln -sf $(LIBRARY).$(LIBRARY_ABI) $(LIBRARY_TARGET)/$(LIBRARY)
 
+target/lib/$(LIBRARY).$(LIBRARY_ABI):
+	$(MAKE) lib
+
+BINDINGS ?= src/capi/bindings.rs
 bindings:
 	CARGO_TARGET_DIR=target/bindgen $(CARGO) run -q --locked --manifest-path c-api/bindgen/Cargo.toml \
-	    -- c-api/murder_route.h src/capi/bindings.rs
+	    -- c-api/murder_route.h $(BINDINGS)
+
+check-bindings:
+	$(MAKE) bindings BINDINGS=target/bindings.rs
+	cmp target/bindings.rs src/capi/bindings.rs
 
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
-install: target/release/murder-route
+VERSION = $(shell sed -n '/^version/{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)
+
+# Afterwards, where that is not a package's care: ldconfig.
+install-lib: target/lib/$(LIBRARY).$(LIBRARY_ABI)
+	$(INSTALL) -d $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(includedir) $(DESTDIR)$(mandir)/man3
+	$(INSTALL) -m 755 $< $(DESTDIR)$(libdir)/$(LIBRARY).$(VERSION)
+	ln -sf $(LIBRARY).$(VERSION) $(DESTDIR)$(libdir)/$(LIBRARY).$(LIBRARY_ABI)
+	ln -sf $(LIBRARY).$(LIBRARY_ABI) $(DESTDIR)$(libdir)/$(LIBRARY)
+	$(INSTALL) -m 644 c-api/murder_route.h $(DESTDIR)$(includedir)/
+	sed 's|@prefix@|$(prefix)|; s|@libdir@|$(libdir)|; s|@includedir@|$(includedir)|; s|@version@|$(VERSION)|' \
+	    c-api/murder_route.pc.in > $(DESTDIR)$(libdir)/pkgconfig/murder_route.pc
+	$(INSTALL) -m 644 man/murder_route.3 $(DESTDIR)$(mandir)/man3/
+	$(INSTALL) -d $(DESTDIR)$(docdir)/examples
+	$(INSTALL) -m 644 c-api/examples/* $(DESTDIR)$(docdir)/examples/
+
+install: target/release/murder-route install-lib
 	$(INSTALL) -d $(DESTDIR)$(sbindir) $(DESTDIR)$(docdir) $(DESTDIR)$(unitdir)
 	$(INSTALL) -m 755 target/release/murder-route $(DESTDIR)$(sbindir)/murder-route
 	for page in man/*.[1-9]; do \
