@@ -233,6 +233,8 @@ impl Library {
     }
 
     fn look(&self, lists: &Lists, recipient: &[u8]) -> Looked {
+        #[cfg(feature = "capi-panic")]
+        assert_ne!(recipient, b"panic@example.org", "a panic for a test");
         let findings = self.nothing_found();
         let findings = if self.murder { findings.ask_again() } else { findings };
         self.look_with(lists, recipient, &findings)

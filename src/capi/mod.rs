@@ -35,6 +35,8 @@ mod library;
 mod memory;
 mod options;
 mod panics;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use library::{Library, Origin, Told};

@@ -28,8 +28,10 @@ pub(super) fn keep_quiet() {
 /// be seen by the next call has to bear that. `Err` says where, for a report.
 pub(super) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
-        // What was thrown may itself panic when it is dropped.
-        std::mem::forget(payload);
+        // What is not the text of a panic may panic again when it is dropped.
+        if !payload.is::<String>() && !payload.is::<&'static str>() {
+            std::mem::forget(payload);
+        }
         let last = LAST.try_with(|last| last.try_borrow().map(|last| last.clone()));
         let place = last.ok().and_then(Result::ok).unwrap_or_default().replace('\n', " ");
         format!("murder-route failed inside (a bug), please report it: {place}")

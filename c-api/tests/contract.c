@@ -1,0 +1,296 @@
+/*
+ * Every function with what it is for, with NULL, with sizes that cannot be meant, and with strings
+ * of any kind. Arguments: a configuration file, and one that is wrong.
+ * C99, C11 and C++.
+ */
+#include "opened.h"
+
+#define JANE "jane@example.org"
+
+static void texts(void)
+{
+    int32_t code;
+
+    CHECK(strlen(mr_version()) > 0);
+    CHECK(mr_abi() == MR_ABI);
+    for (code = -2; code < 20; code++)
+        CHECK(mr_strerror(code) != NULL && mr_strerror(code)[0] != '\0');
+    CHECK(mr_strerror(INT32_MAX) != NULL && mr_strerror(INT32_MIN) != NULL);
+    CHECK(strcmp(mr_strerror(MR_OK), mr_strerror(MR_CONFIG)) != 0);
+    CHECK(strcmp(mr_outcome_name(MR_DELIVER), "deliver") == 0);
+    CHECK(strcmp(mr_outcome_name(MR_UNKNOWN), "unknown") == 0);
+    CHECK(strcmp(mr_outcome_name(MR_REFUSED), "refused") == 0);
+    CHECK(strcmp(mr_outcome_name(MR_FOREIGN), "foreign") == 0);
+    for (code = -2; code < 1; code++)
+        CHECK(strcmp(mr_outcome_name(code), "deferred") == 0);
+    CHECK(strcmp(mr_outcome_name(99), "deferred") == 0);
+}
+
+static void opening(const char *config, const char *wrong)
+{
+    char error[MR_ERROR_SIZE], small[8];
+    mr_router *router = (mr_router *)&small;
+    mr_options options = MR_OPTIONS_INIT;
+    struct {
+        mr_options known;
+        const char *later;
+    } newer;
+
+    CHECK(mr_open(wrong, &router, error, sizeof error) == MR_CONFIG);
+    CHECK(router == NULL && strstr(error, wrong) != NULL);
+    CHECK(mr_open("/nonexistent", &router, error, sizeof error) == MR_CONFIG);
+    CHECK(router == NULL && strstr(error, "/nonexistent") != NULL);
+    CHECK(mr_open("/nonexistent", &router, NULL, 0) == MR_CONFIG);
+    CHECK(mr_open("/nonexistent", &router, NULL, 100) == MR_CONFIG);
+    CHECK(mr_open("/nonexistent", &router, error, 0) == MR_CONFIG);
+    memset(small, 'x', sizeof small);
+    CHECK(mr_open("/nonexistent", &router, small, 4) == MR_CONFIG);
+    CHECK(strcmp(small, "/no") == 0 && small[4] == 'x');
+    CHECK(mr_open(config, NULL, error, sizeof error) == MR_INVALID && error[0] != '\0');
+    CHECK(mr_open_options(NULL, NULL, NULL, 0) == MR_INVALID);
+
+    options.config = config;
+    CHECK(mr_open_options(&options, &router, error, sizeof error) == MR_OK && error[0] == '\0');
+    mr_close(router);
+    options.size = 0;
+    CHECK(mr_open_options(&options, &router, error, sizeof error) == MR_INVALID);
+    CHECK(router == NULL && error[0] != '\0');
+    options.size = sizeof options - 1;
+    CHECK(mr_open_options(&options, &router, error, sizeof error) == MR_INVALID);
+    options.size = (size_t)-1;
+    CHECK(mr_open_options(&options, &router, error, sizeof error) == MR_INVALID);
+    options.size = sizeof options;
+    options.reserved = 1;
+    CHECK(mr_open_options(&options, &router, error, sizeof error) == MR_INVALID);
+    options.reserved = 0;
+    /* A program that is newer than the library: only what it does not use may be unknown. */
+    newer.known = options;
+    newer.known.size = sizeof newer;
+    newer.later = NULL;
+    CHECK(mr_open_options(&newer.known, &router, error, sizeof error) == MR_OK);
+    mr_close(router);
+    newer.later = "something";
+    CHECK(mr_open_options(&newer.known, &router, error, sizeof error) == MR_INVALID);
+
+    options.sources = "mailboxes-db,elsewhere";
+    CHECK(mr_open_options(&options, &router, error, sizeof error) == MR_CONFIG);
+    CHECK(strstr(error, "elsewhere") != NULL);
+    options.sources = NULL;
+    options.daemon = "unix:";
+    CHECK(mr_open_options(&options, &router, error, sizeof error) == MR_CONFIG);
+    options.daemon = NULL;
+    options.domains = "not a domain";
+    CHECK(mr_open_options(&options, &router, error, sizeof error) == MR_CONFIG);
+    options.domains = "\xff";
+    CHECK(mr_open_options(&options, &router, error, sizeof error) == MR_CONFIG
+          || strstr(error, "UTF-8") != NULL);
+    mr_close(NULL);
+}
+
+static void explicit_options(const char *imapd_conf)
+{
+    char error[MR_ERROR_SIZE];
+    mr_router *router;
+    mr_options options = MR_OPTIONS_INIT;
+    mr_decision decision = MR_DECISION_INIT;
+
+    options.config = "";
+    options.imapd_conf = imapd_conf;
+    options.domains = "else.example, example.org";
+    options.daemon = "";
+    options.deadline = 50;
+    if (mr_open_options(&options, &router, error, sizeof error) != MR_OK) {
+        fprintf(stderr, "%s\n", error);
+        exit(1);
+    }
+    CHECK(mr_lookup(router, JANE, &decision) == MR_OK && decision.outcome == MR_DELIVER);
+    CHECK(mr_lookup(router, "jane@example.net", &decision) == MR_OK);
+    CHECK(decision.outcome == MR_FOREIGN);
+    mr_close(router);
+    /* What was told stays. */
+    CHECK(strlen(decision.reason) > 0);
+    mr_decision_clear(&decision);
+}
+
+static void looking_up(mr_router *router)
+{
+    mr_decision decision = MR_DECISION_INIT;
+    struct {
+        mr_decision known;
+        char later[64];
+    } newer;
+    char before[64];
+
+    CHECK(mr_lookup(router, JANE, &decision) == MR_OK);
+    CHECK(decision.size == sizeof decision && decision.outcome == MR_DELIVER);
+    CHECK(strcmp(decision.host, "be1.example.org") == 0 && decision.port == 2003);
+    CHECK(decision.socket == NULL && strcmp(decision.transport, "lmtp") == 0);
+    CHECK(strcmp(decision.mailbox, "user.jane") == 0);
+    CHECK(strcmp(decision.server, "be1.example.org") == 0);
+    CHECK(strcmp(decision.partition, "default") == 0);
+    CHECK(decision.source == MR_SOURCE_MAILBOXES_DB && decision.age == 0);
+    CHECK(decision.detail == MR_DETAIL_NONE && strstr(decision.reason, "be1") != NULL);
+
+    CHECK(mr_lookup(router, "JANE+Work@EXAMPLE.ORG", &decision) == MR_OK);
+    CHECK(decision.outcome == MR_DELIVER);
+    CHECK(mr_lookup(router, "nobody@example.org", &decision) == MR_OK);
+    CHECK(decision.outcome == MR_UNKNOWN && decision.host == NULL && decision.port == 0);
+    CHECK(strcmp(decision.mailbox, "user.nobody") == 0 && decision.partition == NULL);
+    CHECK(mr_lookup(router, "jane@elsewhere.example", &decision) == MR_OK);
+    CHECK(decision.outcome == MR_FOREIGN && decision.source == MR_SOURCE_NONE);
+    CHECK(decision.mailbox == NULL && decision.age == 0);
+
+    CHECK(mr_lookup(NULL, JANE, &decision) == MR_INVALID);
+    CHECK(decision.outcome == MR_DEFERRED && decision.host == NULL && decision.reason != NULL);
+    CHECK(mr_lookup(router, JANE, &decision) == MR_OK && decision.outcome == MR_DELIVER);
+    CHECK(mr_lookup(router, NULL, &decision) == MR_INVALID);
+    CHECK(decision.outcome == MR_DEFERRED && decision.host == NULL);
+    CHECK(mr_lookup(router, JANE, NULL) == MR_INVALID);
+    CHECK(mr_lookup(NULL, NULL, NULL) == MR_INVALID);
+
+    decision.size = 0;
+    CHECK(mr_lookup(router, JANE, &decision) == MR_INVALID);
+    decision.size = sizeof decision - 8;
+    CHECK(mr_lookup(router, JANE, &decision) == MR_INVALID);
+    decision.size = sizeof decision + 1;
+    CHECK(mr_lookup(router, JANE, &decision) == MR_INVALID);
+    decision.size = (size_t)-8;
+    CHECK(mr_lookup(router, JANE, &decision) == MR_INVALID);
+    mr_decision_clear(&decision); /* cannot be meant either: nothing happens */
+    decision.size = sizeof decision;
+    mr_decision_clear(&decision);
+    CHECK(decision.size == sizeof decision && decision.memory == NULL && decision.age == -1);
+    mr_decision_clear(&decision);
+    mr_decision_clear(NULL);
+
+    /* A program that is newer than the library. */
+    memset(&newer, 0, sizeof newer);
+    newer.known.size = sizeof newer;
+    memset(newer.later, 'x', sizeof newer.later);
+    memcpy(before, newer.later, sizeof before);
+    CHECK(mr_lookup(router, JANE, &newer.known) == MR_OK);
+    CHECK(newer.known.outcome == MR_DELIVER && newer.known.size == sizeof newer);
+    CHECK(memcmp(before, newer.later, sizeof before) == 0);
+    mr_decision_clear(&newer.known);
+    CHECK(memcmp(before, newer.later, sizeof before) == 0);
+}
+
+static void any_recipient(mr_router *router)
+{
+    static const char *const odd[] = {
+        "", " ", "@", "*", "@example.org", "jane", "jane@", "\"", "\"@example.org", "<jane@example.org>",
+        "\"jane\"@example.org", "a@b@example.org", "..@example.org", "+@example.org", "\n@example.org",
+        "\r\n.\r\n@example.org", "\x01\x7f@example.org", "\xff\xfe@example.org", "%s%n@example.org",
+        "\xc3\xbc@example.org", "user.jane@example.org", "jane!x@example.org", "../../etc@example.org"
+    };
+    static const size_t lengths[] = { 60, 250, 500, 511, 1000, 9980, 10000, 100000, 5000000 };
+    mr_decision decision = MR_DECISION_INIT;
+    mr_reply reply = MR_REPLY_INIT;
+    size_t at, byte;
+
+    for (at = 0; at < sizeof odd / sizeof *odd; at++) {
+        CHECK(mr_lookup(router, odd[at], &decision) == MR_OK);
+        CHECK(decision.reason != NULL);
+        for (byte = 0; decision.reason[byte] != '\0'; byte++)
+            CHECK((unsigned char)decision.reason[byte] >= ' ');
+        CHECK(mr_answer(router, "lmtp", odd[at], &reply) == MR_OK && reply.text != NULL);
+    }
+    for (at = 0; at < sizeof lengths / sizeof *lengths; at++) {
+        size_t length = lengths[at];
+        char *text = (char *)malloc(length + sizeof "@example.org");
+        CHECK(text != NULL);
+        memset(text, 'a', length);
+        memcpy(text + length, "@example.org", sizeof "@example.org");
+        CHECK(mr_lookup(router, text, &decision) == MR_OK);
+        CHECK(decision.outcome != MR_DELIVER);
+        CHECK(mr_answer(router, "lmtp", text, &reply) == MR_OK);
+        text[length] = 'a';
+        CHECK(mr_lookup(router, text, &decision) == MR_OK && decision.outcome == MR_FOREIGN);
+        free(text);
+    }
+    mr_decision_clear(&decision);
+    mr_reply_clear(&reply);
+}
+
+static void many(mr_router *router)
+{
+    const char *recipients[100];
+    mr_decision decisions[100];
+    size_t at;
+
+    for (at = 0; at < 100; at++) {
+        mr_decision begin = MR_DECISION_INIT;
+        decisions[at] = begin;
+        recipients[at] = at % 3 == 0 ? JANE : at % 3 == 1 ? "nobody@example.org" : "*";
+    }
+    CHECK(mr_lookup_many(router, recipients, 100, decisions) == MR_OK);
+    for (at = 0; at < 100; at++) {
+        CHECK(decisions[at].outcome
+              == (at % 3 == 0 ? MR_DELIVER : at % 3 == 1 ? MR_UNKNOWN : MR_FOREIGN));
+        CHECK(at % 3 != 0 || strcmp(decisions[at].host, "be1.example.org") == 0);
+    }
+    recipients[50] = NULL;
+    CHECK(mr_lookup_many(router, recipients, 100, decisions) == MR_INVALID);
+    for (at = 0; at < 100; at++)
+        CHECK(decisions[at].outcome == MR_DEFERRED && decisions[at].host == NULL);
+    recipients[50] = JANE;
+    decisions[60].size = 8;
+    CHECK(mr_lookup_many(router, recipients, 100, decisions) == MR_INVALID);
+    decisions[60].size = sizeof *decisions;
+    CHECK(mr_lookup_many(NULL, recipients, 100, decisions) == MR_INVALID);
+    CHECK(mr_lookup_many(router, NULL, 100, decisions) == MR_INVALID);
+    CHECK(mr_lookup_many(router, recipients, 100, NULL) == MR_INVALID);
+    CHECK(mr_lookup_many(router, NULL, 0, NULL) == MR_OK);
+    CHECK(mr_lookup_many(NULL, NULL, 0, NULL) == MR_INVALID);
+    for (at = 0; at < 100; at++)
+        mr_decision_clear(&decisions[at]);
+}
+
+static void answers(mr_router *router)
+{
+    mr_reply reply = MR_REPLY_INIT;
+
+    CHECK(mr_answer(router, "lmtp", JANE, &reply) == MR_OK && reply.kind == MR_REPLY_OK);
+    CHECK(strcmp(reply.text, "lmtp:inet:be1.example.org:2003") == 0);
+    CHECK(mr_answer(router, "lmtp", "nobody@example.org", &reply) == MR_OK);
+    CHECK(reply.kind == MR_REPLY_OK && strncmp(reply.text, "error:5.1.1 ", 12) == 0);
+    CHECK(mr_answer(router, "host", JANE, &reply) == MR_OK && reply.kind == MR_REPLY_OK);
+    CHECK(strcmp(reply.text, "be1.example.org") == 0);
+    CHECK(mr_answer(router, "recipient", "x@elsewhere.example", &reply) == MR_OK);
+    CHECK(reply.kind == MR_REPLY_NOT_FOUND && reply.text[0] == '\0');
+    CHECK(mr_answer(router, "elsewhere", JANE, &reply) == MR_NO_MAP);
+    CHECK(reply.kind == MR_REPLY_TEMPORARY && reply.text != NULL);
+    CHECK(mr_answer(router, "", JANE, &reply) == MR_NO_MAP);
+    CHECK(mr_answer(router, "\xff", JANE, &reply) == MR_NO_MAP);
+    CHECK(mr_answer(NULL, "lmtp", JANE, &reply) == MR_INVALID);
+    CHECK(mr_answer(router, NULL, JANE, &reply) == MR_INVALID);
+    CHECK(mr_answer(router, "lmtp", NULL, &reply) == MR_INVALID);
+    CHECK(mr_answer(router, "lmtp", JANE, NULL) == MR_INVALID);
+    reply.size = 3;
+    CHECK(mr_answer(router, "lmtp", JANE, &reply) == MR_INVALID);
+    reply.size = sizeof reply;
+    mr_reply_clear(&reply);
+    mr_reply_clear(&reply);
+    mr_reply_clear(NULL);
+    CHECK(reply.memory == NULL && reply.text == NULL);
+}
+
+int main(int argc, char **argv)
+{
+    mr_router *router, *another;
+
+    CHECK(argc == 4);
+    texts();
+    opening(argv[1], argv[2]);
+    explicit_options(argv[3]);
+    router = opened(argv[1]);
+    another = opened(argv[1]);
+    looking_up(router);
+    mr_close(another);
+    any_recipient(router);
+    many(router);
+    answers(router);
+    mr_close(router);
+    puts("contract: well");
+    return 0;
+}

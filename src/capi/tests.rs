@@ -1,0 +1,157 @@
+//! Programs in C that look up while Cyrus writes. The rest of what is tested in C is in
+//! tests/capi.rs; here is what needs a writer.
+
+#[path = "../../tests/capi/build.rs"]
+mod build;
+
+use std::fs::{self, File};
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::process::Command;
+
+use crate::cyrusdb::node::Layout;
+use crate::cyrusdb::order::Order;
+use crate::cyrusdb::writer::{Random, Write, Writer};
+use crate::mailbox::{AnonymousRights, KeyGeneration, MailboxName, Record, State};
+use crate::mailbox_list::replica::Place;
+use crate::replica::{About, Batch as _};
+
+const THREADS: &str = "8";
+/// So many look-ups each thread makes, unless MURDER_ROUTE_LOOKUPS says otherwise, as .ci/run does.
+const LOOKUPS: &str = "100000";
+/// Names that are always there.
+const NAMES: u64 = 5000;
+
+/// Calls `write` with 1, 2, 3 … until the program that looks up has ended, which it must well.
+fn look_up_while(config: &Path, mut write: impl FnMut(u64)) {
+    let program = build::program("threads", "cc", &["-std=c99", "-O2"], &build::library());
+    let lookups = std::env::var("MURDER_ROUTE_LOOKUPS").unwrap_or(LOOKUPS.to_owned());
+    let mut child = Command::new(program)
+        .arg(config)
+        .args([THREADS, &lookups, &NAMES.to_string()])
+        .spawn()
+        .unwrap();
+    let mut round = 0;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        round += 1;
+        write(round);
+    };
+    assert!(status.success(), "{status}");
+    assert!(round > 20, "{round} rounds");
+}
+
+fn key(name: &str) -> Vec<u8> {
+    let mut key = Vec::new();
+    MailboxName::new(name).unwrap().push_key(KeyGeneration::Separated, &mut key);
+    key
+}
+
+fn value(server: &str) -> Vec<u8> {
+    format!("%(T er P default S {server} M 1700000000 A %(anyone p))").into_bytes()
+}
+
+#[test]
+fn eight_threads_of_a_c_program_are_always_right_while_cyrus_writes_and_repacks() {
+    for layout in [Layout::Twoskip, Layout::Twom { checksums: true }] {
+        let directory = tempfile::tempdir().unwrap();
+        let list = directory.path().join("mailboxes.db");
+        let config = directory.path().join("murder-route.toml");
+        fs::write(&config, "mailboxes-db = \"mailboxes.db\"\ndomains = [\"example.org\"]\n")
+            .unwrap();
+        let order = |a: &[u8], b: &[u8]| Order::Raw.compare(a, b);
+        let mut writer = Writer::new(layout, Random(7), 1, order);
+        for n in 0..NAMES {
+            writer.put(&key(&format!("user.k{n}")), &value("be1.example.org"));
+        }
+        writer.commit();
+        let replace = |bytes: &[u8]| {
+            let new = list.with_extension("NEW");
+            fs::write(&new, bytes).unwrap();
+            fs::rename(new, &list).unwrap();
+        };
+        replace(&writer.file);
+        writer.journal.clear();
+        let mut random = Random(3);
+        look_up_while(&config, |round| {
+            for _ in 0..1 + random.below(4) {
+                let other = format!("user.o{}", random.below(500));
+                match random.below(3) {
+                    0 => writer.delete(&key(&other)),
+                    _ => writer.put(&key(&other), &value("be2.example.org")),
+                }
+                let known = format!("user.k{}", random.below(NAMES));
+                writer.put(&key(&known), &value("be1.example.org"));
+            }
+            match random.below(10) {
+                0 => writer.abort(),
+                _ => writer.commit(),
+            }
+            let mut file = File::options().write(true).open(&list).unwrap();
+            for write in writer.journal.drain(..) {
+                match write {
+                    Write::At(offset, bytes) => {
+                        file.seek(SeekFrom::Start(offset)).unwrap();
+                        file.write_all(&bytes).unwrap();
+                    }
+                    Write::Truncate(size) => file.set_len(size).unwrap(),
+                }
+            }
+            if round % 100 == 0 {
+                writer = writer.repack();
+                writer.journal.clear();
+                replace(&writer.file);
+            }
+        });
+    }
+}
+
+#[test]
+fn eight_threads_of_a_c_program_are_always_right_while_the_daemon_writes_its_replica() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("murder-route.toml");
+    let mut place = Place::open(&directory.path().join("r")).unwrap();
+    let record = |server: &str| Record {
+        state: State::Active,
+        server: Some(server.to_owned()),
+        partition: "default".into(),
+        anonymous: AnonymousRights::default(),
+    };
+    let mut random = Random(5);
+    let mut write = |round: u64| {
+        let mut change = place.begin().unwrap();
+        let known = |n: u64| MailboxName::new(format!("user.k{n}")).unwrap();
+        let all = if round == 0 { 0..NAMES } else { 0..0 };
+        for n in all.chain((0..50).map(|_| random.below(NAMES))) {
+            // Another record, at the same backend.
+            let mut record = record("be1.example.org");
+            record.partition = format!("p{round}");
+            change.put(&known(n), &record).unwrap();
+        }
+        let other = MailboxName::new(format!("user.o{}", random.below(500))).unwrap();
+        match random.below(2) {
+            0 => drop(change.delete(&other).unwrap()),
+            _ => drop(change.put(&other, &record("be2")).unwrap()),
+        }
+        let now = std::time::SystemTime::now();
+        let about = About {
+            synchronised: Some(now),
+            as_of: Some(now),
+            master: "mupdate.example.org".into(),
+            release: "3.6.1".into(),
+            held_back: None,
+        };
+        change.set_about(&about).unwrap();
+        change.commit().unwrap();
+    };
+    write(0);
+    fs::write(
+        &config,
+        "source = \"replica\"\ndomains = [\"example.org\"]\n[replica]\ndirectory = \"r\"\n\
+         [mupdate]\nservers = [\"127.0.0.1:1\"]\n[[listen]]\nendpoint = \"unix:nowhere\"\n",
+    )
+    .unwrap();
+    look_up_while(&config, write);
+}

@@ -1,0 +1,472 @@
+//! The shared library as programs in C meet it: built as it ships, loaded, and asked.
+
+#[path = "capi/build.rs"]
+mod build;
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::SystemTime;
+
+use build::{ROOT, is_there, library, library_that_panics, program, well};
+use common::master::Master;
+use common::{Daemon, Site};
+use murder_route::mailbox::{AnonymousRights, MailboxName, Record, State};
+use murder_route::mailbox_list::replica::Place;
+use murder_route::replica::{About, Batch};
+
+const DIALECTS: [(&str, &str); 4] =
+    [("cc", "-std=c99"), ("cc", "-std=c11"), ("c++", "-std=c++98"), ("c++", "-std=c++17")];
+
+/// A configuration that is wrong, and the site's.
+fn contract(program: &mut Command, site: &Site) {
+    let wrong = site.path("wrong.toml");
+    fs::write(&wrong, "domains = 1\n").unwrap();
+    let said =
+        well(program.arg(site.path("murder-route.toml")).arg(&wrong).arg(site.path("imapd.conf")));
+    assert!(said.contains("contract: well"), "{said}");
+}
+
+fn path_of(site: &Site) -> PathBuf {
+    site.path("murder-route.toml")
+}
+
+/// A site whose daemon listens where its configuration says, and whose misses are confirmed by this
+/// master.
+fn site_of(master: &Master) -> (Site, PathBuf) {
+    let site = Site::new();
+    site.imapd_conf(&master.imapd_conf());
+    let socket = site.path("socket");
+    site.config(&format!(
+        "domains = [\"example.org\"]\n[[listen]]\nendpoint = \"unix:{}\"\n\
+         [mupdate]\nallow-plaintext = true\n",
+        socket.display()
+    ));
+    (site, socket)
+}
+
+/// A replica in the site's directory `r`, with jane, as it was left by a daemon; nobody follows the master.
+fn replica(site: &Site) -> Place {
+    let mut place = Place::open(&site.path("r")).unwrap();
+    put(&mut place, &[("user.jane", "be1.example.org")]);
+    fs::remove_file(site.path("mailboxes.db")).unwrap();
+    fs::write(site.path("imapd.conf"), "mupdate_server: 127.0.0.1:1\n").unwrap();
+    site.config(
+        "domains = [\"example.org\"]\nsource = \"replica\"\n[replica]\ndirectory = \"r\"\n\
+         [[listen]]\nendpoint = \"unix:nowhere\"\n",
+    );
+    place
+}
+
+fn put(place: &mut Place, names: &[(&str, &str)]) {
+    let mut change = place.begin().unwrap();
+    for (name, server) in names {
+        let record = Record {
+            state: State::Active,
+            server: Some((*server).to_owned()),
+            partition: "default".into(),
+            anonymous: AnonymousRights::default(),
+        };
+        change.put(&MailboxName::new(*name).unwrap(), &record).unwrap();
+    }
+    let about = About {
+        synchronised: Some(SystemTime::now()),
+        as_of: Some(SystemTime::now()),
+        master: "mupdate.example.org".into(),
+        release: "3.6.1".into(),
+        held_back: None,
+    };
+    change.set_about(&about).unwrap();
+    change.commit().unwrap();
+}
+
+#[test]
+fn the_library_exports_what_is_in_the_list_and_in_the_header_and_nothing_else() {
+    let library = library().join("libmurder_route.so");
+    let names = well(Command::new("nm").args(["-D", "--defined-only"]).arg(&library));
+    let exported: BTreeSet<&str> =
+        names.lines().filter_map(|line| line.split_whitespace().last()).collect();
+    let list = fs::read_to_string(Path::new(ROOT).join("c-api/symbols")).unwrap();
+    let listed: BTreeSet<&str> = list.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(exported, listed, "c-api/symbols");
+    let header = fs::read_to_string(Path::new(ROOT).join("c-api/murder_route.h")).unwrap();
+    let declared = |line: &str| {
+        let (before, _) = line.split_once('(')?;
+        let name = before.rsplit([' ', '*']).next()?;
+        let declares = !line.starts_with([' ', '#', '/']) && name.starts_with("mr_");
+        declares.then(|| name.to_owned())
+    };
+    let declared: BTreeSet<String> = header.lines().filter_map(declared).collect();
+    let ours: BTreeSet<String> =
+        listed.iter().filter(|name| name.starts_with("mr_")).map(|name| name.to_string()).collect();
+    assert_eq!(declared, ours, "c-api/murder_route.h");
+}
+
+#[test]
+fn the_library_needs_nothing_of_the_daemon_and_is_called_by_its_abi() {
+    let library = library().join("libmurder_route.so");
+    let dynamic = well(Command::new("readelf").arg("-dW").arg(&library));
+    assert!(dynamic.contains("Library soname: [libmurder_route.so.0]"), "{dynamic}");
+    for line in dynamic.lines().filter(|line| line.contains("(NEEDED)")) {
+        let system = ["libc.so", "libgcc_s.so", "ld-linux", "libm.so"];
+        assert!(system.iter().any(|name| line.contains(name)), "{line}");
+    }
+    let tree = well(
+        Command::new(env!("CARGO"))
+            .args(["tree", "--locked", "--offline", "-e", "normal", "--prefix", "none"])
+            .args(["--no-default-features", "--features", "capi"])
+            .current_dir(ROOT),
+    );
+    for package in ["tokio ", "rustls ", "clap ", "tracing-subscriber ", "rsasl "] {
+        assert!(!tree.lines().any(|line| line.starts_with(package)), "{package}in\n{tree}");
+    }
+}
+
+#[test]
+fn the_contract_of_the_header_is_kept_in_every_dialect() {
+    for (compiler, dialect) in DIALECTS {
+        let program = program("contract", compiler, &[dialect], &library());
+        contract(&mut Command::new(program), &Site::new());
+    }
+}
+
+#[test]
+fn nothing_is_lost_or_overrun_under_valgrind() {
+    if !is_there("valgrind") {
+        return;
+    }
+    let valgrind = |leaks: &str| {
+        let mut valgrind = Command::new("valgrind");
+        valgrind.args(["-q", "--error-exitcode=9", leaks]);
+        valgrind.arg("--errors-for-leak-kinds=definite,indirect");
+        valgrind
+    };
+    let library = library();
+    let program = |name| build::program(name, "cc", &["-std=c99"], &library);
+    contract(valgrind("--leak-check=full").arg(program("contract")), &Site::new());
+    // A child has what threads of its parent had at hand, and nobody to give that back.
+    let leaks = "--leak-check=no";
+    let (fork, site) = (program("fork"), Site::new());
+    well(valgrind(leaks).arg(&fork).arg(path_of(&site)).args(["20", "unknown"]));
+    let place = replica(&site);
+    well(valgrind(leaks).arg(&fork).arg(path_of(&site)).args(["20", "deferred"]));
+    drop(place);
+}
+
+#[test]
+fn nothing_is_lost_or_overrun_under_the_address_sanitizer() {
+    let options = ["-std=c99", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+    let probe = Path::new(ROOT).join("target/capi-tests");
+    fs::create_dir_all(&probe).unwrap();
+    fs::write(probe.join("probe.c"), "int main(void) { return 0; }\n").unwrap();
+    let compiled = Command::new("cc")
+        .args(options)
+        .args(["probe.c", "-o", "probe"])
+        .current_dir(&probe)
+        .output()
+        .unwrap();
+    if !compiled.status.success() {
+        eprintln!("LEFT OUT: the compiler has no address sanitizer");
+        return;
+    }
+    let library = library();
+    contract(&mut Command::new(program("contract", "cc", &options, &library)), &Site::new());
+    let site = Site::new();
+    let fork = program("fork", "cc", &options, &library);
+    well(Command::new(fork).arg(path_of(&site)).args(["50", "unknown"]));
+    let panic = program("panic", "cc", &options, &library_that_panics());
+    well(Command::new(panic).arg(path_of(&site)));
+}
+
+#[test]
+fn a_panic_inside_is_temporary_and_says_nothing_on_standard_error() {
+    let panic = program("panic", "cc", &["-std=c99"], &library_that_panics());
+    let said = well(Command::new(panic).arg(path_of(&Site::new())));
+    assert!(said.contains("panic: well"), "{said}");
+}
+
+#[test]
+fn a_child_of_a_process_with_threads_looks_up_and_asks_the_daemon_and_never_hangs() {
+    let fork = program("fork", "cc", &["-std=c99"], &library());
+    let master = Master::start(&[("user.jane", "be1.example.org!default")]);
+    let (site, socket) = site_of(&master);
+    let said = well(Command::new(&fork).arg(path_of(&site)).args(["100", "deferred"]));
+    assert!(said.contains("fork: well"), "{said}");
+    let daemon = Daemon::start_as_configured(&site, socket);
+    well(Command::new(&fork).arg(path_of(&site)).args(["100", "unknown"]));
+    drop(daemon);
+    let site = Site::new();
+    let _place = replica(&site);
+    well(Command::new(&fork).arg(path_of(&site)).args(["100", "deferred"]));
+}
+
+#[test]
+fn two_copies_of_the_library_in_one_process_do_not_hinder_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let library = library();
+    let copies = ["a.so", "b.so"].map(|name| {
+        let copy = directory.path().join(name);
+        fs::copy(library.join("libmurder_route.so.0"), &copy).unwrap();
+        copy
+    });
+    let beside = program("beside", "cc", &["-std=c99"], &library);
+    well(Command::new(&beside).arg(path_of(&Site::new())).args(&copies));
+    // The replica as well, while it is being written to.
+    let site = Site::new();
+    let mut place = replica(&site);
+    let mut child = Command::new(&beside).arg(path_of(&site)).args(&copies).spawn().unwrap();
+    let mut round = 0;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        round += 1;
+        let name = format!("user.other{}", round % 100);
+        put(&mut place, &[(&name, "be2"), ("user.jane", "be1.example.org")]);
+    };
+    assert!(status.success(), "{status}");
+}
+
+/// A process in a jail, as nobody.
+struct Jailed {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Jailed {
+    fn start(program: &Path, config: &Path, jail: &Path) -> Self {
+        let mut child = Command::new(program)
+            .args([config, jail])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut jailed = Self { child, input, output: BufReader::new(output) };
+        assert_eq!(jailed.line(), "ready");
+        jailed
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn ask(&mut self, recipient: &str) -> String {
+        writeln!(self.input, "{recipient}").unwrap();
+        self.line()
+    }
+}
+
+impl Drop for Jailed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How `jail.c` begins what it says of jane: by which source.
+const BY_LIST: &str = "deliver 1 be1.example.org";
+const BY_REPLICA: &str = "deliver 2 be1.example.org";
+const BY_DAEMON: &str = "deliver 3 be1.example.org";
+
+#[test]
+fn in_a_jail_as_somebody_else_a_list_that_only_root_may_read_is_read_until_it_is_replaced() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("LEFT OUT: only root can make a jail");
+        return;
+    }
+    let program = program("jail", "cc", &["-std=c99"], &library());
+    let master = Master::start(&[
+        ("user.jane", "be1.example.org!default"),
+        ("user.new", "be2.example.org!default"),
+    ]);
+    let (site, _) = site_of(&master);
+    let jail = site.path("jail");
+    fs::create_dir_all(jail.join("run")).unwrap();
+    let socket = jail.join("run/socket");
+    site.config(&format!(
+        "domains = [\"example.org\"]\n[[listen]]\nendpoint = \"unix:{}\"\n\
+         [mupdate]\nallow-plaintext = true\n",
+        socket.display()
+    ));
+    for (path, mode) in [("", 0o755), ("jail", 0o755), ("jail/run", 0o755)] {
+        fs::set_permissions(site.path(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let list = site.path("mailboxes.db");
+    fs::set_permissions(&list, fs::Permissions::from_mode(0o600)).unwrap();
+
+    let mut jailed = Jailed::start(&program, &path_of(&site), &jail);
+    assert!(jailed.ask("jane@example.org").starts_with(BY_LIST));
+    let nobody = jailed.ask("nobody@example.org");
+    assert!(nobody.starts_with("deferred") && nobody.contains("/run/socket"), "{nobody}");
+    {
+        // The socket's path is that from outside; it is found in the jail.
+        let daemon = Daemon::start_as_configured(&site, socket.clone());
+        assert!(jailed.ask("nobody@example.org").starts_with("unknown 3"));
+        assert!(jailed.ask("new@example.org").starts_with("deliver 3 be2.example.org"));
+        assert!(jailed.ask("jane@example.org").starts_with(BY_LIST));
+        drop(daemon);
+    }
+    let nobody = jailed.ask("nobody@example.org");
+    assert!(nobody.starts_with("deferred"), "{nobody}");
+
+    // Replaced, as by a repack: the old one is not believed any more.
+    fs::copy(&list, site.path("new")).unwrap();
+    fs::rename(site.path("new"), &list).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let jane = jailed.ask("jane@example.org");
+    assert!(jane.starts_with("deferred") && jane.contains("replaced"), "{jane}");
+    let daemon = Daemon::start_as_configured(&site, socket);
+    assert!(jailed.ask("jane@example.org").starts_with(BY_DAEMON));
+    drop(daemon);
+    // Who may read the new one, as everybody may if it is 0644, follows it.
+    fs::set_permissions(&list, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(jailed.ask("jane@example.org").starts_with(BY_LIST));
+}
+
+#[test]
+fn in_a_jail_as_somebody_else_the_replica_is_read_as_it_changes() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("LEFT OUT: only root can make a jail");
+        return;
+    }
+    let program = program("jail", "cc", &["-std=c99"], &library());
+    let site = Site::new();
+    let mut place = replica(&site);
+    let jail = site.path("jail");
+    fs::create_dir_all(&jail).unwrap();
+    let mut jailed = Jailed::start(&program, &path_of(&site), &jail);
+    assert!(jailed.ask("jane@example.org").starts_with(BY_REPLICA));
+    put(&mut place, &[("user.jane", "be7.example.org"), ("user.bob", "be2.example.org")]);
+    assert!(jailed.ask("jane@example.org").starts_with("deliver 2 be7.example.org"));
+    assert!(jailed.ask("bob@example.org").starts_with("deliver 2 be2.example.org"));
+    assert!(jailed.ask("nobody@example.org").starts_with("deferred"));
+}
+
+#[test]
+fn who_is_asked_of_the_daemon_is_decided_as_the_daemon_does() {
+    let master = Master::start(&[
+        ("user.jane", "be1.example.org!default"),
+        ("user.new", "be2.example.org!default"),
+    ]);
+    let (site, socket) = site_of(&master);
+    let _daemon = Daemon::start_as_configured(&site, socket);
+    let lookup = example();
+    let config = path_of(&site);
+    let ask = |recipients: &[&str]| {
+        let output = Command::new(&lookup)
+            .env("LD_LIBRARY_PATH", library())
+            .arg("-c")
+            .arg(&config)
+            .args(recipients)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (status, said) = ask(&["jane@example.org", "new@example.org"]);
+    assert_eq!(
+        said,
+        "jane@example.org: be1.example.org port 2003\nnew@example.org: be2.example.org port 2003\n"
+    );
+    assert_eq!(status, Some(0));
+    assert_eq!(
+        ask(&["nobody@example.org", "x@elsewhere.example"]),
+        (
+            Some(1),
+            "nobody@example.org: unknown: no such mailbox\n\
+             x@elsewhere.example: foreign: its domain is none of ours\n"
+                .to_owned()
+        )
+    );
+}
+
+/// What `make install-lib` installs, in a directory of its own.
+fn installed() -> tempfile::TempDir {
+    library();
+    let root = tempfile::tempdir().unwrap();
+    let destdir = format!("DESTDIR={}", root.path().display());
+    well(
+        Command::new("make").args(["-s", "install-lib", "prefix=/usr", &destdir]).current_dir(ROOT),
+    );
+    root
+}
+
+fn with_pkg_config(root: &Path) -> Command {
+    let mut command = Command::new("make");
+    command
+        .env("PKG_CONFIG_PATH", root.join("usr/lib/pkgconfig"))
+        .env("PKG_CONFIG_SYSROOT_DIR", root);
+    command
+}
+
+/// The example in C, compiled without pkg-config.
+fn example() -> PathBuf {
+    let library = library();
+    let output = Path::new(ROOT).join("target/capi-tests").join("example");
+    fs::create_dir_all(output.parent().unwrap()).unwrap();
+    well(
+        Command::new("cc")
+            .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Ic-api"])
+            .args(["c-api/examples/lookup.c", "-lmurder_route", "-o"])
+            .arg(&output)
+            .arg(format!("-L{}", library.display()))
+            .current_dir(ROOT),
+    );
+    output
+}
+
+#[test]
+fn what_is_installed_is_all_that_a_program_needs() {
+    let root = installed();
+    let lib = root.path().join("usr/lib");
+    let version = env!("CARGO_PKG_VERSION");
+    let link = |name: &str| fs::read_link(lib.join(name)).unwrap();
+    let real = format!("libmurder_route.so.{version}");
+    assert_eq!(link("libmurder_route.so"), Path::new("libmurder_route.so.0"));
+    assert_eq!(link("libmurder_route.so.0"), Path::new(&real));
+    assert!(lib.join(&real).is_file());
+    assert!(root.path().join("usr/share/man/man3/murder_route.3").is_file());
+    if !is_there("pkg-config") {
+        return;
+    }
+    let built = tempfile::tempdir().unwrap();
+    let examples = Path::new(ROOT).join("c-api/examples");
+    let output = format!("OUTPUT={}", built.path().display());
+    well(with_pkg_config(root.path()).args(["-s", &output]).current_dir(&examples));
+    let site = Site::new();
+    let said = well(
+        Command::new(built.path().join("lookup"))
+            .env("LD_LIBRARY_PATH", &lib)
+            .arg("-c")
+            .arg(path_of(&site))
+            .arg("jane@example.org"),
+    );
+    assert_eq!(said, "jane@example.org: be1.example.org port 2003\n");
+}
+
+#[test]
+fn the_example_in_python_says_what_the_one_in_c_says() {
+    if !is_there("python3") {
+        return;
+    }
+    let site = Site::new();
+    let run = |command: &mut Command| {
+        let command = command
+            .env("LD_LIBRARY_PATH", library())
+            .arg("-c")
+            .arg(path_of(&site))
+            .args(["jane@example.org", "nobody@example.org", "x@elsewhere.example"]);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", build::said(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let python = run(Command::new("python3").arg(Path::new(ROOT).join("c-api/examples/lookup.py")));
+    assert_eq!(python, run(&mut Command::new(example())));
+}
