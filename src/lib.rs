@@ -29,7 +29,8 @@
 //! * **Surface**: what people run. [`config`] reads what they want; [`resolver`] is the router with
 //!   its lists that comes of it. With the feature `daemon` there are `follow`, which connects to the
 //!   [`master`] and is asked through it, the `server`, the `doctor`, who judges what was seen of a
-//!   deployment, and the `cli`.
+//!   deployment, and the `cli`; with the feature `capi` there is the `capi`, the library for programs
+//!   in C.
 //!
 //! # Where to start
 //!

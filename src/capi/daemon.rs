@@ -182,8 +182,15 @@ impl Place {
 }
 
 impl Pool {
+    /// One on which the daemon has neither said anything since nor hung up.
     fn take(&self) -> Option<OwnedFd> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        loop {
+            let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+            if recv(socket.as_raw_fd(), &mut [0], look) == Err(Errno::EAGAIN) {
+                return Some(socket);
+            }
+        }
     }
 
     fn put(&self, socket: OwnedFd) {
@@ -280,4 +287,156 @@ fn time_left(deadline: Instant) -> io::Result<TimeVal> {
     }
     let left = left(deadline);
     Ok(TimeVal::new(left.as_secs().try_into().unwrap_or(i64::MAX), left.subsec_micros().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::Decision;
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::thread;
+
+    const UNKNOWN: &[u8] = b"18:OK outcome=unknown,";
+
+    /// A daemon for so many connections, one after the other, and a client of it.
+    fn daemon(
+        patience: Duration,
+        talks: Vec<Box<dyn FnOnce(UnixStream) + Send>>,
+        ask: impl FnOnce(&Daemon, &Pool),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let thread = thread::spawn(move || {
+            for talk in talks {
+                talk(listener.accept().unwrap().0);
+            }
+        });
+        let at = [Endpoint::Unix("/nonexistent/socket".into()), Endpoint::Unix(path)];
+        ask(&Daemon::at(at, patience), &Pool::default());
+        thread.join().unwrap();
+    }
+
+    /// Reads one question.
+    fn hear(stream: &mut UnixStream) {
+        let mut heard = Vec::new();
+        while heard.last() != Some(&b',') {
+            let mut byte = [0];
+            assert_eq!(stream.read(&mut byte).unwrap(), 1);
+            heard.push(byte[0]);
+        }
+    }
+
+    fn saying(answer: &'static [u8]) -> Box<dyn FnOnce(UnixStream) + Send> {
+        Box::new(move |mut stream| {
+            hear(&mut stream);
+            stream.write_all(answer).unwrap();
+        })
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_daemon_that_was_started_anew_is_asked_again() {
+        daemon(LONG, vec![saying(UNKNOWN), saying(UNKNOWN)], |daemon, pool| {
+            for _ in 0..2 {
+                let answer = daemon.ask(pool, &[b"a@b"], LONG).remove(0).unwrap();
+                assert_eq!(answer.decision, Decision::Unknown);
+            }
+        });
+    }
+
+    #[test]
+    fn many_are_asked_for_at_once_and_each_gets_his_own_answer() {
+        const MANY: usize = 500;
+        let echo: Box<dyn FnOnce(UnixStream) + Send> = Box::new(|mut stream| {
+            let mut decoder = Decoder::new(REQUEST_LIMIT);
+            let (mut piece, mut answered) = ([0; 1000], 0);
+            while answered < MANY {
+                let read = stream.read(&mut piece).unwrap();
+                assert_ne!(read, 0);
+                decoder.push(&piece[..read]);
+                while let Some(frame) = decoder.next_frame() {
+                    let key =
+                        String::from_utf8_lossy(Request::parse(frame.unwrap()).key).into_owned();
+                    let mut out = Vec::new();
+                    Reply::Ok(format!("outcome=unknown reason={key}")).encode_into(&mut out);
+                    stream.write_all(&out).unwrap();
+                    answered += 1;
+                }
+            }
+        });
+        daemon(LONG, vec![echo], |daemon, pool| {
+            let mut asked: Vec<Vec<u8>> = (0..MANY).map(|n| format!("u{n}").into_bytes()).collect();
+            asked[100] = vec![b'a'; REQUEST_LIMIT];
+            let questions: Vec<&[u8]> = asked.iter().map(Vec::as_slice).collect();
+            let answers = daemon.ask(pool, &questions, LONG);
+            assert_eq!(answers.len(), MANY);
+            for (n, answer) in answers.iter().enumerate() {
+                match answer {
+                    Ok(route) => assert_eq!(route.reason, format!("u{n}")),
+                    Err(why) => assert!(n == 100 && why.contains("too long"), "{n}: {why}"),
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn whatever_a_daemon_says_that_is_no_decision_makes_nobody_unknown() {
+        for (said, why, good) in [
+            (&b""[..], "hung up", false),
+            (b"18:OK outcome=unk", "hung up", false),
+            (b"x", "netstring", false),
+            (b"99999999:", "netstring", false),
+            (b"9:NOTFOUND ,", "another release", true),
+            (b"9:OK hello!,", "another release", true),
+            (b"10:TEMP later,", "later", true),
+        ] {
+            daemon(LONG, vec![saying(said)], |daemon, pool| {
+                let told = daemon.ask(pool, &[b"a@b"], LONG).remove(0).unwrap_err();
+                assert!(told.contains(why), "{told}");
+                let kept = pool.0.lock().unwrap().len();
+                assert_eq!(kept == 1, good, "{}", said.escape_ascii());
+            });
+        }
+    }
+
+    #[test]
+    fn an_answer_that_nobody_asked_for_is_not_taken_for_that_to_the_next_question() {
+        let twice = b"18:OK outcome=unknown,18:OK outcome=unknown,";
+        daemon(LONG, vec![saying(twice)], |daemon, pool| {
+            assert!(daemon.ask(pool, &[b"a@b"], LONG).remove(0).is_ok());
+            assert!(pool.take().is_none());
+        });
+    }
+
+    #[test]
+    fn a_daemon_that_hangs_holds_nobody_up_for_longer_than_the_deadline() {
+        let (over, wait) = std::sync::mpsc::channel::<()>();
+        let hang: Box<dyn FnOnce(UnixStream) + Send> = Box::new(move |mut stream| {
+            hear(&mut stream);
+            // A byte now and then does not make it any longer.
+            while wait.recv_timeout(Duration::from_millis(5)).is_err() {
+                let _ = stream.write_all(b"1");
+            }
+        });
+        daemon(Duration::from_millis(100), vec![hang], |daemon, pool| {
+            let answers = daemon.ask(pool, &[b"a@b", b"c@d"], LONG);
+            over.send(()).unwrap();
+            assert!(answers.iter().all(Result::is_err), "{answers:?}");
+            assert!(pool.take().is_none());
+        });
+    }
+
+    #[test]
+    fn without_a_daemon_it_is_said_where_it_was_looked_for() {
+        let at = [Endpoint::Unix("/nonexistent/socket".into())];
+        let told =
+            Daemon::at(at, LONG).ask(&Pool::default(), &[b"a@b"], LONG).remove(0).unwrap_err();
+        assert!(told.contains("/nonexistent/socket"), "{told}");
+        let told =
+            Daemon::at([], LONG).ask(&Pool::default(), &[b"a@b"], LONG).remove(0).unwrap_err();
+        assert!(told.contains("no daemon is configured"), "{told}");
+    }
 }

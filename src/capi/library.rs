@@ -1,5 +1,6 @@
 //! What the exported functions do, in safe Rust.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -225,6 +226,15 @@ impl Library {
         // One that is not UTF-8 is foreign, so nothing of it comes back.
         let recipient = String::from_utf8_lossy(recipient);
         Some(self.maps.reply(map, &self.router, &recipient, &told.route))
+    }
+
+    /// Cyrus' list as it was opened with the library, for who wants to see that it is replaced: it has
+    /// no name (`st_nlink`) then. A process that cannot open the new one has to be started anew.
+    pub fn list_file(&self) -> Option<BorrowedFd<'_>> {
+        self.sources.iter().find_map(|source| match source {
+            KeptSource::MailboxesDb(at) => Some(at.kept_file()?.as_fd()),
+            KeptSource::Replica(..) => None,
+        })
     }
 
     /// Whether who is unknown is to be deferred all the same.

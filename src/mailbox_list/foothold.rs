@@ -109,6 +109,12 @@ impl Foothold {
         }
     }
 
+    /// The file that was kept open, if it is.
+    #[cfg(feature = "capi")]
+    pub(crate) fn kept_file(&self) -> Option<&File> {
+        self.kept.as_ref()?.file.as_ref()
+    }
+
     /// Whether what [`Self::open`] gave out last is the kept file. A lock on it would belong to all
     /// who were given it.
     pub(crate) fn is_shared(&self) -> bool {
