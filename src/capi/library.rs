@@ -242,6 +242,11 @@ impl Library {
         self.maps.unknown == UnknownPolicy::Defer
     }
 
+    /// Whether there is a map of this name.
+    pub(super) fn has_map(&self, name: &str) -> bool {
+        self.maps.get(name).is_some()
+    }
+
     fn look(&self, lists: &Lists, recipient: &[u8]) -> Looked {
         #[cfg(feature = "capi-panic")]
         assert_ne!(recipient, b"panic@example.org", "a panic for a test");

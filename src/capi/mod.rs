@@ -2,7 +2,8 @@
 //!
 //! `c-api/murder_route.h` is the contract, written by hand for those who read C. [`bindings`] is made
 //! of it by bindgen; [`abi`] implements it and is compared with it by the compiler. Behind that is
-//! [`Library`], in safe Rust, which whatever else is exported from the library builds on.
+//! [`Library`], in safe Rust, which whatever else is exported from the library builds on: the table
+//! of [`postfix`], and the function of [`exim`].
 //!
 //! # Inside a mail server
 //!
@@ -31,10 +32,12 @@ mod abi;
 )]
 mod bindings;
 mod daemon;
+mod exim;
 mod library;
 mod memory;
 mod options;
 mod panics;
+mod postfix;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "strings of C are bare pointers; this is the fence")]
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 
 /// The bytes of a string of C; `None`: NULL.
 ///
@@ -31,5 +31,22 @@ pub(super) unsafe fn copy(text: &str, buffer: *mut c_char, size: usize) {
     unsafe {
         std::ptr::copy_nonoverlapping(text.as_ptr().cast(), buffer, fits);
         *buffer.add(fits) = 0;
+    }
+}
+
+/// A text of any kind as one line of a mail log.
+pub(super) fn line(text: &str) -> CString {
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    CString::new(words.join(" ")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::line;
+
+    #[test]
+    fn a_text_of_many_lines_goes_into_the_log_as_one() {
+        assert_eq!(&*line("TOML error\n  |\n1 | a%s\0b\t"), c"TOML error | 1 | a%s b");
     }
 }

@@ -1,0 +1,112 @@
+//! What the table answers, in safe Rust.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::capi::library::{Library, PATIENCE};
+use crate::capi::text;
+use crate::config::Overrides;
+use crate::wire::socketmap::Reply;
+
+/// What `transport_maps` wants, so it need not be named.
+const USUAL_MAP: &str = "lmtp";
+
+/// An open table.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// As it is written in main.cf, for the log.
+    name: String,
+    library: Library,
+    map: String,
+}
+
+/// What it has for a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// This.
+    Found(CString),
+    /// Nothing; another table may have.
+    NotFound,
+    /// It cannot tell now, for the reason that goes to the mail log.
+    Temporary(CString),
+}
+
+/// `/etc/murder-route.toml`, or `/etc/murder-route.toml:recipient`: the configuration, and the map, if it
+/// is not the usual one. As in a socketmap's name, a map is what follows the last colon.
+fn parse(name: &[u8]) -> Result<(&OsStr, &str), String> {
+    let colon = name.iter().rposition(|byte| *byte == b':');
+    let halves = colon.and_then(|at| Some((name.get(..at)?, name.get(at + 1..)?)));
+    let (path, map) = match halves {
+        Some((path, map)) if !map.contains(&b'/') => (path, Some(map)),
+        _ => (name, None),
+    };
+    // Postfix' processes have the queue for their working directory, and postmap that of its user.
+    if !path.starts_with(b"/") {
+        return Err(
+            "the table's name is that of the configuration file, with its whole path, as in \
+             murder:/etc/murder-route.toml, and of a map, as in murder:/etc/murder-route.toml:recipient"
+                .into(),
+        );
+    }
+    let map = match map {
+        Some(map) => std::str::from_utf8(map).map_err(|_| "the map's name is not UTF-8")?,
+        None => USUAL_MAP,
+    };
+    Ok((OsStr::from_bytes(path), map))
+}
+
+impl Table {
+    /// Opens the table of this name.
+    pub(super) fn open(name: &[u8]) -> Result<Self, String> {
+        let (path, map) = parse(name)?;
+        let overrides = Overrides { config: Some(path.into()), ..Overrides::default() };
+        let library = Library::open(overrides, None, PATIENCE).map_err(|why| why.to_string())?;
+        if !library.has_map(map) {
+            return Err(format!("there is no map `{}`", map.escape_default()));
+        }
+        let name = String::from_utf8_lossy(name).into_owned();
+        Ok(Self { name, library, map: map.to_owned() })
+    }
+
+    /// The list that the table reads, if it is a file of Cyrus' that could be opened.
+    pub(super) fn list(&self) -> Option<BorrowedFd<'_>> {
+        self.library.list_file()
+    }
+
+    /// The answer for a key as Postfix has it: a whole address, or something else that is not ours.
+    pub(super) fn look_up(&self, key: &[u8]) -> Answer {
+        let why = match self.library.answer(&self.map, key).map(Reply::fit) {
+            Some(Reply::Ok(text)) => match CString::new(text) {
+                Ok(text) => return Answer::Found(text),
+                Err(_) => "the answer has a NUL in it".into(),
+            },
+            Some(Reply::NotFound) => return Answer::NotFound,
+            Some(Reply::Temp(why)) => why,
+            None => "there is no such map any more".into(),
+        };
+        Answer::Temporary(text::line(&format!("murder:{}: {why}", self.name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_file_and_perhaps_a_map() {
+        for (name, path, map) in [
+            ("/etc/murder-route.toml", "/etc/murder-route.toml", "lmtp"),
+            ("/etc/murder-route.toml:recipient", "/etc/murder-route.toml", "recipient"),
+            ("/etc/a:b/murder-route.toml", "/etc/a:b/murder-route.toml", "lmtp"),
+            ("/etc/a:b/c.toml:canonical", "/etc/a:b/c.toml", "canonical"),
+            ("/etc/c.toml:", "/etc/c.toml", ""),
+        ] {
+            assert_eq!(parse(name.as_bytes()), Ok((OsStr::new(path), map)), "{name}");
+        }
+        for name in ["", ":", "murder-route.toml", "lmtp", ":lmtp", "etc/c.toml:lmtp"] {
+            assert!(parse(name.as_bytes()).is_err(), "{name}");
+        }
+        assert!(parse(b"/etc/c.toml:\xff").is_err());
+    }
+}
