@@ -13,6 +13,7 @@ mod clients;
 mod exchanger;
 mod exim;
 mod imapd_conf;
+mod library;
 mod logs;
 mod mishaps;
 mod murder;

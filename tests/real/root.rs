@@ -121,7 +121,7 @@ impl Root {
     fn directory(self) -> String {
         let suite = self.release.suite();
         match (self.mail_server, self.release) {
-            (MailServer::Postfix, Release::V3_6) => format!("{suite}-3"),
+            (MailServer::Postfix, Release::V3_2 | Release::V3_6) => format!("{suite}-3"),
             (MailServer::Postfix, _) => format!("{suite}-2"),
             (MailServer::Sendmail | MailServer::Exim, _) => {
                 format!("{suite}-{}-1", self.short_name())
@@ -152,8 +152,9 @@ impl fmt::Display for Root {
 const PACKAGES: &str = "cyrus-common,cyrus-imapd,cyrus-murder,cyrus-clients,cyrus-admin,\
                         sasl2-bin,libsasl2-modules,busybox";
 
-/// In bullseye SCRAM is not among the other mechanisms, but comes with Kerberos.
-const MORE_FOR_3_2: &str = ",libsasl2-modules-gssapi-mit";
+/// In bullseye SCRAM is not among the other mechanisms, but comes with Kerberos. Its C library is older
+/// than that of any machine this is built on, and has to be linked against for a program there.
+const MORE_FOR_3_2: &str = ",libsasl2-modules-gssapi-mit,libc6-dev";
 
 /// `make bench` measures against tables of this kind.
 const MORE_FOR_FIGURES: &str = ",postfix-lmdb";

@@ -21,6 +21,7 @@ mod ready_postfix;
 mod refusals;
 mod resync;
 mod sendmail;
+mod table;
 mod upheavals;
 mod without_cyrus;
 
@@ -139,5 +140,6 @@ fn run_in(world: &mut World, report: &mut Report) {
     }
     scenario("every answer is lmtpd's own", |w| comparison::same_as_lmtpd(w));
     ready_postfix::run_in(world, report);
+    table::run_in(world, report);
     without_cyrus::run_in(world, report);
 }

@@ -1,0 +1,281 @@
+//! The library as a table of Postfix, `murder:/etc/murder-route.toml`, in Debian's chroot: with the
+//! list that only Cyrus and root may read.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use super::beside::switch;
+use super::{moving, paths, refusals};
+use crate::library::{self, LIBRARY};
+use crate::logs::Mark;
+use crate::postfix::{Chroot, DOMAINS};
+use crate::releases::is_wanted;
+use crate::report::Report;
+use crate::router::{SOCKET, Setup, cyrus_release};
+use crate::sandbox::{self, STATE, in_root};
+use crate::world::World;
+use crate::{Done, ensure, run};
+
+/// As it is named in main.cf.
+const TABLE: &str = "murder:/etc/murder-route.toml";
+
+/// The same file in the root.
+const CONFIGURATION: &str = "/etc/murder-route.toml";
+
+/// A socket of the daemon within the chroot, as seen from outside of the chroot.
+const IN_CHROOT: &str = "/var/spool/postfix/murder-route/socket";
+
+/// Runs them.
+pub fn run_in(world: &mut World, report: &mut Report) {
+    let logs = world.logs.clone();
+    let mut scenario = |name: &str, run: fn(&mut World) -> Done| {
+        let name = format!("the table: {name}");
+        if is_wanted(&name) {
+            report.scenario(&name, &logs, || with_the_table(world, run));
+        }
+    };
+    scenario("every recipient on its own backend, from the chroot", each_on_its_backend);
+    scenario("known recipients are answered without the daemon", without_the_daemon);
+    scenario("the list is repacked", list_repacked);
+    scenario("a bad configuration is a soft failure", bad_configuration);
+}
+
+/// Postfix as Debian ships it, with the table and nothing else of ours; afterwards all is as it was.
+fn with_the_table(world: &mut World, scenario: fn(&mut World) -> Done) -> Done {
+    let before = world.setup.clone();
+    let seen = begin(world).and_then(|()| scenario(world));
+    switch(world, before)?;
+    world.mail_server.restart(Chroot::No)?;
+    seen
+}
+
+fn begin(world: &mut World) -> Done {
+    library::install_for_postfix(world.release)?;
+    configure(world)?;
+    sandbox::make_dir(&in_root("/var/spool/postfix/murder-route"), world.murder.cyrus)?;
+    let daemon = settings(world, &[SOCKET, &in_root(IN_CHROOT)]);
+    let file = format!("{STATE}/murder-route-table.toml");
+    fs::write(&file, daemon)?;
+    switch(world, Setup::new(&["--config", &file], world.murder.cyrus))?;
+
+    world.mail_server.forget_the_murder()?;
+    let mut main_cf = OpenOptions::new().append(true).open(in_root("/etc/postfix/main.cf"))?;
+    writeln!(main_cf, "relay_domains = {}", DOMAINS.join(", "))?;
+    writeln!(main_cf, "relay_recipient_maps =")?;
+    writeln!(main_cf, "transport_maps = {TABLE}")?;
+    writeln!(main_cf, "recipient_canonical_maps = {TABLE}:canonical")?;
+    writeln!(main_cf, "recipient_canonical_classes = envelope_recipient")?;
+    // What all releases but sid's have from Debian.
+    for service in ["smtp/unix", "lmtp/unix", "rewrite/unix", "cleanup/unix"] {
+        run(sandbox::command("postconf").args(["-F", &format!("{service}/chroot=y")]))?;
+    }
+    let smtpd = run(sandbox::command("postconf").args(["-F", "*/inet/chroot"]))?;
+    let smtpd = smtpd.split(" = ").next().unwrap_or_default();
+    run(sandbox::command("postconf").args(["-F", &format!("{smtpd}=y")]))?;
+    world.mail_server.restart_as_it_is()
+}
+
+/// Writes what the table reads.
+fn configure(world: &World) -> Done {
+    Ok(fs::write(in_root(CONFIGURATION), settings(world, &[SOCKET, IN_CHROOT]))?)
+}
+
+fn settings(world: &World, sockets: &[&str]) -> String {
+    let mut settings = format!(
+        "{}imapd-conf = {:?}\ndomains = {DOMAINS:?}\n",
+        cyrus_release(world.release),
+        world.murder.frontend.imapd_conf(),
+    );
+    for socket in sockets {
+        settings += &format!("\n[[listen]]\nendpoint = \"unix:{socket}\"\n");
+    }
+    settings
+}
+
+/// What `postmap -q` says: the answer, or `None` where there is none.
+fn postmap(table: &str, key: &str) -> Done<Option<String>> {
+    let output = sandbox::command("postmap").args(["-q", key, table]).output()?;
+    let said = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    match output.status.code() {
+        Some(0) => Ok(Some(said)),
+        Some(1) if complaint.is_empty() => Ok(None),
+        _ => Err(format!("postmap -q {key} {table}: {}: {complaint}", output.status).into()),
+    }
+}
+
+/// The processes of a program of Postfix, each with its root and its user.
+fn processes(program: &str) -> Done<Vec<(String, u32)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let Ok(command) = fs::read(path.join("cmdline")) else { continue };
+        if command.starts_with(format!("{program}\0").as_bytes())
+            && let (Ok(root), Ok(metadata)) = (fs::read_link(path.join("root")), path.metadata())
+        {
+            found.push((root.display().to_string(), metadata.uid()));
+        }
+    }
+    Ok(found)
+}
+
+fn each_on_its_backend(world: &mut World) -> Done {
+    let types = run(sandbox::command("postconf").arg("-m"))?;
+    ensure!(types.lines().any(|known| known == "murder"), "postconf -m: {types}");
+    for (map, key, answer) in [
+        ("", "jane@example.org", Some("lmtp:inet:127.0.1.11:2003")),
+        (":lmtp", "Bob+x@Example.NET", Some("lmtp:inet:127.0.1.12:2003")),
+        ("", "nobody@example.org", Some("error:5.1.1 User unknown")),
+        ("", "jane@elsewhere.test", None),
+        ("", "*", None),
+        (":host", "bob@example.net", Some("127.0.1.12")),
+        (":recipient", "jane@example.org", Some("jane@example.org")),
+        (":recipient", "nobody@example.org", None),
+        (":canonical", "Jane+Work@Example.Org", Some("jane+Work@example.org")),
+        (":canonical", "jane@example.org", None),
+    ] {
+        let got = postmap(&format!("{TABLE}{map}"), key)?;
+        ensure!(got.as_deref() == answer, "{map}, {key}: {got:?} instead of {answer:?}");
+    }
+
+    // What this scenario is about: nobody but Cyrus and root, and nothing outside of the queue.
+    let list = world.murder.frontend.mailboxes_db();
+    fs::set_permissions(&list, Permissions::from_mode(0o600))?;
+    paths::each_on_its_backend(world)?;
+    paths::one_message_for_both(world)?;
+    let mode = fs::metadata(&list)?.mode() & 0o777;
+    ensure!(mode == 0o600, "the list has mode {mode:o}");
+    let postfix = sandbox::user("postfix")?;
+    for program in ["trivial-rewrite", "smtpd"] {
+        let running = processes(program)?;
+        let jailed = |(root, uid): &(String, u32)| {
+            root.ends_with("/var/spool/postfix") && *uid == postfix.uid
+        };
+        ensure!(!running.is_empty() && running.iter().all(jailed), "{program}: {running:?}");
+    }
+
+    refusals::unknown_is_refused_at_rcpt(world)?;
+    refusals::reserved_is_put_off(world)?;
+    refusals::foreign_addresses_pass_untouched(world)?;
+    moving::created_is_known_at_once(world)?;
+    moving::renamed_follows_its_name(world)?;
+    moving::deleted_is_refused(world)
+}
+
+/// Whom the list has is answered; who is not there cannot be told for sure.
+fn without_the_daemon(world: &mut World) -> Done {
+    let since = world.logs.mark();
+    world.daemon.stop()?;
+    paths::each_on_its_backend(world)?;
+    world.put_off("nobody@example.org")?;
+    let said = world.logs.wait("why nobody is put off", since, 10, |lines| {
+        let why = |text: &str| text.contains(TABLE) && text.contains("the daemon at");
+        lines.iter().map(|line| line.text.clone()).find(|text| why(text))
+    })?;
+    ensure!(said.contains("/murder-route/socket: "), "{said}");
+    // The list alone never was asked for them.
+    refusals::foreign_addresses_pass_untouched(world)?;
+    // It comes back, and is asked again by the same processes.
+    world.daemon.resume()?;
+    world.refused("nobody@example.org")
+}
+
+/// Cyrus puts another file in the place of the list, which nobody in the chroot may open.
+fn list_repacked(world: &mut World) -> Done {
+    let [be1, be2] = &world.murder.backends;
+    let list = world.murder.frontend.mailboxes_db();
+    world.arrives("jane@example.org", be1, "jane", "INBOX")?;
+    for round in 0..2 {
+        let before = fs::metadata(&list)?;
+        let since = world.logs.mark();
+        let mut dbtool = sandbox::command("cyr_dbtool");
+        dbtool.args(["-C", &world.murder.frontend.imapd_conf(), &list, "twoskip", "repack"]);
+        run(&mut dbtool)?;
+        let after = fs::metadata(&list)?;
+        ensure!(after.ino() != before.ino(), "repack has made no new file");
+        ensure!(after.mode() & 0o077 == 0, "the new list has mode {:o}", after.mode());
+        // At once, by way of the daemon.
+        world.arrives("bob@example.net", be2, "bob@example.net", "INBOX")?;
+        world.arrives("jane+Work@example.org", be1, "jane", "INBOX/Work")?;
+        world.refused("nobody@example.org")?;
+        restarted(world, since, "trivial-rewrite")?;
+        // And by the new list, whoever has begun anew.
+        world.daemon.stop()?;
+        let known = world
+            .arrives("anna-lena@example.org", be2, "anna-lena", "INBOX")
+            .and_then(|()| world.arrives("Jane@Example.org", be1, "jane", "INBOX"))
+            .and_then(|()| world.put_off("nobody@example.org"));
+        world.daemon.resume()?;
+        known.map_err(|e| format!("repacked {round} times more, without the daemon: {e}"))?;
+    }
+    world.refused("nobody@example.org")
+}
+
+fn restarted(world: &World, since: Mark, program: &str) -> Done {
+    let program = format!("postfix/{program}");
+    world.logs.wait(&format!("{program} to begin anew"), since, 30, |lines| {
+        let says = |text: &str| text.contains(TABLE) && text.contains("has changed -- restarting");
+        lines.iter().any(|line| line.program == program && says(&line.text)).then_some(())
+    })
+}
+
+/// Whatever is wrong with the table, Postfix runs on, says what it is, and refuses nobody.
+fn bad_configuration(world: &mut World) -> Done {
+    type Damage = fn() -> Done;
+    let damages: [(&str, Damage, &str); 5] = [
+        (
+            "a misspelt setting",
+            || Ok(fs::write(in_root(CONFIGURATION), "domain = \"example.org\"\n")?),
+            "unknown field `domain`",
+        ),
+        (
+            "no TOML at all",
+            || Ok(fs::write(in_root(CONFIGURATION), "# \n\n[[[\n")?),
+            "TOML parse error at line 3",
+        ),
+        (
+            "an imapd.conf that is not there",
+            || Ok(fs::write(in_root(CONFIGURATION), "imapd-conf = \"/nowhere\"\n")?),
+            "/nowhere: No such file",
+        ),
+        (
+            "no file",
+            || Ok(fs::remove_file(in_root(CONFIGURATION))?),
+            "/etc/murder-route.toml: No such file",
+        ),
+        ("no library", || Ok(fs::remove_file(in_root(LIBRARY))?), "unsupported dictionary type"),
+    ];
+    for (name, damage, says) in damages {
+        let since = world.logs.mark();
+        damage()?;
+        world.mail_server.restart_as_it_is()?;
+        let seen = soft(world, since, says);
+        library::install_for_postfix(world.release)?;
+        configure(world)?;
+        world.mail_server.restart_as_it_is()?;
+        let healed = world.recovers();
+        seen.and(healed).map_err(|e| format!("{name}: {e}"))?;
+    }
+    ensure!(Path::new(&in_root(LIBRARY)).exists(), "the library is back");
+    Ok(())
+}
+
+fn soft(world: &World, since: Mark, says: &str) -> Done {
+    world.existing_are_not_refused()?;
+    for recipient in ["jane@example.org", "nobody@example.org", "friend@elsewhere.test"] {
+        world.put_off(recipient)?;
+    }
+    world.logs.wait(&format!("{says:?} in the log"), since, 10, |lines| {
+        lines.iter().any(|line| line.text.contains(says)).then_some(())
+    })?;
+    // The rest of it lives: another table, and the queue.
+    let types = run(sandbox::command("postconf").arg("-m"))?;
+    ensure!(types.lines().any(|known| known == "regexp"), "postconf -m: {types}");
+    run(sandbox::command("postqueue").arg("-p"))?;
+    let died = world.logs.since(since, "postfix/master");
+    let died: Vec<_> = died.iter().filter(|line| line.text.contains("killed")).collect();
+    ensure!(died.is_empty(), "{died:?}");
+    Ok(())
+}
