@@ -6,14 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::root::Release;
-use crate::sandbox::in_root;
+use crate::sandbox::{self, in_root};
 use crate::{Done, run};
 
 /// Where it is in the root.
 pub const LIBRARY: &str = "/usr/lib/libmurder_route.so.0";
-
-/// Where Postfix finds it named.
-pub const DROP_IN: &str = "/etc/postfix/dynamicmaps.cf.d/murder-route";
 
 /// Builds it for a release, by `make lib`; a minute or two at the first time. A root with the headers
 /// of an older C library than this machine's is what it is linked against then.
@@ -44,7 +41,10 @@ pub fn install(release: Release) -> Done {
 /// And has Postfix load it, by the drop-in of the package.
 pub fn install_for_postfix(release: Release) -> Done {
     install(release)?;
+    // /etc/postfix, and in sid /usr/share/postfix.
+    let directory = run(sandbox::command("postconf").args(["-h", "meta_directory"]))?;
+    let directory = in_root(&format!("{}/dynamicmaps.cf.d", directory.trim_end()));
     let drop_in = include_str!("../../packaging/postfix/dynamicmaps.cf");
-    fs::create_dir_all(in_root("/etc/postfix/dynamicmaps.cf.d"))?;
-    Ok(fs::write(in_root(DROP_IN), drop_in)?)
+    fs::create_dir_all(&directory)?;
+    Ok(fs::write(format!("{directory}/murder-route"), drop_in)?)
 }

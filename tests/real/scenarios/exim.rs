@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 
-use super::{faults, master, moving, paths, refusals, stand};
+use super::{faults, function, master, moving, paths, refusals, stand};
 use crate::clients::gate::Gate;
 use crate::clients::sink::Sink;
 use crate::exim::Exim;
@@ -50,6 +50,7 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     scenario("a backend by IPv6 gets the recipients as they must be", by_ipv6);
     scenario("a backend that cannot be reached puts its letters off", unreachable);
     scenario("backends that want TLS and a login", with_tls_and_login);
+    function::run_in(&mut world, report);
 }
 
 /// The pieces need Exim's lmtp transport; Debian's light daemon would lack the functions of a library

@@ -8,6 +8,7 @@ mod comparison;
 mod doctor;
 mod exim;
 mod faults;
+mod function;
 mod kills;
 mod logins;
 mod master;

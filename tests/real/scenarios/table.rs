@@ -37,6 +37,7 @@ pub fn run_in(world: &mut World, report: &mut Report) {
         }
     };
     scenario("every recipient on its own backend, from the chroot", each_on_its_backend);
+    scenario("each map refuses and puts off by itself", each_map_by_itself);
     scenario("known recipients are answered without the daemon", without_the_daemon);
     scenario("the list is repacked", list_repacked);
     scenario("a bad configuration is a soft failure", bad_configuration);
@@ -162,6 +163,56 @@ fn each_on_its_backend(world: &mut World) -> Done {
     moving::created_is_known_at_once(world)?;
     moving::renamed_follows_its_name(world)?;
     moving::deleted_is_refused(world)
+}
+
+/// With one map in use at a time, so that none hides behind another.
+fn each_map_by_itself(world: &mut World) -> Done {
+    for (settings, known, reserved, in_doubt) in [
+        (&["recipient_canonical_maps="][..], 250, 450, 451),
+        (
+            &[
+                "recipient_canonical_maps=",
+                "transport_maps=",
+                "relay_recipient_maps=murder:/etc/murder-route.toml:recipient",
+            ],
+            250,
+            451,
+            451,
+        ),
+    ] {
+        for setting in settings {
+            run(sandbox::command("postconf").args(["-e", setting]))?;
+        }
+        world.mail_server.restart_as_it_is()?;
+        let says = |world: &World, recipient: &str, code: u16| -> Done {
+            let reply = world.rcpt(recipient)?;
+            let context = || format!("{settings:?}: {recipient}: {reply} instead of {code}");
+            if reply.code == code { Ok(()) } else { Err(context().into()) }
+        };
+        says(world, "jane@example.org", known)?;
+        says(world, "Bob+x@Example.NET", known)?;
+        says(world, "nobody@example.org", 550)?;
+        says(world, "friend@elsewhere.test", 250)?;
+
+        let mut master = world.murder.mupdate()?;
+        master.reserve("user.putoff", "127.0.1.11!default")?;
+        let seen = sandbox::poll("the reservation to be seen", 20, || {
+            let reason = world.setup.lookup_one("putoff@example.org")?.reason;
+            Ok(reason.contains("reserved").then_some(()))
+        });
+        let seen = seen.and_then(|()| says(world, "putoff@example.org", reserved));
+        master.delete("user.putoff")?;
+        seen?;
+
+        world.daemon.stop()?;
+        let seen = says(world, "jane@example.org", known)
+            .and_then(|()| says(world, "nobody@example.org", in_doubt))
+            .and_then(|()| says(world, "friend@elsewhere.test", 250));
+        world.daemon.resume()?;
+        seen?;
+        says(world, "someone.else@example.org", 550)?;
+    }
+    Ok(())
 }
 
 /// Whom the list has is answered; who is not there cannot be told for sure.
