@@ -56,16 +56,13 @@ LIBRARY_FEATURES ?= capi
 LIBRARY_FLAGS = -C link-arg=-Wl,-soname,$(LIBRARY).$(LIBRARY_ABI),-z,nodelete,-z,relro,-z,now
 LIBRARY_TARGET ?= target/lib
 LIBRARY_BUILD ?= target
-# It runs with the C library that it is linked against, and with later ones. LIBRARY_SYSROOT is the root
-# directory of an older system, with the headers of its C library (libc6-dev).
-ifdef LIBRARY_SYSROOT
-LIBRARY_FLAGS += -C link-arg=--sysroot=$(LIBRARY_SYSROOT)
-lib: export CFLAGS += --sysroot=$(LIBRARY_SYSROOT)
-endif
+# More for rustc. The library runs with the C library that it is linked against and with later ones, so
+# that an older one may be named here.
+LIBRARY_LINK ?=
 
 lib:
 	$(CARGO) rustc --locked --lib --crate-type cdylib --profile library --target-dir $(LIBRARY_BUILD) \
-	    --no-default-features --features $(LIBRARY_FEATURES) -- $(LIBRARY_FLAGS)
+	    --no-default-features --features $(LIBRARY_FEATURES) -- $(LIBRARY_FLAGS) $(LIBRARY_LINK)
 	$(INSTALL) -d $(LIBRARY_TARGET)
 	$(INSTALL) -m 755 $(LIBRARY_BUILD)/library/$(LIBRARY) $(LIBRARY_TARGET)/$(LIBRARY).$(LIBRARY_ABI)
 	ln -sf $(LIBRARY).$(LIBRARY_ABI) $(LIBRARY_TARGET)/$(LIBRARY)

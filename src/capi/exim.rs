@@ -80,8 +80,6 @@ unsafe extern "C" fn murder_route_exim(
         }
     });
     let (code, text) = answered.unwrap_or_else(|bug| (Code::Fail, bug));
-    // Of a failed expansion Exim 4.96 logs what comes before the first semicolon.
-    let text = if code == Code::Ok { text } else { text.replace(';', ",") };
     let kept = TEXT.try_with(|kept| {
         *kept.borrow_mut() = text::line(&text);
         kept.borrow().as_ptr().cast_mut()

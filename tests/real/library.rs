@@ -12,17 +12,52 @@ use crate::{Done, run};
 /// Where it is in the root.
 pub const LIBRARY: &str = "/usr/lib/libmurder_route.so.0";
 
-/// Builds it for a release, by `make lib`; a minute or two at the first time. A root with the headers
-/// of an older C library than this machine's is what it is linked against then.
+/// Builds it for a release, by `make lib`; a minute or two at the first time. The oldest one has an older
+/// C library than any machine that builds this, and is linked against that.
 pub fn build(release: Release, root: &Path) -> Done {
     let mut make = Command::new("make");
     make.args(["-s", "lib", &format!("LIBRARY_TARGET={}", built(release).display())]);
     make.current_dir(env!("CARGO_MANIFEST_DIR"));
     if release == Release::V3_2 {
-        make.arg(format!("LIBRARY_SYSROOT={}", root.display()));
+        make.arg(format!("LIBRARY_LINK={}", linked_in(root, &built(release))?));
         make.arg(format!("LIBRARY_BUILD={}", built(release).join("build").display()));
     }
     run(&mut make).map(drop)
+}
+
+/// What links against the C library of a root. The links there are made for those within, so others are
+/// made here.
+fn linked_in(root: &Path, directory: &Path) -> Done<String> {
+    let names = directory.join("link");
+    fs::create_dir_all(&names)?;
+    let find = |beginning: &str, end: &str| -> Done<PathBuf> {
+        for machine in fs::read_dir(root.join("usr/lib"))? {
+            let machine = machine?.path();
+            if !machine.join("libc.so.6").exists() {
+                continue;
+            }
+            for file in fs::read_dir(machine)? {
+                let file = file?.path();
+                let name = file.file_name().unwrap_or_default().to_string_lossy();
+                if name.starts_with(beginning) && name.ends_with(end) {
+                    return Ok(file);
+                }
+            }
+        }
+        Err(format!("no {beginning}…{end} in {}", root.display()).into())
+    };
+    let libc = [("libc.so", "6"), ("libc_nonshared", ".a"), ("ld-2.", ".so")];
+    let libc: Vec<String> = libc
+        .iter()
+        .map(|(name, end)| find(name, end).map(|file| file.display().to_string()))
+        .collect::<Done<_>>()?;
+    fs::write(names.join("libc.so"), format!("GROUP ( {} )\n", libc.join(" ")))?;
+    for name in ["libpthread.so", "libdl.so"] {
+        let file = find(&format!("{name}."), "")?;
+        fs::write(names.join(name), format!("INPUT ( {} )\n", file.display()))?;
+    }
+    let options = [&format!("-L{}", names.display()), "-lpthread", "-ldl"];
+    Ok(options.map(|option| format!("-C link-arg={option}")).join(" "))
 }
 
 fn built(release: Release) -> PathBuf {
