@@ -21,6 +21,8 @@ docdir ?= $(prefix)/share/doc/murder-route
 # systemd looks here whatever the prefix of its programs: /usr/lib for a package, and
 # /usr/local/lib for what an administrator builds.
 unitdir ?= $(prefix)/lib/systemd/system
+# Set it to have Postfix know the table, see murder_table(5).
+dynamicmapsdir ?=
 INSTALL ?= install
 
 .PHONY: all bench bindings check check-bindings check-real doc install install-lib lib soak
@@ -67,7 +69,7 @@ lib:
 	$(INSTALL) -m 755 $(LIBRARY_BUILD)/library/$(LIBRARY) $(LIBRARY_TARGET)/$(LIBRARY).$(LIBRARY_ABI)
 	ln -sf $(LIBRARY).$(LIBRARY_ABI) $(LIBRARY_TARGET)/$(LIBRARY)
 
-target/lib/$(LIBRARY).$(LIBRARY_ABI):
+$(LIBRARY_TARGET)/$(LIBRARY).$(LIBRARY_ABI):
 	$(MAKE) lib
 
 BINDINGS ?= src/capi/bindings.rs
@@ -85,8 +87,9 @@ doc:
 VERSION = $(shell sed -n '/^version/{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)
 
 # Afterwards, where that is not a package's care: ldconfig.
-install-lib: target/lib/$(LIBRARY).$(LIBRARY_ABI)
-	$(INSTALL) -d $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(includedir) $(DESTDIR)$(mandir)/man3
+install-lib: $(LIBRARY_TARGET)/$(LIBRARY).$(LIBRARY_ABI)
+	$(INSTALL) -d $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(includedir) $(DESTDIR)$(docdir)
+	$(INSTALL) -d $(DESTDIR)$(mandir)/man3 $(DESTDIR)$(mandir)/man5
 	$(INSTALL) -m 755 $< $(DESTDIR)$(libdir)/$(LIBRARY).$(VERSION)
 	ln -sf $(LIBRARY).$(VERSION) $(DESTDIR)$(libdir)/$(LIBRARY).$(LIBRARY_ABI)
 	ln -sf $(LIBRARY).$(LIBRARY_ABI) $(DESTDIR)$(libdir)/$(LIBRARY)
@@ -94,6 +97,12 @@ install-lib: target/lib/$(LIBRARY).$(LIBRARY_ABI)
 	sed 's|@prefix@|$(prefix)|; s|@libdir@|$(libdir)|; s|@includedir@|$(includedir)|; s|@version@|$(VERSION)|' \
 	    c-api/murder_route.pc.in > $(DESTDIR)$(libdir)/pkgconfig/murder_route.pc
 	$(INSTALL) -m 644 man/murder_route.3 $(DESTDIR)$(mandir)/man3/
+	$(INSTALL) -m 644 man/murder_table.5 man/murder_route_exim.5 $(DESTDIR)$(mandir)/man5/
+	sed 's|/usr/lib/|$(libdir)/|' packaging/postfix/dynamicmaps.cf > $(DESTDIR)$(docdir)/dynamicmaps.cf
+ifneq ($(dynamicmapsdir),)
+	$(INSTALL) -d $(DESTDIR)$(dynamicmapsdir)
+	$(INSTALL) -m 644 $(DESTDIR)$(docdir)/dynamicmaps.cf $(DESTDIR)$(dynamicmapsdir)/murder-route
+endif
 	$(INSTALL) -d $(DESTDIR)$(docdir)/examples
 	$(INSTALL) -m 644 c-api/examples/* $(DESTDIR)$(docdir)/examples/
 

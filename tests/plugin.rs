@@ -1,7 +1,6 @@
 //! The table of Postfix and the function of Exim, loaded as they load them, by programs in C that are
 //! as strict as they are.
 
-#[allow(dead_code, reason = "each test binary uses its own part of this")]
 #[path = "capi/build.rs"]
 mod build;
 mod common;
@@ -148,8 +147,11 @@ fn a_table_gives_the_answers_of_the_daemons_map_and_no_others() {
                 "OK" => assert_eq!(postfix.ask(key), format!("found: {text}"), "{map}: {key}"),
                 "NOTFOUND" => assert_eq!(postfix.ask(key), "not found", "{map}: {key}"),
                 _ => {
-                    let warning = format!("warning: murder:{}:{map}: {text}", table(&site));
-                    assert_eq!(postfix.ask_twice(key), (warning, "temporary".into()));
+                    let (warning, answer) = postfix.ask_twice(key);
+                    // The daemon has nothing but ASCII there.
+                    let warning = warning.replace(|c: char| !c.is_ascii(), "?");
+                    assert_eq!(warning, format!("warning: murder:{}:{map}: {text}", table(&site)));
+                    assert_eq!(answer, "temporary");
                 }
             }
         }
@@ -179,7 +181,7 @@ fn a_stranger_is_refused_by_the_daemons_word_only_and_put_off_without_it() {
     let jane = format!("jane@example.org\t{}", table(&murder));
     for _ in 0..2 {
         let (warning, answer) = postfix.ask_twice("nobody@example.org");
-        assert_eq!(answer, "temporary");
+        assert_eq!(answer, "found: retry:4.3.0 Mailbox is temporarily unavailable");
         let where_ = format!("the daemon at {}: ", socket.display());
         assert!(warning.starts_with("warning: murder:/") && warning.contains(&where_), "{warning}");
         let failed = exim.ask(&stranger);
@@ -339,15 +341,19 @@ fn neither_touches_memory_that_is_not_its_own() {
     }
     postfix.ends_well();
 
-    let mut command = valgrind();
-    let mut exim = Loaded::start(command.arg(loader("exim")).arg(shared(&library())));
-    for key in KEYS {
-        exim.ask(&format!("{key}\t{}", table(&site)));
-        exim.ask(&format!("{key}\t{}\tlmtp", table(&site)));
+    // A child leaves what its parent had halfway as it is, and loses it.
+    for (forks, leaks) in [(false, "--leak-check=full"), (true, "--leak-check=no")] {
+        let mut command = valgrind();
+        command.arg(leaks);
+        let mut exim = Loaded::start(command.arg(loader("exim")).arg(shared(&library())));
+        exim.ask(&format!("jane@example.org\t{}", table(&site)));
+        if forks {
+            exim.send("!fork");
+        }
+        for key in KEYS {
+            exim.ask(&format!("{key}\t{}", table(&site)));
+            exim.ask(&format!("{key}\t{}\tlmtp", table(&site)));
+        }
+        exim.ends_well();
     }
-    exim.send("!fork");
-    for key in KEYS {
-        exim.ask(&format!("{key}\t{}", table(&site)));
-    }
-    exim.ends_well();
 }

@@ -221,11 +221,16 @@ impl Library {
 
     /// What a map answers of a recipient; `None`: there is no such map.
     pub fn answer(&self, map: &str, recipient: &[u8]) -> Option<Reply> {
+        self.answer_and_why(map, recipient).map(|(reply, _)| reply)
+    }
+
+    /// The same, with what it comes of.
+    pub(super) fn answer_and_why(&self, map: &str, recipient: &[u8]) -> Option<(Reply, Told)> {
         let map = self.maps.get(map)?;
         let told = self.look_up(recipient);
         // One that is not UTF-8 is foreign, so nothing of it comes back.
         let recipient = String::from_utf8_lossy(recipient);
-        Some(self.maps.reply(map, &self.router, &recipient, &told.route))
+        Some((self.maps.reply(map, &self.router, &recipient, &told.route), told))
     }
 
     /// Cyrus' list as it was opened with the library, for who wants to see that it is replaced: it has
@@ -300,6 +305,10 @@ impl Library {
         let mut findings = self.nothing_found();
         findings.learn(name, Said::Lists(Err(why.into())));
         let route = match self.decide(lists, recipient, &findings) {
+            // Of a list that cannot be read, only that is said: the other half is that nobody else was asked.
+            Verdict::Final(route) if !route.reason.contains(why) => {
+                Route { reason: format!("{}; {why}", route.reason).into(), ..route }
+            }
             Verdict::Final(route) => route,
             Verdict::Confirm(_) | Verdict::AskAgain(_) | Verdict::Wait => busy(),
         };
@@ -348,6 +357,11 @@ impl Inner {
 }
 
 impl Told {
+    /// Whether neither a list nor the daemon could tell.
+    pub(super) fn is_by_nobody(&self) -> bool {
+        self.origin == Origin::Nothing && matches!(self.route.decision, Decision::Deferred(_))
+    }
+
     fn of(route: Route, origin: Origin) -> Self {
         Self { route, origin, age: None }
     }

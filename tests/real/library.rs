@@ -1,12 +1,11 @@
 //! The shared library: built once for all roots, and put where a package would put it.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::root::Release;
-use crate::sandbox::{self, in_root};
+use crate::sandbox::{self, ROOT};
 use crate::{Done, run};
 
 /// Where it is in the root.
@@ -67,19 +66,20 @@ fn built(release: Release) -> PathBuf {
 
 /// Puts it into the root of the run.
 pub fn install(release: Release) -> Done {
-    fs::copy(built(release).join("libmurder_route.so.0"), in_root(LIBRARY))?;
-    // Postfix loads none that others than root might write to.
-    fs::set_permissions(in_root(LIBRARY), Permissions::from_mode(0o644))?;
-    Ok(())
+    make_install(release, "")
 }
 
-/// And has Postfix load it, by the drop-in of the package.
+fn make_install(release: Release, postfix: &str) -> Done {
+    let mut make = Command::new("make");
+    make.args(["-s", "install-lib", "prefix=/usr", &format!("DESTDIR={ROOT}")]);
+    make.arg(format!("LIBRARY_TARGET={}", built(release).display()));
+    make.arg(format!("dynamicmapsdir={postfix}")).current_dir(env!("CARGO_MANIFEST_DIR"));
+    run(&mut make).map(drop)
+}
+
+/// And has Postfix load it.
 pub fn install_for_postfix(release: Release) -> Done {
-    install(release)?;
     // /etc/postfix, and in sid /usr/share/postfix.
     let directory = run(sandbox::command("postconf").args(["-h", "meta_directory"]))?;
-    let directory = in_root(&format!("{}/dynamicmaps.cf.d", directory.trim_end()));
-    let drop_in = include_str!("../../packaging/postfix/dynamicmaps.cf");
-    fs::create_dir_all(&directory)?;
-    Ok(fs::write(format!("{directory}/murder-route"), drop_in)?)
+    make_install(release, &format!("{}/dynamicmaps.cf.d", directory.trim_end()))
 }

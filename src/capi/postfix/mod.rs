@@ -120,7 +120,10 @@ unsafe extern "C" fn look_up(dict: *mut Dict, key: *const c_char) -> *const c_ch
     let answer = panics::caught(|| opened.table.look_up(key));
     let answer = answer.unwrap_or_else(|bug| Answer::Temporary(text::line(&bug)));
     match answer {
-        Answer::Found(text) => {
+        Answer::Found(text, why) => {
+            if let Some(why) = why {
+                opened.host.warn(&why);
+            }
             opened.found = text;
             opened.found.as_ptr()
         }

@@ -24,8 +24,8 @@ pub(super) struct Table {
 /// What it has for a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// This.
-    Found(CString),
+    /// This. The sender may be told to try again later, for a reason that goes to the mail log.
+    Found(CString, Option<CString>),
     /// Nothing; another table may have.
     NotFound,
     /// It cannot tell now, for the reason that goes to the mail log.
@@ -76,16 +76,25 @@ impl Table {
 
     /// The answer for a key as Postfix has it: a whole address, or something else that is not ours.
     pub(super) fn look_up(&self, key: &[u8]) -> Answer {
-        let why = match self.library.answer(&self.map, key).map(Reply::fit) {
-            Some(Reply::Ok(text)) => match CString::new(text) {
-                Ok(text) => return Answer::Found(text),
-                Err(_) => "the answer has a NUL in it".into(),
-            },
-            Some(Reply::NotFound) => return Answer::NotFound,
-            Some(Reply::Temp(why)) => why,
-            None => "there is no such map any more".into(),
+        let Some((reply, told)) = self.library.answer_and_why(&self.map, key) else {
+            return Answer::Temporary(self.log("there is no such map any more"));
         };
-        Answer::Temporary(text::line(&format!("murder:{}: {why}", self.name)))
+        match reply.fit() {
+            Reply::Ok(text) => match CString::new(text) {
+                // If the daemon was asked, it has logged what is wrong.
+                Ok(text) if told.is_by_nobody() => {
+                    Answer::Found(text, Some(self.log(&told.route.reason)))
+                }
+                Ok(text) => Answer::Found(text, None),
+                Err(_) => Answer::Temporary(self.log("the answer has a NUL in it")),
+            },
+            Reply::NotFound => Answer::NotFound,
+            Reply::Temp(why) => Answer::Temporary(self.log(&why)),
+        }
+    }
+
+    fn log(&self, why: &str) -> CString {
+        text::line(&format!("murder:{}: {why}", self.name))
     }
 }
 
