@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::root::Release;
 use crate::sandbox::{self, ROOT};
@@ -13,15 +14,21 @@ pub const LIBRARY: &str = "/usr/lib/libmurder_route.so.0";
 
 /// Builds it for a release, by `make lib`; a minute or two at the first time. The oldest one has an older
 /// C library than any machine that builds this, and is linked against that.
-pub fn build(release: Release, root: &Path) -> Done {
+fn build(release: Release) -> Done {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.load(Ordering::Relaxed) {
+        return Ok(());
+    }
     let mut make = Command::new("make");
     make.args(["-s", "lib", &format!("LIBRARY_TARGET={}", built(release).display())]);
     make.current_dir(env!("CARGO_MANIFEST_DIR"));
     if release == Release::V3_2 {
-        make.arg(format!("LIBRARY_LINK={}", linked_in(root, &built(release))?));
+        make.arg(format!("LIBRARY_LINK={}", linked_in(Path::new(ROOT), &built(release))?));
         make.arg(format!("LIBRARY_BUILD={}", built(release).join("build").display()));
     }
-    run(&mut make).map(drop)
+    run(&mut make)?;
+    DONE.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 /// What links against the C library of a root. The links there are made for those within, so others are
@@ -70,6 +77,7 @@ pub fn install(release: Release) -> Done {
 }
 
 fn make_install(release: Release, postfix: &str) -> Done {
+    build(release)?;
     let mut make = Command::new("make");
     make.args(["-s", "install-lib", "prefix=/usr", &format!("DESTDIR={ROOT}")]);
     make.arg(format!("LIBRARY_TARGET={}", built(release).display()));

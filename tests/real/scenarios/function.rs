@@ -108,6 +108,7 @@ pub fn run_in(world: &mut World<Exim>, report: &mut Report) {
 fn with_the_function(world: &mut World<Exim>, scenario: fn(&mut World<Exim>) -> Done) -> Done {
     let seen = begin(world).and_then(|()| scenario(world));
     fs::remove_file(in_root(EXIM_CONF))?;
+    world.mail_server.restart()?;
     seen
 }
 

@@ -68,9 +68,6 @@ fn begin(world: &mut World) -> Done {
     writeln!(main_cf, "transport_maps = {TABLE}")?;
     writeln!(main_cf, "recipient_canonical_maps = {TABLE}:canonical")?;
     writeln!(main_cf, "recipient_canonical_classes = envelope_recipient")?;
-    // What Debian's start-up does for the chroot: 3.5 ends without it.
-    fs::create_dir_all(in_root("/var/spool/postfix/etc"))?;
-    fs::copy(in_root("/etc/services"), in_root("/var/spool/postfix/etc/services"))?;
     // What all releases but sid's have from Debian.
     for service in ["smtp/unix", "lmtp/unix", "rewrite/unix", "cleanup/unix"] {
         run(sandbox::command("postconf").args(["-F", &format!("{service}/chroot=y")]))?;
