@@ -5,13 +5,18 @@
 mod build;
 
 use std::fs::{self, File};
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::{Library, Origin, Told};
+use crate::config::Overrides;
 use crate::cyrusdb::node::Layout;
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::writer::{Random, Write, Writer};
+use crate::endpoint::Endpoint;
 use crate::mailbox::{AnonymousRights, KeyGeneration, MailboxName, Record, State};
 use crate::mailbox_list::replica::Place;
 use crate::replica::{About, Batch as _};
@@ -51,6 +56,72 @@ fn key(name: &str) -> Vec<u8> {
 
 fn value(server: &str) -> Vec<u8> {
     format!("%(T er P default S {server} M 1700000000 A %(anyone p))").into_bytes()
+}
+
+/// A library over a mailboxes.db in which jane's record is so old, in a murder whose daemon is asked at
+/// this socket.
+fn library_with_jane(directory: &Path, changed: u64, socket: &Path) -> Library {
+    let order = |a: &[u8], b: &[u8]| Order::Raw.compare(a, b);
+    let mut writer = Writer::new(Layout::Twoskip, Random(7), 1, order);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let record = format!("%(T er P default S be1.example.org M {} A %(anyone p))", now - changed);
+    writer.put(&key("user.jane"), record.as_bytes());
+    writer.commit();
+    fs::write(directory.join("mailboxes.db"), &writer.file).unwrap();
+    let config = directory.join("murder-route.toml");
+    fs::write(
+        &config,
+        "mailboxes-db = \"mailboxes.db\"\ndomains = [\"example.org\"]\n\
+         [mupdate]\nservers = [\"127.0.0.1:1\"]\npassword-file = \"/nonexistent\"\n",
+    )
+    .unwrap();
+    let given = Overrides { config: Some(config), ..Overrides::default() };
+    let daemon = Some(vec![Endpoint::Unix(socket.to_owned())]);
+    Library::open(given, daemon, Duration::from_secs(60)).unwrap()
+}
+
+fn server(told: &Told) -> Option<&str> {
+    told.route.server.as_deref()
+}
+
+#[test]
+fn who_changed_a_moment_ago_is_asked_of_the_daemon_and_answered_without_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let library = library_with_jane(directory.path(), 5, &socket);
+    // Nobody there.
+    let told = library.look_up(b"jane@example.org");
+    assert_eq!((server(&told), told.origin), (Some("be1.example.org"), Origin::MailboxesDb));
+    // Somebody who knows better, and then one who hangs.
+    let listener = UnixListener::bind(&socket).unwrap();
+    let answer = b"108:OK outcome=deliver transport=lmtp backend=inet:be2.example.org:2003 \
+                   mailbox=user.jane server=be2.example.org,";
+    let (over, wait) = std::sync::mpsc::channel::<()>();
+    let daemon = std::thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let mut heard = [0; 100];
+        assert_ne!(stream.read(&mut heard).unwrap(), 0);
+        stream.write_all(answer).unwrap();
+        wait.recv().unwrap();
+    });
+    let told = library.look_up(b"jane@example.org");
+    assert_eq!((server(&told), told.origin), (Some("be2.example.org"), Origin::Daemon));
+    let told = library.look_up(b"jane@example.org");
+    assert_eq!((server(&told), told.origin), (Some("be1.example.org"), Origin::MailboxesDb));
+    over.send(()).unwrap();
+    daemon.join().unwrap();
+}
+
+#[test]
+fn who_has_not_changed_lately_is_asked_of_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let library = library_with_jane(directory.path(), 3600, &socket);
+    let listener = UnixListener::bind(&socket).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let told = library.look_up(b"jane@example.org");
+    assert_eq!((server(&told), told.origin), (Some("be1.example.org"), Origin::MailboxesDb));
+    assert!(listener.accept().is_err());
 }
 
 #[test]
@@ -135,7 +206,7 @@ fn eight_threads_of_a_c_program_are_always_right_while_the_daemon_writes_its_rep
             0 => drop(change.delete(&other).unwrap()),
             _ => drop(change.put(&other, &record("be2")).unwrap()),
         }
-        let now = std::time::SystemTime::now();
+        let now = SystemTime::now();
         let about = About {
             synchronised: Some(now),
             as_of: Some(now),
