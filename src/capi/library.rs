@@ -32,7 +32,7 @@ const SOON: Duration = Duration::from_millis(500);
 /// # After a fork
 ///
 /// A fork may catch other threads with a lock held and something half changed, in the child for ever.
-/// What can be caught like that, the lists and connections, is [`Inner`], and belongs to the
+/// What can be caught like that, the lists and connections, is `Inner`, and belongs to the
 /// process that made it. Another process makes its own when it first asks, of what does not change: rules, and
 /// descriptors to read from. The old one is never touched again, not even to free it.
 #[derive(Debug)]

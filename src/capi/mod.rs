@@ -1,9 +1,9 @@
 //! The shared library `libmurder_route.so`: what C programs, Python and mail servers load.
 //!
-//! `c-api/murder_route.h` is the contract, written by hand for those who read C. [`bindings`] is made
-//! of it by bindgen; [`abi`] implements it and is compared with it by the compiler. Behind that is
+//! `c-api/murder_route.h` is the contract, written by hand for those who read C. `bindings` is made
+//! of it by bindgen; `abi` implements it and is compared with it by the compiler. Behind that is
 //! [`Library`], in safe Rust, which whatever else is exported from the library builds on: the table
-//! of [`postfix`], and the function of [`exim`].
+//! of `postfix`, and the function of `exim`.
 //!
 //! # Inside a mail server
 //!
@@ -12,7 +12,7 @@
 //! Sendmail fork for each connection. So:
 //!
 //! * what a chroot or a change of user takes away is opened when the library is
-//!   ([`Foothold`](crate::mailbox_list::foothold)), or reached through the daemon;
+//!   (`mailbox_list::foothold`), or reached through the daemon;
 //! * what a fork may catch halfway belongs to one process, and a child begins with its own (see
 //!   [`Library`]);
 //! * lists are read by `pread` only, the replica among them: through a map, a file that is cut off would
