@@ -6,8 +6,9 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use super::beside::switch;
+use super::beside::{becomes_well, switch};
 use super::{moving, paths, refusals};
+use crate::exchanger::{self, Exchanger};
 use crate::library::{self, LIBRARY};
 use crate::logs::Mark;
 use crate::postfix::{Chroot, DOMAINS};
@@ -40,6 +41,7 @@ pub fn run_in(world: &mut World, report: &mut Report) {
     scenario("each map refuses and puts off by itself", each_map_by_itself);
     scenario("known recipients are answered without the daemon", without_the_daemon);
     scenario("the list is repacked", list_repacked);
+    scenario("a host without Cyrus reads the replica", from_the_replica);
     scenario("a bad configuration is a soft failure", bad_configuration);
 }
 
@@ -84,15 +86,17 @@ fn configure(world: &World) -> Done {
 }
 
 fn settings(world: &World, sockets: &[&str]) -> String {
-    let mut settings = format!(
+    let settings = format!(
         "{}imapd-conf = {:?}\ndomains = {DOMAINS:?}\n",
         cyrus_release(world.release),
         world.murder.frontend.imapd_conf(),
     );
-    for socket in sockets {
-        settings += &format!("\n[[listen]]\nendpoint = \"unix:{socket}\"\n");
-    }
-    settings
+    settings + &listening(sockets)
+}
+
+fn listening(sockets: &[&str]) -> String {
+    let listen = |socket| format!("\n[[listen]]\nendpoint = \"unix:{socket}\"\n");
+    sockets.iter().map(listen).collect()
 }
 
 /// What `postmap -q` says: the answer, or `None` where there is none.
@@ -278,6 +282,40 @@ fn restarted(world: &World, since: Mark, program: &str) -> Done {
         let says = |text: &str| text.contains(TABLE) && text.contains("has changed -- restarting");
         lines.iter().any(|line| line.program == program && says(&line.text)).then_some(())
     })
+}
+
+/// The daemon writes it as a user of its own, and nobody else may look into its directory.
+fn from_the_replica(world: &mut World) -> Done {
+    let exchanger = Exchanger::make(&world.murder)?;
+    fs::set_permissions(exchanger::replica(), Permissions::from_mode(0o700))?;
+    let login = "password-file = \"password\"\nallow-plaintext = true\n";
+    let setup = |sockets: &[&str]| {
+        let settings = format!("{login}{}", listening(sockets));
+        exchanger.by_file("table", &settings)
+    };
+    setup(&[SOCKET, IN_CHROOT])?;
+    fs::copy(format!("{STATE}/mx/table.toml"), in_root(CONFIGURATION))?;
+    sandbox::make_dir(&in_root("/var/spool/postfix/murder-route"), exchanger::USER)?;
+    switch(world, setup(&[SOCKET, &in_root(IN_CHROOT)])?)?;
+    becomes_well(world)?;
+    world.mail_server.restart_as_it_is()?;
+
+    paths::each_on_its_backend(world)?;
+    refusals::unknown_is_refused_at_rcpt(world)?;
+    refusals::reserved_is_put_off(world)?;
+    // What comes and goes is seen in the file that was opened before the chroot.
+    moving::created_is_known_at_once(world)?;
+    world.daemon.stop()?;
+    let [be1, be2] = &world.murder.backends;
+    let known = world
+        .arrives("newcomer@example.org", be2, "newcomer", "INBOX")
+        .and_then(|()| world.arrives("Jane@example.org", be1, "jane", "INBOX"))
+        .and_then(|()| world.put_off("nobody@example.org"));
+    world.daemon.resume()?;
+    known.map_err(|e| format!("without the daemon: {e}"))?;
+    becomes_well(world)?;
+    moving::renamed_follows_its_name(world)?;
+    moving::deleted_is_refused(world)
 }
 
 /// Whatever is wrong with the table, Postfix runs on, says what it is, and refuses nobody.
