@@ -200,9 +200,13 @@ impl Findings {
     }
 
     fn by(options: &[&str]) -> Done<Self> {
+        Self::as_installed(&[&["--postfix-config", POSTFIX], options].concat())
+    }
+
+    /// With the files where they belong.
+    fn as_installed(options: &[&str]) -> Done<Self> {
         let mut doctor = sandbox::command(PROGRAM);
-        doctor.args(["doctor", "--json", "--postfix-config", POSTFIX]);
-        let output = doctor.args(options).output()?;
+        let output = doctor.args(["doctor", "--json"]).args(options).output()?;
         let (said, text) = (String::from_utf8_lossy(&output.stderr), output.stdout);
         let report: Value = serde_json::from_slice(&text).map_err(|e| format!("{e}: {said}"))?;
         let all = report["findings"].as_array().ok_or("no findings")?.clone();
@@ -231,6 +235,28 @@ impl Findings {
 
     fn says(&self, severity: &str, check: &str) -> bool {
         self.all.iter().any(|f| f["check"] == check && f["severity"] == severity)
+    }
+}
+
+/// A host that was set up as the README says: nothing has to be mended, and all of it was seen.
+pub fn agrees() -> Done {
+    if !can_run()? {
+        return Ok(());
+    }
+    let found = Findings::as_installed(&["--no-master"])?;
+    let errors = found.of_severity("error");
+    ensure!(errors.is_empty() && found.code == Some(0), "{:?}: {errors:?}", found.all);
+    for check in ["postfix/domains", "postfix/softening", "socket/answer", "backend/lmtp"] {
+        ensure!(found.says("ok", check), "nothing of {check}: {:?}", found.all);
+    }
+    Ok(())
+}
+
+/// A host that was set up as the README says, and has this wrong.
+pub fn finds(check: &str, says: &str) -> Done {
+    match can_run()? {
+        true => Findings::as_installed(&["--no-master"])?.error(check, says),
+        false => Ok(()),
     }
 }
 

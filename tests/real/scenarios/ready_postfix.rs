@@ -9,7 +9,7 @@ use std::process::Command;
 use super::beside::{becomes_well, switch};
 use super::faults::{Target, restarts_under_load};
 use super::without_cyrus::THOROUGH;
-use super::{paths, refusals};
+use super::{doctor, paths, refusals};
 use crate::clients::sink::Sink;
 use crate::clients::socketmap::Socketmap;
 use crate::exchanger::{self, Exchanger};
@@ -186,6 +186,7 @@ fn by_its_readme(world: &mut World) -> Done {
             let got = setting(&format!("murder_destination_{limit}"))?;
             ensure!(got == value, "{limit}: {got}");
         }
+        doctor::agrees()?;
         paths::each_on_its_backend(world)?;
         paths::one_message_for_both(world)?;
         refusals::unknown_is_refused_at_rcpt(world)?;
@@ -267,6 +268,7 @@ fn without_own_transport(world: &mut World) -> Done {
         ensure!(before == after, "master.cf has changed: {after}");
         let filter = setting("lmtp_delivery_status_filter")?;
         ensure!(filter == "regexp:/etc/postfix/murder-route-status", "filter: {filter}");
+        doctor::agrees()?;
         paths::each_on_its_backend(world)?;
         world.refused("nobody@example.org")
     })
@@ -278,6 +280,7 @@ fn by_recipients(world: &mut World) -> Done {
         follow(world, &[DAEMON, PIECES], "--verify recipients")?;
         world.mail_server.restart_as_it_is()?;
         world.arrives("jane+Work@example.org", &world.murder.backends[0], "jane", "INBOX/Work")?;
+        doctor::agrees()?;
         // The setting that comes last counts.
         add_to_main_cf("transport_maps = static:discard:")?;
         world.mail_server.restart_as_it_is()?;
@@ -330,6 +333,7 @@ const POLICY_LOAD: [Target; 6] = [
 fn by_policy(world: &mut World) -> Done {
     on_a_host(world, LISTEN, |world| {
         in_the_chroot(world, "--verify policy")?;
+        doctor::agrees()?;
         strangers_only_when_sure(world)?;
         refusals::unknown_is_refused_at_rcpt(world)?;
         refusals::foreign_addresses_pass_untouched(world)?;
@@ -341,6 +345,7 @@ fn by_policy(world: &mut World) -> Done {
 fn by_milter(world: &mut World) -> Done {
     on_a_host(world, LISTEN, |world| {
         in_the_chroot(world, "--verify milter")?;
+        doctor::agrees()?;
         strangers_only_when_sure(world)?;
         refusals::unknown_is_refused_at_rcpt(world)?;
         refusals::foreign_addresses_pass_untouched(world)?;
@@ -355,6 +360,7 @@ fn on_an_exchanger(world: &mut World) -> Done {
     let seen = begin_on_an_exchanger(world, &exchanger).and_then(|()| {
         follow(world, &[DAEMON, PIECES], "")?;
         world.mail_server.restart_as_it_is()?;
+        doctor::agrees()?;
         paths::each_on_its_backend(world)?;
         refusals::unknown_is_refused_at_rcpt(world)?;
         refusals::reserved_is_put_off(world)?;
@@ -429,7 +435,9 @@ fn by_login(world: &mut World) -> Done {
         let mode = fs::metadata(&file)?.permissions().mode() & 0o777;
         ensure!(mode == 0o600, "{file} has mode {mode:o}");
         arrives_by_login(world, "jane@example.org", 0, "jane")?;
+        doctor::finds("backend/login", "uses none of the mechanisms it offers: PLAIN")?;
         waits_for(world, |world| world.murder.backends[1].restart_with(&scram))?;
+        doctor::agrees()?;
         let right = fs::read_to_string(&file)?;
         fs::write(&file, right.replace(&format!(":{PASSWORD}"), ":wrong"))?;
         world.mail_server.restart_as_it_is()?;
@@ -459,6 +467,7 @@ fn by_login_and_tls(world: &mut World) -> Done {
         waits_for(world, |world| {
             world.murder.backends[1].restart_with(&showing(&tls.backends[1]))
         })?;
+        doctor::agrees()?;
         arrives_by_login(world, "max@example.org", 1, "max")
     });
     as_before(world)?;
