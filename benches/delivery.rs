@@ -11,6 +11,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
+use murder_route::maps::STATUS_MAP;
+
 use crate::clients::mail::Session;
 use crate::list::Random;
 use crate::mail_server::{DOMAIN, MailServer};
@@ -19,7 +21,7 @@ use crate::root::Release;
 use crate::sandbox::{self, Process, STATE};
 use crate::syslog::Syslog;
 use crate::table::{Goal, Table, median, ratio};
-use crate::{Done, daemon, ensure, processor, run};
+use crate::{Done, daemon, ensure, processor, replica, run};
 
 /// Slices of each way, after one to warm up.
 const ROUNDS: usize = 7;
@@ -161,7 +163,7 @@ impl Way {
     }
 }
 
-/// `murder-route serve` beside the frontend, with its list.
+/// `murder-route serve` beside the frontend, when it has all mailboxes, and none of them is new.
 fn start_daemon(frontend: &Host) -> Done<Process> {
     let _ = fs::remove_file(SOCKET);
     let mut command = Command::new(daemon::PROGRAM);
@@ -169,31 +171,39 @@ fn start_daemon(frontend: &Host) -> Done<Process> {
     command.args(["--domain", DOMAIN, "--listen", &format!("unix:{SOCKET}")]);
     let output = format!("{STATE}/delivery-serve.output");
     let serve = Process::start("serve", &mut command, output.as_ref())?;
-    let known = |key: String| {
-        let mut stream = UnixStream::connect(SOCKET)?;
-        let answer = crate::replica::ask(&mut stream, "lmtp", &key)?;
-        ensure!(answer.starts_with("OK lmtp:inet:"), "{key}: {answer}");
-        Ok(Some(()))
-    };
-    // The frontend hears of a mailbox up to 5 s after it was made.
     for name in NAMES {
         let last = format!("{name}{}@{DOMAIN}", USERS - 1);
-        sandbox::poll("the frontend to have all mailboxes", 60, || known(last.clone()))?;
+        let is_old = || {
+            let mut stream = UnixStream::connect(SOCKET)?;
+            let before = asked_again(&mut stream)?;
+            let answer = replica::ask(&mut stream, "lmtp", &last)?;
+            // The frontend hears of a mailbox up to 5 s after it was made.
+            ensure!(answer.starts_with("OK lmtp:inet:"), "{last}: {answer}");
+            // For a minute the master is asked for it as well, which is no matter of every day.
+            Ok((asked_again(&mut stream)? == before).then_some(()))
+        };
+        sandbox::poll("the mailboxes to be known and no longer new", 150, is_old)?;
     }
     Ok(serve)
+}
+
+/// How often the daemon has asked the master for a name that has just changed.
+fn asked_again(stream: &mut UnixStream) -> Done<u64> {
+    let answer = replica::ask(stream, STATUS_MAP, "")?;
+    let json = answer.strip_prefix("OK ").ok_or_else(|| format!("status: {answer}"))?;
+    let status: serde_json::Value = serde_json::from_str(json)?;
+    let count = status["counters"]["asked_again"].as_u64();
+    Ok(count.ok_or_else(|| format!("no counter: {status}"))?)
 }
 
 /// As a site has each: our map and the static one refuse unknown recipients at RCPT; where the
 /// frontend will see, Postfix takes them all.
 fn start_ways(murder: &Murder, serve: &Process) -> Done<[Way; 4]> {
-    let (softened, uppercase) = (format!("{STATE}/delivery-status"), format!("{STATE}/uppercase"));
+    let softened = format!("{STATE}/delivery-status");
     fs::write(&softened, "/^5\\.1\\.1 (.*)/ 4.1.1 ${1}\n")?;
-    // A table that finds what has a capital, so that nothing else is asked for.
-    fs::write(&uppercase, "/^(.*[A-Z].*)$/i ${1}\n")?;
     let ours = format!(
         "transport_maps = socketmap:unix:{SOCKET}:lmtp\n\
-         recipient_canonical_maps = \
-         pipemap:{{regexp:{uppercase},socketmap:unix:{SOCKET}:canonical}}\n\
+         recipient_canonical_maps = socketmap:unix:{SOCKET}:canonical\n\
          recipient_canonical_classes = envelope_recipient\n\
          relay_recipient_maps =\n\
          lmtp_delivery_status_filter = regexp:{softened}\n"
