@@ -137,9 +137,7 @@ impl fmt::Display for Recipient<'_> {
 
 /// Appends a local part, in quotes if it is no `Dot-string` (RFC 5321 §4.1.2).
 pub(super) fn push_quoted(local: &[u8], to: &mut Vec<u8>) {
-    let dot_string =
-        local.split(|b| *b == b'.').all(|atom| !atom.is_empty() && atom.iter().all(|b| atext(*b)));
-    if dot_string {
+    if is_dot_string(local) {
         to.extend_from_slice(local);
         return;
     }
@@ -151,6 +149,11 @@ pub(super) fn push_quoted(local: &[u8], to: &mut Vec<u8>) {
         to.push(*b);
     }
     to.push(b'"');
+}
+
+/// Whether a local part is a `Dot-string` (RFC 5321 §4.1.2), which needs no quotes.
+pub(super) fn is_dot_string(local: &[u8]) -> bool {
+    local.split(|b| *b == b'.').all(|atom| !atom.is_empty() && atom.iter().all(|b| atext(*b)))
 }
 
 /// `atext` of RFC 5321, with the 8-bit characters of RFC 6531.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::recipient::{Recipient, push_quoted};
+use super::recipient::{Recipient, is_dot_string, push_quoted};
 use crate::mailbox::MailboxName;
 
 /// The families of Cyrus releases that name mailboxes alike and have the same defaults.
@@ -201,11 +201,17 @@ impl Rules {
     /// `lmtpproxyd` passes on a recipient in lower case; a backend given `jane+Work@Example.org`
     /// refuses it (3.2) or dies of a failed assertion (3.6, 3.10). So: the domain as the name has
     /// it, or as `defaultdomain` is spelled, for `lmtpd` compares byte by byte, else in lower case;
-    /// the local part in lower case with `lmtp_downcase_rcpt`; the detail untouched.
+    /// the local part in lower case with `lmtp_downcase_rcpt`; the detail untouched, unless the
+    /// mail server would have to put it in quotes (`jane+a..b`), within which `lmtpd` knows nobody:
+    /// then without it.
     pub fn canonical(&self, recipient: &Recipient<'_>, found: &MailboxName) -> Vec<u8> {
         let mut local = recipient.local().to_vec();
         if self.downcase {
             local[..recipient.user().len()].make_ascii_lowercase();
+        }
+        let user = recipient.user();
+        if !recipient.needs_quotes() && !is_dot_string(&local) && is_dot_string(user) {
+            local.truncate(user.len());
         }
         let mut address = Vec::with_capacity(local.len() + 32);
         push_quoted(&local, &mut address);
@@ -718,6 +724,9 @@ mod tests {
             (&rules, "\"jane\"@x.org", "jane@x.org"),
             (&rules, "\"Jane Doe\"@x.org", "\"jane doe\"@x.org"),
             (&rules, "Jane", "jane"),
+            (&rules, "Jane+a..b@x.org", "jane@x.org"),
+            (&rules, "jane+.@x.org", "jane@x.org"),
+            (&rules, ".jane+Work@x.org", "\".jane+Work\"@x.org"),
             (&spelled, "jane@EXAMPLE.ORG", "jane@Example.org"),
             (&exact, "Jane@X.org", "Jane@x.org"),
         ];
