@@ -454,8 +454,9 @@ impl<'a> Examination<'a> {
         let Resolver { router, maps, .. } = &self.resolver;
         let oldest = facts.iter().filter_map(|facts| facts.release).min();
         let mut findings = tables::examine(&postfix.settings, ours, maps, oldest);
-        if !ours.is_empty() {
-            let answers = self.answers(ours, wanted);
+        let by_library = tables::by_library(&postfix.settings, "transport_maps");
+        if !ours.is_empty() || by_library.is_some() {
+            let answers = self.answers(ours, by_library, wanted);
             findings.extend(domains::examine(&postfix.settings, ours, &router.domains, postfix));
             findings.extend(transports::examine(&postfix.settings, &answers, postfix));
         }
@@ -463,10 +464,16 @@ impl<'a> Examination<'a> {
     }
 
     /// What Postfix is told to do with letters, by each map that it asks for that.
-    fn answers(&self, ours: &[Use], wanted: &[Wanted]) -> BTreeSet<Answer> {
+    fn answers(
+        &self,
+        ours: &[Use],
+        by_library: Option<&str>,
+        wanted: &[Wanted],
+    ) -> BTreeSet<Answer> {
         let Resolver { router, maps, .. } = &self.resolver;
         let in_transports = ours.iter().filter(|u| u.parameter == "transport_maps");
-        let named: BTreeSet<&str> = in_transports.filter_map(|u| u.map.as_deref()).collect();
+        let named = in_transports.filter_map(|u| u.map.as_deref()).chain(by_library);
+        let named: BTreeSet<&str> = named.collect();
         let domain =
             router.domains.names().first().map_or("example.org".into(), ToString::to_string);
         let recipient = format!("postmaster@{domain}");

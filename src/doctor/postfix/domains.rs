@@ -1,5 +1,6 @@
 //! Whether Postfix takes letters for our domains, and in a way that leaves the recipients to us.
 
+use super::tables::by_library;
 use super::uses::Use;
 use super::{Ask, Settings, words};
 use crate::doctor::{Finding, shown};
@@ -123,7 +124,8 @@ fn recipients_of(
         return Some(Finding::error(CHECK, class, what).mend(mend));
     }
     let listed = settings.main(recipients);
-    let by_us = ours.iter().any(|u| u.parameter == recipients);
+    let by_us = ours.iter().any(|u| u.parameter == recipients)
+        || by_library(settings, recipients).is_some();
     if words(listed).next().is_none() || by_us {
         return None;
     }

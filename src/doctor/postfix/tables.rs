@@ -15,7 +15,11 @@ pub fn examine(
     oldest: Option<(u32, u32)>,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if ours.is_empty() {
+    if by_library(settings, "transport_maps").is_some() {
+        let why =
+            "our library answers there, within Postfix: it was not tried (postmap -q tries it)";
+        findings.push(Finding::skipped("postfix/asked", "transport_maps", why));
+    } else if ours.is_empty() {
         findings.push(
             Finding::warning("postfix/asked", "main.cf", "nothing in Postfix asks us")
                 .mend("set transport_maps to the map `lmtp` at one of our sockets"),
@@ -39,6 +43,12 @@ pub fn examine(
     findings.extend(canonical(settings, ours, oldest));
     findings.extend(unlisted(settings, ours, maps));
     findings
+}
+
+/// The map that our library, loaded into Postfix, answers for a parameter: `murder:FILE[:MAP]`.
+pub fn by_library<'a>(settings: &'a Settings, parameter: &str) -> Option<&'a str> {
+    let named = words(settings.main(parameter)).find_map(|word| word.strip_prefix("murder:"))?;
+    Some(named.rsplit_once(':').map_or("lmtp", |(_, map)| map))
 }
 
 /// proxymap answers only for tables that stand in `proxy_read_maps` as it sees that, with `proxy:`
@@ -131,6 +141,9 @@ fn map(u: &Use, maps: &Maps) -> Option<Finding> {
 fn canonical(settings: &Settings, ours: &[Use], oldest: Option<(u32, u32)>) -> Vec<Finding> {
     const CHECK: &str = "postfix/canonical";
     let mut findings = Vec::new();
+    if by_library(settings, "recipient_canonical_maps") == Some("canonical") {
+        return findings;
+    }
     let mend = "set recipient_canonical_maps to the map `canonical` at the socket of \
                 transport_maps, and recipient_canonical_classes = envelope_recipient";
     let mut uses = ours.iter().filter(|u| u.map.as_deref() == Some("canonical"));
@@ -296,6 +309,20 @@ mod tests {
                 .with_service("submission", |s| s.overrides.clear())
         };
         assert_eq!(after(|s| restricted(no(s))), []);
+    }
+
+    #[test]
+    fn a_table_of_our_library_is_ours_as_well() {
+        let library = |s: Settings| {
+            s.with("transport_maps", "murder:/etc/murder-route.toml")
+                .with("recipient_canonical_maps", "murder:/etc/murder-route.toml:canonical")
+        };
+        assert_eq!(after(library), [("postfix/asked", Severity::Skipped)]);
+        for settings in sites() {
+            let settings = library(settings);
+            assert_eq!(by_library(&settings, "transport_maps"), Some("lmtp"));
+            assert_eq!(by_library(&settings, "relay_recipient_maps"), None);
+        }
     }
 
     #[test]
