@@ -100,7 +100,7 @@ fn measure(cached_root: &Path) -> Done {
         postfix::measure(&site, &mut table)?;
     }
     if wanted("replica") {
-        replica::measure(&site, &mut table)?;
+        replica::measure(&site, cached_root, &mut table)?;
     }
     if wanted("delivery") {
         delivery::measure(&mut table)?;

@@ -65,6 +65,11 @@ pub fn client() -> String {
     )
 }
 
+/// Where the frontend has everything.
+pub fn frontend_dir() -> String {
+    dir("frontend")
+}
+
 fn dir(name: &str) -> String {
     format!("{STATE}/{name}")
 }

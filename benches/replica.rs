@@ -24,7 +24,7 @@ use crate::list::{self, FOLDERS, Random, Site, USERS};
 use crate::mupdate::{self, MASTER, PATIENCE};
 use crate::sandbox::{self, Process, STATE};
 use crate::table::{Goal, Table, median, ratio};
-use crate::{Done, changes, daemon, ensure, processor};
+use crate::{Done, changes, daemon, ensure, processor, run};
 
 /// Full lists of each.
 const ROUNDS: usize = 5;
@@ -36,7 +36,7 @@ const KNOWN: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(3);
 const LOOK: Duration = Duration::from_millis(20);
 
-pub fn measure(site: &Site, table: &mut Table) -> Done {
+pub fn measure(site: &Site, cached_root: &Path, table: &mut Table) -> Done {
     fs::write(CONF, fs::read_to_string(site.imapd_conf())? + &mupdate::client())?;
     let master = mupdate::master(site)?;
     let (mut frontend, _) = mupdate::frontend(site)?;
@@ -67,7 +67,39 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
     changes::measure(site, &frontend.mailboxes_db(), table)?;
     serve.stop()?;
     frontend.stop()?;
+    on_disk(site, cached_root.parent().ok_or("the cached root has no parent")?, table)?;
     master.stop()
+}
+
+/// Once more, with the replica and the slave's configdirectory on the disk of the cache, as on a host
+/// where nothing is set: the slave's lock files are below its configdirectory (`mboxname_lockpath`).
+/// Not in turns, as a slave may take minutes for it.
+fn on_disk(site: &Site, cache: &Path, table: &mut Table) -> Done {
+    let disk = tempfile::tempdir_in(cache)?;
+    let frontend = mupdate::frontend_dir();
+    let mut mounted = Vec::new();
+    let done = (|| {
+        for (name, dir, owner) in [
+            ("replica", REPLICA, sandbox::User { uid: 0, gid: 0 }),
+            ("frontend", &frontend, site.cyrus),
+        ] {
+            let there = disk.path().join(name);
+            sandbox::make_dir(&there.to_string_lossy(), owner)?;
+            // Inside of the root as well: its /run is a mount of its own.
+            for at in [dir.to_owned(), sandbox::in_root(dir)] {
+                fs::create_dir_all(&at)?;
+                run(Command::new("mount").arg("--bind").arg(&there).arg(&at))?;
+                mounted.push(at);
+            }
+        }
+        let ours = whole_list()?.seconds;
+        let (host, slave) = mupdate::frontend(site)?;
+        host.stop()?;
+        let peer = ("slave of Cyrus", slave);
+        table.against("full list, on a disk", "s", ours, peer, ours / slave, Goal::AtMost(0.25));
+        Ok(())
+    })();
+    mounted.iter().try_for_each(|at| run(Command::new("umount").arg(at)).map(drop)).and(done)
 }
 
 /// What one full list took.
