@@ -12,13 +12,16 @@
 //!   The one after that may write to them, but not before N + 1 stands in a meta page.
 //!
 //! Who reads the meta pages, looks, and finds the meta pages to be the same bytes, has seen commit N
-//! and nothing else. If they are not, what was found does not count, be it an error.
+//! and nothing else. If they are not, what was found does not count, be it an error. So a
+//! [`Commit`] can be kept, with the branches that were read of it, and be asked again: it needs no more
+//! than the look at the meta pages afterwards.
 //!
 //! Bounds: pages lie before the end that the meta page names, all offsets within their page, and a
 //! tree is no deeper than [`DEEPEST`].
 
 use std::ops::ControlFlow;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::source::ByteSource;
@@ -47,15 +50,29 @@ const BIG: u16 = 1;
 /// Is shown a key and its value.
 type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
 
-/// The last commit of a file.
-pub(super) struct Snapshot<'s, S: ?Sized> {
-    source: &'s S,
+/// So many branches of a commit are kept in memory; a million names have some hundred.
+const BRANCHES: usize = 256;
+
+/// A page that is kept, and its number.
+type Kept = OnceLock<(u64, Box<[u8]>)>;
+
+/// A commit, as its meta page has it.
+#[derive(Debug)]
+pub(super) struct Commit {
     page_size: u64,
     metas: Vec<u8>,
     root: u64,
     /// The number of keys.
     pub(super) entries: u64,
     pages: u64,
+    /// Each with its number, at the place that this leads to; the first to come stays.
+    branches: Box<[Kept]>,
+}
+
+/// A commit and the file that it is read from.
+pub(super) struct Snapshot<'s, S: ?Sized> {
+    source: &'s S,
+    pub(super) commit: &'s Commit,
 }
 
 /// The size of the pages of a file.
@@ -73,10 +90,11 @@ pub(super) fn page_size<S: ByteSource + ?Sized>(source: &S) -> Result<u64> {
     }
 }
 
-impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
-    /// The last commit, for a file with pages of this size.
-    pub(super) fn take(source: &'s S, page_size: u64) -> Result<Self> {
-        let metas = read_metas(source, page_size)?;
+impl Commit {
+    /// The last one of a file with pages of this size.
+    pub(super) fn last<S: ByteSource + ?Sized>(source: &S, page_size: u64) -> Result<Self> {
+        let mut metas = Vec::new();
+        read_metas(source, page_size, &mut metas)?;
         let bad = |what: &str| Error::corrupt(0, what);
         let second = usize::try_from(page_size).map_err(|_| bad("no size of a page"))?;
         let metas_at = [0, second].map(|at| metas.get(at..at + META).unwrap_or_default());
@@ -90,23 +108,61 @@ impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
         else {
             return Err(bad("no meta page"));
         };
-        Ok(Self { source, page_size, root, entries, pages: last.saturating_add(1), metas })
+        let branches = (0..BRANCHES).map(|_| OnceLock::new()).collect();
+        Ok(Self { page_size, root, entries, pages: last.saturating_add(1), metas, branches })
     }
 
     /// Whether nothing has been committed since, so that what was found counts.
-    pub(super) fn is_still(&self) -> Result<bool> {
-        Ok(read_metas(self.source, self.page_size)? == self.metas)
+    pub(super) fn is_last<S: ByteSource + ?Sized>(
+        &self,
+        source: &S,
+        metas: &mut Vec<u8>,
+    ) -> Result<bool> {
+        read_metas(source, self.page_size, metas)?;
+        Ok(*metas == self.metas)
+    }
+
+    /// Where a branch is kept.
+    fn place(&self, number: u64) -> Option<&Kept> {
+        self.branches.get(usize::try_from(number % BRANCHES as u64).ok()?)
+    }
+
+    fn kept(&self, number: u64) -> Option<&[u8]> {
+        let (kept, page) = self.place(number)?.get()?;
+        (*kept == number).then_some(page)
+    }
+
+    /// Keeps a branch. It need not be one of this commit: if it is not, there has been another commit,
+    /// and nobody asks this one any more without finding out.
+    fn keep(&self, number: u64, page: &[u8]) {
+        if let Some(place) = self.place(number).filter(|place| place.get().is_none()) {
+            let _ = place.set((number, page.into()));
+        }
+    }
+}
+
+impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
+    /// A commit of this file.
+    pub(super) fn of(source: &'s S, commit: &'s Commit) -> Self {
+        Self { source, commit }
     }
 
     /// The value of a key, in `page`.
     pub(super) fn get<'p>(&self, key: &[u8], page: &'p mut Vec<u8>) -> Result<Option<&'p [u8]>> {
-        if self.root == NONE {
+        if self.commit.root == NONE {
             return Ok(None);
         }
-        let mut number = self.root;
+        let mut number = self.commit.root;
         for _ in 0..DEEPEST {
+            if let Some(branch) = self.commit.kept(number) {
+                number = self.child(branch, number, self.child_of(branch, number, key)?)?;
+                continue;
+            }
             match self.read(number, page)? {
-                BRANCH => number = self.child(page, number, self.child_of(page, number, key)?)?,
+                BRANCH => {
+                    self.commit.keep(number, page);
+                    number = self.child(page, number, self.child_of(page, number, key)?)?;
+                }
                 _ => {
                     let Some(value) = self.search_leaf(page, number, key)? else { return Ok(None) };
                     return Ok(Some(self.value(page, number, value)?));
@@ -118,7 +174,7 @@ impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
 
     /// Visits keys and values from a key on, in the order of the keys.
     pub(super) fn walk(&self, from: &[u8], visit: &mut Visit<'_>) -> Result<()> {
-        match self.root {
+        match self.commit.root {
             NONE => Ok(()),
             root => self.walk_page(root, from, DEEPEST, visit).map(drop),
         }
@@ -166,12 +222,12 @@ impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
     }
 
     fn corrupt(&self, number: u64, what: &str) -> Error {
-        Error::corrupt(number.saturating_mul(self.page_size), what)
+        Error::corrupt(number.saturating_mul(self.commit.page_size), what)
     }
 
     /// Reads a branch or a leaf; which of them.
     fn read(&self, number: u64, page: &mut Vec<u8>) -> Result<u16> {
-        self.read_bytes(number, 0, self.page_size, page)?;
+        self.read_bytes(number, 0, self.commit.page_size, page)?;
         match (u64_at(page, 0), u16_at(page, 10)) {
             (Some(own), Some(kind @ (BRANCH | LEAF))) if own == number => Ok(kind),
             _ => Err(self.corrupt(number, "neither a branch nor a leaf")),
@@ -179,12 +235,12 @@ impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
     }
 
     fn read_bytes(&self, number: u64, skip: usize, len: u64, into: &mut Vec<u8>) -> Result<()> {
-        if number >= self.pages {
+        if number >= self.commit.pages {
             return Err(self.corrupt(number, "a page behind the end"));
         }
         let len = usize::try_from(len).map_err(|_| self.corrupt(number, "a page too long"))?;
         into.resize(len, 0);
-        let offset = number.saturating_mul(self.page_size).saturating_add(skip as u64);
+        let offset = number.saturating_mul(self.commit.page_size).saturating_add(skip as u64);
         match self.source.read_at(offset, into)? == len {
             true => Ok(()),
             false => Err(self.corrupt(number, "the file ends before its last page")),
@@ -288,11 +344,15 @@ struct Node {
 }
 
 /// Both meta pages, and what is between them, in one read.
-fn read_metas<S: ByteSource + ?Sized>(source: &S, page_size: u64) -> Result<Vec<u8>> {
+fn read_metas<S: ByteSource + ?Sized>(
+    source: &S,
+    page_size: u64,
+    metas: &mut Vec<u8>,
+) -> Result<()> {
     let len = usize::try_from(page_size).unwrap_or_default().saturating_add(META);
-    let mut metas = vec![0; len];
-    match source.read_at(0, &mut metas)? == len {
-        true => Ok(metas),
+    metas.resize(len, 0);
+    match source.read_at(0, metas)? == len {
+        true => Ok(()),
         false => Err(Error::corrupt(0, "the file ends before its second page")),
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
-use super::pages::{self, Snapshot};
+use super::pages::{self, Commit, Snapshot};
 use super::value;
 use crate::cyrusdb::error::{Error, Result};
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
@@ -52,10 +52,13 @@ struct Opened {
     file: ListFile,
     identity: Identity,
     page_size: u64,
+    /// The last commit, when somebody looked last.
+    last: ArcSwapOption<Commit>,
 }
 
 thread_local! {
-    static PAGE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// Room for a page, and for the meta pages.
+    static ROOM: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
 impl UnmappedReplica {
@@ -99,7 +102,8 @@ impl UnmappedReplica {
             _ => {
                 let file = ListFile::new(file);
                 let page_size = pages::page_size(&file)?;
-                let opened = Arc::new(Opened { file, identity, page_size });
+                let last = ArcSwapOption::empty();
+                let opened = Arc::new(Opened { file, identity, page_size, last });
                 self.opened.store(Some(Arc::clone(&opened)));
                 opened
             }
@@ -115,15 +119,25 @@ impl UnmappedReplica {
         mut look: impl FnMut(&Snapshot<'_, ListFile>, &mut Vec<u8>) -> Result<T>,
     ) -> Result<T> {
         // Taken out, so that nothing is borrowed while others' code runs.
-        let mut page = PAGE.with(RefCell::take);
+        let (mut page, mut metas) = ROOM.with(RefCell::take);
+        let mut known = opened.last.load_full();
         for _ in 0..ATTEMPTS {
-            let looked = Snapshot::take(&opened.file, opened.page_size).and_then(|snapshot| {
-                let looked = look(&snapshot, &mut page);
-                snapshot.is_still().map(|still| still.then_some(looked))
+            let looked = match known.take() {
+                Some(commit) => Ok(commit),
+                None => Commit::last(&opened.file, opened.page_size).map(|commit| {
+                    let commit = Arc::new(commit);
+                    opened.last.store(Some(Arc::clone(&commit)));
+                    commit
+                }),
+            }
+            .and_then(|commit| {
+                let looked = look(&Snapshot::of(&opened.file, &commit), &mut page);
+                let is_last = commit.is_last(&opened.file, &mut metas)?;
+                Ok(is_last.then_some(looked))
             });
             match looked {
                 Ok(Some(looked)) => {
-                    PAGE.set(page);
+                    ROOM.set((page, metas));
                     return looked;
                 }
                 Ok(None) => {}
@@ -133,7 +147,7 @@ impl UnmappedReplica {
             }
         }
         // The first look at it may tell what is wrong.
-        Snapshot::take(&opened.file, opened.page_size)?;
+        Commit::last(&opened.file, opened.page_size)?;
         Err(io::Error::other("changed all the time").into())
     }
 
@@ -164,7 +178,7 @@ impl UnmappedReplica {
             let opened = self.opened(false)?;
             self.read(&opened, |snapshot, page| {
                 let about = snapshot.get(value::ABOUT_KEY, page)?.map(value::about);
-                Ok((about, snapshot.entries.saturating_sub(1)))
+                Ok((about, snapshot.commit.entries.saturating_sub(1)))
             })
         };
         let (about, names) = read().map_err(|error: Error| self.say(error))?;
