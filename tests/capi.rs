@@ -175,11 +175,10 @@ fn nothing_is_lost_or_overrun_under_the_address_sanitizer() {
     }
     let library = library();
     contract(&mut Command::new(program("contract", "cc", &options, &library)), &Site::new());
-    let site = Site::new();
-    let fork = program("fork", "cc", &options, &library);
-    well(Command::new(fork).arg(path_of(&site)).args(["50", "unknown"]));
     let panic = program("panic", "cc", &options, &library_that_panics());
-    well(Command::new(panic).arg(path_of(&site)));
+    well(Command::new(panic).arg(path_of(&Site::new())));
+    // Nothing that forks beside threads: until GCC 14 the sanitizer's own locks then hang the child
+    // (`StackDepotNode::store`). Valgrind has that part.
 }
 
 #[test]
