@@ -305,6 +305,10 @@ fn from_the_replica(world: &mut World) -> Done {
     refusals::reserved_is_put_off(world)?;
     // What comes and goes is seen in the file that was opened before the chroot.
     moving::created_is_known_at_once(world)?;
+    sandbox::poll("the replica to have the newcomer", 30, || {
+        let records = world.setup.dump()?;
+        Ok(records.iter().any(|record| record["mailbox"] == "user.newcomer").then_some(()))
+    })?;
     world.daemon.stop()?;
     let [be1, be2] = &world.murder.backends;
     let known = world
