@@ -93,8 +93,12 @@ fn those_of_ready_configuration_can_be_followed() {
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
         let path = path.display().to_string();
         let steps = steps(&text).unwrap_or_else(|e| panic!("{path}, {e}"));
-        assert!(!steps.is_empty(), "{path} has no step");
-        found.push(path);
+        // That of c-api/ only shows.
+        if !steps.is_empty() {
+            found.push(path);
+        }
     }
-    assert!(found.iter().any(|path| path.ends_with("postfix/README.md")), "{found:?}");
+    for name in ["exim/README.md", "postfix/README.md"] {
+        assert!(found.iter().any(|path| path.ends_with(name)), "no step in {name}: {found:?}");
+    }
 }
