@@ -1,11 +1,17 @@
 //! One run for each release of Cyrus and each mail server, each in namespaces of its own, and the sum of
 //! them all.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use crate::report::Sum;
 use crate::root::{self, Root};
 use crate::{Done, sandbox};
+
+/// So many run at a time: most of a scenario is waiting, for a tick of the master or a retry.
+const AT_A_TIME: usize = 2;
 
 /// Builds the roots that are missing and runs the scenarios of every one, or of those that are named
 /// among the arguments (`3.12` or `sid`, `sendmail`).
@@ -16,15 +22,31 @@ pub fn run_all() -> ExitCode {
     if wanted.is_empty() {
         wanted = Root::ALL.to_vec();
     }
+    let paths = root::ensure_roots(&wanted);
+    let next = Mutex::new(wanted.iter().zip(paths));
+    let sums = thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(|| run_each(&next))).collect();
+        let lost = Sum { passed: 0, failed: 1 };
+        workers.into_iter().map(|worker| worker.join().unwrap_or(lost)).collect::<Vec<_>>()
+    });
     let mut sum = Sum::default();
-    for (root, path) in wanted.iter().zip(root::ensure_roots(&wanted)) {
+    sums.into_iter().for_each(|one| sum += one);
+    println!("{sum}");
+    if sum.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs one root after the other, as long as there are any.
+fn run_each<'r>(roots: &Mutex<impl Iterator<Item = (&'r Root, Done<PathBuf>)>>) -> Sum {
+    let mut sum = Sum::default();
+    loop {
+        // Not held while the root runs.
+        let next = roots.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let Some((root, path)) = next else { return sum };
         sum += path.and_then(|path| run(&path)).unwrap_or_else(|error| {
             println!("{root}: FAILED: {error}");
             Sum { passed: 0, failed: 1 }
         });
     }
-    println!("{sum}");
-    if sum.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Without the words that name roots, what a scenario may be chosen by.

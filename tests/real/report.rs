@@ -60,11 +60,15 @@ impl Report {
             Err(error) => {
                 self.sum.failed += 1;
                 println!("{line}  FAILED");
-                println!("    {}", error.to_string().replace('\n', "\n    "));
+                // Another root runs at the same time, so each line says whose it is.
+                let root = self.root;
+                for line in error.to_string().lines() {
+                    println!("{root}:     {line}");
+                }
                 let lines = logs.since(mark, "");
                 let tail = lines.len().saturating_sub(40);
                 for line in lines.iter().skip(tail) {
-                    println!("      log: {}: {}", line.program, line.text);
+                    println!("{root}:       log: {}: {}", line.program, line.text);
                 }
             }
         }
