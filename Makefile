@@ -45,8 +45,8 @@ soak:
 check-real:
 	MURDER_ROUTE_REAL=1 $(CARGO) test --locked --test real
 
-# In a root of check-real; twelve minutes or so. PARTS chooses among: lookups socketmap protocols
-# daemon postfix replica delivery.
+# In a root of check-real; fifteen minutes or so. PARTS chooses among: lookups socketmap protocols
+# daemon postfix replica library delivery.
 bench:
 	MURDER_ROUTE_REAL=1 $(CARGO) bench --locked --bench peers -- $(PARTS)
 

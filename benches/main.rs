@@ -13,6 +13,10 @@ mod changes;
 mod clients;
 mod daemon;
 mod delivery;
+#[allow(dead_code)]
+#[path = "../tests/real/library.rs"]
+mod install;
+mod library;
 mod list;
 mod lookups;
 mod mail_server;
@@ -101,6 +105,9 @@ fn measure(cached_root: &Path) -> Done {
     }
     if wanted("replica") {
         replica::measure(&site, cached_root, &mut table)?;
+    }
+    if wanted("library") {
+        library::measure(&site, &mut table)?;
     }
     if wanted("delivery") {
         delivery::measure(&mut table)?;

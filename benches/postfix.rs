@@ -43,7 +43,8 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
         ..Overrides::default()
     })?;
     let resolver = Resolver::new(settings, Some(Stored::open(Path::new(&dir), None)?));
-    let postfix = Postfix::prepare()?;
+    let postfix = Postfix::prepare("postmap")?;
+    let lmdb = format!("lmdb:{}", postfix.table);
 
     let mut random = Random(19);
     let (mut looked_up, mut routed, mut peer) = (Vec::new(), Vec::new(), Vec::new());
@@ -51,7 +52,7 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
         let users: Vec<u32> = (0..COUNT).map(|_| random.user()).collect();
         let own = each(&users, name, |name| look_up(&list, name))?;
         let route = each(&users, |user| Ok(list::recipient(user)), |user| route(&resolver, user))?;
-        let theirs = postfix.slice(&users)?;
+        let [theirs] = postfix.slices(&users, [&lmdb])?;
         // The first is to warm everything up.
         if round > 0 {
             looked_up.push(1e6 / own);
@@ -72,15 +73,17 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
 }
 
 /// A Postfix that is not running, and its table.
-struct Postfix {
+pub struct Postfix {
     conf: String,
-    table: String,
+    /// The table, and the text that it was made of.
+    pub table: String,
     keys: String,
 }
 
 impl Postfix {
-    fn prepare() -> Done<Self> {
-        let dir = format!("{STATE}/postmap");
+    /// With its files in a directory of this name.
+    pub fn prepare(name: &str) -> Done<Self> {
+        let dir = format!("{STATE}/{name}");
         fs::create_dir_all(&dir)?;
         let main = "compatibility_level = 3.6\nlmdb_map_size = 1073741824\n\
                     queue_directory = /var/spool/postfix\nmail_owner = postfix\n";
@@ -97,17 +100,20 @@ impl Postfix {
         Ok(postfix)
     }
 
-    /// Seconds for lookups of these users, those taken off that the same process takes without a
-    /// table to look into.
-    fn slice(&self, users: &[u32]) -> Done<f64> {
+    /// Seconds for lookups of these users in each table, those taken off that the same process takes
+    /// without a table to look into.
+    pub fn slices<const N: usize>(&self, users: &[u32], tables: [&str; N]) -> Done<[f64; N]> {
         let mut keys = BufWriter::new(File::create(&self.keys)?);
         for user in users {
             writeln!(keys, "{}", list::recipient(*user))?;
         }
         keys.flush()?;
-        let lmdb = self.query(&format!("lmdb:{}", self.table))?;
         let around = self.query(&format!("static:{VALUE}"))?;
-        Ok(lmdb.saturating_sub(around).as_secs_f64())
+        let mut seconds = [0.0; N];
+        for (seconds, table) in seconds.iter_mut().zip(tables) {
+            *seconds = self.query(table)?.saturating_sub(around).as_secs_f64();
+        }
+        Ok(seconds)
     }
 
     fn query(&self, table: &str) -> Done<Duration> {

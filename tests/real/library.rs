@@ -66,7 +66,8 @@ fn linked_in(root: &Path, directory: &Path) -> Done<String> {
     Ok(options.map(|option| format!("-C link-arg={option}")).join(" "))
 }
 
-fn built(release: Release) -> PathBuf {
+/// Where [`build`] puts it.
+pub fn built(release: Release) -> PathBuf {
     let name = if release == Release::V3_2 { "library-3.2" } else { "library" };
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
