@@ -1,5 +1,5 @@
 //! Mail through Postfix into the mailboxes of a real murder's two backends: straight there, by our
-//! map or by a static table, and through the frontend's lmtpproxyd. How many messages a second, and
+//! map, by our table or by a static one, and through the frontend's lmtpproxyd. How many messages a second, and
 //! what each takes of the processors, if they are small and if they are not.
 //!
 //! The ways take turns. A slice begins with the first message to Postfix and ends when the last one
@@ -21,7 +21,7 @@ use crate::root::Release;
 use crate::sandbox::{self, Process, STATE};
 use crate::syslog::Syslog;
 use crate::table::{Goal, Table, median, ratio};
-use crate::{Done, daemon, ensure, processor, replica, run};
+use crate::{Done, daemon, ensure, install, processor, replica, run};
 
 /// Slices of each way, after one to warm up.
 const ROUNDS: usize = 7;
@@ -40,6 +40,9 @@ const NAMES: [&str; 2] = ["a", "b"];
 const SIZES: [(&str, usize); 2] = [("2 kB", 25), ("30 kB", 390)];
 const LINE: &str =
     "The quick brown fox jumps over the lazy dog, and the dog does not even look.\r\n";
+
+/// Our map, our table, lmtpproxyd by TCP and at its socket, and a static table.
+const WAYS: usize = 5;
 
 /// Where our daemon listens.
 const SOCKET: &str = "/run/murder-route";
@@ -87,13 +90,13 @@ pub fn measure(table: &mut Table) -> Done {
 
 /// The slices of all ways, with messages of one size.
 fn compare(
-    ways: &[Way; 4],
+    ways: &[Way; WAYS],
     size: &str,
     lines: usize,
     syslog: &Syslog,
     sent: &mut usize,
-) -> Done<[Slices; 4]> {
-    let mut slices = [const { Slices::new() }; 4];
+) -> Done<[Slices; WAYS]> {
+    let mut slices = [const { Slices::new() }; WAYS];
     for round in 0..=ROUNDS {
         // In turning order, so that none always follows the same one.
         for turn in 0..ways.len() {
@@ -114,27 +117,33 @@ fn compare(
             }
         }
         let rates = slices.each_ref().map(|slices| slices.rates.last().copied());
-        if let [Some(ours), Some(proxy), Some(socket), Some(hash)] = rates {
+        if let [Some(ours), Some(murder), Some(proxy), Some(socket), Some(hash)] = rates {
             println!(
-                "{size}: {ours:.0} /s; lmtpproxyd {proxy:.0} /s, at its socket {socket:.0} /s; \
-                 hash: {hash:.0} /s"
+                "{size}: {ours:.0} /s, by the table murder: {murder:.0} /s; lmtpproxyd {proxy:.0} /s, \
+                 at its socket {socket:.0} /s; hash: {hash:.0} /s"
             );
         }
     }
     Ok(slices)
 }
 
-fn report([ours, proxy, socket, hash]: &[Slices; 4], size: &str, table: &mut Table) {
+fn report([map, murder, proxy, socket, hash]: &[Slices; WAYS], size: &str, table: &mut Table) {
+    for (ours, way) in [(map, "delivery"), (murder, "delivery by murder:")] {
+        against(ours, [proxy, socket, hash], &format!("{way}, {size}"), table);
+    }
+}
+
+fn against(ours: &Slices, [proxy, socket, hash]: [&Slices; 3], what: &str, table: &mut Table) {
     let middle = |values: &[f64]| median(values.iter().copied());
     for (peer, name, goal) in [
         (proxy, "lmtpproxyd", 1.15),
         (socket, "lmtpproxyd at its socket", 1.15),
         (hash, "a hash: table", 0.97),
     ] {
-        let (what, goal) = (format!("delivery, {size}"), Goal::AtLeast(goal));
+        let goal = Goal::AtLeast(goal);
         let rates = (middle(&ours.rates), middle(&peer.rates));
         let faster = ratio(&ours.rates, &peer.rates);
-        table.against(what.clone(), "/s", rates.0, (name, rates.1), faster, goal);
+        table.against(what, "/s", rates.0, (name, rates.1), faster, goal);
         let times = (middle(&ours.whole), middle(&peer.whole));
         let less = ratio(&ours.whole, &peer.whole);
         let what = format!("{what}, processor time of all");
@@ -143,7 +152,7 @@ fn report([ours, proxy, socket, hash]: &[Slices; 4], size: &str, table: &mut Tab
     // Ours is too little for the clock of one slice.
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let (own, theirs) = (mean(&ours.part), mean(&proxy.part));
-    let what = format!("delivery, {size}, processor time of the daemon");
+    let what = format!("{what}, processor time of the daemon");
     let peer = ("frontend and master", theirs);
     // A thirtieth.
     table.against(what, "µs", own, peer, own / theirs, Goal::AtMost(0.033));
@@ -198,16 +207,27 @@ fn asked_again(stream: &mut UnixStream) -> Done<u64> {
 
 /// As a site has each: our map and the static one refuse unknown recipients at RCPT; where the
 /// frontend will see, Postfix takes them all.
-fn start_ways(murder: &Murder, serve: &Process) -> Done<[Way; 4]> {
+fn start_ways(murder: &Murder, serve: &Process) -> Done<[Way; WAYS]> {
     let softened = format!("{STATE}/delivery-status");
     fs::write(&softened, "/^5\\.1\\.1 (.*)/ 4.1.1 ${1}\n")?;
-    let ours = format!(
-        "transport_maps = socketmap:unix:{SOCKET}:lmtp\n\
-         recipient_canonical_maps = socketmap:unix:{SOCKET}:canonical\n\
-         recipient_canonical_classes = envelope_recipient\n\
-         relay_recipient_maps =\n\
-         lmtp_delivery_status_filter = regexp:{softened}\n"
-    );
+    let by_maps = |lmtp: &str, canonical: &str| {
+        format!(
+            "transport_maps = {lmtp}\n\
+             recipient_canonical_maps = {canonical}\n\
+             recipient_canonical_classes = envelope_recipient\n\
+             relay_recipient_maps =\n\
+             lmtp_delivery_status_filter = regexp:{softened}\n"
+        )
+    };
+    let socketmap = |map| format!("socketmap:unix:{SOCKET}:{map}");
+    let ours = by_maps(&socketmap("lmtp"), &socketmap("canonical"));
+    let configuration = format!("{STATE}/delivery.toml");
+    let imapd_conf = murder.frontend.imapd_conf();
+    let text = format!("imapd-conf = {imapd_conf:?}\ndomains = [{DOMAIN:?}]\n");
+    fs::write(&configuration, text)?;
+    install::install_for_postfix(Release::V3_6)?;
+    let in_process =
+        by_maps(&format!("murder:{configuration}"), &format!("murder:{configuration}:canonical"));
     let (frontend, master) = (&murder.frontend, &murder.master);
     let proxy = |nexthop| format!("relay_transport = lmtp:{nexthop}\nrelay_recipient_maps =\n");
     let by_tcp = proxy(format!("inet:{}:2003", frontend.address));
@@ -221,6 +241,7 @@ fn start_ways(murder: &Murder, serve: &Process) -> Done<[Way; 4]> {
     let carriers = [frontend.process()?.id(), master.process()?.id()];
     Ok([
         way("ours", "127.0.1.31", &ours, &[serve.id()])?,
+        way("murder", "127.0.1.35", &in_process, &[serve.id()])?,
         way("proxy", "127.0.1.32", &by_tcp, &carriers)?,
         way("proxy-socket", "127.0.1.33", &by_socket, &carriers)?,
         way("hash", "127.0.1.34", &hash, &[])?,
