@@ -78,6 +78,7 @@ begin transports
 murder_lmtp:
   driver = smtp
   protocol = lmtp
+  port = 2003
 
 remote_smtp:
   driver = smtp
