@@ -263,6 +263,8 @@ pub fn ask(stream: &mut UnixStream, map: &str, key: &str) -> Done<String> {
 
 /// Makes a replica with these users, as a master of 3.6 with `folders` of each would have left it.
 pub fn fill(dir: &str, users: u32, folders: usize) -> Done {
+    // Of an earlier day.
+    let now = SystemTime::now() - Duration::from_secs(86_400);
     let mut place = Place::open(Path::new(dir))?;
     let mut change = place.begin()?;
     let mut listing = Listing::begin(&change)?;
@@ -274,11 +276,9 @@ pub fn fill(dir: &str, users: u32, folders: usize) -> Done {
                 partition: "default".into(),
                 anonymous: AnonymousRights::default(),
             };
-            listing.record(&mut change, &name(user, folder)?, &record)?;
+            listing.record(&mut change, &name(user, folder)?, &record, now)?;
         }
     }
-    // Of an earlier day.
-    let now = SystemTime::now() - Duration::from_secs(86_400);
     listing.finish(&mut change, MASTER, "3.6.1", now, Duration::from_secs(600))?;
     change.commit_to_disk()?;
     Ok(())

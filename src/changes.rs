@@ -1,66 +1,42 @@
-//! Which names changed a short while ago.
+//! When a name changed, and whether that was a short while ago.
 
-use std::hash::{BuildHasher as _, RandomState};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
-
-use xxhash_rust::xxh3::xxh3_64_with_seed;
-
-use crate::mailbox::MailboxName;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What changed no longer ago may be about to change again, and the list may not have heard of it
 /// yet: the stream is up to 5 s behind (Cyrus `imap/mupdate.c`, `update_wait`), and an operation is
 /// several changes. XFER lets a minute pass between two of them only for the largest mailboxes.
 pub const LATELY: Duration = Duration::from_secs(60);
 
-/// So many moments are kept, 256 kB of them once there is one.
-const SLOTS: usize = 1 << 16;
+/// When a name changed last, by the clock of this host, as it stands in a list beside its record: in
+/// whole seconds since 1970, up to the year 2106.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Changed(u32);
 
-/// Remembers when names changed last, one moment for all the names of a hash.
-///
-/// So it may take a name for one that changed, of which there are few: with 600 changes a minute 1 in
-/// 100. It never forgets one too soon. Shared by threads, none of which ever waits.
-#[derive(Debug)]
-pub struct Changes {
-    seed: u64,
-    /// In whole seconds, 0 for never. Made when there is something to put there.
-    moments: OnceLock<Box<[AtomicU32]>>,
-}
+impl Changed {
+    /// Not lately, as far as is known.
+    pub const NOT_LATELY: Self = Self(0);
 
-impl Default for Changes {
-    fn default() -> Self {
-        // The standard library's source of chance.
-        let seed = RandomState::new().hash_one(());
-        Self { seed, moments: OnceLock::new() }
-    }
-}
-
-fn seconds(time: Duration) -> u32 {
-    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
-}
-
-impl Changes {
-    fn slot(&self, name: &MailboxName) -> usize {
-        xxh3_64_with_seed(name.as_bytes(), self.seed) as usize % SLOTS
+    /// So many seconds after the beginning of 1970.
+    pub const fn seconds(since_1970: u32) -> Self {
+        Self(since_1970)
     }
 
-    /// The name changed at this moment.
-    pub fn put(&self, name: &MailboxName, at: Duration) {
-        let moments = self.moments.get_or_init(|| (0..SLOTS).map(|_| AtomicU32::new(0)).collect());
-        if let Some(moment) = moments.get(self.slot(name)) {
-            moment.fetch_max(seconds(at).max(1), Relaxed);
-        }
+    /// When the clock says this.
+    pub fn at(clock: SystemTime) -> Self {
+        let since_1970 = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u32::try_from(since_1970.as_secs()).unwrap_or(u32::MAX))
     }
 
-    /// Whether it was within the last [`LATELY`], or will be as soon: clocks are put right. `now` is
-    /// read only if there ever was a change.
-    pub fn has(&self, name: &MailboxName, now: impl FnOnce() -> Duration) -> bool {
-        let moment = self.moments.get().and_then(|moments| moments.get(self.slot(name)));
-        match moment.map_or(0, |moment| moment.load(Relaxed)) {
-            0 => false,
-            moment => seconds(now()).abs_diff(moment) <= seconds(LATELY),
-        }
+    /// The seconds since 1970; 0 for [`NOT_LATELY`](Self::NOT_LATELY).
+    pub const fn since_1970(self) -> u32 {
+        self.0
+    }
+
+    /// Whether that was within the last [`LATELY`], or will be as soon: clocks are put right. The
+    /// clock is read only if something is known.
+    pub fn is_lately(self, clock: impl FnOnce() -> SystemTime) -> bool {
+        self != Self::NOT_LATELY
+            && u64::from(Self::at(clock()).0.abs_diff(self.0)) <= LATELY.as_secs()
     }
 }
 
@@ -68,35 +44,33 @@ impl Changes {
 mod tests {
     use super::*;
 
-    fn name(text: &str) -> MailboxName {
-        MailboxName::new(text).unwrap()
-    }
-
     #[test]
-    fn a_change_is_remembered_for_a_minute_whenever_it_was() {
-        for start in [0, 400, 59_900, 1_795_536_000_000] {
-            let (start, changes) = (Duration::from_millis(start), Changes::default());
-            let has = |of, later| changes.has(&name(of), || start + Duration::from_millis(later));
-            assert!(!has("user.a", 0));
-            changes.put(&name("user.a"), start);
+    fn a_change_counts_for_a_minute_also_by_a_clock_that_was_put_right() {
+        for start in [61_000, 1_795_536_000_000, 1_795_536_000_999] {
+            let start = UNIX_EPOCH + Duration::from_millis(start);
+            let changed = Changed::at(start);
             for later in [0, 1, 30_000, 60_000] {
-                assert!(has("user.a", later), "{start:?} + {later}");
+                let later = Duration::from_millis(later);
+                assert!(changed.is_lately(|| start + later), "{start:?} + {later:?}");
+                assert!(changed.is_lately(|| start - later), "{start:?} - {later:?}");
             }
-            assert!(!has("user.a", 62_000));
-            changes.put(&name("user.a"), start + LATELY);
-            changes.put(&name("user.a"), start);
-            assert!(has("user.a", 119_000), "the last one counts");
+            assert!(!changed.is_lately(|| start + Duration::from_millis(61_001)));
+            assert!(!changed.is_lately(|| start - Duration::from_secs(61)));
+            assert_eq!(Changed::seconds(changed.since_1970()), changed);
         }
     }
 
     #[test]
-    fn of_those_that_did_not_change_few_count_as_if_they_had() {
-        let changes = Changes::default();
-        for n in 0..650 {
-            changes.put(&name(&format!("user.changed{n}")), LATELY);
+    fn what_is_not_known_to_have_changed_has_not_whatever_the_clock_says() {
+        for seconds in [0, 1, 60] {
+            let clock = || UNIX_EPOCH + Duration::from_secs(seconds);
+            assert!(!Changed::NOT_LATELY.is_lately(clock));
         }
-        let taken =
-            (0..10_000).filter(|n| changes.has(&name(&format!("user.u{n}")), || LATELY)).count();
-        assert!(taken < 200, "{taken} of 10000");
+        assert!(
+            !Changed::NOT_LATELY.is_lately(|| unreachable!("nobody need know what time it is"))
+        );
+        // Before 1970 is no time of a change either.
+        assert_eq!(Changed::at(UNIX_EPOCH - Duration::from_secs(5)), Changed::NOT_LATELY);
+        assert_eq!(Changed::at(UNIX_EPOCH + Duration::from_secs(1 << 33)).since_1970(), u32::MAX);
     }
 }

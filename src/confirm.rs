@@ -164,26 +164,25 @@ pub struct Overlaid<'a> {
 
 impl MailboxList for Overlaid<'_> {
     fn lookup(&self, name: &MailboxName) -> Lookup {
-        match self.findings.of_master(name) {
-            Some(Finding::Found(record)) => Lookup::Present(record.clone()),
-            Some(Finding::Absent) => match self.list.lookup(name) {
-                Lookup::Present(_) => Lookup::Absent,
-                other => other,
-            },
-            Some(Finding::Unsure(_)) => self.list.lookup(name),
-            None => match self.list.lookup(name) {
-                Lookup::Unsure(_) if self.findings.may_ask_the_master() => Lookup::Absent,
-                other => other,
-            },
+        self.lookup_dated(name).0
+    }
+
+    fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
+        let finding = self.findings.of_master(name);
+        if let Some(Finding::Found(record)) = finding {
+            return (Lookup::Present(record.clone()), false);
         }
+        let (found, lately) = self.list.lookup_dated(name);
+        let found = match (found, finding) {
+            (Lookup::Present(_), Some(Finding::Absent)) => Lookup::Absent,
+            (Lookup::Unsure(_), None) if self.findings.may_ask_the_master() => Lookup::Absent,
+            (found, _) => found,
+        };
+        (found, lately || self.findings.again == Again::All)
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {
         self.list.key_generation().or(self.findings.generation)
-    }
-
-    fn changed_lately(&self, name: &MailboxName) -> bool {
-        self.findings.again == Again::All || self.list.changed_lately(name)
     }
 
     fn each(

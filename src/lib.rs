@@ -18,8 +18,8 @@
 //!   * Names and records: [`mailbox`], which everything else speaks of; [`address`] makes a mailbox
 //!     name of a recipient as Cyrus' `lmtpd` does, by the rules that [`imapd_conf`] reads.
 //!   * The decision: [`router`], for our [`domains`], with the [`backend`] of each server; [`confirm`]
-//!     has what was found out to confirm a miss, [`changes`] which names
-//!     changed a moment ago; [`maps`] give the answer its form.
+//!     has what was found out to confirm a miss, [`changes`] what
+//!     counts as changed a moment ago; [`maps`] give the answer its form.
 //!   * What Cyrus writes and says: [`cyrusdb`] reads the four file formats of `mailboxes.db` over a
 //!     byte source; [`mupdate`] is the protocol of the master, [`replica`] what follows from it.
 //!   * What mail servers say: [`wire`]; and what Postfix must be told to ask us: `postfix_config`.

@@ -222,15 +222,15 @@ pub trait MailboxList: Send + Sync {
     /// Looks one mailbox up.
     fn lookup(&self, name: &MailboxName) -> Lookup;
 
+    /// The same, and whether the name changed a moment ago, as far as the list knows: what it says of
+    /// it may then be about to change again.
+    fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
+        (self.lookup(name), false)
+    }
+
     /// The generation of its keys, as far as that is known without reading the list.
     fn key_generation(&self) -> Option<KeyGeneration> {
         None
-    }
-
-    /// Whether the name changed a moment ago, as far as the list has noticed up to the last
-    /// [`lookup`](Self::lookup) of it. What it says of the name may then be about to change again.
-    fn changed_lately(&self, _name: &MailboxName) -> bool {
-        false
     }
 
     /// Calls `visit` for every mailbox whose internal name begins with `prefix` (all, if empty), in

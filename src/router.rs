@@ -103,7 +103,7 @@ pub trait Belief {
     fn of(&self, name: &MailboxName) -> Misses<'_>;
 
     /// Whether somebody can be asked for this name, and has not been yet, so that a record that
-    /// changed a moment ago need not be believed ([`MailboxList::changed_lately`]).
+    /// changed a moment ago need not be believed ([`MailboxList::lookup_dated`]).
     fn can_ask_again(&self, _name: &MailboxName) -> bool {
         false
     }
@@ -386,10 +386,11 @@ impl Search<'_> {
 
     fn look_up(&mut self, target: &Target) -> Result<Found, Open> {
         let name = &target.name;
-        match self.list.lookup(name) {
+        let (found, lately) = self.list.lookup_dated(name);
+        match found {
             Lookup::Present(record) => {
                 explain!(self.explain, "record: {name}: {}", in_words(&record));
-                self.record(target, record)
+                self.record(target, record, lately)
             }
             Lookup::Absent => {
                 explain!(self.explain, "record: the list has no {name}");
@@ -408,7 +409,7 @@ impl Search<'_> {
         }
     }
 
-    fn record(&mut self, target: &Target, record: Record) -> Result<Found, Open> {
+    fn record(&mut self, target: &Target, record: Record, lately: bool) -> Result<Found, Open> {
         let name = &target.name;
         let (decision, reason): (_, Cow<'static, str>) = match record.state {
             State::Deleted => return self.miss(name, Some(record), "the mailbox is deleted"),
@@ -427,7 +428,7 @@ impl Search<'_> {
             }
             // It may have moved on since, or have come back: a backend that has it no more refuses it
             // for good.
-            State::Active if self.belief.can_ask_again(name) && self.list.changed_lately(name) => {
+            State::Active if lately && self.belief.can_ask_again(name) => {
                 explain!(self.explain, "freshness: {name} changed within the last minute");
                 return Err(Open::AskAgain(name.clone()));
             }

@@ -15,6 +15,7 @@ use std::time::SystemTime;
 use build::{ROOT, is_there, library, library_that_panics, program, well};
 use common::master::Master;
 use common::{Daemon, Site};
+use murder_route::changes::Changed;
 use murder_route::mailbox::{AnonymousRights, MailboxName, Record, State};
 use murder_route::mailbox_list::replica::Place;
 use murder_route::replica::{About, Batch};
@@ -71,7 +72,7 @@ fn put(place: &mut Place, names: &[(&str, &str)]) {
             partition: "default".into(),
             anonymous: AnonymousRights::default(),
         };
-        change.put(&MailboxName::new(*name).unwrap(), &record).unwrap();
+        change.put(&MailboxName::new(*name).unwrap(), &record, Changed::NOT_LATELY).unwrap();
     }
     let about = About {
         synchronised: Some(SystemTime::now()),

@@ -105,6 +105,17 @@ fn who_moved_a_moment_ago_is_found_where_he_is_before_the_stream_tells() {
         BufReader::new(line).read_line(&mut answer).unwrap();
         assert_eq!(answer.trim_end(), now_at);
     }
+    // Nor by a command, nor by a daemon that has only just been started.
+    let now_at = moves_to("be1");
+    assert_eq!(site.lookup("jane@example.org")["answer"], now_at);
+    until("streamed", || daemon.ask("lmtp", "jane@example.org") == now_at);
+    drop(daemon);
+    let daemon = Daemon::start(&site);
+    fresh(&site, &daemon);
+    for server in ["be2", "be3", "be1", "be2", "be3"] {
+        let now_at = moves_to(server);
+        assert_eq!(daemon.ask("lmtp", "jane@example.org"), now_at);
+    }
     assert!(!master.asked().contains(&"user.bob".to_owned()), "who stays is not asked for");
     let (_, said) = status(&site, &daemon);
     assert!(said["counters"]["asked_again"].as_u64() >= Some(5), "{said}");

@@ -156,7 +156,7 @@ fn replica(dir: &Path) -> ReplicaList {
     let mut listing = Listing::begin(&change).unwrap();
     while let Some(event) = stream.next().unwrap() {
         if let Event::Record(name, record) = event {
-            listing.record(&mut change, &name, &record).unwrap();
+            listing.record(&mut change, &name, &record, SystemTime::UNIX_EPOCH).unwrap();
         }
     }
     let now = SystemTime::now();

@@ -10,6 +10,7 @@ use std::process::Output;
 use std::time::SystemTime;
 
 use common::{Daemon, Site, run};
+use murder_route::changes::Changed;
 use murder_route::mailbox::{AnonymousRights, MailboxName, Record, State};
 use murder_route::mailbox_list::replica::Place;
 use murder_route::replica::{About, Batch, HeldBack};
@@ -28,7 +29,7 @@ fn fill(directory: &Path, held_back: Option<HeldBack>) {
         partition: "default".into(),
         anonymous: AnonymousRights::default(),
     };
-    change.put(&MailboxName::new("user.jane").unwrap(), &record).unwrap();
+    change.put(&MailboxName::new("user.jane").unwrap(), &record, Changed::NOT_LATELY).unwrap();
     let about = About {
         synchronised: Some(SystemTime::now()),
         as_of: Some(SystemTime::now()),

@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Library, Origin, Told};
+use crate::changes::Changed;
 use crate::config::Overrides;
 use crate::cyrusdb::node::Layout;
 use crate::cyrusdb::order::Order;
@@ -19,7 +20,8 @@ use crate::cyrusdb::writer::{Random, Write, Writer};
 use crate::endpoint::Endpoint;
 use crate::mailbox::{AnonymousRights, KeyGeneration, MailboxName, Record, State};
 use crate::mailbox_list::replica::Place;
-use crate::replica::{About, Batch as _};
+use crate::mupdate::Event;
+use crate::replica::{About, Batch as _, Follower, Listing};
 
 const THREADS: &str = "8";
 /// So many look-ups each thread makes, unless MURDER_ROUTE_LOOKUPS says otherwise, as .ci/run does.
@@ -58,26 +60,56 @@ fn value(server: &str) -> Vec<u8> {
     format!("%(T er P default S {server} M 1700000000 A %(anyone p))").into_bytes()
 }
 
-/// A library over a mailboxes.db in which jane's record is so old, in a murder whose daemon is asked at
-/// this socket.
-fn library_with_jane(directory: &Path, changed: u64, socket: &Path) -> Library {
-    let order = |a: &[u8], b: &[u8]| Order::Raw.compare(a, b);
-    let mut writer = Writer::new(Layout::Twoskip, Random(7), 1, order);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let record = format!("%(T er P default S be1.example.org M {} A %(anyone p))", now - changed);
-    writer.put(&key("user.jane"), record.as_bytes());
-    writer.commit();
-    fs::write(directory.join("mailboxes.db"), &writer.file).unwrap();
+/// A library over a list in which jane's record is so many seconds old, in a murder whose daemon is
+/// asked at this socket.
+fn library_with_jane(origin: Origin, directory: &Path, ago: u64, socket: &Path) -> Library {
+    let source = match origin {
+        Origin::Replica => {
+            replica_with_jane(&directory.join("r"), ago);
+            "source = \"replica\"\n[replica]\ndirectory = \"r\"\n"
+        }
+        _ => {
+            mailboxes_db_with_jane(&directory.join("mailboxes.db"), ago);
+            "mailboxes-db = \"mailboxes.db\"\n"
+        }
+    };
     let config = directory.join("murder-route.toml");
-    fs::write(
-        &config,
-        "mailboxes-db = \"mailboxes.db\"\ndomains = [\"example.org\"]\n\
-         [mupdate]\nservers = [\"127.0.0.1:1\"]\npassword-file = \"/nonexistent\"\n",
-    )
-    .unwrap();
+    let text = format!(
+        "domains = [\"example.org\"]\n{source}\
+         [mupdate]\nservers = [\"127.0.0.1:1\"]\npassword-file = \"/nonexistent\"\n"
+    );
+    fs::write(&config, text).unwrap();
     let given = Overrides { config: Some(config), ..Overrides::default() };
     let daemon = Some(vec![Endpoint::Unix(socket.to_owned())]);
     Library::open(given, daemon, Duration::from_secs(60)).unwrap()
+}
+
+fn replica_with_jane(directory: &Path, ago: u64) {
+    let mut place = Place::open(directory).unwrap();
+    let mut change = place.begin().unwrap();
+    let (now, wait) = (SystemTime::now(), Duration::ZERO);
+    let listing = Listing::begin(&change).unwrap();
+    listing.finish(&mut change, "mupdate.example.org", "3.6.1", now, wait).unwrap();
+    let record = Record {
+        state: State::Active,
+        server: Some("be1.example.org".into()),
+        partition: "default".into(),
+        anonymous: AnonymousRights::default(),
+    };
+    let event = Event::Record(MailboxName::new("user.jane").unwrap(), record);
+    let then = now - Duration::from_secs(ago);
+    Follower::default().apply(&mut change, &event, then).unwrap();
+    change.commit().unwrap();
+}
+
+fn mailboxes_db_with_jane(path: &Path, ago: u64) {
+    let order = |a: &[u8], b: &[u8]| Order::Raw.compare(a, b);
+    let mut writer = Writer::new(Layout::Twoskip, Random(7), 1, order);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let record = format!("%(T er P default S be1.example.org M {} A %(anyone p))", now - ago);
+    writer.put(&key("user.jane"), record.as_bytes());
+    writer.commit();
+    fs::write(path, &writer.file).unwrap();
 }
 
 fn server(told: &Told) -> Option<&str> {
@@ -86,12 +118,17 @@ fn server(told: &Told) -> Option<&str> {
 
 #[test]
 fn who_changed_a_moment_ago_is_asked_of_the_daemon_and_answered_without_it() {
+    asked_of_the_daemon_and_answered_without_it(Origin::MailboxesDb);
+    asked_of_the_daemon_and_answered_without_it(Origin::Replica);
+}
+
+fn asked_of_the_daemon_and_answered_without_it(origin: Origin) {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("socket");
-    let library = library_with_jane(directory.path(), 5, &socket);
+    let library = library_with_jane(origin, directory.path(), 5, &socket);
     // Nobody there.
     let told = library.look_up(b"jane@example.org");
-    assert_eq!((server(&told), told.origin), (Some("be1.example.org"), Origin::MailboxesDb));
+    assert_eq!((server(&told), told.origin), (Some("be1.example.org"), origin));
     // Somebody who knows better, and then one who hangs.
     let listener = UnixListener::bind(&socket).unwrap();
     let answer = b"108:OK outcome=deliver transport=lmtp backend=inet:be2.example.org:2003 \
@@ -107,21 +144,23 @@ fn who_changed_a_moment_ago_is_asked_of_the_daemon_and_answered_without_it() {
     let told = library.look_up(b"jane@example.org");
     assert_eq!((server(&told), told.origin), (Some("be2.example.org"), Origin::Daemon));
     let told = library.look_up(b"jane@example.org");
-    assert_eq!((server(&told), told.origin), (Some("be1.example.org"), Origin::MailboxesDb));
+    assert_eq!((server(&told), told.origin), (Some("be1.example.org"), origin));
     over.send(()).unwrap();
     daemon.join().unwrap();
 }
 
 #[test]
 fn who_has_not_changed_lately_is_asked_of_nobody() {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("socket");
-    let library = library_with_jane(directory.path(), 3600, &socket);
-    let listener = UnixListener::bind(&socket).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let told = library.look_up(b"jane@example.org");
-    assert_eq!((server(&told), told.origin), (Some("be1.example.org"), Origin::MailboxesDb));
-    assert!(listener.accept().is_err());
+    for origin in [Origin::MailboxesDb, Origin::Replica] {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let library = library_with_jane(origin, directory.path(), 3600, &socket);
+        let listener = UnixListener::bind(&socket).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let told = library.look_up(b"jane@example.org");
+        assert_eq!((server(&told), told.origin), (Some("be1.example.org"), origin));
+        assert!(listener.accept().is_err());
+    }
 }
 
 #[test]
@@ -199,12 +238,12 @@ fn eight_threads_of_a_c_program_are_always_right_while_the_daemon_writes_its_rep
             // Another record, at the same backend.
             let mut record = record("be1.example.org");
             record.partition = format!("p{round}");
-            change.put(&known(n), &record).unwrap();
+            change.put(&known(n), &record, Changed::NOT_LATELY).unwrap();
         }
         let other = MailboxName::new(format!("user.o{}", random.below(500))).unwrap();
         match random.below(2) {
             0 => drop(change.delete(&other).unwrap()),
-            _ => drop(change.put(&other, &record("be2")).unwrap()),
+            _ => drop(change.put(&other, &record("be2"), Changed::NOT_LATELY).unwrap()),
         }
         let now = SystemTime::now();
         let about = About {

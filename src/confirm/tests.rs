@@ -37,8 +37,9 @@ impl MailboxList for FakeList {
         self.generation
     }
 
-    fn changed_lately(&self, name: &MailboxName) -> bool {
-        self.new.is_some_and(|new| name.as_bytes() == new.as_bytes())
+    fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
+        let lately = self.new.is_some_and(|new| name.as_bytes() == new.as_bytes());
+        (self.lookup(name), lately)
     }
 
     fn each(

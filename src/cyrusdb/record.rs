@@ -12,11 +12,11 @@
 //! (1) a netnews one (`imap/mboxlist.h`, `imap/mboxlist.c:mboxlist_parse_entry`).
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use memchr::memchr;
 
 use super::dlist::{Kind, Malformed, Reader};
+use crate::changes::Changed;
 use crate::mailbox::{AnonymousRights, Record, State};
 
 /// Why a value says nothing that can be relied on. The lookup becomes temporary.
@@ -54,13 +54,13 @@ pub fn parse(value: &[u8]) -> Result<Record, RecordError> {
     parse_dated(value).map(|(record, _)| record)
 }
 
-/// The same, and when this host wrote it, since 1970: `M`, which a slave, too, sets by its own clock
+/// The same, and when this host wrote it: `M`, which a slave, too, sets by its own clock
 /// (Cyrus `imap/mboxlist.c:mboxlist_entry_cstring`). A text record does not tell.
-pub fn parse_dated(value: &[u8]) -> Result<(Record, Option<Duration>), RecordError> {
+pub fn parse_dated(value: &[u8]) -> Result<(Record, Changed), RecordError> {
     match value.first() {
         None => Err(RecordError::Empty),
         Some(b'%') => parse_dlist(value),
-        Some(_) => Ok((parse_text(value)?, None)),
+        Some(_) => Ok((parse_text(value)?, Changed::NOT_LATELY)),
     }
 }
 
@@ -142,14 +142,14 @@ impl Acl {
     }
 }
 
-fn parse_dlist(value: &[u8]) -> Result<(Record, Option<Duration>), RecordError> {
+fn parse_dlist(value: &[u8]) -> Result<(Record, Changed), RecordError> {
     let mut reader = Reader::new(value);
     reader.enter_map()?;
     let mut flags = Flags::default();
     let mut server = None;
     let mut partition = Cow::default();
     let mut acl = Acl::default();
-    let mut date = None;
+    let mut date = Changed::NOT_LATELY;
     // The last one wins where a key stands twice, as in Cyrus.
     while let Some(key) = reader.key()? {
         match &*key.bytes() {
@@ -176,8 +176,9 @@ fn parse_dlist(value: &[u8]) -> Result<(Record, Option<Duration>), RecordError> 
     Ok((record(flags.state(), server.as_deref(), &partition, acl)?, date))
 }
 
-fn seconds(digits: &[u8]) -> Option<Duration> {
-    std::str::from_utf8(digits).ok()?.parse().ok().map(Duration::from_secs)
+fn seconds(digits: &[u8]) -> Changed {
+    let seconds = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    seconds.map_or(Changed::NOT_LATELY, Changed::seconds)
 }
 
 /// The string that is due; `NIL` is none.
@@ -342,20 +343,20 @@ mod tests {
 
     #[test]
     fn the_date_is_read_where_there_is_one_and_never_spoils_a_record() {
-        let table: &[(&[u8], Option<u64>)] = &[
-            (b"%(T er P default S be1.example.com M 1795434610)", Some(1_795_434_610)),
-            (b"%(M 17 T er P default S be1.example.com M 1795434610)", Some(1_795_434_610)),
-            (b"%(T er P default S be1.example.com)", None),
-            (b"%(T er P default S be1.example.com M NIL)", None),
-            (b"%(T er P default S be1.example.com M -1)", None),
-            (b"%(T er P default S be1.example.com M 99999999999999999999)", None),
-            (b"%(T er P default S be1.example.com M (1 2))", None),
-            (b"1 be1.example.com!default jane\tlrs\t", None),
+        let table: &[(&[u8], u32)] = &[
+            (b"%(T er P default S be1.example.com M 1795434610)", 1_795_434_610),
+            (b"%(M 17 T er P default S be1.example.com M 1795434610)", 1_795_434_610),
+            (b"%(T er P default S be1.example.com)", 0),
+            (b"%(T er P default S be1.example.com M NIL)", 0),
+            (b"%(T er P default S be1.example.com M -1)", 0),
+            (b"%(T er P default S be1.example.com M 99999999999999999999)", 0),
+            (b"%(T er P default S be1.example.com M (1 2))", 0),
+            (b"1 be1.example.com!default jane\tlrs\t", 0),
         ];
         for (value, date) in table {
             let (record, read) = parse_dated(value).unwrap();
             assert_eq!(record, remote(State::Active, "be1.example.com", "default"));
-            assert_eq!(read, date.map(Duration::from_secs), "{}", value.escape_ascii());
+            assert_eq!(read.since_1970(), *date, "{}", value.escape_ascii());
         }
     }
 

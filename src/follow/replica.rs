@@ -9,7 +9,6 @@ use tokio::task::{JoinHandle as Task, spawn_blocking};
 
 use super::upstream::{Clock, Upstream};
 use super::{stream, writer};
-use crate::changes::Changes;
 use crate::config::ReplicaSettings;
 use crate::mailbox::{Lookup, MailboxList as _, MailboxName};
 use crate::mailbox_list::lists::Trust;
@@ -60,7 +59,6 @@ pub(super) struct Shared {
     clock: Clock,
     max_age: Option<Duration>,
     standing: Mutex<Standing>,
-    changes: Changes,
     link: Mutex<Link>,
     /// When the last barrier that was answered was asked for.
     barrier: watch::Sender<Option<Duration>>,
@@ -208,7 +206,6 @@ impl Shared {
             clock,
             max_age,
             standing: Mutex::new(standing),
-            changes: Changes::default(),
             link: Mutex::default(),
             barrier: watch::Sender::new(None),
             relist: Mutex::new(None),
@@ -275,11 +272,6 @@ impl Shared {
         self.link().disk = Some(why);
         self.standing().lost(self.now());
         self.relist(Wanted::Unwritten);
-    }
-
-    /// The name has another record in a batch that is being made.
-    pub(super) fn name_changes(&self, name: &MailboxName) {
-        self.changes.put(name, self.now());
     }
 
     /// What is about to be committed.
@@ -363,10 +355,6 @@ impl Trust for Shared {
 
     fn misses(&self) -> Result<(), String> {
         self.doubt().map_or(Ok(()), Err)
-    }
-
-    fn changed_lately(&self, name: &MailboxName) -> bool {
-        self.changes.has(name, || self.now())
     }
 
     fn status(&self) -> Option<Status> {

@@ -141,19 +141,16 @@ impl Writer {
                 Some(Told::Lost) => return Ok(Err(End::Lost)),
                 None => return Ok(Err(End::Over)),
             };
-            let mut events = events.into_iter();
+            let (mut events, clock) = (events.into_iter(), SystemTime::now());
             while let Some(event) = events.next() {
                 match event {
                     Event::Record(name, record) => {
-                        if listing.record(&mut change, &name, &record)? {
-                            // Before anybody can have the new record: who has the old one asks.
-                            self.shared.name_changes(&name);
-                        }
+                        listing.record(&mut change, &name, &record, clock)?;
                     }
                     Event::Listed => {
-                        let (now, accept_after) = (SystemTime::now(), self.accept_after);
+                        let accept_after = self.accept_after;
                         let outcome =
-                            listing.finish(&mut change, master, release, now, accept_after)?;
+                            listing.finish(&mut change, master, release, clock, accept_after)?;
                         // Before anybody can miss what it takes away.
                         self.shared.listed(&outcome);
                         change.commit_to_disk()?;
@@ -214,18 +211,13 @@ impl Writer {
         if events.iter().any(change) || (asked.is_some() && follower.wants_stamp(now)) {
             // Before anybody can miss the name.
             self.shared.changed(events);
+            let clock = SystemTime::now();
             let mut change = place.begin()?;
             for event in events {
-                let changed = follower.apply(&mut change, event)?;
-                if let Event::Record(name, _) | Event::Deleted(name) = event
-                    && changed
-                {
-                    // Before anybody can have the new record: who has the old one asks.
-                    self.shared.name_changes(name);
-                }
+                follower.apply(&mut change, event, clock)?;
             }
             let as_of = asked.map(|asked| self.shared.clock_at(asked));
-            let (about, names) = follower.finish(&mut change, as_of, now, SystemTime::now())?;
+            let (about, names) = follower.finish(&mut change, as_of, now, clock)?;
             if let Some(loss) = &about.held_back {
                 self.shared.held_back(loss);
             }

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwapOption, Guard};
 
-use crate::changes::{Changes, LATELY};
+use crate::changes::Changed;
 use crate::cyrusdb::error::Error;
 use crate::cyrusdb::fingers::{Builder, Progress};
 use crate::cyrusdb::snapshot::{Scratch, Walked};
@@ -92,8 +92,6 @@ pub struct FileList {
     /// When `current` was last seen to be what the file is, in nanoseconds since `created`.
     checked: AtomicU64,
     work: Mutex<Work>,
-    /// Of which names records were found that were new.
-    changes: Changes,
 }
 
 /// What one thread at a time does.
@@ -122,7 +120,6 @@ impl FileList {
             current: ArcSwapOption::empty(),
             checked: AtomicU64::new(0),
             work: Mutex::default(),
-            changes: Changes::default(),
         }
     }
 
@@ -134,7 +131,7 @@ impl FileList {
     /// As [`MailboxList::lookup`], but says [`Lookup::Busy`] where that would wait for a lock or
     /// read a whole file.
     pub fn lookup_now(&self, name: &MailboxName) -> Lookup {
-        self.look_up(name, false)
+        self.look_up(name, false).0
     }
 
     /// `Err` says, for the postmaster, why this list makes nobody unknown at present: it cannot be
@@ -197,14 +194,17 @@ impl FileList {
         }
     }
 
-    fn look_up(&self, name: &MailboxName, may_wait: bool) -> Lookup {
-        SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+    /// As [`MailboxList::lookup_dated`]; `may_wait`: for a lock, or until a whole file is read.
+    pub(super) fn look_up(&self, name: &MailboxName, may_wait: bool) -> (Lookup, bool) {
+        let (found, date) = SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
             Ok(mut scratch) => {
                 let (scratch, key) = &mut *scratch;
                 self.look_up_with(name, may_wait, scratch, key)
             }
             Err(_) => self.look_up_with(name, may_wait, &mut Scratch::default(), &mut Vec::new()),
-        })
+        });
+        // By the clock that Cyrus dates its records by.
+        (found, date.is_lately(SystemTime::now))
     }
 
     fn look_up_with(
@@ -213,10 +213,10 @@ impl FileList {
         may_wait: bool,
         scratch: &mut Scratch,
         key: &mut Vec<u8>,
-    ) -> Lookup {
+    ) -> Dated<Lookup> {
         let unsure = |error: Error| match error {
-            Error::Io(error) if error.kind() == io::ErrorKind::WouldBlock => Lookup::Busy,
-            error => Lookup::Unsure(self.say(error)),
+            Error::Io(error) if error.kind() == io::ErrorKind::WouldBlock => undated(Lookup::Busy),
+            error => undated(Lookup::Unsure(self.say(error))),
         };
         for attempt in 0..ATTEMPTS {
             pause(attempt, may_wait);
@@ -240,7 +240,7 @@ impl FileList {
             }
         }
         if !may_wait {
-            return Lookup::Busy;
+            return undated(Lookup::Busy);
         }
         self.look_up_locked(name, scratch, key).unwrap_or_else(unsure)
     }
@@ -251,15 +251,15 @@ impl FileList {
         name: &MailboxName,
         scratch: &mut Scratch,
         key: &mut Vec<u8>,
-    ) -> Option<Lookup> {
+    ) -> Option<Dated<Lookup>> {
         let view = self.remembered();
         let view = view.as_ref()?;
         let same = self.at.standing().ok()?;
         match search(view, name, scratch, key).ok()? {
-            Search::Found(Ok((record, _)))
+            Search::Found(Ok((record, date)))
                 if takes_mail(name, &record) && Identity::of(&same) == view.identity() =>
             {
-                Some(Lookup::Present(record))
+                Some((Lookup::Present(record), date))
             }
             _ => None,
         }
@@ -273,28 +273,27 @@ impl FileList {
         may_wait: bool,
         scratch: &mut Scratch,
         key: &mut Vec<u8>,
-    ) -> Result<Option<Lookup>, Error> {
+    ) -> Result<Option<Dated<Lookup>>, Error> {
         let state = view.state();
         let answer = match search(view, name, scratch, key)? {
             Search::Found(Ok((record, date))) if takes_mail(name, &record) => {
                 self.note(view, state, key, scratch);
-                self.note_date(name, date);
-                return Ok(Some(Lookup::Present(record)));
+                return Ok(Some((Lookup::Present(record), date)));
             }
-            Search::Found(Ok((record, _))) => Lookup::Present(record),
-            Search::Found(Err(why)) => return Ok(Some(Lookup::Unsure(self.say(why)))),
+            Search::Found(Ok((record, date))) => (Lookup::Present(record), date),
+            Search::Found(Err(why)) => return Ok(Some(undated(Lookup::Unsure(self.say(why))))),
             Search::Overwritten => {
                 self.forget(view);
                 return Ok(None);
             }
-            Search::Absent => Lookup::Absent,
+            Search::Absent => undated(Lookup::Absent),
         };
         // What may refuse a letter for good is never older than the file, nor of a list in doubt.
         let now = self.check(may_wait, scratch)?;
         if !Arc::ptr_eq(&now, view) || now.state() != state {
             return Ok(None);
         }
-        Ok(Some(self.believe(view).map_or_else(Lookup::Unsure, |()| answer)))
+        Ok(Some(self.believe(view).map_or_else(|why| undated(Lookup::Unsure(why)), |()| answer)))
     }
 
     /// Remembers where a record was found, unless the list is being followed just now or has been
@@ -309,15 +308,6 @@ impl FileList {
         }
     }
 
-    /// Remembers that a record is new, if it is.
-    fn note_date(&self, name: &MailboxName, date: Option<Duration>) {
-        if let Some(date) = date
-            && clock().abs_diff(date) <= LATELY
-        {
-            self.changes.put(name, date);
-        }
-    }
-
     /// The same with Cyrus' writers kept out, for the case that they never leave a moment's peace,
     /// or that it is not they who make the file unreadable.
     fn look_up_locked(
@@ -325,7 +315,7 @@ impl FileList {
         name: &MailboxName,
         scratch: &mut Scratch,
         key: &mut Vec<u8>,
-    ) -> Result<Lookup, Error> {
+    ) -> Result<Dated<Lookup>, Error> {
         for attempt in 0..ATTEMPTS {
             pause(attempt, true);
             let (file, engine) = view::open(&self.at)?;
@@ -685,7 +675,7 @@ fn search(
     name: &MailboxName,
     scratch: &mut Scratch,
     key: &mut Vec<u8>,
-) -> Result<Search<Result<Dated, String>>, Error> {
+) -> Result<Search<Result<Dated<Record>, String>>, Error> {
     // The other one as well: what one key has shown must not make all others unknown.
     let generations = match view.key_generation() {
         Some(KeyGeneration::Internal) => [KeyGeneration::Internal, KeyGeneration::Separated],
@@ -709,10 +699,14 @@ fn takes_mail(name: &MailboxName, record: &Record) -> bool {
         && (record.anonymous.post || !shared)
 }
 
-/// A record, and when this host wrote it, since 1970.
-type Dated = (Record, Option<Duration>);
+/// What was found, and when this host wrote it.
+type Dated<T> = (T, Changed);
 
-fn read_dated(name: &MailboxName, value: &[u8]) -> Result<Dated, String> {
+fn undated<T>(found: T) -> Dated<T> {
+    (found, Changed::NOT_LATELY)
+}
+
+fn read_dated(name: &MailboxName, value: &[u8]) -> Result<Dated<Record>, String> {
     record::parse_dated(value).map_err(|error| format!("record of {name}: {error}"))
 }
 
@@ -720,18 +714,13 @@ fn read_record(name: &MailboxName, value: &[u8]) -> Result<Record, String> {
     read_dated(name, value).map(|(record, _)| record)
 }
 
-/// The time since 1970, by the clock that Cyrus dates its records by.
-fn clock() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
 impl MailboxList for FileList {
     fn lookup(&self, name: &MailboxName) -> Lookup {
-        self.look_up(name, true)
+        self.look_up(name, true).0
     }
 
-    fn changed_lately(&self, name: &MailboxName) -> bool {
-        self.changes.has(name, clock)
+    fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
+        self.look_up(name, true)
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {

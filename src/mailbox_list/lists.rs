@@ -20,11 +20,6 @@ pub trait Trust: Send + Sync {
     /// filled, it is stale, a list that lost too much is held back.
     fn misses(&self) -> Result<(), String>;
 
-    /// Whether the name has changed in it a moment ago.
-    fn changed_lately(&self, _name: &MailboxName) -> bool {
-        false
-    }
-
     /// How long ago the replica was as the master's list, as far as that is known.
     fn age(&self) -> Option<Duration> {
         None
@@ -133,33 +128,25 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
-    fn lookup(&self, name: &MailboxName, may_wait: bool) -> Lookup {
+    fn lookup(&self, name: &MailboxName, may_wait: bool) -> (Lookup, bool) {
         match self {
-            Source::File(list) if may_wait => list.lookup(name),
-            Source::File(list) => list.lookup_now(name),
+            Source::File(list) => list.look_up(name, may_wait),
             Source::Replica(Replicated { list, trust }) => {
-                let found = list.lookup(name);
+                let (found, lately) = list.lookup_dated(name);
                 let trusted = match &found {
                     Lookup::Present(record) if takes_mail(record) => trust.hits(),
                     Lookup::Present(_) | Lookup::Absent => trust.misses(),
                     Lookup::Unsure(_) | Lookup::Busy => Ok(()),
                 };
-                trusted.map_or_else(Lookup::Unsure, |()| found)
+                (trusted.map_or_else(Lookup::Unsure, |()| found), lately)
             }
-        }
-    }
-
-    fn changed_lately(&self, name: &MailboxName) -> bool {
-        match self {
-            Source::File(list) => list.changed_lately(name),
-            Source::Replica(replica) => replica.trust.changed_lately(name),
         }
     }
 
     /// Whether it has a record of a mailbox that takes mail, or will again.
     #[cfg(feature = "capi")]
     pub(crate) fn has(&self, name: &MailboxName) -> bool {
-        matches!(self.lookup(name, true), Lookup::Present(record) if takes_mail(&record))
+        matches!(self.lookup(name, true).0, Lookup::Present(record) if takes_mail(&record))
     }
 
     fn list(&self) -> &dyn MailboxList {
@@ -200,17 +187,24 @@ impl Lists {
         WithoutWaiting { lists: self, was_to_walk: AtomicBool::new(false) }
     }
 
-    fn look_up(&self, name: &MailboxName, may_wait: bool) -> Lookup {
-        let mut rest = Lookup::Absent;
-        for source in &self.0 {
-            let found = source.lookup(name, may_wait);
+    /// What they say, and whether the name changed a moment ago in any of them: one may have heard of
+    /// what another has not.
+    fn look_up(&self, name: &MailboxName, may_wait: bool) -> (Lookup, bool) {
+        let (mut rest, mut lately) = (Lookup::Absent, false);
+        let mut sources = self.0.iter();
+        while let Some(source) = sources.next() {
+            let (found, changed) = source.lookup(name, may_wait);
+            lately |= changed;
             match &found {
-                Lookup::Present(record) if takes_mail(record) => return found,
+                Lookup::Present(record) if takes_mail(record) => {
+                    // Nor does one that has to be waited for hinder another here.
+                    return (found, lately || sources.any(|source| source.lookup(name, false).1));
+                }
                 _ if weight(&found) > weight(&rest) => rest = found,
                 _ => {}
             }
         }
-        rest
+        (rest, lately)
     }
 }
 
@@ -231,16 +225,15 @@ fn weight(lookup: &Lookup) -> u8 {
 
 impl MailboxList for Lists {
     fn lookup(&self, name: &MailboxName) -> Lookup {
+        self.look_up(name, true).0
+    }
+
+    fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
         self.look_up(name, true)
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {
         self.0.iter().find_map(|source| source.list().key_generation())
-    }
-
-    /// In any of them: one may have heard of what another has not.
-    fn changed_lately(&self, name: &MailboxName) -> bool {
-        self.0.iter().any(|source| source.changed_lately(name))
     }
 
     /// Walks one list after the other; of a name that several have, the record is that of the first.
@@ -291,15 +284,15 @@ impl WithoutWaiting<'_> {
 
 impl MailboxList for WithoutWaiting<'_> {
     fn lookup(&self, name: &MailboxName) -> Lookup {
+        self.lists.look_up(name, false).0
+    }
+
+    fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
         self.lists.look_up(name, false)
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {
         self.lists.key_generation()
-    }
-
-    fn changed_lately(&self, name: &MailboxName) -> bool {
-        self.lists.changed_lately(name)
     }
 
     fn each(

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{About, Batch, HeldBack, Outcome, Put};
+use super::{About, Batch, HeldBack, Outcome};
+use crate::changes::Changed;
 use crate::mupdate::Event;
 use crate::shrink::{Loss, ShrinkGuard};
 
@@ -22,17 +23,23 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Writes what an event changes. Told twice is as good as told once; barriers and the end of the
-    /// list change nothing. Whether it changed anything.
-    pub fn apply<B: Batch>(&mut self, batch: &mut B, event: &Event) -> Result<bool, B::Error> {
+    /// Writes what an event changes, which came when the clock said this. Told twice is as good as told
+    /// once; barriers and the end of the list change nothing.
+    pub fn apply<B: Batch>(
+        &mut self,
+        batch: &mut B,
+        event: &Event,
+        clock: SystemTime,
+    ) -> Result<(), B::Error> {
         match event {
             Event::Record(name, record) => {
                 self.told = self.told.saturating_add(1);
-                Ok(batch.put(name, record)? != Put::Same)
+                batch.put(name, record, Changed::at(clock))?;
             }
-            Event::Deleted(name) => batch.delete(name),
-            Event::Listed | Event::Current { .. } => Ok(false),
+            Event::Deleted(name) => drop(batch.delete(name)?),
+            Event::Listed | Event::Current { .. } => {}
         }
+        Ok(())
     }
 
     /// To be called before the batch is committed. `as_of` is the time of the last barrier that came

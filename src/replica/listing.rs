@@ -4,8 +4,14 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, SystemTime};
 
 use super::{Batch, HeldBack, Put};
+use crate::changes::Changed;
 use crate::mailbox::{MailboxName, Record};
 use crate::shrink::is_sharp;
+
+/// So many of the names that a list changes are taken for changed lately. If there are more, the replica
+/// was of another day or of another site: nearly all of them changed long ago, and the master is not to
+/// be asked again for each of a million names.
+const MOST_LATELY: u64 = 10_000;
 
 /// What a full list has done to the replica.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,6 +39,8 @@ pub struct Outcome {
 pub struct Listing {
     hasher: RandomState,
     came: Vec<u64>,
+    /// The replica was synchronised before.
+    again: bool,
     had: u64,
     new: u64,
     changed: u64,
@@ -41,29 +49,35 @@ pub struct Listing {
 impl Listing {
     /// Begins with what the batch has. Nothing but the list may be put there until it is finished.
     pub fn begin<B: Batch>(batch: &B) -> Result<Self, B::Error> {
-        let had = batch.names()?;
+        let (had, again) = (batch.names()?, batch.about()?.synchronised.is_some());
         // Room for what will most likely come, so that it need not grow; bounded, whatever is stored.
         let room = usize::try_from(had + had / 16).unwrap_or(0).min(1 << 24);
         let came = Vec::with_capacity(room);
-        Ok(Self { hasher: RandomState::new(), came, had, new: 0, changed: 0 })
+        Ok(Self { hasher: RandomState::new(), came, again, had, new: 0, changed: 0 })
     }
 
-    /// One record of the list. Whether it changed what was there; of a replica that was empty nothing
-    /// did.
+    /// One record of the list, which came when the clock said this.
     pub fn record<B: Batch>(
         &mut self,
         batch: &mut B,
         name: &MailboxName,
         record: &Record,
-    ) -> Result<bool, B::Error> {
-        let put = batch.put(name, record)?;
-        match put {
+        clock: SystemTime,
+    ) -> Result<(), B::Error> {
+        // A name that is new is no other case than one that has another record: it may have been taken
+        // out and put in again while there was no connection, in the middle of a move, or be renamed to.
+        // Only those that fill a replica for the first time are all new, whenever they changed.
+        let changed = match self.again && self.new + self.changed < MOST_LATELY {
+            true => Changed::at(clock),
+            false => Changed::NOT_LATELY,
+        };
+        match batch.put(name, record, changed)? {
             Put::New => self.new += 1,
             Put::Changed => self.changed += 1,
             Put::Same => {}
         }
         self.came.push(self.hasher.hash_one(name.as_bytes()));
-        Ok(put != Put::Same && self.had > 0)
+        Ok(())
     }
 
     /// The list is complete. Takes away what did not come, or holds the loss back.

@@ -24,6 +24,7 @@ mod utc;
 
 use std::time::{Duration, SystemTime};
 
+use crate::changes::Changed;
 use crate::mailbox::{KeyGeneration, MailboxName, Record};
 use crate::mupdate::banner::family;
 
@@ -46,8 +47,14 @@ pub trait Batch {
 
     /// The record of a name, as this transaction has left it.
     fn get(&self, name: &MailboxName) -> Result<Option<Record>, Self::Error>;
-    /// Gives a name this record. Writes nothing if it has that one.
-    fn put(&mut self, name: &MailboxName, record: &Record) -> Result<Put, Self::Error>;
+    /// Gives a name this record, which is another since `changed`. Writes nothing if it has this one
+    /// already: then it is another since when it was.
+    fn put(
+        &mut self,
+        name: &MailboxName,
+        record: &Record,
+        changed: Changed,
+    ) -> Result<Put, Self::Error>;
     /// Takes a name's record away. Whether it had one.
     fn delete(&mut self, name: &MailboxName) -> Result<bool, Self::Error>;
     /// Takes away the records of all names, in internal form, for which `keep` is false. How many

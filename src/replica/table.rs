@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use super::{About, Batch, Put};
+use crate::changes::Changed;
 use crate::mailbox::{MailboxName, Record};
 
 /// A replica in memory. A clone of it that is put back is a transaction that was aborted.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Table {
-    pub(crate) records: BTreeMap<Vec<u8>, Record>,
+    pub(crate) records: BTreeMap<Vec<u8>, (Record, Changed)>,
     pub(crate) about: About,
 }
 
@@ -17,15 +18,22 @@ impl Batch for Table {
     type Error = Infallible;
 
     fn get(&self, name: &MailboxName) -> Result<Option<Record>, Infallible> {
-        Ok(self.records.get(name.as_bytes()).cloned())
+        Ok(self.records.get(name.as_bytes()).map(|(record, _)| record.clone()))
     }
 
-    fn put(&mut self, name: &MailboxName, record: &Record) -> Result<Put, Infallible> {
-        Ok(match self.records.insert(name.as_bytes().to_vec(), record.clone()) {
-            None => Put::New,
-            Some(before) if before == *record => Put::Same,
+    fn put(
+        &mut self,
+        name: &MailboxName,
+        record: &Record,
+        changed: Changed,
+    ) -> Result<Put, Infallible> {
+        let put = match self.records.get(name.as_bytes()) {
+            Some((before, _)) if before == record => return Ok(Put::Same),
             Some(_) => Put::Changed,
-        })
+            None => Put::New,
+        };
+        self.records.insert(name.as_bytes().to_vec(), (record.clone(), changed));
+        Ok(put)
     }
 
     fn delete(&mut self, name: &MailboxName) -> Result<bool, Infallible> {

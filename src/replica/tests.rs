@@ -2,6 +2,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::table::Table;
 use super::{About, Batch as _, Follower, Freshness, HeldBack, Listing, Outcome, Standing};
+use crate::changes::Changed;
 use crate::mailbox::{AnonymousRights, KeyGeneration, MailboxName, Record, State};
 use crate::mupdate::Event;
 
@@ -32,7 +33,7 @@ fn record(server: &str) -> Record {
 fn list(table: &mut Table, names: impl IntoIterator<Item = u64>, now: u64) -> Outcome {
     let mut listing = Listing::begin(table).unwrap();
     for n in names {
-        listing.record(table, &name(n), &record("be1")).unwrap();
+        listing.record(table, &name(n), &record("be1"), at(now)).unwrap();
     }
     listing.finish(table, "master", "3.6.1-Debian", at(now), WAIT).unwrap()
 }
@@ -42,7 +43,7 @@ fn a_list_is_taken_over_whatever_its_order_and_what_did_not_come_goes() {
     let mut table = Table::default();
     let outcome = list(&mut table, (0..1000).rev(), 0);
     assert_eq!(outcome, Outcome { listed: 1000, new: 1000, ..Outcome::default() });
-    table.put(&name(7), &record("be2")).unwrap();
+    table.put(&name(7), &record("be2"), Changed::NOT_LATELY).unwrap();
     // Twice told is once listed.
     let outcome = list(&mut table, (50..1010).chain(5..60).chain(0..5).chain(0..9), 1);
     assert_eq!(outcome, Outcome { listed: 1010, new: 10, changed: 1, ..Outcome::default() });
@@ -52,6 +53,50 @@ fn a_list_is_taken_over_whatever_its_order_and_what_did_not_come_goes() {
     assert_eq!(table.about.synchronised, Some(at(2)));
     assert_eq!(table.about.master, "master");
     assert_eq!(table.about.key_generation(), Some(KeyGeneration::Separated));
+}
+
+/// Which of these names changed at this moment, as the table has it.
+fn changed_at(table: &Table, names: impl IntoIterator<Item = u64>, moment: u64) -> Vec<u64> {
+    let changed = |n: &u64| table.records[name(*n).as_bytes()].1 == Changed::at(at(moment));
+    names.into_iter().filter(changed).collect()
+}
+
+#[test]
+fn what_a_list_changes_changed_just_now_and_the_rest_when_it_did() {
+    let mut table = Table::default();
+    list(&mut table, 0..10, 0);
+    let not_lately =
+        |table: &Table| table.records.values().filter(|row| row.1 == Changed::NOT_LATELY).count();
+    assert_eq!(not_lately(&table), 10, "nothing is known of those that fill it");
+    let mut follower = Follower::default();
+    for (n, server) in [(3, "be2"), (4, "be1"), (5, "be2"), (20, "be1")] {
+        follower.apply(&mut table, &Event::Record(name(n), record(server)), at(100)).unwrap();
+    }
+    assert_eq!(changed_at(&table, [3, 4, 5, 20], 100), [3, 5, 20]);
+    follower.apply(&mut table, &Event::Record(name(5), record("be1")), at(110)).unwrap();
+    // The list has 3 back at its old place, and 30 anew.
+    list(&mut table, (0..10).chain([20, 30]), 120);
+    assert_eq!(changed_at(&table, [20], 100), [20]);
+    assert_eq!(changed_at(&table, [5], 110), [5]);
+    assert_eq!(changed_at(&table, [3, 30], 120), [3, 30]);
+    assert_eq!(not_lately(&table), 8);
+    // Deleted and made again; and the last one as well, so that the replica was empty meanwhile.
+    for again in [1, 2] {
+        let gone: Vec<u64> = if again == 1 { vec![20] } else { (0..10).chain([20, 30]).collect() };
+        for n in &gone {
+            follower.apply(&mut table, &Event::Deleted(name(*n)), at(200 * again)).unwrap();
+        }
+        list(&mut table, (0..10).chain([20, 30]), 200 * again);
+        assert_eq!(changed_at(&table, gone.clone(), 200 * again), gone);
+    }
+}
+
+#[test]
+fn a_list_of_many_that_are_new_to_a_small_replica_does_not_have_the_master_asked_for_all_of_them() {
+    let mut table = Table::default();
+    list(&mut table, 0..10, 0);
+    list(&mut table, 0..50_000, 100);
+    assert_eq!(changed_at(&table, 0..50_000, 100).len(), 10_000);
 }
 
 #[test]
@@ -104,7 +149,7 @@ fn a_sharp_loss_is_held_back_and_an_ordinary_one_is_not() {
 fn what_a_list_has_is_kept_even_if_the_list_is_held_back() {
     let mut table = Table::default();
     list(&mut table, 0..1000, 0);
-    table.put(&name(3), &record("be2")).unwrap();
+    table.put(&name(3), &record("be2"), Changed::NOT_LATELY).unwrap();
     let outcome = list(&mut table, (0..500).chain(2000..2010), 1);
     assert_eq!((outcome.new, outcome.changed, outcome.removed), (10, 1, 0));
     assert_eq!(outcome.held_back.unwrap().lost, 500);
@@ -212,7 +257,7 @@ fn deletions(
     now: u64,
 ) -> About {
     for n in names {
-        follower.apply(table, &Event::Deleted(name(n))).unwrap();
+        follower.apply(table, &Event::Deleted(name(n)), at(now)).unwrap();
     }
     follower.finish(table, None, seconds(now), at(now)).unwrap().0
 }
@@ -246,10 +291,10 @@ fn a_master_that_is_told_again_of_what_it_lost_is_soon_believed() {
     let outcome = list(&mut table, 0..10, 10);
     follower.listed(&outcome, 1000, seconds(10));
     for n in 10..505 {
-        follower.apply(&mut table, &Event::Record(name(n), record("be1"))).unwrap();
+        follower.apply(&mut table, &Event::Record(name(n), record("be1")), at(15)).unwrap();
         assert!(!follower.wants_list(&table.about), "after {n}");
     }
-    follower.apply(&mut table, &Event::Record(name(505), record("be1"))).unwrap();
+    follower.apply(&mut table, &Event::Record(name(505), record("be1")), at(15)).unwrap();
     assert!(follower.wants_list(&table.about));
     // Not all of it was back.
     let outcome = list(&mut table, 0..506, 20);
@@ -257,7 +302,7 @@ fn a_master_that_is_told_again_of_what_it_lost_is_soon_believed() {
     follower.listed(&outcome, 1000, seconds(20));
     assert!(!follower.wants_list(&table.about));
     for n in 506..1000 {
-        follower.apply(&mut table, &Event::Record(name(n), record("be1"))).unwrap();
+        follower.apply(&mut table, &Event::Record(name(n), record("be1")), at(15)).unwrap();
     }
     assert!(follower.wants_list(&table.about));
     let outcome = list(&mut table, 0..1000, 30);
@@ -298,11 +343,11 @@ fn changes_may_be_told_twice_and_deletions_of_names_that_never_were() {
     let mut follower = Follower::default();
     let moved = Event::Record(name(1), record("be2"));
     for event in [&moved, &moved, &Event::Deleted(name(9)), &Event::Listed] {
-        follower.apply(&mut table, event).unwrap();
+        follower.apply(&mut table, event, at(1)).unwrap();
     }
     assert_eq!(table.get(&name(1)).unwrap(), Some(record("be2")));
     for _ in 0..2 {
-        follower.apply(&mut table, &Event::Deleted(name(1))).unwrap();
+        follower.apply(&mut table, &Event::Deleted(name(1)), at(1)).unwrap();
         assert_eq!(table.names().unwrap(), 0);
     }
 }

@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use murder_route::address::{Release, Rules};
 use murder_route::backend::Backends;
-use murder_route::changes::Changes;
 use murder_route::confirm::{Findings, MOST_ROUNDS, Said};
 use murder_route::domains::Domains;
 use murder_route::mailbox::{Lookup, MailboxList, MailboxName, Record, State};
@@ -50,7 +49,6 @@ pub(crate) fn clock(now: Duration) -> SystemTime {
 pub(crate) struct Shared {
     store: Arc<Mutex<Store>>,
     standing: Mutex<Standing>,
-    changes: Changes,
     /// When the last barrier that was answered was asked for.
     barrier: Mutex<Option<Duration>>,
     /// In milliseconds.
@@ -66,10 +64,6 @@ impl Shared {
         self.standing.lock().unwrap()
     }
 
-    pub(crate) fn name_changes(&self, name: &MailboxName, now: Duration) {
-        self.changes.put(name, now);
-    }
-
     pub(crate) fn current(&self, asked: Duration) {
         self.standing().current(asked);
         *self.barrier.lock().unwrap() = Some(asked);
@@ -83,15 +77,20 @@ impl Shared {
 
 impl MailboxList for Shared {
     fn lookup(&self, name: &MailboxName) -> Lookup {
-        self.store().lookup(name)
+        self.lookup_dated(name).0
+    }
+
+    fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
+        let (found, changed) = self.store().look_up(name);
+        (found, changed.is_lately(|| clock(self.now())))
     }
 
     fn each(
         &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+        _prefix: &[u8],
+        _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
     ) -> Result<(), String> {
-        self.store().each(prefix, visit)
+        Err("nobody walks here".into())
     }
 }
 
@@ -102,10 +101,6 @@ impl Trust for Shared {
 
     fn misses(&self) -> Result<(), String> {
         self.standing().misses(self.now())
-    }
-
-    fn changed_lately(&self, name: &MailboxName) -> bool {
-        self.changes.has(name, || self.now())
     }
 }
 
@@ -193,12 +188,10 @@ impl Daemon {
         now: Duration,
     ) -> Self {
         let committed = store.lock().unwrap().begin();
-        store.lock().unwrap().forget_changes();
         let names = store.lock().unwrap().committed_names();
         let shared = Arc::new(Shared {
             store: Arc::clone(store),
             standing: Mutex::new(Standing::new(committed.about, names, clock(Duration::ZERO))),
-            changes: Changes::default(),
             barrier: Mutex::new(None),
             now: AtomicU64::new(now.as_millis() as u64),
         });

@@ -4,22 +4,24 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::ops::ControlFlow;
 use std::time::Duration;
 
-use murder_route::mailbox::{Lookup, MailboxList, MailboxName, Record};
+use murder_route::changes::Changed;
+use murder_route::mailbox::{Lookup, MailboxName, Record};
 use murder_route::replica::{About, Batch, Put};
 
 /// One state of the replica. A copy that is changed is a batch; one that is put in its place is
 /// committed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Table {
-    records: BTreeMap<Vec<u8>, Record>,
+    records: BTreeMap<Vec<u8>, (Record, Changed)>,
     pub(crate) about: About,
     /// For judging answers: every change that the master knew then is in it.
     pub(crate) complete_to: Option<Duration>,
     /// Likewise: the most names that there were since a full list was taken over.
     most: u64,
+    /// Likewise: when each name changed last.
+    changed: BTreeMap<Vec<u8>, Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -27,8 +29,6 @@ pub(crate) struct Store {
     committed: Table,
     /// What a loss of power leaves.
     on_disk: Table,
-    /// For judging answers: when each name changed last, since the process began.
-    changed: BTreeMap<Vec<u8>, Duration>,
 }
 
 impl Store {
@@ -36,38 +36,34 @@ impl Store {
         self.committed.clone()
     }
 
-    pub(crate) fn forget_changes(&mut self) {
-        self.changed.clear();
-    }
-
     /// Whether another record of the name was committed within the last minute, less what a commit
     /// takes: the minute begins before it.
     pub(crate) fn changed_lately(&self, name: &MailboxName, now: Duration) -> bool {
-        let changed = self.changed.get(name.as_bytes());
+        let changed = self.committed.changed.get(name.as_bytes());
         changed.is_some_and(|at| now - *at < Duration::from_secs(50))
     }
 
-    fn note_changes(&mut self, batch: &Table, now: Duration) {
+    fn note_changes(&self, batch: &mut Table, now: Duration) {
         let had = &self.committed.records;
-        if had.is_empty() {
+        if self.committed.about.synchronised.is_none() {
             return;
         }
-        for (name, record) in &batch.records {
-            if had.get(name) != Some(record) {
-                self.changed.insert(name.clone(), now);
+        for (name, (record, _)) in &batch.records {
+            if had.get(name).is_none_or(|(had, _)| had != record) {
+                batch.changed.insert(name.clone(), now);
             }
         }
     }
 
     pub(crate) fn commit(&mut self, mut batch: Table, now: Duration) {
-        self.note_changes(&batch, now);
+        self.note_changes(&mut batch, now);
         batch.most = batch.most.max(batch.records.len() as u64);
         self.on_disk = std::mem::replace(&mut self.committed, batch);
     }
 
     /// Of a full list.
     pub(crate) fn commit_list(&mut self, mut batch: Table, now: Duration) {
-        self.note_changes(&batch, now);
+        self.note_changes(&mut batch, now);
         if batch.about.held_back.is_none() {
             batch.most = batch.records.len() as u64;
         }
@@ -116,15 +112,22 @@ impl Batch for Table {
     type Error = Infallible;
 
     fn get(&self, name: &MailboxName) -> Result<Option<Record>, Infallible> {
-        Ok(self.records.get(name.as_bytes()).cloned())
+        Ok(self.records.get(name.as_bytes()).map(|(record, _)| record.clone()))
     }
 
-    fn put(&mut self, name: &MailboxName, record: &Record) -> Result<Put, Infallible> {
-        Ok(match self.records.insert(name.as_bytes().to_vec(), record.clone()) {
-            None => Put::New,
-            Some(before) if before == *record => Put::Same,
+    fn put(
+        &mut self,
+        name: &MailboxName,
+        record: &Record,
+        changed: Changed,
+    ) -> Result<Put, Infallible> {
+        let put = match self.records.get(name.as_bytes()) {
+            Some((before, _)) if before == record => return Ok(Put::Same),
             Some(_) => Put::Changed,
-        })
+            None => Put::New,
+        };
+        self.records.insert(name.as_bytes().to_vec(), (record.clone(), changed));
+        Ok(put)
     }
 
     fn delete(&mut self, name: &MailboxName) -> Result<bool, Infallible> {
@@ -152,22 +155,16 @@ impl Batch for Table {
 }
 
 /// As `mailbox_list::replica::ReplicaList`.
-impl MailboxList for Store {
-    fn lookup(&self, name: &MailboxName) -> Lookup {
-        match self.committed.records.get(name.as_bytes()) {
-            Some(record) => Lookup::Present(record.clone()),
+impl Store {
+    /// What is said of a name, and when it changed.
+    pub(crate) fn look_up(&self, name: &MailboxName) -> (Lookup, Changed) {
+        let found = match self.committed.records.get(name.as_bytes()) {
+            Some((record, changed)) => return (Lookup::Present(record.clone()), *changed),
             None if self.committed.about.synchronised.is_none() => {
                 Lookup::Unsure("the replica has never been synchronised with the master".into())
             }
             None => Lookup::Absent,
-        }
-    }
-
-    fn each(
-        &self,
-        _prefix: &[u8],
-        _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
-        Err("nobody walks here".into())
+        };
+        (found, Changed::NOT_LATELY)
     }
 }

@@ -115,10 +115,7 @@ impl Writer {
         while let Some(event) = events.next() {
             match (&mut self.phase, event) {
                 (Phase::Listing { listing, batch, .. }, Event::Record(name, record)) => {
-                    let Ok(changed) = listing.record(&mut **batch, &name, &record);
-                    if changed {
-                        shared.name_changes(&name, now);
-                    }
+                    let Ok(()) = listing.record(&mut **batch, &name, &record, clock(now));
                 }
                 (Phase::Listing { .. }, Event::Listed) => {
                     let phase = std::mem::replace(&mut self.phase, Phase::Following);
@@ -159,12 +156,7 @@ impl Writer {
             }
             let mut batch = shared.store().begin();
             for event in events {
-                let Ok(changed) = self.follower.apply(&mut batch, event);
-                if let Event::Record(name, _) | Event::Deleted(name) = event
-                    && changed
-                {
-                    shared.name_changes(name, now);
-                }
+                let Ok(()) = self.follower.apply(&mut batch, event, clock(now));
             }
             let Ok((about, names)) =
                 self.follower.finish(&mut batch, asked.map(clock), now, clock(now));

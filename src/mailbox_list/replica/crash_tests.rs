@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::*;
+use crate::changes::Changed;
 use crate::cyrusdb::writer::Random;
 use crate::mailbox::{AnonymousRights, Lookup, MailboxList as _, MailboxName, Record, State};
 use crate::replica::{Batch as _, HeldBack, Listing};
@@ -90,14 +91,14 @@ fn write_until_killed(dir: &Path) {
             let mut listing = Listing::begin(&change).unwrap();
             for (name, record) in &rows {
                 if let Some(record) = record {
-                    listing.record(&mut change, name, record).unwrap();
+                    listing.record(&mut change, name, record, UNIX_EPOCH).unwrap();
                 }
             }
             listing.finish(&mut change, "m", "3.6.1", UNIX_EPOCH, Duration::ZERO).unwrap();
         } else {
             for (name, record) in &rows {
                 match record {
-                    Some(record) => drop(change.put(name, record).unwrap()),
+                    Some(record) => drop(change.put(name, record, Changed::NOT_LATELY).unwrap()),
                     None => drop(change.delete(name).unwrap()),
                 }
             }
@@ -226,7 +227,7 @@ fn write(place: &mut Place, names: u64, server: &str) -> Result<(), Error> {
     let mut change = place.begin()?;
     let mut listing = Listing::begin(&change)?;
     for n in 0..names {
-        listing.record(&mut change, &name(n), &record(server))?;
+        listing.record(&mut change, &name(n), &record(server), SystemTime::now())?;
     }
     listing.finish(&mut change, "m", "3.6.1", SystemTime::now(), Duration::ZERO)?;
     change.commit()

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::tests::{all, list_of, name, record};
 use super::*;
+use crate::changes::Changed;
 use crate::mailbox::{Lookup, MailboxList as _};
 use crate::mailbox_list::map;
 use crate::replica::Batch as _;
@@ -91,7 +92,8 @@ fn damage_that_only_shows_later_makes_nobody_absent_and_does_not_stay() {
     }
     assert!((1..1000).contains(&unsure), "{unsure}");
     let mut change = place.begin().unwrap();
-    let damaged = (0..10_000).find_map(|n| change.put(&name(n), &record("be2")).err());
+    let damaged =
+        (0..10_000).find_map(|n| change.put(&name(n), &record("be2"), Changed::NOT_LATELY).err());
     assert!(matches!(damaged, Some(Error::Damaged { .. })), "{damaged:?}");
     drop(change);
     drop(place);
@@ -115,7 +117,7 @@ fn a_file_that_was_not_filled_up_is_mended_and_keeps_its_records() {
     // As if LMDB had left off the pages at its end: they are free.
     let mut change = place.begin().unwrap();
     for n in 10_000..12_000 {
-        change.put(&name(n), &record("be1")).unwrap();
+        change.put(&name(n), &record("be1"), Changed::NOT_LATELY).unwrap();
     }
     change.commit().unwrap();
     for _ in 0..2 {
@@ -123,7 +125,7 @@ fn a_file_that_was_not_filled_up_is_mended_and_keeps_its_records() {
         for n in 10_000..12_000 {
             change.delete(&name(n)).unwrap();
         }
-        change.put(&name(1), &record("be7")).unwrap();
+        change.put(&name(1), &record("be7"), Changed::NOT_LATELY).unwrap();
         change.commit().unwrap();
     }
     drop(place);
@@ -171,6 +173,39 @@ fn a_replica_of_another_version_is_an_error_that_says_so_and_can_be_begun_anew()
     assert!(error.to_string().contains("version 9"), "{error}");
     let error = damaged(|path| rewrite_about(path, |about| about[..20].to_vec()));
     assert!(matches!(error, Error::Damaged { .. }), "{error}");
+}
+
+/// As murder-route wrote it before records told when they changed.
+#[test]
+fn a_replica_of_version_1_defers_everybody_until_the_daemon_has_made_it_anew() {
+    let error = damaged(|path| {
+        let store = super::store::Store::of(path.parent().unwrap()).unwrap();
+        let open = store.open_to_write(0, false).unwrap();
+        let mut txn = open.env.write_txn().unwrap();
+        for n in 0..2000 {
+            let name = name(n);
+            let value = open.records.get(&txn, name.as_bytes()).unwrap().unwrap();
+            let value = value[4..].to_vec();
+            open.records.put(&mut txn, name.as_bytes(), &value).unwrap();
+        }
+        txn.commit().unwrap();
+        rewrite_about(path, |mut about| {
+            about[14] = 1;
+            about
+        });
+        drop((open, store));
+        #[cfg(feature = "capi")]
+        {
+            let at = std::sync::Arc::new(crate::mailbox_list::foothold::Foothold::at(path.into()));
+            let list = UnmappedReplica::at(at);
+            for n in [1, 3000] {
+                let found = list.lookup(&name(n));
+                let Lookup::Unsure(why) = &found else { panic!("{found:?}") };
+                assert!(why.contains("written as version 1"), "{why}");
+            }
+        }
+    });
+    assert!(matches!(error, Error::Version { found: 1, .. }), "{error}");
 }
 
 #[test]

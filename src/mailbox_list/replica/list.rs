@@ -4,9 +4,11 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::store::{Error, Open, Store};
 use super::value::{self, BadValue};
+use crate::changes::Changed;
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
 use crate::replica::{About, generation};
 
@@ -30,7 +32,7 @@ type Row = (Vec<u8>, Result<Record, BadValue>);
 
 /// What one look into the store says.
 enum Found {
-    Record(Result<Record, BadValue>),
+    Record(Result<(Record, Changed), BadValue>),
     Absent,
     Never,
     Bad(BadValue),
@@ -46,6 +48,11 @@ impl ReplicaList {
 
     pub(super) fn of(store: Arc<Store>) -> Self {
         Self { store }
+    }
+
+    #[cfg(test)]
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Where it is.
@@ -92,7 +99,7 @@ impl ReplicaList {
 
     fn look(&self, open: &Open, txn: &heed::RoTxn<'_>, name: &MailboxName) -> heed::Result<Found> {
         if let Some(value) = open.records.get(txn, name.as_bytes())? {
-            return Ok(Found::Record(value::record(value)));
+            return Ok(Found::Record(value::dated_record(value)));
         }
         let Some(about) = open.records.get(txn, value::ABOUT_KEY)? else { return Ok(Found::Never) };
         Ok(match value::synchronised_release(about) {
@@ -106,14 +113,20 @@ impl ReplicaList {
 
 impl MailboxList for ReplicaList {
     fn lookup(&self, name: &MailboxName) -> Lookup {
+        self.lookup_dated(name).0
+    }
+
+    fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
         let mut found = self.store.read(|open, txn| self.look(open, txn, name));
         if matches!(found, Ok(Found::Replaced)) {
             self.store.look_soon();
             found = self.store.read(|open, txn| self.look(open, txn, name));
         }
         let why = match found {
-            Ok(Found::Record(Ok(record))) => return Lookup::Present(record),
-            Ok(Found::Absent) => return Lookup::Absent,
+            Ok(Found::Record(Ok((record, changed)))) => {
+                return (Lookup::Present(record), changed.is_lately(SystemTime::now));
+            }
+            Ok(Found::Absent) => return (Lookup::Absent, false),
             Ok(Found::Never) => {
                 let dir = self.dir().display();
                 format!("{dir}: the replica has never been synchronised with the master")
@@ -126,7 +139,7 @@ impl MailboxList for ReplicaList {
             Ok(Found::Replaced) => Error::Replaced(self.dir().to_owned()).to_string(),
             Err(error) => error.to_string(),
         };
-        Lookup::Unsure(why)
+        (Lookup::Unsure(why), false)
     }
 
     /// As the release of the master is whose list it is.

@@ -14,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::list::ReplicaList;
 use super::store::{Error, MAP, Open, Store};
 use super::value::{self, BadValue};
+use crate::changes::Changed;
 use crate::mailbox::{MailboxName, Record};
 use crate::replica::{About, Batch, HeldBack, Put};
 
@@ -191,15 +192,15 @@ impl Batch for Change<'_> {
         value.map(value::record).transpose().map_err(|bad| self.bad(bad))
     }
 
-    fn put(&mut self, name: &MailboxName, record: &Record) -> Result<Put, Error> {
+    fn put(&mut self, name: &MailboxName, record: &Record, changed: Changed) -> Result<Put, Error> {
         let err = self.err();
         self.value.clear();
-        value::push_record(record, &mut self.value).map_err(|bad| self.bad(bad))?;
+        value::push_record(record, changed, &mut self.value).map_err(|bad| self.bad(bad))?;
         let (records, name) = (&self.open.records, name.as_bytes());
         // Finds the place in the tree once, for a name that is new and for one that is as it was.
         match records.get_or_put(&mut self.txn, name, &self.value).map_err(&err)? {
             None => Ok(Put::New),
-            Some(value) if value == self.value => Ok(Put::Same),
+            Some(value) if value::is_same_record(value, &self.value) => Ok(Put::Same),
             Some(_) => {
                 records.put(&mut self.txn, name, &self.value).map_err(err)?;
                 Ok(Put::Changed)

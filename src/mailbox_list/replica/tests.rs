@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::*;
+use crate::changes::Changed;
 use crate::cyrusdb::writer::Random;
 use crate::mailbox::{
     AnonymousRights, KeyGeneration, Lookup, MailboxList as _, MailboxName, Record, State,
@@ -39,7 +40,7 @@ pub(super) fn list_of(
     let mut change = place.begin().unwrap();
     let mut listing = Listing::begin(&change).unwrap();
     for n in names {
-        listing.record(&mut change, &name(n), &record("be1.example.net")).unwrap();
+        listing.record(&mut change, &name(n), &record("be1.example.net"), at(now)).unwrap();
     }
     let outcome = listing.finish(&mut change, "master", "3.6.1", at(now), ACCEPT_AFTER).unwrap();
     change.commit_to_disk().unwrap();
@@ -55,7 +56,7 @@ fn nobody_is_absent_before_the_first_list_is_complete() {
     let mut place = Place::open(&dir).unwrap();
     assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
     let mut change = place.begin().unwrap();
-    change.put(&name(1), &record("be1")).unwrap();
+    change.put(&name(1), &record("be1"), Changed::NOT_LATELY).unwrap();
     assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
     change.commit().unwrap();
     assert_eq!(list.lookup(&name(1)), Lookup::Present(record("be1")));
@@ -81,6 +82,17 @@ pub(super) fn all(list: &ReplicaList) -> BTreeMap<Vec<u8>, Record> {
     all
 }
 
+/// When the record of a name changed, as it is stored.
+fn changed(list: &ReplicaList, name: &MailboxName) -> Option<Changed> {
+    let value = list.store().read(|open, txn| {
+        Ok(open
+            .records
+            .get(txn, name.as_bytes())?
+            .map(|value| value::dated_record(value).unwrap().1))
+    });
+    value.unwrap()
+}
+
 /// What a list or a bunch of changes does to a batch, of whatever kind.
 fn history<B: Batch>(batch: &mut B, random: &mut Random, now: u64) -> Option<Outcome>
 where
@@ -95,7 +107,7 @@ where
                 0 => Event::Deleted(name),
                 _ => Event::Record(name, be(random)),
             };
-            follower.apply(batch, &event).unwrap();
+            follower.apply(batch, &event, at(now)).unwrap();
         }
         follower.finish(batch, Some(at(now)), Duration::from_secs(now), at(now)).unwrap();
         return None;
@@ -108,7 +120,7 @@ where
     };
     for n in from..to {
         if random.below(20) > 0 {
-            listing.record(batch, &name(n), &be(random)).unwrap();
+            listing.record(batch, &name(n), &be(random), at(now)).unwrap();
         }
     }
     Some(listing.finish(batch, "m", "3.4.1", at(now), Duration::from_secs(20)).unwrap())
@@ -149,13 +161,18 @@ fn random_lists_and_changes_come_to_the_same_in_the_store_as_in_memory() {
         if model.about.synchronised.is_none() {
             continue;
         }
-        assert_eq!(all(&list), model.records);
+        let records =
+            model.records.iter().map(|(name, (record, _))| (name.clone(), record.clone()));
+        assert_eq!(all(&list), records.collect());
         for n in 0..20 {
             let name = name(random.below(510) + n);
             match model.records.get(name.as_bytes()) {
-                Some(record) => assert_eq!(list.lookup(&name), Lookup::Present(record.clone())),
+                Some((record, _)) => {
+                    assert_eq!(list.lookup(&name), Lookup::Present(record.clone()))
+                }
                 None => assert_eq!(list.lookup(&name), Lookup::Absent),
             }
+            assert_eq!(changed(&list, &name), model.records.get(name.as_bytes()).map(|row| row.1));
         }
     }
 }
@@ -190,11 +207,11 @@ fn the_longest_name_fits() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = Place::open(dir.path()).unwrap();
     let name = MailboxName::new(vec![b'a'; crate::mailbox::MAX_NAME]).unwrap();
-    let record = record(&"s".repeat(4096));
+    let (record, at) = (record(&"s".repeat(4096)), Changed::NOT_LATELY);
     let mut change = place.begin().unwrap();
-    assert_eq!(change.put(&name, &record).unwrap(), Put::New);
+    assert_eq!(change.put(&name, &record, at).unwrap(), Put::New);
     assert_eq!(change.get(&name).unwrap(), Some(record.clone()));
-    assert!(change.put(&name, &self::record(&"s".repeat(70_000))).is_err());
+    assert!(change.put(&name, &self::record(&"s".repeat(70_000)), at).is_err());
     change.commit().unwrap();
     assert_eq!(place.list().lookup(&name), Lookup::Present(record));
 }
@@ -212,7 +229,7 @@ fn readers_see_the_old_list_until_the_new_one_is_complete_and_then_that() {
         let mut listing = Listing::begin(&change).unwrap();
         for n in 0..NAMES {
             let record = record(&format!("{version}"));
-            listing.record(&mut change, &name(n), &record).unwrap();
+            listing.record(&mut change, &name(n), &record, at(version)).unwrap();
         }
         listing.finish(&mut change, "m", "3.6.1", at(version), ACCEPT_AFTER).unwrap();
         begun.store(version, SeqCst);
@@ -271,6 +288,33 @@ fn the_same_list_again_writes_next_to_nothing() {
 }
 
 #[test]
+fn who_changed_a_moment_ago_is_known_by_all_who_read_the_replica_and_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open(dir.path()).unwrap();
+    list_of(&mut place, 0..10, 0);
+    let event = |n, server| Event::Record(name(n), record(server));
+    let apply = |place: &mut Place, event: Event, ago| {
+        let mut change = place.begin().unwrap();
+        let clock = SystemTime::now() - Duration::from_secs(ago);
+        Follower::default().apply(&mut change, &event, clock).unwrap();
+        change.commit().unwrap();
+    };
+    apply(&mut place, event(1, "be2"), 0);
+    apply(&mut place, event(2, "be2"), 70);
+    apply(&mut place, event(3, "be1.example.net"), 0);
+    apply(&mut place, Event::Deleted(name(4)), 0);
+    apply(&mut place, event(4, "be1.example.net"), 5);
+    apply(&mut place, event(11, "be2"), 5);
+    let lately = || {
+        let list = ReplicaList::open(dir.path()).unwrap();
+        (0..12).filter(|n| list.lookup_dated(&name(*n)).1).collect::<Vec<_>>()
+    };
+    assert_eq!(lately(), [1, 4, 11], "told as it was is no change");
+    drop(place);
+    assert_eq!(lately(), [1, 4, 11]);
+}
+
+#[test]
 fn years_of_changes_do_not_let_the_file_grow() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = Place::open(dir.path()).unwrap();
@@ -282,7 +326,7 @@ fn years_of_changes_do_not_let_the_file_grow() {
         let mut change = place.begin().unwrap();
         for _ in 0..3 {
             let record = record(&format!("be{}.example.net", random.below(9)));
-            change.put(&name(random.below(2000)), &record).unwrap();
+            change.put(&name(random.below(2000)), &record, Changed::at(at(round))).unwrap();
             change.delete(&name(random.below(2000))).unwrap();
         }
         change.commit().unwrap();
@@ -305,11 +349,11 @@ fn a_list_that_outgrows_the_file_is_an_error_and_fits_when_it_is_tried_again() {
     loop {
         let mut change = place.begin().unwrap();
         let mut listing = Listing::begin(&change).unwrap();
-        let put = (0..20_000)
-            .map(|n| listing.record(&mut change, &name(n), &record("be1.example.net")))
-            .collect::<Result<Vec<bool>, Error>>();
+        let put = (0..20_000).try_for_each(|n| {
+            listing.record(&mut change, &name(n), &record("be1.example.net"), at(1))
+        });
         match put {
-            Ok(_) => {
+            Ok(()) => {
                 listing.finish(&mut change, "m", "3.6.1", at(1), ACCEPT_AFTER).unwrap();
                 change.commit_to_disk().unwrap();
                 break;
@@ -394,7 +438,7 @@ fn a_million_names_take_less_than_64_mb_beside_the_page_cache() {
         let mut listing = Listing::begin(&change).unwrap();
         for n in 0..MILLION {
             let moved = if round.starts_with("every") && n % 2 == 0 { 1 } else { 0 };
-            listing.record(&mut change, &name(n), &record(n + moved)).unwrap();
+            listing.record(&mut change, &name(n), &record(n + moved), at(0)).unwrap();
         }
         let took = start.elapsed();
         let outcome = listing.finish(&mut change, "m", "3.6.1", at(0), ACCEPT_AFTER).unwrap();
@@ -416,7 +460,7 @@ fn a_million_names_take_less_than_64_mb_beside_the_page_cache() {
         let mut change = place.begin().unwrap();
         let mut listing = Listing::begin(&change).unwrap();
         for n in (0..MILLION).step_by(4) {
-            listing.record(&mut change, &name(n), &record(n)).unwrap();
+            listing.record(&mut change, &name(n), &record(n), at(0)).unwrap();
         }
         listing.finish(&mut change, "m", "3.6.1", at(0), Duration::ZERO).unwrap();
         change.commit_to_disk().unwrap();
@@ -426,7 +470,7 @@ fn a_million_names_take_less_than_64_mb_beside_the_page_cache() {
     assert_eq!(place.about().unwrap().1, MILLION / 4);
     let mut change = place.begin().unwrap();
     for n in 0..MILLION {
-        change.put(&name(n), &record(n)).unwrap();
+        change.put(&name(n), &record(n), Changed::at(at(n))).unwrap();
     }
     change.commit().unwrap();
     println!("file: {} kB", std::fs::metadata(dir.path().join("data.mdb")).unwrap().len() / 1024);
@@ -449,7 +493,7 @@ fn a_million_names_take_less_than_64_mb_beside_the_page_cache() {
     let start = Instant::now();
     for n in 0..1000 {
         let mut change = place.begin().unwrap();
-        change.put(&name(n * 991), &record(n * 3 + 1)).unwrap();
+        change.put(&name(n * 991), &record(n * 3 + 1), Changed::at(at(n))).unwrap();
         change.commit().unwrap();
     }
     println!("commit of one change: {:?}", start.elapsed() / 1000);

@@ -6,12 +6,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 
 use super::pages::{self, Commit, Snapshot};
-use super::value;
+use super::value::{self, BadValue};
 use crate::cyrusdb::error::{Error, Result};
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
 use crate::mailbox_list::foothold::Foothold;
@@ -152,23 +152,35 @@ impl UnmappedReplica {
     }
 
     /// One look for a name.
-    fn look_up(&self, opened: &Opened, name: &MailboxName) -> Result<Lookup> {
+    fn look_up(&self, opened: &Opened, name: &MailboxName) -> Result<(Lookup, bool)> {
         let never = || {
             let dir = self.dir().display();
             format!("{dir}: the replica has never been synchronised with the master")
         };
         self.read(opened, |snapshot, page| {
             if let Some(found) = snapshot.get(name.as_bytes(), page)? {
-                return Ok(match value::record(found) {
-                    Ok(record) => Lookup::Present(record),
-                    Err(bad) => Lookup::Unsure(self.say(format_args!("record of {name}: {bad}"))),
-                });
+                let bad = match value::dated_record(found) {
+                    Ok((record, changed)) => {
+                        let lately = changed.is_lately(SystemTime::now);
+                        return Ok((Lookup::Present(record), lately));
+                    }
+                    Err(bad) => bad,
+                };
+                // Of another version every record is damaged, as it seems.
+                let about = snapshot.get(value::ABOUT_KEY, page)?.map(value::synchronised_release);
+                let why = match about {
+                    Some(Err(bad @ BadValue::Version(_))) => self.say(bad),
+                    _ => self.say(format_args!("record of {name}: {bad}")),
+                };
+                return Ok((Lookup::Unsure(why), false));
             }
-            Ok(match snapshot.get(value::ABOUT_KEY, page)?.map(value::synchronised_release) {
+            let found = match snapshot.get(value::ABOUT_KEY, page)?.map(value::synchronised_release)
+            {
                 None | Some(Ok((false, _))) => Lookup::Unsure(never()),
                 Some(Ok((true, _))) => Lookup::Absent,
                 Some(Err(bad)) => Lookup::Unsure(self.say(bad)),
-            })
+            };
+            Ok((found, false))
         })
     }
 
@@ -220,10 +232,14 @@ impl UnmappedReplica {
 
 impl MailboxList for UnmappedReplica {
     fn lookup(&self, name: &MailboxName) -> Lookup {
+        self.lookup_dated(name).0
+    }
+
+    fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
         let look = || {
             let opened = self.opened(false)?;
             let found = self.look_up(&opened, name);
-            if matches!(found, Ok(Lookup::Present(_))) {
+            if matches!(found, Ok((Lookup::Present(_), _))) {
                 return found;
             }
             // What may refuse somebody, or a failure, is never of a file that has been replaced.
@@ -233,7 +249,7 @@ impl MailboxList for UnmappedReplica {
                 false => self.look_up(&now, name),
             }
         };
-        look().unwrap_or_else(|error: Error| Lookup::Unsure(self.say(error)))
+        look().unwrap_or_else(|error: Error| (Lookup::Unsure(self.say(error)), false))
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {

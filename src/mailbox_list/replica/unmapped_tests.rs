@@ -5,9 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
+use std::time::{Duration, SystemTime};
 
 use super::tests::{list_of, name, record};
 use super::*;
+use crate::changes::Changed;
 use crate::cyrusdb::writer::Random;
 use crate::mailbox::{Lookup, MailboxList, MailboxName, Record};
 use crate::mailbox_list::foothold::Foothold;
@@ -46,13 +48,16 @@ fn both_readers_say_the_same_of_a_replica_that_changes() {
                 // Some too long for a page, which LMDB keeps elsewhere.
                 let long = if random.below(20) == 0 { 5000 } else { 30 };
                 let server = format!("be{}", "x".repeat(random.below(long) as usize));
-                change.put(&name, &record(&server)).unwrap();
+                let ago = Duration::from_secs(10 * random.below(20));
+                let changed = Changed::at(SystemTime::now() - ago);
+                change.put(&name, &record(&server), changed).unwrap();
             }
         }
         change.commit().unwrap();
         for _ in 0..200 {
             let name = name(random.below(4100));
-            assert_eq!(without.lookup(&name), with.lookup(&name), "seed {seed}, round {round}");
+            let both = [&without as &dyn MailboxList, &with].map(|list| list.lookup_dated(&name));
+            assert_eq!(both[0], both[1], "seed {seed}, round {round}");
         }
     }
     for prefix in ["", "user.u0001", "user.u0002999", "nobody"] {
@@ -97,12 +102,15 @@ fn no_reader_without_a_place_in_the_table_sees_half_a_commit() {
             begun.store(round, SeqCst);
             let mut change = place.begin().unwrap();
             for n in 0..NAMES {
-                change.put(&name(n), &record(&format!("round-{round:09}"))).unwrap();
+                let record = record(&format!("round-{round:09}"));
+                change.put(&name(n), &record, Changed::NOT_LATELY).unwrap();
             }
             // Others that come and go, so that pages are taken and given back.
             for _ in 0..random.below(200) {
-                change.put(&name(NAMES + random.below(2000)), &record("else")).unwrap();
-                change.delete(&name(NAMES + random.below(2000))).unwrap();
+                let name = |n: u64| name(NAMES + n);
+                let other = record("else");
+                change.put(&name(random.below(2000)), &other, Changed::NOT_LATELY).unwrap();
+                change.delete(&name(random.below(2000))).unwrap();
             }
             change.commit().unwrap();
             done.store(round, SeqCst);

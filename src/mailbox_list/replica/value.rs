@@ -7,6 +7,7 @@
 //!
 //! | bytes | what |
 //! |---|---|
+//! | 4 | when it changed, in seconds since 1970, big endian; 0: not lately, as far as is known |
 //! | 1 | state: `A` active, `R` reserved, `M` moving, `D` deleted, `I` intermediate |
 //! | 1 | bits: 1 lookup, 2 post, 4 it has a server |
 //! | 2 | length of the server, big endian |
@@ -27,15 +28,19 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::changes::Changed;
 use crate::mailbox::{AnonymousRights, Record, State};
 use crate::replica::{About, HeldBack};
 
 /// The key of what is known of the replica as a whole.
 pub const ABOUT_KEY: &[u8] = b"\0about";
 /// The version of the store that is written and read.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 const MAGIC: &[u8] = b"murder-replica";
+
+/// The length of when a record changed.
+const CHANGED: usize = 4;
 
 /// Why bytes are no value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -52,8 +57,9 @@ pub enum BadValue {
 }
 
 /// Appends a record's value.
-pub fn push_record(record: &Record, value: &mut Vec<u8>) -> Result<(), BadValue> {
+pub fn push_record(record: &Record, changed: Changed, value: &mut Vec<u8>) -> Result<(), BadValue> {
     let Record { state, server, partition, anonymous } = record;
+    value.extend_from_slice(&changed.since_1970().to_be_bytes());
     value.push(match state {
         State::Active => b'A',
         State::Reserved => b'R',
@@ -68,8 +74,19 @@ pub fn push_record(record: &Record, value: &mut Vec<u8>) -> Result<(), BadValue>
     Ok(())
 }
 
+/// Whether two values are of the same record, whenever it changed.
+pub fn is_same_record(one: &[u8], other: &[u8]) -> bool {
+    one.get(CHANGED..).is_some_and(|record| other.get(CHANGED..) == Some(record))
+}
+
 /// Reads a record's value.
 pub fn record(value: &[u8]) -> Result<Record, BadValue> {
+    dated_record(value).map(|(record, _)| record)
+}
+
+/// Reads a record's value, and when it changed.
+pub fn dated_record(value: &[u8]) -> Result<(Record, Changed), BadValue> {
+    let (changed, value) = value.split_first_chunk::<CHANGED>().ok_or(BadValue::Damaged)?;
     let [state, bits, rest @ ..] = value else { return Err(BadValue::Damaged) };
     let state = match state {
         b'A' => State::Active,
@@ -86,12 +103,13 @@ pub fn record(value: &[u8]) -> Result<Record, BadValue> {
     if bits & !7 != 0 || server_without_bit || control(server) || control(partition) {
         return Err(BadValue::Damaged);
     }
-    Ok(Record {
+    let record = Record {
         state,
         server: (bits & 4 != 0).then(|| server.to_owned()),
         partition: partition.to_owned(),
         anonymous: AnonymousRights { lookup: bits & 1 != 0, post: bits & 2 != 0 },
-    })
+    };
+    Ok((record, Changed::seconds(u32::from_be_bytes(*changed))))
 }
 
 /// The value of [`ABOUT_KEY`].
@@ -215,13 +233,22 @@ mod tests {
             partition in "\\PC{0,40}",
             lookup: bool,
             post: bool,
+            seconds: u32,
+            later: u32,
         ) {
             let states =
                 [State::Active, State::Reserved, State::Moving, State::Deleted, State::Intermediate];
             let anonymous = AnonymousRights { lookup, post };
             let written = Record { state: states[state], server, partition, anonymous };
-            let mut value = Vec::new();
-            push_record(&written, &mut value).unwrap();
+            let (mut value, mut same, mut other) = (Vec::new(), Vec::new(), Vec::new());
+            push_record(&written, Changed::seconds(seconds), &mut value).unwrap();
+            push_record(&written, Changed::seconds(later), &mut same).unwrap();
+            let moved = Record { partition: written.partition.clone() + "2", ..written.clone() };
+            push_record(&moved, Changed::seconds(seconds), &mut other).unwrap();
+            prop_assert!(is_same_record(&value, &same) && !is_same_record(&value, &other));
+            let (read, changed) = dated_record(&value).unwrap();
+            prop_assert_eq!(&read, &written);
+            prop_assert_eq!(changed.since_1970(), seconds);
             prop_assert_eq!(record(&value), Ok(written));
         }
 
@@ -275,7 +302,12 @@ mod tests {
             b"A\x04\0\x03be\0",
             b"A\x04\0\x03be1d\0",
         ] {
-            assert_eq!(record(value), Err(BadValue::Damaged), "{}", value.escape_ascii());
+            let dated = [&b"iabc"[..], value].concat();
+            assert_eq!(record(&dated), Err(BadValue::Damaged), "{}", value.escape_ascii());
+        }
+        for len in 0..4 {
+            assert_eq!(record(&b"iabc"[..len]), Err(BadValue::Damaged));
+            assert!(!is_same_record(&b"iabc"[..len], &b"iabc"[..len]));
         }
         let long = Record {
             state: State::Active,
@@ -283,10 +315,13 @@ mod tests {
             partition: String::new(),
             anonymous: AnonymousRights::default(),
         };
-        assert_eq!(push_record(&long, &mut Vec::new()), Err(BadValue::TooLong));
+        assert_eq!(
+            push_record(&long, Changed::NOT_LATELY, &mut Vec::new()),
+            Err(BadValue::TooLong)
+        );
         let mut value = of_about(&About::default()).unwrap();
-        value[MAGIC.len()] = 2;
-        assert_eq!(about(&value), Err(BadValue::Version(2)));
-        assert_eq!(synchronised_release(&value), Err(BadValue::Version(2)));
+        value[MAGIC.len()] = 1;
+        assert_eq!(about(&value), Err(BadValue::Version(1)));
+        assert_eq!(synchronised_release(&value), Err(BadValue::Version(1)));
     }
 }
