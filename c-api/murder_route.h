@@ -270,7 +270,8 @@ typedef struct mr_decision {
  * Returns MR_OK or MR_INVALID. A failure inside is MR_OK and MR_DEFERRED, with a reason.
  *
  * Any thread. Whom the list has is answered in microseconds; whom it has not is asked of the
- * daemon, which takes up to the deadline.
+ * daemon, which takes up to the deadline. Whose record changed within the last minute is asked of
+ * the daemon as well, for half a second at most: without an answer the list's word counts.
  */
 int32_t mr_lookup(mr_router *router, const char *recipient, mr_decision *decision);
 

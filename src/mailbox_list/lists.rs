@@ -310,11 +310,16 @@ mod tests {
     use super::*;
     use crate::mailbox::AnonymousRights;
 
-    struct Fake(Lookup);
+    /// What it says of everybody, and whether that changed a moment ago.
+    struct Fake(Lookup, bool);
 
     impl MailboxList for Fake {
         fn lookup(&self, _name: &MailboxName) -> Lookup {
             self.0.clone()
+        }
+
+        fn lookup_dated(&self, _name: &MailboxName) -> (Lookup, bool) {
+            (self.0.clone(), self.1)
         }
 
         fn each(
@@ -364,7 +369,7 @@ mod tests {
     }
 
     fn source(found: Lookup, trust: Trusted) -> Source {
-        Source::Replica(Replicated { list: Arc::new(Fake(found)), trust: Arc::new(trust) })
+        Source::Replica(Replicated { list: Arc::new(Fake(found, false)), trust: Arc::new(trust) })
     }
 
     fn say(lists: &[Lookup]) -> Lookup {
@@ -382,6 +387,32 @@ mod tests {
         }
         let moving = present(State::Moving, "be2");
         assert_eq!(say(&[moving.clone(), jane]), moving);
+    }
+
+    #[test]
+    fn what_any_list_has_heard_of_counts_as_changed_wherever_the_record_is_from() {
+        let jane = present(State::Active, "be1");
+        let lately = |lists: &[(&Lookup, bool)]| {
+            let source = |(found, lately): &(&Lookup, bool)| {
+                let list = Arc::new(Fake((*found).clone(), *lately));
+                Source::Replica(Replicated { list, trust: Arc::new(Trusted(Ok(()), Ok(()))) })
+            };
+            let lists = Lists::new(lists.iter().map(source).collect());
+            let (found, lately) = lists.lookup_dated(&name());
+            assert_eq!(found, jane);
+            assert_eq!(lists.now().lookup_dated(&name()), (found, lately));
+            lately
+        };
+        assert!(!lately(&[(&jane, false)]) && lately(&[(&jane, true)]));
+        let gone = present(State::Deleted, "be2");
+        for other in [&jane, &gone, &Lookup::Absent, &Lookup::Busy] {
+            for changed in [false, true] {
+                assert_eq!(lately(&[(&jane, false), (other, changed)]), changed);
+            }
+        }
+        for other in [&gone, &Lookup::Absent] {
+            assert!(lately(&[(other, true), (&jane, false)]));
+        }
     }
 
     #[test]
