@@ -112,7 +112,7 @@ impl File {
         };
         let file = toml::from_str(&text).map_err(|e| ConfigError::File {
             path: path.into(),
-            text: e.to_string().trim_end().to_owned(),
+            text: in_words(&text, &e),
         })?;
         Ok((Some(path.to_owned()), file))
     }
@@ -150,6 +150,18 @@ impl File {
         }
         Ok(maps)
     }
+}
+
+/// Where it is wrong, and why. Not the line itself: this goes to the log, and a password that somebody
+/// wrote into this file must not.
+fn in_words(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message();
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
+        return message.to_owned();
+    };
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
+    format!("line {line}, column {column}: {message}")
 }
 
 impl FileBackends {

@@ -336,7 +336,7 @@ fn bad_configuration(world: &mut World) -> Done {
         (
             "no TOML at all",
             || Ok(fs::write(in_root(CONFIGURATION), "# \n\n[[[\n")?),
-            "TOML parse error at line 3",
+            "line 3, column",
         ),
         (
             "an imapd.conf that is not there",
