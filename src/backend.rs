@@ -169,7 +169,7 @@ pub enum NoBackend {
 impl Backends {
     /// Configures one server, named as in the list (its `servername`, with the `:port` it has there).
     pub fn set(&mut self, server: &str, what: Override) {
-        self.servers.insert(server.to_ascii_lowercase().into(), what);
+        self.servers.insert(connect_string(server).to_ascii_lowercase().into(), what);
     }
 
     /// The servers that are configured by name, sorted.
@@ -209,7 +209,7 @@ impl Backends {
 
 /// Cyrus' proxies use the server as `host[:port[/tls][/noauth]]` (`imap/backend.c`): the words after
 /// a slash are options for them.
-fn connect_string(server: &str) -> &str {
+pub(crate) fn connect_string(server: &str) -> &str {
     server.split_once('/').map_or(server, |(place, _options)| place)
 }
 
@@ -264,10 +264,13 @@ mod tests {
             Override { place: Some(Place::parse("10.0.0.1", 24).unwrap()), ..Override::default() },
         );
         backends.set("be2.example.org", Override { drain: true, ..Override::default() });
+        // As it stands in the list, with the options for Cyrus' proxies.
+        backends.set("be4:2003/tls", Override { drain: true, ..Override::default() });
         let place = |server| backends.resolve(server).map(|backend| backend.place.to_string());
         assert_eq!(place(Some("be1.example.org")).unwrap(), "inet:10.0.0.1:24");
         assert_eq!(place(Some("be1.example.org:2003")).unwrap(), "inet:10.0.0.1:24");
         assert!(matches!(place(Some("be2.example.org")), Err(NoBackend::Draining(_))));
+        assert!(matches!(place(Some("be4:2003/tls")), Err(NoBackend::Draining(_))));
         assert_eq!(place(Some("be3.example.org")).unwrap(), "inet:be3.example.org:24");
         assert_eq!(place(None), Err(NoBackend::Local));
     }

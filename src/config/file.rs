@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, de};
 use super::mupdate::{FileMupdate, Mode};
 use super::{ConfigError, DEFAULT_FILE, SourceName};
 use crate::address::Release;
-use crate::backend::{Backends, LMTP_PORT, Override, Place};
+use crate::backend::{Backends, LMTP_PORT, Override, Place, connect_string};
 use crate::domains::Domains;
 use crate::endpoint::{Endpoint, Listen, ListenOptions};
 use crate::maps::{Maps, Template, Templates, UnknownPolicy};
@@ -180,11 +180,7 @@ impl FileBackends {
         for (name, server) in &self.servers {
             let own_port = server.port.unwrap_or(port);
             let place = match (&server.address, server.port) {
-                (None, Some(port)) => {
-                    // Only the port is its own: the host is the name, less a port it may have.
-                    let host = name.rsplit_once(':').map_or(name.as_str(), |(host, _)| host);
-                    Some(Place::parse(host, port).map_err(|e| e.to_string())?)
-                }
+                (None, Some(port)) => Some(own_place(name, port)?),
                 (address, _) => place(address, own_port)?,
             };
             let what = Override { place, transport: server.transport.clone(), drain: server.drain };
@@ -203,6 +199,14 @@ impl FileBackends {
             }
         }
         transports
+    }
+}
+
+/// Where a server is of which only the port is its own: its name, less a port it may have.
+fn own_place(name: &str, port: u16) -> Result<Place, String> {
+    match Place::parse(connect_string(name), port).map_err(|e| e.to_string())? {
+        Place::Inet { host, .. } => Ok(Place::Inet { host, port }),
+        unix => Ok(unix),
     }
 }
 

@@ -285,3 +285,26 @@ fn what_cannot_be_meant_is_refused_with_its_place() {
     let error = refused("", "[mupdate]\nservers = [\"mu\"]\ncertificate = \"x\"");
     assert!(error.contains("go together"), "{error}");
 }
+
+#[test]
+fn a_password_in_the_wrong_place_does_not_come_into_the_log() {
+    for toml in ["[mupdate]\npassword = \"geheim\"", "[mupdate]\npassword-file = geheim", "geheim"] {
+        let error = refused("", toml);
+        assert!(error.contains("line ") && !error.contains("geheim"), "{toml}: {error}");
+    }
+}
+
+#[test]
+fn a_server_may_have_a_port_of_its_own_however_the_list_names_it() {
+    for (name, place) in [
+        ("be1.example.org", "inet:be1.example.org:24"),
+        ("be1.example.org:2003", "inet:be1.example.org:24"),
+        ("be1.example.org:2003/tls", "inet:be1.example.org:24"),
+        ("2001:db8::1", "inet:[2001:db8::1]:24"),
+        ("[2001:db8::1]:2003", "inet:[2001:db8::1]:24"),
+    ] {
+        let settings = loaded("", &format!("[backends.servers.\"{name}\"]\nport = 24\n"));
+        let backend = settings.router.backends.resolve(Some(name)).unwrap();
+        assert_eq!(backend.place.to_string(), place);
+    }
+}
