@@ -200,7 +200,8 @@ fn judge(
         Outcome::Closed { at } => {
             let user = &who.user;
             let socket = match endpoint {
-                Endpoint::Unix(path) => path.ends_with(at) || path.to_str() == Some(at),
+                // In a chroot the way to it begins at the queue directory.
+                Endpoint::Unix(path) => at != "/" && path.ends_with(at.trim_start_matches('/')),
                 _ => false,
             };
             match socket {
@@ -323,6 +324,8 @@ mod tests {
             (Outcome::Missing, "no such socket", "start"),
             (Outcome::Nobody, "nobody listens", "start"),
             (Outcome::Closed { at: "/run/murder/s".into() }, "may not write", "mode"),
+            (Outcome::Closed { at: "/murder/s".into() }, "may not write", "mode"),
+            (Outcome::Closed { at: "/".into() }, "may not go into /", "chmod"),
             (Outcome::Closed { at: "/run/murder".into() }, "may not go into /run/murder", "chmod"),
             (Outcome::Silent, "does not answer", "log"),
             (Outcome::Odd { why: "it closed".into() }, "it closed", "protocols"),
