@@ -66,13 +66,13 @@ impl Behind {
 
     /// What a command needs that is over in a moment: it follows nobody, but asks as the daemon does.
     /// Called within a runtime, which need run only while an answer is waited for.
-    pub(super) fn of_command(settings: &Settings) -> Result<Self, String> {
+    pub(super) fn of_command(settings: &Settings) -> Result<Self, (Exit, String)> {
         let (mupdate, need, kept) = wanted(settings);
-        let master: Option<Arc<dyn Master>> = match &mupdate {
-            Some(mupdate) => Some(Arc::new(Murder::to_ask(Upstream::new(mupdate)?, need))),
-            None => None,
-        };
-        Ok(Self { mupdate, need, replica: stored(settings)?, kept, master })
+        let upstream = mupdate.as_ref().map(Upstream::new).transpose();
+        let upstream = upstream.map_err(|why| (Exit::Config, why))?;
+        let master = upstream.map(|upstream| Arc::new(Murder::to_ask(upstream, need)) as _);
+        let replica = stored(settings).map_err(|why| (Exit::System, why))?;
+        Ok(Self { mupdate, need, replica, kept, master })
     }
 }
 

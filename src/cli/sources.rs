@@ -26,9 +26,9 @@ impl Sources {
         })?;
         let (resolver, confirmer) = {
             let _inside = runtime.enter();
-            let behind = Behind::of_command(&settings).map_err(|e| {
-                eprintln!("murder-route: {e}");
-                Exit::Config
+            let behind = Behind::of_command(&settings).map_err(|(exit, why)| {
+                eprintln!("murder-route: {why}");
+                exit
             })?;
             let resolver = Resolver::new(settings, behind.replica);
             let confirmer = Confirmer::without_pause(&resolver, behind.master);
