@@ -87,28 +87,45 @@ impl Link {
 
 impl Replica {
     /// Opens the replica, or makes it, and follows the master into it. What is there is served at
-    /// once. Must be called within a tokio runtime.
+    /// once, also if it cannot be written just now: that is tried again with each list of the master.
+    /// Must be called within a tokio runtime.
     ///
     /// # Errors
     ///
-    /// If the directory cannot be written to, or another process follows the master into it.
+    /// If another process follows the master into it, or the directory cannot be written to and has
+    /// no list to serve.
     pub fn follow(upstream: &Arc<Upstream>, options: &ReplicaSettings) -> Result<Self, Error> {
-        let (place, anew) = Place::open_or_begin_anew(&options.directory)?;
-        if let Some(why) = anew {
-            tracing::warn!("the replica begins anew: {why}");
-        }
-        let list = place.list();
-        let (about, names) = place.about()?;
+        let (place, list, unwritten) = match Place::open_or_begin_anew(&options.directory) {
+            Ok((place, anew)) => {
+                if let Some(why) = anew {
+                    tracing::warn!("the replica begins anew: {why}");
+                }
+                let list = place.list();
+                (Some(place), list, None)
+            }
+            // Two daemons by mistake: one has to end, or nobody would notice.
+            Err(why @ Error::InUse(_)) => return Err(why),
+            Err(why) => match ReplicaList::open(&options.directory) {
+                Ok(list) if list.about().is_ok_and(|(about, _)| about.synchronised.is_some()) => {
+                    let why = writer::unwritten(&why);
+                    tracing::error!("{why}; who is in it is answered as it stands");
+                    (None, list, Some(why))
+                }
+                _ => return Err(why),
+            },
+        };
+        let (about, names) = list.about()?;
         let clock = upstream.clock();
         // What the clock said when durations began.
         let epoch = SystemTime::now().checked_sub(clock.now()).unwrap_or(SystemTime::UNIX_EPOCH);
         let standing = Standing::new(about, names, epoch);
         let shared = Arc::new(Shared::new(clock, standing, options.max_age));
+        shared.link().disk = unwritten;
         let (tell, told) = mpsc::channel(QUEUE);
         let writer = writer::Writer {
             shared: Arc::clone(&shared),
             dir: options.directory.clone(),
-            place: Some(place),
+            place,
             accept_after: options.accept_after,
             told,
         };

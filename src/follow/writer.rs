@@ -85,7 +85,7 @@ impl Writer {
 
     /// Nothing that can be answered is given up for it: the file stays as it is.
     fn trouble(&mut self, why: &Error) {
-        let why = format!("the replica cannot be written: {why}");
+        let why = unwritten(why);
         error!("{why}");
         self.place = None;
         self.shared.unwritten(why);
@@ -235,6 +235,11 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// What is said of a replica that cannot be written.
+pub(super) fn unwritten(why: &Error) -> String {
+    format!("the replica cannot be written: {why}")
 }
 
 fn say(outcome: &Outcome, master: &str) {

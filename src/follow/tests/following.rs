@@ -356,6 +356,33 @@ async fn two_daemons_do_not_follow_into_one_directory() {
     to_follow(&[&master], dir.path()).stop().await;
 }
 
+#[tokio::test]
+async fn a_replica_that_cannot_be_written_at_the_start_is_served_and_makes_nobody_unknown() {
+    let (master, dir, murder) = a_murder().await;
+    murder.stop().await;
+    // Not even root can open that to write.
+    let lock = dir.path().join("replica/lock");
+    fs::remove_file(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
+    let murder = to_follow(&[&master], dir.path());
+    for _ in 0..2 {
+        all_are_found(&murder, NAMES);
+        is_later(&answer(&murder, "user.stranger").await, "cannot be written");
+        let status = replica(&murder).status();
+        assert!(status.doubt.is_some_and(|why| why.contains("cannot be written")));
+        until("it is connected", async || replica(&murder).link().connections > 0).await;
+    }
+    fs::remove_dir(&lock).unwrap();
+    settled(&murder).await;
+    assert_eq!(answer(&murder, "user.stranger").await, Answer::Unknown);
+    murder.stop().await;
+    // With nothing to serve it is an error.
+    fs::remove_dir_all(dir.path().join("replica")).unwrap();
+    fs::write(dir.path().join("replica"), "").unwrap();
+    let none = Murder::to_follow(upstream(&mupdate(&[&master])), &replica_in(dir.path()));
+    assert!(matches!(none, Err(Error::Io { .. })));
+}
+
 /// With one thread for all tasks a wait for the writer would be a wait for ever.
 #[tokio::test(flavor = "current_thread")]
 async fn stopping_ends_in_the_middle_of_a_list_as_well() {
