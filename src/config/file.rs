@@ -110,10 +110,8 @@ impl File {
             }
             Err(source) => return Err(ConfigError::Io { path: path.into(), source }),
         };
-        let file = toml::from_str(&text).map_err(|e| ConfigError::File {
-            path: path.into(),
-            text: in_words(&text, &e),
-        })?;
+        let file = toml::from_str(&text)
+            .map_err(|e| ConfigError::File { path: path.into(), text: in_words(&text, &e) })?;
         Ok((Some(path.to_owned()), file))
     }
 

@@ -254,7 +254,7 @@ impl Settings {
         let slave = imapd
             .as_ref()
             .filter(|imapd| imapd.mupdate_server.is_some())
-            .map(imapd_conf::Options::kick_socket);
+            .map(|imapd| Slave::of(imapd, mailboxes_db.as_deref()));
         let (mupdate, proof) = match given.without_login && murder {
             true => (None, Proof::Master { slave: None }),
             false => proof(&sources, mupdate, slave, &mut warnings)?,
@@ -368,11 +368,30 @@ fn replica_directory(given: &Overrides, file: &File, base: &Path) -> PathBuf {
     given.replica.clone().or(named).unwrap_or_else(|| DEFAULT_REPLICA.into())
 }
 
+/// The MUPDATE slave of this host.
+enum Slave {
+    /// It keeps the list that is read, and says at this socket when that has caught up.
+    Keeps(PathBuf),
+    /// It keeps another list, so what it says of that proves nothing.
+    KeepsAnother,
+}
+
+impl Slave {
+    fn of(imapd: &imapd_conf::Options, read: Option<&Path>) -> Self {
+        let kept = &*imapd.mboxlist_db_path;
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        match read.is_none_or(|read| read == kept || real(read) == real(kept)) {
+            true => Slave::Keeps(imapd.kick_socket()),
+            false => Slave::KeepsAnother,
+        }
+    }
+}
+
 /// Who confirms what the sources do not have; the server stays only if he is asked or followed.
 fn proof(
     sources: &[SourceName],
     mupdate: Option<Result<Mupdate, String>>,
-    slave: Option<PathBuf>,
+    slave: Option<Slave>,
     warnings: &mut Vec<String>,
 ) -> Result<(Option<Mupdate>, Proof), ConfigError> {
     let needed = sources.iter().find(|source| **source != SourceName::MailboxesDb);
@@ -393,10 +412,19 @@ fn proof(
         None => Ok(mupdate),
     });
     match (askable, needed, slave) {
-        (Ok(mupdate), None, slave) => Ok((Some(mupdate), Proof::Master { slave })),
+        (Ok(mupdate), None, Some(Slave::Keeps(socket))) => {
+            Ok((Some(mupdate), Proof::Master { slave: Some(socket) }))
+        }
         // What the slave says of the file is no word on the other sources.
-        (Ok(mupdate), Some(_), _) => Ok((Some(mupdate), Proof::Master { slave: None })),
-        (Err(why), None, Some(slave)) => {
+        (Ok(mupdate), ..) => Ok((Some(mupdate), Proof::Master { slave: None })),
+        (Err(why), None, Some(Slave::KeepsAnother)) => {
+            warnings.push(format!(
+                "nobody is called unknown: `mailboxes-db` is not the list that the MUPDATE slave of \
+                 this host keeps, and the master cannot be asked: {why}"
+            ));
+            Ok((None, Proof::Master { slave: None }))
+        }
+        (Err(why), None, Some(Slave::Keeps(slave))) => {
             warnings.push(format!(
                 "the MUPDATE master cannot be asked who is unknown, so it is whom the MUPDATE slave \
                  of this host does not have, and a slave's resync can lose accounts: {why}"

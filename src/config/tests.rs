@@ -96,6 +96,27 @@ fn a_frontend_as_it_stands_asks_the_master_if_it_can_and_else_its_slave() {
 }
 
 #[test]
+fn the_slave_is_no_proof_for_a_copy_of_the_list_it_keeps() {
+    let copy = "mailboxes-db = \"/srv/copy/mailboxes.db\"\n";
+    let settings = loaded(&format!("mupdate_server: mu\n{LOGIN}"), copy);
+    assert_eq!(settings.proof, Proof::Master { slave: None });
+    assert!(settings.mupdate.is_some() && settings.warnings.is_empty());
+    let settings = loaded("mupdate_server: mu\n", copy);
+    assert_eq!((settings.proof, settings.mupdate), (Proof::Master { slave: None }, None));
+    assert!(settings.warnings[0].contains("not the list"), "{:?}", settings.warnings);
+    // By another path it is the same one.
+    let site = Site::new("", "");
+    let lists = site.path("lists");
+    std::os::unix::fs::symlink(site.path("."), &lists).unwrap();
+    site.write("mailboxes.db", "", 0o600);
+    let imapd_conf = format!("configdirectory: {}\nmupdate_server: mu\n", site.path("").display());
+    site.write("imapd.conf", &imapd_conf, 0o600);
+    let toml = "imapd-conf = \"imapd.conf\"\nmailboxes-db = \"lists/mailboxes.db\"\n";
+    site.write("murder-route.toml", toml, 0o600);
+    assert!(matches!(site.load().unwrap().proof, Proof::Slave(_)));
+}
+
+#[test]
 fn the_slave_is_no_proof_for_a_list_it_does_not_keep() {
     for source in ["\"replica\"", "\"find\"", "[\"replica\", \"mailboxes-db\"]"] {
         let toml = format!("source = {source}");
@@ -288,7 +309,8 @@ fn what_cannot_be_meant_is_refused_with_its_place() {
 
 #[test]
 fn a_password_in_the_wrong_place_does_not_come_into_the_log() {
-    for toml in ["[mupdate]\npassword = \"geheim\"", "[mupdate]\npassword-file = geheim", "geheim"] {
+    for toml in ["[mupdate]\npassword = \"geheim\"", "[mupdate]\npassword-file = geheim", "geheim"]
+    {
         let error = refused("", toml);
         assert!(error.contains("line ") && !error.contains("geheim"), "{toml}: {error}");
     }
