@@ -79,6 +79,22 @@ pub fn difference(here: Option<&Record>, there: Option<&Record>) -> Option<Diffe
     }
 }
 
+/// Whether it is the INBOX of a user who is no dot-atom (RFC 5321 §4.1.2); a dot of his is a `^`.
+fn needs_quotes(name: &MailboxName) -> bool {
+    let user = name.without_domain().strip_prefix(b"user.").filter(|user| !user.contains(&b'.'));
+    let atext = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?_`{|}~".contains(b);
+    let atom = |part: &[u8]| !part.is_empty() && part.iter().all(atext);
+    user.is_some_and(|user| !user.split(|b| *b == b'^').all(atom))
+}
+
+/// The first few names, in words; `None` if there is none.
+fn first_of<'a>(names: impl IntoIterator<Item = &'a MailboxName>) -> Option<String> {
+    let mut names = names.into_iter().map(|name| shown(&name.to_string()));
+    let first: Vec<String> = names.by_ref().take(MOST_NAMED).collect();
+    let dots = if names.next().is_some() { ", …" } else { "" };
+    (!first.is_empty()).then(|| format!("{}{dots}", first.join(", ")))
+}
+
 fn is_mailbox(record: &Record) -> bool {
     matches!(record.state, State::Active | State::Reserved | State::Moving)
 }
@@ -92,6 +108,7 @@ pub struct Comparison {
     backends: BTreeMap<Option<String>, u64>,
     differ: Vec<MailboxName>,
     more: u64,
+    quoted: Vec<MailboxName>,
 }
 
 impl Comparison {
@@ -106,8 +123,22 @@ impl Comparison {
             let count = self.backends.entry(record.server.clone()).or_default();
             *count = count.saturating_add(1);
         }
+        if self.quoted.len() <= MOST_NAMED && needs_quotes(name) {
+            self.quoted.push(name.clone());
+        }
         let entry = self.entry(record);
         self.here.insert(name.clone(), entry);
+    }
+
+    /// What is to be said of users whom mail servers write to in quotes.
+    pub fn quoted(&self, place: &str) -> Option<Finding> {
+        let first = first_of(&self.quoted)?;
+        let what = format!(
+            "mail servers put the addresses of {first} in quotes, with which lmtpd of 3.0 and later \
+             knows nobody: their letters wait until they come back"
+        );
+        let mend = "rename them: no dot at the beginning or the end, no two in a row, no blanks";
+        Some(Finding::warning("list/quotes", place, what).mend(mend))
     }
 
     fn entry(&mut self, record: &Record) -> Entry {
@@ -195,13 +226,10 @@ pub fn findings(
     let mut findings: Vec<Finding> = kinds
         .into_iter()
         .map(|(kind, names)| {
-            let first: Vec<String> =
-                names.iter().take(MOST_NAMED).map(|name| shown(&name.to_string())).collect();
-            let dots = if names.len() > MOST_NAMED { ", …" } else { "" };
             let at_least = if more > 0 { "at least " } else { "" };
-            let (count, first) = (names.len(), first.join(", "));
+            let (count, first) = (names.len(), first_of(names).unwrap_or_default());
             let plural = if count == 1 { "name" } else { "names" };
-            let what = format!("{at_least}{count} {plural} {}: {first}{dots}", kind.in_words());
+            let what = format!("{at_least}{count} {plural} {}: {first}", kind.in_words());
             Finding::error(CHECK, place, what).mend(kind.mend())
         })
         .collect();
@@ -294,6 +322,24 @@ mod tests {
         let differing = lists.differing();
         let names: Vec<_> = ["user.extra", "user.lacking", "user.moved"].map(name).into();
         assert_eq!(differing, Differing { names, more: 0 });
+    }
+
+    #[test]
+    fn users_whom_no_backend_knows_in_quotes_are_named() {
+        let mut lists = Comparison::default();
+        for fine in ["user.jane", "user.jane^doe", "x.org!user.o'brien", "user.jane..x", "a b"] {
+            lists.here(&name(fine), &on("be1"));
+        }
+        assert_eq!(lists.quoted("list"), None);
+        for quoted in ["user.^jane", "x.org!user.jane^", "user.a^^b", "user.jane doe"] {
+            lists.here(&name(quoted), &on("be1"));
+            lists.here(&name(&format!("{quoted}.folder")), &on("be1"));
+        }
+        let what = lists.quoted("list").unwrap().what;
+        let all = "of user.^jane, x.org!user.jane^, user.a^^b, user.jane doe in quotes";
+        assert!(what.contains(all), "{what}");
+        (0..MOST_NAMED).for_each(|n| lists.here(&name(&format!("user.^{n}")), &on("be1")));
+        assert!(lists.quoted("list").unwrap().what.contains("user.^5, …"), "{what}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::backend::Place;
 use crate::doctor::lmtp::{Conversation, Facts, Failure, LINE_LIMIT, Step};
@@ -19,7 +19,7 @@ use crate::doctor::lmtp::{Conversation, Facts, Failure, LINE_LIMIT, Step};
 /// For the name service, for each address to take the connection, for each reply and for TLS.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// For a whole conversation.
+/// For a whole backend, however many addresses its name has.
 const ALL_OF_IT: Duration = Duration::from_secs(60);
 
 /// So many backends are talked to at once.
@@ -61,13 +61,15 @@ pub(super) async fn talk(us: &str, wanted: &[Wanted]) -> Vec<Facts> {
 
 async fn talk_to(us: &str, place: &Place, recipient: Option<&str>) -> Facts {
     let mut conversation = Conversation::new(us, recipient);
-    let stream = match connect(place).await {
+    let end = Instant::now() + ALL_OF_IT;
+    let connected = timeout_at(end, connect(place)).await;
+    let stream = match connected.unwrap_or_else(|_| Err(late(ALL_OF_IT))) {
         Ok(stream) => stream,
         Err(why) => {
             return Facts { failure: Some(Failure::Connect(why)), ..Facts::default() };
         }
     };
-    if timeout(ALL_OF_IT, hold(stream, &mut conversation)).await.is_err() {
+    if timeout_at(end, hold(stream, &mut conversation)).await.is_err() {
         conversation.lost("it takes its time over everything");
     }
     conversation.facts()
@@ -76,12 +78,15 @@ async fn talk_to(us: &str, place: &Place, recipient: Option<&str>) -> Facts {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
+fn late(patience: Duration) -> String {
+    format!("no connection within {} s", patience.as_secs())
+}
+
 async fn connect(place: &Place) -> Result<Box<dyn Stream>, String> {
-    let late = |_| format!("no connection within {} s", PATIENCE.as_secs());
     match place {
         Place::Unix(path) => {
             let connected = timeout(PATIENCE, UnixStream::connect(&**path)).await;
-            let stream = connected.map_err(late)?.map_err(|e| e.to_string())?;
+            let stream = connected.map_err(|_| late(PATIENCE))?.map_err(|e| e.to_string())?;
             Ok(Box::new(stream))
         }
         Place::Inet { host, port } => {
@@ -92,7 +97,7 @@ async fn connect(place: &Place) -> Result<Box<dyn Stream>, String> {
                 match timeout(PATIENCE, TcpStream::connect(address)).await {
                     Ok(Ok(stream)) => return Ok(Box::new(stream)),
                     Ok(Err(e)) => last = e.to_string(),
-                    Err(elapsed) => last = late(elapsed),
+                    Err(_) => last = late(PATIENCE),
                 }
             }
             Err(last)

@@ -322,7 +322,8 @@ impl<'a> Examination<'a> {
             }
             Ok(list) => {
                 let what = format!("{} names", list.names());
-                self.findings.push(Finding::ok(CHECK, place, what));
+                self.findings.push(Finding::ok(CHECK, place.clone(), what));
+                self.findings.extend(list.quoted(&place));
                 Some(list)
             }
             Err(why) => {
