@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use clap::Args;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use serde_json::Value;
 
 use super::{Common, Exit};
@@ -48,7 +50,7 @@ impl Status {
         };
         let complain = |why: &dyn std::fmt::Display| eprintln!("murder-route: {endpoint}: {why}");
         let status = ask(&endpoint).map_err(|e| {
-            complain(&e);
+            complain(&no_answer(&e));
             Exit::No
         })?;
         let status = status.map_err(|why| {
@@ -79,13 +81,37 @@ fn configured(common: &Common) -> Result<Endpoint, Exit> {
     })
 }
 
+/// Why nobody answered, and what to do.
+fn no_answer(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            format!("no daemon is there: {error}; start it, or say with --listen where it is")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!(
+                "the daemon cannot be asked: {error}; ask as a user who may write to the socket"
+            )
+        }
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("no answer within {} s: see the log of the daemon", PATIENCE.as_secs())
+        }
+        io::ErrorKind::UnexpectedEof => "it closes the connection without an answer".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
 /// A stream that gives up after [`PATIENCE`].
 pub(super) fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Stream>> {
     match endpoint {
         Endpoint::Unix(path) => {
-            let stream = UnixStream::connect(path)?;
+            let address = UnixAddr::new(path)?;
+            let flags = SockFlag::SOCK_CLOEXEC;
+            let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+            let stream = UnixStream::from(stream);
             stream.set_read_timeout(Some(PATIENCE))?;
+            // Before it connects: that waits as well, while as many others as may wait do (unix(7)).
             stream.set_write_timeout(Some(PATIENCE))?;
+            nix::sys::socket::connect(stream.as_raw_fd(), &address)?;
             Ok(Box::new(stream))
         }
         Endpoint::Inet { host, port } => {
