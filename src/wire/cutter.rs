@@ -6,32 +6,31 @@ use memchr::memmem;
 const KEEP: usize = 2048;
 
 /// The cutter. It holds no more than `limit` bytes and one piece, if everything whole is taken out
-/// before more is pushed.
+/// before more is pushed. After the first error it says nothing but that error.
 #[derive(Debug)]
-pub(super) struct Cutter {
+pub(super) struct Cutter<E> {
     end: &'static [u8],
     limit: usize,
+    /// What comes is longer than the limit, its terminator included.
+    too_long: E,
     buf: Vec<u8>,
     /// What was before this offset has been given out.
     start: usize,
     /// Before this offset no terminator begins.
     searched: usize,
-    broken: bool,
+    broken: Option<E>,
 }
 
-/// What comes is longer than the limit, its terminator included. Nothing more comes after that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TooLong;
-
-impl Cutter {
-    /// Cuts at `end`, which is not empty, what is at most `limit` bytes with it.
-    pub(super) fn new(end: &'static [u8], limit: usize) -> Self {
-        Cutter { end, limit, buf: Vec::new(), start: 0, searched: 0, broken: false }
+impl<E: Copy> Cutter<E> {
+    /// Cuts at `end`, which is not empty, what is at most `limit` bytes with it; what is longer is
+    /// the error `too_long`.
+    pub(super) fn new(end: &'static [u8], limit: usize, too_long: E) -> Self {
+        Cutter { end, limit, too_long, buf: Vec::new(), start: 0, searched: 0, broken: None }
     }
 
     /// Takes the next bytes of the stream.
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        if !self.broken {
+        if self.broken.is_none() {
             self.buf.drain(..self.start);
             self.searched = self.searched.saturating_sub(self.start);
             self.start = 0;
@@ -39,18 +38,22 @@ impl Cutter {
         }
     }
 
-    /// What comes before the next terminator. `None`: more bytes are needed.
-    pub(super) fn next(&mut self) -> Option<Result<&[u8], TooLong>> {
-        if self.broken {
-            return Some(Err(TooLong));
+    /// What comes before the next terminator, as it is read. `None`: more bytes are needed.
+    pub(super) fn next<'a, T>(
+        &'a mut self,
+        read: impl FnOnce(&'a [u8]) -> Result<T, E>,
+    ) -> Option<Result<T, E>> {
+        if let Some(error) = self.broken {
+            return Some(Err(error));
         }
         let unseen = self.buf.get(self.searched..).unwrap_or_default();
         let end = memmem::find(unseen, self.end).map(|at| self.searched + at);
         let next = end.map_or(self.buf.len(), |end| end + self.end.len());
         let length = next - self.start;
         if length > self.limit || (end.is_none() && length == self.limit) {
-            *self = Cutter { broken: true, ..Cutter::new(self.end, self.limit) };
-            return Some(Err(TooLong));
+            let error = self.too_long;
+            *self = Cutter { broken: Some(error), ..Cutter::new(self.end, self.limit, error) };
+            return Some(Err(error));
         }
         let Some(end) = end else {
             // A part of the terminator may be there.
@@ -66,7 +69,8 @@ impl Cutter {
         };
         let whole = self.start..end;
         (self.start, self.searched) = (next, next);
-        self.buf.get(whole).map(Ok)
+        let read = read(self.buf.get(whole).unwrap_or_default());
+        Some(read.inspect_err(|error| self.broken = Some(*error)))
     }
 
     /// Whether the stream stands behind a terminator.
@@ -81,14 +85,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn cut<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Vec<u8>>, bool, bool) {
-        let mut cutter = Cutter::new(b"\n\n", 10);
+        let mut cutter = Cutter::new(b"\n\n", 10, ());
         let mut whole = Vec::new();
         for piece in pieces {
             cutter.push(piece);
-            while let Some(next) = cutter.next() {
+            while let Some(next) = cutter.next(|bytes| Ok(bytes.to_vec())) {
                 match next {
-                    Ok(bytes) => whole.push(bytes.to_vec()),
-                    Err(TooLong) => return (whole, true, cutter.is_empty()),
+                    Ok(bytes) => whole.push(bytes),
+                    Err(()) => return (whole, true, cutter.is_empty()),
                 }
             }
         }
@@ -105,11 +109,21 @@ mod tests {
 
     #[test]
     fn a_drained_cutter_gives_a_large_buffer_back() {
-        let mut cutter = Cutter::new(b"\n", 10_000);
+        let mut cutter = Cutter::new(b"\n", 10_000, ());
         cutter.push(&[&[b'x'; 9_000][..], b"\n"].concat());
-        assert_eq!(cutter.next().unwrap().unwrap().len(), 9_000);
-        assert!(cutter.next().is_none());
+        assert_eq!(cutter.next(|line| Ok(line.len())), Some(Ok(9_000)));
+        assert_eq!(cutter.next(|line| Ok(line.len())), None);
         assert_eq!(cutter.buf.capacity(), 0);
+    }
+
+    #[test]
+    fn nothing_is_read_after_what_could_not_be() {
+        let mut cutter = Cutter::new(b"\n", 10, "too long");
+        cutter.push(b"a\nb\nc\n");
+        assert_eq!(cutter.next(|line| Ok(line.to_vec())), Some(Ok(b"a".to_vec())));
+        assert_eq!(cutter.next(|_| Err::<(), _>("bad")), Some(Err("bad")));
+        cutter.push(b"d\n");
+        assert_eq!(cutter.next(|line| Ok(line.to_vec())), Some(Err("bad")));
     }
 
     proptest! {

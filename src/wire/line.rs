@@ -13,7 +13,7 @@
 
 use std::borrow::Cow;
 
-use super::cutter::{Cutter, TooLong};
+use super::cutter::Cutter;
 use super::socketmap::Reply;
 
 /// The longest line of tcp_table(5), in bytes with its end; ours for both forms of a request.
@@ -167,43 +167,31 @@ fn push_encoded(out: &mut Vec<u8>, text: &[u8]) {
 /// nothing but that error. Take every whole line out before pushing more: then it never holds more
 /// than [`LINE_LIMIT`] and one piece.
 #[derive(Debug)]
-pub struct Decoder {
-    cutter: Cutter,
-    broken: Option<BadLine>,
-}
+pub struct Decoder(Cutter<BadLine>);
 
 impl Default for Decoder {
     fn default() -> Self {
-        Decoder { cutter: Cutter::new(b"\n", LINE_LIMIT), broken: None }
+        Decoder(Cutter::new(b"\n", LINE_LIMIT, BadLine::TooLong))
     }
 }
 
 impl Decoder {
     /// Takes the next bytes of the stream.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.broken.is_none() {
-            self.cutter.push(bytes);
-        }
+        self.0.push(bytes);
     }
 
     /// The next whole request. `None`: more bytes are needed.
     pub fn next_request(&mut self) -> Option<Result<Request<'_>, BadLine>> {
-        if let Some(error) = self.broken {
-            return Some(Err(error));
-        }
-        let request = match self.cutter.next()? {
-            Ok(line) => match line.iter().find(|b| b.is_ascii_control()) {
-                None => Ok(Request::parse(line)),
-                Some(byte) => Err(BadLine::Control(*byte)),
-            },
-            Err(TooLong) => Err(BadLine::TooLong),
-        };
-        Some(request.inspect_err(|error| self.broken = Some(*error)))
+        self.0.next(|line| match line.iter().find(|b| b.is_ascii_control()) {
+            None => Ok(Request::parse(line)),
+            Some(byte) => Err(BadLine::Control(*byte)),
+        })
     }
 
     /// Whether the stream stands between two lines.
     pub fn is_empty(&self) -> bool {
-        self.cutter.is_empty()
+        self.0.is_empty()
     }
 }
 

@@ -12,7 +12,7 @@
 //!
 //! Attributes that are not known count for nothing: each release of Postfix adds some.
 
-use super::cutter::{Cutter, TooLong};
+use super::cutter::Cutter;
 use super::rcpt::AtRcpt;
 
 /// The longest request taken, in bytes. Those of Postfix have about 1,000, and the lines of SMTP
@@ -92,40 +92,28 @@ fn split(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// nothing but that error. Take every whole request out before pushing more: then it never holds
 /// more than [`REQUEST_LIMIT`] and one piece.
 #[derive(Debug)]
-pub struct Decoder {
-    cutter: Cutter,
-    broken: Option<BadRequest>,
-}
+pub struct Decoder(Cutter<BadRequest>);
 
 impl Default for Decoder {
     fn default() -> Self {
-        Decoder { cutter: Cutter::new(b"\n\n", REQUEST_LIMIT), broken: None }
+        Decoder(Cutter::new(b"\n\n", REQUEST_LIMIT, BadRequest::TooLong))
     }
 }
 
 impl Decoder {
     /// Takes the next bytes of the stream.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.broken.is_none() {
-            self.cutter.push(bytes);
-        }
+        self.0.push(bytes);
     }
 
     /// The next whole request. `None`: more bytes are needed.
     pub fn next_request(&mut self) -> Option<Result<Request<'_>, BadRequest>> {
-        if let Some(error) = self.broken {
-            return Some(Err(error));
-        }
-        let request = match self.cutter.next()? {
-            Ok(lines) => Request::parse(lines),
-            Err(TooLong) => Err(BadRequest::TooLong),
-        };
-        Some(request.inspect_err(|error| self.broken = Some(*error)))
+        self.0.next(Request::parse)
     }
 
     /// Whether the stream stands between two requests.
     pub fn is_empty(&self) -> bool {
-        self.cutter.is_empty()
+        self.0.is_empty()
     }
 }
 
