@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 
-use super::{faults, function, master, moving, paths, refusals, stand};
+use super::{faults, function, master, paths, stand, whoever_asks};
 use crate::clients::gate::Gate;
 use crate::clients::sink::Sink;
 use crate::exim::Exim;
@@ -33,14 +33,7 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     });
     scenario("quotes that are not needed do not reach a backend", |w| quoted(w));
     scenario("one message for both backends", |w| one_transaction_a_backend(w));
-    scenario("unknown is refused at RCPT", |w| refusals::unknown_is_refused_at_rcpt(w));
-    scenario("reserved is put off", |w| refusals::reserved_is_put_off(w));
-    scenario("foreign addresses pass untouched", |w| refusals::foreign_addresses_pass_untouched(w));
-    scenario("a created mailbox is known at once", |w| moving::created_is_known_at_once(w));
-    scenario("a renamed mailbox follows its name", |w| moving::renamed_follows_its_name(w));
-    scenario("a deleted mailbox is refused", |w| moving::deleted_is_refused(w));
-    scenario("a moved mailbox gets the next mail", |w| moving::moved_mailbox_gets_the_next_mail(w));
-    scenario("nothing is lost during a move", moving::nothing_is_lost_during_a_move);
+    whoever_asks(&mut scenario);
     scenario("a mailbox moves while its mail is queued", |w| moved_in_the_queue(w));
     scenario("a mailbox moves in the middle of a delivery", moved_during_delivery);
     scenario("without the daemon everybody waits, and nobody bounces", without_the_daemon);

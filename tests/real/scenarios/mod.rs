@@ -39,7 +39,7 @@ use crate::releases::is_wanted;
 use crate::report::Report;
 use crate::root::{MailServer, Root};
 use crate::router::{self, Daemon, Setup};
-use crate::world::{self, World};
+use crate::world::{self, Mta, World};
 use crate::{Done, sandbox};
 
 /// Builds the world and runs everything in it.
@@ -97,6 +97,18 @@ fn build<M>(root: Root, logs: Logs, start: fn() -> Done<M>) -> Done<World<M>> {
     Ok(World { release, logs, murder, mail_server, setup, daemon, outside, serial })
 }
 
+/// What holds with every mail server, and wherever the list comes from.
+fn whoever_asks<M: Mta>(scenario: &mut impl FnMut(&str, fn(&mut World<M>) -> Done)) {
+    scenario("unknown is refused at RCPT", |w| refusals::unknown_is_refused_at_rcpt(w));
+    scenario("reserved is put off", |w| refusals::reserved_is_put_off(w));
+    scenario("foreign addresses pass untouched", |w| refusals::foreign_addresses_pass_untouched(w));
+    scenario("a created mailbox is known at once", |w| moving::created_is_known_at_once(w));
+    scenario("a renamed mailbox follows its name", |w| moving::renamed_follows_its_name(w));
+    scenario("a deleted mailbox is refused", |w| moving::deleted_is_refused(w));
+    scenario("a moved mailbox gets the next mail", |w| moving::moved_mailbox_gets_the_next_mail(w));
+    scenario("nothing is lost during a move", moving::nothing_is_lost_during_a_move);
+}
+
 fn run_in(world: &mut World, report: &mut Report) {
     let (logs, release) = (world.logs.clone(), world.release);
     let mut scenario = |name: &str, run: fn(&mut World) -> Done| {
@@ -114,14 +126,7 @@ fn run_in(world: &mut World, report: &mut Report) {
         paths::chrooted_as_debian_ships_it,
     );
     scenario("the doctor finds what is wrong", doctor::finds_what_is_wrong);
-    scenario("unknown is refused at RCPT", |w| refusals::unknown_is_refused_at_rcpt(w));
-    scenario("reserved is put off", |w| refusals::reserved_is_put_off(w));
-    scenario("foreign addresses pass untouched", |w| refusals::foreign_addresses_pass_untouched(w));
-    scenario("a created mailbox is known at once", |w| moving::created_is_known_at_once(w));
-    scenario("a renamed mailbox follows its name", |w| moving::renamed_follows_its_name(w));
-    scenario("a deleted mailbox is refused", |w| moving::deleted_is_refused(w));
-    scenario("a moved mailbox gets the next mail", |w| moving::moved_mailbox_gets_the_next_mail(w));
-    scenario("nothing is lost during a move", moving::nothing_is_lost_during_a_move);
+    whoever_asks(&mut scenario);
     scenario("a letter is on its way when its mailbox moves", race::letters_on_their_way);
     scenario("a mailbox that has moved on is asked for", race::moved_on);
     scenario("the master is killed", master::killed);

@@ -164,7 +164,6 @@ fn each_on_its_backend(world: &mut World) -> Done {
     refusals::unknown_is_refused_at_rcpt(world)?;
     refusals::reserved_is_put_off(world)?;
     refusals::foreign_addresses_pass_untouched(world)?;
-    moving::forget(world)?;
     moving::created_is_known_at_once(world)?;
     moving::renamed_follows_its_name(world)?;
     moving::deleted_is_refused(world)
@@ -305,7 +304,6 @@ fn from_the_replica(world: &mut World) -> Done {
     refusals::unknown_is_refused_at_rcpt(world)?;
     refusals::reserved_is_put_off(world)?;
     // What comes and goes is seen in the file that was opened before the chroot.
-    moving::forget(world)?;
     moving::created_is_known_at_once(world)?;
     sandbox::poll("the replica to have the newcomer", 30, || {
         let records = world.setup.dump()?;

@@ -2,7 +2,7 @@
 //! a frontend, and as many of them as make sense there.
 
 use super::{
-    asked, beside, churn, doctor, kills, logins, moving, outages, paths, race, refusals, resync,
+    asked, beside, churn, doctor, kills, logins, outages, paths, race, resync, whoever_asks,
 };
 use crate::Done;
 use crate::exchanger::{Exchanger, USER};
@@ -31,17 +31,7 @@ pub fn run_in(world: &mut World, report: &mut Report) {
     scenario("one message for both backends", |w| paths::one_message_for_both(w));
     scenario("postmap reads every map", |_| paths::postmap_reads_every_map());
     scenario("the doctor finds it sound", |w| doctor::finds_a_replica_sound(w));
-    scenario("unknown is refused at RCPT", |w| refusals::unknown_is_refused_at_rcpt(w));
-    scenario("reserved is put off", |w| refusals::reserved_is_put_off(w));
-    scenario("foreign addresses pass untouched", |w| refusals::foreign_addresses_pass_untouched(w));
-    scenario("a created mailbox is known at once", |w| {
-        moving::forget(w)?;
-        moving::created_is_known_at_once(w)
-    });
-    scenario("a renamed mailbox follows its name", |w| moving::renamed_follows_its_name(w));
-    scenario("a deleted mailbox is refused", |w| moving::deleted_is_refused(w));
-    scenario("a moved mailbox gets the next mail", |w| moving::moved_mailbox_gets_the_next_mail(w));
-    scenario("nothing is lost during a move", moving::nothing_is_lost_during_a_move);
+    whoever_asks(&mut scenario);
     scenario("a letter is on its way when its mailbox moves", race::letters_on_their_way);
     scenario("a mailbox that has moved on is asked for", race::moved_on);
     scenario("the master is killed", outages::killed);
