@@ -265,6 +265,21 @@ fn check_warns_that_without_an_imapd_conf_a_lagging_list_is_believed() {
 }
 
 #[test]
+fn check_warns_of_a_socket_that_cannot_be_made() {
+    let site = Site::new();
+    let file = site.path("socket");
+    for (more, says) in [
+        ("group = \"no such group\"\n", "there is no group"),
+        ("owner = \"no such user\"\n", "there is no user"),
+    ] {
+        let socket = format!("[[listen]]\nendpoint = \"unix:{}\"\n{more}", file.display());
+        site.config(&socket);
+        let text = stdout(&site.run("check", &[]));
+        assert!(text.contains(says), "{text}");
+    }
+}
+
+#[test]
 fn check_warns_of_names_made_by_the_rules_of_another_release_than_the_lists() {
     for (list, release, warns) in [
         ("legacy-keys/twoskip.db", "", true),

@@ -23,6 +23,7 @@ use crate::master::Master;
 use crate::mupdate::{Finding, Mechanism, WhenTls};
 use crate::replica::utc;
 use crate::resolver::Proof;
+use crate::server::owner;
 use crate::wire::protocol::Protocols;
 
 /// Read the configuration and say what it means and what will hurt.
@@ -374,6 +375,9 @@ impl Report {
                     }
                 }
                 self.socket_directory(path);
+                if let Err(why) = owner(&listen.options) {
+                    self.warn(format!("nothing starts with this: {why}"));
+                }
             }
             if listen.protocols != Protocols::ALL {
                 let _ = write!(text, " for {} only", listen.protocols);

@@ -98,8 +98,7 @@ async fn unix(
     if !ours.is_some_and(SocketFile::is_in_place) {
         refuse_if_taken(path).await?;
     }
-    let uid = options.owner.as_deref().map(user).transpose()?;
-    let gid = options.group.as_deref().map(group).transpose()?;
+    let (uid, gid) = owner(options)?;
     let mode = options.mode.unwrap_or(DEFAULT_MODE);
 
     let nursery = Nursery::new(path.parent().unwrap_or(Path::new("/")))?;
@@ -195,6 +194,13 @@ async fn refuse_if_taken(path: &Path) -> Result<(), String> {
             _ => Err(format!("cannot tell whether another program answers there: {error}")),
         },
     }
+}
+
+/// The owner and the group of a unix socket, by their numbers.
+pub(crate) fn owner(options: &ListenOptions) -> Result<(Option<u32>, Option<u32>), String> {
+    let uid = options.owner.as_deref().map(user).transpose()?;
+    let gid = options.group.as_deref().map(group).transpose()?;
+    Ok((uid, gid))
 }
 
 fn user(name: &str) -> Result<u32, String> {

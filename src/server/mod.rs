@@ -35,6 +35,7 @@ use tokio::time::{sleep, timeout};
 pub use self::connection::Connections;
 use self::connection::{Shared, Stream};
 pub use self::listener::ListenError;
+pub(crate) use self::listener::owner;
 use self::listener::{Inherited, NewSocket, Socket, SocketFile};
 use self::log::RateLimit;
 use crate::endpoint::{Endpoint, Listen};
