@@ -304,8 +304,21 @@ fn sources<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<FileSource>
     Ok(Some(sources))
 }
 
+/// A list of words, and no single word.
+pub(super) fn list<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+    meant(input, "a list of words in quotes, as in [\"one\", \"two\"]")
+}
+
+/// A value of this kind, said in words if it is of another.
+pub(super) fn meant<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    input: D,
+    kind: &str,
+) -> Result<T, D::Error> {
+    T::deserialize(input).map_err(|_| de::Error::custom(format!("this must be {kind}")))
+}
+
 fn seconds<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
-    match u32::deserialize(input)? {
+    match meant::<u32, _>(input, "a number of seconds")? {
         0 => Err(de::Error::custom("0 seconds is no time")),
         seconds => Ok(Some(Duration::from_secs(seconds.into()))),
     }
@@ -333,8 +346,7 @@ fn endpoint<'de, D: Deserializer<'de>>(input: D) -> Result<Endpoint, D::Error> {
 }
 
 fn domains<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Domains>, D::Error> {
-    let words = Vec::<String>::deserialize(input)?;
-    Domains::new(words).map(Some).map_err(de::Error::custom)
+    Domains::new(list(input)?).map(Some).map_err(de::Error::custom)
 }
 
 fn template<'de, D: Deserializer<'de>>(input: D) -> Result<Template, D::Error> {
@@ -365,14 +377,14 @@ fn place<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error
 }
 
 fn port<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u16>, D::Error> {
-    match u16::deserialize(input)? {
+    match meant::<u16, _>(input, "a port, a number up to 65535")? {
         0 => Err(de::Error::custom("port 0 is no port")),
         port => Ok(Some(port)),
     }
 }
 
 fn connections<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::Error> {
-    match usize::deserialize(input)? {
+    match meant::<usize, _>(input, "a number")? {
         0 => Err(de::Error::custom("with no connection nobody could ask")),
         n => Ok(Some(n)),
     }
@@ -380,7 +392,7 @@ fn connections<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::
 
 fn protocols<'de, D: Deserializer<'de>>(input: D) -> Result<Protocols, D::Error> {
     let mut protocols = Vec::new();
-    for word in Vec::<String>::deserialize(input)? {
+    for word in list(input)? {
         let protocol = word.parse::<Protocol>().map_err(de::Error::custom)?;
         if protocols.contains(&protocol) {
             return Err(de::Error::custom(format!("`{word}` is there twice")));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use super::ConfigError;
+use super::file::{list, meant};
 use crate::imapd_conf;
 use crate::mupdate::{Credentials, Mechanism, WhenTls};
 use crate::secret::Secret;
@@ -261,7 +262,7 @@ fn read_password(path: &Path) -> Result<Secret, ConfigError> {
 }
 
 fn servers<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Server>, D::Error> {
-    let words = Vec::<String>::deserialize(input)?;
+    let words = list(input)?;
     if words.is_empty() {
         return Err(de::Error::custom("without a server there is nobody to ask"));
     }
@@ -272,7 +273,7 @@ fn servers<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Server>, D::Error>
 const NEGATIVE_CACHE_LIMIT: u32 = 10;
 
 fn a_few_seconds<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
-    match u32::deserialize(input)? {
+    match meant::<u32, _>(input, "a number of seconds")? {
         0 => Ok(None),
         seconds @ 1..=NEGATIVE_CACHE_LIMIT => Ok(Some(Duration::from_secs(seconds.into()))),
         seconds => Err(de::Error::custom(format!(
@@ -283,7 +284,7 @@ fn a_few_seconds<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>
 }
 
 fn mechanisms<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<Mechanism>>, D::Error> {
-    let words = Vec::<String>::deserialize(input)?;
+    let words = list(input)?;
     if words.is_empty() {
         return Err(de::Error::custom("without a mechanism nobody can log in"));
     }

@@ -298,7 +298,10 @@ fn what_cannot_be_meant_is_refused_with_its_place() {
         ("[mupdate]\npassword = \"s\"", "line 3, column 1", "unknown field"),
         ("[mupdate]\nnegative-cache = 11", "line 3, column 18", "too long"),
         ("[replica]\nmax-age = 0", "line 3, column 11", "no time"),
-        ("[replica]\naccept-after = \"10m\"", "line 3, column 16", "invalid type"),
+        ("[replica]\naccept-after = \"10m\"", "line 3, column 16", "a number of seconds"),
+        ("domains = \"example.org\"", "line 2, column 11", "a list of words"),
+        ("[mupdate]\nservers = \"mu\"", "line 3, column 11", "a list of words"),
+        ("[backends]\nport = 65536", "line 3, column 8", "up to 65535"),
     ] {
         let error = refused("", toml);
         assert!(error.contains(place) && error.contains(why), "{toml}: {error}");
