@@ -274,8 +274,9 @@ fn check_warns_of_a_socket_that_cannot_be_made() {
     ] {
         let socket = format!("[[listen]]\nendpoint = \"unix:{}\"\n{more}", file.display());
         site.config(&socket);
-        let text = stdout(&site.run("check", &[]));
-        assert!(text.contains(says), "{text}");
+        let output = site.run("check", &[]);
+        assert!(stdout(&output).contains(says), "{output:?}");
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
     }
 }
 

@@ -45,7 +45,9 @@ impl Check {
             eprintln!("murder-route: {e}");
             Exit::Config
         })?;
-        super::say(&Report::new(&settings))
+        let report = Report::new(&settings);
+        super::say(&report)?;
+        if report.nothing_starts { Err(Exit::Config) } else { Ok(()) }
     }
 }
 
@@ -59,6 +61,8 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
 struct Report {
     lines: Vec<(&'static str, String)>,
     warnings: Vec<String>,
+    /// The daemon ends at once with this.
+    nothing_starts: bool,
 }
 
 impl Report {
@@ -80,6 +84,11 @@ impl Report {
 
     fn warn(&mut self, text: impl Into<String>) {
         self.warnings.push(text.into());
+    }
+
+    fn fail(&mut self, why: &str) {
+        self.nothing_starts = true;
+        self.warn(format!("nothing starts with this: {why}"));
     }
 
     fn files(&mut self, settings: &Settings) {
@@ -209,7 +218,7 @@ impl Report {
         };
         let upstream = match upstream {
             Ok(upstream) => upstream,
-            Err(why) => return self.warn(format!("nothing starts with this: {why}")),
+            Err(why) => return self.fail(&why),
         };
         let (asked, server) = runtime.block_on(async {
             let murder = Murder::to_ask(upstream, need(settings));
@@ -376,7 +385,7 @@ impl Report {
                 }
                 self.socket_directory(path);
                 if let Err(why) = owner(&listen.options) {
-                    self.warn(format!("nothing starts with this: {why}"));
+                    self.fail(&why);
                 }
             }
             if listen.protocols != Protocols::ALL {
