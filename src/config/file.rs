@@ -133,6 +133,8 @@ impl File {
 
     pub(super) fn maps(&self, unknown: UnknownPolicy) -> Result<Maps, String> {
         let mut maps = Maps::new(unknown, self.fallback.clone());
+        const LATER: &str = "TEMP {reason}";
+        let of_unknown = if unknown == UnknownPolicy::Defer { LATER } else { "NOTFOUND" };
         for (name, map) in &self.maps {
             let or = |template: &Option<Template>, default| match template {
                 Some(template) => Ok(template.clone()),
@@ -140,8 +142,8 @@ impl File {
             };
             let templates = Templates {
                 deliver: map.deliver.clone(),
-                unknown: or(&map.unknown, "NOTFOUND")?,
-                deferred: or(&map.deferred, "TEMP {reason}")?,
+                unknown: or(&map.unknown, of_unknown)?,
+                deferred: or(&map.deferred, LATER)?,
                 refused: or(&map.refused, "NOTFOUND")?,
             };
             maps.add(name, templates).map_err(|e| format!("[maps.{name}]: {e}"))?;

@@ -333,3 +333,19 @@ fn a_server_may_have_a_port_of_its_own_however_the_list_names_it() {
         assert_eq!(backend.place.to_string(), place);
     }
 }
+
+#[test]
+fn a_map_of_ones_own_defers_the_unknown_where_all_do_unless_it_says_otherwise() {
+    use crate::router::{Decision, Route};
+    let unknown = Route { decision: Decision::Unknown, ..Route::deferred("no such mailbox") };
+    for (policy, template, reply) in [
+        ("", "", "NOTFOUND"),
+        ("unknown = \"defer\"\n", "", "TEMP no such mailbox"),
+        ("unknown = \"defer\"\n", "unknown = \"NOTFOUND\"\n", "NOTFOUND"),
+    ] {
+        let toml = format!("{policy}[maps.own]\ndeliver = \"OK {{host}}\"\n{template}");
+        let Settings { maps, router, .. } = loaded("", &toml);
+        let said = maps.reply(maps.get("own").unwrap(), &router, "nobody@example.org", &unknown);
+        assert_eq!(said.to_string().trim_end(), reply, "{toml}");
+    }
+}
