@@ -3,17 +3,15 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::AsRawFd as _;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use clap::Args;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use serde_json::Value;
 
 use super::{Common, Exit};
 use crate::config::{self, DEFAULT_SOCKET};
 use crate::endpoint::{Endpoint, Listen};
+use crate::mailbox_list::kick::connect_to;
 use crate::maps::STATUS_MAP;
 use crate::server::status::is_well;
 use crate::wire::netstring::Decoder;
@@ -104,14 +102,8 @@ fn no_answer(error: &io::Error) -> String {
 pub(super) fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Stream>> {
     match endpoint {
         Endpoint::Unix(path) => {
-            let address = UnixAddr::new(path)?;
-            let flags = SockFlag::SOCK_CLOEXEC;
-            let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-            let stream = UnixStream::from(stream);
+            let stream = connect_to(path, PATIENCE)?;
             stream.set_read_timeout(Some(PATIENCE))?;
-            // Before it connects: that waits as well, while as many others as may wait do (unix(7)).
-            stream.set_write_timeout(Some(PATIENCE))?;
-            nix::sys::socket::connect(stream.as_raw_fd(), &address)?;
             Ok(Box::new(stream))
         }
         Endpoint::Inet { host, port } => {
