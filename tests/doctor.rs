@@ -300,6 +300,8 @@ fn a_list_that_differs_from_the_masters_is_noticed() {
     let master = Master::start(&all);
     let plain = format!("{}allowplaintext: yes\n", master.imapd_conf());
     let deployment = Deployment::new([&be1, &be2], &plain);
+    // The daemon may not send the password, and asks the slave.
+    deployment.site.slave("ok");
     master.set("user.late", "be1.example.org!default");
     master.set("user.jane", "be2.example.org!default");
     let examined = deployment.doctor(&["--allow-plaintext"]);

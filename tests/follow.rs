@@ -201,11 +201,16 @@ fn where_the_slave_stands_in_for_the_master_all_is_well() {
     site.config("domains = [\"example.org\"]\n");
     let daemon = Daemon::start(&site);
     daemon.wait_for("cannot ask the MUPDATE server");
-    let (exit, said) = status(&site, &daemon);
-    assert_eq!((exit, &said["source"]), (Some(0), &"mailboxes-db".into()), "{said}");
     // It is asked, and there is none here.
+    let (exit, said) = status(&site, &daemon);
+    let trouble = said["trouble"].as_str().unwrap_or_default();
+    assert!(exit == Some(75) && trouble.contains("mupdate.target"), "{said}");
     let nobody = daemon.ask("lmtp", "nobody@example.org");
     assert!(nobody.starts_with("OK retry:4.3.0") || nobody.starts_with("TEMP "), "{nobody}");
+    site.slave("ok");
+    let (exit, said) = status(&site, &daemon);
+    assert_eq!((exit, &said["source"]), (Some(0), &"mailboxes-db".into()), "{said}");
+    assert_eq!(daemon.ask("lmtp", "nobody@example.org"), UNKNOWN);
 }
 
 #[test]

@@ -5,9 +5,7 @@ mod common;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::sync::atomic::Ordering;
 
 use common::{Client, Daemon, LIST, Site};
 use nix::sys::signal::Signal;
@@ -75,23 +73,6 @@ fn a_list_that_is_torn_emptied_or_gone_defers_and_recovers_by_itself() {
     assert!(answer.starts_with("TEMP "), "a directory: {answer}");
 }
 
-/// A MUPDATE slave's kick socket that says these words to each waiter, and how many it had.
-fn slave(site: &Site, says: &'static str) -> Arc<AtomicUsize> {
-    let directory = site.path("socket");
-    let _ = fs::remove_dir_all(&directory);
-    fs::create_dir(&directory).unwrap();
-    let listener = UnixListener::bind(directory.join("mupdate.target")).unwrap();
-    let kicks = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&kicks);
-    thread::spawn(move || {
-        for waiter in listener.incoming() {
-            counted.fetch_add(1, Ordering::SeqCst);
-            let _ = waiter.unwrap().write_all(says.as_bytes());
-        }
-    });
-    kicks
-}
-
 /// A site with a MUPDATE server, and its daemon beside the kick socket.
 fn murder_site() -> Site {
     let site = Site::new();
@@ -107,9 +88,9 @@ fn nobody_is_unknown_unless_the_slave_says_that_the_list_is_up_to_date() {
     let unsure = "OK retry:4.3.0 Mailbox is temporarily unavailable";
     assert_eq!(client.ask("lmtp", "nobody@example.org"), unsure, "no slave at all");
     assert_eq!(client.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:2003");
-    slave(&site, "");
+    site.slave("");
     assert_eq!(client.ask("lmtp", "nobody@example.org"), unsure, "a slave without its master");
-    let kicks = slave(&site, "ok");
+    let kicks = site.slave("ok");
     assert_eq!(client.ask("lmtp", "nobody@example.org"), "OK error:5.1.1 User unknown");
     assert_eq!(kicks.load(Ordering::SeqCst), 1);
     assert_eq!(client.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:2003");
@@ -134,7 +115,7 @@ fn a_silent_slave_holds_up_nobody_who_is_known() {
 #[test]
 fn a_crowd_of_strangers_costs_the_slave_a_few_kicks() {
     let site = murder_site();
-    let kicks = slave(&site, "ok");
+    let kicks = site.slave("ok");
     let daemon = Daemon::start(&site);
     let mut clients: Vec<Client> = (0..200).map(|_| daemon.connect()).collect();
     for (n, client) in clients.iter_mut().enumerate() {

@@ -241,8 +241,12 @@ pub fn daemon(place: &str, status: &Value) -> Vec<Finding> {
     }
     if let Some(trouble) = text(&status["trouble"]) {
         findings.push(
-            Finding::error(CHECK, place, format!("the daemon cannot ask the master: {trouble}"))
-                .mend("until it can, nobody is called unknown"),
+            Finding::error(
+                CHECK,
+                place,
+                format!("the daemon cannot ask who is unknown: {trouble}"),
+            )
+            .mend("until it can, nobody is called unknown"),
         );
     }
     let version = text(&status["version"]).unwrap_or_default();

@@ -76,9 +76,10 @@ impl Answerer {
     async fn status(&self, serving: &Arc<Serving>) -> Reply {
         let (serving, counted) = (Arc::clone(serving), self.counters.counted());
         let connections = self.connections.get().map_or(0, |connections| connections.count());
+        let slave_trouble = serving.confirmer.slave_trouble().await;
         let look = move || {
             let master = serving.confirmer.master();
-            let status = Status::of(&serving.resolver, master, connections, counted);
+            let status = Status::of(&serving.resolver, master, slave_trouble, connections, counted);
             serde_json::to_string(&status).map_err(|e| e.to_string())
         };
         match tokio::task::spawn_blocking(look).await {

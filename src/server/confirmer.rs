@@ -142,6 +142,16 @@ impl Confirmer {
         Ok(finding)
     }
 
+    /// Why the slave of this host, where it is asked in the master's place, does not say that the lists
+    /// have caught up, if it does not.
+    pub(super) async fn slave_trouble(&self) -> Option<String> {
+        let by_master = || !self.master.as_ref().is_some_and(|master| master.is_impossible());
+        if self.ask_master && by_master() {
+            return None;
+        }
+        self.slave.as_ref()?.wait().await.err().map(|why| why.to_string())
+    }
+
     async fn caught_up(&self) -> Said {
         Said::Lists(match &self.slave {
             Some(slave) => slave.wait().await,

@@ -27,7 +27,8 @@ pub struct Status {
     pub barrier_age: Option<f64>,
     /// The master, as its banner names it.
     pub master: Option<String>,
-    /// Why the master cannot be asked who is unknown, if that is so.
+    /// Why the master, or the slave of this host where that stands in for him, cannot be asked who is
+    /// unknown, if that is so.
     pub trouble: Option<String>,
     /// How many names the replica, or else the list of this host, holds.
     pub names: Option<u64>,
@@ -56,19 +57,22 @@ pub fn is_well(state: &str) -> bool {
 }
 
 impl Status {
-    /// What can be said now. Waits for locks if it must.
+    /// What can be said now. Waits for locks if it must. `slave_trouble`: what came of asking the
+    /// slave of this host, where that stands in for the master.
     pub fn of(
         resolver: &Resolver,
         master: Option<&dyn Master>,
+        slave_trouble: Option<String>,
         connections: usize,
         counters: Counted,
     ) -> Self {
         let trouble = match (&resolver.proof, master) {
             (Proof::Master { .. }, None) => Some("there is no connection to the master".to_owned()),
-            // The slave of this host is what is asked then.
-            (Proof::Master { slave: Some(_) }, Some(master)) if master.is_impossible() => None,
+            (Proof::Master { slave: Some(_) }, Some(master)) if master.is_impossible() => {
+                slave_trouble
+            }
             (Proof::Master { .. }, Some(master)) => master.trouble(),
-            (Proof::List | Proof::Slave(_), _) => None,
+            (Proof::List | Proof::Slave(_), _) => slave_trouble,
         };
         let mut status = Self {
             version: env!("CARGO_PKG_VERSION"),

@@ -7,9 +7,11 @@ pub mod master;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
@@ -50,6 +52,23 @@ impl Site {
             self.dir.path().display()
         );
         fs::write(self.path("imapd.conf"), text).unwrap();
+    }
+
+    /// A MUPDATE slave's kick socket that says these words to each waiter, and how many it had.
+    pub fn slave(&self, says: &'static str) -> Arc<AtomicUsize> {
+        let directory = self.path("socket");
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir(&directory).unwrap();
+        let listener = UnixListener::bind(directory.join("mupdate.target")).unwrap();
+        let kicks = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&kicks);
+        thread::spawn(move || {
+            for waiter in listener.incoming() {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let _ = waiter.unwrap().write_all(says.as_bytes());
+            }
+        });
+        kicks
     }
 
     /// Writes murder-route.toml: our files, and these lines more.
