@@ -256,12 +256,15 @@ fn check_says_what_the_configuration_means_and_warns_of_what_will_hurt() {
 }
 
 #[test]
-fn check_warns_that_without_an_imapd_conf_a_lagging_list_is_believed() {
+fn whoever_answers_warns_that_without_an_imapd_conf_a_lagging_list_is_believed() {
     let site = Site::new();
     let config = site.path("bare.toml");
     fs::write(&config, format!("mailboxes-db = {LIST:?}\ndomains = [\"example.org\"]\n")).unwrap();
     let text = stdout(&run(&["check", "--config", config.to_str().unwrap()]));
     assert!(text.contains("warning: no imapd.conf"), "{text}");
+    let output = run(&["lookup", "--config", config.to_str().unwrap(), "jane@example.org"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("no imapd.conf") && output.status.code() == Some(0), "{output:?}");
 }
 
 #[test]

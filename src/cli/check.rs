@@ -98,12 +98,6 @@ impl Report {
         };
         self.say("configuration", shown(&settings.file));
         self.say("imapd.conf", shown(&settings.imapd_conf));
-        if settings.imapd_conf.is_none() && settings.mailboxes_db.is_some() {
-            self.warn(
-                "no imapd.conf: names are made as if it set nothing, and a miss is believed \
-                 although the list may lag; give `imapd-conf` on a host of a murder",
-            );
-        }
     }
 
     fn sources(&mut self, settings: &Settings) {

@@ -264,12 +264,18 @@ impl Settings {
             ..mupdate
         });
         let by_guess = imapd.is_none() && !sources.contains(&SourceName::MailboxesDb);
-        if by_guess {
-            warnings.push(
-                "no imapd.conf: names are made as if it set nothing; give `imapd-conf`, a copy of \
-                 that of a frontend. Unless `unknown` is set, nobody is refused until then"
-                    .into(),
-            );
+        if imapd.is_none() {
+            let so = match by_guess {
+                true => {
+                    "give `imapd-conf`, a copy of that of a frontend. Unless `unknown` is set, nobody \
+                     is refused until then"
+                }
+                false => {
+                    "a miss is believed although the list may lag: give `imapd-conf` on a host of a \
+                     murder"
+                }
+            };
+            warnings.push(format!("no imapd.conf: names are made as if it set nothing; {so}"));
         }
         // The master knows nobody by a name that was made wrongly, and would say so of everybody.
         let unknown = file.unknown.unwrap_or(match by_guess {
