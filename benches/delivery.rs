@@ -220,7 +220,10 @@ fn start_ways(murder: &Murder, serve: &Process) -> Done<[Way; WAYS]> {
         )
     };
     let socketmap = |map| format!("socketmap:unix:{SOCKET}:{map}");
-    let ours = by_maps(&socketmap("lmtp"), &socketmap("canonical"));
+    let filter = format!("{STATE}/delivery-canonical");
+    fs::write(&filter, include_str!("../postfix/murder-route-canonical"))?;
+    let canonical = format!("pipemap:{{regexp:{filter}, {}}}", socketmap("canonical"));
+    let ours = by_maps(&socketmap("lmtp"), &canonical);
     let configuration = format!("{STATE}/delivery.toml");
     let imapd_conf = murder.frontend.imapd_conf();
     let text = format!("imapd-conf = {imapd_conf:?}\ndomains = [{DOMAIN:?}]\n");

@@ -15,6 +15,7 @@ use crate::wire::protocol::{Protocol, Protocols};
 const MAIN_CF: &str = include_str!("../postfix/main.cf");
 const MASTER_CF: &str = include_str!("../postfix/master.cf");
 const STATUS: &str = include_str!("../postfix/murder-route-status");
+const CANONICAL: &str = include_str!("../postfix/murder-route-canonical");
 const TOML: &str = include_str!("../postfix/murder-route.toml");
 
 /// The values of the example in the templates.
@@ -23,6 +24,10 @@ const SOCKET: &str = "unix:/run/murder-route";
 const TRANSPORT: &str = "murder";
 const CONFIG_DIRECTORY: &str = "/etc/postfix/";
 const QUEUE_DIRECTORY: &str = "/var/spool/postfix/";
+
+/// What stands around the map `canonical` to ask it less often.
+const ASKED_LESS: [&str; 2] =
+    ["pipemap:{regexp:/etc/postfix/murder-route-canonical,\n    ", ":canonical}"];
 
 /// Postfix' own service of lmtp(8), which other mail may use as well. Every other transport gets a
 /// service of its own.
@@ -101,6 +106,9 @@ pub struct Site {
     pub transports: Vec<Box<str>>,
     /// Where we listen; empty: at the usual place.
     pub listeners: Vec<Listen>,
+    /// Whether it is certain that plain addresses in lower case are canonical
+    /// ([`crate::router::Router::respelled_domain`]).
+    pub lower_case_stays: bool,
 }
 
 /// What matters here of the Postfix on this host.
@@ -197,6 +205,7 @@ pub struct Plan {
     proxied: bool,
     wanted: Wanted,
     host: Host,
+    lower_case_stays: bool,
     /// Whether the daemon does not listen there yet; and whether it is told where to listen at all.
     missing: Option<bool>,
 }
@@ -300,6 +309,7 @@ impl Plan {
             proxied,
             wanted,
             host,
+            lower_case_stays: site.lower_case_stays,
             missing,
         })
     }
@@ -321,6 +331,10 @@ impl Plan {
         }
         if self.transports.iter().any(|transport| &**transport == LMTP) {
             let _ = write!(text, "\n{}", self.for_every_lmtp());
+        }
+        if !self.lower_case_stays {
+            let [before, after] = ASKED_LESS;
+            text = text.replace(before, "").replace(after, ":canonical");
         }
         self.filled_in(text.trim_end())
     }
@@ -344,6 +358,11 @@ impl Plan {
     /// The file that makes a backend's 5.1.1 temporary.
     pub fn status_filter(&self) -> String {
         self.filled_in(STATUS.trim_end())
+    }
+
+    /// The file that tells whom we are asked about for the canonical form; `None` if it is everybody.
+    pub fn canonical_filter(&self) -> Option<String> {
+        self.lower_case_stays.then(|| self.filled_in(CANONICAL.trim_end()))
     }
 
     /// For `murder-route.toml`, if we have to listen somewhere else as well.
@@ -424,7 +443,7 @@ impl Plan {
                 true => line,
                 false => line
                     .replace(SOCKET, &self.socket)
-                    .replace("= socketmap:", &format!("= {proxy}socketmap:"))
+                    .replace(" socketmap:", &format!(" {proxy}socketmap:"))
                     .replace(&format!("= {DOMAIN}"), &format!("= {}", self.domains)),
             };
             filled += &line;

@@ -199,6 +199,12 @@ impl Router {
         std::iter::once(&self.rules).chain(&self.older).find(made).unwrap_or(&self.rules)
     }
 
+    /// A domain that canonical recipients have in capital letters though they were given in lower case
+    /// ([`Rules::respelled_domain`]).
+    pub fn respelled_domain(&self) -> Option<String> {
+        std::iter::once(&self.rules).chain(&self.older).find_map(Rules::respelled_domain)
+    }
+
     /// Reads the recipient and checks that it is for one of our domains.
     pub fn ours<'r>(&self, recipient: &'r [u8]) -> Result<Recipient<'r>, Cow<'static, str>> {
         // Postfix never sends a key that is not UTF-8 and takes no such answer either.

@@ -346,6 +346,9 @@ fn postfix_config_prints_the_pieces_for_this_configuration() {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("warning: ") && said.contains("--chroot"), "{said}");
+    // It might want capital letters.
+    assert!(said.contains("canonical form of everybody"), "{said}");
+    assert!(text.contains("recipient_canonical_maps = socketmap:unix:"), "{text}");
 
     // The pieces are the whole, and each can be had alone.
     let pieces: Vec<String> = ["main.cf", "master.cf", "murder-route-status"]
@@ -355,6 +358,28 @@ fn postfix_config_prints_the_pieces_for_this_configuration() {
     let toml = postfix_config(&site, &["--chroot", "none", "murder-route.toml"]);
     assert_eq!((stdout(&toml).as_str(), toml.status.code()), ("", Some(0)));
     assert!(toml.stderr.is_empty(), "{toml:?}");
+}
+
+#[test]
+fn postfix_config_holds_back_who_needs_no_other_form_unless_imapd_conf_has_capitals() {
+    let site = Site::new();
+    site.config("domains = [\"example.org\"]\n");
+    let piece = |name| postfix_config(&site, &["--chroot", "none", name]);
+    let own = fs::read_to_string(site.path("imapd.conf")).unwrap();
+    for (conf, held_back) in [
+        ("", true),
+        ("virtdomains: userid\ndefaultdomain: example.org\n", true),
+        ("virtdomains: userid\ndefaultdomain: Example.org\n", false),
+        ("lmtp_catchall_mailbox: jane@Example.org\n", false),
+    ] {
+        fs::write(site.path("imapd.conf"), format!("{own}{conf}")).unwrap();
+        let (main_cf, filter) = (piece("main.cf"), piece("murder-route-canonical"));
+        assert!(main_cf.stderr.is_empty() && filter.stderr.is_empty(), "{main_cf:?} {filter:?}");
+        let (main_cf, filter) = (stdout(&main_cf), stdout(&filter));
+        let case = format!("{conf}: {main_cf}{filter}");
+        assert_eq!(main_cf.contains("= pipemap:{regexp:"), held_back, "{case}");
+        assert_eq!(filter.contains("\nif !/^["), held_back, "{case}");
+    }
 }
 
 #[test]

@@ -226,6 +226,17 @@ impl Rules {
         address
     }
 
+    /// A domain that [`Rules::canonical`] writes with capital letters even where it is given without,
+    /// because imapd.conf has it so. `None`: whatever is in lower case stays so.
+    pub fn respelled_domain(&self) -> Option<String> {
+        let catchall = self.catchall_target();
+        let catchall = catchall.as_ref().and_then(|target| target.name.domain());
+        let default = self.defaultdomain.as_deref().map(str::as_bytes);
+        let spelled = |domain: &&[u8]| domain.iter().any(u8::is_ascii_uppercase);
+        let domain = default.into_iter().chain(catchall).find(spelled)?;
+        Some(String::from_utf8_lossy(domain).into_owned())
+    }
+
     /// The domain that stands before the `!` of the mailbox name.
     pub(super) fn domain_in_name<'r>(
         &self,

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use clap::{Args, ValueEnum};
 
 use super::Exit;
-use crate::config::{self, Overrides};
+use crate::config::{self, Overrides, Settings};
 use crate::maps::UnknownPolicy;
 use crate::postfix_config::{Chroot, Host, Misfit, Plan, Site, Verify, Wanted};
 
@@ -53,6 +53,9 @@ enum Piece {
     /// The file murder-route-status
     #[value(name = "murder-route-status")]
     Status,
+    /// The file murder-route-canonical
+    #[value(name = "murder-route-canonical")]
+    Canonical,
     /// For murder-route.toml
     #[value(name = "murder-route.toml")]
     Toml,
@@ -79,6 +82,7 @@ impl PostfixConfig {
             domains: glance.domains,
             transports: glance.transports,
             listeners: glance.listeners,
+            lower_case_stays: self.lower_case_stays(given),
         };
         let wanted =
             Wanted { verify: self.verify, chroot: self.chroot, sasl: self.sasl, tls: self.tls };
@@ -94,6 +98,7 @@ impl PostfixConfig {
             (Piece::MainCf, plan.main_cf()),
             (Piece::MasterCf, plan.master_cf()),
             (Piece::Status, plan.status_filter()),
+            (Piece::Canonical, plan.canonical_filter().unwrap_or_default()),
         ];
         let pieces: Vec<String> = pieces
             .into_iter()
@@ -101,6 +106,23 @@ impl PostfixConfig {
             .map(|(_, text)| text)
             .collect();
         super::say(&pieces.join("\n"))
+    }
+
+    /// Whether imapd.conf leaves plain addresses in lower case as they are. Who cannot read it has us
+    /// asked more often than need be.
+    fn lower_case_stays(&self, given: Overrides) -> bool {
+        match Settings::load(&Overrides { without_login: true, ..given }) {
+            Ok(settings) => settings.router.respelled_domain().is_none(),
+            Err(why) => {
+                if matches!(self.piece, None | Some(Piece::MainCf | Piece::Canonical)) {
+                    eprintln!(
+                        "murder-route: warning: Postfix will ask for the canonical form of everybody, \
+                         as it is not known who needs none: {why}"
+                    );
+                }
+                false
+            }
+        }
     }
 
     /// What Postfix says of itself.

@@ -27,6 +27,7 @@ fn site(transports: &[&str], listeners: &[&str]) -> Site {
         domains: Domains::new(["example.org", "example.net"]).unwrap(),
         transports: transports.iter().map(|transport| (*transport).into()).collect(),
         listeners: listeners.iter().map(|endpoint| listen(endpoint)).collect(),
+        lower_case_stays: true,
     }
 }
 
@@ -57,6 +58,7 @@ fn the_shipped_files_say_what_is_printed_for_the_example() {
     assert_eq!(settings(&plan.main_cf()), settings(MAIN_CF));
     assert_eq!(settings(&plan.master_cf()), settings(MASTER_CF));
     assert_eq!(plan.status_filter(), STATUS);
+    assert_eq!(plan.canonical_filter().as_deref(), Some(CANONICAL));
     assert_eq!(plan.toml(), None);
 }
 
@@ -113,7 +115,10 @@ fn a_chrooted_postfix_is_told_a_way_out_and_only_that() {
         let text = plan.main_cf();
         let case = format!("{listeners:?}, {chroot}, {verify:?}: {text}");
         assert!(has(&text, &format!("transport_maps = {proxy}socketmap:{socket}:lmtp")), "{case}");
-        let canonical = format!("recipient_canonical_maps = {proxy}socketmap:{socket}:canonical");
+        let canonical = format!(
+            "recipient_canonical_maps = pipemap:{{regexp:/etc/postfix/murder-route-canonical,    \
+             {proxy}socketmap:{socket}:canonical}}"
+        );
         assert!(has(&text, &canonical), "{case}");
         let more = match verify {
             Verify::Transport => continue,
@@ -126,6 +131,20 @@ fn a_chrooted_postfix_is_told_a_way_out_and_only_that() {
             Verify::Milter => format!("smtpd_milters = {socket}"),
         };
         assert!(has(&text, &more), "{case}");
+    }
+}
+
+#[test]
+fn nobody_is_held_back_where_imapd_conf_may_want_capitals() {
+    let site = Site { lower_case_stays: false, ..site(&["murder"], &[]) };
+    for (chroot, proxy) in [(false, ""), (true, "proxy:")] {
+        let host = Host { chroot, ..Host::default() };
+        let plan = Plan::new(&site, host, wanted(Verify::Transport)).unwrap();
+        let text = plan.main_cf();
+        let canonical =
+            format!("recipient_canonical_maps = {proxy}socketmap:unix:/run/murder-route:canonical");
+        assert!(has(&text, &canonical), "{text}");
+        assert_eq!(plan.canonical_filter(), None);
     }
 }
 
@@ -149,6 +168,7 @@ fn directories_that_are_not_the_usual_ones_are_those_of_the_host() {
     let socket = Wanted { chroot: Some(Chroot::Socket), ..wanted(Verify::Transport) };
     let plan = Plan::new(&site(&["murder"], &["unix:/queue/a/s"]), host.clone(), socket).unwrap();
     assert!(plan.main_cf().contains("socketmap:unix:a/s:lmtp"), "{}", plan.main_cf());
+    assert!(plan.main_cf().contains("{regexp:/etc/postfix-in/murder-route-canonical,"));
     let filter = "lmtp_delivery_status_filter=regexp:/etc/postfix-in/murder-route-status";
     assert!(plan.master_cf().contains(filter), "{}", plan.master_cf());
     let plan = Plan::new(&site(&["murder"], &[]), host, socket).unwrap();

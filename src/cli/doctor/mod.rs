@@ -455,6 +455,8 @@ impl<'a> Examination<'a> {
         let Resolver { router, maps, .. } = &self.resolver;
         let oldest = facts.iter().filter_map(|facts| facts.release).min();
         let mut findings = tables::examine(&postfix.settings, ours, maps, oldest);
+        let respelled = router.respelled_domain();
+        findings.extend(tables::held_back(&postfix.settings, respelled.as_deref(), postfix));
         let by_library = tables::by_library(&postfix.settings, "transport_maps");
         if !ours.is_empty() || by_library.is_some() {
             let answers = self.answers(ours, by_library, wanted);

@@ -1,7 +1,7 @@
 //! Whether the tables are named as Postfix can use them, and as they are meant.
 
 use super::uses::{Use, unproxied};
-use super::{Settings, words};
+use super::{Ask, Settings, words};
 use crate::doctor::Finding;
 use crate::maps::{Map, Maps, UnknownPolicy};
 use crate::wire::protocol::Protocol;
@@ -186,6 +186,58 @@ fn canonical(settings: &Settings, ours: &[Use], oldest: Option<(u32, u32)>) -> V
     findings
 }
 
+/// Whether the table before our map `canonical`, in a `pipemap:`, holds somebody back whom that would
+/// give another form. `respelled`: a domain that has capital letters in canonical recipients though it
+/// was given in lower case ([`crate::router::Router::respelled_domain`]).
+pub fn held_back(settings: &Settings, respelled: Option<&str>, ask: &dyn Ask) -> Option<Finding> {
+    let parameter = "recipient_canonical_maps";
+    let piped = settings.main(parameter).split_once("pipemap:{")?.1.split('}').next()?;
+    let mut tables = words(piped);
+    let before = tables.next()?;
+    let is_ours = |table: &str| {
+        let (table, _) = unproxied(table);
+        table.ends_with(":canonical")
+            && (table.starts_with("socketmap:") || table.starts_with("murder:"))
+    };
+    if !tables.next().is_some_and(is_ours) {
+        return None;
+    }
+    let finding = |what| {
+        Finding::error(
+            "postfix/canonical",
+            parameter,
+            format!("`{before}`, before our map, {what}"),
+        )
+    };
+    let capitals = ["Jane@example.org", "jane@Example.org"].map(str::to_owned);
+    let small = respelled.map(|domain| format!("jane@{}", domain.to_ascii_lowercase()));
+    for key in capitals.into_iter().chain(small) {
+        match ask.table(before, &key) {
+            Ok(Some(same)) if same == key => {}
+            Ok(None) => {
+                let what = format!("holds back {key}, whose canonical form can be another");
+                return Some(finding(what).mend(
+                    "take what `murder-route postfix-config` prints for main.cf and \
+                     murder-route-canonical",
+                ));
+            }
+            Ok(Some(other)) => {
+                let what = format!("makes `{}` of {key}", super::super::shown(&other));
+                return Some(finding(what).mend(
+                    "take what `murder-route postfix-config murder-route-canonical` prints",
+                ));
+            }
+            Err(why) => {
+                let what = format!("cannot be asked, and letters wait: {why}");
+                return Some(finding(what).mend(
+                    "make the file with `murder-route postfix-config murder-route-canonical`",
+                ));
+            }
+        }
+    }
+    None
+}
+
 /// `error:` in a transport map rejects at RCPT only where smtpd rejects unlisted recipients.
 fn unlisted(settings: &Settings, ours: &[Use], maps: &Maps) -> Option<Finding> {
     let asked = |u: &Use| u.protocol != Protocol::Socketmap;
@@ -298,6 +350,58 @@ mod tests {
         };
         // And proxymap does not know it there; postconf would have said otherwise.
         assert!(after(both).contains(&("postfix/canonical", Severity::Warning)));
+    }
+
+    /// The table before ours, which has these answers for these keys; an empty one is an error.
+    struct Before(&'static [(&'static str, &'static str)]);
+
+    impl Ask for Before {
+        fn table(&self, table: &str, key: &str) -> Result<Option<String>, String> {
+            assert_eq!(table, "regexp:/etc/postfix/murder-route-canonical");
+            let found = self.0.iter().find(|(known, _)| *known == key).map(|(_, answer)| *answer);
+            match found {
+                Some("") => Err("open: No such file or directory".into()),
+                found => Ok(found.map(str::to_owned)),
+            }
+        }
+
+        fn file(&self, path: &str) -> Result<String, String> {
+            Err(path.into())
+        }
+
+        fn in_dns(&self, _host: &str) -> Option<bool> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_table_before_ours_must_let_everybody_through_who_needs_another_form() {
+        const CAPITALS: [(&str, &str); 2] =
+            [("Jane@example.org", "Jane@example.org"), ("jane@Example.org", "jane@Example.org")];
+        let piped = |s: Settings| {
+            let table = s.main("recipient_canonical_maps").to_owned();
+            let filter = "regexp:/etc/postfix/murder-route-canonical";
+            s.with("recipient_canonical_maps", &format!("pipemap:{{{filter},{table}}}"))
+        };
+        assert_eq!(after(piped), []);
+        let held_back = |respelled, before: &'static [_]| {
+            let said = sites().map(|s| super::held_back(&piped(s), respelled, &Before(before)));
+            let [a, b, c] = said.map(|finding| finding.map(|finding| finding.what));
+            assert_eq!((&a, &b), (&b, &c));
+            a.unwrap_or_default()
+        };
+        assert_eq!(held_back(None, &CAPITALS), "");
+        let said = held_back(None, &[("Jane@example.org", "Jane@example.org")]);
+        assert!(said.contains("holds back jane@Example.org"), "{said}");
+        let said = held_back(Some("Example.net"), &CAPITALS);
+        assert!(said.contains("holds back jane@example.net"), "{said}");
+        let said = held_back(None, &[("Jane@example.org", "")]);
+        assert!(said.contains("No such file"), "{said}");
+        let said = held_back(None, &[("Jane@example.org", "OK")]);
+        assert!(said.contains("makes `OK`"), "{said}");
+        for settings in sites() {
+            assert_eq!(super::held_back(&settings, None, &Before(&[])), None, "nothing is before");
+        }
     }
 
     #[test]

@@ -1,0 +1,226 @@
+//! The table that Postfix has before our map `canonical`, as `postfix/` ships it: whoever it holds back
+//! must not need another form, whatever imapd.conf says and whoever is on the list.
+
+use std::cell::Cell;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use murder_route::address::{Release, Rules};
+use murder_route::backend::Backends;
+use murder_route::domains::Domains;
+use murder_route::mailbox::{
+    AnonymousRights, KeyGeneration, Lookup, MailboxList, MailboxName, Record, State,
+};
+use murder_route::maps::{Map, Maps};
+use murder_route::router::{Decision, Misses, Router, Verdict};
+use murder_route::wire::socketmap::Reply;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::string::string_regex;
+use proptest::test_runner::TestRunner;
+use regex::bytes::Regex;
+
+/// What is held back. The file has no more than that in it, so there is no more to read.
+static HELD_BACK: LazyLock<Regex> = LazyLock::new(|| {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("postfix/murder-route-canonical");
+    let text = fs::read_to_string(path).unwrap();
+    let rules: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    let [condition, everybody, "endif"] = rules[..] else { panic!("{rules:?}") };
+    assert_eq!(everybody, "/^(.+)$/   ${1}");
+    // Without `i` a table of Postfix takes capital letters for small ones, and a slash ends it.
+    let pattern = condition.strip_prefix("if !/").and_then(|rest| rest.strip_suffix("/i")).unwrap();
+    // What POSIX and this engine read differently, or Postfix on its own.
+    assert!(!pattern.contains("[:") && !pattern.contains('/') && !pattern.contains("(?"));
+    Regex::new(&format!("(?-u){pattern}")).unwrap()
+});
+
+/// A list that has half of all names, another half for each seed.
+struct Half {
+    seed: u64,
+    generation: Option<KeyGeneration>,
+}
+
+impl MailboxList for Half {
+    fn lookup(&self, name: &MailboxName) -> Lookup {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, name.as_bytes()).hash(&mut hasher);
+        match hasher.finish() % 2 {
+            0 => Lookup::Present(record()),
+            _ => Lookup::Absent,
+        }
+    }
+
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        self.generation
+    }
+
+    fn each(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        for folder in [&b"Info"[..], b"News.Other", b"shared"] {
+            if let Ok(name) = MailboxName::new([prefix, folder].concat())
+                && visit(&name, &record()).is_break()
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn record() -> Record {
+    Record {
+        state: State::Active,
+        server: Some("be1.example.org".to_owned()),
+        partition: "default".to_owned(),
+        anonymous: AnonymousRights { lookup: true, post: true },
+    }
+}
+
+fn key() -> impl Strategy<Value = String> {
+    let domain = "@(example\\.(org|net)|[eE]xample\\.(ORG|net)|[a-z.-]{1,6}|\\[127\\.0\\.0\\.1\\]|\u{fc}\\.org)";
+    let address = |text: String| string_regex(&text).unwrap();
+    prop_oneof![
+        4 => address(format!("[a-z0-9_-]{{1,6}}(\\.[a-z.]{{1,3}})?(\\+[A-Za-z0-9_.=+-]{{0,6}})?({domain})?")),
+        1 => address(format!("[a-zA-Z.+]{{1,8}}{domain}")),
+        1 => address(format!("\"[ -~]{{0,8}}\"{domain}")),
+        1 => address(format!("[ -~\u{e4}\u{c4}]{{1,12}}{domain}")),
+        1 => address("[ -~]{1,20}".to_owned()),
+    ]
+}
+
+fn domain() -> impl Strategy<Value = Option<String>> {
+    // Whoever has capitals is not held back: most are to have none.
+    let spelled = ["example.org", "example.net", "org", "EXAMPLE.NET"];
+    proptest::option::of(select(spelled.map(str::to_owned).to_vec()))
+}
+
+prop_compose! {
+    fn rules()(
+        release in select(vec![Release::V2_4, Release::V2_5, Release::V3_0, Release::V3_6]),
+        virtdomains: bool,
+        defaultdomain in domain(),
+        unixhierarchysep: bool,
+        postuser in select(vec!["", "post", "Post"]),
+        downcase: bool,
+        strict: bool,
+        catchall_domain in domain(),
+        catchall: bool,
+        fuzzy: bool,
+    ) -> Rules {
+        let catchall = catchall.then(|| match catchall_domain {
+            Some(domain) => format!("Catch.All@{domain}"),
+            None => "Catch.All".to_owned(),
+        });
+        let postuser = postuser.to_owned();
+        Rules {
+            release, virtdomains, defaultdomain, unixhierarchysep, postuser, downcase, strict, catchall,
+            fuzzy,
+        }
+    }
+}
+
+/// What the map says of a key.
+fn canonical(router: &Router, list: &Half, key: &str) -> (Decision, Reply) {
+    let Verdict::Final(route) = router.route(key.as_bytes(), list, &Misses::Believed, None) else {
+        panic!("{key}: misses are believed")
+    };
+    let reply = Maps::default().reply(Map::Canonical, router, key, &route);
+    (route.decision, reply)
+}
+
+#[test]
+fn whoever_postfix_holds_back_needs_no_other_form() {
+    let (held_back, changed) = (Cell::new(0), Cell::new(0));
+    let generation =
+        select(vec![None, Some(KeyGeneration::Internal), Some(KeyGeneration::Separated)]);
+    let cases = (key(), rules(), proptest::option::of(rules()), any::<u64>(), generation);
+    // What fails is printed, and small.
+    let config =
+        ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = TestRunner::new(config);
+    let checked = runner.run(&cases, |(key, rules, older, seed, generation)| {
+        let router = Router {
+            domains: Domains::new(["*"]).unwrap(),
+            rules,
+            older: older.into_iter().collect(),
+            backends: Backends::default(),
+        };
+        // There postfix-config has everybody asked for.
+        if router.respelled_domain().is_some() {
+            return Ok(());
+        }
+        let (decision, reply) = canonical(&router, &Half { seed, generation }, &key);
+        if HELD_BACK.is_match(key.as_bytes()) {
+            prop_assert!(!matches!(reply, Reply::Ok(_)), "{}: {}", key, reply);
+            if let Decision::Deliver(_) = decision {
+                prop_assert_eq!(reply, Reply::NotFound);
+                held_back.set(held_back.get() + 1);
+            }
+        } else if let Reply::Ok(_) = reply {
+            changed.set(changed.get() + 1);
+        }
+        Ok(())
+    });
+    checked.unwrap_or_else(|error| panic!("{error}"));
+    // Enough of both, or the test means nothing.
+    assert!(held_back.get() > 300 && changed.get() > 300, "{held_back:?} {changed:?}");
+}
+
+#[test]
+fn plain_addresses_are_held_back_and_all_others_are_not() {
+    for plain in [
+        "jane@example.org",
+        "max.muster@sub.example.org",
+        "o_brien-2+Work.Later@example.org",
+        "jane+a=b@example.org",
+    ] {
+        assert!(HELD_BACK.is_match(plain.as_bytes()), "{plain}");
+    }
+    for other in [
+        "Jane@example.org",
+        "jane@Example.org",
+        "jane..doe@example.org",
+        "jane+a..b@example.org",
+        ".jane@example.org",
+        "jane.@example.org",
+        "\"jane\"@example.org",
+        "ja\\ne@example.org",
+        "jane doe@example.org",
+        "j\u{e4}ne@example.org",
+        "jane@\u{fc}.org",
+        "@relay:jane@example.org",
+        "jane@example.org\n",
+    ] {
+        assert!(!HELD_BACK.is_match(other.as_bytes()), "{other}");
+    }
+}
+
+#[test]
+fn a_domain_that_imapd_conf_has_in_capitals_changes_what_is_in_lower_case() {
+    let site = Rules { virtdomains: true, ..Rules::defaults(Release::V3_6) };
+    let respelled = Some("Example.org".to_owned());
+    let catchall = Some("jane@Example.org".to_owned());
+    for rules in [
+        Rules { defaultdomain: respelled.clone(), ..site.clone() },
+        Rules { catchall, defaultdomain: None, ..site },
+    ] {
+        let router = Router {
+            domains: Domains::new(["*"]).unwrap(),
+            rules,
+            older: Vec::new(),
+            backends: Backends::default(),
+        };
+        assert_eq!(router.respelled_domain(), respelled);
+        let mut spelled = (0..20).map(|seed| {
+            let list = Half { seed, generation: Some(KeyGeneration::Separated) };
+            canonical(&router, &list, "max@example.org").1
+        });
+        assert!(spelled.any(|reply| reply == Reply::Ok("max@Example.org".to_owned())));
+    }
+}
