@@ -1,60 +1,222 @@
 /*
- * Many threads look up while others write the list. Arguments: a configuration file, how many
- * threads, how many look-ups each, and how many names k0, k1, ... are always there.
+ * Many threads look up while others write the list. Names that are asked for, at example.org:
+ *
+ *   k0, k1, ...  are always there, at the first host
+ *   m0, m1, ...  are always there and move: at every move their partition, v0, v1, ..., counts one
+ *                more, and their host is the first one with even numbers, the second one with odd ones
+ *   o0, o1, ...  come and go, at the second host
+ *   nobody...    are never there
+ *
+ * Arguments: a configuration file, how many threads, how many look-ups each; how many k, m and o, and one
+ * in how many look-ups is for an m; the two hosts; and what an absence must rest on, "daemon" or
+ * "list". On its standard input it is told, in lines of two numbers, which m has moved how often by now:
+ * no later answer may be older. It goes on after that many look-ups until there comes a -1, or the end.
  */
 #define _POSIX_C_SOURCE 200809L
 #include "opened.h"
 
 #include <pthread.h>
+#include <time.h>
 
 static mr_router *router;
-static long lookups, names;
+static long lookups, kept, moving, coming, one_in;
+static const char *hosts[2];
+static int absence, enough;
+/* Of each m the v that everybody must have seen by now. */
+static long *known;
 
-static void *look_up(void *number)
+/* A hit may be so much older than the file: of its 2 milliseconds a busy machine makes more. */
+static const struct timespec LATE = {0, 50 * 1000 * 1000};
+
+/* Each of so many look-ups is for somebody who may not be there, who costs a question. */
+#define STRANGE 4000
+
+struct thread {
+    pthread_t id;
+    unsigned long long random;
+    /* The last v of each m. */
+    long *seen;
+    long by_list, by_daemon, moves, unknown, deferred;
+};
+
+static long below(struct thread *self, long limit)
 {
-    unsigned long long random = 1 + *(int *)number;
+    self->random = self->random * 6364136223846793005ULL + 1442695040888963407ULL;
+    return (long)((self->random >> 33) % (unsigned long)limit);
+}
+
+static void wrong(const char *recipient, const mr_decision *decision, const char *what)
+{
+    fprintf(stderr, "%s: %s: %s, host %s, partition %s, source %d: %s\n", recipient, what,
+            mr_outcome_name(decision->outcome), decision->host ? decision->host : "-",
+            decision->partition ? decision->partition : "-", decision->source, decision->reason);
+    exit(1);
+}
+
+static int is_at(const mr_decision *decision, const char *host)
+{
+    return decision->outcome == MR_DELIVER && decision->host && strcmp(decision->host, host) == 0;
+}
+
+static void count(struct thread *self, const mr_decision *decision)
+{
+    if (decision->source == MR_SOURCE_DAEMON)
+        self->by_daemon++;
+    else
+        self->by_list++;
+}
+
+/* Of two answers from the list, a thread never gets the older one last. */
+static void check_moving(struct thread *self, const char *recipient, const mr_decision *decision,
+                         long oldest, long *seen)
+{
+    long version;
+
+    if (!is_at(decision, hosts[0]) && !is_at(decision, hosts[1]))
+        wrong(recipient, decision, "is at one of the two");
+    if (decision->source == MR_SOURCE_DAEMON)
+        return;
+    if (sscanf(decision->partition, "v%ld", &version) != 1)
+        wrong(recipient, decision, "has no such partition");
+    if (!is_at(decision, hosts[version % 2]))
+        wrong(recipient, decision, "is half one record, half another");
+    if (version < *seen)
+        wrong(recipient, decision, "has moved on before");
+    if (version < oldest)
+        wrong(recipient, decision, "has moved on a while ago");
+    self->moves += version != *seen;
+    *seen = version;
+}
+
+static void check_absent(struct thread *self, const char *recipient, const mr_decision *decision)
+{
+    if (decision->outcome == MR_DEFERRED)
+        self->deferred++;
+    else if (decision->outcome == MR_UNKNOWN && decision->source == absence)
+        self->unknown++;
+    else
+        wrong(recipient, decision, "is not there");
+}
+
+static void *look_up(void *thread)
+{
+    struct thread *self = thread;
     mr_decision decision = MR_DECISION_INIT;
     char recipient[64];
-    long n;
+    long n, which, oldest;
 
-    for (n = 0; n < lookups; n++) {
-        random = random * 6364136223846793005ULL + 1442695040888963407ULL;
-        if (n % 2000 == 1999) {
+    for (n = 0; n < lookups || !__atomic_load_n(&enough, __ATOMIC_RELAXED); n++) {
+        if (n % STRANGE == STRANGE / 2) {
             sprintf(recipient, "nobody%ld@example.org", n);
             CHECK(mr_lookup(router, recipient, &decision) == MR_OK);
-            CHECK(decision.outcome != MR_DELIVER);
-            continue;
-        }
-        sprintf(recipient, "k%lu@example.org", (unsigned long)(random >> 33) % names);
-        CHECK(mr_lookup(router, recipient, &decision) == MR_OK);
-        if (decision.outcome != MR_DELIVER || strcmp(decision.host, "be1.example.org") != 0) {
-            fprintf(stderr, "%s: %s: %s\n", recipient, mr_outcome_name(decision.outcome),
-                    decision.reason);
-            exit(1);
+            check_absent(self, recipient, &decision);
+        } else if (n % STRANGE == 0 && coming > 0) {
+            sprintf(recipient, "o%ld@example.org", below(self, coming));
+            CHECK(mr_lookup(router, recipient, &decision) == MR_OK);
+            if (!is_at(&decision, hosts[1]))
+                check_absent(self, recipient, &decision);
+        } else if (moving > 0 && n % one_in == 1) {
+            which = below(self, moving);
+            sprintf(recipient, "m%ld@example.org", which);
+            oldest = __atomic_load_n(&known[which], __ATOMIC_RELAXED);
+            CHECK(mr_lookup(router, recipient, &decision) == MR_OK);
+            check_moving(self, recipient, &decision, oldest, &self->seen[which]);
+            count(self, &decision);
+        } else {
+            sprintf(recipient, "k%ld@example.org", below(self, kept));
+            CHECK(mr_lookup(router, recipient, &decision) == MR_OK);
+            if (!is_at(&decision, hosts[0]))
+                wrong(recipient, &decision, "is always there");
+            count(self, &decision);
         }
     }
     mr_decision_clear(&decision);
     return NULL;
 }
 
+static void *learn(void *nothing)
+{
+    long which, version;
+
+    while (scanf("%ld %ld", &which, &version) == 2) {
+        if (which < 0) {
+            __atomic_store_n(&enough, 1, __ATOMIC_RELAXED);
+            continue;
+        }
+        CHECK(which < moving);
+        if (which == 0)
+            nanosleep(&LATE, NULL);
+        __atomic_store_n(&known[which], version, __ATOMIC_RELAXED);
+    }
+    __atomic_store_n(&enough, 1, __ATOMIC_RELAXED);
+    return nothing;
+}
+
+/* Waits until nobody of those who stay is asked of the daemon: it is, for a while, who has just come. */
+static void wait_until_settled(void)
+{
+    struct timespec pause = {0, 100 * 1000 * 1000};
+    mr_decision decision = MR_DECISION_INIT;
+    char recipient[64];
+    long which, tries;
+
+    for (which = 0, tries = 0; which < kept; tries++) {
+        sprintf(recipient, "k%ld@example.org", which);
+        CHECK(mr_lookup(router, recipient, &decision) == MR_OK);
+        if (!is_at(&decision, hosts[0]))
+            wrong(recipient, &decision, "is always there");
+        if (decision.source != MR_SOURCE_DAEMON) {
+            which++;
+            continue;
+        }
+        if (tries > kept + 1200)
+            wrong(recipient, &decision, "is always asked of the daemon");
+        nanosleep(&pause, NULL);
+    }
+    mr_decision_clear(&decision);
+}
+
 int main(int argc, char **argv)
 {
-    pthread_t threads[64];
-    int numbers[64], count, at;
+    static struct thread threads[64];
+    struct thread all = {0};
+    int number, at;
+    pthread_t learner;
 
-    CHECK(argc == 5);
+    CHECK(argc == 11);
     router = opened(argv[1]);
-    count = atoi(argv[2]);
+    number = atoi(argv[2]);
     lookups = atol(argv[3]);
-    names = atol(argv[4]);
-    CHECK(count > 0 && count <= 64 && names > 0);
-    for (at = 0; at < count; at++) {
-        numbers[at] = at;
-        CHECK(pthread_create(&threads[at], NULL, look_up, &numbers[at]) == 0);
+    kept = atol(argv[4]);
+    moving = atol(argv[5]);
+    coming = atol(argv[6]);
+    one_in = atol(argv[7]);
+    hosts[0] = argv[8];
+    hosts[1] = argv[9];
+    absence = strcmp(argv[10], "daemon") == 0 ? MR_SOURCE_DAEMON : MR_SOURCE_MAILBOXES_DB;
+    CHECK(number > 0 && number <= 64 && kept > 0 && one_in > 1);
+    CHECK((known = calloc(moving + 1, sizeof *known)) != NULL);
+    wait_until_settled();
+    puts("threads: begin");
+    fflush(stdout);
+    for (at = 0; at < number; at++) {
+        threads[at].random = 1 + at;
+        CHECK((threads[at].seen = calloc(moving + 1, sizeof *threads[at].seen)) != NULL);
+        CHECK(pthread_create(&threads[at].id, NULL, look_up, &threads[at]) == 0);
     }
-    for (at = 0; at < count; at++)
-        CHECK(pthread_join(threads[at], NULL) == 0);
+    CHECK(pthread_create(&learner, NULL, learn, NULL) == 0);
+    for (at = 0; at < number; at++) {
+        CHECK(pthread_join(threads[at].id, NULL) == 0);
+        free(threads[at].seen);
+        all.by_list += threads[at].by_list;
+        all.by_daemon += threads[at].by_daemon;
+        all.moves += threads[at].moves;
+        all.unknown += threads[at].unknown;
+        all.deferred += threads[at].deferred;
+    }
     mr_close(router);
-    puts("threads: well");
+    printf("threads: well: %ld by the list, %ld by the daemon, %ld moves seen, %ld unknown, "
+           "%ld put off\n",
+           all.by_list, all.by_daemon, all.moves, all.unknown, all.deferred);
     return 0;
 }

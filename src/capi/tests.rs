@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Library, Origin, Told};
@@ -26,8 +26,12 @@ use crate::replica::{About, Batch as _, Follower, Listing};
 const THREADS: &str = "8";
 /// So many look-ups each thread makes, unless MURDER_ROUTE_LOOKUPS says otherwise, as .ci/run does.
 const LOOKUPS: &str = "100000";
-/// Names that are always there.
+/// So many names are always there, move, and come and go: `threads.c` says how.
 const NAMES: u64 = 5000;
+const MOVING: u64 = 50;
+const COMING: u64 = 500;
+
+const HOSTS: [&str; 2] = ["be1.example.org", "be2.example.org"];
 
 /// Calls `write` with 1, 2, 3 … until the program that looks up has ended, which it must well.
 fn look_up_while(config: &Path, mut write: impl FnMut(u64)) {
@@ -35,7 +39,11 @@ fn look_up_while(config: &Path, mut write: impl FnMut(u64)) {
     let lookups = std::env::var("MURDER_ROUTE_LOOKUPS").unwrap_or(LOOKUPS.to_owned());
     let mut child = Command::new(program)
         .arg(config)
-        .args([THREADS, &lookups, &NAMES.to_string()])
+        .args([THREADS, &lookups])
+        .args([NAMES, MOVING, COMING, 10].map(|count| count.to_string()))
+        .args(HOSTS)
+        .arg("list")
+        .stdin(Stdio::null())
         .spawn()
         .unwrap();
     let mut round = 0;
@@ -57,7 +65,16 @@ fn key(name: &str) -> Vec<u8> {
 }
 
 fn value(server: &str) -> Vec<u8> {
-    format!("%(T er P default S {server} M 1700000000 A %(anyone p))").into_bytes()
+    value_in("default", server)
+}
+
+fn value_in(partition: &str, server: &str) -> Vec<u8> {
+    format!("%(T er P {partition} S {server} M 1700000000 A %(anyone p))").into_bytes()
+}
+
+/// Where a name is that has moved so often.
+fn moved(times: u64) -> (String, &'static str) {
+    (format!("v{times}"), HOSTS[times as usize % 2])
 }
 
 /// A library over a list in which jane's record is so many seconds old, in a murder whose daemon is
@@ -174,7 +191,10 @@ fn eight_threads_of_a_c_program_are_always_right_while_cyrus_writes_and_repacks(
         let order = |a: &[u8], b: &[u8]| Order::Raw.compare(a, b);
         let mut writer = Writer::new(layout, Random(7), 1, order);
         for n in 0..NAMES {
-            writer.put(&key(&format!("user.k{n}")), &value("be1.example.org"));
+            writer.put(&key(&format!("user.k{n}")), &value(HOSTS[0]));
+        }
+        for n in 0..MOVING {
+            writer.put(&key(&format!("user.m{n}")), &value_in("v0", HOSTS[0]));
         }
         writer.commit();
         let replace = |bytes: &[u8]| {
@@ -187,14 +207,17 @@ fn eight_threads_of_a_c_program_are_always_right_while_cyrus_writes_and_repacks(
         let mut random = Random(3);
         look_up_while(&config, |round| {
             for _ in 0..1 + random.below(4) {
-                let other = format!("user.o{}", random.below(500));
+                let other = format!("user.o{}", random.below(COMING));
                 match random.below(3) {
                     0 => writer.delete(&key(&other)),
-                    _ => writer.put(&key(&other), &value("be2.example.org")),
+                    _ => writer.put(&key(&other), &value(HOSTS[1])),
                 }
                 let known = format!("user.k{}", random.below(NAMES));
-                writer.put(&key(&known), &value("be1.example.org"));
+                writer.put(&key(&known), &value(HOSTS[0]));
             }
+            let mover = format!("user.m{}", random.below(MOVING));
+            let (partition, server) = moved(round);
+            writer.put(&key(&mover), &value_in(&partition, server));
             match random.below(10) {
                 0 => writer.abort(),
                 _ => writer.commit(),
@@ -223,10 +246,10 @@ fn eight_threads_of_a_c_program_are_always_right_while_the_daemon_writes_its_rep
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("murder-route.toml");
     let mut place = Place::open(&directory.path().join("r")).unwrap();
-    let record = |server: &str| Record {
+    let record = |partition: String, server: &str| Record {
         state: State::Active,
         server: Some(server.to_owned()),
-        partition: "default".into(),
+        partition,
         anonymous: AnonymousRights::default(),
     };
     let mut random = Random(5);
@@ -236,14 +259,24 @@ fn eight_threads_of_a_c_program_are_always_right_while_the_daemon_writes_its_rep
         let all = if round == 0 { 0..NAMES } else { 0..0 };
         for n in all.chain((0..50).map(|_| random.below(NAMES))) {
             // Another record, at the same backend.
-            let mut record = record("be1.example.org");
-            record.partition = format!("p{round}");
-            change.put(&known(n), &record, Changed::NOT_LATELY).unwrap();
+            change
+                .put(&known(n), &record(format!("p{round}"), HOSTS[0]), Changed::NOT_LATELY)
+                .unwrap();
         }
-        let other = MailboxName::new(format!("user.o{}", random.below(500))).unwrap();
+        let movers = if round == 0 { 0..MOVING } else { 0..0 };
+        for n in movers.chain([random.below(MOVING)]) {
+            let (partition, server) = moved(round);
+            let mover = MailboxName::new(format!("user.m{n}")).unwrap();
+            change.put(&mover, &record(partition, server), Changed::NOT_LATELY).unwrap();
+        }
+        let other = MailboxName::new(format!("user.o{}", random.below(COMING))).unwrap();
         match random.below(2) {
             0 => drop(change.delete(&other).unwrap()),
-            _ => drop(change.put(&other, &record("be2"), Changed::NOT_LATELY).unwrap()),
+            _ => drop(
+                change
+                    .put(&other, &record("default".to_owned(), HOSTS[1]), Changed::NOT_LATELY)
+                    .unwrap(),
+            ),
         }
         let now = SystemTime::now();
         let about = About {

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::root::Release;
-use crate::sandbox::{self, ROOT};
+use crate::sandbox::{self, ROOT, STATE};
 use crate::{Done, run};
 
 /// Where it is in the root.
@@ -84,6 +84,21 @@ fn make_install(release: Release, postfix: &str) -> Done {
     make.arg(format!("LIBRARY_TARGET={}", built(release).display()));
     make.arg(format!("dynamicmapsdir={postfix}")).current_dir(env!("CARGO_MANIFEST_DIR"));
     run(&mut make).map(drop)
+}
+
+/// One of `c-api/tests`, compiled against the library that [`built`] names, and put with it where every
+/// user of the run finds it. It runs outside of the root.
+pub fn program(release: Release, name: &str) -> Done<String> {
+    build(release)?;
+    let program = format!("{STATE}/{name}");
+    let library = "libmurder_route.so.0";
+    fs::copy(built(release).join(library), format!("{STATE}/{library}"))?;
+    let mut compile = Command::new("cc");
+    compile.args(["-std=c99", "-O2", "-pthread", "-Ic-api", "-o", &program]);
+    compile.arg(format!("c-api/tests/{name}.c")).arg(format!("{STATE}/{library}"));
+    compile.arg("-Wl,-rpath,$ORIGIN").current_dir(env!("CARGO_MANIFEST_DIR"));
+    run(&mut compile)?;
+    Ok(program)
 }
 
 /// And has Postfix load it.

@@ -23,6 +23,7 @@ mod refusals;
 mod resync;
 mod sendmail;
 mod table;
+mod threads;
 mod upheavals;
 mod without_cyrus;
 
@@ -37,7 +38,7 @@ use crate::murder::Murder;
 use crate::postfix::Postfix;
 use crate::releases::is_wanted;
 use crate::report::Report;
-use crate::root::{MailServer, Root};
+use crate::root::{MailServer, Release, Root};
 use crate::router::{self, Daemon, Setup};
 use crate::world::{self, Mta, World};
 use crate::{Done, sandbox};
@@ -145,6 +146,10 @@ fn run_in(world: &mut World, report: &mut Report) {
         scenario("mailboxes move while letters flow", churn::moved_to_and_fro);
     }
     scenario("every answer is lmtpd's own", |w| comparison::same_as_lmtpd(w));
+    // The first and the last one of those whose keys are alike.
+    if matches!(release, Release::V3_6 | Release::V3_12) {
+        scenario("eight threads look up while Cyrus writes and repacks", threads::beside_cyrus);
+    }
     ready_postfix::run_in(world, report);
     table::run_in(world, report);
     without_cyrus::run_in(world, report);

@@ -2,7 +2,8 @@
 //! a frontend, and as many of them as make sense there.
 
 use super::{
-    asked, beside, churn, doctor, kills, logins, outages, paths, race, resync, whoever_asks,
+    asked, beside, churn, doctor, kills, logins, outages, paths, race, resync, threads,
+    whoever_asks,
 };
 use crate::Done;
 use crate::exchanger::{Exchanger, USER};
@@ -52,6 +53,7 @@ pub fn run_in(world: &mut World, report: &mut Report) {
         scenario("a slave is asked for everybody", asked::of_a_slave);
         scenario("the daemon is killed every second", kills::every_second);
         scenario("mailboxes move while letters flow", churn::moved_to_and_fro);
+        scenario("eight threads look up while the master changes", threads::beside_the_daemon);
     }
 }
 
