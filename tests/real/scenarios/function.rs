@@ -4,7 +4,8 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 
-use super::{paths, refusals};
+use super::beside::switch;
+use super::{cut, paths, refusals};
 use crate::exim::Exim;
 use crate::library::{self, LIBRARY};
 use crate::releases::is_wanted;
@@ -102,6 +103,7 @@ pub fn run_in(world: &mut World<Exim>, report: &mut Report) {
     scenario("every recipient on its own backend", each_on_its_backend);
     scenario("known recipients are answered without the daemon", without_the_daemon);
     scenario("the list is repacked", list_repacked);
+    scenario("the list is cut off in its place", list_cut_off);
     scenario("a bad configuration puts off", bad_configuration);
 }
 
@@ -179,6 +181,18 @@ fn list_repacked(world: &mut World<Exim>) -> Done {
         refusals::unknown_is_refused_at_rcpt(world)?;
     }
     Ok(())
+}
+
+/// Not by Cyrus: see `cut`.
+fn list_cut_off(world: &mut World<Exim>) -> Done {
+    let copy = cut::Copy::make(world)?;
+    let before = world.setup.clone();
+    let settings = fs::read_to_string(in_root(CONFIGURATION))?;
+    fs::write(in_root(CONFIGURATION), format!("mailboxes-db = {:?}\n{settings}", copy.file))?;
+    switch(world, before.with_list(&copy.file))?;
+    let seen = cut::while_letters_flow(world, &copy);
+    switch(world, before)?;
+    seen
 }
 
 /// Nobody is refused, and the log says what is wrong.

@@ -5,6 +5,7 @@ mod asked;
 mod beside;
 mod churn;
 mod comparison;
+mod cut;
 mod doctor;
 mod exim;
 mod faults;

@@ -1,6 +1,7 @@
 //! Many letters, and what became of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,15 +17,47 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Sends a letter again and again until the mail server takes it, as any mail server would: but a refusal is
 /// a failure. The queue id.
 pub fn send_until_taken<M: Mta>(recipient: &str, message: &Message) -> Done<String> {
+    try_until_taken::<M>(recipient, message, Err).map(|(queue_id, _)| queue_id)
+}
+
+/// The same with a mail server whose processes may die. Counts the connections that are lost with them,
+/// and how often the letter was not taken.
+pub fn send_over_losses<M: Mta>(
+    recipient: &str,
+    message: &Message,
+    (lost, not_taken): (&AtomicUsize, &AtomicUsize),
+) -> Done<String> {
+    let (queue_id, before) = try_until_taken::<M>(recipient, message, |why| {
+        // What is said to a command that only goes wrong when something is wrong, such as DATA.
+        ensure!(!why.to_string().contains(": 5"), "{recipient}: {why}");
+        lost.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    })?;
+    not_taken.fetch_add(before, Ordering::Relaxed);
+    Ok(queue_id)
+}
+
+/// The queue id, and how often it was not taken before.
+fn try_until_taken<M: Mta>(
+    recipient: &str,
+    message: &Message,
+    failed: impl Fn(Box<dyn std::error::Error + Send + Sync>) -> Done,
+) -> Done<(String, usize)> {
     for attempt in 0..1200 {
         // A new envelope sender each time: smtpd remembers a failure for a pair of sender and
         // recipient as long as it lives.
         let sender = format!("try{attempt}-{}", message.sender);
-        let outcome = Session::smtp(SMTP)?.send(&sender, &[recipient], &message.text)?;
-        match (&outcome.recipients[..], &outcome.message[..]) {
-            (_, [reply]) if reply.code == 250 => return world::queue_id::<M>(&reply.text),
-            ([reply], []) | (_, [reply]) if reply.is_temporary() => {}
-            _ => return Err(format!("{recipient}: {outcome:?}").into()),
+        let outcome = Session::smtp(SMTP)
+            .and_then(|mut session| session.send(&sender, &[recipient], &message.text));
+        match outcome {
+            Err(why) => failed(why)?,
+            Ok(outcome) => match (&outcome.recipients[..], &outcome.message[..]) {
+                (_, [reply]) if reply.code == 250 => {
+                    return Ok((world::queue_id::<M>(&reply.text)?, attempt));
+                }
+                ([reply], []) | (_, [reply]) if reply.is_temporary() => {}
+                _ => return Err(format!("{recipient}: {outcome:?}").into()),
+            },
         }
         thread::sleep(Duration::from_millis(50));
     }

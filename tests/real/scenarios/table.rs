@@ -7,7 +7,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::beside::{becomes_well, switch};
-use super::{moving, paths, refusals};
+use super::without_cyrus::THOROUGH;
+use super::{cut, moving, paths, refusals};
 use crate::exchanger::{self, Exchanger};
 use crate::library::{self, LIBRARY};
 use crate::logs::Mark;
@@ -30,7 +31,7 @@ const IN_CHROOT: &str = "/var/spool/postfix/murder-route/socket";
 
 /// Runs them.
 pub fn run_in(world: &mut World, report: &mut Report) {
-    let logs = world.logs.clone();
+    let (logs, release) = (world.logs.clone(), world.release);
     let mut scenario = |name: &str, run: fn(&mut World) -> Done| {
         let name = format!("the table: {name}");
         if is_wanted(&name) {
@@ -41,6 +42,9 @@ pub fn run_in(world: &mut World, report: &mut Report) {
     scenario("each map refuses and puts off by itself", each_map_by_itself);
     scenario("known recipients are answered without the daemon", without_the_daemon);
     scenario("the list is repacked", list_repacked);
+    if release == THOROUGH {
+        scenario("the list is cut off in its place", list_cut_off);
+    }
     scenario("a host without Cyrus reads the replica", from_the_replica);
     scenario("a bad configuration is a soft failure", bad_configuration);
 }
@@ -282,6 +286,20 @@ fn restarted(world: &World, since: Mark, program: &str) -> Done {
         let says = |text: &str| text.contains(TABLE) && text.contains("has changed -- restarting");
         lines.iter().any(|line| line.program == program && says(&line.text)).then_some(())
     })
+}
+
+/// Not by Cyrus. A process that has been in it at that moment may die of it, the mail system and a letter
+/// may not.
+fn list_cut_off(world: &mut World) -> Done {
+    let copy = cut::Copy::make(world)?;
+    let with_copy =
+        |sockets: &[&str]| format!("mailboxes-db = {:?}\n{}", copy.file, settings(world, sockets));
+    fs::write(in_root(CONFIGURATION), with_copy(&[SOCKET, IN_CHROOT]))?;
+    let file = format!("{STATE}/murder-route-cut.toml");
+    fs::write(&file, with_copy(&[SOCKET, &in_root(IN_CHROOT)]))?;
+    switch(world, Setup::new(&["--config", &file], world.murder.cyrus))?;
+    world.mail_server.restart_as_it_is()?;
+    cut::while_letters_flow(world, &copy)
 }
 
 /// The daemon writes it as a user of its own, and nobody else may look into its directory.
