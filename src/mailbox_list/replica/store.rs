@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak};
@@ -241,7 +241,6 @@ impl Store {
         *open = None;
         if create {
             create_file(&self.data(), 0o640)?;
-            create_file(&self.dir.join("lock.mdb"), 0o660)?;
         }
         let opened = self.open_env(map, true)?;
         Ok(open.insert(opened).clone())
@@ -251,6 +250,7 @@ impl Store {
         let lmdb = |error| Error::lmdb(&self.dir, error);
         let data = self.data();
         let metadata = fs::metadata(&data).map_err(|source| Error::Io { path: data, source })?;
+        self.make_lock(&metadata);
         let mut options = EnvOpenOptions::new();
         // 0: as it was written.
         options.map_size(if metadata.len() == 0 { map } else { 0 }).max_readers(READERS);
@@ -321,6 +321,18 @@ impl Store {
         self.open_env(map, true)
     }
 
+    /// Makes the table of readers if it is missing, for the one whose the data is: LMDB would make it for
+    /// this process' user only, and one that root has made by reading keeps the daemon out. Where that is not
+    /// possible, LMDB says why.
+    fn make_lock(&self, data: &fs::Metadata) {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o660);
+        if let Ok(lock) = options.open(self.dir.join("lock.mdb")) {
+            let _ = lock.set_permissions(fs::Permissions::from_mode(0o660));
+            let _ = fchown(&lock, Some(data.uid()), Some(data.gid()));
+        }
+    }
+
     /// Replaces a file that has all records, but perhaps not all that LMDB keeps beside them, by one
     /// that the records are copied to.
     fn mend(&self, open: Open) -> Result<(), Error> {
@@ -331,6 +343,9 @@ impl Store {
         let _ = fs::remove_dir_all(&aside);
         fs::create_dir(&aside).map_err(err)?;
         create_file(&new, 0o640)?;
+        // If it is root who mends it, it stays the daemon's.
+        let owner = fs::metadata(self.data()).map_err(err)?;
+        let _ = chown(&new, Some(owner.uid()), Some(owner.gid()));
         let mut options = EnvOpenOptions::new();
         options.map_size(open.env.info().map_size);
         // SAFETY: nobody else knows of this file.
@@ -346,7 +361,7 @@ impl Store {
         drop((copy, open));
         // The table of readers counts the transactions of the file that goes.
         fs::remove_file(&lock).map_err(err)?;
-        create_file(&lock, 0o660)?;
+        self.make_lock(&owner);
         fs::rename(&new, self.data()).map_err(err)?;
         fs::remove_dir_all(&aside).map_err(err)
     }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -389,6 +389,28 @@ fn the_files_are_for_the_daemon_and_its_group() {
     assert_eq!(mode(&replica) & 0o027, 0);
     assert_eq!(mode(&replica.join("data.mdb")), 0o640);
     assert_eq!(mode(&replica.join("lock.mdb")), 0o660);
+}
+
+#[test]
+fn a_reader_that_is_root_leaves_no_file_that_the_daemon_may_not_open() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let replica = dir.path().join("replica");
+    drop(Place::open(&replica).unwrap());
+    let (data, lock) = (replica.join("data.mdb"), replica.join("lock.mdb"));
+    for path in [&replica, &data] {
+        std::os::unix::fs::chown(path, Some(12345), Some(12346)).unwrap();
+    }
+    // As after a copy of data.mdb alone has been put back.
+    std::fs::remove_file(&lock).unwrap();
+    ReplicaList::open(&replica).unwrap().about().unwrap();
+    let lock = std::fs::metadata(lock).unwrap();
+    assert_eq!((lock.uid(), lock.gid(), lock.mode() & 0o777), (12345, 12346, 0o660));
+    let files = std::fs::read_dir(&replica).unwrap();
+    let names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
 }
 
 /// A number in `/proc/self/…`, in the line that begins with `field`.
