@@ -43,6 +43,7 @@ pub fn run_in(world: &mut World, report: &mut Report) {
     scenario("known recipients are answered without the daemon", without_the_daemon);
     scenario("the list is repacked", list_repacked);
     if release == THOROUGH {
+        scenario("proxymap is asked, and may not read the list", through_proxymap);
         scenario("the list is cut off in its place", list_cut_off);
     }
     scenario("a host without Cyrus reads the replica", from_the_replica);
@@ -286,6 +287,33 @@ fn restarted(world: &World, since: Mark, program: &str) -> Done {
         let says = |text: &str| text.contains(TABLE) && text.contains("has changed -- restarting");
         lines.iter().any(|line| line.program == program && says(&line.text)).then_some(())
     })
+}
+
+/// proxymap opens the table as user postfix: it asks the daemon for everybody, or reads a list that is
+/// open to it.
+fn through_proxymap(world: &mut World) -> Done {
+    let list = world.murder.frontend.mailboxes_db();
+    fs::set_permissions(&list, Permissions::from_mode(0o600))?;
+    for (setting, map) in [("transport_maps", ""), ("recipient_canonical_maps", ":canonical")] {
+        let setting = format!("{setting}=proxy:{TABLE}{map}");
+        run(sandbox::command("postconf").args(["-e", &setting]))?;
+    }
+    world.mail_server.restart_as_it_is()?;
+    paths::each_on_its_backend(world)?;
+    paths::one_message_for_both(world)?;
+    refusals::unknown_is_refused_at_rcpt(world)?;
+    refusals::foreign_addresses_pass_untouched(world)?;
+    world.daemon.stop()?;
+    let closed = world.put_off("jane@example.org");
+    let seen = closed.and_then(|()| {
+        fs::set_permissions(&list, Permissions::from_mode(0o644))?;
+        world.mail_server.restart_as_it_is()?;
+        paths::each_on_its_backend(world)?;
+        world.put_off("nobody@example.org")
+    });
+    world.daemon.resume()?;
+    fs::set_permissions(&list, Permissions::from_mode(0o600))?;
+    seen.map_err(|e| format!("without the daemon: {e}").into())
 }
 
 /// Not by Cyrus. A process that has been in it at that moment may die of it, the mail system and a letter
