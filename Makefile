@@ -7,6 +7,8 @@
 # make lib            the shared library for C, in target/lib
 # make bindings       src/capi/bindings.rs from c-api/murder_route.h (wants libclang)
 # make check-bindings whether that is what is there
+# make check-abi      BASE=<an older libmurder_route.so.0>: whether programs for that run with this one
+#                     (wants abidiff); make abi-lib makes what can be compared, in target/abi
 # make doc            the library's documentation
 # make install        what make has built, below $(DESTDIR)$(prefix)
 # make install-lib    of that only the shared library and what goes with it
@@ -25,7 +27,7 @@ unitdir ?= $(prefix)/lib/systemd/system
 dynamicmapsdir ?=
 INSTALL ?= install
 
-.PHONY: all bench bindings check check-bindings check-real doc install install-lib lib soak
+.PHONY: all abi-lib bench bindings check check-abi check-bindings check-real doc install install-lib lib soak
 
 all: lib
 	$(CARGO) build --release --locked
@@ -80,6 +82,25 @@ bindings:
 check-bindings:
 	$(MAKE) bindings BINDINGS=target/bindings.rs
 	cmp target/bindings.rs src/capi/bindings.rs
+
+# With the types in it, by its debug information: without, abidiff sees functions only.
+abi-lib:
+	CARGO_PROFILE_LIBRARY_DEBUG=2 CARGO_PROFILE_LIBRARY_STRIP=none $(MAKE) lib \
+	    LIBRARY_BUILD=target/abi/build LIBRARY_TARGET=target/abi
+
+# abidiff's exit status is 4 for any difference, and for worse ones more.
+BASE ?=
+ABIDIFF ?= abidiff
+ABI_REPORT = target/abi/report
+check-abi:
+	@command -v $(ABIDIFF) >/dev/null || \
+	    { echo "check-abi: there is no $(ABIDIFF): install Debian's abigail-tools" >&2; exit 1; }
+	@readelf -S "$(BASE)" 2>/dev/null | grep -q '[.]debug_info' || { echo "check-abi: name in BASE a" \
+	    "libmurder_route.so.0 with debug information, as make abi-lib makes it" >&2; exit 1; }
+	$(MAKE) abi-lib
+	$(ABIDIFF) --no-added-syms $(BASE) target/abi/$(LIBRARY).$(LIBRARY_ABI) >$(ABI_REPORT) || \
+	    { status=$$?; cat $(ABI_REPORT); [ $$status = 4 ] && awk -f c-api/grown.awk $(ABI_REPORT); }
+	@echo "check-abi: what runs with $(BASE) runs with this one"
 
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --features capi

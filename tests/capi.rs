@@ -107,6 +107,46 @@ fn the_library_exports_what_is_in_the_list_and_in_the_header_and_nothing_else() 
     assert_eq!(declared, ours, "c-api/murder_route.h");
 }
 
+/// What abidiff 2.2 says of a struct that has got another member.
+const GROWN: &str = "\
+Functions changes summary: 0 Removed, 1 Changed (1 filtered out), 0 Added functions
+Variables changes summary: 0 Removed, 0 Changed, 0 Added variable
+
+1 function with some indirect sub-type change:
+
+  [C] 'function i32 murder_route::capi::abi::mr_answer(i8*, murder_route::capi::bindings::mr_reply*)' at abi.rs:415:1 has some indirect sub-type changes:
+    parameter 4 of type 'murder_route::capi::bindings::mr_reply*' has sub-type changes:
+      in pointed to type 'struct murder_route::capi::bindings::mr_reply':
+        type size changed from 256 to 320 (in bits)
+        1 data member insertion:
+          'i64 extra', at offset 256 (in bits)
+
+";
+
+#[test]
+fn of_what_abidiff_finds_a_struct_that_grows_at_its_end_passes_and_nothing_else() {
+    let passes = |report: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("report");
+        fs::write(&file, report).unwrap();
+        let mut awk = Command::new("awk");
+        let output = awk.args(["-f", "c-api/grown.awk"]).arg(file).current_dir(ROOT).output();
+        output.unwrap().status.success()
+    };
+    assert!(passes(GROWN));
+    let summary = "0 Removed, 1 Changed (1 filtered out)";
+    for report in [
+        GROWN.replace(summary, "1 Removed, 0 Changed"),
+        GROWN.replace("at offset 256", "at offset 128"),
+        GROWN.replace("mr_reply':", "mr_other':"),
+        GROWN.replace("data member insertion", "data member deletion"),
+        format!("{GROWN}        1 data member change:\n"),
+        GROWN.replace("has sub-type changes:\n", "changed:\n"),
+    ] {
+        assert!(!passes(&report), "{report}");
+    }
+}
+
 #[test]
 fn the_library_needs_nothing_of_the_daemon_and_is_called_by_its_abi() {
     let library = library().join("libmurder_route.so");
