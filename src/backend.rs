@@ -257,6 +257,25 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_whose_path_the_mail_server_would_read_otherwise_is_none() {
+        for odd in ["unix:", "unix:run/lmtp", "unix:/run/a b", "unix:/run/a,b", "unix:/run/%s"] {
+            assert!(Place::parse(odd, 0).is_err(), "{odd}");
+        }
+        let socket = Place::parse("unix:/run/cyrus/socket/lmtp", 0).unwrap();
+        assert_eq!(socket.host_and_port(), "unix:/run/cyrus/socket/lmtp");
+    }
+
+    #[test]
+    fn the_colons_of_an_address_are_not_taken_for_that_of_its_port() {
+        for server in ["be1", "127.0.1.11:24", "2001:db8::1", "[2001:db8::1]:24"] {
+            let backend = Backends::default().resolve(Some(server)).unwrap();
+            assert_eq!(backend.nexthop(), format!("lmtp:{}", backend.place), "{server}");
+        }
+        let backend = Backends::default().resolve(Some("2001:db8::1")).unwrap();
+        assert_eq!(backend.nexthop(), "lmtp:inet:[2001:db8::1]:2003");
+    }
+
+    #[test]
     fn what_is_configured_for_a_server_wins() {
         let mut backends = Backends { port: 24, ..Backends::default() };
         backends.set(

@@ -113,6 +113,16 @@ mod tests {
     }
 
     #[test]
+    fn the_turn_of_an_hour_does_not_fool_it() {
+        let mut guard = ShrinkGuard::default();
+        guard.seen(10_000, minutes(50));
+        guard.seen(9_500, minutes(59));
+        assert_eq!(guard.distrust(), None);
+        guard.seen(8_900, minutes(61));
+        assert_eq!(guard.distrust(), Some(Loss { had: 10_000, lost: 1_100 }));
+    }
+
+    #[test]
     fn an_ordinary_decline_over_weeks_is_believed() {
         let mut guard = ShrinkGuard::default();
         for hour in 0..500 {

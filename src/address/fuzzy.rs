@@ -112,7 +112,14 @@ mod tests {
     #[test]
     fn nearly_right_names_find_the_folder_lmtpd_finds() {
         use Release::{V2_5, V3_6};
-        let list = ["News.Big Event", "News.Other", "example.org!Info", "user.jane.Info", "Team"];
+        let list = [
+            "News.Big Event",
+            "News.Other",
+            "example.org!Info",
+            "user.jane",
+            "user.jane.Info",
+            "Team",
+        ];
         // (release, recipient, found, why)
         type Row = (Release, &'static str, Option<&'static str>, &'static str);
         let table: &[Row] = &[
@@ -120,6 +127,8 @@ mod tests {
             (V3_6, "+news/BIG-EVENT/x", Some("News.Big Event"), "the closest parent"),
             (V3_6, "+news/nothing", Some("News.Big Event"), "3.x takes the first sibling"),
             (V3_6, "+news", Some("News.Big Event"), "and the first child"),
+            (V3_6, "+news/other/x", Some("News.Other"), "the closest, wherever in the list"),
+            (V3_6, "+tea-", None, "a blank is like a blank only"),
             (V3_6, "+info", None, "a user's folder is no shared folder"),
             (V3_6, "+info@example.org", Some("example.org!Info"), "only in its domain"),
             (V3_6, "+team@example.org", None, "not in another"),
@@ -129,6 +138,7 @@ mod tests {
             (V2_5, "+news.nothing", None, "2.x: no siblings"),
             (V2_5, "+user.jane.info", Some("user.jane.Info"), "2.x: below a user"),
             (V2_5, "+user.Jane.info", None, "whose own name must be right"),
+            (V2_5, "+user.jane.nothing", None, "and whose INBOX is no parent of them"),
         ];
         for (release, recipient, found, why) in table {
             assert_eq!(best(*release, recipient, &list).as_deref(), *found, "{recipient}: {why}");

@@ -609,6 +609,11 @@ mod tests {
                 ),
             ],
         );
+        let earlier = Rules { release: Release::V3_0, ..site() };
+        check(
+            &earlier,
+            &[("+R&D@example.org", "shared R&D or R&-D", "before 3.4 that is the likelier name")],
+        );
         let dots = Rules { unixhierarchysep: false, ..site() };
         check(
             &dots,
@@ -750,6 +755,10 @@ mod tests {
             let canonical = rules.canonical(&parsed, &found);
             assert_eq!(std::str::from_utf8(&canonical).unwrap(), *expected);
         }
+        // The backend must not be told of another recipient, whoever gets the letter.
+        let caught = MailboxName::new("y.org!user.everybody").unwrap();
+        let nobody = Recipient::parse(b"Nobody@X.org").unwrap();
+        assert_eq!(rules.canonical(&nobody, &caught), b"nobody@x.org");
     }
 
     proptest::proptest! {

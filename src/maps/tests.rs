@@ -220,6 +220,23 @@ fn a_template_of_the_sites_own_is_filled() {
 }
 
 #[test]
+fn no_bare_ok_comes_of_a_template_whose_fields_are_empty() {
+    // Sendmail 8.17 crashes on it, Postfix takes it for an error.
+    let mut maps = Maps::default();
+    let own = Templates {
+        deliver: Template::parse("OK {host}").unwrap(),
+        unknown: Template::parse("NOTFOUND").unwrap(),
+        deferred: Template::parse("TEMP {reason}").unwrap(),
+        refused: Template::parse("NOTFOUND").unwrap(),
+    };
+    maps.add("mine", own).unwrap();
+    let place = Place::parse("unix:/run/cyrus/socket/lmtp", 0).unwrap();
+    let local = Decision::Deliver(Backend { transport: "lmtp".into(), place });
+    let reply = reply(&maps, "mine", "jane@example.org", local);
+    assert!(reply.starts_with("TEMP "), "{reply}");
+}
+
+#[test]
 fn a_template_that_cannot_be_meant_is_refused() {
     for (text, error) in [
         ("", BadTemplate::Reply("".into())),

@@ -275,3 +275,107 @@ fn nobody_is_unknown_while_it_is_open_which_release_the_list_is_of() {
     list.generation = Some(KeyGeneration::Separated);
     assert_eq!(decide(&list, "\"jane doe\"@example.org"), Decision::Unknown);
 }
+
+#[test]
+fn an_older_name_of_who_has_none_today_is_confirmed_before_he_is_unknown() {
+    // Cyrus 3 can have no mailbox with quotes in its name, 2.5 takes the quotes away.
+    let router = Router { older: vec![Rules::defaults(Release::V2_5)], ..router() };
+    let list = FakeList { generation: Some(KeyGeneration::Internal), ..FakeList::default() };
+    let jane = MailboxName::new("user.jane doe").unwrap();
+    let verdict = route(&router, &list, "\"jane doe\"@example.org", Misses::Unconfirmed);
+    assert_eq!(verdict, Verdict::Confirm(jane));
+    let doubted = route(&router, &list, "\"jane doe\"@example.org", Misses::Doubted("no master"));
+    let Verdict::Final(route) = doubted else { panic!("{doubted:?}") };
+    assert_eq!(route.decision, Decision::Deferred(Cause::Mailbox));
+}
+
+#[test]
+fn the_catch_all_gets_whoever_can_have_no_mailbox_and_nobody_whom_lmtpd_refuses() {
+    let mut router = router();
+    router.rules.catchall = Some("jane".into());
+    let decide = |router: &Router, recipient: &str| match route(
+        router,
+        &list(),
+        recipient,
+        Misses::Believed,
+    ) {
+        Verdict::Final(route) => route.decision,
+        open => panic!("{recipient}: {open:?}"),
+    };
+    let caught = decide(&router, "\"nobody here\"@example.org");
+    assert!(matches!(caught, Decision::Deliver(_)), "{caught:?}");
+    assert_eq!(decide(&router, "jüne@example.org"), Decision::Refused(Refusal::Syntax));
+    // Before 3.0 what may not be posted to is refused, and a stranger does not get to read it.
+    router.rules.release = Release::V2_5;
+    let barred = Decision::Refused(Refusal::NoPost);
+    assert_eq!(decide(&router, "+board@example.org"), barred);
+    assert!(matches!(decide(&router, "nobody@example.org"), Decision::Deliver(_)));
+}
+
+#[test]
+fn of_two_mailboxes_that_a_recipient_may_mean_it_is_the_one_lmtpd_finds() {
+    let mut router = router();
+    router.rules.virtdomains = true;
+    router.rules.defaultdomain = Some("Example.org".into());
+    let list = list().with("example.org!user.jane", record(State::Active, Some("be2")));
+    let verdict = route(&router, &list, "jane@example.org", Misses::Believed);
+    let Verdict::Final(route) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(route.server.as_deref(), Some("be2"));
+}
+
+#[test]
+fn the_form_for_the_backend_is_by_the_rules_that_found_the_mailbox() {
+    let router = Router { older: vec![Rules::defaults(Release::V2_4)], ..router() };
+    let recipient = Recipient::parse(b"Jane.Doe@example.org").unwrap();
+    for (found, release) in [
+        ("user.jane^doe", Release::V3_6),
+        ("user.Jane.Doe", Release::V2_4),
+        ("user.catchall", Release::V3_6),
+    ] {
+        let found = MailboxName::new(found).unwrap();
+        assert_eq!(router.rules_of(&recipient, &found).release, release, "{found}");
+    }
+}
+
+#[test]
+fn nobody_is_held_up_for_a_master_where_the_list_keeps_no_times_or_he_cannot_be_asked() {
+    struct CanAsk;
+    impl Belief for CanAsk {
+        fn of(&self, _name: &MailboxName) -> Misses<'_> {
+            Misses::Believed
+        }
+
+        fn can_ask_again(&self, _name: &MailboxName) -> bool {
+            true
+        }
+    }
+    /// Everything in it has changed a moment ago.
+    struct New(FakeList);
+    impl MailboxList for New {
+        fn lookup(&self, name: &MailboxName) -> Lookup {
+            self.0.lookup(name)
+        }
+
+        fn key_generation(&self) -> Option<KeyGeneration> {
+            None
+        }
+
+        fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
+            (self.0.lookup(name), true)
+        }
+
+        fn each(
+            &self,
+            _prefix: &[u8],
+            _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+        ) -> Result<(), String> {
+            Ok(())
+        }
+    }
+    let without_times = router().route(b"jane@example.org", &list(), &CanAsk, None);
+    let nobody_to_ask = router().route(b"jane@example.org", &New(list()), &Misses::Believed, None);
+    for verdict in [without_times, nobody_to_ask] {
+        let Verdict::Final(route) = verdict else { panic!("{verdict:?}") };
+        assert_eq!(route.server.as_deref(), Some("be1"));
+    }
+}
