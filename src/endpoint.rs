@@ -142,6 +142,23 @@ mod tests {
         }
     }
 
+    /// Who is not let into a socket with other rights gets no answers, or strangers do.
+    #[cfg(feature = "daemon")]
+    #[test]
+    fn a_socket_whose_rights_are_to_change_is_not_kept() {
+        let listen = |endpoint: &str, mode| Listen {
+            options: ListenOptions { mode: Some(mode), ..ListenOptions::default() },
+            ..Listen::at(endpoint.parse().unwrap())
+        };
+        let socket = listen("unix:/run/a", 0o666);
+        assert!(!socket.is_as(&listen("unix:/run/a", 0o660)));
+        assert!(!socket.is_as(&listen("unix:/run/b", 0o666)));
+        let other = Listen { protocols: [].into_iter().collect(), ..socket.clone() };
+        assert!(socket.is_as(&other), "the queue of what stays is kept");
+        // A port has none.
+        assert!(listen("inet:[::1]:1", 0o666).is_as(&listen("inet:[::1]:1", 0o660)));
+    }
+
     #[test]
     fn a_misspelt_place_is_refused_with_its_reason() {
         for (text, why) in [

@@ -269,6 +269,10 @@ mod tests {
             assert!(out.starts_with(code.as_bytes()) && out.len() <= LINE_LIMIT, "{length}");
             assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 1);
         }
+        // Each by itself, also of many that are asked for at once.
+        let mut out = Vec::new();
+        (0..3).for_each(|_| Form::Table.encode_into(&mut out, &Reply::Ok("x".repeat(2000))));
+        assert_eq!(out.split(|b| *b == b'\n').filter(|line| line.starts_with(b"200 ")).count(), 3);
     }
 
     /// Owned requests, and what ended it.

@@ -178,6 +178,13 @@ mod tests {
             assert_eq!(decode([first, second]), whole, "split at {at}");
         }
         assert_eq!(decode(stream.as_bytes().chunks(1)), whole, "byte by byte");
+        for cut in 1..RECORDED.len() {
+            assert_eq!(
+                decode([&RECORDED.as_bytes()[..cut]]),
+                (vec![], None, false),
+                "cut at {cut}"
+            );
+        }
     }
 
     #[test]

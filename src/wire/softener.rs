@@ -121,5 +121,7 @@ mod tests {
         let endless = b"250-a line of it\r\n".repeat(REPLY_LIMIT / 16);
         assert_eq!(heard([&endless[..]]), (String::new(), Err(TooLong)));
         assert_eq!(heard([&[b'x'; REPLY_LIMIT + 1][..]]), (String::new(), Err(TooLong)));
+        let longest = "x".repeat(REPLY_LIMIT - 1) + "\n";
+        assert_eq!(heard([longest.as_bytes()]), (longest, Ok(())));
     }
 }

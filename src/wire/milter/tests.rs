@@ -110,6 +110,27 @@ fn every_other_command_is_survived_also_with_all_the_data_it_may_have() {
 }
 
 #[test]
+fn a_client_that_is_gone_within_a_packet_is_not_taken_for_one_that_has_finished() {
+    let before = packets(&[(b'O', OFFER)]);
+    for packet in [(b'R', &b"<a@b>\0"[..]), (b'B', &b"Dear Jane"[..]), (b'D', &b"R"[..])] {
+        let stream = packets(&[(b'O', OFFER), packet]);
+        for cut in before.len() + 1..stream.len() {
+            assert!(!decode([&stream[..cut]]).2, "{} cut at {cut}", char::from(packet.0));
+        }
+        assert!(decode([stream.as_slice()]).2);
+    }
+}
+
+#[test]
+fn the_oldest_version_that_is_understood_is_not_turned_away() {
+    // Sendmail 8.12.
+    let stream = packets(&[(b'O', b"\0\0\0\x02\0\0\0\0\0\0\0\x7f"), (b'R', b"<a@b>\0")]);
+    let (commands, error, _) = decode([stream.as_slice()]);
+    assert_eq!(error, None);
+    assert_eq!(commands.last().map(String::as_str), Some("R a@b"));
+}
+
+#[test]
 fn only_rcpt_is_asked_for_and_only_what_was_offered() {
     for (version, offered, answer) in [
         (6, 0x001f_ffff, b"\0\0\0\x0dO\0\0\0\x06\0\0\0\0\0\0\x03\x77"),
