@@ -4,7 +4,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::backend::NoBackend;
+use crate::endpoint::ListenOptions;
 use crate::mupdate::{Credentials, Mechanism, WhenTls};
+use crate::router::{Cause, Decision, Refusal, Route};
+use crate::wire::protocol::Protocol;
 
 /// A directory with an imapd.conf and a murder-route.toml.
 struct Site(tempfile::TempDir);
@@ -335,8 +339,62 @@ fn a_server_may_have_a_port_of_its_own_however_the_list_names_it() {
 }
 
 #[test]
+fn a_letter_goes_where_the_file_says_that_its_server_is() {
+    let settings = loaded(
+        "",
+        "[backends]\nport = 24\ntransport = \"murder\"\nlocal = \"unix:/run/cyrus/lmtp\"\n\
+         [backends.servers]\nbe1 = { address = \"10.0.0.1\" }\nbe2 = { port = 2003 }\n\
+         be3 = { transport = \"slow\" }\nbe4 = { drain = true }\n\"be5:25\" = { port = 26 }\n",
+    );
+    let nexthop = |server| settings.router.backends.resolve(server).map(|found| found.nexthop());
+    for (server, expected) in [
+        (Some("be1"), "murder:inet:10.0.0.1:24"),
+        (Some("be2"), "murder:inet:be2:2003"),
+        (Some("be3"), "slow:inet:be3:24"),
+        (Some("be5:25"), "murder:inet:be5:26"),
+        (Some("be6"), "murder:inet:be6:24"),
+        (None, "murder:unix:/run/cyrus/lmtp"),
+    ] {
+        assert_eq!(nexthop(server).as_deref(), Ok(expected), "{server:?}");
+    }
+    assert!(matches!(nexthop(Some("be4")), Err(NoBackend::Draining(_))));
+}
+
+#[test]
+fn a_socket_is_as_closed_as_the_file_says() {
+    let settings = loaded(
+        "",
+        "max-connections = 7\n[[listen]]\nendpoint = \"unix:/run/a\"\nowner = \"postfix\"\n\
+         group = \"mail\"\nmode = \"0600\"\nprotocols = [\"milter\", \"policy\"]\n",
+    );
+    let options = ListenOptions {
+        owner: Some("postfix".into()),
+        group: Some("mail".into()),
+        mode: Some(0o600),
+    };
+    let protocols = [Protocol::Policy, Protocol::Milter].into_iter().collect();
+    let endpoint = Endpoint::Unix("/run/a".into());
+    assert_eq!(settings.listeners, [Listen { endpoint, options, protocols }]);
+    assert_eq!(settings.max_connections, 7);
+    let listen = "[[listen]]\nendpoint = \"unix:/run/a\"\n";
+    for (toml, why) in [
+        (format!("{listen}mode = \"0668\""), "no mode"),
+        (format!("{listen}mode = \"7777\""), "no mode"),
+        (format!("{listen}mode = 600"), "invalid type"),
+        (format!("{listen}protocols = []"), "without a protocol"),
+        (format!("{listen}protocols = [\"line\", \"line\"]"), "twice"),
+        ("max-connections = 0".into(), "nobody could ask"),
+        ("[backends]\nport = 0".into(), "no port"),
+        ("[backends]\ntransport = \"lmtp:inet\"".into(), "cannot name a transport"),
+        ("fallback = \"lmtp\"".into(), "no transport:nexthop"),
+    ] {
+        let error = refused("", &toml);
+        assert!(error.contains(why), "{toml}: {error}");
+    }
+}
+
+#[test]
 fn a_map_of_ones_own_defers_the_unknown_where_all_do_unless_it_says_otherwise() {
-    use crate::router::{Decision, Route};
     let unknown = Route { decision: Decision::Unknown, ..Route::deferred("no such mailbox") };
     for (policy, template, reply) in [
         ("", "", "NOTFOUND"),
@@ -348,4 +406,48 @@ fn a_map_of_ones_own_defers_the_unknown_where_all_do_unless_it_says_otherwise() 
         let said = maps.reply(maps.get("own").unwrap(), &router, "nobody@example.org", &unknown);
         assert_eq!(said.to_string().trim_end(), reply, "{toml}");
     }
+}
+
+#[test]
+fn a_map_of_the_sites_own_says_of_a_deferred_recipient_no_more_than_that() {
+    let settings = loaded("", "[maps.mine]\ndeliver = \"OK {server}\"\n");
+    let map = settings.maps.get("mine").unwrap();
+    let said = |decision| {
+        let route = Route { decision, ..Route::deferred("because") };
+        settings.maps.reply(map, &settings.router, "jane@example.org", &route).to_string()
+    };
+    assert_eq!(said(Decision::Deferred(Cause::Mailbox)), "TEMP because");
+    assert_eq!(said(Decision::Deferred(Cause::List)), "TEMP because");
+    assert_eq!(said(Decision::Unknown), "NOTFOUND ");
+    assert_eq!(said(Decision::Refused(Refusal::NoPost)), "NOTFOUND ");
+}
+
+#[test]
+fn a_release_means_the_rules_of_its_family_and_no_guess() {
+    use crate::address::Release::{V2_4, V2_5, V3_0, V3_6};
+    for (text, release) in [
+        ("2.2", V2_4),
+        ("2.4.17", V2_4),
+        ("2.5", V2_5),
+        ("3.0.5", V3_0),
+        ("3.5", V3_0),
+        ("3.6", V3_6),
+        ("3.12.4", V3_6),
+    ] {
+        let router = loaded("", &format!("cyrus-release = \"{text}\"\n")).router;
+        assert_eq!((router.rules.release, router.older.len()), (release, 0), "{text}");
+    }
+    for text in ["", "3", "2.1", "2.6", "4.0", "3.x"] {
+        let error = refused("", &format!("cyrus-release = \"{text}\""));
+        assert!(error.contains("no release of Cyrus"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn the_lmtpd_of_another_name_makes_names_by_its_own_options() {
+    let imapd_conf = "postuser: all\nlmtpmx_postuser: mx\nlmtp_postuser: usual\n";
+    let postuser = |toml| loaded(imapd_conf, toml).router.rules.postuser;
+    assert_eq!(postuser(""), "usual");
+    assert_eq!(postuser("services = [\"lmtpmx\"]\n"), "mx");
+    assert_eq!(postuser("services = []\n"), "all");
 }
