@@ -444,3 +444,39 @@ fn the_generation_of_names_follows_from_the_masters_release() {
         assert_eq!(super::generation(release), generation, "{release}");
     }
 }
+
+#[test]
+fn a_murder_without_mailboxes_has_lost_none_that_somebody_must_accept() {
+    let mut table = Table::default();
+    let mut follower = Follower::default();
+    let outcome = list(&mut table, [], 0);
+    follower.listed(&outcome, 0, seconds(0));
+    let (about, _) = follower.finish(&mut table, Some(at(1)), seconds(1), at(1)).unwrap();
+    assert_eq!(about.held_back, None);
+}
+
+#[test]
+fn who_accepts_that_nearly_all_are_lost_has_not_accepted_an_empty_list() {
+    let mut table = Table::default();
+    list(&mut table, 0..1000, 0);
+    assert_eq!(list(&mut table, 0..50, 1).held_back.unwrap().lost, 950);
+    table.about.held_back.as_mut().unwrap().accepted = true;
+    assert!(list(&mut table, [], 2).held_back.is_some());
+    assert_eq!(table.names().unwrap(), 1000);
+}
+
+#[test]
+fn nobody_is_unknown_to_who_sees_a_batch_before_we_know_that_it_is_committed() {
+    let about = About { synchronised: Some(at(0)), ..About::default() };
+    let mut standing = Standing::new(about, 10, at(0));
+    standing.current(seconds(1));
+    assert_eq!(standing.misses(seconds(1)), Ok(()));
+    assert!(!standing.lately_deleted(&name(1), seconds(1)));
+    // A list without a name that is being renamed.
+    standing.listed(seconds(1));
+    assert!(standing.lately_deleted(&name(1), seconds(1)));
+    // And one without most of them.
+    let (since, last) = (at(1), at(1));
+    standing.held_back(&HeldBack { since, last, had: 1000, lost: 900, accepted: false });
+    assert!(standing.misses(seconds(1)).unwrap_err().contains("lost 900 of 1000"));
+}
