@@ -439,4 +439,21 @@ mod tests {
             Daemon::at([], LONG).ask(&Pool::default(), &[b"a@b"], LONG).remove(0).unwrap_err();
         assert!(told.contains("no daemon is configured"), "{told}");
     }
+
+    #[test]
+    fn the_daemon_is_asked_where_it_answers_us() {
+        let listen = |endpoint: &str, protocols: &[Protocol]| Listen {
+            protocols: protocols.iter().copied().collect(),
+            ..Listen::at(endpoint.parse().unwrap())
+        };
+        let asked = |listeners: Vec<Listen>| {
+            Daemon::endpoints(listeners).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let usual = [format!("unix:{DEFAULT_SOCKET}")];
+        assert_eq!(asked(vec![]), usual);
+        assert_eq!(asked(vec![listen("systemd:murder-route.socket", &Protocol::ALL)]), usual);
+        let milter = listen("unix:/run/milter", &[Protocol::Milter]);
+        let other = listen("inet:127.0.0.1:10028", &[Protocol::Line, Protocol::Socketmap]);
+        assert_eq!(asked(vec![milter, other]), ["inet:127.0.0.1:10028"]);
+    }
 }

@@ -298,3 +298,57 @@ fn eight_threads_of_a_c_program_are_always_right_while_the_daemon_writes_its_rep
     .unwrap();
     look_up_while(&config, write);
 }
+
+/// A daemon that says this to one question after the other.
+fn daemon_saying(
+    socket: &Path,
+    said: &'static [&'static str],
+) -> std::thread::JoinHandle<std::io::Result<()>> {
+    let listener = UnixListener::bind(socket).unwrap();
+    std::thread::spawn(move || {
+        let mut stream = listener.accept()?.0;
+        for said in said {
+            let mut heard = [0; 100];
+            assert_ne!(stream.read(&mut heard)?, 0);
+            write!(stream, "{}:{said},", said.len())?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_daemon_that_answers_for_other_domains_or_cannot_tell_makes_nobody_foreign_or_unknown() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let library = library_with_jane(Origin::MailboxesDb, directory.path(), 5, &socket);
+    let said = &["OK outcome=foreign", "OK outcome=deferred cause=list", "NOTFOUND ", "OK x"];
+    let daemon = daemon_saying(&socket, said);
+    for said in said {
+        let told = library.look_up(b"nobody@example.org");
+        assert_eq!(told.route.decision.as_str(), "deferred", "{said}: {told:?}");
+    }
+    daemon.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_daemon_that_cannot_tell_holds_up_nobody_who_changed_a_moment_ago_and_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let library = library_with_jane(Origin::MailboxesDb, directory.path(), 5, &socket);
+    let daemon = daemon_saying(
+        &socket,
+        &[
+            "OK outcome=deferred cause=list",
+            "OK outcome=foreign",
+            "OK outcome=deferred cause=mailbox mailbox=user.jane",
+        ],
+    );
+    for _ in 0..2 {
+        let told = library.look_up(b"jane@example.org");
+        assert_eq!((server(&told), told.origin), (Some("be1.example.org"), Origin::MailboxesDb));
+    }
+    // But where the master has him reserved, a backend would refuse the letter for good.
+    let told = library.look_up(b"jane@example.org");
+    assert_eq!((told.route.decision.as_str(), told.origin), ("deferred", Origin::Daemon));
+    daemon.join().unwrap().unwrap();
+}
