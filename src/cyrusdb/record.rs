@@ -330,6 +330,9 @@ mod tests {
             (b"%(S be0 P default S be1.example.com)", be1(State::Active)),
             (b"%(P \"\" S be2)", remote(State::Active, "be2", "")),
             (b"%(P default S NIL)", local(State::Active)),
+            (b"%(P default A NIL)", local(State::Active)),
+            // What is of this host has no server, whatever its partition is called.
+            (b"%(T e P odd!name)", Record { partition: "odd!name".into(), ..local(State::Active) }),
             // A user named S is not a server.
             (b"%(P default A %(S lrs P lrs T z))", local(State::Active)),
             // 2.5, after ctl_mboxlist -u

@@ -23,13 +23,14 @@ use murder_route::mupdate::{
 };
 use murder_route::wire::protocol::Protocol;
 use murder_route::wire::socketmap::Reply;
+use murder_route::wire::softener::{REPLY_LIMIT, Softener};
 use murder_route::wire::{line, milter, netstring, policy};
 
 /// Takes any bytes; a panic is a bug.
 pub(crate) type Target = fn(&[u8]);
 
 /// All targets, by the names of their binaries and seed folders.
-pub(crate) const TARGETS: [(&str, Target); 11] = [
+pub(crate) const TARGETS: [(&str, Target); 12] = [
     ("twoskip", twoskip),
     ("twom", twom),
     ("skiplist", skiplist),
@@ -41,6 +42,7 @@ pub(crate) const TARGETS: [(&str, Target); 11] = [
     ("line", line),
     ("milter", milter),
     ("mupdate", mupdate),
+    ("softener", softener),
 ];
 
 /// A twoskip file.
@@ -333,6 +335,54 @@ pub(crate) fn milter(stream: &[u8]) {
         })
     });
     assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]));
+}
+
+/// What a backend replies, in one piece and byte by byte. No reply is lost or held back, and none but
+/// that of an unknown user is touched.
+pub(crate) fn softener(replies: &[u8]) {
+    let outcomes = [replies.len().max(1), 1, 7].map(|piece| {
+        let (mut softener, mut out) = (Softener::default(), Vec::new());
+        let said = replies.chunks(piece).try_for_each(|piece| softener.hear(piece, &mut out));
+        (out, said)
+    });
+    assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]));
+    let [(out, said), ..] = outcomes;
+
+    let ends = |line: &&[u8]| line.ends_with(b"\n") && line.get(3) != Some(&b'-');
+    let rest = &replies[out.len()..];
+    match said {
+        Ok(()) => assert!(!rest.split_inclusive(|b| *b == b'\n').any(|line| ends(&line))),
+        Err(_) => assert!(rest.len() > REPLY_LIMIT),
+    }
+    let mut at = 0;
+    let mut lines = Vec::new();
+    for line in out.split_inclusive(|b| *b == b'\n') {
+        let before = &replies[at..at + line.len()];
+        at += line.len();
+        lines.push((before, line));
+        if !ends(&line) {
+            continue;
+        }
+        let refused = |line: &[u8]| {
+            let mut words = line.splitn(2, |b| b.is_ascii_whitespace());
+            let code = words.next().unwrap_or_default();
+            let text = words.next().unwrap_or_default();
+            let longer = text.get(5).is_some_and(u8::is_ascii_digit);
+            code.len() == 3 && code[0] == b'5' && text.starts_with(b"5.1.1") && !longer
+        };
+        assert!(!refused(line));
+        for (before, after) in lines.drain(..) {
+            let changed = before.iter().zip(after).enumerate().filter(|(_, (b, a))| b != a);
+            let mut changed = changed.map(|(at, (_, after))| (at, *after));
+            assert!(changed.all(|change| matches!(change, (0 | 4, b'4'))));
+            if before == after && ends(&before) {
+                assert!(!refused(before));
+            }
+        }
+    }
+    assert!(lines.is_empty());
+    let unknown = replies.windows(5).any(|text| text == b"5.1.1");
+    assert!(unknown || replies.starts_with(&out));
 }
 
 /// What a MUPDATE server sends, in one piece and byte by byte: to a login and the stream after it,
