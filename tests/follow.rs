@@ -127,6 +127,30 @@ fn who_moved_a_moment_ago_is_found_where_he_is_before_the_stream_tells() {
 }
 
 #[test]
+fn a_long_list_does_not_have_the_master_asked_for_those_whom_the_replica_had() {
+    const MANY: usize = 30_000;
+    let names: Vec<String> = (0..MANY).map(|n| format!("user.u{n}")).collect();
+    let list: Vec<(&str, &str)> =
+        names.iter().map(|name| (name.as_str(), "be1.example.org!default")).collect();
+    let master = Master::start(&list[..100]);
+    let site = site(&master, "\"replica\"");
+    let daemon = Daemon::start(&site);
+    fresh(&site, &daemon);
+    let port = master.port;
+    drop(master);
+    let master = Master::start_at(port, &list);
+    until("the list", || {
+        assert_eq!(daemon.ask("lmtp", "u99@example.org"), JANE);
+        status(&site, &daemon).1["names"] == MANY
+    });
+    until("connected", || daemon.ask("lmtp", "nobody@example.org") == UNKNOWN);
+    for n in 0..100 {
+        assert_eq!(daemon.ask("lmtp", &format!("u{n}@example.org")), JANE);
+    }
+    assert!(master.asked().iter().all(|name| name == "user.nobody"), "{:?}", master.asked());
+}
+
+#[test]
 fn with_the_master_dead_the_known_are_answered_and_nobody_is_unknown() {
     let master = Master::start(LIST);
     let site = site(&master, "\"replica\"");

@@ -9,8 +9,10 @@ use crate::mailbox::{MailboxName, Record};
 use crate::shrink::is_sharp;
 
 /// So many of the names that a list changes are taken for changed lately. If there are more, the replica
-/// was of another day or of another site: nearly all of them changed long ago, and the master is not to
-/// be asked again for each of a million names.
+/// was of another day or of another site: nearly all of them changed long ago, and the master, from whom
+/// all of his readers may just have got their lists, is not to be asked again for each of a million names.
+/// What the others lose by it is what every name lacks while a list comes: the backend's word that a
+/// mailbox has moved on is softened, and the letter comes again.
 const MOST_LATELY: u64 = 10_000;
 
 /// What a full list has done to the replica.
@@ -65,8 +67,9 @@ impl Listing {
         clock: SystemTime,
     ) -> Result<(), B::Error> {
         // A name that is new is no other case than one that has another record: it may have been taken
-        // out and put in again while there was no connection, in the middle of a move, or be renamed to.
-        // Only those that fill a replica for the first time are all new, whenever they changed.
+        // out and put in again while there was no connection, and have more before it. But those that
+        // fill a replica for the first time are all new, whenever they changed, and nobody was ever sent
+        // by what stood here before.
         let changed = match self.again && self.new + self.changed < MOST_LATELY {
             true => Changed::at(clock),
             false => Changed::NOT_LATELY,

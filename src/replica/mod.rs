@@ -47,8 +47,8 @@ pub trait Batch {
 
     /// The record of a name, as this transaction has left it.
     fn get(&self, name: &MailboxName) -> Result<Option<Record>, Self::Error>;
-    /// Gives a name this record, which is another since `changed`. Writes nothing if it has this one
-    /// already: then it is another since when it was.
+    /// Gives a name this record, and notes when it changed. Writes nothing, nor that, if it has this
+    /// record already.
     fn put(
         &mut self,
         name: &MailboxName,
