@@ -54,7 +54,7 @@ proxymap unix - - n - - proxymap
 showq unix n - n - - showq
 error unix - - n - - error
 retry unix - - n - - error
-lmtp unix - - n - 20 lmtp
+lmtp unix - - n - 20 lmtp -o max_use=1000
 anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 "

@@ -421,9 +421,11 @@ impl Plan {
         let mut text = String::new();
         for line in options.unwrap_or_default().lines().skip(1) {
             match line.trim_start().strip_prefix("-o ").and_then(|option| option.split_once('=')) {
-                Some((name, value)) => {
+                Some((name, value)) if name.starts_with("lmtp_") => {
                     let _ = writeln!(text, "{name} = {value}");
                 }
+                // It would be for every service: smtpd keeps answers for as long as it lives.
+                Some(_) => {}
                 None => {
                     let _ = writeln!(text, "{line}");
                 }

@@ -192,6 +192,8 @@ fn each_transport_has_a_service_and_limits_and_that_of_postfix_itself_has_settin
         assert!(has(&lmtp.main_cf(), setting), "{setting}: {}", lmtp.main_cf());
     }
     assert!(!lmtp.main_cf().contains("murder_") && !lmtp.main_cf().contains(" -o "));
+    // It would keep every smtpd, and what that remembers of who is unknown.
+    assert!(MASTER_CF.contains("-o max_use=") && !lmtp.main_cf().contains("max_use"));
 
     let both = plan(&["near", "far"]);
     let services = settings(&both.master_cf());
