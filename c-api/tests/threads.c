@@ -31,11 +31,16 @@ static const struct timespec LATE = {0, 50 * 1000 * 1000};
 /* Each of so many look-ups is for somebody who may not be there, who costs a question. */
 #define STRANGE 4000
 
+/* Where a thread has seen an m last. */
+struct mover {
+    int host;
+    long version;
+};
+
 struct thread {
     pthread_t id;
     unsigned long long random;
-    /* The last v of each m. */
-    long *seen;
+    struct mover *movers;
     long by_list, by_daemon, moves, unknown, deferred;
 };
 
@@ -68,24 +73,26 @@ static void count(struct thread *self, const mr_decision *decision)
 
 /* Of two answers from the list, a thread never gets the older one last. */
 static void check_moving(struct thread *self, const char *recipient, const mr_decision *decision,
-                         long oldest, long *seen)
+                         long oldest, struct mover *mover)
 {
+    int host = is_at(decision, hosts[1]);
     long version;
 
-    if (!is_at(decision, hosts[0]) && !is_at(decision, hosts[1]))
+    if (!host && !is_at(decision, hosts[0]))
         wrong(recipient, decision, "is at one of the two");
+    self->moves += host != mover->host;
+    mover->host = host;
     if (decision->source == MR_SOURCE_DAEMON)
         return;
     if (sscanf(decision->partition, "v%ld", &version) != 1)
         wrong(recipient, decision, "has no such partition");
-    if (!is_at(decision, hosts[version % 2]))
+    if (version % 2 != host)
         wrong(recipient, decision, "is half one record, half another");
-    if (version < *seen)
+    if (version < mover->version)
         wrong(recipient, decision, "has moved on before");
     if (version < oldest)
         wrong(recipient, decision, "has moved on a while ago");
-    self->moves += version != *seen;
-    *seen = version;
+    mover->version = version;
 }
 
 static void check_absent(struct thread *self, const char *recipient, const mr_decision *decision)
@@ -120,7 +127,7 @@ static void *look_up(void *thread)
             sprintf(recipient, "m%ld@example.org", which);
             oldest = __atomic_load_n(&known[which], __ATOMIC_RELAXED);
             CHECK(mr_lookup(router, recipient, &decision) == MR_OK);
-            check_moving(self, recipient, &decision, oldest, &self->seen[which]);
+            check_moving(self, recipient, &decision, oldest, &self->movers[which]);
             count(self, &decision);
         } else {
             sprintf(recipient, "k%ld@example.org", below(self, kept));
@@ -201,13 +208,13 @@ int main(int argc, char **argv)
     fflush(stdout);
     for (at = 0; at < number; at++) {
         threads[at].random = 1 + at;
-        CHECK((threads[at].seen = calloc(moving + 1, sizeof *threads[at].seen)) != NULL);
+        CHECK((threads[at].movers = calloc(moving + 1, sizeof(struct mover))) != NULL);
         CHECK(pthread_create(&threads[at].id, NULL, look_up, &threads[at]) == 0);
     }
     CHECK(pthread_create(&learner, NULL, learn, NULL) == 0);
     for (at = 0; at < number; at++) {
         CHECK(pthread_join(threads[at].id, NULL) == 0);
-        free(threads[at].seen);
+        free(threads[at].movers);
         all.by_list += threads[at].by_list;
         all.by_daemon += threads[at].by_daemon;
         all.moves += threads[at].moves;
