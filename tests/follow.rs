@@ -151,6 +151,24 @@ fn a_long_list_does_not_have_the_master_asked_for_those_whom_the_replica_had() {
 }
 
 #[test]
+fn sendmail_is_told_where_he_is_now_to_whom_it_is_about_to_deliver() {
+    let master = Master::start(LIST);
+    let site = site(&master, "\"replica\"");
+    let daemon = Daemon::start(&site);
+    fresh(&site, &daemon);
+    let asked_for_bob = || master.asked().contains(&"user.bob".to_owned());
+    assert!(daemon.ask("sendmail", "bob@example.org").contains("be2") && !asked_for_bob());
+    assert!(daemon.ask("sendmail_now", "bob@example.org").contains("be2") && asked_for_bob());
+    // Before the stream tells.
+    let jane = |host: &str| format!("OK lmtp:{host}.example.org:2003!jane@example.org");
+    master.set("user.jane", "be3.example.org!default");
+    assert_eq!(daemon.ask("sendmail_now", "jane@example.org"), jane("be3"));
+    until("streamed", || daemon.ask("sendmail", "jane@example.org") == jane("be3"));
+    drop(master);
+    assert_eq!(daemon.ask("sendmail_now", "jane@example.org"), jane("be3"));
+}
+
+#[test]
 fn with_the_master_dead_the_known_are_answered_and_nobody_is_unknown() {
     let master = Master::start(LIST);
     let site = site(&master, "\"replica\"");
