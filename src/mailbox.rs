@@ -1,5 +1,6 @@
 //! Mailbox names, records and the list that holds them: the words of Cyrus' `mboxlist`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::ControlFlow;
 
@@ -65,6 +66,16 @@ impl MailboxName {
         &self.0
     }
 
+    /// The name to be shown: what is no visible ASCII is escaped.
+    pub(crate) fn text(&self) -> Cow<'_, str> {
+        // What `escape_ascii` leaves as it is, which is nearly every name.
+        let plain = |b: &u8| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\'' | b'\\');
+        match str::from_utf8(&self.0) {
+            Ok(text) if self.0.iter().all(plain) => text.into(),
+            _ => self.0.escape_ascii().to_string().into(),
+        }
+    }
+
     /// The domain before the `!`, if the name has one.
     pub fn domain(&self) -> Option<&[u8]> {
         memchr::memchr(b'!', &self.0).map(|at| &self.0[..at])
@@ -127,7 +138,7 @@ impl MailboxName {
 
 impl fmt::Display for MailboxName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.escape_ascii())
+        f.write_str(&self.text())
     }
 }
 
@@ -282,6 +293,17 @@ mod tests {
         for key in [&b"AS\x1e"[..], b"I5e3c1a", b"Jjane.x", b"N"] {
             assert_eq!(MailboxName::from_key(KeyGeneration::Separated, key), None);
         }
+    }
+
+    #[test]
+    fn a_name_is_shown_as_it_is_unless_it_could_fool_who_reads_it() {
+        let shown = |name: &[u8]| MailboxName::new(name).unwrap().to_string();
+        assert_eq!(shown(b"user.jane^doe.Sent Items"), "user.jane^doe.Sent Items");
+        let all: Vec<u8> = (0..=u8::MAX).filter(|b| !matches!(b, b'!' | ..=0x1f | 0x7f)).collect();
+        for b in &all {
+            assert_eq!(shown(&[b'a', *b]), [b'a', *b].escape_ascii().to_string());
+        }
+        assert_eq!(shown(&all), all.escape_ascii().to_string());
     }
 
     #[test]

@@ -551,15 +551,20 @@ impl Route {
     }
 
     /// The reason in words, also for a decision that needs none.
-    pub fn why(&self) -> Cow<'static, str> {
+    pub fn why(&self) -> String {
+        self.why_in_pieces().concat()
+    }
+
+    /// The same in pieces, put together by who wants it.
+    pub(crate) fn why_in_pieces(&self) -> [Cow<'_, str>; 3] {
         match (&self.decision, &self.mailbox, &self.server) {
             (Decision::Deliver(_), Some(mailbox), Some(server)) => {
-                format!("{mailbox} is on {server}").into()
+                [mailbox.text(), " is on ".into(), server.into()]
             }
             (Decision::Deliver(_), Some(mailbox), None) => {
-                format!("{mailbox} is on this host").into()
+                [mailbox.text(), " is on this host".into(), "".into()]
             }
-            _ => self.reason.clone(),
+            _ => [(&*self.reason).into(), "".into(), "".into()],
         }
     }
 

@@ -218,12 +218,19 @@ unsafe extern "C" fn mr_lookup(
     recipient: *const c_char,
     decision: *mut c::mr_decision,
 ) -> i32 {
-    // SAFETY: arrays of one each.
+    // SAFETY: the header wants a router, a string, and a decision of the size that it says.
     unsafe {
-        if decision.is_null() {
+        if decision.is_null() || !decision.is_aligned() || !is_size_of_a_decision(decision) {
             return INVALID;
         }
-        mr_lookup_many(router, &raw const recipient, 1, decision)
+        reset(decision);
+        let (Some(library), Some(recipient)) = (library(router), text::bytes(recipient)) else {
+            return INVALID;
+        };
+        let _ = panics::caught(|| {
+            fill(decision, &library.look_up(recipient), library.defers_unknown());
+        });
+        OK
     }
 }
 
@@ -349,7 +356,8 @@ unsafe fn fill(decision: *mut c::mr_decision, told: &Told, defers_unknown: bool)
         let mailbox = memory.push(route.mailbox.as_ref().map(|mailbox| mailbox.as_bytes()));
         let server = memory.push(route.server.as_ref().map(|server| server.as_bytes()));
         let partition = memory.push(route.partition.as_ref().map(|name| name.as_bytes()));
-        let reason = memory.push(Some(route.why().as_bytes()));
+        let reason =
+            memory.push_pieces(route.why_in_pieces().each_ref().map(|piece| piece.as_bytes()));
         let at = |start| memory.at(start);
         *decision = c::mr_decision {
             size: (*decision).size,

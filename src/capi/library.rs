@@ -7,13 +7,14 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 
 use super::daemon::{Daemon, Pool};
-use super::panics;
+use super::{panics, process};
 use crate::config::{ConfigError, Overrides, Settings, SourceName};
 use crate::confirm::{Findings, Said};
 use crate::endpoint::Endpoint;
 use crate::mailbox::MailboxName;
 use crate::mailbox_list::foothold::Foothold;
 use crate::mailbox_list::lists::{Lists, Source};
+use crate::mailbox_list::map::Danger;
 use crate::mailbox_list::{FileList, Options, stored::Stored};
 use crate::maps::{Maps, UnknownPolicy};
 use crate::resolver::{Proof, busy};
@@ -124,6 +125,7 @@ impl Library {
             SourceName::Find => None,
         };
         let sources: Vec<KeptSource> = settings.sources.iter().filter_map(source).collect();
+        process::keep();
         let endpoints = daemon.unwrap_or_else(|| Daemon::endpoints(settings.listeners));
         let inner = ArcSwap::from_pointee(Inner::of(&sources));
         Ok(Self {
@@ -139,7 +141,7 @@ impl Library {
     /// What this process looks and asks with.
     fn inner(&self) -> Guard<Arc<Inner>> {
         let inner = self.inner.load();
-        if inner.process == std::process::id() {
+        if inner.process == process::id() {
             return inner;
         }
         // A parent's: see above.
@@ -150,8 +152,16 @@ impl Library {
 
     /// Decides for one recipient. Takes up to some seconds if the daemon has to be asked.
     pub fn look_up(&self, recipient: &[u8]) -> Told {
-        let told = self.look_up_all(&[recipient]).pop();
-        told.unwrap_or_else(|| Told::of(busy(), Origin::Nothing))
+        let inner = self.inner();
+        match self.look(&inner.lists, recipient) {
+            Looked::Decided(told) => told,
+            Looked::Open(open) => {
+                let mut told = [Told::of(busy(), Origin::Nothing)];
+                self.ask_all(&inner, vec![(0, recipient, open)], &mut told);
+                let [told] = told;
+                told
+            }
+        }
     }
 
     /// The same for many, in their order. Those that the daemon has to be asked for are asked for
@@ -161,25 +171,25 @@ impl Library {
         let mut told = Vec::with_capacity(recipients.len());
         let mut asked = Vec::new();
         for (at, recipient) in recipients.iter().enumerate() {
-            match panics::caught(|| self.look(&inner.lists, recipient)) {
-                Ok(Looked::Decided(decided)) => told.push(decided),
-                Ok(Looked::Open(open)) => {
+            match self.look(&inner.lists, recipient) {
+                Looked::Decided(decided) => told.push(decided),
+                Looked::Open(open) => {
                     asked.push((at, *recipient, open));
                     told.push(Told::of(busy(), Origin::Nothing));
                 }
-                Err(bug) => told.push(Told::of(Route::deferred(bug), Origin::Nothing)),
             }
         }
-        if asked.is_empty() {
-            return told;
-        }
+        self.ask_all(&inner, asked, &mut told);
+        told
+    }
+
+    fn ask_all(&self, inner: &Inner, asked: Vec<(usize, &[u8], Open)>, told: &mut [Told]) {
         // Who exists is answered at once, so of him the daemon is asked first, and not for long.
         let (changed, others): (Vec<_>, Vec<_>) =
             asked.into_iter().partition(|(_, _, open)| matches!(open, Open::Changed(_)));
         for (asked, patience) in [(changed, SOON), (others, PATIENCE)] {
-            self.ask(&inner, asked, patience, &mut told);
+            self.ask(inner, asked, patience, told);
         }
-        told
     }
 
     /// Asks the daemon for these recipients, each with his place in `told`.
@@ -253,11 +263,15 @@ impl Library {
     }
 
     fn look(&self, lists: &Lists, recipient: &[u8]) -> Looked {
-        #[cfg(feature = "capi-panic")]
-        assert_ne!(recipient, b"panic@example.org", "a panic for a test");
-        let findings = self.nothing_found();
-        let findings = if self.murder { findings.ask_again() } else { findings };
-        self.look_with(lists, recipient, &findings)
+        let looked = panics::caught(|| {
+            #[cfg(feature = "capi-panic")]
+            assert_ne!(recipient, b"panic@example.org", "a panic for a test");
+            let findings = self.nothing_found();
+            let findings = if self.murder { findings.ask_again() } else { findings };
+            self.look_with(lists, recipient, &findings)
+        });
+        looked
+            .unwrap_or_else(|bug| Looked::Decided(Told::of(Route::deferred(bug), Origin::Nothing)))
     }
 
     fn look_with(&self, lists: &Lists, recipient: &[u8], findings: &Findings) -> Looked {
@@ -332,7 +346,7 @@ impl Library {
 impl Drop for Library {
     fn drop(&mut self) {
         let inner = self.inner.load_full();
-        if inner.process != std::process::id() {
+        if inner.process != process::id() {
             std::mem::forget(inner);
         }
     }
@@ -342,14 +356,15 @@ impl Inner {
     fn of(sources: &[KeptSource]) -> Self {
         let source = |source: &KeptSource| match source {
             KeptSource::MailboxesDb(at) => {
-                Source::File(Arc::new(FileList::open_at(Arc::clone(at), Options::default())))
+                let options = Options { danger: Danger::Looked, ..Options::default() };
+                Source::File(Arc::new(FileList::open_at(Arc::clone(at), options)))
             }
             KeptSource::Replica(at, max_age) => {
-                Source::Replica(Stored::unmapped(Arc::clone(at), *max_age))
+                Source::Replica(Stored::lockless(Arc::clone(at), *max_age))
             }
         };
         Self {
-            process: std::process::id(),
+            process: process::id(),
             lists: Lists::new(sources.iter().map(source).collect()),
             connections: Pool::default(),
         }

@@ -27,10 +27,16 @@ impl Memory {
 
     /// Adds a string; control characters, which would end it or forge a line of a log, become `?`.
     pub(super) fn push(&mut self, text: Option<&[u8]>) -> Start {
-        let Some(text) = text else { return Start(None) };
+        text.map_or(Start(None), |text| self.push_pieces([text]))
+    }
+
+    /// The same for one that is in pieces.
+    pub(super) fn push_pieces<P: AsRef<[u8]>, const N: usize>(&mut self, pieces: [P; N]) -> Start {
         let start = self.bytes.len();
         let plain = |byte: &u8| if *byte < 0x20 || *byte == 0x7f { b'?' } else { *byte };
-        self.bytes.extend(text.iter().map(plain));
+        for piece in pieces {
+            self.bytes.extend(piece.as_ref().iter().map(plain));
+        }
         self.bytes.push(0);
         Start(Some(start))
     }

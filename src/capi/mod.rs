@@ -15,8 +15,10 @@
 //!   (`mailbox_list::foothold`), or reached through the daemon;
 //! * what a fork may catch halfway belongs to one process, and a child begins with its own (see
 //!   [`Library`]);
-//! * lists are read by `pread` only, the replica among them: through a map, a file that is cut off would
-//!   kill the process, and LMDB must not be opened twice in one, nor be used after a fork.
+//! * a list's map is touched only right after a look at the file's length (`mailbox_list::map`), since a
+//!   file that has been cut off would kill the process;
+//! * the replica is read without LMDB, which must not be opened twice in a process, nor be used after a
+//!   fork.
 //!
 //! # Who decides
 //!
@@ -38,6 +40,7 @@ mod memory;
 mod options;
 mod panics;
 mod postfix;
+mod process;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwapOption, Guard};
 
@@ -24,22 +24,28 @@ use super::foothold::Foothold;
 use super::index_view::{IndexView, busy};
 use super::keys;
 use super::lock::{Ranges, SharedLock};
+use super::map::Danger;
 use super::skip_view::SkipView;
 use super::view::{self, Identity, ListFile, Search, View};
 use crate::shrink::{Loss, ShrinkGuard};
 
-/// How patient a [`FileList`] is.
+/// So old may be a record that is found, and what is known of the file's length.
+pub(crate) const HIT_AGE: Duration = Duration::from_millis(2);
+
+/// How patient a [`FileList`] is, and how careful.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// A record that is found may be so much older than the file. What is not found never is.
     pub hit_age: Duration,
     /// How long a lookup that may wait waits for a lock.
     pub lock_patience: Duration,
+    /// How the danger of a map is met.
+    pub danger: Danger,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { hit_age: Duration::from_millis(2), lock_patience: Duration::from_secs(1) }
+        Self { hit_age: HIT_AGE, lock_patience: Duration::from_secs(1), danger: Danger::Guarded }
     }
 }
 
@@ -76,7 +82,7 @@ const PIECE: usize = 2048;
 
 /// Cyrus' own list of mailboxes, read in place.
 ///
-/// Reads only, by `pread` or through a guarded [`map`](super::map), and follows the file by itself:
+/// Reads only, by `pread` or through a [`map`](super::map), and follows the file by itself:
 /// commits, repacks, replacement by another engine's file, absence and return. A lookup says [`Lookup::Absent`] only if, after the
 /// search, the path still led to the file that was searched and nothing had been committed since;
 /// and only if the list has not shrunk suspiciously, see [`Self::trust`].
@@ -91,6 +97,8 @@ pub struct FileList {
     current: ArcSwapOption<View>,
     /// When `current` was last seen to be what the file is, in nanoseconds since `created`.
     checked: AtomicU64,
+    /// What the clock said then, in seconds since 1970.
+    clock: AtomicU64,
     work: Mutex<Work>,
 }
 
@@ -119,6 +127,7 @@ impl FileList {
             created: Instant::now(),
             current: ArcSwapOption::empty(),
             checked: AtomicU64::new(0),
+            clock: AtomicU64::new(0),
             work: Mutex::default(),
         }
     }
@@ -203,8 +212,9 @@ impl FileList {
             }
             Err(_) => self.look_up_with(name, may_wait, &mut Scratch::default(), &mut Vec::new()),
         });
-        // By the clock that Cyrus dates its records by.
-        (found, date.is_lately(SystemTime::now))
+        // By the clock that Cyrus dates its records by, as it stood when the file was looked at.
+        let clock = || UNIX_EPOCH + Duration::from_secs(self.clock.load(Relaxed));
+        (found, date.is_lately(clock))
     }
 
     fn look_up_with(
@@ -253,7 +263,8 @@ impl FileList {
         key: &mut Vec<u8>,
     ) -> Option<Dated<Lookup>> {
         let view = self.remembered();
-        let view = view.as_ref()?;
+        // Only what is in memory may be searched without a look at the file.
+        let view = view.as_ref().filter(|view| matches!(***view, View::Index(_)))?;
         let same = self.at.standing().ok()?;
         match search(view, name, scratch, key).ok()? {
             Search::Found(Ok((record, date)))
@@ -412,6 +423,8 @@ impl FileList {
     /// Makes sure that the view is what the path leads to, at its present end.
     fn check(&self, may_wait: bool, scratch: &mut Scratch) -> Result<Arc<View>, Error> {
         let now = self.since_created().max(1);
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.clock.store(clock.as_secs(), Relaxed);
         let checked = self.check_file(may_wait, scratch);
         self.checked.store(if checked.is_ok() { now } else { 0 }, Relaxed);
         checked
@@ -441,6 +454,9 @@ impl FileList {
         let metadata = self.at.standing()?;
         if Identity::of(&metadata) != view.identity() {
             return self.load(may_wait, scratch);
+        }
+        if let View::Skip(skip) = &*view {
+            skip.reaches(metadata.len());
         }
         let skip = match &*view {
             View::Index(index) if index.is_current(&metadata) => return Ok(view),
@@ -511,7 +527,7 @@ impl FileList {
     ) -> Result<Arc<View>, Error> {
         let mut work = self.work();
         if engine != Engine::Skiplist {
-            let view = View::Skip(SkipView::open(file, scratch)?);
+            let view = View::Skip(SkipView::open(file, self.options.danger, scratch)?);
             return self.remember_new(view, &mut work);
         }
         let metadata = file.metadata()?;

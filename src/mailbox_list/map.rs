@@ -1,11 +1,20 @@
 //! A list's file in memory, read without a system call, and what keeps it from killing us.
 //!
 //! A map of a file has one danger: a page that the file no longer has raises SIGBUS when it is
-//! touched. Cyrus never cuts off what was committed, and nothing else is read through the map; but
-//! an administrator may empty the file or copy another one over it. So maps are used only in a process
-//! that called [`guard`]: its handler puts an empty page where one has gone and marks the map as
-//! torn, the read ends in an error, and the file is opened anew. A process that must not have
-//! handlers, such as a mail server that loads the library, does without maps and reads by `pread`.
+//! touched. Cyrus never cuts off what was committed (twoskip, twom), nor does LMDB, and nothing else is
+//! read through the map; but an administrator may empty the file or copy another one over it. There
+//! are two ways to meet that, see [`Danger`]:
+//!
+//! * A program calls [`guard`]: its handler puts an empty page where one has gone and marks the map as
+//!   torn, the read ends in an error, and the file is opened anew.
+//! * The library is in somebody else's process and must not have handlers. There nothing is touched
+//!   past the length that the file had when somebody looked last, which is before a
+//!   search, and no longer ago than a hit may be old (2 ms). Who looks up less often, as a mail server
+//!   does, looks right before each search. What is left: a file that is cut off in these
+//!   milliseconds, and a disk that cannot read a page, which is a SIGBUS as well. Cyrus' own
+//!   processes, and Postfix with its `lmdb:`, map their files and look at nothing.
+//!
+//! Whatever takes longer than a search of one key reads by `pread`.
 
 #![expect(unsafe_code, reason = "mmap and sigaction have no safe form; this is the fence")]
 
@@ -13,7 +22,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
 use nix::libc;
 
@@ -158,49 +167,78 @@ impl Drop for Watch {
     }
 }
 
+/// How a process meets the danger of a map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Danger {
+    /// By a [`guard`]; without one it has no maps.
+    #[default]
+    Guarded,
+    /// By looking at the length of the file before it is searched. What is left of it is told above.
+    Looked,
+}
+
 /// The first bytes of a file, as they are now and as they become.
 #[derive(Debug)]
 pub(crate) struct Map {
-    slot: usize,
+    slot: Option<usize>,
     begin: usize,
     len: usize,
+    /// What lies behind this offset is not touched.
+    end: AtomicUsize,
 }
 
 impl Map {
-    /// Maps the first `len` bytes of the file. `None`: this process has no [`guard`], or the system
-    /// has no room; the file is then read otherwise.
-    pub(crate) fn new(file: &File, len: u64) -> Option<Self> {
-        let len = usize::try_from(len).ok().filter(|len| *len > 0)?;
-        let slot = take_slot()?;
+    /// Maps a file that has `len` bytes, and room for it to grow. `None`: this process must have a
+    /// [`guard`] and has none, or the system has no room; the file is then read otherwise.
+    pub(crate) fn new(file: &File, len: u64, danger: Danger) -> Option<Self> {
+        let end = usize::try_from(len).ok().filter(|len| *len > 0)?;
+        let len = end.checked_mul(2)?;
+        let slot = take_slot();
+        if slot.is_none() && danger == Danger::Guarded {
+            return None;
+        }
         // SAFETY: a new mapping at an address of the system's choice touches no memory of ours.
         let begin = unsafe {
             let (fd, null) = (file.as_raw_fd(), ptr::null_mut());
             libc::mmap(null, len, libc::PROT_READ, libc::MAP_SHARED, fd, 0)
         };
         if begin == libc::MAP_FAILED {
-            TABLE[slot].begin.store(0, SeqCst);
+            if let Some(slot) = slot {
+                TABLE[slot].begin.store(0, SeqCst);
+            }
             return None;
         }
-        fill_slot(slot, begin as usize, len);
-        Some(Self { slot, begin: begin as usize, len })
+        if let Some(slot) = slot {
+            fill_slot(slot, begin as usize, len);
+        }
+        Some(Self { slot, begin: begin as usize, len, end: AtomicUsize::new(end) })
+    }
+
+    /// Somebody has looked: the file has `len` bytes now. It may have grown, or have been cut off.
+    pub(crate) fn reaches(&self, len: u64) {
+        let end = usize::try_from(len).unwrap_or(usize::MAX);
+        self.end.store(end.min(self.len), Relaxed);
     }
 
     /// Copies the bytes at `offset`. `None`: they are not all within the map. An error: the file has
     /// lost some of what was mapped.
+    #[inline]
     pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8]) -> Option<io::Result<()>> {
         let offset = usize::try_from(offset).ok()?;
-        if offset.checked_add(buf.len())? > self.len {
+        if offset.checked_add(buf.len())? > self.end.load(Relaxed) {
             return None;
         }
-        // SAFETY: the range is within the mapping, which lives as long as `self`, and pages that the
-        // file has lost are replaced by the handler. Others may write to the file meanwhile: the
-        // bytes are copied without a reference to them ever being made, and nobody relies on what
-        // was copied before its checksum matches.
+        // SAFETY: the range is within the mapping, which lives as long as `self`. Pages that the
+        // file has lost are replaced by the handler; without one the file had this range when somebody
+        // looked last, and what that leaves open, see above, is a signal and no wrong memory. Others
+        // may write to the file meanwhile: the bytes are copied without a reference to them ever
+        // being made, and nobody relies on what was copied before its checksum matches, or before it
+        // was seen that nothing has been committed meanwhile.
         unsafe {
             let from = (self.begin + offset) as *const u8;
             ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len());
         }
-        if TABLE[self.slot].torn.load(SeqCst) {
+        if self.slot.is_some_and(|slot| TABLE[slot].torn.load(SeqCst)) {
             return Some(Err(io::Error::other("somebody has cut the file off while it was read")));
         }
         Some(Ok(()))
@@ -210,12 +248,16 @@ impl Map {
 impl Drop for Map {
     fn drop(&mut self) {
         // Out of the handler's sight first: once it is gone, the addresses may be another's.
-        TABLE[self.slot].begin.store(1, SeqCst);
+        if let Some(slot) = self.slot {
+            TABLE[slot].begin.store(1, SeqCst);
+        }
         // SAFETY: the mapping was made by `new`, and only `read_at` touches it, which borrows `self`.
         unsafe {
             libc::munmap(self.begin as *mut _, self.len);
         }
-        TABLE[self.slot].begin.store(0, SeqCst);
+        if let Some(slot) = self.slot {
+            TABLE[slot].begin.store(0, SeqCst);
+        }
     }
 }
 
@@ -234,7 +276,7 @@ mod tests {
     fn a_file_cut_off_under_its_map_is_an_error_and_no_sigbus() {
         guard();
         let file = file_of(100_000);
-        let map = Map::new(&file, 100_000).unwrap();
+        let map = Map::new(&file, 100_000, Danger::Guarded).unwrap();
         let mut bytes = [0; 100];
         assert!(map.read_at(99_900, &mut bytes).unwrap().is_ok());
         assert_eq!(bytes, [7; 100]);
@@ -245,7 +287,7 @@ mod tests {
         // For good: what else was read through it may have been of an empty page.
         file.set_len(100_000).unwrap();
         assert!(map.read_at(10, &mut bytes).unwrap().is_err());
-        let again = Map::new(&file, 100_000).unwrap();
+        let again = Map::new(&file, 100_000, Danger::Guarded).unwrap();
         assert!(again.read_at(10, &mut bytes).unwrap().is_ok());
     }
 
@@ -253,9 +295,30 @@ mod tests {
     fn maps_beyond_the_table_are_refused_and_their_places_come_back() {
         guard();
         let file = file_of(10);
-        let maps: Vec<Map> = std::iter::from_fn(|| Map::new(&file, 10)).take(SLOTS + 1).collect();
+        let map = || Map::new(&file, 10, Danger::Guarded);
+        let maps: Vec<Map> = std::iter::from_fn(map).take(SLOTS + 1).collect();
         assert!(maps.len() <= SLOTS);
         drop(maps);
-        assert!(Map::new(&file, 10).is_some());
+        assert!(map().is_some());
+    }
+
+    #[test]
+    fn nothing_is_touched_past_the_length_that_was_seen_last() {
+        let file = file_of(50_000);
+        let map = Map::new(&file, 50_000, Danger::Looked).unwrap();
+        let mut bytes = [0; 100];
+        assert!(map.read_at(49_901, &mut bytes).is_none());
+        file.set_len(90_000).unwrap();
+        assert!(map.read_at(80_000, &mut bytes).is_none());
+        map.reaches(90_000);
+        assert!(map.read_at(80_000, &mut bytes).unwrap().is_ok());
+        assert_eq!(bytes, [0; 100]);
+        map.reaches(4000);
+        assert!(map.read_at(80_000, &mut bytes).is_none());
+        assert!(map.read_at(3900, &mut bytes).unwrap().is_ok());
+        assert_eq!(bytes, [7; 100]);
+        // More than there was room for.
+        map.reaches(1 << 40);
+        assert!(map.read_at(100_000, &mut bytes).is_none());
     }
 }

@@ -7,6 +7,8 @@
 //!
 //! All of them can be asked by any number of threads. Files are read through [`map`]s.
 
+#[cfg(all(test, feature = "capi"))]
+mod cut_tests;
 mod file;
 pub(crate) mod foothold;
 mod index_view;

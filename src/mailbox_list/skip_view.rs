@@ -14,12 +14,13 @@ use crate::cyrusdb::snapshot::{Found, Header, Reader, Scratch, Walked};
 use crate::mailbox::KeyGeneration;
 
 use super::keys;
-use super::view::{Identity, ListFile, Search};
+use super::map::Danger;
+use super::view::{Identity, ListFile, MappedFile, Search};
 
 /// A twoskip or twom file at its last known committed end.
 #[derive(Debug)]
 pub(crate) struct SkipView {
-    pub(crate) file: Arc<ListFile>,
+    file: Arc<MappedFile>,
     pub(crate) identity: Identity,
     keys: OnceLock<KeyGeneration>,
     /// As it was when the file was opened.
@@ -41,12 +42,12 @@ const MOST_LOG: u64 = 4 << 20;
 
 impl SkipView {
     /// A view without fingers at the committed end that the header names.
-    pub(crate) fn open(file: File, scratch: &mut Scratch) -> Result<Self> {
+    pub(crate) fn open(file: File, danger: Danger, scratch: &mut Scratch) -> Result<Self> {
         let metadata = file.metadata()?;
         let file = ListFile::new(file);
         let header = Header::read(&file)?;
         header.check_size(metadata.len())?;
-        let file = Arc::new(file.mapping(header.end));
+        let file = Arc::new(file.mapping(metadata.len(), danger));
         let view = Self {
             file,
             identity: Identity::of(&metadata),
@@ -70,7 +71,7 @@ impl SkipView {
     /// Looks at a few keys, if none has shown the generation yet.
     fn decide_keys(&self, scratch: &mut Scratch) {
         if self.keys.get().is_none()
-            && let Some(keys) = key_generation(&self.file, self.header(), scratch)
+            && let Some(keys) = key_generation(&self.file.file, self.header(), scratch)
         {
             // From 3.6 on there is one order only.
             if keys == KeyGeneration::Separated {
@@ -102,7 +103,12 @@ impl SkipView {
 
     /// What has become of this state: the header as it stands in the file now.
     pub(crate) fn header_now(&self) -> Result<Header> {
-        Header::read(&*self.file)
+        Header::read(&self.file.file)
+    }
+
+    /// The file was seen to have `len` bytes.
+    pub(crate) fn reaches(&self, len: u64) {
+        self.file.reaches(len);
     }
 
     /// Whether a header names the state that is known.
@@ -126,11 +132,11 @@ impl SkipView {
         if now.end > from {
             let mut logged = now.end - from <= MOST_LOG;
             if let Some(builder) = builder {
-                let reader = Reader::new(&*self.file, now, builder.order(), scratch);
+                let reader = Reader::new(&self.file.file, now, builder.order(), scratch);
                 logged = logged && builder.follow(reader, from).is_ok();
             }
             if let Some(fingers) = &self.fingers {
-                let reader = Reader::new(&*self.file, now, fingers.order(), scratch);
+                let reader = Reader::new(&self.file.file, now, fingers.order(), scratch);
                 logged = logged && fingers.follow(reader, from).is_ok();
             }
             if !logged {
@@ -162,7 +168,7 @@ impl SkipView {
         count: usize,
         scratch: &mut Scratch,
     ) -> Result<Progress> {
-        let reader = Reader::new(&*self.file, self.header(), builder.order(), scratch);
+        let reader = Reader::new(&self.file.file, self.header(), builder.order(), scratch);
         let progress = builder.collect(reader, count)?;
         if progress == Progress::OtherOrder {
             self.order.store(if builder.order() == Order::Mbox { MBOX } else { RAW }, Relaxed);
@@ -260,7 +266,7 @@ impl SkipView {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<Walked> {
         let order = self.order();
-        let walked = Reader::new(&*self.file, self.header(), order, scratch)
+        let walked = Reader::new(&self.file.file, self.header(), order, scratch)
             .along_lists()
             .walk(from, visit)?;
         if walked == Walked::OtherOrder {

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-#[cfg(feature = "capi")]
-use super::foothold::Foothold;
 use super::lists::{Replicated, Trust};
 use super::replica::ReplicaList;
+#[cfg(feature = "capi")]
+use super::{file::HIT_AGE, foothold::Foothold};
 use crate::mailbox::MailboxList;
 use crate::replica::{About, Status, utc};
 
@@ -25,9 +25,9 @@ trait Whole: std::fmt::Debug + Send + Sync {
     /// That, and how many names it has.
     fn about(&self) -> Result<(About, u64), String>;
 
-    /// The same, or as it was a moment ago: for what only gets older.
-    fn about_lately(&self) -> Result<(About, u64), String> {
-        self.about()
+    /// When the replica was as the master's list, or as that was known a moment ago.
+    fn as_of(&self) -> Result<Option<SystemTime>, String> {
+        Ok(self.about()?.0.as_of)
     }
 }
 
@@ -38,13 +38,13 @@ impl Whole for ReplicaList {
 }
 
 #[cfg(feature = "capi")]
-impl Whole for super::replica::UnmappedReplica {
+impl Whole for super::replica::LocklessReplica {
     fn about(&self) -> Result<(About, u64), String> {
         self.about()
     }
 
-    fn about_lately(&self) -> Result<(About, u64), String> {
-        self.about_lately()
+    fn as_of(&self) -> Result<Option<SystemTime>, String> {
+        self.about_lately(|about| about.as_of)
     }
 }
 
@@ -59,10 +59,10 @@ impl Stored {
         Ok(Self::of(Arc::new(ReplicaList::open(dir)?), max_age))
     }
 
-    /// The same for the replica whose `data.mdb` this is, read without a map.
+    /// The same for the replica whose `data.mdb` this is, read without LMDB.
     #[cfg(feature = "capi")]
-    pub(crate) fn unmapped(at: Arc<Foothold>, max_age: Option<Duration>) -> Replicated {
-        Self::of(Arc::new(super::replica::UnmappedReplica::at(at)), max_age)
+    pub(crate) fn lockless(at: Arc<Foothold>, max_age: Option<Duration>) -> Replicated {
+        Self::of(Arc::new(super::replica::LocklessReplica::at(at, HIT_AGE)), max_age)
     }
 
     fn of<L: MailboxList + Whole + 'static>(list: Arc<L>, max_age: Option<Duration>) -> Replicated {
@@ -72,16 +72,16 @@ impl Stored {
 }
 
 /// How long ago the replica was as the master's list, if it ever was.
-fn age(about: &About) -> Option<Duration> {
+fn age(as_of: Option<SystemTime>) -> Option<Duration> {
     // A clock that was put back makes nothing older.
-    Some(SystemTime::now().duration_since(about.as_of?).unwrap_or_default())
+    Some(SystemTime::now().duration_since(as_of?).unwrap_or_default())
 }
 
 impl Trust for Stored {
     fn hits(&self) -> Result<(), String> {
         let Some(max_age) = self.max_age else { return Ok(()) };
-        let (about, _) = self.list.about_lately()?;
-        match (age(&about), about.as_of) {
+        let as_of = self.list.as_of()?;
+        match (age(as_of), as_of) {
             (Some(age), Some(as_of)) if age > max_age => {
                 Err(format!("the replica is stale since {}", utc(as_of)))
             }
@@ -96,7 +96,7 @@ impl Trust for Stored {
     }
 
     fn age(&self) -> Option<Duration> {
-        age(&self.list.about_lately().ok()?.0)
+        age(self.list.as_of().ok()?)
     }
 
     fn status(&self) -> Option<Status> {
@@ -109,7 +109,7 @@ impl Trust for Stored {
         Some(Status {
             state,
             doubt: about.misses(names).err(),
-            age: age(&about),
+            age: age(about.as_of),
             names,
             synchronised: about.synchronised,
             master: about.master,

@@ -16,7 +16,11 @@ use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, State};
 
 /// What is found is as new as what is missed.
 fn strict() -> Options {
-    Options { hit_age: Duration::ZERO, lock_patience: Duration::from_millis(30) }
+    Options {
+        hit_age: Duration::ZERO,
+        lock_patience: Duration::from_millis(30),
+        ..Options::default()
+    }
 }
 
 fn name(name: &str) -> MailboxName {

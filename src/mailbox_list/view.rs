@@ -12,38 +12,67 @@ use crate::mailbox::KeyGeneration;
 
 use super::foothold::Foothold;
 use super::index_view::IndexView;
-use super::map::Map;
+use super::map::{Danger, Map};
 use super::skip_view::SkipView;
 
-/// An open file.
+/// An open file, read by `pread`.
 #[derive(Debug)]
-pub(crate) struct ListFile {
-    file: File,
+pub(crate) struct ListFile(File);
+
+/// The same, read through a map where this process may have one: for searches, see [`Map`].
+#[derive(Debug)]
+pub(crate) struct MappedFile {
+    pub(crate) file: ListFile,
     map: Option<Map>,
 }
 
 impl ListFile {
-    /// A file that is read by `pread` alone.
     pub(crate) fn new(file: File) -> Self {
-        Self { file, map: None }
+        Self(file)
     }
 
-    /// The same, with its first bytes read through a map where this process may have one. They must
-    /// be there now and never be cut off by Cyrus.
-    pub(crate) fn mapping(self, len: u64) -> Self {
-        let map = Map::new(&self.file, len);
-        Self { file: self.file, map }
+    /// It has `len` bytes now. Who searches it looks first what it [has](MappedFile::reaches) then.
+    pub(crate) fn mapping(self, len: u64, danger: Danger) -> MappedFile {
+        let map = Map::new(&self.0, len, danger);
+        MappedFile { file: self, map }
+    }
+}
+
+impl MappedFile {
+    /// The file was seen to have `len` bytes.
+    pub(crate) fn reaches(&self, len: u64) {
+        if let Some(map) = &self.map {
+            map.reaches(len);
+        }
+    }
+
+    /// Looks how long it is.
+    #[cfg(feature = "capi")]
+    pub(crate) fn look(&self) -> io::Result<()> {
+        self.reaches(self.size()?);
+        Ok(())
+    }
+}
+
+impl ByteSource for MappedFile {
+    #[inline]
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        match self.map.as_ref().and_then(|map| map.read_at(offset, buf)) {
+            Some(read) => read.map(|()| buf.len()),
+            None => self.file.read_at(offset, buf),
+        }
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
     }
 }
 
 impl ByteSource for ListFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        if let Some(read) = self.map.as_ref().and_then(|map| map.read_at(offset, buf)) {
-            return read.map(|()| buf.len());
-        }
         let mut done = 0;
         while done < buf.len() {
-            match self.file.read_at(&mut buf[done..], offset + done as u64) {
+            match self.0.read_at(&mut buf[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -54,7 +83,7 @@ impl ByteSource for ListFile {
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        Ok(self.0.metadata()?.len())
     }
 }
 
@@ -85,7 +114,7 @@ pub(crate) fn open(at: &Foothold) -> Result<(File, Engine)> {
     let mut head = [0; cyrusdb::HEAD];
     let len = file.read_at(0, &mut head)?;
     let engine = cyrusdb::detect(&head[..len])?;
-    Ok((file.file, engine))
+    Ok((file.0, engine))
 }
 
 /// How one lookup in a [`View`] can end.

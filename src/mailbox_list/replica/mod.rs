@@ -30,7 +30,7 @@
 //! kills the processes that read it, unless they have a [`guard`](super::map::guard). Removing
 //! it or replacing it by renaming is noticed within a second, and at once before a miss is reported.
 //! An open replica must not be used in a child after fork. The shared library, whose processes can do
-//! with none of this, reads the file without LMDB.
+//! with none of this, reads the file without LMDB, and looks at its length first.
 
 #[cfg(test)]
 mod crash_tests;
@@ -38,19 +38,19 @@ mod crash_tests;
 mod damage_tests;
 mod list;
 #[cfg(feature = "capi")]
+mod lockless;
+#[cfg(all(test, feature = "capi"))]
+mod lockless_tests;
+#[cfg(feature = "capi")]
 mod pages;
 mod place;
 mod store;
 #[cfg(test)]
 mod tests;
-#[cfg(feature = "capi")]
-mod unmapped;
-#[cfg(all(test, feature = "capi"))]
-mod unmapped_tests;
 pub mod value;
 
 pub use list::ReplicaList;
+#[cfg(feature = "capi")]
+pub(crate) use lockless::LocklessReplica;
 pub use place::{Change, Place, accept};
 pub use store::Error;
-#[cfg(feature = "capi")]
-pub(crate) use unmapped::UnmappedReplica;

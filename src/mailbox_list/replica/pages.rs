@@ -1,9 +1,9 @@
 //! The pages of an LMDB file, read without LMDB.
 //!
-//! LMDB reads through a map, in which a file that is cut off kills the process; it keeps a table of
-//! readers that each of them must be able to write to; it must not be opened twice in a process, as two
-//! copies of the library would, nor be used after a fork. A process that only looks a name up now and
-//! then can do without all of that, because of how LMDB writes (0.9, `mdb.c`):
+//! LMDB trusts the file that it has mapped, so that one that is cut off kills the process; it keeps a
+//! table of readers that each of them must be able to write to; it must not be opened twice in a process,
+//! as two copies of the library would, nor be used after a fork. A process that only looks names up can do
+//! without all of that, because of how LMDB writes (0.9, `mdb.c`):
 //!
 //! * Two meta pages take turns; the one with the greater number is the last commit. A page that a
 //!   commit refers to is never written to, only replaced.
@@ -11,10 +11,11 @@
 //!   readers). So while the transaction after commit N is under way, all pages of N stay as they are.
 //!   The one after that may write to them, but not before N + 1 stands in a meta page.
 //!
-//! Who reads the meta pages, looks, and finds the meta pages to be the same bytes, has seen commit N
-//! and nothing else. If they are not, what was found does not count, be it an error. So a
+//! Who reads the meta pages, looks, and finds that they still name the same commits, has seen commit N
+//! and nothing else. If they do not, what was found does not count, be it an error. So a
 //! [`Commit`] can be kept, with the branches that were read of it, and be asked again: it needs no more
-//! than the look at the meta pages afterwards.
+//! than the look at the meta pages afterwards. Nothing is looked at where it stands: all is copied, for
+//! somebody may be writing to it.
 //!
 //! Bounds: pages lie before the end that the meta page names, all offsets within their page, and a
 //! tree is no deeper than [`DEEPEST`].
@@ -22,6 +23,7 @@
 use std::ops::ControlFlow;
 use std::ops::Range;
 use std::sync::OnceLock;
+use std::sync::atomic::{Ordering::Acquire, fence};
 
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::source::ByteSource;
@@ -39,6 +41,9 @@ const HEAD: usize = 16;
 const NODE: usize = 8;
 /// From the beginning of a meta page to the end of what is in it.
 const META: usize = HEAD + 136;
+/// In there, what tells one commit from another: how many keys it has, its root, its last page, and its
+/// number, which grows. LMDB writes them in this order, in one go.
+const NAMED: usize = HEAD + 104;
 /// No page: the root of an empty tree.
 const NONE: u64 = u64::MAX;
 
@@ -53,6 +58,9 @@ type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
 /// So many branches of a commit are kept in memory; a million names have some hundred.
 const BRANCHES: usize = 256;
 
+/// By what a meta page names a commit.
+type Named = [u8; META - NAMED];
+
 /// A page that is kept, and its number.
 type Kept = OnceLock<(u64, Box<[u8]>)>;
 
@@ -60,7 +68,7 @@ type Kept = OnceLock<(u64, Box<[u8]>)>;
 #[derive(Debug)]
 pub(super) struct Commit {
     page_size: u64,
-    metas: Vec<u8>,
+    named: [Named; 2],
     root: u64,
     /// The number of keys.
     pub(super) entries: u64,
@@ -93,13 +101,23 @@ pub(super) fn page_size<S: ByteSource + ?Sized>(source: &S) -> Result<u64> {
 impl Commit {
     /// The last one of a file with pages of this size.
     pub(super) fn last<S: ByteSource + ?Sized>(source: &S, page_size: u64) -> Result<Self> {
-        let mut metas = Vec::new();
-        read_metas(source, page_size, &mut metas)?;
         let bad = |what: &str| Error::corrupt(0, what);
-        let second = usize::try_from(page_size).map_err(|_| bad("no size of a page"))?;
-        let metas_at = [0, second].map(|at| metas.get(at..at + META).unwrap_or_default());
-        let number = |meta: &&[u8]| u64_at(meta, HEAD + 128).unwrap_or_default();
-        let meta = metas_at.into_iter().max_by_key(number).unwrap_or_default();
+        let read = |at| -> Result<[u8; META]> {
+            let mut meta = [0; META];
+            match source.read_at(at, &mut meta)? {
+                META => Ok(meta),
+                _ => Err(bad("the file ends before its second page")),
+            }
+        };
+        let metas = [read(0)?, read(page_size)?];
+        // None that is just being written.
+        fence(Acquire);
+        if metas != [read(0)?, read(page_size)?] {
+            return Err(bad("a meta page that changes"));
+        }
+        let named = metas.map(|meta| bytes_at(&meta, NAMED).unwrap_or([0; META - NAMED]));
+        let number = |meta: &&[u8; META]| u64_at(*meta, HEAD + 128).unwrap_or_default();
+        let Some(meta) = metas.iter().max_by_key(number) else { return Err(bad("no meta page")) };
         if u32_at(meta, HEAD) != Some(MAGIC) || u16_at(meta, HEAD + 76) != Some(0) {
             return Err(bad("not a database of murder-route"));
         }
@@ -109,17 +127,23 @@ impl Commit {
             return Err(bad("no meta page"));
         };
         let branches = (0..BRANCHES).map(|_| OnceLock::new()).collect();
-        Ok(Self { page_size, root, entries, pages: last.saturating_add(1), metas, branches })
+        Ok(Self { page_size, named, root, entries, pages: last.saturating_add(1), branches })
     }
 
     /// Whether nothing has been committed since, so that what was found counts.
-    pub(super) fn is_last<S: ByteSource + ?Sized>(
-        &self,
-        source: &S,
-        metas: &mut Vec<u8>,
-    ) -> Result<bool> {
-        read_metas(source, self.page_size, metas)?;
-        Ok(*metas == self.metas)
+    pub(super) fn is_last<S: ByteSource + ?Sized>(&self, source: &S) -> Result<bool> {
+        // Only now.
+        fence(Acquire);
+        for (begin, known) in [0, self.page_size].into_iter().zip(&self.named) {
+            let mut named = [0; META - NAMED];
+            if source.read_at(begin + NAMED as u64, &mut named)? != named.len() {
+                return Err(Error::corrupt(0, "the file ends before its second page"));
+            }
+            if named != *known {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Where a branch is kept.
@@ -341,20 +365,6 @@ struct Node {
     /// Of the value.
     len: u32,
     value: Range<usize>,
-}
-
-/// Both meta pages, and what is between them, in one read.
-fn read_metas<S: ByteSource + ?Sized>(
-    source: &S,
-    page_size: u64,
-    metas: &mut Vec<u8>,
-) -> Result<()> {
-    let len = usize::try_from(page_size).unwrap_or_default().saturating_add(META);
-    metas.resize(len, 0);
-    match source.read_at(0, metas)? == len {
-        true => Ok(()),
-        false => Err(Error::corrupt(0, "the file ends before its second page")),
-    }
 }
 
 fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {

@@ -12,11 +12,12 @@ use super::*;
 use crate::changes::Changed;
 use crate::cyrusdb::writer::Random;
 use crate::mailbox::{Lookup, MailboxList, MailboxName, Record};
+use crate::mailbox_list::file::HIT_AGE;
 use crate::mailbox_list::foothold::Foothold;
 use crate::replica::Batch as _;
 
-fn unmapped(dir: &Path) -> UnmappedReplica {
-    UnmappedReplica::at(Arc::new(Foothold::at(dir.join("data.mdb"))))
+fn lockless(dir: &Path) -> LocklessReplica {
+    LocklessReplica::at(Arc::new(Foothold::at(dir.join("data.mdb"))), HIT_AGE)
 }
 
 fn all(list: &dyn MailboxList, prefix: &str) -> Vec<(MailboxName, Record)> {
@@ -35,7 +36,7 @@ fn both_readers_say_the_same_of_a_replica_that_changes() {
     let mut random = Random(seed);
     let dir = tempfile::tempdir().unwrap();
     let mut place = Place::open(dir.path()).unwrap();
-    let (with, without) = (place.list(), unmapped(dir.path()));
+    let (with, without) = (place.list(), lockless(dir.path()));
     assert!(matches!(without.lookup(&name(1)), Lookup::Unsure(_)));
     list_of(&mut place, 0..3000, 0);
     for round in 0..60 {
@@ -79,7 +80,7 @@ fn no_reader_without_a_place_in_the_table_sees_half_a_commit() {
     thread::scope(|scope| {
         for reader in 0..3 {
             let (begun, done, over) = (&begun, &done, &over);
-            let list = unmapped(dir.path());
+            let list = lockless(dir.path());
             scope.spawn(move || {
                 let mut random = Random(reader);
                 let mut looks = 0u64;
@@ -122,7 +123,7 @@ fn no_reader_without_a_place_in_the_table_sees_half_a_commit() {
 #[test]
 fn a_replica_that_is_replaced_or_gone_makes_nobody_absent() {
     let dir = tempfile::tempdir().unwrap();
-    let list = unmapped(dir.path());
+    let list = lockless(dir.path());
     assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
     let mut place = Place::open(dir.path()).unwrap();
     list_of(&mut place, 0..10, 0);
@@ -164,7 +165,7 @@ fn no_damage_is_more_than_an_error() {
         });
         let path = dir.path().join("bad.mdb");
         std::fs::write(&path, &bad).unwrap();
-        let list = UnmappedReplica::at(Arc::new(Foothold::at(path)));
+        let list = LocklessReplica::at(Arc::new(Foothold::at(path)), HIT_AGE);
         for _ in 0..5 {
             if let Lookup::Unsure(_) = list.lookup(&name(random.below(2000))) {
                 errors += 1;

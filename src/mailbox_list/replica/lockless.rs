@@ -1,4 +1,4 @@
-//! The replica for a process that must not map it, nor have a place in LMDB's table of readers.
+//! The replica for a process that can have no part in LMDB's locks: no place in its table of readers.
 
 use std::cell::RefCell;
 use std::io;
@@ -15,16 +15,16 @@ use super::value::{self, BadValue};
 use crate::cyrusdb::error::{Error, Result};
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
 use crate::mailbox_list::foothold::Foothold;
-use crate::mailbox_list::view::{Identity, ListFile};
+use crate::mailbox_list::map::Danger;
+use crate::mailbox_list::view::{Identity, ListFile, MappedFile};
 use crate::replica::{About, generation};
 
 /// So often a look is begun anew because something was committed meanwhile. One takes microseconds,
 /// and the fastest writer some hundred of them for a commit.
 const ATTEMPTS: usize = 1000;
 
-/// So long it is not looked whether the file is still the one at its path; what is not found always
-/// is.
-const LOOK: Duration = Duration::from_secs(1);
+/// So often it may be begun anew because the meta pages could not be read.
+const TORN: usize = 20;
 
 /// So old may be what is known of the replica as a whole, where it only tells how old the rest is.
 const LATELY: Duration = Duration::from_millis(100);
@@ -32,24 +32,29 @@ const LATELY: Duration = Duration::from_millis(100);
 /// A walk reads so many records at once.
 const PIECE: usize = 256;
 
-/// A replica, read by `pread` while the daemon writes it. Any number of threads look up at once.
+/// A replica, read through a [`map`](crate::mailbox_list::map) while the daemon writes it. Any number of
+/// threads look up at once.
 ///
 /// What it says is what [`ReplicaList`](super::ReplicaList) says. Needs to read `data.mdb`, and nothing
 /// else; can be used, or made anew, in a child after fork.
 #[derive(Debug)]
-pub(crate) struct UnmappedReplica {
+pub(crate) struct LocklessReplica {
     at: Arc<Foothold>,
     started: Instant,
+    /// So long it is not looked whether the file is still the one at its path, and how long it is; for
+    /// what is not found it always is.
+    hit_age: Duration,
     opened: ArcSwapOption<Opened>,
-    /// Milliseconds since `started` until which the file is taken for the one at its path.
+    /// Nanoseconds since `started` until which the file is taken for the one at its path, and no shorter.
     good_until: AtomicU64,
-    about: ArcSwapOption<(Instant, About, u64)>,
+    /// With the time since `started` at which it was read, in nanoseconds.
+    about: ArcSwapOption<(u64, About)>,
 }
 
 /// The file as it was opened.
 #[derive(Debug)]
 struct Opened {
-    file: ListFile,
+    file: MappedFile,
     identity: Identity,
     page_size: u64,
     /// The last commit, when somebody looked last.
@@ -57,15 +62,21 @@ struct Opened {
 }
 
 thread_local! {
-    /// Room for a page, and for the meta pages.
-    static ROOM: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    /// Room for a page.
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-impl UnmappedReplica {
-    /// The replica whose `data.mdb` this is.
-    pub(crate) fn at(at: Arc<Foothold>) -> Self {
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl LocklessReplica {
+    /// The replica whose `data.mdb` this is. Who is found may have been found in a file that has been
+    /// replaced since, but not longer than this.
+    pub(crate) fn at(at: Arc<Foothold>, hit_age: Duration) -> Self {
         Self {
             at,
+            hit_age,
             started: Instant::now(),
             opened: ArcSwapOption::empty(),
             good_until: AtomicU64::new(0),
@@ -81,26 +92,39 @@ impl UnmappedReplica {
         format!("{}: {what}", self.at.path().display())
     }
 
+    /// In nanoseconds since it was made.
     fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        nanoseconds(self.started.elapsed())
     }
 
     /// The file that stands at the path; `must_look`: now.
     fn opened(&self, must_look: bool) -> Result<Arc<Opened>> {
         let known = self.opened.load_full();
-        if let Some(known) = &known
-            && !must_look
+        if !must_look
             && self.now() < self.good_until.load(Relaxed)
+            && let Some(known) = known
         {
-            return Ok(Arc::clone(known));
+            return Ok(known);
         }
-        let until = self.now().saturating_add(LOOK.as_millis().try_into().unwrap_or(u64::MAX));
+        let now = self.now();
+        if self
+            .about
+            .load()
+            .as_ref()
+            .is_some_and(|about| now - about.0.min(now) > nanoseconds(LATELY))
+        {
+            self.about.store(None);
+        }
         let file = self.at.open()?;
-        let identity = Identity::of(&file.metadata()?);
+        let metadata = file.metadata()?;
+        let identity = Identity::of(&metadata);
         let opened = match known {
-            Some(known) if known.identity == identity => known,
+            Some(known) if known.identity == identity => {
+                known.file.reaches(metadata.len());
+                known
+            }
             _ => {
-                let file = ListFile::new(file);
+                let file = ListFile::new(file).mapping(metadata.len(), Danger::Looked);
                 let page_size = pages::page_size(&file)?;
                 let last = ArcSwapOption::empty();
                 let opened = Arc::new(Opened { file, identity, page_size, last });
@@ -108,7 +132,7 @@ impl UnmappedReplica {
                 opened
             }
         };
-        self.good_until.store(until, Relaxed);
+        self.good_until.store(now.saturating_add(nanoseconds(self.hit_age)), Relaxed);
         Ok(opened)
     }
 
@@ -116,12 +140,12 @@ impl UnmappedReplica {
     fn read<T>(
         &self,
         opened: &Opened,
-        mut look: impl FnMut(&Snapshot<'_, ListFile>, &mut Vec<u8>) -> Result<T>,
+        mut look: impl FnMut(&Snapshot<'_, MappedFile>, &mut Vec<u8>) -> Result<T>,
     ) -> Result<T> {
         // Taken out, so that nothing is borrowed while others' code runs.
-        let (mut page, mut metas) = ROOM.with(RefCell::take);
+        let mut page = ROOM.with(RefCell::take);
         let mut known = opened.last.load_full();
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let looked = match known.take() {
                 Some(commit) => Ok(commit),
                 None => Commit::last(&opened.file, opened.page_size).map(|commit| {
@@ -132,19 +156,21 @@ impl UnmappedReplica {
             }
             .and_then(|commit| {
                 let looked = look(&Snapshot::of(&opened.file, &commit), &mut page);
-                let is_last = commit.is_last(&opened.file, &mut metas)?;
+                let is_last = commit.is_last(&opened.file)?;
                 Ok(is_last.then_some(looked))
             });
             match looked {
                 Ok(Some(looked)) => {
-                    ROOM.set((page, metas));
+                    ROOM.set(page);
                     return looked;
                 }
                 Ok(None) => {}
-                // A meta page caught while it was written.
-                Err(Error::Corrupt { .. }) => std::thread::yield_now(),
+                // A meta page caught while it was written, which is over in a moment.
+                Err(Error::Corrupt { .. }) if attempt < TORN => std::thread::yield_now(),
                 Err(error) => return Err(error),
             }
+            // This may take long, and what was committed may lie behind what was seen of the file.
+            opened.file.look()?;
         }
         // The first look at it may tell what is wrong.
         Commit::last(&opened.file, opened.page_size)?;
@@ -198,16 +224,22 @@ impl UnmappedReplica {
             Some(about) => about.map_err(|bad| self.say(bad))?,
             None => About::default(),
         };
-        self.about.store(Some(Arc::new((Instant::now(), about.clone(), names))));
         Ok((about, names))
     }
 
-    /// The same, as it was a moment ago.
-    pub(crate) fn about_lately(&self) -> std::result::Result<(About, u64), String> {
-        match &*self.about.load() {
-            Some(known) if known.0.elapsed() < LATELY => Ok((known.1.clone(), known.2)),
-            _ => self.about(),
+    /// Of that, something that is worth knowing as it was a moment ago.
+    pub(crate) fn about_lately<T>(
+        &self,
+        take: impl FnOnce(&About) -> T,
+    ) -> std::result::Result<T, String> {
+        // Forgotten when somebody looks at the file and finds it old.
+        if let Some((_, about)) = self.about.load().as_deref() {
+            return Ok(take(about));
         }
+        let known = (self.now(), self.about()?.0);
+        let told = take(&known.1);
+        self.about.store(Some(Arc::new(known)));
+        Ok(told)
     }
 
     /// A piece of the names that begin with `prefix` and come after `last`.
@@ -230,7 +262,7 @@ impl UnmappedReplica {
     }
 }
 
-impl MailboxList for UnmappedReplica {
+impl MailboxList for LocklessReplica {
     fn lookup(&self, name: &MailboxName) -> Lookup {
         self.lookup_dated(name).0
     }
@@ -253,10 +285,7 @@ impl MailboxList for UnmappedReplica {
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {
-        match &*self.about.load() {
-            Some(known) if known.0.elapsed() < LATELY => generation(&known.1.release),
-            _ => generation(&self.about().ok()?.0.release),
-        }
+        self.about_lately(|about| generation(&about.release)).ok()?
     }
 
     /// In pieces: what the writer commits meanwhile may be seen or not.
