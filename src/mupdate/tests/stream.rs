@@ -382,6 +382,21 @@ fn what_is_no_record_is_a_failure_and_not_a_guess() {
 }
 
 #[test]
+fn a_word_of_the_length_of_another_takes_no_mailbox_away_and_ends_nothing_well() {
+    for said in [
+        "U1 REMOVE user.jane\r\n",
+        "U1 RENAMED user.jane be1!default\r\n",
+        "N1 YE \"done\"\r\n",
+        "N1 ABC \"done\"\r\n",
+    ] {
+        let mut stream = listed();
+        stream.receive(said.as_bytes(), at(2.));
+        let (events, failure) = all(&mut stream);
+        assert_eq!((events, failure.unwrap().kind()), (vec![], FailureKind::Protocol), "{said}");
+    }
+}
+
+#[test]
 fn news_that_nobody_asked_for_is_passed_over() {
     let said =
         "* CAPABILITY \"X\"\r\n+ go ahead\r\n\r\n* OK \"still here\"\r\n* OK {2+}\r\n\r\n\r\n";
