@@ -159,3 +159,48 @@ pub fn busy() -> Route {
 pub fn never_settled() -> Route {
     Route::deferred("too many names would have to be confirmed")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config::Overrides;
+    use crate::cyrusdb::node::Layout;
+    use crate::cyrusdb::order::Order;
+    use crate::cyrusdb::writer::{Random, Writer};
+    use crate::router::{Cause, Decision};
+
+    #[test]
+    fn a_reload_does_not_forget_how_long_the_list_has_been() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("c"), "mailboxes-db = \"list\"\ndomains = [\"example.org\"]\n").unwrap();
+        let given = Overrides { config: Some(path("c")), ..Overrides::default() };
+        let has = |names: u32| {
+            let order = |a: &[u8], b: &[u8]| Order::Raw.compare(a, b);
+            let mut writer = Writer::new(Layout::Twoskip, Random(7), 1, order);
+            for n in 0..names {
+                let mut key = Vec::new();
+                let name = MailboxName::new(format!("user.u{n}")).unwrap();
+                name.push_key(KeyGeneration::Separated, &mut key);
+                writer.put(&key, b"%(T er P default S be1.example.org)");
+            }
+            writer.commit();
+            fs::write(path("new"), &writer.file).unwrap();
+            fs::rename(path("new"), path("list")).unwrap();
+        };
+        let nobody = |resolver: &Resolver| {
+            let nothing = resolver.nothing_found(None);
+            let mut ask = |_: &MailboxName, _: &mut Findings| panic!("there is nobody to ask");
+            resolver.route(b"nobody@example.org", None, nothing, &mut ask).decision
+        };
+        let settings = || Settings::load(&given).unwrap();
+        has(300);
+        let resolver = Resolver::new(settings(), None);
+        assert_eq!(nobody(&resolver), Decision::Unknown);
+        has(150);
+        let renewed = resolver.renewed(settings(), None);
+        assert_eq!(nobody(&renewed), Decision::Deferred(Cause::List));
+    }
+}
