@@ -238,6 +238,17 @@ fn a_challenge_more_than_the_mechanism_has_ends_the_login() {
 }
 
 #[test]
+fn what_does_not_answer_the_login_is_not_taken_for_its_success() {
+    for answer in ["* OK still here", "S1 OK done", "X9 OK done", "A0 OK done"] {
+        let mut login = login(loose());
+        login.receive(format!("* AUTH \"PLAIN\"\r\n{LAST}").as_bytes(), at(0.));
+        take(&mut login);
+        login.receive(format!("{answer}\r\n").as_bytes(), at(0.));
+        assert_eq!(failure(&mut login).kind(), FailureKind::Protocol, "{answer}");
+    }
+}
+
+#[test]
 fn without_the_tls_that_is_required_nobody_logs_in() {
     let required = Policy { tls: WhenTls::Required, ..loose() };
     let failure = said(required, &format!("* AUTH \"PLAIN\"\r\n{LAST}"));
