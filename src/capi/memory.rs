@@ -33,9 +33,11 @@ impl Memory {
     /// The same for one that is in pieces.
     pub(super) fn push_pieces<P: AsRef<[u8]>, const N: usize>(&mut self, pieces: [P; N]) -> Start {
         let start = self.bytes.len();
-        let plain = |byte: &u8| if *byte < 0x20 || *byte == 0x7f { b'?' } else { *byte };
         for piece in pieces {
-            self.bytes.extend(piece.as_ref().iter().map(plain));
+            self.bytes.extend_from_slice(piece.as_ref());
+        }
+        for byte in self.bytes.get_mut(start..).unwrap_or_default() {
+            *byte = if *byte < 0x20 || *byte == 0x7f { b'?' } else { *byte };
         }
         self.bytes.push(0);
         Start(Some(start))
