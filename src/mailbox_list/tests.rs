@@ -563,6 +563,34 @@ fn a_long_transaction_in_a_skiplist_defers_nobody_who_was_known_before_it() {
 }
 
 #[test]
+fn who_may_not_wait_waits_neither_for_a_writer_nor_until_a_long_file_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mailboxes.db");
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
+    fs::write(&path, fs::read(format!("{fixture}/skiplist.db")).unwrap()).unwrap();
+    let writer = File::options().write(true).open(&path).unwrap();
+    lock::hold_for_writing(&writer);
+    // Who waits does so until the test is given up.
+    let list = FileList::open(
+        &path,
+        Options { lock_patience: Duration::from_secs(1 << 20), ..Options::default() },
+    );
+    assert_eq!(list.lookup_now(&name("user.nobody")), Lookup::Busy);
+    drop(writer);
+    assert_eq!(list.lookup_now(&name("user.nobody")), Lookup::Absent);
+
+    let long: String = (0..10_000)
+        .map(|n| format!("user.u{n:05}\t1 be1.example.org!default anyone\tp\t\n"))
+        .collect();
+    assert!(long.len() > 256 << 10);
+    replace(&path, long.as_bytes());
+    let list = FileList::open(&path, strict());
+    assert_eq!(list.lookup_now(&name("user.u00001")), Lookup::Busy);
+    assert!(server(list.lookup(&name("user.u00001"))).is_some());
+    assert!(server(list.lookup_now(&name("user.u00001"))).is_some());
+}
+
+#[test]
 fn a_record_is_new_for_a_minute_by_its_date() {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let names = ["user.old", "user.older", "user.new", "user.later"];
