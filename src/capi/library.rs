@@ -28,6 +28,10 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// second.
 const SOON: Duration = Duration::from_millis(500);
 
+/// Most processes of a mail server make fewer look-ups before others take their places: smtpd and cleanup of
+/// Postfix serve 100 clients (`max_use`).
+const SHORTCUTS_AFTER: u32 = 2000;
+
 /// The rules and lists of a configuration, ready to answer. Shared by threads.
 ///
 /// # After a fork
@@ -356,7 +360,11 @@ impl Inner {
     fn of(sources: &[KeptSource]) -> Self {
         let source = |source: &KeptSource| match source {
             KeptSource::MailboxesDb(at) => {
-                let options = Options { danger: Danger::Looked, ..Options::default() };
+                let options = Options {
+                    danger: Danger::Looked,
+                    shortcuts_after: SHORTCUTS_AFTER,
+                    ..Options::default()
+                };
                 Source::File(Arc::new(FileList::open_at(Arc::clone(at), options)))
             }
             KeptSource::Replica(at, max_age) => {

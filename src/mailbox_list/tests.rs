@@ -342,6 +342,23 @@ fn a_writer_that_keeps_its_lock_is_waited_for_but_not_for_ever() {
 }
 
 #[test]
+fn a_process_that_soon_ends_does_not_begin_by_reading_half_the_list() {
+    for layout in [TWOSKIP, TWOM] {
+        let mut site = Site::with(layout, some(300));
+        let list = FileList::open(site.path(), Options { shortcuts_after: 100, ..strict() });
+        for (n, of) in some(300).take(150).enumerate() {
+            assert_eq!(list.has_shortcuts(), n > 100, "{n}");
+            assert!(server(list.lookup(&name(&of))).is_some());
+        }
+        // One that goes on is not slow anew after a repack.
+        site.writer = site.writer.repack();
+        site.replace();
+        assert!(server(list.lookup(&name("user.u0007"))).is_some());
+        assert!(list.has_shortcuts());
+    }
+}
+
+#[test]
 fn a_list_that_has_shrunk_sharply_makes_nobody_unknown() {
     let whole = Site::with(TWOSKIP, some(300));
     let part = Site::with(TWOSKIP, some(150));
