@@ -138,6 +138,40 @@ fn a_list_that_is_cut_off_in_place_is_temporary_and_kills_nobody() {
 }
 
 #[test]
+fn a_process_of_few_lookups_touches_no_page_that_may_be_gone() {
+    alone("a_process_of_few_lookups_touches_no_page_that_may_be_gone", || {
+        for layout in LAYOUTS {
+            let site = Site::with(layout, 3000);
+            // Nobody looks at the length of the file before a search.
+            let options = Options {
+                hit_age: Duration::from_secs(3600),
+                danger: Danger::Looked,
+                shortcuts_after: 2000,
+                ..Options::default()
+            };
+            let list = FileList::open(site.path(), options);
+            assert_eq!(server(list.lookup(&name(1))), "be1");
+            File::options().write(true).open(site.path()).unwrap().set_len(4096).unwrap();
+            for n in 0..1000 {
+                let found = list.lookup(&name(n));
+                assert!(!matches!(found, Lookup::Absent | Lookup::Busy), "{layout:?}: {found:?}");
+            }
+            assert!(matches!(list.lookup(&name(1500)), Lookup::Unsure(_)), "{layout:?}");
+        }
+
+        let folder = tempfile::tempdir().unwrap();
+        fill(&mut Place::open(folder.path()).unwrap(), 0..5000, "be1");
+        let (list, file) = replica(&folder, Duration::from_secs(3600));
+        assert_eq!(server(list.lookup(&name(1))), "be1");
+        file.set_len(8192).unwrap();
+        for n in 0..1000 {
+            let found = list.lookup(&name(n));
+            assert!(matches!(found, Lookup::Unsure(_)), "{found:?}");
+        }
+    });
+}
+
+#[test]
 fn a_list_that_is_cut_off_while_it_is_walked_kills_nobody() {
     alone("a_list_that_is_cut_off_while_it_is_walked_kills_nobody", || {
         for layout in LAYOUTS {
@@ -209,10 +243,10 @@ fn fill(place: &mut Place, names: std::ops::Range<u64>, server: &str) {
     change.commit().unwrap();
 }
 
-fn replica(folder: &tempfile::TempDir) -> (LocklessReplica, File) {
+fn replica(folder: &tempfile::TempDir, hit_age: Duration) -> (LocklessReplica, File) {
     let data = folder.path().join("data.mdb");
     let at = Arc::new(foothold::Foothold::at(data.clone()));
-    (LocklessReplica::at(at, Duration::ZERO), File::options().write(true).open(data).unwrap())
+    (LocklessReplica::at(at, hit_age), File::options().write(true).open(data).unwrap())
 }
 
 #[test]
@@ -222,7 +256,7 @@ fn a_replica_that_is_cut_off_in_place_makes_nobody_absent_and_kills_nobody() {
         let mut place = Place::open(folder.path()).unwrap();
         fill(&mut place, 0..5000, "be1");
         drop(place);
-        let (list, file) = replica(&folder);
+        let (list, file) = replica(&folder, Duration::ZERO);
         let whole = fs::read(folder.path().join("data.mdb")).unwrap();
         for len in lengths(whole.len() as u64) {
             for n in 0..5000 {
@@ -251,7 +285,7 @@ fn a_replica_that_grows_or_is_replaced_is_followed_through_its_map() {
         let folder = tempfile::tempdir().unwrap();
         let mut place = Place::open(folder.path()).unwrap();
         fill(&mut place, 0..100, "be1");
-        let (list, _) = replica(&folder);
+        let (list, _) = replica(&folder, Duration::ZERO);
         for round in 0..40 {
             fill(&mut place, round * 200..round * 200 + 300, "be2");
             for n in round * 200..round * 200 + 300 {

@@ -41,8 +41,8 @@ pub struct Options {
     pub lock_patience: Duration,
     /// How the danger of a map is met.
     pub danger: Danger,
-    /// So many lookups go without shortcuts before those are collected, which takes as long as ten
-    /// thousand lookups without them, in a list of 1,000,000 names, and up to 8 MB.
+    /// So many lookups go without shortcuts, and without a map, before those are collected, which takes
+    /// as long as some thousand lookups without them, in a list of 1,000,000 names, and up to 8 MB.
     pub shortcuts_after: u32,
 }
 

@@ -47,7 +47,7 @@ impl SkipView {
         let file = ListFile::new(file);
         let header = Header::read(&file)?;
         header.check_size(metadata.len())?;
-        let file = Arc::new(file.mapping(metadata.len(), danger));
+        let file = Arc::new(file.mapping(danger));
         let view = Self {
             file,
             identity: Identity::of(&metadata),
@@ -178,6 +178,7 @@ impl SkipView {
 
     /// The same file with these fingers, which have been followed to its end.
     pub(crate) fn with_fingers(&self, fingers: Fingers) -> Self {
+        self.file.map();
         Self {
             file: Arc::clone(&self.file),
             identity: self.identity,

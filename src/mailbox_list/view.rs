@@ -3,6 +3,7 @@
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::OnceLock;
 
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::snapshot::Scratch;
@@ -19,11 +20,15 @@ use super::skip_view::SkipView;
 #[derive(Debug)]
 pub(crate) struct ListFile(File);
 
-/// The same, read through a map where this process may have one: for searches, see [`Map`].
+/// The same for searches: read through a [`Map`] from [`Self::map`] on, where this process may have one.
+///
+/// Until then by `pread` too. To a process that has not been there, a fault for a page costs more than
+/// several of these, and a search looks at places all over the file.
 #[derive(Debug)]
 pub(crate) struct MappedFile {
     pub(crate) file: ListFile,
-    map: Option<Map>,
+    danger: Danger,
+    map: OnceLock<Option<Map>>,
 }
 
 impl ListFile {
@@ -31,17 +36,25 @@ impl ListFile {
         Self(file)
     }
 
-    /// It has `len` bytes now. Who searches it looks first what it [has](MappedFile::reaches) then.
-    pub(crate) fn mapping(self, len: u64, danger: Danger) -> MappedFile {
-        let map = Map::new(&self.0, len, danger);
-        MappedFile { file: self, map }
+    /// Who searches it looks first how long it [is](MappedFile::reaches) then.
+    pub(crate) fn mapping(self, danger: Danger) -> MappedFile {
+        MappedFile { file: self, danger, map: OnceLock::new() }
     }
 }
 
 impl MappedFile {
+    /// There will be many searches.
+    pub(crate) fn map(&self) {
+        self.map.get_or_init(|| Map::new(&self.file.0, self.size().ok()?, self.danger));
+    }
+
+    fn mapped(&self) -> Option<&Map> {
+        self.map.get()?.as_ref()
+    }
+
     /// The file was seen to have `len` bytes.
     pub(crate) fn reaches(&self, len: u64) {
-        if let Some(map) = &self.map {
+        if let Some(map) = self.mapped() {
             map.reaches(len);
         }
     }
@@ -57,7 +70,7 @@ impl MappedFile {
 impl ByteSource for MappedFile {
     #[inline]
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        match self.map.as_ref().and_then(|map| map.read_at(offset, buf)) {
+        match self.mapped().and_then(|map| map.read_at(offset, buf)) {
             Some(read) => read.map(|()| buf.len()),
             None => self.file.read_at(offset, buf),
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -32,8 +32,11 @@ const LATELY: Duration = Duration::from_millis(100);
 /// A walk reads so many records at once.
 const PIECE: usize = 256;
 
-/// A replica, read through a [`map`](crate::mailbox_list::map) while the daemon writes it. Any number of
-/// threads look up at once.
+/// So many lookups come before the replica is [mapped](MappedFile): to a process that soon ends, as those of
+/// mail servers do, a map costs more than it saves.
+const MAP_AFTER: u32 = 2000;
+
+/// A replica, read while the daemon writes it. Any number of threads look up at once.
 ///
 /// What it says is what [`ReplicaList`](super::ReplicaList) says. Needs to read `data.mdb`, and nothing
 /// else; can be used, or made anew, in a child after fork.
@@ -45,6 +48,8 @@ pub(crate) struct LocklessReplica {
     /// what is not found it always is.
     hit_age: Duration,
     opened: ArcSwapOption<Opened>,
+    /// How many lookups there were, up to [`MAP_AFTER`].
+    lookups: AtomicU32,
     /// Nanoseconds since `started` until which the file is taken for the one at its path, and no shorter.
     good_until: AtomicU64,
     /// With the time since `started` at which it was read, in nanoseconds.
@@ -79,6 +84,7 @@ impl LocklessReplica {
             hit_age,
             started: Instant::now(),
             opened: ArcSwapOption::empty(),
+            lookups: AtomicU32::new(0),
             good_until: AtomicU64::new(0),
             about: ArcSwapOption::empty(),
         }
@@ -124,7 +130,7 @@ impl LocklessReplica {
                 known
             }
             _ => {
-                let file = ListFile::new(file).mapping(metadata.len(), Danger::Looked);
+                let file = ListFile::new(file).mapping(Danger::Looked);
                 let page_size = pages::page_size(&file)?;
                 let last = ArcSwapOption::empty();
                 let opened = Arc::new(Opened { file, identity, page_size, last });
@@ -179,6 +185,10 @@ impl LocklessReplica {
 
     /// One look for a name.
     fn look_up(&self, opened: &Opened, name: &MailboxName) -> Result<(Lookup, bool)> {
+        match self.lookups.load(Relaxed) {
+            MAP_AFTER => opened.file.map(),
+            lookups => self.lookups.store(lookups + 1, Relaxed),
+        }
         let never = || {
             let dir = self.dir().display();
             format!("{dir}: the replica has never been synchronised with the master")
