@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Pairs of places; with 16 bytes each they take 4 MB of memory once all are in use.
-const PAIRS: usize = 1 << 18;
+/// Groups of places; with 64 bytes each they take 4 MB of memory once all are in use.
+const GROUPS: usize = 1 << 16;
 
 /// Offsets are kept in units of 8, the alignment of all records.
 const UNIT: u64 = 8;
@@ -26,55 +26,67 @@ const UNIT: u64 = 8;
 pub(crate) struct Recent {
     seed: u64,
     /// Made when there is something to put there.
-    pairs: OnceLock<Box<[Pair]>>,
+    groups: OnceLock<Box<[Group]>>,
     used: AtomicBool,
 }
 
-type Pair = [AtomicU64; 2];
+/// The places of keys that share some bits of their hashes, the latest first: a line of the processor's
+/// caches, so that one wait for memory brings all of them.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Group([AtomicU64; 8]);
 
 impl Default for Recent {
     fn default() -> Self {
         // The standard library's source of chance.
         let seed = RandomState::new().hash_one(());
-        Self { seed, pairs: OnceLock::new(), used: AtomicBool::new(false) }
+        Self { seed, groups: OnceLock::new(), used: AtomicBool::new(false) }
     }
 }
 
+/// The bits of a hash that a place keeps.
+fn mark(hash: u64) -> u64 {
+    hash & !u64::from(u32::MAX)
+}
+
 impl Recent {
-    /// The pair of a key among these, and its mark in there.
-    fn pair<'p>(&self, pairs: &'p [Pair], key: &[u8]) -> (&'p Pair, u64) {
+    /// The group of a key among these, and its mark in there.
+    fn group<'g>(&self, groups: &'g [Group], key: &[u8]) -> (&'g [AtomicU64; 8], u64) {
         let hash = xxh3_64_with_seed(key, self.seed);
-        (&pairs[hash as usize % PAIRS], hash & !u64::from(u32::MAX))
+        (&groups[hash as usize % GROUPS].0, mark(hash))
     }
 
     /// Where the record of this key may be found.
     pub(crate) fn get(&self, key: &[u8]) -> Option<u64> {
-        let (pair, mark) = self.pair(self.pairs.get()?, key);
-        let mut places = pair.iter().map(|place| place.load(Relaxed));
-        let place = places.find(|place| *place != 0 && place & !u64::from(u32::MAX) == mark)?;
-        Some((place ^ mark) * UNIT)
+        let (group, wanted) = self.group(self.groups.get()?, key);
+        let mut places = group.iter().map(|place| place.load(Relaxed));
+        let place = places.find(|place| *place != 0 && mark(*place) == wanted)?;
+        Some((place ^ wanted) * UNIT)
     }
 
     /// The record of this key was found there.
     pub(crate) fn put(&self, key: &[u8], offset: u64) {
         // Past 32 GB nothing is remembered.
         let Ok(offset) = u32::try_from(offset / UNIT) else { return };
-        let pairs = self.pairs.get_or_init(|| (0..PAIRS).map(|_| Pair::default()).collect());
-        let (pair, mark) = self.pair(pairs, key);
-        let latest = pair[0].load(Relaxed);
-        if latest & !u64::from(u32::MAX) != mark {
-            pair[1].store(latest, Relaxed);
+        let groups = self.groups.get_or_init(|| (0..GROUPS).map(|_| Group::default()).collect());
+        let (group, wanted) = self.group(groups, key);
+        // Those before the key's old place move on by one, or all of them, and the last one goes.
+        let mut moved = wanted | u64::from(offset);
+        for place in group {
+            moved = place.swap(moved, Relaxed);
+            if mark(moved) == wanted {
+                break;
+            }
         }
-        pair[0].store(mark | u64::from(offset), Relaxed);
         self.used.store(true, Relaxed);
     }
 
     /// The key has a new record.
     pub(crate) fn forget(&self, key: &[u8]) {
-        let Some(pairs) = self.pairs.get() else { return };
-        let (pair, mark) = self.pair(pairs, key);
-        for place in pair {
-            if place.load(Relaxed) & !u64::from(u32::MAX) == mark {
+        let Some(groups) = self.groups.get() else { return };
+        let (group, wanted) = self.group(groups, key);
+        for place in group {
+            if mark(place.load(Relaxed)) == wanted {
                 place.store(0, Relaxed);
             }
         }
@@ -83,8 +95,8 @@ impl Recent {
     /// Some key is gone.
     pub(crate) fn forget_all(&self) {
         if self.used.swap(false, Relaxed) {
-            let pairs = self.pairs.get().into_iter().flatten();
-            pairs.flatten().for_each(|place| place.store(0, Relaxed));
+            let groups = self.groups.get().into_iter().flatten();
+            groups.flat_map(|group| &group.0).for_each(|place| place.store(0, Relaxed));
         }
     }
 }
