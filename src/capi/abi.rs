@@ -346,19 +346,23 @@ unsafe fn fill(decision: *mut c::mr_decision, told: &Told, defers_unknown: bool)
         Some(Place::Unix(path)) => (None, 0, Some(path.as_bytes())),
         None => (None, 0, None),
     };
+    let transport = backend.map(|backend| backend.transport.as_bytes());
+    let mailbox = route.mailbox.as_ref().map(|mailbox| mailbox.as_bytes());
+    let server = route.server.as_ref().map(|server| server.as_bytes());
+    let partition = route.partition.as_ref().map(|name| name.as_bytes());
+    let reason = route.why_in_pieces();
     // SAFETY: the caller says that it is a decision, whose memory is NULL or of this function.
     unsafe {
         let memory = memory_of(&raw mut (*decision).memory);
-        memory.begin();
-        let host = memory.push(host);
-        let socket = memory.push(socket);
-        let transport = memory.push(backend.map(|backend| backend.transport.as_bytes()));
-        let mailbox = memory.push(route.mailbox.as_ref().map(|mailbox| mailbox.as_bytes()));
-        let server = memory.push(route.server.as_ref().map(|server| server.as_bytes()));
-        let partition = memory.push(route.partition.as_ref().map(|name| name.as_bytes()));
-        let reason =
-            memory.push_pieces(route.why_in_pieces().each_ref().map(|piece| piece.as_bytes()));
-        let at = |start| memory.at(start);
+        let [host, socket, transport, mailbox, server, partition, reason] = memory.keep([
+            host.as_slice(),
+            socket.as_slice(),
+            transport.as_slice(),
+            mailbox.as_slice(),
+            server.as_slice(),
+            partition.as_slice(),
+            &reason.each_ref().map(|piece| piece.as_bytes()),
+        ]);
         *decision = c::mr_decision {
             size: (*decision).size,
             outcome: outcome as i32,
@@ -366,13 +370,13 @@ unsafe fn fill(decision: *mut c::mr_decision, told: &Told, defers_unknown: bool)
             source: source as i32,
             port,
             age: told.age.map_or(-1, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX)),
-            host: at(host),
-            socket: at(socket),
-            transport: at(transport),
-            mailbox: at(mailbox),
-            server: at(server),
-            partition: at(partition),
-            reason: at(reason),
+            host,
+            socket,
+            transport,
+            mailbox,
+            server,
+            partition,
+            reason,
             memory: (*decision).memory,
         };
     }
@@ -450,11 +454,9 @@ unsafe extern "C" fn mr_answer(
             Reply::NotFound => (c::MR_REPLY_NOT_FOUND, String::new()),
             Reply::Temp(why) => (c::MR_REPLY_TEMPORARY, why),
         };
-        let memory = memory_of(&raw mut (*reply).memory);
-        memory.begin();
-        let start = memory.push(Some(text.as_bytes()));
+        let [text] = memory_of(&raw mut (*reply).memory).keep([&[text.as_bytes()]]);
         (*reply).kind = kind as i32;
-        (*reply).text = memory.at(start);
+        (*reply).text = text;
         OK
     }
 }

@@ -10,43 +10,39 @@ pub(super) struct Memory {
     bytes: Vec<u8>,
 }
 
-/// Where a string begins; pointers are made when all strings are there, since the memory may move
-/// until then.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Start(Option<usize>);
-
 /// Memory above this is given back before the next use, in bytes.
 const KEEP: usize = 4096;
 
 impl Memory {
-    /// Forgets what was there.
-    pub(super) fn begin(&mut self) {
+    /// Takes these strings, each in pieces, instead of those that were there, and tells where C finds
+    /// them until the next call; one without pieces is NULL. Control characters, which would end a
+    /// string or forge a line of a log, become `?`.
+    pub(super) fn keep<const N: usize>(&mut self, strings: [&[&[u8]]; N]) -> [*const c_char; N] {
         self.bytes.clear();
         self.bytes.shrink_to(KEEP);
-    }
-
-    /// Adds a string; control characters, which would end it or forge a line of a log, become `?`.
-    pub(super) fn push(&mut self, text: Option<&[u8]>) -> Start {
-        text.map_or(Start(None), |text| self.push_pieces([text]))
-    }
-
-    /// The same for one that is in pieces.
-    pub(super) fn push_pieces<P: AsRef<[u8]>, const N: usize>(&mut self, pieces: [P; N]) -> Start {
-        let start = self.bytes.len();
-        for piece in pieces {
-            self.bytes.extend_from_slice(piece.as_ref());
-        }
-        for byte in self.bytes.get_mut(start..).unwrap_or_default() {
+        let ranges = strings.map(|pieces| {
+            let start = self.bytes.len();
+            for piece in pieces {
+                self.bytes.extend_from_slice(piece);
+            }
+            let end = self.bytes.len();
+            // In the place of the NUL, which is no character of a string.
+            self.bytes.push(b' ');
+            (start, end)
+        });
+        for byte in &mut self.bytes {
             *byte = if *byte < 0x20 || *byte == 0x7f { b'?' } else { *byte };
         }
-        self.bytes.push(0);
-        Start(Some(start))
-    }
-
-    /// Where C finds a string, until the next [`Self::begin`] or [`Self::push`].
-    pub(super) fn at(&self, start: Start) -> *const c_char {
-        let bytes = start.0.and_then(|start| self.bytes.get(start..));
-        bytes.map_or(ptr::null(), |bytes| bytes.as_ptr().cast())
+        for (_, end) in ranges {
+            self.bytes[end] = 0;
+        }
+        let mut places = [ptr::null(); N];
+        for ((place, pieces), (start, _)) in places.iter_mut().zip(strings).zip(ranges) {
+            if !pieces.is_empty() {
+                *place = self.bytes[start..].as_ptr().cast();
+            }
+        }
+        places
     }
 
     /// As a bare pointer, to be taken back by the module that keeps it.
