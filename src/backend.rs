@@ -55,17 +55,13 @@ impl Place {
                 host,
                 if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or_else(bad)?) },
             )
-        } else if text.contains(':') && text.parse::<Ipv6Addr>().is_ok() {
-            (text, None)
         } else {
-            let (host, port) = match text.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (text, None),
-            };
-            if !is_host(host) {
-                return Err(bad());
+            match split_at(text, b':') {
+                Some(_) if text.parse::<Ipv6Addr>().is_ok() => (text, None),
+                Some((host, port)) if is_host(host) => (host, Some(port)),
+                None if is_host(text) => (text, None),
+                _ => return Err(bad()),
             }
-            (host, port)
         };
         let port = match port {
             Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
@@ -85,6 +81,13 @@ impl Place {
         let nexthop = self.to_string();
         nexthop.strip_prefix("inet:").map(str::to_owned).unwrap_or(nexthop)
     }
+}
+
+/// What stands before and after the first of these (ASCII). Servers have names so short that
+/// [`str::split_once`] takes longer.
+fn split_at(text: &str, at: u8) -> Option<(&str, &str)> {
+    let at = text.bytes().position(|b| b == at)?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
 /// A DNS name or an IPv4 address. Underscores are no letters of DNS, but they are met.
@@ -210,7 +213,7 @@ impl Backends {
 /// Cyrus' proxies use the server as `host[:port[/tls][/noauth]]` (`imap/backend.c`): the words after
 /// a slash are options for them.
 pub(crate) fn connect_string(server: &str) -> &str {
-    server.split_once('/').map_or(server, |(place, _options)| place)
+    split_at(server, b'/').map_or(server, |(place, _options)| place)
 }
 
 #[cfg(test)]

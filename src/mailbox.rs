@@ -45,17 +45,15 @@ impl MailboxName {
         if name.len() > MAX_NAME {
             return Err(BadName::TooLong);
         }
-        if name.iter().any(|b| *b < 0x20 || *b == 0x7f) {
+        // To the end, whatever is met: a loop without a way out takes many bytes at a time.
+        if name.iter().fold(false, |met, b| met | (*b < 0x20 || *b == 0x7f)) {
             return Err(BadName::Control);
         }
-        let local = match memchr::memchr(b'!', &name) {
-            Some(at) => &name[at + 1..],
-            None => &name[..],
-        };
+        let (_, local) = split(&name);
         if local.is_empty() {
             return Err(BadName::Empty);
         }
-        if memchr::memchr(b'!', local).is_some() {
+        if local.len() < name.len() && local.contains(&b'!') {
             return Err(BadName::Bang);
         }
         Ok(Self(name))
@@ -78,15 +76,12 @@ impl MailboxName {
 
     /// The domain before the `!`, if the name has one.
     pub fn domain(&self) -> Option<&[u8]> {
-        memchr::memchr(b'!', &self.0).map(|at| &self.0[..at])
+        split(&self.0).0
     }
 
     /// The name without its domain: `user.jane` of `example.org!user.jane`.
     pub fn without_domain(&self) -> &[u8] {
-        match memchr::memchr(b'!', &self.0) {
-            Some(at) => &self.0[at + 1..],
-            None => &self.0,
-        }
+        split(&self.0).1
     }
 
     /// Appends the key under which a list of this generation holds the name.
@@ -94,12 +89,13 @@ impl MailboxName {
         match generation {
             KeyGeneration::Internal => key.extend_from_slice(&self.0),
             KeyGeneration::Separated => {
+                let (domain, local) = split(&self.0);
                 key.push(b'N');
-                if let Some(domain) = self.domain() {
+                if let Some(domain) = domain {
                     key.extend_from_slice(domain);
                     key.push(GS);
                 }
-                key.extend(self.without_domain().iter().map(|b| match b {
+                key.extend(local.iter().map(|b| match b {
                     b'.' => US,
                     b'^' => b'.',
                     b => *b,
@@ -133,6 +129,15 @@ impl MailboxName {
                 Self::new(name).ok()
             }
         }
+    }
+}
+
+/// The domain before the first `!`, and what follows. Names are so short that a search by many bytes at a
+/// time takes longer.
+fn split(name: &[u8]) -> (Option<&[u8]>, &[u8]) {
+    match name.iter().position(|b| *b == b'!') {
+        Some(at) => (Some(&name[..at]), &name[at + 1..]),
+        None => (None, name),
     }
 }
 

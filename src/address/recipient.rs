@@ -54,7 +54,10 @@ impl<'a> Recipient<'a> {
             b"" => return Err(BadRecipient::Empty),
             b"*" => return Err(BadRecipient::Wildcard),
             _ if key.len() > MAX_KEY => return Err(BadRecipient::TooLong),
-            _ if key.iter().any(|b| b.is_ascii_control()) => return Err(BadRecipient::Control),
+            // Without a way out of it, for that takes many bytes at a time.
+            _ if key.iter().fold(false, |met, b| met | b.is_ascii_control()) => {
+                return Err(BadRecipient::Control);
+            }
             _ => {}
         }
         let key = match key.first() {
@@ -64,21 +67,22 @@ impl<'a> Recipient<'a> {
         let (local, domain) = match quoted_end(key) {
             Some(end) => (Cow::Owned(unescape(&key[1..end])), key.get(end + 2..)),
             None => {
-                let (local, domain) = match memchr::memrchr(b'@', key) {
+                // Addresses are so short that a search by many bytes at a time takes longer.
+                let (local, domain) = match key.iter().rposition(|b| *b == b'@') {
                     Some(at) => (&key[..at], Some(&key[at + 1..])),
                     None => (key, None),
                 };
                 if local.is_empty() {
                     return Err(BadRecipient::NoLocalPart);
                 }
-                match memchr::memchr(b'\\', local) {
-                    Some(_) => (Cow::Owned(unescape(local)), domain),
-                    None => (Cow::Borrowed(local), domain),
+                match local.contains(&b'\\') {
+                    true => (Cow::Owned(unescape(local)), domain),
+                    false => (Cow::Borrowed(local), domain),
                 }
             }
         };
         let quotes = local.is_empty() || local.iter().any(|b| !stands_unquoted(*b));
-        let plus = memchr::memchr(b'+', &local);
+        let plus = local.iter().position(|b| *b == b'+');
         Ok(Self { local, domain: domain.map(lower_case), typed_domain: domain, plus, quotes })
     }
 

@@ -164,20 +164,23 @@ fn parse_dlist(value: &[u8]) -> Result<(Record, Changed), RecordError> {
     }
     reader.finish()?;
     // `ctl_mboxlist -u` of 2.5 leaves `server!partition` of a text dump together, and no server.
-    let (server, partition) = match (server, memchr(b'!', &partition)) {
-        (None, Some(at)) if flags.remote || flags.moving => {
-            (Some(Cow::Owned(partition[..at].to_vec())), Cow::Owned(partition[at + 1..].to_vec()))
+    let (server, partition) = match (&server, split(&partition, b'!')) {
+        (None, Some((server, partition))) if flags.remote || flags.moving => {
+            (Some(server), partition)
         }
-        (server, _) => (server, partition),
+        _ => (server.as_deref(), &*partition),
     };
     if flags.remote && server.is_none() {
         return Err(RecordError::NoServer);
     }
-    Ok((record(flags.state(), server.as_deref(), &partition, acl)?, date))
+    Ok((record(flags.state(), server, partition, acl)?, date))
 }
 
 fn seconds(digits: &[u8]) -> Changed {
-    let seconds = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    let seconds = digits.iter().try_fold(0u32, |seconds, digit| {
+        let digit = digit.is_ascii_digit().then(|| u32::from(digit - b'0'))?;
+        seconds.checked_mul(10)?.checked_add(digit)
+    });
     seconds.map_or(Changed::NOT_LATELY, Changed::seconds)
 }
 
