@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -37,7 +38,14 @@ pub(super) struct Shared<A> {
 
 /// The open connections, so that those which wait for a request can be ended.
 #[derive(Default)]
-pub struct Connections(Mutex<(u64, HashMap<u64, Arc<Stream>>)>);
+pub struct Connections(Mutex<(u64, HashMap<u64, Open>)>);
+
+/// One of them.
+struct Open {
+    stream: Arc<Stream>,
+    /// Whether a question of it has been answered.
+    answered: Arc<AtomicBool>,
+}
 
 impl Connections {
     /// How many there are.
@@ -47,21 +55,30 @@ impl Connections {
 
     /// Ends the input of all connections: what was read is still answered.
     pub(super) fn end_input(&self) {
-        for stream in self.lock().1.values() {
+        self.end_input_if(|_| true);
+    }
+
+    /// Ends that of those who have had an answer: what they wait for is the next letter.
+    pub(super) fn end_input_of_answered(&self) {
+        self.end_input_if(|open| open.answered.load(Ordering::Relaxed));
+    }
+
+    fn end_input_if(&self, which: impl Fn(&Open) -> bool) {
+        for open in self.lock().1.values().filter(|open| which(open)) {
             // An error means that the client was quicker.
-            let _ = stream.shutdown(Shutdown::Read);
+            let _ = open.stream.shutdown(Shutdown::Read);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<u64, Arc<Stream>>)> {
+    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<u64, Open>)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(self: &Arc<Self>, stream: &Arc<Stream>) -> Entry {
+    fn enter(self: &Arc<Self>, open: Open) -> Entry {
         let mut table = self.lock();
         table.0 += 1;
         let number = table.0;
-        table.1.insert(number, stream.clone());
+        table.1.insert(number, open);
         Entry { connections: self.clone(), number }
     }
 }
@@ -171,14 +188,16 @@ pub(super) fn spawn<A: Answer>(
     stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let (shared, runtime, stream) = (shared.clone(), Handle::current(), Arc::new(stream));
+    let answered = Arc::<AtomicBool>::default();
     // Before the thread runs: a server that stops must find it.
-    let entry = shared.connections.enter(&stream);
+    let open = Open { stream: stream.clone(), answered: answered.clone() };
+    let entry = shared.connections.enter(open);
     let thread = thread::Builder::new().name("connection".to_owned()).stack_size(STACK);
     thread.spawn(move || {
         let _held = (permit, entry);
         let answer = &*shared.answer;
         let limits = &shared.limits;
-        Conversation { answer, limits, stream, protocols, runtime, stop }.hold();
+        Conversation { answer, limits, stream, answered, protocols, runtime, stop }.hold();
     })?;
     Ok(())
 }

@@ -78,6 +78,10 @@ pub struct Limits {
     pub request: Duration,
     /// For a client to read what it asked for.
     pub write: Duration,
+    /// For the first question of who has just connected when the server stops. Who comes later waits
+    /// in the kernel's queue for the next server, if systemd keeps the socket open; who was accepted
+    /// cannot go back there.
+    pub first_question: Duration,
     /// For the answers in flight when the server stops.
     pub drain: Duration,
 }
@@ -88,6 +92,8 @@ impl Default for Limits {
             connections: 2000,
             request: Duration::from_secs(5),
             write: Duration::from_secs(10),
+            // Clients connect when they have a question.
+            first_question: Duration::from_millis(500),
             // A little more than an answer may take.
             drain: Duration::from_secs(6),
         }
@@ -195,13 +201,16 @@ impl<A: Answer> Server<A> {
         endpoints.collect()
     }
 
-    /// Closes the listeners, removes their sockets, closes idle connections, and waits until the
-    /// requests that were read are answered, for [`Limits::drain`] at most.
+    /// Closes the listeners, removes their sockets, closes idle connections (those on which nothing was
+    /// asked yet after [`Limits::first_question`]), and waits until the requests that were read are
+    /// answered, for [`Limits::drain`] at most.
     pub async fn shutdown(mut self) {
         for listener in self.open.drain(..).flat_map(|(_, listeners)| listeners) {
             listener.close().await;
         }
         self.stop.send_replace(true);
+        self.shared.connections.end_input_of_answered();
+        let _ = timeout(self.shared.limits.first_question, self.stop.closed()).await;
         self.shared.connections.end_input();
         if timeout(self.shared.limits.drain, self.stop.closed()).await.is_err() {
             let left = self.stop.receiver_count();

@@ -310,7 +310,11 @@ async fn a_client_that_always_has_a_next_request_does_not_hold_up_the_end() {
 
 /// A server on these unix sockets.
 async fn server(paths: &[&Path]) -> Server<Toy> {
-    let mut server = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
+    server_with(Limits::default(), paths).await
+}
+
+async fn server_with(limits: Limits, paths: &[&Path]) -> Server<Toy> {
+    let mut server = Server::new(Arc::new(Toy::default()), limits).unwrap();
     let listens: Vec<_> = paths.iter().map(|path| unix(path)).collect();
     server.reconcile(&listens).await.unwrap();
     server
@@ -580,6 +584,43 @@ async fn shutdown_waits_for_answers_in_flight() {
     toy.go.notify_one();
     assert_eq!(replies(&mut busy).await, [ok("gate busy")]);
     tasks.join_next().await.unwrap().unwrap();
+}
+
+/// A client whose connection was accepted, that has asked nothing yet.
+async fn accepted(server: &Server<Toy>, path: &Path) -> UnixStream {
+    let client = UnixStream::connect(path).await.unwrap();
+    while server.connections().count() == 0 {
+        yield_now().await;
+    }
+    client
+}
+
+#[tokio::test]
+async fn who_was_accepted_just_before_the_end_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let limits = Limits { first_question: Duration::from_secs(60), ..Limits::default() };
+    let server = server_with(limits, &[&path]).await;
+    let mut late = accepted(&server, &path).await;
+    let mut stopped = JoinSet::new();
+    stopped.spawn(server.shutdown());
+    while path.exists() {
+        yield_now().await;
+    }
+    assert_eq!(ask(&mut late, "echo", "late").await, ok("late"));
+    // It is not waited for a second question, nor for the time to be over.
+    assert_eq!(replies(&mut late).await, []);
+    stopped.join_next().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn who_connects_and_never_asks_does_not_hold_up_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let server = server_with(Limits { first_question: SHORT, ..Limits::default() }, &[&path]).await;
+    let mut silent = accepted(&server, &path).await;
+    server.shutdown().await;
+    assert_eq!(replies(&mut silent).await, []);
 }
 
 #[tokio::test]

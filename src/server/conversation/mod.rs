@@ -12,6 +12,7 @@ use std::io;
 use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -49,6 +50,8 @@ pub(super) struct Conversation<'a, A> {
     pub(super) answer: &'a A,
     pub(super) limits: &'a Limits,
     pub(super) stream: Arc<Stream>,
+    /// Set with the first answer, for [`super::connection::Connections`].
+    pub(super) answered: Arc<AtomicBool>,
     pub(super) protocols: Protocols,
     pub(super) runtime: Handle,
     pub(super) stop: watch::Receiver<bool>,
@@ -96,7 +99,9 @@ impl<A: Answer> Conversation<'_, A> {
         self.stream.prepare(self.limits)?;
         let mut beginning = [0; PIECE];
         let mut filled = 0;
-        while !self.is_over() {
+        // Also when the server ends meanwhile, which ends the input too: a client that was accepted in
+        // its last moment may have asked already.
+        loop {
             let read = self.stream.read(beginning.get_mut(filled..).unwrap_or_default())?;
             if read == 0 {
                 if filled > 0 {
@@ -114,7 +119,6 @@ impl<A: Answer> Conversation<'_, A> {
                 Protocol::Milter => self.talk::<PIECE, _>(milter::Talker::default(), heard),
             };
         }
-        Ok(())
     }
 
     /// Not inlined: the buffers of one protocol would take stack from the others.
@@ -134,6 +138,7 @@ impl<A: Answer> Conversation<'_, A> {
             return self.linger(&mut piece);
         }
         let mut heard = talk.hear(self, beginning, &mut out)?;
+        self.answered.store(true, Ordering::Relaxed);
         loop {
             if let Heard::Garbage(why) = &heard {
                 static GARBAGE: RateLimit = RateLimit::new();
