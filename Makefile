@@ -1,8 +1,8 @@
 # make                build the program and the shared library
 # make check          all tests that need neither root nor the network
 # make soak           a million simulated schedules, or SOAK=<count>[,<first seed>]
-# make check-real     real Cyrus murders of four releases, and Postfix, Sendmail and Exim, in private
-#                     roots (wants root)
+# make check-real     real Cyrus murders of four releases, and Postfix, Sendmail, Exim and systemd, in
+#                     private roots (wants root)
 # make bench          figures against Cyrus, Postfix and a bare echo server (wants root and cc)
 # make lib            the shared library for C, in target/lib
 # make bindings       src/capi/bindings.rs from c-api/murder_route.h (wants libclang)
@@ -12,6 +12,7 @@
 # make doc            the library's documentation
 # make install        what make has built, below $(DESTDIR)$(prefix)
 # make install-lib    of that only the shared library and what goes with it
+# make install-daemon and of that only the rest
 
 CARGO ?= cargo
 prefix ?= /usr/local
@@ -27,13 +28,15 @@ unitdir ?= $(prefix)/lib/systemd/system
 dynamicmapsdir ?=
 INSTALL ?= install
 
-.PHONY: all abi-lib bench bindings check check-abi check-bindings check-real doc install install-lib lib soak
+.PHONY: all abi-lib bench bindings check check-abi check-bindings check-real doc install install-daemon \
+    install-lib lib soak
 
 all: lib
 	$(CARGO) build --release --locked
 
 # Not built anew by `sudo make install`, whose root may have no cargo.
-target/release/murder-route:
+PROGRAM = target/release/murder-route
+$(PROGRAM):
 	$(CARGO) build --release --locked
 
 check:
@@ -127,9 +130,11 @@ endif
 	$(INSTALL) -d $(DESTDIR)$(docdir)/examples
 	$(INSTALL) -m 644 c-api/examples/* $(DESTDIR)$(docdir)/examples/
 
-install: target/release/murder-route install-lib
+install: install-daemon install-lib
+
+install-daemon: $(PROGRAM)
 	$(INSTALL) -d $(DESTDIR)$(sbindir) $(DESTDIR)$(docdir) $(DESTDIR)$(unitdir)
-	$(INSTALL) -m 755 target/release/murder-route $(DESTDIR)$(sbindir)/murder-route
+	$(INSTALL) -m 755 $(PROGRAM) $(DESTDIR)$(sbindir)/murder-route
 	for page in man/*.[1-9]; do \
 	    section=$(DESTDIR)$(mandir)/man$${page##*.}; \
 	    $(INSTALL) -d $$section && $(INSTALL) -m 644 $$page $$section/ || exit; \

@@ -1,14 +1,16 @@
 //! Real programs: a Cyrus murder (MUPDATE master, two backends, a frontend), Postfix and
 //! `murder-route` beside the frontend. Mail goes in by SMTP and is read back by IMAP. Once for each
-//! release of Cyrus that Debian has, and with one of them also before Sendmail and Exim.
+//! release of Cyrus that Debian has, and with one of them also before Sendmail and Exim. And the units of
+//! systemd, on hosts that two releases of it boot.
 //!
 //! Wants root, and Debian's packages from the network at the first run: `make check-real`. Words as
 //! arguments choose scenarios by their names, and releases or mail servers:
-//! `cargo test --test real -- sid moved`, `… -- sendmail`.
+//! `cargo test --test real -- sid moved`, `… -- sendmail`, `… -- systemd`.
 
 // Nothing outside of this program can reach anything in it.
 #![allow(unreachable_pub)]
 
+mod booted;
 mod clients;
 mod exchanger;
 mod exim;
@@ -34,7 +36,10 @@ mod world;
 use std::process::{Command, ExitCode, Output};
 
 /// What everything here returns: the first thing that went wrong, as the report shows it.
-type Done<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+type Done<T = ()> = Result<T, Error>;
+
+/// Such a thing.
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Fails with a text unless the condition holds.
 macro_rules! ensure {

@@ -1,5 +1,6 @@
-//! The private Debian roots below the cache directory, one for each release of Cyrus, and one for each
-//! mail server that cannot be installed beside Postfix: made once, reused, never changed by a run.
+//! The private Debian roots below the cache directory, one for each release of Cyrus, one for each mail
+//! server that cannot be installed beside Postfix, and two that can be booted: made once, reused, never
+//! changed by a run.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -50,6 +51,8 @@ pub enum MailServer {
     Postfix,
     Sendmail,
     Exim,
+    /// Postfix again, on a host that systemd boots.
+    PostfixBySystemd,
 }
 
 impl MailServer {
@@ -59,6 +62,7 @@ impl MailServer {
     fn packages(self) -> &'static str {
         match self {
             Self::Postfix => "postfix",
+            Self::PostfixBySystemd => "postfix,systemd",
             Self::Sendmail => "sendmail-bin,sendmail-cf,m4,miltertest",
             Self::Exim => "exim4-daemon-heavy,exim4-config",
         }
@@ -68,6 +72,9 @@ impl MailServer {
     fn needs(self) -> (&'static [&'static str], &'static [&'static str]) {
         match self {
             Self::Postfix => (&["usr/sbin/postfix"], &["postfix"]),
+            Self::PostfixBySystemd => {
+                (&["usr/sbin/postfix", "usr/lib/systemd/systemd"], &["postfix"])
+            }
             Self::Sendmail => (
                 &["usr/libexec/sendmail/sendmail", "usr/bin/m4", "usr/bin/miltertest"],
                 &["smmta", "smmsp"],
@@ -85,14 +92,16 @@ pub struct Root {
 }
 
 impl Root {
-    /// Every release with Postfix, and one of them with each of the others.
-    pub const ALL: [Self; 6] = [
+    /// Every release with Postfix, one of them with each of the others, and two with systemd.
+    pub const ALL: [Self; 8] = [
         Self::of(Release::V3_2, MailServer::Postfix),
         Self::of(Release::V3_6, MailServer::Postfix),
         Self::of(Release::V3_10, MailServer::Postfix),
         Self::of(Release::V3_12, MailServer::Postfix),
         Self::of(Release::V3_6, MailServer::Sendmail),
         Self::of(Release::V3_6, MailServer::Exim),
+        Self::of(Release::V3_6, MailServer::PostfixBySystemd),
+        Self::of(Release::V3_10, MailServer::PostfixBySystemd),
     ];
 
     /// The root with these.
@@ -100,20 +109,25 @@ impl Root {
         Self { release, mail_server }
     }
 
-    /// What a word chooses it by: the release's number or suite, or the mail server's name.
+    /// What a word chooses it by: the release's number or suite, the mail server's name, or `systemd`.
     pub fn is_called(self, word: &str) -> bool {
         match self.mail_server {
             MailServer::Postfix => word == self.release.number() || word == self.release.suite(),
+            MailServer::PostfixBySystemd => word == "systemd" || word == self.short_name(),
             MailServer::Sendmail | MailServer::Exim => word == self.short_name(),
         }
     }
 
     /// One word for it.
     pub fn short_name(self) -> &'static str {
-        match self.mail_server {
-            MailServer::Postfix => self.release.number(),
-            MailServer::Sendmail => "sendmail",
-            MailServer::Exim => "exim",
+        match (self.mail_server, self.release) {
+            (MailServer::Postfix, release) => release.number(),
+            (MailServer::Sendmail, _) => "sendmail",
+            (MailServer::Exim, _) => "exim",
+            (MailServer::PostfixBySystemd, Release::V3_2) => "systemd-247",
+            (MailServer::PostfixBySystemd, Release::V3_6) => "systemd-252",
+            (MailServer::PostfixBySystemd, Release::V3_10) => "systemd-257",
+            (MailServer::PostfixBySystemd, Release::V3_12) => "systemd-sid",
         }
     }
 
@@ -126,6 +140,7 @@ impl Root {
             (MailServer::Sendmail | MailServer::Exim, _) => {
                 format!("{suite}-{}-1", self.short_name())
             }
+            (MailServer::PostfixBySystemd, _) => format!("{suite}-systemd-1"),
         }
     }
 
@@ -144,6 +159,7 @@ impl fmt::Display for Root {
             MailServer::Postfix => write!(f, "{number} ({suite})"),
             MailServer::Sendmail => write!(f, "Sendmail, {number} ({suite})"),
             MailServer::Exim => write!(f, "Exim, {number} ({suite})"),
+            MailServer::PostfixBySystemd => write!(f, "systemd, {number} ({suite})"),
         }
     }
 }

@@ -187,7 +187,8 @@ impl Process {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    fn gone(mut self) -> Done {
+    /// Waits until the whole group is gone, and kills it if that takes long.
+    pub fn gone(mut self) -> Done {
         let pid = self.pid()?;
         let deadline = Instant::now() + Duration::from_secs(30);
         let mut leader_gone = false;

@@ -25,6 +25,7 @@ mod resync;
 mod sendmail;
 mod table;
 mod threads;
+mod units;
 mod upheavals;
 mod without_cyrus;
 
@@ -60,6 +61,7 @@ pub fn run_all(cached_root: &Path) -> Done<ExitCode> {
         }
         MailServer::Sendmail => sendmail::run_all(root, &logs, &mut report),
         MailServer::Exim => exim::run_all(root, &logs, &mut report),
+        MailServer::PostfixBySystemd => units::run_all(root, &logs, &mut report),
     }
     Ok(if report.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
