@@ -4,7 +4,11 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 
 use common::{Client, Daemon, LIST, Site};
@@ -143,6 +147,58 @@ fn a_wrong_configuration_is_told_of_and_the_old_one_stays() {
     daemon.wait_for("answering at");
     assert_eq!(client.ask("lmtp", "eve@example.net"), "NOTFOUND ");
     assert_eq!(client.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:24");
+}
+
+#[test]
+fn a_listener_that_a_reload_cannot_open_is_told_of_and_the_others_go_on_as_they_were() {
+    let site = Site::new();
+    let [socket, other, policy] = ["murder-route.sock", "other", "policy"].map(|n| site.path(n));
+    let listen = |mode: &str, more: &str| {
+        let one = |path: &Path| {
+            format!("[[listen]]\nendpoint = \"unix:{}\"\nmode = \"{mode}\"\n", path.display())
+        };
+        let sockets = [one(&socket), one(&policy), one(&other)].concat();
+        site.config(&format!("domains = [\"example.org\"]\n{more}\n{sockets}"));
+    };
+    let mode = || fs::metadata(&socket).unwrap().permissions().mode() & 0o777;
+    listen("0666", "");
+    let daemon = Daemon::start_as_configured(&site, socket.clone());
+    fs::remove_file(&other).unwrap();
+    fs::create_dir(&other).unwrap();
+    listen("0600", "[backends]\nport = 24");
+    daemon.signal(Signal::SIGHUP);
+    let told = daemon.wait_for("the old configuration stays");
+    assert!(told.contains(&format!("cannot listen at unix:{}", other.display())), "{told}");
+    for socket in [&socket, &policy] {
+        let answer = Client::connect(socket).ask("lmtp", "jane@example.org");
+        assert_eq!(answer, "OK lmtp:inet:be1.example.org:2003");
+    }
+    assert_eq!(mode(), 0o666);
+    fs::remove_dir(&other).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for("answering at");
+    for socket in [&socket, &policy, &other] {
+        let answer = Client::connect(socket).ask("lmtp", "jane@example.org");
+        assert_eq!(answer, "OK lmtp:inet:be1.example.org:24");
+    }
+    assert_eq!(mode(), 0o600);
+}
+
+/// A mail server's question there would wait for as long as it has patience.
+#[test]
+fn a_socket_of_systemd_at_which_nobody_answers_is_told_of() {
+    let site = Site::new();
+    let listener = UnixListener::bind(site.path("systemd")).unwrap();
+    let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 \
+        LISTEN_FDNAMES=murder-route.socket; exec \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).stdin(Stdio::from(OwnedFd::from(listener)));
+    let own = format!("unix:{}", site.path("own").display());
+    command.arg(env!("CARGO_BIN_EXE_murder-route"));
+    let daemon = Daemon::run(command, &site, &["--listen", &own], site.path("own"));
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for("listen at systemd:murder-route.socket");
+    assert_eq!(daemon.ask("host", "jane@example.org"), "OK be1.example.org");
 }
 
 #[test]

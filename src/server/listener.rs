@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::sys::socket::{
-    AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
+    AddressFamily, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getsockname, getsockopt,
+    sockopt,
 };
 use nix::unistd::{Gid, Group, Uid, User};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -27,12 +28,24 @@ pub struct ListenError {
     pub why: String,
 }
 
-/// An open listening socket.
-pub(super) enum Socket {
-    /// With the file that shall lead to it; systemd's own sockets have theirs in place.
-    Unix(UnixListener, Option<NewSocket>),
+/// An open listening socket, with the file that leads to it or shall do so.
+pub(super) enum Socket<File> {
+    /// systemd's own sockets have theirs in place.
+    Unix(UnixListener, Option<File>),
     /// TCP.
     Tcp(TcpListener),
+}
+
+impl Socket<NewSocket> {
+    /// From now on clients find it.
+    pub(super) fn place(self) -> Result<Socket<Placed>, String> {
+        Ok(match self {
+            Socket::Unix(listener, file) => {
+                Socket::Unix(listener, file.map(NewSocket::place).transpose()?)
+            }
+            Socket::Tcp(listener) => Socket::Tcp(listener),
+        })
+    }
 }
 
 /// A socket in the file system that we made. It is removed when this is dropped, unless by then the
@@ -47,7 +60,12 @@ pub(super) struct SocketFile {
 impl SocketFile {
     /// Whether the path still leads to this socket.
     pub(super) fn is_in_place(&self) -> bool {
-        fs::symlink_metadata(&self.path)
+        self.is_at(&self.path)
+    }
+
+    /// Whether this path leads to this socket: a directory may have two names.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path)
             .is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode))
     }
 }
@@ -62,18 +80,39 @@ impl Drop for SocketFile {
     }
 }
 
-/// Opens an endpoint; a host name may stand for several sockets. `ours` is the file of a socket of
-/// this very process that may be replaced although it answers.
+/// Whether both are one place: a directory may have two names, as /run has /var/run.
+pub(super) fn same_place(one: &Endpoint, other: &Endpoint) -> bool {
+    one == other
+        || match (one, other) {
+            (Endpoint::Unix(one), Endpoint::Unix(other)) => {
+                let directory = |path: &Path| fs::canonicalize(path.parent()?).ok();
+                one.file_name() == other.file_name()
+                    && directory(one).is_some_and(|one| Some(one) == directory(other))
+            }
+            _ => false,
+        }
+}
+
+/// The sockets that this process has already.
+pub(super) struct Ours<'a> {
+    /// Those in the file system: they may be replaced although they answer.
+    pub(super) files: Vec<&'a SocketFile>,
+    /// The ports that it listens at, of whatever address.
+    pub(super) ports: Vec<u16>,
+    /// Those of systemd.
+    pub(super) inherited: &'a Inherited,
+}
+
+/// Opens an endpoint; a host name may stand for several sockets. No client notices yet.
 pub(super) async fn open(
     endpoint: &Endpoint,
     options: &ListenOptions,
-    inherited: &Inherited,
-    ours: Option<&SocketFile>,
-) -> Result<Vec<Socket>, ListenError> {
+    ours: &Ours<'_>,
+) -> Result<Vec<Socket<NewSocket>>, ListenError> {
     let sockets = match endpoint {
         Endpoint::Unix(path) => unix(path, options, ours).await,
-        Endpoint::Inet { host, port } => tcp(host, *port).await,
-        Endpoint::Systemd(name) => inherited.sockets(name),
+        Endpoint::Inet { host, port } => tcp(host, *port, &ours.ports).await,
+        Endpoint::Systemd(name) => ours.inherited.sockets(name),
     };
     sockets.map_err(|why| ListenError { endpoint: endpoint.clone(), why })
 }
@@ -89,14 +128,15 @@ fn failed<E: Display>(what: impl Display) -> impl FnOnce(E) -> String {
 async fn unix(
     path: &Path,
     options: &ListenOptions,
-    ours: Option<&SocketFile>,
-) -> Result<Vec<Socket>, String> {
+    ours: &Ours<'_>,
+) -> Result<Vec<Socket<NewSocket>>, String> {
     // A longer name can be made, but no client could connect to it: unix(7).
     if path.as_os_str().len() > PATH_LIMIT {
         return Err(format!("the path is longer than {PATH_LIMIT} bytes"));
     }
-    if !ours.is_some_and(SocketFile::is_in_place) {
-        refuse_if_taken(path).await?;
+    let replaces_ours = ours.files.iter().any(|file| file.is_at(path));
+    if !replaces_ours {
+        refuse_if_taken(path, ours.inherited).await?;
     }
     let (uid, gid) = owner(options)?;
     let mode = options.mode.unwrap_or(DEFAULT_MODE);
@@ -113,7 +153,8 @@ async fn unix(
     if uid.is_some() || gid.is_some() {
         lchown(&young, uid, gid).map_err(failed("cannot set the owner or the group"))?;
     }
-    Ok(vec![Socket::Unix(listener, Some(NewSocket { path: path.to_owned(), nursery }))])
+    let new = NewSocket { path: path.to_owned(), nursery, replaces_ours };
+    Ok(vec![Socket::Unix(listener, Some(new))])
 }
 
 /// The bytes of a path in a unix socket address on Linux, without the final NUL.
@@ -123,15 +164,53 @@ const PATH_LIMIT: usize = 107;
 pub(super) struct NewSocket {
     path: PathBuf,
     nursery: Nursery,
+    /// Whether clients are served at the path by this process.
+    replaces_ours: bool,
 }
 
 impl NewSocket {
     /// From now on clients find it.
-    pub(super) fn place(self) -> Result<SocketFile, String> {
-        let young = self.nursery.socket();
+    pub(super) fn place(self) -> Result<Placed, String> {
+        let Self { path, nursery, replaces_ours } = self;
+        let young = nursery.socket();
         let meta = fs::symlink_metadata(&young).map_err(failed("cannot see the new socket"))?;
-        fs::rename(&young, &self.path).map_err(failed("cannot put the new socket in its place"))?;
-        Ok(SocketFile { path: self.path, device: meta.dev(), inode: meta.ino() })
+        if replaces_ours {
+            // A second name, since there is to be no moment without the first.
+            fs::hard_link(&path, nursery.former())
+                .map_err(failed("cannot keep the old socket for the case that another fails"))?;
+        }
+        fs::rename(&young, &path).map_err(failed("cannot put the new socket in its place"))?;
+        let file = SocketFile { path, device: meta.dev(), inode: meta.ino() };
+        Ok(Placed { file: Some(file), nursery, replaced_ours: replaces_ours })
+    }
+}
+
+/// A socket in its place, while others may still fail: dropped, it gives the place back to the one
+/// of ours that was there.
+pub(super) struct Placed {
+    /// Taken by [`Placed::keep`].
+    file: Option<SocketFile>,
+    nursery: Nursery,
+    replaced_ours: bool,
+}
+
+impl Placed {
+    /// It stays, and the former one has lost its place for good.
+    pub(super) fn keep(mut self) -> Option<SocketFile> {
+        self.file.take()
+    }
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file
+            && self.replaced_ours
+            && file.is_in_place()
+            && let Err(error) = fs::rename(self.nursery.former(), &file.path)
+        {
+            let path = file.path.display();
+            tracing::error!("nobody finds the socket {path} until the next reload: {error}");
+        }
     }
 }
 
@@ -161,18 +240,24 @@ impl Nursery {
     fn socket(&self) -> PathBuf {
         self.0.join("s")
     }
+
+    /// The socket that the new one replaces.
+    fn former(&self) -> PathBuf {
+        self.0.join("f")
+    }
 }
 
 impl Drop for Nursery {
     fn drop(&mut self) {
         // The socket is there only if something failed half-way.
         let _ = fs::remove_file(self.socket());
+        let _ = fs::remove_file(self.former());
         let _ = fs::remove_dir(&self.0);
     }
 }
 
 /// Only a socket at which nobody answers may be replaced.
-async fn refuse_if_taken(path: &Path) -> Result<(), String> {
+async fn refuse_if_taken(path: &Path, inherited: &Inherited) -> Result<(), String> {
     let meta = match fs::symlink_metadata(path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -184,7 +269,10 @@ async fn refuse_if_taken(path: &Path) -> Result<(), String> {
         );
     }
     match UnixStream::connect(path).await {
-        Ok(_) => Err("another program answers there: stop it first".to_owned()),
+        Ok(_) => Err(match inherited.name_at(path) {
+            Some(name) => format!("systemd opened it for us: write systemd:{name} instead"),
+            None => "another program answers there: stop it first".to_owned(),
+        }),
         Err(error) => match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(()),
             // So is a program that is too busy to take the connection.
@@ -225,13 +313,19 @@ fn group(name: &str) -> Result<u32, String> {
     }
 }
 
-async fn tcp(host: &str, port: u16) -> Result<Vec<Socket>, String> {
+async fn tcp(host: &str, port: u16, ours: &[u16]) -> Result<Vec<Socket<NewSocket>>, String> {
     let addresses = tokio::net::lookup_host((host, port))
         .await
         .map_err(failed(format_args!("cannot resolve {host:?}")))?;
     let mut sockets = Vec::new();
     for address in addresses {
-        let listener = TcpListener::bind(address).await.map_err(failed(address))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            let hint = match error.kind() == io::ErrorKind::AddrInUse && ours.contains(&port) {
+                true => "; this daemon itself has the port, for another address: restart it",
+                false => "",
+            };
+            format!("{address}: {error}{hint}")
+        })?;
         sockets.push(Socket::Tcp(listener));
     }
     if sockets.is_empty() {
@@ -265,10 +359,24 @@ impl Inherited {
         Ok(Inherited(inherited))
     }
 
+    /// The names of the sockets.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// The name of the socket that systemd opened at this path.
+    fn name_at(&self, path: &Path) -> Option<&str> {
+        let at_path = |fd: &OwnedFd| {
+            getsockname::<UnixAddr>(fd.as_raw_fd()).is_ok_and(|name| name.path() == Some(path))
+        };
+        let found = self.0.iter().find(|(_, fds)| fds.iter().any(at_path));
+        found.map(|(name, _)| name.as_str())
+    }
+
     /// Duplicates, so that an endpoint can be closed and opened again by a reload.
-    fn sockets(&self, name: &str) -> Result<Vec<Socket>, String> {
+    fn sockets(&self, name: &str) -> Result<Vec<Socket<NewSocket>>, String> {
         let fds = self.0.get(name).ok_or_else(|| {
-            let mut names: Vec<_> = self.0.keys().map(String::as_str).collect();
+            let mut names: Vec<_> = self.names().collect();
             names.sort_unstable();
             match names.as_slice() {
                 [] => "systemd passed no socket: start the socket unit, not the daemon".to_owned(),
@@ -279,14 +387,14 @@ impl Inherited {
     }
 }
 
-fn listening(fd: &OwnedFd) -> Result<Socket, String> {
+fn listening(fd: &OwnedFd) -> Result<Socket<NewSocket>, String> {
     let text = |error: nix::Error| error.to_string();
     if getsockopt(fd, sockopt::SockType).map_err(text)? != SockType::Stream
         || !getsockopt(fd, sockopt::AcceptConn).map_err(text)?
     {
         return Err("is not a ListenStream= socket with Accept=no".to_owned());
     }
-    let name: SockaddrStorage = getsockname(std::os::fd::AsRawFd::as_raw_fd(fd)).map_err(text)?;
+    let name: SockaddrStorage = getsockname(fd.as_raw_fd()).map_err(text)?;
     let fd = fd.try_clone().map_err(|error| error.to_string())?;
     // Tokio wants non-blocking sockets and systemd passes blocking ones.
     let socket = match name.family() {

@@ -36,7 +36,7 @@ pub use self::connection::Connections;
 use self::connection::{Shared, Stream};
 pub use self::listener::ListenError;
 pub(crate) use self::listener::owner;
-use self::listener::{Inherited, NewSocket, Socket, SocketFile};
+use self::listener::{Inherited, NewSocket, Ours, Placed, Socket, SocketFile, same_place};
 use self::log::RateLimit;
 use crate::endpoint::{Endpoint, Listen};
 use crate::wire::protocol::Protocols;
@@ -132,37 +132,72 @@ impl<A: Answer> Server<A> {
     }
 
     /// Listens at these endpoints and no others: what is unchanged stays open and keeps its queue,
-    /// what is new is opened, what is gone is closed. Connections live on in any case.
+    /// what is new is opened, what is gone is closed. Connections live on in any case. Of several
+    /// for one place the first counts.
     ///
     /// # Errors
     ///
     /// If one endpoint cannot be opened, everything stays as it was.
     pub async fn reconcile(&mut self, wanted: &[Listen]) -> Result<(), ListenError> {
-        let mut sockets = Vec::new();
-        for (at, listen) in wanted.iter().enumerate() {
-            let repeated = wanted.iter().take(at).any(|before| before.endpoint == listen.endpoint);
+        let wanted = one_for_each_place(wanted);
+        let opened = self.open_missing(&wanted).await?;
+        self.take_over(&wanted, opened).await?;
+        for name in self.inherited.names() {
+            let answers = |listen: &&Listen| listen.endpoint == Endpoint::Systemd(name.to_owned());
+            if !wanted.iter().any(answers) {
+                tracing::warn!(
+                    "nobody answers at the socket {name} that systemd opened, and who asks there \
+                     waits: listen at systemd:{name} too, or stop that unit"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The sockets that are wanted and not there. Nothing changes for any client.
+    async fn open_missing(&self, wanted: &[&Listen]) -> Result<Vec<Opened>, ListenError> {
+        let listeners = || self.open.iter().flat_map(|(_, listeners)| listeners);
+        let ours = Ours {
+            files: listeners().filter_map(|listener| listener.file.as_ref()).collect(),
+            ports: listeners().filter_map(|listener| Some(listener.address?.port())).collect(),
+            inherited: &self.inherited,
+        };
+        let mut opened = Vec::new();
+        for &listen in wanted {
             let same = |(open, listeners): &(Listen, Vec<Listener>)| {
                 open.is_as(listen) && listeners.iter().all(Listener::is_in_place)
             };
-            if repeated || self.open.iter().any(same) {
-                continue;
+            if !self.open.iter().any(same) {
+                let sockets = listener::open(&listen.endpoint, &listen.options, &ours).await?;
+                opened.push((listen.clone(), sockets));
             }
-            let ours = self.open.iter().filter(|(open, _)| open.endpoint == listen.endpoint);
-            let ours = ours.flat_map(|(_, listeners)| listeners).find_map(|l| l.file.as_ref());
-            let opened =
-                listener::open(&listen.endpoint, &listen.options, &self.inherited, ours).await?;
-            sockets.push((listen.clone(), opened));
         }
-        // Until here nothing has changed for any client; and the renaming fails only if somebody
-        // moved the directory away in this moment.
-        let mut fresh: Vec<(Listen, Vec<Listener>)> = Vec::new();
-        for (listen, sockets) in sockets {
-            let start = |socket| self.start(socket, listen.protocols);
-            match sockets.into_iter().map(start).collect() {
-                Ok(listeners) => fresh.push((listen, listeners)),
+        Ok(opened)
+    }
+
+    /// Serves at what was opened and no more at what is not wanted. A directory may have changed since
+    /// the sockets were opened, and some places cannot be taken although the directory is ours: a file
+    /// system may be mounted on the name, or its owner may have it for himself (a sticky directory).
+    /// Then what was placed before gives its place back.
+    async fn take_over(
+        &mut self,
+        wanted: &[&Listen],
+        opened: Vec<Opened>,
+    ) -> Result<(), ListenError> {
+        let mut placed: Vec<(Listen, Vec<Socket<Placed>>)> = Vec::new();
+        for (listen, sockets) in opened {
+            match sockets.into_iter().map(Socket::place).collect() {
+                Ok(sockets) => placed.push((listen, sockets)),
                 Err(why) => return Err(ListenError { endpoint: listen.endpoint, why }),
             }
         }
+        // From here on nothing fails.
+        let start = |(listen, sockets): (Listen, Vec<Socket<Placed>>)| {
+            let start = |socket| self.start(socket, listen.protocols);
+            let listeners: Vec<Listener> = sockets.into_iter().map(start).collect();
+            (listen, listeners)
+        };
+        let mut fresh: Vec<_> = placed.into_iter().map(start).collect();
         let (kept, old) = std::mem::take(&mut self.open).into_iter().partition(|(open, _)| {
             let renewed = fresh.iter().any(|(listen, _)| listen.endpoint == open.endpoint);
             !renewed && wanted.iter().any(|listen| listen.endpoint == open.endpoint)
@@ -218,13 +253,13 @@ impl<A: Answer> Server<A> {
         }
     }
 
-    fn start(&self, socket: Socket, protocols: Protocols) -> Result<Listener, String> {
+    fn start(&self, socket: Socket<Placed>, protocols: Protocols) -> Listener {
         let (shared, stop) = (self.shared.clone(), self.stop.subscribe());
         let protocols = watch::Sender::new(protocols);
         let spoken = protocols.subscribe();
-        Ok(match socket {
+        match socket {
             Socket::Unix(listener, file) => Listener {
-                file: file.map(NewSocket::place).transpose()?,
+                file: file.and_then(Placed::keep),
                 address: None,
                 task: tokio::spawn(accept(listener, shared, spoken, stop)),
                 protocols,
@@ -235,8 +270,28 @@ impl<A: Answer> Server<A> {
                 task: tokio::spawn(accept(listener, shared, spoken, stop)),
                 protocols,
             },
-        })
+        }
     }
+}
+
+/// What is opened for an endpoint, and not yet served.
+type Opened = (Listen, Vec<Socket<NewSocket>>);
+
+fn one_for_each_place(wanted: &[Listen]) -> Vec<&Listen> {
+    let mut places: Vec<&Listen> = Vec::new();
+    for listen in wanted {
+        let first = places.iter().find(|first| same_place(&first.endpoint, &listen.endpoint));
+        match first {
+            None => places.push(listen),
+            Some(first) if *first == listen => {}
+            Some(first) => tracing::warn!(
+                "of two [[listen]] for one place only the first counts: {}, and not {}",
+                first.endpoint,
+                listen.endpoint
+            ),
+        }
+    }
+    places
 }
 
 impl<A> Drop for Server<A> {

@@ -567,6 +567,95 @@ async fn a_reload_that_fails_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_reload_that_fails_when_some_sockets_have_changed_places_loses_none() {
+    // Also root meets these: the name has become a directory's, or its directory went away.
+    let becomes_a_directory = |path: &Path| {
+        let _ = fs::remove_file(path);
+        fs::create_dir(path).unwrap();
+    };
+    let goes_away = |path: &Path| {
+        let directory = path.parent().unwrap();
+        fs::rename(directory, directory.with_extension("away")).unwrap();
+    };
+    type Mishap<'a> = &'a dyn Fn(&Path);
+    let mishaps: [(&str, Mishap<'_>); 3] =
+        [("old", &becomes_a_directory), ("new", &becomes_a_directory), ("new", &goes_away)];
+    for (which, mishap) in mishaps {
+        let dir = tempfile::tempdir().unwrap();
+        let [old, first, last, own] = ["old", "first", "last", "own"].map(|n| dir.path().join(n));
+        fs::create_dir(&own).unwrap();
+        let bad = if which == "old" { old.clone() } else { own.join("new") };
+        let mut server = server(&[&old, &first, &last]).await;
+        let there = |path: &Path| fs::symlink_metadata(path).map(|m| (m.ino(), m.mode())).ok();
+        let before = [&first, &last].map(|path| there(path));
+        let added = dir.path().join("added");
+        let wanted = [
+            with_mode(&first, 0o600),
+            unix(&added),
+            with_mode(&bad, 0o600),
+            with_mode(&last, 0o600),
+            Listen::at("inet:127.0.0.1:0".parse().unwrap()),
+        ];
+        let listens = one_for_each_place(&wanted);
+        let opened = server.open_missing(&listens).await.unwrap();
+        mishap(&bad);
+        let error = server.take_over(&listens, opened).await.unwrap_err();
+        assert_eq!(error.endpoint, Endpoint::Unix(bad.clone()));
+        assert!(error.why.starts_with("cannot "), "{error}");
+
+        assert_eq!([&first, &last].map(|path| there(path)), before, "{error}");
+        assert!(asks(&first).await && asks(&last).await, "{error}");
+        assert!(!added.exists(), "{error}");
+        assert_eq!(server.endpoints(), [&old, &first, &last].map(|path| unix(path).endpoint));
+        let left = names(dir.path());
+        assert!(!left.iter().any(|name| name.to_str().unwrap().contains("/.mr")), "{left:?}");
+
+        let _ = fs::remove_dir(&bad);
+        fs::create_dir_all(&own).unwrap();
+        server.reconcile(&wanted).await.unwrap();
+        for path in [&first, &added, &bad, &last] {
+            assert!(asks(path).await, "{error}, afterwards: {}", path.display());
+        }
+        assert_eq!(there(&first).unwrap().1 & 0o777, 0o600);
+        server.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_is_named_by_another_name_of_its_directory_is_not_another_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let [run, var_run] = ["run", "var-run"].map(|name| dir.path().join(name));
+    fs::create_dir(&run).unwrap();
+    std::os::unix::fs::symlink(&run, &var_run).unwrap();
+    let mut server = server(&[&run.join("s")]).await;
+    server.reconcile(&[unix(&var_run.join("s"))]).await.unwrap();
+    assert!(asks(&run.join("s")).await);
+    // Both at once: not one in the other's place, with the other waiting for nobody.
+    for _ in 0..2 {
+        server.reconcile(&[unix(&run.join("s")), unix(&var_run.join("s"))]).await.unwrap();
+        assert!(asks(&run.join("s")).await);
+        assert_eq!(server.endpoints(), [unix(&run.join("s")).endpoint]);
+    }
+    server.shutdown().await;
+    assert_eq!(names(&run), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_port_that_we_have_ourselves_is_not_taken_for_another_programs() {
+    let mut server = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
+    server.reconcile(&[Listen::at("inet:127.0.0.1:0".parse().unwrap())]).await.unwrap();
+    let [Endpoint::Inet { host, port }] = &server.endpoints()[..] else { panic!() };
+    let wanted = Listen::at(format!("inet:0.0.0.0:{port}").parse().unwrap());
+    let error = server.reconcile(&[wanted]).await.unwrap_err().to_string();
+    assert!(
+        error.contains("this daemon itself has the port") && error.contains("restart"),
+        "{error}"
+    );
+    let mut stream = TcpStream::connect((host.as_str(), *port)).await.unwrap();
+    assert_eq!(ask(&mut stream, "echo", "x").await, ok("x"));
+}
+
+#[tokio::test]
 async fn shutdown_waits_for_answers_in_flight() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
@@ -712,10 +801,14 @@ fn a_blocking_socket_from_systemd_is_served_under_its_name() {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
+        let name = nix::sys::socket::getsockname::<nix::sys::socket::UnixAddr>(3).unwrap();
+        let path = name.path().unwrap().to_owned();
         let mut server = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
         let systemd = |name: &str| Listen::at(Endpoint::Systemd(name.to_owned()));
         let error = server.reconcile(&[systemd("web")]).await.unwrap_err().to_string();
         assert!(error.contains("no socket of this name, but mail"), "{error}");
+        let error = server.reconcile(&[unix(&path)]).await.unwrap_err().to_string();
+        assert!(error.contains("systemd opened it for us: write systemd:mail"), "{error}");
         // Closed and opened again, as by two reloads.
         for wanted in [&[systemd("mail")][..], &[], &[systemd("mail")]] {
             server.reconcile(wanted).await.unwrap();

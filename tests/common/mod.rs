@@ -101,7 +101,11 @@ impl Site {
 
 /// Runs the program to its end.
 pub fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_murder-route")).args(arguments).output().unwrap()
+    program().args(arguments).output().unwrap()
+}
+
+fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_murder-route"))
 }
 
 /// A running daemon; killed when dropped.
@@ -116,16 +120,17 @@ impl Daemon {
     pub fn start(site: &Site) -> Self {
         let socket = site.path("murder-route.sock");
         let endpoint = format!("unix:{}", socket.display());
-        Self::run(site, &["--listen", &endpoint], socket)
+        Self::run(program(), site, &["--listen", &endpoint], socket)
     }
 
     /// The same with the listeners of the configuration, of which this is one.
     pub fn start_as_configured(site: &Site, socket: PathBuf) -> Self {
-        Self::run(site, &[], socket)
+        Self::run(program(), site, &[], socket)
     }
 
-    fn run(site: &Site, arguments: &[&str], socket: PathBuf) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_murder-route"))
+    /// The same by a command that becomes the program, which listens at this socket too.
+    pub fn run(mut program: Command, site: &Site, arguments: &[&str], socket: PathBuf) -> Self {
+        let mut child = program
             .args(["serve", "-v", "--config"])
             .arg(site.path("murder-route.toml"))
             .args(arguments)
