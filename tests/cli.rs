@@ -400,6 +400,67 @@ fn postfix_config_asks_postconf_whether_postfix_is_chrooted() {
     assert!(text.contains("endpoint = \"unix:/queue/murder-route/socket\"\n"), "{text}");
 }
 
+/// What Postfix would read of it.
+fn settings(output: &std::process::Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = stdout(output);
+    text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect()
+}
+
+/// Letters wait, or passwords are seen, if one is taken for another.
+#[test]
+fn postfix_config_does_for_each_option_what_that_option_is_for_and_no_other() {
+    let site = Site::new();
+    site.config("domains = [\"example.org\"]\n[backends]\ntransport = \"far\"\n");
+    let ways = [
+        (&["--sasl"][..], "-o lmtp_sasl_auth_enable=yes\n"),
+        (&["--tls"], "-o lmtp_tls_security_level=secure\n"),
+        (&["--verify", "recipients"], "\nrelay_recipient_maps = "),
+        (&["--verify", "policy"], "\nsmtpd_recipient_restrictions = check_policy_service "),
+        (&["--verify", "milter"], "\nsmtpd_milters = "),
+        (
+            &["--chroot", "proxy"],
+            "\ntransport_maps = proxy:socketmap:unix:/run/murder-route:lmtp\n",
+        ),
+        (&["--chroot", "socket"], "\ntransport_maps = socketmap:unix:murder-route/socket:lmtp\n"),
+        (&["--domain", "example.net", "--domain", "a.example"], "= a.example, example.net\n"),
+    ];
+    let plain = settings(&postfix_config(&site, &["--verify", "transport", "--chroot", "none"]));
+    assert!(plain.contains("relay_domains = example.org\n"), "{plain}");
+    assert!(
+        plain.contains("\ntransport_maps = socketmap:unix:/run/murder-route:lmtp\n"),
+        "{plain}"
+    );
+    for (arguments, does) in ways {
+        let text = settings(&postfix_config(&site, arguments));
+        assert!(text.contains(does) && !plain.contains(does), "{arguments:?}: {text}");
+        for (other, does) in ways.iter().filter(|(other, _)| *other != arguments) {
+            assert!(!text.contains(does), "{arguments:?} does what {other:?} is for: {text}");
+        }
+    }
+    // A domain that is given stands for those of the configuration.
+    assert!(!settings(&postfix_config(&site, &["--domain", "a.example"])).contains("example.org"));
+}
+
+#[test]
+fn postfix_config_goes_on_where_postconf_fails_and_says_what_it_took_for_granted() {
+    let site = Site::new();
+    site.config("domains = [\"example.org\"]\n");
+    fs::create_dir(site.path("bin")).unwrap();
+    fs::write(site.path("bin/postconf"), "#!/bin/sh\nexit 3\n").unwrap();
+    fs::set_permissions(site.path("bin/postconf"), fs::Permissions::from_mode(0o755)).unwrap();
+    for (arguments, warns) in [(&[][..], true), (&["--chroot", "none"], false)] {
+        let output = postfix_config(&site, arguments);
+        let text = settings(&output);
+        assert!(
+            text.contains("\ntransport_maps = socketmap:unix:/run/murder-route:lmtp\n"),
+            "{text}"
+        );
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said.contains("without a chroot") && said.contains(": 3"), warns, "{said}");
+    }
+}
+
 #[test]
 fn postfix_config_warns_where_nobody_would_refuse_strangers() {
     let site = Site::new();

@@ -176,6 +176,20 @@ fn our_file_wins_over_imapd_conf_and_another_imapd_conf_may_lead_to_the_local_mu
     assert_eq!(password.unwrap().reveal(), "s3cret ");
 }
 
+/// A refused login is explained by it.
+#[test]
+fn the_realm_is_ours_or_else_that_of_imapd_conf() {
+    let realm = |conf: &str, own: &str| {
+        let conf = format!("mupdate_server: mu\n{LOGIN}{conf}");
+        loaded(&conf, &format!("[mupdate]\n{own}")).mupdate.unwrap().credentials.realm
+    };
+    let (theirs, ours) = ("mupdate_realm: theirs.example\n", "realm = \"ours.example\"\n");
+    assert_eq!(realm("", ""), None);
+    assert_eq!(realm(theirs, "").as_deref(), Some("theirs.example"));
+    assert_eq!(realm("", ours).as_deref(), Some("ours.example"));
+    assert_eq!(realm(theirs, ours).as_deref(), Some("ours.example"));
+}
+
 #[test]
 fn a_password_that_others_can_read_is_refused_and_never_shown() {
     let toml = "imapd-conf = \"imapd.conf\"\n[mupdate]\nauthname = \"a\"\npassword-file = \"pw\"\n";

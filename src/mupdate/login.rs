@@ -321,12 +321,12 @@ fn refused(credentials: &Credentials, mechanism: Mechanism, text: &str) -> Failu
         ));
     }
     let hint = match &credentials.realm {
-        Some(realm) => format!(
+        Some(realm) if !realm.is_empty() && !credentials.name().contains('@') => format!(
             "; {mechanism} sends no realm, so if the account is one of `{realm}`, the name is \
              `{}@{realm}`",
             credentials.name()
         ),
-        None => String::new(),
+        _ => String::new(),
     };
     Failure::Refused(format!(
         "the MUPDATE server refused the login of `{}` with {mechanism} (`{text}`): either the \

@@ -208,6 +208,46 @@ fn each_transport_has_a_service_and_limits_and_that_of_postfix_itself_has_settin
     assert!(!has(&both.main_cf(), filter));
 }
 
+/// Else letters wait at a backend that has no certificate, or one that lets nobody log in.
+#[test]
+fn a_login_demands_no_certificate_and_a_certificate_no_login() {
+    // Without TLS no password goes in the clear.
+    let login = [
+        "lmtp_sasl_auth_enable=yes",
+        "lmtp_sasl_password_maps=regexp:/etc/postfix-in/murder-route-password",
+        "lmtp_sasl_security_options=noplaintext,noanonymous",
+        "lmtp_sasl_tls_security_options=noanonymous",
+    ];
+    let certificate =
+        ["lmtp_tls_security_level=secure", "lmtp_tls_CAfile=/etc/ssl/certs/ca-certificates.crt"];
+    let host = Host { config_directory: "/etc/postfix-in".into(), ..Host::default() };
+    for (sasl, tls) in [(false, false), (true, false), (false, true), (true, true)] {
+        let wanted = Wanted { sasl, tls, ..wanted(Verify::Transport) };
+        let plan = |transport| Plan::new(&site(&[transport], &[]), host.clone(), wanted).unwrap();
+        let services = settings(&plan("murder").master_cf());
+        let [service] = &services[..] else { panic!("{services:?}") };
+        let main_cf = plan("lmtp").main_cf();
+        for (names, is_wanted) in [(&login[..], sasl), (&certificate, tls)] {
+            for name in names {
+                let case = format!("{name}: --sasl {sasl}, --tls {tls}");
+                let is_there = service.split("    -o ").any(|option| option == *name);
+                assert_eq!(is_there, is_wanted, "{case}: {service}");
+                assert_eq!(
+                    has(&main_cf, &name.replacen('=', " = ", 1)),
+                    is_wanted,
+                    "{case}: {main_cf}"
+                );
+            }
+        }
+        for (word, is_wanted) in [("_sasl_", sasl), ("_tls_", tls || sasl)] {
+            let case = format!("{word}: --sasl {sasl}, --tls {tls}");
+            assert_eq!(service.contains(word), is_wanted, "{case}: {service}");
+            let words = settings(&main_cf).concat();
+            assert_eq!(words.contains(word), is_wanted, "{case}: {words}");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_is_said_and_not_printed() {
     let asked = |listeners: &[&str], chroot: Option<Chroot>, verify| {

@@ -143,12 +143,36 @@ fn a_wrong_password_or_no_admin_is_told_as_either() {
 
 #[test]
 fn the_text_of_a_refusal_may_be_bare_and_the_realm_is_explained() {
-    let credentials = Credentials { realm: Some("r.example".into()), ..credentials() };
-    let mut login = Login::new(loose(), credentials, at(0.));
-    let said = format!("* AUTH \"PLAIN\"\r\n{LAST}A1 BAD Please login first\r\n");
-    login.receive(said.as_bytes(), at(0.));
-    let text = failure(&mut login).to_string();
-    assert!(text.contains("`Please login first`") && text.contains("`router@r.example`"), "{text}");
+    for (authname, realm, told) in [
+        ("router", Some("r.example"), Some("the name is `router@r.example`")),
+        // No advice that leads to another refusal.
+        ("router", None, None),
+        ("router@r.example", Some("r.example"), None),
+        ("router", Some(""), None),
+    ] {
+        let realm = realm.map(str::to_owned);
+        let credentials = Credentials { authname: authname.into(), realm, ..credentials() };
+        let mut login = Login::new(loose(), credentials, at(0.));
+        let said = format!("* AUTH \"PLAIN\"\r\n{LAST}A1 BAD Please login first\r\n");
+        login.receive(said.as_bytes(), at(0.));
+        let text = failure(&mut login).to_string();
+        assert!(text.contains("`Please login first`"), "{text}");
+        assert_eq!(text.contains("realm"), told.is_some(), "{text}");
+        assert!(told.is_none_or(|told| text.contains(told)), "{text}");
+    }
+}
+
+/// The name alone: what the realm would be sent in is DIGEST-MD5.
+#[test]
+fn a_realm_does_not_keep_anybody_from_logging_in() {
+    for mechanism in ["\"SCRAM-SHA-512\"", "\"SCRAM-SHA-256\"", "\"SCRAM-SHA-1\""] {
+        let mut master = Master::new(mechanism, "router", PASSWORD);
+        let credentials = Credentials { realm: Some("r.example".into()), ..credentials() };
+        let mut login = Login::new(loose(), credentials, at(0.));
+        let banner = master.banner();
+        talk(&mut login, &mut master, banner, 1000);
+        assert_eq!(format!("\"{}\"", logged_in(&mut login).mechanism), mechanism);
+    }
 }
 
 /// A login that has sent its first SCRAM message, and the nonce in that.
