@@ -52,7 +52,8 @@ impl Behind {
         behind.master = Some(match &behind.kept {
             Some(kept) => {
                 let murder = Murder::to_follow(upstream, kept);
-                let murder = murder.map_err(|e| (Exit::System, e.to_string()))?;
+                let murder = murder
+                    .map_err(|e| (Exit::System, format!("the replica cannot be kept: {e}")))?;
                 behind.replica = murder.replica().map(|replica| Replicated {
                     list: Arc::new(replica.list().clone()),
                     trust: replica.trust(),

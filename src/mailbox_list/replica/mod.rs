@@ -44,6 +44,7 @@ mod lockless_tests;
 #[cfg(feature = "capi")]
 mod pages;
 mod place;
+mod rights;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::list::ReplicaList;
+use super::rights::{Writer, explained};
 use super::store::{Error, MAP, Open, Store};
 use super::value::{self, BadValue};
 use crate::changes::Changed;
@@ -52,16 +53,18 @@ impl Place {
     /// damaged, sets it aside as `data.mdb.set-aside` and begins with an empty replica. Also returns
     /// why, for the log.
     pub fn open_or_begin_anew(dir: &Path) -> Result<(Self, Option<Error>), Error> {
-        match Self::open(dir) {
+        let why = match Self::open(dir) {
             Ok(place) if place.store.take_damaged() => {
                 drop(place);
                 let (path, why) = (dir.to_owned(), "a transaction has found a damaged page".into());
-                Ok((Self::begin_anew(dir)?, Some(Error::Damaged { path, why })))
+                Error::Damaged { path, why }
             }
-            Ok(place) => Ok((place, None)),
-            Err(why) if why.is_beyond_use() => Ok((Self::begin_anew(dir)?, Some(why))),
-            Err(error) => Err(error),
-        }
+            Ok(place) => return Ok((place, None)),
+            Err(why) if why.is_beyond_use() => why,
+            Err(error) => return Err(error),
+        };
+        let anew = Self::begin_anew(dir).map_err(|error| explained(dir, Writer::Follower, error));
+        Ok((anew?, Some(why)))
     }
 
     /// Sets what is there aside, as `data.mdb.set-aside`, and begins with an empty replica: every
@@ -83,9 +86,12 @@ impl Place {
 
     /// As [`Self::open`], with a file that can grow to `map` bytes at first.
     pub(super) fn open_sized(dir: &Path, map: usize) -> Result<Self, Error> {
-        let (store, lock) = Self::prepare(dir)?;
-        let open = store.open_to_write(map, true)?;
-        Ok(Self::new(store, open, lock))
+        let open = || {
+            let (store, lock) = Self::prepare(dir)?;
+            let open = store.open_to_write(map, true)?;
+            Ok(Self::new(store, open, lock))
+        };
+        open().map_err(|error| explained(dir, Writer::Follower, error))
     }
 
     fn new(store: Arc<Store>, open: Open, lock: Flock<File>) -> Self {
@@ -268,7 +274,8 @@ impl Batch for Change<'_> {
 /// Works beside a running daemon and without one. Needs the right to write to the files.
 pub fn accept(dir: &Path) -> Result<Option<HeldBack>, Error> {
     let store = Store::of(dir).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
-    let open = store.open_to_write(0, false)?;
+    let open = store.open_to_write(0, false);
+    let open = open.map_err(|error| explained(store.dir(), Writer::Guest, error))?;
     let mut change = Change::begin(&store, &open)?;
     let mut about = change.about()?;
     let Some(held_back) = &mut about.held_back else { return Ok(None) };

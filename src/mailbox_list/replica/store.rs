@@ -249,7 +249,10 @@ impl Store {
     fn open_env(&self, map: usize, writable: bool) -> Result<Open, Error> {
         let lmdb = |error| Error::lmdb(&self.dir, error);
         let data = self.data();
-        let metadata = fs::metadata(&data).map_err(|source| Error::Io { path: data, source })?;
+        let metadata = fs::metadata(&data).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => self.refused(heed::Error::Io(error)),
+            _ => Error::Io { path: data, source: error },
+        })?;
         self.make_lock(&metadata);
         let mut options = EnvOpenOptions::new();
         // 0: as it was written.
@@ -368,14 +371,15 @@ impl Store {
 
     /// Why it could not be opened, in terms of what to do.
     fn refused(&self, error: heed::Error) -> Error {
-        let path = self.dir.join("lock.mdb");
         match error {
-            heed::Error::Io(error)
-                if error.kind() == io::ErrorKind::PermissionDenied
-                    && fs::File::open(self.data()).is_ok() =>
-            {
-                let why = "whoever reads the replica must be able to write to this file: run it as \
-                           the daemon's user or in its group";
+            heed::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let (path, who) = match fs::File::open(self.data()) {
+                    Ok(_) => (self.dir.join("lock.mdb"), "be able to write to this file"),
+                    Err(_) => (self.data(), "be able to read this file"),
+                };
+                let why = format!(
+                    "whoever reads the replica must {who}: run it as the daemon's user or in its group"
+                );
                 Error::Io { path, source: io::Error::new(error.kind(), why) }
             }
             error => Error::lmdb(&self.dir, error),
