@@ -375,6 +375,33 @@ mod tests {
         ]
         .concat();
         assert_eq!(found(&under_tls, &client(&tls)), OK);
+        // What is offered under TLS is of no use to a Postfix that never uses it.
+        let no_tls = [&allowed[..], &[("lmtp_sasl_tls_security_options", "noanonymous")]].concat();
+        assert_eq!(found(&under_tls, &client(&no_tls)), LOGIN);
+        let anonymous = wants_login(&["ANONYMOUS"]);
+        assert_eq!(found(&anonymous, &client(&LOGS_IN)), LOGIN);
+        let anybody = [&LOGS_IN[..], &[("lmtp_sasl_security_options", "noplaintext")]].concat();
+        assert_eq!(found(&anonymous, &client(&anybody)), OK);
+    }
+
+    #[test]
+    fn a_password_is_looked_for_as_postfix_looks_for_it() {
+        let place = Place::parse("be1.example.org:2003", 24).unwrap();
+        for key in ["be1.example.org", "be1.example.org:2003", "[be1.example.org]:2003"] {
+            let found = has_password("hash:/a, hash:/b", &place, &Passwords(key));
+            assert_eq!(found, Some(true), "{key}");
+        }
+        for (tables, key) in [("hash:/a", "be2.example.org"), ("", "be1.example.org")] {
+            assert_eq!(has_password(tables, &place, &Passwords(key)), Some(false), "{key}");
+        }
+        let unix = Place::parse("unix:/lmtp", 24).unwrap();
+        assert_eq!(has_password("hash:/a", &unix, &Passwords("/lmtp")), None);
+        let [_, settings, _] = sites();
+        let settings = LOGS_IN.iter().fold(settings, |all, (name, value)| all.with(name, value));
+        let murder = settings.transport("murder").unwrap();
+        let client = Client::of(&settings, murder, &place, &Passwords("be2.example.org"));
+        assert_eq!(found(&wants_login(&["SCRAM-SHA-1"]), &client), LOGIN);
+        assert_eq!(found(&pre_authorised(), &client), OK);
     }
 
     #[test]
@@ -404,6 +431,13 @@ mod tests {
             assert_eq!(of(same), ["backend/lmtp"], "{same}");
         }
         assert_eq!(of("be2.example.org"), ["backend/name"]);
+        // No port is the end of an address.
+        for (listed, same) in [("2001:db8::1", true), ("2001:db8::2", false), ("be1:x", false)] {
+            let facts = Facts { name: Some("2001:DB8::1".into()), ..pre_authorised() };
+            assert_eq!(name("be1", listed, &facts).is_none(), same, "{listed}");
+        }
+        let facts = Facts { name: Some("be1:y".into()), ..pre_authorised() };
+        assert!(name("be1", "be1:x", &facts).is_some());
     }
 
     #[test]
@@ -411,9 +445,12 @@ mod tests {
         let of = |rcpt: Option<Reply>| {
             let facts = Facts { rcpt, ..pre_authorised() };
             let found = judge(None, "unix:/lmtp", &facts, None, Some("jane@example.org"));
-            let severity = |finding: &Finding| finding.severity;
-            let asked = found.iter().find(|finding| finding.check == "backend/recipient");
-            asked.map(severity).unwrap()
+            let of = |check| found.iter().find(|finding| finding.check == check);
+            let asked = of("backend/recipient").unwrap().severity;
+            // What is found bad is not found well as well, and what was not asked is not bad.
+            let well = of("backend/lmtp").map(|finding| finding.severity);
+            assert_eq!(well.is_some(), asked <= Severity::Skipped, "{found:?}");
+            asked
         };
         assert_eq!(of(reply(250)), Severity::Ok);
         assert_eq!(of(reply(451)), Severity::Untested);

@@ -324,6 +324,22 @@ mod tests {
         assert_eq!(differing, Differing { names, more: 0 });
     }
 
+    /// Against a backend's own list all that the master has elsewhere would be missing.
+    #[test]
+    fn a_list_of_this_host_alone_is_told_from_that_of_a_murder() {
+        let mut lists = Comparison::default();
+        assert!(!lists.is_a_backends(), "an empty one says nothing");
+        lists.here(&name("user.jane"), &record(State::Active, None));
+        assert!(lists.is_a_backends());
+        assert!(lists.has(&name("user.jane")) && !lists.has(&name("user.max")));
+        lists.here(&name("user.max"), &on("be1"));
+        lists.here(&name("user.gone"), &record(State::Deleted, None));
+        assert!(!lists.is_a_backends() && !lists.has(&name("user.gone")));
+        assert_eq!(lists.names(), 2);
+        lists.there(name("user.jane"), &on("be2"));
+        assert!(!lists.has(&name("user.jane")), "the master has told of it");
+    }
+
     #[test]
     fn users_whom_no_backend_knows_in_quotes_are_named() {
         let mut lists = Comparison::default();

@@ -301,7 +301,11 @@ mod tests {
             (Protocol::Socketmap, b"12:TEMP no list,"),
             (Protocol::Line, b"500 no\n"),
             (Protocol::Policy, b"5:hello,"),
+            (Protocol::Policy, b"5:h"),
             (Protocol::Milter, b"hello"),
+            (Protocol::Line, &[b'x'; LINES + 1]),
+            // Who says more and more is not waited for.
+            (Protocol::Policy, &[b"action=", &[b'x'; REPLY_LIMIT + 10][..]].concat()),
         ] {
             let outcome = answer(protocol, bytes);
             assert!(matches!(outcome, Some(Outcome::Odd { .. })), "{protocol:?}: {outcome:?}");
@@ -321,6 +325,19 @@ mod tests {
         let found = of_use(&all[0], &who, &Outcome::Missing, true).unwrap();
         assert!(found.what.contains("rewrite is chrooted to /var/spool/postfix"), "{found:?}");
         assert!(found.mend.unwrap().contains(&format!("proxy:{table}")));
+
+        // The chroot is named only where it is what is in the way.
+        let free = Use { chroot: false, ..all[0].clone() };
+        for (u, outcome, what) in [
+            (&free, Outcome::Missing, "no such socket"),
+            (&free, Outcome::Nobody, "nobody listens"),
+            (&all[0], Outcome::Silent, "does not answer"),
+            (&all[0], Outcome::Closed { at: "/run".into() }, "may not go into /run"),
+        ] {
+            let found = of_use(u, &who, &outcome, true).unwrap();
+            assert!(found.what.contains(what), "{found:?}");
+            assert!(!found.mend.unwrap().contains("proxy:"));
+        }
 
         let open = Who { user: "postfix".into(), chroot: None };
         let endpoint = Endpoint::Unix(Path::new("/run/murder/s").into());

@@ -258,21 +258,26 @@ mod tests {
         }
     }
 
-    fn after(change: impl Fn(Settings) -> Settings) -> Vec<(&'static str, Severity)> {
+    fn findings(change: impl Fn(Settings) -> Settings) -> Vec<Finding> {
         let tables = Tables(HashMap::from([
             ("hash:/etc/relay", &["example.org", "example.net"][..]),
             ("hash:/etc/parents", &["org", "net"]),
             ("/etc/file", &["# example.com", "example.org", "hash:/etc/relay"]),
+            ("/etc/itself", &["/etc/itself"]),
         ]));
         let domains = Domains::new(["example.org", "example.net"]).unwrap();
         let [a, b, c] = sites().map(|settings| {
             let settings = change(settings);
-            let found = examine(&settings, &uses(&settings), &domains, &tables);
-            let bad = found.iter().filter(|finding| finding.severity != Severity::Ok);
-            bad.map(|finding| (finding.check, finding.severity)).collect::<Vec<_>>()
+            examine(&settings, &uses(&settings), &domains, &tables)
         });
         assert_eq!((&a, &b), (&b, &c));
         a
+    }
+
+    fn after(change: impl Fn(Settings) -> Settings) -> Vec<(&'static str, Severity)> {
+        let found = findings(change);
+        let bad = found.iter().filter(|finding| finding.severity != Severity::Ok);
+        bad.map(|finding| (finding.check, finding.severity)).collect()
     }
 
     const DOMAINS: &str = "postfix/domains";
@@ -308,12 +313,51 @@ mod tests {
         let found =
             after(|settings| settings.with("relay_domains", "example.org example.net example.com"));
         assert_eq!(found, [(DOMAINS, Severity::Warning)]);
+        let found = after(|settings| settings.with("relay_domains", "/etc/itself"));
+        assert_eq!(found, [(DOMAINS, Severity::Untested); 2]);
+    }
+
+    #[test]
+    fn a_parent_domain_counts_only_in_the_lists_for_which_postfix_is_told_so() {
+        let both = [(DOMAINS, Severity::Error); 2];
+        for lists in ["", "mydestination, smtpd_access_maps"] {
+            let found = after(|s| {
+                s.with("parent_domain_matches_subdomains", lists).with("relay_domains", "org net")
+            });
+            assert_eq!(found[..2], both, "{lists}: {found:?}");
+        }
+        let found = after(|s| s.with("relay_domains", "").with("mydestination", "org net"));
+        assert_eq!(found, both);
+    }
+
+    #[test]
+    fn only_a_domain_that_postfix_takes_letters_for_is_called_well() {
+        for (list, well) in [
+            ("example.org example.net", Some("for example.net, example.org")),
+            ("example.net", Some("for example.net")),
+            ("", None),
+        ] {
+            let found = findings(|settings| settings.with("relay_domains", list));
+            let found: Vec<_> = found
+                .iter()
+                .filter(|finding| finding.severity == Severity::Ok && finding.check == DOMAINS)
+                .collect();
+            assert_eq!(found.len(), usize::from(well.is_some()), "{list}: {found:?}");
+            let ends = |well| found.iter().all(|finding| finding.what.ends_with(well));
+            assert!(well.is_none_or(ends), "{list}: {found:?}");
+        }
     }
 
     #[test]
     fn a_domain_in_two_classes_is_looked_up_in_the_wrong_place() {
         let local = |s: Settings| s.with("mydestination", "example.org, localhost");
         assert_eq!(after(local), [(DOMAINS, Severity::Warning), (RECIPIENTS, Severity::Error)]);
+        // The users of this host are to stay the recipients of its own name.
+        let mend = |change: &dyn Fn(Settings) -> Settings| {
+            let found = findings(change);
+            found.into_iter().find(|finding| finding.check == RECIPIENTS).unwrap().mend.unwrap()
+        };
+        assert_eq!(mend(&local), "move example.org to relay_domains");
         let all = |s: Settings| local(s).with("local_recipient_maps", "");
         assert_eq!(after(all), [(DOMAINS, Severity::Warning)]);
         let ours = |s: Settings| {
@@ -329,6 +373,12 @@ mod tests {
         let table = |s: Settings| s.with("relay_recipient_maps", "hash:/etc/relay");
         let expected = [(RECIPIENTS, Severity::Warning); 2];
         assert_eq!(after(table), expected);
+        let found = findings(table);
+        let mend = found.iter().find_map(|finding| finding.mend.as_deref());
+        assert_eq!(
+            mend,
+            Some("leave relay_recipient_maps empty, or add our map `recipient` to it")
+        );
     }
 
     #[test]

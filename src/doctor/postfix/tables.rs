@@ -306,6 +306,18 @@ mod tests {
             };
             assert_eq!(after(settings), expected, "{listed}");
         }
+        // What counts is what the service that is asked has, and none else that runs the program.
+        for (service, expected) in
+            [("proxymap", vec![]), ("proxywrite", vec![("postfix/proxy", Severity::Error)])]
+        {
+            let settings = |settings: Settings| {
+                let all = format!("{} {table}", settings.main("proxy_read_maps"));
+                by_override(settings).with_service(service, |service| {
+                    service.overrides.insert("proxy_read_maps".into(), all);
+                })
+            };
+            assert_eq!(after(settings), expected, "{service}");
+        }
         let policy = "check_policy_service proxy:unix:/run/murder-route";
         let policy = |settings: Settings| settings.with("smtpd_recipient_restrictions", policy);
         assert_eq!(after(policy), [("postfix/proxy", Severity::Error)]);
@@ -325,6 +337,15 @@ mod tests {
             let expected: &[_] = if wrong { &[("postfix/map", Severity::Error)] } else { &[] };
             let change = |settings: Settings| settings.with(parameter, &at(map));
             assert_eq!(after(change), expected, "{parameter} {map}");
+        }
+        for (parameter, map, why) in [
+            ("transport_maps", "recipient", "no transport:nexthop"),
+            ("transport_maps", "canonical", "another spelling"),
+            ("relay_recipient_maps", "lmtp", "whom nobody has, so all are taken"),
+            ("recipient_canonical_maps", "recipient", "looks no further"),
+            ("canonical_maps", "lmtp", "addressed to its answer"),
+        ] {
+            assert!(instead(parameter, map).contains(why), "{parameter} {map}");
         }
         let change = |s: Settings| s.with("recipient_canonical_maps", &at("recipient"));
         let [map, canonical] = after(change)[..] else { panic!() };
@@ -401,6 +422,13 @@ mod tests {
         assert!(said.contains("makes `OK`"), "{said}");
         for settings in sites() {
             assert_eq!(super::held_back(&settings, None, &Before(&[])), None, "nothing is before");
+            // What somebody else's table is held back from is not ours to judge.
+            for other in ["socketmap:unix:/s:aliases", "regexp:/etc/x:canonical"] {
+                let filter = "regexp:/etc/postfix/murder-route-canonical";
+                let piped = format!("pipemap:{{{filter},{other}}}");
+                let settings = settings.clone().with("recipient_canonical_maps", &piped);
+                assert_eq!(super::held_back(&settings, None, &Before(&[])), None, "{other}");
+            }
         }
     }
 
@@ -413,6 +441,17 @@ mod tests {
                 .with_service("submission", |s| s.overrides.clear())
         };
         assert_eq!(after(|s| restricted(no(s))), []);
+        // Where somebody else refuses them, or nobody is to, that is as it should be.
+        let policy = |s: Settings| {
+            let policy = "check_policy_service inet:127.0.0.1:10090";
+            no(s).with("smtpd_recipient_restrictions", policy)
+        };
+        assert_eq!(after(policy), []);
+        let mut maps = Maps::default();
+        maps.unknown = UnknownPolicy::NotFound;
+        for settings in sites().map(no) {
+            assert_eq!(examine(&settings, &uses(&settings), &maps, Some((3, 6))), []);
+        }
     }
 
     #[test]

@@ -212,6 +212,8 @@ mod tests {
     struct Asked {
         filter: Result<Option<&'static str>, &'static str>,
         hosts: &'static str,
+        /// Whether the chroot has a copy of it.
+        copied: bool,
         dns: Option<bool>,
     }
 
@@ -222,7 +224,8 @@ mod tests {
         }
 
         fn file(&self, path: &str) -> Result<String, String> {
-            let known = path == "/etc/hosts";
+            let copy = path == "/var/spool/postfix/etc/hosts" && self.copied;
+            let known = path == "/etc/hosts" || copy;
             known.then(|| self.hosts.to_owned()).ok_or("not there".into())
         }
 
@@ -234,6 +237,7 @@ mod tests {
     const SOUND: Asked = Asked {
         filter: Ok(Some("4.1.1 host said")),
         hosts: "127.0.0.1 localhost\n192.0.2.1 be1.example.org be1 # a backend\n",
+        copied: false,
         dns: Some(true),
     };
 
@@ -323,5 +327,18 @@ mod tests {
         assert_eq!(found(way, &asked(Some(false)), |s| s), error);
         let free = |s: Settings| s.with_service("murder", |service| service.chroot = false);
         assert_eq!(found(way, &asked(Some(false)), free), []);
+        let copied = Asked { copied: true, ..asked(Some(false)) };
+        assert_eq!(found(way, &copied, |s| s), []);
+        // Whom nothing knows is told of elsewhere.
+        let unknown = "murder:inet:be2.example.org:2003";
+        assert_eq!(found(unknown, &asked(Some(false)), |s| s), []);
+        // Without the DNS, files are all there is.
+        assert_eq!(found(way, &asked(Some(false)), |s| dns(free(s))), error);
+        for (name, value) in
+            [("disable_dns_lookups", "yes"), ("lmtp_dns_support_level", "disabled")]
+        {
+            let files = |s: Settings| dns(free(s)).with(name, value);
+            assert_eq!(found(way, &asked(Some(false)), files), [], "{name}");
+        }
     }
 }
