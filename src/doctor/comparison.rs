@@ -374,5 +374,8 @@ mod tests {
         assert!(found[0].what.ends_with(", …"));
         assert!(found.iter().all(|finding| finding.severity == Severity::Error));
         assert_eq!(findings("list", &[], 0, 5)[0].severity, Severity::Ok);
+        let one = findings("list", &all[..1], 0, 5);
+        assert_eq!(one.len(), 1);
+        assert!(one[0].what.starts_with("1 name the master has"), "{one:?}");
     }
 }

@@ -369,6 +369,9 @@ mod tests {
         assert_eq!(facts.failure, None);
         let (said, _) = talk(None, &replies);
         assert_eq!(said, "LHLO mx.example.org|MAIL FROM:<>|RSET|QUIT|");
+        // Who closes without a farewell has said all.
+        let (_, facts) = talk(Some("jane@example.org"), &replies[..5]);
+        assert_eq!((facts.rcpt.unwrap().code, facts.failure), (250, None));
     }
 
     #[test]
@@ -402,6 +405,8 @@ mod tests {
         assert!(matches!(failure(&["220", "500 5.5.1 what"]), Failure::NotLmtp(_)));
         let Failure::Refused(at, reply) = failure(&["421 4.3.2 going down"]) else { panic!() };
         assert!(at == "the greeting" && reply.is_temporary());
+        let later = Failure::Refused("LHLO", Reply { code: 421, lines: vec!["later".into()] });
+        assert_eq!(failure(&[GREETING, "421 later"]), later);
         let refused = [GREETING, CLOSED, "430 no", "250 ok", "454 no TLS", "221"];
         assert_eq!(talk(None, &refused).1.tls, Some(Tls::Failed("454 no TLS".into())));
         let lost = [GREETING, CLOSED, "430 no", "250 ok"];

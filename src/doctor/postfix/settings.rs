@@ -184,8 +184,11 @@ pub(crate) mod tests {
     fn a_dash_means_no_chroot_from_compatibility_level_1_on() {
         for (level, chroot) in [("", true), ("0", true), ("1", false), ("3.6", false)] {
             let main = format!("compatibility_level = {level}\n");
-            let settings = Settings::parse(&main, "lmtp unix - - - - - lmtp", "", "").unwrap();
-            assert_eq!(settings.transport("lmtp").unwrap().chroot, chroot, "{level}");
+            for (column, chroot) in [("-", chroot), ("y", true), ("n", false)] {
+                let master = format!("lmtp unix - - {column} - - lmtp");
+                let settings = Settings::parse(&main, &master, "", "").unwrap();
+                assert_eq!(settings.transport("lmtp").unwrap().chroot, chroot, "{level} {column}");
+            }
         }
     }
 
