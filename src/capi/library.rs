@@ -15,6 +15,7 @@ use crate::mailbox::MailboxName;
 use crate::mailbox_list::foothold::Foothold;
 use crate::mailbox_list::lists::{Lists, Source};
 use crate::mailbox_list::map::Danger;
+use crate::mailbox_list::view::FEW_LOOKUPS;
 use crate::mailbox_list::{FileList, Options, stored::Stored};
 use crate::maps::{Maps, UnknownPolicy};
 use crate::resolver::{Proof, busy};
@@ -27,10 +28,6 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// And no longer than this where the list has the recipient: the daemon gives the master a quarter of a
 /// second.
 const SOON: Duration = Duration::from_millis(500);
-
-/// Most processes of a mail server make fewer look-ups before others take their places: smtpd and cleanup of
-/// Postfix serve 100 clients (`max_use`).
-const SHORTCUTS_AFTER: u32 = 2000;
 
 /// The rules and lists of a configuration, ready to answer. Shared by threads.
 ///
@@ -362,7 +359,7 @@ impl Inner {
             KeptSource::MailboxesDb(at) => {
                 let options = Options {
                     danger: Danger::Looked,
-                    shortcuts_after: SHORTCUTS_AFTER,
+                    shortcuts_after: FEW_LOOKUPS,
                     ..Options::default()
                 };
                 Source::File(Arc::new(FileList::open_at(Arc::clone(at), options)))

@@ -50,3 +50,19 @@ impl Memory {
         Box::into_raw(self).cast()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_string_ends_early_or_forges_a_line_and_none_begins_in_another() {
+        let mut memory = Memory::default();
+        memory.keep([&[b"longer than what comes next, and gone by then"]]);
+        let strings: [&[&[u8]]; 4] = [&[b"a\0b\x7f"], &[], &[b"c\n", b"", b"d"], &[b""]];
+        let places = memory.keep(strings);
+        assert_eq!(memory.bytes, b"a?b?\0\0c?d\0\0");
+        let at = |place: *const c_char| place.addr().checked_sub(memory.bytes.as_ptr().addr());
+        assert_eq!(places.map(at), [Some(0), None, Some(6), Some(10)]);
+    }
+}

@@ -120,4 +120,15 @@ mod tests {
         recent.forget_all();
         assert_eq!(recent.get(b"a"), None);
     }
+
+    #[test]
+    fn of_as_many_users_as_a_large_site_has_hardly_one_pushes_another_one_out() {
+        const USERS: u64 = 200_000;
+        let recent = Recent::default();
+        let place = |user: u64| 1024 + user * UNIT;
+        (0..USERS).for_each(|user| recent.put(&user.to_be_bytes(), place(user)));
+        let known = |user: &u64| recent.get(&user.to_be_bytes()) == Some(place(*user));
+        let known = (0..USERS).filter(known).count() as u64;
+        assert!(known > USERS / 100 * 98, "{known}");
+    }
 }

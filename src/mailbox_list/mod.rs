@@ -23,6 +23,6 @@ pub mod stored;
 #[cfg(test)]
 mod tests;
 pub mod verify;
-mod view;
+pub(crate) mod view;
 
 pub use file::{FileList, Options, Status};

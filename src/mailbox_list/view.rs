@@ -20,6 +20,11 @@ use super::skip_view::SkipView;
 #[derive(Debug)]
 pub(crate) struct ListFile(File);
 
+/// A process that has made so many lookups will make many more. Most processes of a mail server make
+/// fewer before others take their places: smtpd and cleanup of Postfix serve 100 clients (`max_use`).
+#[cfg(feature = "capi")]
+pub(crate) const FEW_LOOKUPS: u32 = 2000;
+
 /// The same for searches: read through a [`Map`] from [`Self::map`] on, where this process may have one.
 ///
 /// Until then by `pread` too. To a process that has not been there, a fault for a page costs more than

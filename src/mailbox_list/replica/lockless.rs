@@ -16,7 +16,7 @@ use crate::cyrusdb::error::{Error, Result};
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
 use crate::mailbox_list::foothold::Foothold;
 use crate::mailbox_list::map::Danger;
-use crate::mailbox_list::view::{Identity, ListFile, MappedFile};
+use crate::mailbox_list::view::{FEW_LOOKUPS, Identity, ListFile, MappedFile};
 use crate::replica::{About, generation};
 
 /// So often a look is begun anew because something was committed meanwhile. One takes microseconds,
@@ -32,14 +32,10 @@ const LATELY: Duration = Duration::from_millis(100);
 /// A walk reads so many records at once.
 const PIECE: usize = 256;
 
-/// So many lookups come before the replica is [mapped](MappedFile): to a process that soon ends, as those of
-/// mail servers do, a map costs more than it saves.
-const MAP_AFTER: u32 = 2000;
-
 /// A replica, read while the daemon writes it. Any number of threads look up at once.
 ///
 /// What it says is what [`ReplicaList`](super::ReplicaList) says. Needs to read `data.mdb`, and nothing
-/// else; can be used, or made anew, in a child after fork.
+/// else; is made anew in a child after fork, which may catch another thread at making the map.
 #[derive(Debug)]
 pub(crate) struct LocklessReplica {
     at: Arc<Foothold>,
@@ -48,7 +44,7 @@ pub(crate) struct LocklessReplica {
     /// what is not found it always is.
     hit_age: Duration,
     opened: ArcSwapOption<Opened>,
-    /// How many lookups there were, up to [`MAP_AFTER`].
+    /// How many lookups there were, up to [`FEW_LOOKUPS`]; then it is [mapped](MappedFile).
     lookups: AtomicU32,
     /// Nanoseconds since `started` until which the file is taken for the one at its path, and no shorter.
     good_until: AtomicU64,
@@ -186,7 +182,7 @@ impl LocklessReplica {
     /// One look for a name.
     fn look_up(&self, opened: &Opened, name: &MailboxName) -> Result<(Lookup, bool)> {
         match self.lookups.load(Relaxed) {
-            MAP_AFTER => opened.file.map(),
+            FEW_LOOKUPS => opened.file.map(),
             lookups => self.lookups.store(lookups + 1, Relaxed),
         }
         let never = || {
