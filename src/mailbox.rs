@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Longest mailbox name in bytes (`MAX_MAILBOX_NAME`, Cyrus 3.12; 490 in 2.4).
 pub const MAX_NAME: usize = 510;
@@ -64,13 +65,22 @@ impl MailboxName {
         &self.0
     }
 
-    /// The name to be shown: what is no visible ASCII is escaped.
-    pub(crate) fn text(&self) -> Cow<'_, str> {
+    /// Puts another name into the same memory: the bytes of one that there was.
+    #[cfg(feature = "capi")]
+    pub(crate) fn set_to(&mut self, known: &[u8]) {
+        debug_assert!(Self::new(known).is_ok());
+        self.0.clear();
+        self.0.extend_from_slice(known);
+    }
+
+    /// The name to be shown, in ASCII: what is no visible character is escaped.
+    pub(crate) fn shown(&self) -> Cow<'_, [u8]> {
         // What `escape_ascii` leaves as it is, which is nearly every name.
         let plain = |b: &u8| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\'' | b'\\');
-        match str::from_utf8(&self.0) {
-            Ok(text) if self.0.iter().all(plain) => text.into(),
-            _ => self.0.escape_ascii().to_string().into(),
+        // To the end, as above.
+        match self.0.iter().fold(true, |all, b| all & plain(b)) {
+            true => Cow::Borrowed(&self.0),
+            false => self.0.escape_ascii().collect::<Vec<u8>>().into(),
         }
     }
 
@@ -143,7 +153,7 @@ fn split(name: &[u8]) -> (Option<&[u8]>, &[u8]) {
 
 impl fmt::Display for MailboxName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text())
+        f.write_str(&String::from_utf8_lossy(&self.shown()))
     }
 }
 
@@ -231,6 +241,26 @@ pub enum Lookup {
     Busy,
 }
 
+/// A state of a list: as long as the list is in it, it says the same of every name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    opening: u64,
+    state: u64,
+}
+
+impl Moment {
+    /// A state that comes up once in the time of an [`opening`](Self::opening).
+    pub(crate) const fn new(opening: u64, state: u64) -> Self {
+        Self { opening, state }
+    }
+
+    /// A number for what has just been opened, which nothing else has in this process.
+    pub(crate) fn opening() -> u64 {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        LAST.fetch_add(1, Relaxed)
+    }
+}
+
 /// A mailbox list: Cyrus' `mailboxes.db` or a replica of it.
 ///
 /// Shared by threads; an implementation looks up concurrently.
@@ -242,6 +272,12 @@ pub trait MailboxList: Send + Sync {
     /// it may then be about to change again.
     fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
         (self.lookup(name), false)
+    }
+
+    /// The state in which a lookup that finds something would find it now, or an older one than
+    /// that; `None`: not to be told without more ado.
+    fn moment(&self) -> Option<Moment> {
+        None
     }
 
     /// The generation of its keys, as far as that is known without reading the list.

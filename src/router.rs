@@ -552,19 +552,19 @@ impl Route {
 
     /// The reason in words, also for a decision that needs none.
     pub fn why(&self) -> String {
-        self.why_in_pieces().concat()
+        String::from_utf8_lossy(&self.why_in_pieces().concat()).into_owned()
     }
 
     /// The same in pieces, put together by who wants it.
-    pub(crate) fn why_in_pieces(&self) -> [Cow<'_, str>; 3] {
+    pub(crate) fn why_in_pieces(&self) -> [Cow<'_, [u8]>; 3] {
         match (&self.decision, &self.mailbox, &self.server) {
             (Decision::Deliver(_), Some(mailbox), Some(server)) => {
-                [mailbox.text(), " is on ".into(), server.into()]
+                [mailbox.shown(), b" is on ".into(), server.as_bytes().into()]
             }
             (Decision::Deliver(_), Some(mailbox), None) => {
-                [mailbox.text(), " is on this host".into(), "".into()]
+                [mailbox.shown(), b" is on this host".into(), b"".into()]
             }
-            _ => [(&*self.reason).into(), "".into(), "".into()],
+            _ => [self.reason.as_bytes().into(), b"".into(), b"".into()],
         }
     }
 

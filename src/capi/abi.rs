@@ -228,7 +228,8 @@ unsafe extern "C" fn mr_lookup(
             return INVALID;
         };
         let _ = panics::caught(|| {
-            fill(decision, &library.look_up(recipient), library.defers_unknown());
+            let defers_unknown = library.defers_unknown();
+            library.tell(recipient, &mut |told| fill(decision, told, defers_unknown));
         });
         OK
     }
@@ -361,7 +362,7 @@ unsafe fn fill(decision: *mut c::mr_decision, told: &Told, defers_unknown: bool)
             mailbox.as_slice(),
             server.as_slice(),
             partition.as_slice(),
-            &reason.each_ref().map(|piece| piece.as_bytes()),
+            &reason.each_ref().map(|piece| &**piece),
         ]);
         *decision = c::mr_decision {
             size: (*decision).size,

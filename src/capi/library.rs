@@ -1,5 +1,6 @@
 //! What the exported functions do, in safe Rust.
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +8,12 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 
 use super::daemon::{Daemon, Pool};
+use super::decided::{Decided, Watched};
 use super::{panics, process};
 use crate::config::{ConfigError, Overrides, Settings, SourceName};
 use crate::confirm::{Findings, Said};
 use crate::endpoint::Endpoint;
-use crate::mailbox::MailboxName;
+use crate::mailbox::{MailboxList, MailboxName};
 use crate::mailbox_list::foothold::Foothold;
 use crate::mailbox_list::lists::{Lists, Source};
 use crate::mailbox_list::map::Danger;
@@ -61,6 +63,7 @@ struct Inner {
     process: u32,
     lists: Lists,
     connections: Pool,
+    decided: Decided,
 }
 
 /// What a decision rests on.
@@ -89,6 +92,8 @@ pub struct Told {
 
 /// What a local look leads to.
 enum Looked {
+    /// It was remembered, and is told.
+    Told,
     Decided(Told),
     /// The daemon is to be asked.
     Open(Open),
@@ -153,14 +158,21 @@ impl Library {
 
     /// Decides for one recipient. Takes up to some seconds if the daemon has to be asked.
     pub fn look_up(&self, recipient: &[u8]) -> Told {
+        let mut told = Told::of(busy(), Origin::Nothing);
+        self.tell(recipient, &mut |his| told.clone_from(his));
+        told
+    }
+
+    /// The same for who needs it for a short moment only.
+    pub(super) fn tell(&self, recipient: &[u8], then: &mut dyn FnMut(&Told)) {
         let inner = self.inner();
-        match self.look(&inner.lists, recipient) {
-            Looked::Decided(told) => told,
+        match self.look(&inner, recipient, then) {
+            Looked::Told => {}
+            Looked::Decided(told) => then(&told),
             Looked::Open(open) => {
                 let mut told = [Told::of(busy(), Origin::Nothing)];
                 self.ask_all(&inner, vec![(0, recipient, open)], &mut told);
-                let [told] = told;
-                told
+                told.iter().for_each(then);
             }
         }
     }
@@ -172,7 +184,8 @@ impl Library {
         let mut told = Vec::with_capacity(recipients.len());
         let mut asked = Vec::new();
         for (at, recipient) in recipients.iter().enumerate() {
-            match self.look(&inner.lists, recipient) {
+            match self.look(&inner, recipient, &mut |his| told.push(his.clone())) {
+                Looked::Told => {}
                 Looked::Decided(decided) => told.push(decided),
                 Looked::Open(open) => {
                     asked.push((at, *recipient, open));
@@ -235,13 +248,21 @@ impl Library {
         self.answer_and_why(map, recipient).map(|(reply, _)| reply)
     }
 
-    /// The same, with what it comes of.
-    pub(super) fn answer_and_why(&self, map: &str, recipient: &[u8]) -> Option<(Reply, Told)> {
+    /// The same, and, if neither a list nor the daemon could tell, why.
+    pub(super) fn answer_and_why(
+        &self,
+        map: &str,
+        recipient: &[u8],
+    ) -> Option<(Reply, Option<Cow<'static, str>>)> {
         let map = self.maps.get(map)?;
-        let told = self.look_up(recipient);
         // One that is not UTF-8 is foreign, so nothing of it comes back.
-        let recipient = String::from_utf8_lossy(recipient);
-        Some((self.maps.reply(map, &self.router, &recipient, &told.route), told))
+        let name = String::from_utf8_lossy(recipient);
+        let mut answer = None;
+        self.tell(recipient, &mut |told| {
+            let why = told.is_by_nobody().then(|| told.route.reason.clone());
+            answer = Some((self.maps.reply(map, &self.router, &name, &told.route), why));
+        });
+        answer
     }
 
     /// Cyrus' list as it was opened with the library, for who wants to see that it is replaced: it has
@@ -263,20 +284,52 @@ impl Library {
         self.maps.get(name).is_some()
     }
 
-    fn look(&self, lists: &Lists, recipient: &[u8]) -> Looked {
+    /// Whether what was decided for a recipient would be told again.
+    #[cfg(test)]
+    pub(super) fn remembers(&self, recipient: &[u8]) -> bool {
+        let inner = self.inner();
+        let [source] = inner.lists.sources() else { return false };
+        let now = source.believed();
+        now.is_some_and(|(moment, age)| inner.decided.tell(recipient, moment, age, &mut |_| ()))
+    }
+
+    /// Looks here, and tells at once what was remembered.
+    fn look(&self, inner: &Inner, recipient: &[u8], then: &mut dyn FnMut(&Told)) -> Looked {
         let looked = panics::caught(|| {
             #[cfg(feature = "capi-panic")]
             assert_ne!(recipient, b"panic@example.org", "a panic for a test");
+            let moment = match inner.lists.sources() {
+                [source] if inner.decided.is_in_use() => source.believed(),
+                _ => None,
+            };
+            if let Some((moment, age)) = moment
+                && inner.decided.tell(recipient, moment, age, then)
+            {
+                return Looked::Told;
+            }
             let findings = self.nothing_found();
             let findings = if self.murder { findings.ask_again() } else { findings };
-            self.look_with(lists, recipient, &findings)
+            let watched = Watched::new(&inner.lists);
+            let looked = self.look_with(&inner.lists, &watched, recipient, &findings);
+            if let (Some((moment, _)), Looked::Decided(told)) = (moment, &looked)
+                && watched.had_only_hits()
+            {
+                inner.decided.put(recipient, moment, told);
+            }
+            looked
         });
         looked
             .unwrap_or_else(|bug| Looked::Decided(Told::of(Route::deferred(bug), Origin::Nothing)))
     }
 
-    fn look_with(&self, lists: &Lists, recipient: &[u8], findings: &Findings) -> Looked {
-        match self.decide(lists, recipient, findings) {
+    fn look_with(
+        &self,
+        lists: &Lists,
+        list: &dyn MailboxList,
+        recipient: &[u8],
+        findings: &Findings,
+    ) -> Looked {
+        match self.decide(list, recipient, findings) {
             Verdict::Final(route) if route.decision == Decision::Deferred(Cause::List) => {
                 Looked::Open(Open::Deferred(route))
             }
@@ -288,10 +341,12 @@ impl Library {
                 Looked::Decided(Told { route, origin, age })
             }
             Verdict::Confirm(name) => Looked::Open(Open::Confirm(name)),
-            Verdict::AskAgain(_) => match self.look_with(lists, recipient, &self.nothing_found()) {
-                Looked::Decided(told) => Looked::Open(Open::Changed(told)),
-                open => open,
-            },
+            Verdict::AskAgain(_) => {
+                match self.look_with(lists, list, recipient, &self.nothing_found()) {
+                    Looked::Decided(told) => Looked::Open(Open::Changed(told)),
+                    open => open,
+                }
+            }
             Verdict::Wait => Looked::Open(Open::Deferred(busy())),
         }
     }
@@ -303,8 +358,8 @@ impl Library {
         }
     }
 
-    fn decide(&self, lists: &Lists, recipient: &[u8], findings: &Findings) -> Verdict {
-        self.router.route(recipient, &findings.over(lists), findings, None)
+    fn decide(&self, list: &dyn MailboxList, recipient: &[u8], findings: &Findings) -> Verdict {
+        self.router.route(recipient, &findings.over(list), findings, None)
     }
 
     /// What is said where the daemon should have been asked, and was not for this reason.
@@ -372,6 +427,7 @@ impl Inner {
             process: process::id(),
             lists: Lists::new(sources.iter().map(source).collect()),
             connections: Pool::default(),
+            decided: Decided::default(),
         }
     }
 }

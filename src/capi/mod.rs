@@ -34,6 +34,7 @@ mod abi;
 )]
 mod bindings;
 mod daemon;
+mod decided;
 mod exim;
 mod library;
 mod memory;

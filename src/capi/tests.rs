@@ -9,7 +9,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Library, Origin, Told};
 use crate::changes::Changed;
@@ -19,6 +19,7 @@ use crate::cyrusdb::order::Order;
 use crate::cyrusdb::writer::{Random, Write, Writer};
 use crate::endpoint::Endpoint;
 use crate::mailbox::{AnonymousRights, KeyGeneration, MailboxName, Record, State};
+use crate::mailbox_list::Options;
 use crate::mailbox_list::replica::Place;
 use crate::mupdate::Event;
 use crate::replica::{About, Batch as _, Follower, Listing};
@@ -351,4 +352,82 @@ fn a_daemon_that_cannot_tell_holds_up_nobody_who_changed_a_moment_ago_and_is_kno
     let told = library.look_up(b"jane@example.org");
     assert_eq!((told.route.decision.as_str(), told.origin), ("deferred", Origin::Daemon));
     daemon.join().unwrap().unwrap();
+}
+
+/// So many that what is decided is remembered from then on.
+const MANY: u32 = 3000;
+
+#[test]
+fn who_was_looked_up_often_and_moves_is_not_delivered_to_where_he_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let r = directory.path().join("r");
+    for origin in [Origin::MailboxesDb, Origin::Replica] {
+        let socket = directory.path().join("socket");
+        let library = library_with_jane(origin, directory.path(), 3600, &socket);
+        for _ in 0..MANY {
+            let told = library.look_up(b"jane@example.org");
+            assert_eq!((server(&told), told.origin), (Some("be1.example.org"), origin));
+        }
+        assert!(library.remembers(b"jane@example.org"), "{origin:?}");
+        match origin {
+            Origin::Replica => {
+                let mut place = Place::open(&r).unwrap();
+                let mut change = place.begin().unwrap();
+                let record = Record {
+                    state: State::Active,
+                    server: Some("be2.example.org".into()),
+                    partition: "default".into(),
+                    anonymous: AnonymousRights::default(),
+                };
+                let jane = MailboxName::new("user.jane").unwrap();
+                change.put(&jane, &record, Changed::NOT_LATELY).unwrap();
+                change.commit().unwrap();
+            }
+            _ => {
+                let list = directory.path().join("mailboxes.db");
+                write_list(&list, &[("user.jane", "be2.example.org")]);
+            }
+        }
+        // A hit may be so old.
+        let (moved, hit_age) = (Instant::now(), Options::default().hit_age);
+        while moved.elapsed() <= hit_age {}
+        for _ in 0..10 {
+            assert_eq!(server(&library.look_up(b"jane@example.org")), Some("be2.example.org"));
+        }
+    }
+}
+
+#[test]
+fn who_is_caught_by_a_catch_all_gets_his_own_letters_from_the_moment_he_exists() {
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("mailboxes.db");
+    let imapd_conf = directory.path().join("imapd.conf");
+    let text = "configdirectory: /nonexistent\nlmtp_catchall_mailbox: catch\n";
+    fs::write(&imapd_conf, text).unwrap();
+    let config = directory.path().join("murder-route.toml");
+    let text = "domains = [\"example.org\"]\nimapd-conf = \"imapd.conf\"\n\
+                mailboxes-db = \"mailboxes.db\"\n";
+    fs::write(&config, text).unwrap();
+    write_list(&list, &[("user.catch", "be1.example.org")]);
+    let given = Overrides { config: Some(config), ..Overrides::default() };
+    let library = Library::open(given, None, Duration::from_secs(60)).unwrap();
+    for _ in 0..MANY {
+        assert_eq!(server(&library.look_up(b"jane@example.org")), Some("be1.example.org"));
+    }
+    assert!(!library.remembers(b"jane@example.org"));
+    write_list(&list, &[("user.catch", "be1.example.org"), ("user.jane", "be2.example.org")]);
+    assert_eq!(server(&library.look_up(b"jane@example.org")), Some("be2.example.org"));
+}
+
+/// Puts a list in the place of the one that was there.
+fn write_list(path: &Path, names: &[(&str, &str)]) {
+    let order = |a: &[u8], b: &[u8]| Order::Raw.compare(a, b);
+    let mut writer = Writer::new(Layout::Twoskip, Random(7), 1, order);
+    for (name, server) in names {
+        writer.put(&key(name), &value(server));
+    }
+    writer.commit();
+    let new = path.with_extension("NEW");
+    fs::write(&new, &writer.file).unwrap();
+    fs::rename(new, path).unwrap();
 }

@@ -18,7 +18,7 @@ use crate::cyrusdb::error::Error;
 use crate::cyrusdb::fingers::{Builder, Progress};
 use crate::cyrusdb::snapshot::{Scratch, Walked};
 use crate::cyrusdb::{Engine, record};
-use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record, State};
 
 use super::foothold::Foothold;
 use super::index_view::{IndexView, busy};
@@ -410,23 +410,23 @@ impl FileList {
         }
     }
 
-    /// The remembered view if it was checked a moment ago, else a checked one.
+    /// The remembered view, if it was checked a moment ago.
+    fn just_checked(&self) -> Option<Guard<Option<Arc<View>>>> {
+        let checked = self.checked.load(Relaxed);
+        let age = self.since_created().saturating_sub(checked);
+        let lately = checked != 0 && u128::from(age) <= self.options.hit_age.as_nanos();
+        lately.then(|| self.remembered()).filter(|view| view.is_some())
+    }
+
+    /// The same, or else a checked one.
     fn recent(
         &self,
         must_check: bool,
         may_wait: bool,
         scratch: &mut Scratch,
     ) -> Result<Guard<Option<Arc<View>>>, Error> {
-        if !must_check {
-            let checked = self.checked.load(Relaxed);
-            let age = self.since_created().saturating_sub(checked);
-            if checked != 0
-                && u128::from(age) <= self.options.hit_age.as_nanos()
-                && let view = self.remembered()
-                && view.is_some()
-            {
-                return Ok(view);
-            }
+        if !must_check && let Some(view) = self.just_checked() {
+            return Ok(view);
         }
         Ok(Guard::from_inner(Some(self.check(may_wait, scratch)?)))
     }
@@ -759,6 +759,13 @@ impl MailboxList for FileList {
 
     fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
         self.look_up(name, true)
+    }
+
+    fn moment(&self) -> Option<Moment> {
+        match self.just_checked() {
+            Some(view) => Some(view.as_ref()?.moment()),
+            None => Some(self.check(false, &mut Scratch::default()).ok()?.moment()),
+        }
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {

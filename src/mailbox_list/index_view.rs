@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::flat::Table;
 use crate::cyrusdb::skiplist::Replay;
-use crate::mailbox::KeyGeneration;
+use crate::mailbox::{KeyGeneration, Moment};
 
 use super::keys;
 use super::view::{Identity, ListFile};
@@ -17,6 +17,7 @@ use super::view::{Identity, ListFile};
 #[derive(Debug)]
 pub(crate) struct IndexView {
     pub(crate) identity: Identity,
+    opening: u64,
     content: RwLock<Content>,
 }
 
@@ -82,6 +83,7 @@ impl IndexView {
         };
         Ok(Self {
             identity: Identity::of(metadata),
+            opening: Moment::opening(),
             content: RwLock::new(Content::new(Kind::Skiplist { replay, torn })),
         })
     }
@@ -100,6 +102,7 @@ impl IndexView {
         let table = Table::read(bytes)?;
         Ok(Self {
             identity: Identity::of(&after),
+            opening: Moment::opening(),
             content: RwLock::new(Content::new(Kind::Flat { table, size, modified })),
         })
     }
@@ -124,6 +127,11 @@ impl IndexView {
             Kind::Skiplist { replay, .. } => replay.len() as u64,
             Kind::Flat { table, .. } => table.len() as u64,
         }
+    }
+
+    /// The same among the states of all files.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment::new(self.opening, self.state())
     }
 
     pub(crate) fn state(&self) -> u64 {

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::FileList;
+#[cfg(feature = "capi")]
+use crate::mailbox::Moment;
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State};
 use crate::replica::Status;
 
@@ -139,6 +141,19 @@ impl Source {
                     Lookup::Unsure(_) | Lookup::Busy => Ok(()),
                 };
                 (trusted.map_or_else(Lookup::Unsure, |()| found), lately)
+            }
+        }
+    }
+
+    /// The state that its hits are of, and how long ago that was as the master's list; `None`: not
+    /// to be told, or its hits are not to be believed.
+    #[cfg(feature = "capi")]
+    pub(crate) fn believed(&self) -> Option<(Moment, Option<Duration>)> {
+        match self {
+            Source::File(list) => Some((list.moment()?, Some(Duration::ZERO))),
+            Source::Replica(Replicated { list, trust }) => {
+                trust.hits().ok()?;
+                Some((list.moment()?, trust.age()))
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::fingers::{Builder, Fingers, Progress};
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::snapshot::{Found, Header, Reader, Scratch, Walked};
-use crate::mailbox::KeyGeneration;
+use crate::mailbox::{KeyGeneration, Moment};
 
 use super::keys;
 use super::map::Danger;
@@ -22,6 +22,7 @@ use super::view::{Identity, ListFile, MappedFile, Search};
 pub(crate) struct SkipView {
     file: Arc<MappedFile>,
     pub(crate) identity: Identity,
+    opening: u64,
     keys: OnceLock<KeyGeneration>,
     /// As it was when the file was opened.
     first: Header,
@@ -51,6 +52,7 @@ impl SkipView {
         let view = Self {
             file,
             identity: Identity::of(&metadata),
+            opening: Moment::opening(),
             keys: OnceLock::new(),
             first: header,
             end: AtomicU64::new(header.end),
@@ -95,6 +97,11 @@ impl SkipView {
     /// common beginning stand together.
     pub(crate) fn surely_raw(&self) -> bool {
         self.order.load(Relaxed) == RAW
+    }
+
+    /// Which state it is that is known.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment::new(self.opening, self.end.load(Acquire))
     }
 
     fn order(&self) -> Order {
@@ -182,6 +189,7 @@ impl SkipView {
         Self {
             file: Arc::clone(&self.file),
             identity: self.identity,
+            opening: self.opening,
             keys: self.keys.clone(),
             first: self.first,
             end: AtomicU64::new(self.end.load(Relaxed)),

@@ -9,7 +9,7 @@ use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::snapshot::Scratch;
 use crate::cyrusdb::source::ByteSource;
 use crate::cyrusdb::{self, Engine};
-use crate::mailbox::KeyGeneration;
+use crate::mailbox::{KeyGeneration, Moment};
 
 use super::foothold::Foothold;
 use super::index_view::IndexView;
@@ -181,6 +181,14 @@ impl View {
         match self {
             View::Skip(view) => view.header().end,
             View::Index(view) => view.state(),
+        }
+    }
+
+    /// The same among the states of all files.
+    pub(crate) fn moment(&self) -> Moment {
+        match self {
+            View::Skip(view) => view.moment(),
+            View::Index(view) => view.moment(),
         }
     }
 

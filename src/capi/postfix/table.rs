@@ -76,16 +76,13 @@ impl Table {
 
     /// The answer for a key as Postfix has it: a whole address, or something else that is not ours.
     pub(super) fn look_up(&self, key: &[u8]) -> Answer {
-        let Some((reply, told)) = self.library.answer_and_why(&self.map, key) else {
+        let Some((reply, why)) = self.library.answer_and_why(&self.map, key) else {
             return Answer::Temporary(self.log("there is no such map any more"));
         };
         match reply.fit() {
             Reply::Ok(text) => match CString::new(text) {
                 // If the daemon was asked, it has logged what is wrong.
-                Ok(text) if told.is_by_nobody() => {
-                    Answer::Found(text, Some(self.log(&told.route.reason)))
-                }
-                Ok(text) => Answer::Found(text, None),
+                Ok(text) => Answer::Found(text, why.map(|why| self.log(&why))),
                 Err(_) => Answer::Temporary(self.log("the answer has a NUL in it")),
             },
             Reply::NotFound => Answer::NotFound,

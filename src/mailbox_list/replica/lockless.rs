@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 
 use super::pages::{self, Commit, Snapshot};
 use super::value::{self, BadValue};
 use crate::cyrusdb::error::{Error, Result};
-use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record};
 use crate::mailbox_list::foothold::Foothold;
 use crate::mailbox_list::map::Danger;
 use crate::mailbox_list::view::{FEW_LOOKUPS, Identity, ListFile, MappedFile};
@@ -59,7 +59,16 @@ struct Opened {
     identity: Identity,
     page_size: u64,
     /// The last commit, when somebody looked last.
-    last: ArcSwapOption<Commit>,
+    last: ArcSwapOption<(Moment, Commit)>,
+}
+
+impl Opened {
+    /// The last commit's.
+    fn moment(&self) -> Option<Moment> {
+        let last = self.last.load();
+        let (moment, commit) = last.as_deref()?;
+        commit.is_last(&self.file).ok()?.then_some(*moment)
+    }
 }
 
 thread_local! {
@@ -99,15 +108,18 @@ impl LocklessReplica {
         nanoseconds(self.started.elapsed())
     }
 
+    /// The file that stood at the path when somebody looked, if that was a moment ago.
+    fn just_opened(&self) -> Option<Guard<Option<Arc<Opened>>>> {
+        let lately = self.now() < self.good_until.load(Relaxed);
+        lately.then(|| self.opened.load()).filter(|opened| opened.is_some())
+    }
+
     /// The file that stands at the path; `must_look`: now.
     fn opened(&self, must_look: bool) -> Result<Arc<Opened>> {
-        let known = self.opened.load_full();
-        if !must_look
-            && self.now() < self.good_until.load(Relaxed)
-            && let Some(known) = known
-        {
-            return Ok(known);
+        if !must_look && let Some(Some(known)) = self.just_opened().as_deref() {
+            return Ok(Arc::clone(known));
         }
+        let known = self.opened.load_full();
         let now = self.now();
         if self
             .about
@@ -149,15 +161,16 @@ impl LocklessReplica {
         let mut known = opened.last.load_full();
         for attempt in 0..ATTEMPTS {
             let looked = match known.take() {
-                Some(commit) => Ok(commit),
+                Some(last) => Ok(last),
                 None => Commit::last(&opened.file, opened.page_size).map(|commit| {
-                    let commit = Arc::new(commit);
-                    opened.last.store(Some(Arc::clone(&commit)));
-                    commit
+                    let last = Arc::new((Moment::new(Moment::opening(), 0), commit));
+                    opened.last.store(Some(Arc::clone(&last)));
+                    last
                 }),
             }
-            .and_then(|commit| {
-                let looked = look(&Snapshot::of(&opened.file, &commit), &mut page);
+            .and_then(|last| {
+                let commit = &last.1;
+                let looked = look(&Snapshot::of(&opened.file, commit), &mut page);
                 let is_last = commit.is_last(&opened.file)?;
                 Ok(is_last.then_some(looked))
             });
@@ -288,6 +301,13 @@ impl MailboxList for LocklessReplica {
             }
         };
         look().unwrap_or_else(|error: Error| (Lookup::Unsure(self.say(error)), false))
+    }
+
+    fn moment(&self) -> Option<Moment> {
+        match self.just_opened().as_deref() {
+            Some(Some(opened)) => opened.moment(),
+            _ => self.opened(true).ok()?.moment(),
+        }
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {
