@@ -70,13 +70,16 @@ impl Recent {
         let Ok(offset) = u32::try_from(offset / UNIT) else { return };
         let groups = self.groups.get_or_init(|| (0..GROUPS).map(|_| Group::default()).collect());
         let (group, wanted) = self.group(groups, key);
-        // Those before the key's old place move on by one, or all of them, and the last one goes.
+        // Those before the key's old place, or an empty one, move on by one, or all of them, and the
+        // last one goes.
         let mut moved = wanted | u64::from(offset);
         for place in group {
-            moved = place.swap(moved, Relaxed);
-            if mark(moved) == wanted {
+            let next = place.load(Relaxed);
+            place.store(moved, Relaxed);
+            if next == 0 || mark(next) == wanted {
                 break;
             }
+            moved = next;
         }
         self.used.store(true, Relaxed);
     }
