@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::error::Result;
-use super::fingers::{Builder, Fingers, Progress};
+use super::fingers::{Amount, Builder, Fingers, Progress};
 use super::node::Layout;
 use super::order::Order;
 use super::snapshot::{Found, Header, Reader, Scratch};
@@ -42,7 +42,7 @@ fn list(layout: Layout, random: &mut Random, changes: u64) -> (Vec<u8>, Map) {
 fn fingers(file: &Vec<u8>) -> Result<Option<Fingers>> {
     let header = Header::read(file)?;
     let mut scratch = Scratch::default();
-    let mut builder = Builder::at_list(Order::Raw, 1);
+    let mut builder = Builder::at_list(Order::Raw, Amount::Many, 1);
     let reader = Reader::new(file, header, Order::Raw, &mut scratch);
     Ok((builder.collect(reader, 1000)? == Progress::Done).then(|| builder.into_fingers()))
 }

@@ -2,7 +2,7 @@
 //! records and, most of the time, one read.
 //!
 //! A finger is a key and the offset of its record. The fingers of a list are the members of one of
-//! its upper lists, some hundred thousand at most, in order; [`Builder`] collects them in pieces.
+//! its upper lists, as many as is [wanted](Amount), in order; [`Builder`] collects them in pieces.
 //! A search begins at the greatest finger whose key is *less* than the wanted one. In twoskip, where
 //! a record that is linked has its key, it is over at once if there is a finger of the wanted key.
 //!
@@ -35,9 +35,25 @@ use super::recent::Recent;
 use super::snapshot::{Reader, Start, Step};
 use super::source::ByteSource;
 
-/// As many fingers as this or half as many are wanted, so that a search begins some four records
-/// before the wanted one; they take some 3 MB.
-const WANTED: u64 = 256 << 10;
+/// How many fingers there shall be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Amount {
+    /// For who will not make many searches: they spare half of the reads among 1,000,000 records, and
+    /// cost as much as some dozens of searches.
+    Few,
+    /// So many that a search begins some four records before the wanted one; they take some 3 MB.
+    Many,
+}
+
+impl Amount {
+    /// There are so many or half as many.
+    fn wanted(self) -> u64 {
+        match self {
+            Amount::Few => 512,
+            Amount::Many => 256 << 10,
+        }
+    }
+}
 
 /// The keys of all fingers take no more bytes than this; where they would, there are fewer fingers.
 const MOST_KEY_BYTES: usize = 4 << 20;
@@ -179,6 +195,7 @@ fn common(a: &[u8], b: &[u8]) -> usize {
 #[derive(Debug)]
 pub struct Fingers {
     order: Order,
+    amount: Amount,
     /// The list whose members they are.
     list: usize,
     keys: Keys,
@@ -189,9 +206,14 @@ pub struct Fingers {
 }
 
 impl Fingers {
-    fn new(order: Order, list: usize) -> Self {
-        let (nodes, dropped) = (Vec::new(), AtomicUsize::new(0));
-        Self { order, list, keys: Keys::new(), nodes, dropped, recent: Recent::default() }
+    fn new(order: Order, amount: Amount, list: usize) -> Self {
+        let (keys, nodes, dropped) = (Keys::new(), Vec::new(), AtomicUsize::new(0));
+        Self { order, amount, list, keys, nodes, dropped, recent: Recent::default() }
+    }
+
+    /// How many there were to be.
+    pub fn amount(&self) -> Amount {
+        self.amount
     }
 
     /// How many there are, dropped ones too.
@@ -266,7 +288,10 @@ impl Fingers {
     /// Remembers where the record of this key was found at the end that was followed to. One thread
     /// at a time, and none that follows meanwhile.
     pub(crate) fn remember(&self, key: &[u8], offset: u64) {
-        self.recent.put(key, offset);
+        // Who makes few searches seldom makes one twice.
+        if self.amount == Amount::Many {
+            self.recent.put(key, offset);
+        }
     }
 
     /// The key has its record at `offset` now.
@@ -359,24 +384,29 @@ pub struct Builder {
 
 impl Builder {
     /// Begins with nothing, for a list of so many records.
-    pub fn new(order: Order, records: u64) -> Self {
+    pub fn new(order: Order, amount: Amount, records: u64) -> Self {
         // One record in two has a level above 1, one in four above 2, and so on.
         let mut list = 1;
-        while records >> list > WANTED {
+        while records >> list > amount.wanted() {
             list += 1;
         }
-        Self { fingers: Fingers::new(order, list) }
+        Self { fingers: Fingers::new(order, amount, list) }
     }
 
     /// Of a list this small nearly all records become fingers; for tests of the rule above.
     #[cfg(test)]
-    pub(crate) fn at_list(order: Order, list: usize) -> Self {
-        Self { fingers: Fingers::new(order, list) }
+    pub(crate) fn at_list(order: Order, amount: Amount, list: usize) -> Self {
+        Self { fingers: Fingers::new(order, amount, list) }
     }
 
     /// The order it goes by.
     pub fn order(&self) -> Order {
         self.fingers.order
+    }
+
+    /// How many it collects.
+    pub fn amount(&self) -> Amount {
+        self.fingers.amount
     }
 
     /// What has been collected.
@@ -401,9 +431,13 @@ impl Builder {
         reader: Reader<'_, S>,
         count: usize,
     ) -> Result<Progress> {
-        let mut reader = reader.along_lists();
         let fingers = &mut self.fingers;
-        let list = fingers.list;
+        let (amount, list) = (fingers.amount, fingers.list);
+        let mut reader = match amount {
+            // They are far from each other.
+            Amount::Few => reader,
+            Amount::Many => reader.along_lists(),
+        };
         // From the last one that is not dropped; those behind it may have come back.
         let mut last = Vec::new();
         match (0..fingers.len()).rev().find(|i| fingers.node(*i) != DROPPED) {
@@ -428,7 +462,7 @@ impl Builder {
             match reader.step_in_list(list)? {
                 Step::End => return Ok(Progress::Done),
                 Step::OtherOrder => {
-                    *fingers = Fingers::new(fingers.order.other(), list);
+                    *fingers = Fingers::new(fingers.order.other(), amount, list);
                     return Ok(Progress::OtherOrder);
                 }
                 Step::To { .. } => {}
@@ -448,7 +482,7 @@ impl Builder {
                 continue;
             }
             if fingers.keys.bytes() + key.len() > MOST_KEY_BYTES {
-                *fingers = Fingers::new(fingers.order, list + 1);
+                *fingers = Fingers::new(fingers.order, amount, list + 1);
                 return Ok(Progress::More);
             }
             fingers.keys.push(&last, key);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::fingers::{Builder, Fingers, Progress};
+use super::fingers::{Amount, Builder, Fingers, Progress};
 use super::node::Layout;
 use super::order::Order;
 use super::snapshot::{Found, Header, Reader, Scratch, Walked};
@@ -53,7 +53,9 @@ impl Follower {
         self.header = now;
         if self.fingers.as_ref().is_none_or(Fingers::worn_out) {
             let list = random.below(3) as usize;
-            let builder = self.builder.get_or_insert_with(|| Builder::at_list(self.order, list));
+            let amount = [Amount::Few, Amount::Many][random.below(2) as usize];
+            let new = || Builder::at_list(self.order, amount, list);
+            let builder = self.builder.get_or_insert_with(new);
             let reader = Reader::new(file, now, self.order, &mut self.scratch);
             match builder.collect(reader, 1 + random.below(6) as usize).unwrap() {
                 Progress::More => {}

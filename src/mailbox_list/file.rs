@@ -15,7 +15,7 @@ use arc_swap::{ArcSwapOption, Guard};
 
 use crate::changes::Changed;
 use crate::cyrusdb::error::Error;
-use crate::cyrusdb::fingers::{Builder, Progress};
+use crate::cyrusdb::fingers::{Amount, Builder, Progress};
 use crate::cyrusdb::snapshot::{Scratch, Walked};
 use crate::cyrusdb::{Engine, record};
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record, State};
@@ -41,8 +41,9 @@ pub struct Options {
     pub lock_patience: Duration,
     /// How the danger of a map is met.
     pub danger: Danger,
-    /// So many lookups go without shortcuts, and without a map, before those are collected, which takes
-    /// as long as some thousand lookups without them, in a list of 1,000,000 names, and up to 8 MB.
+    /// So many lookups go with a few shortcuts, or none, and without a map, before many are collected,
+    /// which takes as long as some thousand lookups without them, in a list of 1,000,000 names, and up to
+    /// 8 MB.
     pub shortcuts_after: u32,
 }
 
@@ -88,6 +89,9 @@ const AT_ONCE: u64 = 256 << 10;
 /// So many fingers are collected on the way of one lookup: about a millisecond.
 const PIECE: usize = 2048;
 
+/// After so many lookups that had none, a few are.
+const FEW_AFTER: u32 = 128;
+
 /// Cyrus' own list of mailboxes, read in place.
 ///
 /// Reads only, by `pread` or through a [`map`](super::map), and follows the file by itself:
@@ -107,8 +111,8 @@ pub struct FileList {
     checked: AtomicU64,
     /// What the clock said then, in seconds since 1970.
     clock: AtomicU64,
-    /// How many lookups went without shortcuts, up to [`Options::shortcuts_after`].
-    without: AtomicU32,
+    /// How many lookups there were, up to [`Options::shortcuts_after`].
+    lookups: AtomicU32,
     work: Mutex<Work>,
 }
 
@@ -138,7 +142,7 @@ impl FileList {
             current: ArcSwapOption::empty(),
             checked: AtomicU64::new(0),
             clock: AtomicU64::new(0),
-            without: AtomicU32::new(0),
+            lookups: AtomicU32::new(0),
             work: Mutex::default(),
         }
     }
@@ -662,28 +666,34 @@ impl FileList {
         }
     }
 
-    /// Whether searches are shortened.
+    /// Whether searches are shortened as much as can be.
     #[cfg(test)]
     pub(super) fn has_shortcuts(&self) -> bool {
         let view = self.remembered();
-        matches!(view.as_deref(), Some(View::Skip(skip)) if !skip.wants_fingers())
+        matches!(view.as_deref(), Some(View::Skip(skip)) if !skip.wants_fingers(Amount::Many))
     }
 
     /// Collects some fingers, if they are missing and nobody else is at it.
     fn collect(&self, view: &Arc<View>, scratch: &mut Scratch) {
         let View::Skip(skip) = &**view else { return };
-        if !skip.wants_fingers() {
-            return;
+        let lookups = self.lookups.load(Relaxed);
+        if lookups < self.options.shortcuts_after {
+            self.lookups.store(lookups + 1, Relaxed);
         }
-        if self.without.load(Relaxed) < self.options.shortcuts_after {
-            self.without.fetch_add(1, Relaxed);
+        let amount = match lookups {
+            _ if lookups >= self.options.shortcuts_after => Amount::Many,
+            FEW_AFTER.. => Amount::Few,
+            _ => return,
+        };
+        if !skip.wants_fingers(amount) {
             return;
         }
         let Ok(mut work) = self.work.try_lock() else { return };
         if !self.remembers(view) {
             return;
         }
-        let builder = work.builder.get_or_insert_with(|| skip.builder());
+        work.builder.take_if(|builder| builder.amount() != amount);
+        let builder = work.builder.get_or_insert_with(|| skip.builder(amount));
         match skip.collect(builder, PIECE, scratch) {
             Ok(Progress::More | Progress::OtherOrder) => {}
             Ok(Progress::Done) => {

@@ -14,7 +14,7 @@
 //!   milliseconds, and a disk that cannot read a page, which is a SIGBUS as well. Cyrus' own
 //!   processes, and Postfix with its `lmdb:`, map their files and look at nothing.
 //!
-//! Whatever takes longer than a search of one key reads by `pread`.
+//! Whatever takes longer than a search of one key, or a piece of the shortcuts, reads by `pread`.
 
 #![expect(unsafe_code, reason = "mmap and sigaction have no safe form; this is the fence")]
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{
 use std::sync::{Arc, OnceLock};
 
 use crate::cyrusdb::error::{Error, Result};
-use crate::cyrusdb::fingers::{Builder, Fingers, Progress};
+use crate::cyrusdb::fingers::{Amount, Builder, Fingers, Progress};
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::snapshot::{Found, Header, Reader, Scratch, Walked};
 use crate::mailbox::{KeyGeneration, Moment};
@@ -158,24 +158,31 @@ impl SkipView {
         true
     }
 
-    /// To collect fingers with.
-    pub(crate) fn builder(&self) -> Builder {
-        Builder::new(self.order(), self.records.load(Relaxed))
+    /// To collect so many fingers with.
+    pub(crate) fn builder(&self, amount: Amount) -> Builder {
+        Builder::new(self.order(), amount, self.records.load(Relaxed))
     }
 
-    /// Whether fingers should be collected: there are none, or they are no longer good.
-    pub(crate) fn wants_fingers(&self) -> bool {
-        self.fingers.as_ref().is_none_or(|f| f.worn_out() || f.order() != self.order())
+    /// Whether so many fingers should be collected: there are fewer, or they are no longer good.
+    pub(crate) fn wants_fingers(&self, amount: Amount) -> bool {
+        self.fingers.as_ref().is_none_or(|fingers| {
+            let fewer = (fingers.amount(), amount) == (Amount::Few, Amount::Many);
+            fewer || fingers.worn_out() || fingers.order() != self.order()
+        })
     }
 
-    /// Collects some fingers; one thread at a time, the one that follows.
+    /// Collects some fingers; one thread at a time, the one that follows, and right after it has. Who
+    /// wants many of them will make many searches, so they come through a map.
     pub(crate) fn collect(
         &self,
         builder: &mut Builder,
         count: usize,
         scratch: &mut Scratch,
     ) -> Result<Progress> {
-        let reader = Reader::new(&self.file.file, self.header(), builder.order(), scratch);
+        if builder.amount() == Amount::Many {
+            self.file.map();
+        }
+        let reader = Reader::new(&*self.file, self.header(), builder.order(), scratch);
         let progress = builder.collect(reader, count)?;
         if progress == Progress::OtherOrder {
             self.order.store(if builder.order() == Order::Mbox { MBOX } else { RAW }, Relaxed);
@@ -185,7 +192,6 @@ impl SkipView {
 
     /// The same file with these fingers, which have been followed to its end.
     pub(crate) fn with_fingers(&self, fingers: Fingers) -> Self {
-        self.file.map();
         Self {
             file: Arc::clone(&self.file),
             identity: self.identity,

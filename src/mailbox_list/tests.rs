@@ -359,6 +359,37 @@ fn a_process_that_soon_ends_does_not_begin_by_reading_half_the_list() {
 }
 
 #[test]
+fn who_moves_or_goes_is_seen_to_without_shortcuts_with_a_few_and_with_many() {
+    let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    for layout in [TWOSKIP, TWOM] {
+        let names: Vec<String> = some(2000).collect();
+        let mut site = Site::with(layout, names.iter().cloned());
+        let mut model: Map =
+            names.iter().map(|name| (name.clone(), "be1.example.org".to_owned())).collect();
+        let list = FileList::open(site.path(), Options { shortcuts_after: 900, ..strict() });
+        let mut some_name = || &names[random.below(2000) as usize];
+        for round in 0..450 {
+            let (moved, gone) = (some_name(), some_name());
+            let server = format!("be{}.example.org", round % 9);
+            site.put(moved, &server);
+            model.insert(moved.clone(), server);
+            if round % 3 == 0 && model.remove(gone).is_some() {
+                site.delete(gone);
+            }
+            site.writer.commit();
+            site.write();
+            for name in [moved, gone, some_name()] {
+                let found = self::server(list.lookup(&self::name(name)));
+                assert_eq!(found.as_ref(), model.get(name), "{name} in round {round}");
+            }
+        }
+        assert!(list.has_shortcuts());
+    }
+}
+
+#[test]
 fn a_list_that_has_shrunk_sharply_makes_nobody_unknown() {
     let whole = Site::with(TWOSKIP, some(300));
     let part = Site::with(TWOSKIP, some(150));
