@@ -24,7 +24,8 @@
 //!
 //! Whom a list has is answered here. Whom it has not is asked of the daemon, which alone can have a
 //! miss confirmed, shares the confirmations among all who ask, and tells its whole decision
-//! ([`decision`](crate::wire::decision)). If it does not, the recipient is deferred.
+//! ([`decision`](crate::wire::decision)). If it does not, the recipient is deferred. Who was delivered to
+//! on the word of the list alone is told the same until something is committed to it (`decided`).
 
 mod abi;
 #[rustfmt::skip]

@@ -418,7 +418,7 @@ impl FileList {
     fn just_checked(&self) -> Option<Guard<Option<Arc<View>>>> {
         let checked = self.checked.load(Relaxed);
         let age = self.since_created().saturating_sub(checked);
-        let lately = checked != 0 && u128::from(age) <= self.options.hit_age.as_nanos();
+        let lately = checked != 0 && Duration::from_nanos(age) <= self.options.hit_age;
         lately.then(|| self.remembered()).filter(|view| view.is_some())
     }
 
