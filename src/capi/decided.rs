@@ -9,13 +9,14 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::library::{Origin, Told};
+use super::prefetch::prefetch;
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record};
 use crate::mailbox_list::view::FEW_LOOKUPS;
 use crate::router::Decision;
@@ -75,34 +76,28 @@ impl Default for Decided {
 }
 
 impl Decided {
-    /// Whether it is worth asking and telling; counts the lookups.
-    pub(super) fn is_in_use(&self) -> bool {
+    /// Looks for what may be remembered of a recipient, who is looked up; `None`: nothing is, nor need
+    /// be. Nobody else comes to his part before that is told or dropped.
+    pub(super) fn ask<'a>(&'a self, recipient: &'a [u8]) -> Option<Asked<'a>> {
         let lookups = self.lookups.load(Relaxed);
         if lookups < FEW_LOOKUPS {
             self.lookups.store(lookups + 1, Relaxed);
+            return None;
         }
-        lookups >= FEW_LOOKUPS
-    }
-
-    fn part(&self, hash: u64) -> Option<&Mutex<Part>> {
-        let parts = self.parts.get_or_init(|| (0..PARTS).map(|_| Mutex::default()).collect());
-        // The table has the others.
-        parts.get((hash >> 32) as usize & (PARTS - 1))
-    }
-
-    /// Tells what was told of a recipient when the list was as it is; `false`: nothing was. To be told
-    /// keeps others away from this part, so it has to be short.
-    pub(super) fn tell(
-        &self,
-        recipient: &[u8],
-        moment: Moment,
-        age: Option<Duration>,
-        then: &mut dyn FnMut(&Told),
-    ) -> bool {
         let hash = xxh3_64_with_seed(recipient, self.seed);
-        let Some(Ok(mut part)) = self.part(hash).map(Mutex::try_lock) else { return false };
-        let told = part.told(hash, recipient, moment, age);
-        told.map(then).is_some()
+        let part = self.part(hash)?;
+        // What he has lies anywhere in megabytes, and is first needed after a look at the list.
+        if let Some(place) = part.places.iter_hash(hash).next() {
+            prefetch(part.bytes.get(usize::from(*place) * UNIT..).unwrap_or_default());
+        }
+        Some(Asked { part, hash, recipient })
+    }
+
+    /// The part of who has this hash, unless somebody else is there.
+    fn part(&self, hash: u64) -> Option<MutexGuard<'_, Part>> {
+        let parts = self.parts.get_or_init(|| (0..PARTS).map(|_| Mutex::default()).collect());
+        // The table has the other bits.
+        parts.get((hash >> 32) as usize & (PARTS - 1))?.try_lock().ok()
     }
 
     /// This was told of him when the list was in this state, or a later one.
@@ -114,8 +109,7 @@ impl Decided {
             return;
         };
         let hash = xxh3_64_with_seed(recipient, self.seed);
-        let Some(Ok(mut part)) = self.part(hash).map(Mutex::try_lock) else { return };
-        let part = &mut *part;
+        let Some(mut part) = self.part(hash) else { return };
         if part.moment != Some(moment)
             || part.places.len() >= RECIPIENTS
             || part.bytes.len() >= BYTES
@@ -124,6 +118,25 @@ impl Decided {
             part.begin(moment);
         }
         part.put(self.seed, hash, recipient, mailbox, told);
+    }
+}
+
+/// A recipient of whom something may be remembered.
+pub(super) struct Asked<'a> {
+    part: MutexGuard<'a, Part>,
+    hash: u64,
+    recipient: &'a [u8],
+}
+
+impl Asked<'_> {
+    /// Tells what was told of him when the list was as it is; `false`: nothing was.
+    pub(super) fn tell(
+        mut self,
+        moment: Moment,
+        age: Option<Duration>,
+        then: &mut dyn FnMut(&Told),
+    ) -> bool {
+        self.part.told(self.hash, self.recipient, moment, age).map(then).is_some()
     }
 }
 
@@ -286,7 +299,9 @@ mod tests {
     fn get_at(decided: &Decided, recipient: &[u8], moment: Moment) -> Option<Told> {
         let mut told = None;
         let age = Some(Duration::ZERO);
-        let is_told = decided.tell(recipient, moment, age, &mut |his| told = Some(his.clone()));
+        decided.lookups.store(FEW_LOOKUPS, Relaxed);
+        let asked = decided.ask(recipient).unwrap();
+        let is_told = asked.tell(moment, age, &mut |his| told = Some(his.clone()));
         assert_eq!(is_told, told.is_some());
         told
     }

@@ -288,9 +288,11 @@ impl Library {
     #[cfg(test)]
     pub(super) fn remembers(&self, recipient: &[u8]) -> bool {
         let inner = self.inner();
-        let [source] = inner.lists.sources() else { return false };
+        let ([source], Some(asked)) = (inner.lists.sources(), inner.decided.ask(recipient)) else {
+            return false;
+        };
         let now = source.believed();
-        now.is_some_and(|(moment, age)| inner.decided.tell(recipient, moment, age, &mut |_| ()))
+        now.is_some_and(|(moment, age)| asked.tell(moment, age, &mut |_| ()))
     }
 
     /// Looks here, and tells at once what was remembered.
@@ -298,20 +300,21 @@ impl Library {
         let looked = panics::caught(|| {
             #[cfg(feature = "capi-panic")]
             assert_ne!(recipient, b"panic@example.org", "a panic for a test");
-            let moment = match inner.lists.sources() {
-                [source] if inner.decided.is_in_use() => source.believed(),
-                _ => None,
-            };
-            if let Some((moment, age)) = moment
-                && inner.decided.tell(recipient, moment, age, then)
+            let mut now = None;
+            if let [source] = inner.lists.sources()
+                && let Some(asked) = inner.decided.ask(recipient)
+                && let Some((moment, age)) = source.believed()
             {
-                return Looked::Told;
+                if asked.tell(moment, age, then) {
+                    return Looked::Told;
+                }
+                now = Some(moment);
             }
             let findings = self.nothing_found();
             let findings = if self.murder { findings.ask_again() } else { findings };
             let watched = Watched::new(&inner.lists);
             let looked = self.look_with(&inner.lists, &watched, recipient, &findings);
-            if let (Some((moment, _)), Looked::Decided(told)) = (moment, &looked)
+            if let (Some(moment), Looked::Decided(told)) = (now, &looked)
                 && watched.had_only_hits()
             {
                 inner.decided.put(recipient, moment, told);

@@ -42,6 +42,7 @@ mod memory;
 mod options;
 mod panics;
 mod postfix;
+mod prefetch;
 mod process;
 #[cfg(test)]
 mod tests;
