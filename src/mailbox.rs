@@ -246,12 +246,18 @@ pub enum Lookup {
 pub struct Moment {
     opening: u64,
     state: u64,
+    written: i64,
 }
 
 impl Moment {
     /// A state that comes up once in the time of an [`opening`](Self::opening).
     pub(crate) const fn new(opening: u64, state: u64) -> Self {
-        Self { opening, state }
+        Self { opening, state, written: 0 }
+    }
+
+    /// The same of a file that was written to, by whomever, at this time of any clock.
+    pub(crate) const fn written(self, written: i64) -> Self {
+        Self { written, ..self }
     }
 
     /// A number for what has just been opened, which nothing else has in this process.

@@ -6,6 +6,7 @@ mod build;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -416,6 +417,34 @@ fn who_is_caught_by_a_catch_all_gets_his_own_letters_from_the_moment_he_exists()
     }
     assert!(!library.remembers(b"jane@example.org"));
     write_list(&list, &[("user.catch", "be1.example.org"), ("user.jane", "be2.example.org")]);
+    assert_eq!(server(&library.look_up(b"jane@example.org")), Some("be2.example.org"));
+}
+
+#[test]
+fn who_was_looked_up_often_is_delivered_to_where_a_list_copied_over_the_one_there_was_has_him() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let library = library_with_jane(Origin::MailboxesDb, directory.path(), 3600, &socket);
+    let list = directory.path().join("mailboxes.db");
+    write_list(&list, &[("user.jane", "be1.example.org")]);
+    for _ in 0..MANY {
+        assert_eq!(server(&library.look_up(b"jane@example.org")), Some("be1.example.org"));
+    }
+    assert!(library.remembers(b"jane@example.org"));
+    let written = || {
+        let metadata = fs::metadata(&list).unwrap();
+        (metadata.len(), metadata.ctime(), metadata.ctime_nsec())
+    };
+    let before = written();
+    let other = directory.path().join("other");
+    write_list(&other, &[("user.jane", "be2.example.org")]);
+    // The kernel's clock goes by ticks.
+    while written() == before {
+        fs::copy(&other, &list).unwrap();
+    }
+    assert_eq!(written().0, before.0);
+    let (copied, hit_age) = (Instant::now(), Options::default().hit_age);
+    while copied.elapsed() <= hit_age {}
     assert_eq!(server(&library.look_up(b"jane@example.org")), Some("be2.example.org"));
 }
 

@@ -471,7 +471,7 @@ impl FileList {
             return self.load(may_wait, scratch);
         }
         if let View::Skip(skip) = &*view {
-            skip.reaches(metadata.len());
+            skip.seen(&metadata);
         }
         let skip = match &*view {
             View::Index(index) if index.is_current(&metadata) => return Ok(view),

@@ -1,8 +1,9 @@
 //! A twoskip or twom file, and what is remembered of it between two lookups.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{
-    AtomicBool, AtomicU8, AtomicU64,
+    AtomicBool, AtomicI64, AtomicU8, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::sync::{Arc, OnceLock};
@@ -30,6 +31,8 @@ pub(crate) struct SkipView {
     end: AtomicU64,
     records: AtomicU64,
     dirty: AtomicBool,
+    /// When anything was written to the file last, of what was seen, in nanoseconds since 1970.
+    written: AtomicI64,
     order: AtomicU8,
     fingers: Option<Fingers>,
 }
@@ -40,6 +43,11 @@ const MBOX: u8 = 2;
 
 /// More log than this between two looks is not followed; the fingers are then collected anew.
 const MOST_LOG: u64 = 4 << 20;
+
+/// By the inode's time, which nobody can put back as he can that of the last modification.
+fn written(metadata: &Metadata) -> i64 {
+    metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec())
+}
 
 impl SkipView {
     /// A view without fingers at the committed end that the header names.
@@ -58,6 +66,7 @@ impl SkipView {
             end: AtomicU64::new(header.end),
             records: AtomicU64::new(header.records),
             dirty: AtomicBool::new(header.dirty),
+            written: AtomicI64::new(written(&metadata)),
             order: AtomicU8::new(if header.engine() == "twom" { RAW } else { RAW_PRESUMED }),
             fingers: None,
         };
@@ -99,9 +108,10 @@ impl SkipView {
         self.order.load(Relaxed) == RAW
     }
 
-    /// Which state it is that is known.
+    /// Which state it is that is known. Somebody may have copied another list over this one, with the
+    /// same end.
     pub(crate) fn moment(&self) -> Moment {
-        Moment::new(self.opening, self.end.load(Acquire))
+        Moment::new(self.opening, self.end.load(Acquire)).written(self.written.load(Relaxed))
     }
 
     fn order(&self) -> Order {
@@ -113,9 +123,10 @@ impl SkipView {
         Header::read(&self.file.file)
     }
 
-    /// The file was seen to have `len` bytes.
-    pub(crate) fn reaches(&self, len: u64) {
-        self.file.reaches(len);
+    /// Somebody has looked at the file.
+    pub(crate) fn seen(&self, now: &Metadata) {
+        self.file.reaches(now.len());
+        self.written.store(written(now), Relaxed);
     }
 
     /// Whether a header names the state that is known.
@@ -201,6 +212,7 @@ impl SkipView {
             end: AtomicU64::new(self.end.load(Relaxed)),
             records: AtomicU64::new(self.records.load(Relaxed)),
             dirty: AtomicBool::new(self.dirty.load(Relaxed)),
+            written: AtomicI64::new(self.written.load(Relaxed)),
             order: AtomicU8::new(self.order.load(Relaxed)),
             fingers: Some(fingers),
         }
