@@ -205,7 +205,13 @@ pub fn wait_removed<M: Mta>(logs: &Logs, since: Mark, queue_id: &str) -> Done<Ve
     logs.wait(&format!("{queue_id} to leave the queue"), since, 90, |lines| {
         lines.iter().any(|line| M::is_removal(line, queue_id)).then(|| attempts(lines))
     })
-    .map_err(|e| format!("{e}; attempts: {:?}", attempts(&logs.since(since, ""))).into())
+    .map_err(|e| {
+        // The end of the log, which a failure shows, may have nothing of it any more.
+        let lines = logs.since(since, "");
+        let of_it = lines.iter().filter(|line| line.text.contains(queue_id));
+        let of_it: Vec<_> = of_it.map(|line| format!("{}: {}", line.program, line.text)).collect();
+        format!("{e}; what was said of it:\n{}", of_it.join("\n")).into()
+    })
 }
 
 /// A message with an id of its own.
