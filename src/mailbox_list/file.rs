@@ -666,11 +666,11 @@ impl FileList {
         }
     }
 
-    /// Whether searches are shortened as much as can be.
+    /// Whether searches are shortened so much.
     #[cfg(test)]
-    pub(super) fn has_shortcuts(&self) -> bool {
+    pub(super) fn has_shortcuts(&self, amount: Amount) -> bool {
         let view = self.remembered();
-        matches!(view.as_deref(), Some(View::Skip(skip)) if !skip.wants_fingers(Amount::Many))
+        matches!(view.as_deref(), Some(View::Skip(skip)) if !skip.wants_fingers(amount))
     }
 
     /// Collects some fingers, if they are missing and nobody else is at it.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use super::*;
+use crate::cyrusdb::fingers::Amount;
 use crate::cyrusdb::node::Layout;
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::writer::{Random, Write, Writer};
@@ -347,14 +348,14 @@ fn a_process_that_soon_ends_does_not_begin_by_reading_half_the_list() {
         let mut site = Site::with(layout, some(300));
         let list = FileList::open(site.path(), Options { shortcuts_after: 100, ..strict() });
         for (n, of) in some(300).take(150).enumerate() {
-            assert_eq!(list.has_shortcuts(), n > 100, "{n}");
+            assert_eq!(list.has_shortcuts(Amount::Many), n > 100, "{n}");
             assert!(server(list.lookup(&name(&of))).is_some());
         }
         // One that goes on is not slow anew after a repack.
         site.writer = site.writer.repack();
         site.replace();
         assert!(server(list.lookup(&name("user.u0007"))).is_some());
-        assert!(list.has_shortcuts());
+        assert!(list.has_shortcuts(Amount::Many));
     }
 }
 
@@ -384,8 +385,13 @@ fn who_moves_or_goes_is_seen_to_without_shortcuts_with_a_few_and_with_many() {
                 let found = self::server(list.lookup(&self::name(name)));
                 assert_eq!(found.as_ref(), model.get(name), "{name} in round {round}");
             }
+            // Three look-ups a round; few come after 128, and all of them in one piece.
+            if matches!(round, 10 | 100) {
+                let has = [Amount::Few, Amount::Many].map(|amount| list.has_shortcuts(amount));
+                assert_eq!(has, [round == 100, false], "round {round}");
+            }
         }
-        assert!(list.has_shortcuts());
+        assert!(list.has_shortcuts(Amount::Many));
     }
 }
 
