@@ -1,12 +1,12 @@
 //! One run for each release of Cyrus and each mail server, each in namespaces of its own, and the sum of
 //! them all.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use crate::report::Sum;
+use crate::report::{Sum, is_of_a_failure};
 use crate::root::{self, Root};
 use crate::{Done, sandbox};
 
@@ -26,11 +26,13 @@ pub fn run_all() -> ExitCode {
     let next = Mutex::new(wanted.iter().zip(paths));
     let sums = thread::scope(|scope| {
         let workers: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(|| run_each(&next))).collect();
-        let lost = Sum { passed: 0, failed: 1 };
-        workers.into_iter().map(|worker| worker.join().unwrap_or(lost)).collect::<Vec<_>>()
+        let lost = |_| Sum::failure("a worker panicked".to_owned());
+        workers.into_iter().map(|worker| worker.join().unwrap_or_else(lost)).collect::<Vec<_>>()
     });
     let mut sum = Sum::default();
     sums.into_iter().for_each(|one| sum += one);
+    // Once more: of a long run whoever reads it has perhaps but the end.
+    sum.failures.iter().for_each(|line| println!("{line}"));
     println!("{sum}");
     if sum.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -42,9 +44,10 @@ fn run_each<'r>(roots: &Mutex<impl Iterator<Item = (&'r Root, Done<PathBuf>)>>) 
         // Not held while the root runs.
         let next = roots.lock().unwrap_or_else(PoisonError::into_inner).next();
         let Some((root, path)) = next else { return sum };
-        sum += path.and_then(|path| run(&path)).unwrap_or_else(|error| {
-            println!("{root}: FAILED: {error}");
-            Sum { passed: 0, failed: 1 }
+        sum += path.and_then(|path| run(root, &path)).unwrap_or_else(|error| {
+            let line = format!("{root}: FAILED: {error}");
+            println!("{line}");
+            Sum::failure(line)
         });
     }
 }
@@ -62,9 +65,9 @@ pub fn is_wanted(scenario: &str) -> bool {
 }
 
 /// The scenarios of one root. What the run inside prints is printed, but for its sum.
-fn run(root: &std::path::Path) -> Done<Sum> {
-    let mut sum = None;
-    let status = sandbox::enter(root, |line| {
+fn run(root: &Root, path: &Path) -> Done<Sum> {
+    let (mut sum, mut failures) = (None, Vec::new());
+    let status = sandbox::enter(path, |line| {
         if let Some(old) = sum.take() {
             println!("{old}");
         }
@@ -72,8 +75,11 @@ fn run(root: &std::path::Path) -> Done<Sum> {
         if sum.is_none() {
             println!("{line}");
         }
+        if is_of_a_failure(*root, line) {
+            failures.push(line.to_owned());
+        }
     })?;
     let sum: Sum = sum.ok_or_else(|| format!("the run ended before its end: {status}"))?;
     crate::ensure!(status.success() == (sum.failed == 0), "{sum}, and yet {status}");
-    Ok(sum)
+    Ok(Sum { failures, ..sum })
 }

@@ -9,17 +9,25 @@ use crate::logs::Logs;
 use crate::root::Root;
 
 /// How many scenarios went which way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sum {
     pub passed: usize,
     pub failed: usize,
+    /// What was printed of the failed ones, but for the log.
+    pub failures: Vec<String>,
 }
 
 impl Sum {
     /// Takes the last line of a report apart.
     pub fn parse(line: &str) -> Option<Self> {
         let (passed, failed) = line.strip_suffix(" failed")?.split_once(" passed, ")?;
-        Some(Self { passed: passed.parse().ok()?, failed: failed.parse().ok()? })
+        let (passed, failed) = (passed.parse().ok()?, failed.parse().ok()?);
+        Some(Self { passed, failed, failures: Vec::new() })
+    }
+
+    /// One, of which this is said.
+    pub fn failure(line: String) -> Self {
+        Self { passed: 0, failed: 1, failures: vec![line] }
     }
 }
 
@@ -33,7 +41,17 @@ impl AddAssign for Sum {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.failures.extend(other.failures);
     }
+}
+
+/// Whether such a line is printed of what failed in this root, the lines of the log aside.
+pub fn is_of_a_failure(root: Root, line: &str) -> bool {
+    let Some(text) = line.strip_prefix(&format!("{root}: ")) else {
+        return line.starts_with("FAILED: ");
+    };
+    let said = text.starts_with("    ") && !text.starts_with("      log: ");
+    said || text.ends_with("  FAILED")
 }
 
 /// Counts the scenarios of one root, and prints as it goes.
