@@ -68,12 +68,20 @@ fn hosts_find_the_way(world: &World, mailbox: &str) -> Done {
 }
 
 fn logs_in(mechanism: &str, starttls: bool) -> Done {
-    let said = mupdatetest(mechanism, starttls, "cyrus")?;
+    let said = let_in(mechanism, starttls)?;
     let strength = if starttls { "Security strength factor: 256" } else { "" };
     for wanted in ["Authenticated.", strength, &format!("AUTHENTICATE \"{mechanism}\"")] {
         ensure!(said.contains(wanted), "{mechanism}: no {wanted:?} in {said}");
     }
     Ok(())
+}
+
+/// What Cyrus' own client says of a login that succeeds. While the slave and the daemon come back to a
+/// master that was started a moment ago, a handshake with 3.12 may fail that has nothing wrong.
+fn let_in(mechanism: &str, starttls: bool) -> Done<String> {
+    sandbox::poll("Cyrus' client to be let in", 10, || {
+        mupdatetest(mechanism, starttls, "cyrus").map(Some)
+    })
 }
 
 /// What Cyrus' own client says of a login at the master.
@@ -103,7 +111,7 @@ pub fn every_certificate(world: &mut World) -> Done {
     for certificate in [&tls.expired, &tls.foreign, &tls.misnamed] {
         let access = Access { certificate: Some(certificate), ..Access::usual(Role::Master) };
         world.murder.restart_master(&access)?;
-        let said = mupdatetest("PLAIN", true, "cyrus")?;
+        let said = let_in("PLAIN", true)?;
         let shown = said.contains("TLS connection established");
         ensure!(shown, "{}: {said}", certificate.certificate);
     }
