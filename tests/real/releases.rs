@@ -44,7 +44,8 @@ fn run_each<'r>(roots: &Mutex<impl Iterator<Item = (&'r Root, Done<PathBuf>)>>) 
         // Not held while the root runs.
         let next = roots.lock().unwrap_or_else(PoisonError::into_inner).next();
         let Some((root, path)) = next else { return sum };
-        sum += path.and_then(|path| run(root, &path)).unwrap_or_else(|error| {
+        let done = path.and_then(|path| run(root, &path, &mut sum.failures));
+        sum += done.unwrap_or_else(|error| {
             let line = format!("{root}: FAILED: {error}");
             println!("{line}");
             Sum::failure(line)
@@ -64,9 +65,10 @@ pub fn is_wanted(scenario: &str) -> bool {
     words.is_empty() || words.iter().any(|word| scenario.contains(word.as_str()))
 }
 
-/// The scenarios of one root. What the run inside prints is printed, but for its sum.
-fn run(root: &Root, path: &Path) -> Done<Sum> {
-    let (mut sum, mut failures) = (None, Vec::new());
+/// The scenarios of one root. What the run inside prints is printed, but for its sum, and what it says
+/// of failures is kept even if it never comes to its end.
+fn run(root: &Root, path: &Path, failures: &mut Vec<String>) -> Done<Sum> {
+    let mut sum = None;
     let status = sandbox::enter(path, |line| {
         if let Some(old) = sum.take() {
             println!("{old}");
@@ -81,5 +83,5 @@ fn run(root: &Root, path: &Path) -> Done<Sum> {
     })?;
     let sum: Sum = sum.ok_or_else(|| format!("the run ended before its end: {status}"))?;
     crate::ensure!(status.success() == (sum.failed == 0), "{sum}, and yet {status}");
-    Ok(Sum { failures, ..sum })
+    Ok(sum)
 }
