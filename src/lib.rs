@@ -39,6 +39,9 @@
 //! list is kept current begins at [`mupdate`] and [`replica`], and at the `follow` that drives them;
 //! what a mail server sees, at the `server`.
 
+// `eprintln!` panics where standard error cannot be written.
+#![cfg_attr(not(test), warn(clippy::print_stderr))]
+
 pub mod address;
 pub mod backend;
 #[cfg(feature = "capi")]

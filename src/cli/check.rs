@@ -42,7 +42,7 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self) -> Result<(), Exit> {
         let settings = Settings::load(&self.common.overrides(&[])).map_err(|e| {
-            eprintln!("murder-route: {e}");
+            complain!("murder-route: {e}");
             Exit::Config
         })?;
         let report = Report::new(&settings);

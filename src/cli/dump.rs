@@ -26,7 +26,7 @@ impl Dump {
     pub(super) fn run(self) -> Result<(), Exit> {
         let settings = self.common.settings()?;
         let replica = stored(&settings).map_err(|e| {
-            eprintln!("murder-route: {e}");
+            complain!("murder-route: {e}");
             Exit::System
         })?;
         let list = Resolver::new(settings, replica).lists;
@@ -39,13 +39,13 @@ impl Dump {
         match written.and_then(|()| out.flush()) {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             Err(e) => {
-                eprintln!("murder-route: {e}");
+                complain!("murder-route: {e}");
                 return Err(Exit::System);
             }
             Ok(()) => {}
         }
         read.map_err(|why| {
-            eprintln!("murder-route: {why}");
+            complain!("murder-route: {why}");
             Exit::Temporary
         })
     }

@@ -40,7 +40,7 @@ impl Lookup {
         let resolver = &sources.resolver;
         let Some(map) = resolver.maps.get(&self.map) else {
             let known: Vec<&str> = resolver.maps.names().collect();
-            eprintln!("murder-route: no map `{}`; there are {}", self.map, known.join(", "));
+            complain!("murder-route: no map `{}`; there are {}", self.map, known.join(", "));
             return Err(Exit::Usage);
         };
         let mut printer = Printer {
@@ -59,7 +59,7 @@ impl Lookup {
             // Whoever read our output has seen enough.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Err(e) => {
-                eprintln!("murder-route: {e}");
+                complain!("murder-route: {e}");
                 Err(Exit::System)
             }
         }

@@ -3,6 +3,15 @@
 //! Options, output and exit status are a contract with scripts outside this repository. The exit
 //! status follows sysexits(3).
 
+/// Writes a line to standard error, as `eprintln!` does. A standard error that cannot be written
+/// changes neither the answer nor the exit status; `eprintln!` would panic.
+macro_rules! complain {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 mod behind;
 mod check;
 mod demo;
@@ -26,6 +35,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{Overrides, Settings, SourceName};
 use crate::endpoint::Endpoint;
 use crate::mailbox_list::map;
+use crate::server::log;
 
 /// The exit status of the command, after sysexits(3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,11 +144,11 @@ impl Common {
     /// The configuration, or its error said on stderr.
     fn settings(&self) -> Result<Settings, Exit> {
         let settings = Settings::load(&self.overrides(&[])).map_err(|e| {
-            eprintln!("murder-route: {e}");
+            complain!("murder-route: {e}");
             Exit::Config
         })?;
         for warning in &settings.warnings {
-            eprintln!("murder-route: warning: {warning}");
+            complain!("murder-route: warning: {warning}");
         }
         Ok(settings)
     }
@@ -146,10 +156,12 @@ impl Common {
 
 /// Prints a whole report.
 fn say(report: &dyn std::fmt::Display) -> Result<(), Exit> {
-    match write!(std::io::stdout(), "{report}") {
+    let mut stdout = std::io::stdout();
+    // What stays in the buffer would be lost without a word.
+    match write!(stdout, "{report}").and_then(|()| stdout.flush()) {
         // Whoever read our output has seen enough.
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            eprintln!("murder-route: {e}");
+            complain!("murder-route: {e}");
             Err(Exit::System)
         }
         _ => Ok(()),
@@ -181,6 +193,7 @@ pub fn main() -> ExitCode {
         Command::Lmtp(lmtp) => lmtp.run(),
         Command::Demo(demo) => demo.run(),
     };
+    log::flush();
     match exit {
         Ok(()) => Exit::Ok.into(),
         Err(exit) => exit.into(),

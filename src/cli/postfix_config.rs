@@ -69,11 +69,11 @@ impl PostfixConfig {
             ..Overrides::default()
         };
         let glance = config::glance(&given).map_err(|e| {
-            eprintln!("murder-route: {e}");
+            complain!("murder-route: {e}");
             Exit::Config
         })?;
         if glance.unknown == Some(UnknownPolicy::NotFound) && self.verify != Verify::Recipients {
-            eprintln!(
+            complain!(
                 "murder-route: warning: with `unknown = \"notfound\"` nobody is refused, and letters \
                  to the unknown go where Postfix sends relay_domains: take --verify recipients"
             );
@@ -87,7 +87,7 @@ impl PostfixConfig {
         let wanted =
             Wanted { verify: self.verify, chroot: self.chroot, sasl: self.sasl, tls: self.tls };
         let plan = Plan::new(&site, self.host(), wanted).map_err(|e| {
-            eprintln!("murder-route: {e}");
+            complain!("murder-route: {e}");
             match e {
                 Misfit::NotByProxy(_) => Exit::Usage,
                 _ => Exit::Config,
@@ -115,7 +115,7 @@ impl PostfixConfig {
             Ok(settings) => settings.router.respelled_domain().is_none(),
             Err(why) => {
                 if matches!(self.piece, None | Some(Piece::MainCf | Piece::Canonical)) {
-                    eprintln!(
+                    complain!(
                         "murder-route: warning: Postfix will ask for the canonical form of everybody, \
                          as it is not known who needs none: {why}"
                     );
@@ -133,7 +133,7 @@ impl PostfixConfig {
             Ok(host) => host,
             Err(why) => {
                 if self.chroot.is_none() {
-                    eprintln!(
+                    complain!(
                         "murder-route: warning: taken for a Postfix without a chroot, unless --chroot \
                          says otherwise: {why}"
                     );

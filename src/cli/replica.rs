@@ -40,15 +40,15 @@ impl Replica {
         let What::Accept(Accept { config, replica }) = self.what;
         let given = Overrides { config, replica, ..Overrides::default() };
         let glance = config::glance(&given).map_err(|e| {
-            eprintln!("murder-route: {e}");
+            complain!("murder-route: {e}");
             Exit::Config
         })?;
         let accepted = accept(&glance.replica).map_err(|e| {
-            eprintln!("murder-route: {e}");
+            complain!("murder-route: {e}");
             Exit::Temporary
         })?;
         let Some(held_back) = accepted else {
-            eprintln!("murder-route: {}: nothing is held back", glance.replica.display());
+            complain!("murder-route: {}: nothing is held back", glance.replica.display());
             return Err(Exit::No);
         };
         super::say(&format_args!(

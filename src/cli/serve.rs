@@ -39,16 +39,20 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) fn run(self) -> Result<(), Exit> {
         log::init(log::level(self.verbose));
-        let settings = self.settings().map_err(|e| {
-            error!("{e}");
-            Exit::Config
-        })?;
         // Connections have threads of their own; the runtime accepts, times and takes signals.
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| {
                 error!("cannot start: {e}");
                 Exit::System
             })?;
+        let _entered = runtime.enter();
+        // By default it ends the process that writes a file beyond its limit (`ulimit -f`), be it the
+        // log or the replica; caught, the write fails. An error would mean that this stays so.
+        let _grown = signal(SignalKind::from_raw(libc::SIGXFSZ));
+        let settings = self.settings().map_err(|e| {
+            error!("{e}");
+            Exit::Config
+        })?;
         runtime.block_on(self.serve(settings))
     }
 

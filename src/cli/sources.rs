@@ -21,13 +21,13 @@ pub(super) struct Sources {
 impl Sources {
     pub(super) fn open(settings: Settings) -> Result<Self, Exit> {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| {
-            eprintln!("murder-route: {e}");
+            complain!("murder-route: {e}");
             Exit::System
         })?;
         let (resolver, confirmer) = {
             let _inside = runtime.enter();
             let behind = Behind::of_command(&settings).map_err(|(exit, why)| {
-                eprintln!("murder-route: {why}");
+                complain!("murder-route: {why}");
                 exit
             })?;
             let resolver = Resolver::new(settings, behind.replica);

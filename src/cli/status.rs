@@ -46,7 +46,7 @@ impl Status {
             Some(endpoint) => endpoint.clone(),
             None => configured(&self.common)?,
         };
-        let complain = |why: &dyn std::fmt::Display| eprintln!("murder-route: {endpoint}: {why}");
+        let complain = |why: &dyn std::fmt::Display| complain!("murder-route: {endpoint}: {why}");
         let status = ask(&endpoint).map_err(|e| {
             complain(&no_answer(&e));
             Exit::No
@@ -68,7 +68,7 @@ impl Status {
 /// Who may ask how the daemon is need not be able to read all that it read.
 fn configured(common: &Common) -> Result<Endpoint, Exit> {
     let glance = config::glance(&common.overrides(&[])).map_err(|e| {
-        eprintln!("murder-route: {e}");
+        complain!("murder-route: {e}");
         Exit::Config
     })?;
     let asked = |listen: &Listen| listen.protocols.contains(Protocol::Socketmap);
@@ -184,6 +184,8 @@ fn in_words(status: &Value) -> String {
     line("trouble", shown(&status["trouble"]));
     line("names", shown(&status["names"]));
     line("connections", shown(&status["connections"]));
+    let lost = &status["log_lines_lost"];
+    line("log lines lost", shown(lost).filter(|_| lost.as_u64() != Some(0)));
     for (what, count) in status["counters"].as_object().into_iter().flatten() {
         line(what, shown(count));
     }

@@ -3,32 +3,89 @@
 //! Recipients are chosen by strangers, so every control character in a line is written as an escape:
 //! nobody forges a line or drives the terminal of who reads it.
 
+mod writer;
+
 use std::fmt::{self, Write as _};
-use std::io::{IsTerminal, Write as _};
-use std::sync::{Mutex, PoisonError};
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::{Event, Level, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, format::Writer};
 use tracing_subscriber::registry::LookupSpan;
 
+use self::writer::Queue;
+
+/// Lines on their way to standard error, once [`init`] was called.
+static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
+
+/// How long a process that ends waits for its last lines to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Sends the log of this process to standard error, from now on and once for all.
 ///
 /// Under systemd (`JOURNAL_STREAM` is set) each line begins with its syslog priority as sd-daemon(3)
-/// has it; on a terminal or in a file with the name of the level. A panic is logged too.
+/// has it; on a terminal or in a file with the name of the level. A panic is logged too. Nothing that
+/// logs waits for the log or fails with it: see [`lost`].
 pub fn init(level: LevelFilter) {
     let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal();
+    let queue = Arc::clone(QUEUE.get_or_init(Arc::default));
+    let said = move |lost: u64| {
+        let text = format!(
+            "{lost} lines of the log are lost: they could not be written, or came faster than they \
+             were"
+        );
+        line(journal, Level::WARN, &text)
+    };
+    // Without a copy of the descriptor or a thread there is no log, and a daemon that answers all the
+    // same. What it lacks keeps it from starting soon enough.
+    if let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() {
+        let _ = queue.write_to(File::from(stderr), said);
+    }
+    let lines = Arc::clone(&queue);
     // An error means that the process has a log already: a test, or an embedding program.
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(move || Pushed(Arc::clone(&lines)))
+        // They are written by `eprintln!`, which panics where standard error cannot be written.
+        .log_internal_errors(false)
         .event_format(Line { journal })
         .try_init();
-    std::panic::set_hook(Box::new(|panic| {
-        // Names the place and the text; the task that asked gets a temporary answer.
-        tracing::error!("this is a bug in murder-route: {panic}");
-        let _ = std::io::stderr().flush();
+    std::panic::set_hook(Box::new(move |panic| {
+        // Names the place and the text; the task that asked gets a temporary answer. Not by way of
+        // the subscriber, where the panic may come from: a panic in the hook ends the process.
+        let text = format!("this is a bug in murder-route: {panic}");
+        queue.push(line(journal, Level::ERROR, &text));
     }));
+}
+
+/// Waits until what was logged is written, for a second at most. To be called before the process
+/// ends.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(FLUSH_TIMEOUT);
+    }
+}
+
+/// Number of lines that were lost since the start: the log could not be written, or not fast enough.
+pub fn lost() -> u64 {
+    QUEUE.get().map_or(0, |queue| queue.lost())
+}
+
+/// Where the subscriber writes: one call for each line.
+struct Pushed(Arc<Queue>);
+
+impl io::Write for Pushed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.push(bytes.to_vec());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The level for so many `-v`: warnings and notices, then each decision, then everything.
@@ -57,20 +114,30 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let level = *event.metadata().level();
-        match (self.journal, level) {
-            (true, Level::ERROR) => writer.write_str("<3>")?,
-            (true, Level::WARN) => writer.write_str("<4>")?,
-            (true, Level::INFO) => writer.write_str("<6>")?,
-            (true, _) => writer.write_str("<7>")?,
-            (false, Level::ERROR) => writer.write_str("error: ")?,
-            (false, Level::WARN) => writer.write_str("warning: ")?,
-            (false, Level::INFO) => {}
-            (false, _) => writer.write_str("debug: ")?,
-        }
+        writer.write_str(prefix(self.journal, level))?;
         let mut text = String::new();
         context.format_fields(Writer::new(&mut text), event)?;
         writeln!(writer, "{}", Escaped(&text))
     }
+}
+
+/// What a line of this level begins with.
+fn prefix(journal: bool, level: Level) -> &'static str {
+    match (journal, level) {
+        (true, Level::ERROR) => "<3>",
+        (true, Level::WARN) => "<4>",
+        (true, Level::INFO) => "<6>",
+        (true, _) => "<7>",
+        (false, Level::ERROR) => "error: ",
+        (false, Level::WARN) => "warning: ",
+        (false, Level::INFO) => "",
+        (false, _) => "debug: ",
+    }
+}
+
+/// A whole line.
+fn line(journal: bool, level: Level, text: &str) -> Vec<u8> {
+    format!("{}{}\n", prefix(journal, level), Escaped(text)).into_bytes()
 }
 
 /// A text with its control characters written as `\n`, `\x1b` and so on, also those that only

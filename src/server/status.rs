@@ -34,6 +34,9 @@ pub struct Status {
     pub names: Option<u64>,
     /// Open connections of mail servers.
     pub connections: usize,
+    /// Lines of the log that were lost since the daemon began: it could not be written, or not fast
+    /// enough.
+    pub log_lines_lost: u64,
     /// What was answered since the daemon began.
     pub counters: Counted,
 }
@@ -86,6 +89,7 @@ impl Status {
             trouble,
             names: None,
             connections,
+            log_lines_lost: super::log::lost(),
             counters,
         };
         for source in resolver.lists.sources() {

@@ -52,7 +52,7 @@ impl Demo {
         let runtime = tokio::runtime::Runtime::new();
         let shown = runtime.and_then(|runtime| runtime.block_on(self.show()));
         shown.map_err(|e| {
-            eprintln!("murder-route: demo: {e}");
+            complain!("murder-route: demo: {e}");
             Exit::No
         })
     }

@@ -77,17 +77,17 @@ pub(super) struct Doctor {
 impl Doctor {
     pub(super) fn run(self) -> Result<(), Exit> {
         let settings = Settings::load(&self.common.overrides(&[])).map_err(|e| {
-            eprintln!("murder-route: {e}");
+            complain!("murder-route: {e}");
             Exit::Config
         })?;
         if let Some(name) = &self.user
             && !User::from_name(name).is_ok_and(|user| user.is_some())
         {
-            eprintln!("murder-route: there is no user {}", name.escape_debug());
+            complain!("murder-route: there is no user {}", name.escape_debug());
             return Err(Exit::Usage);
         }
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| {
-            eprintln!("murder-route: {e}");
+            complain!("murder-route: {e}");
             Exit::System
         })?;
         let mut report = Report { findings: configuration(&settings) };
