@@ -146,7 +146,7 @@ impl Deployment {
              *) exit 64;; esac\ncat '{here}'/$f\n"
         );
         // What a filter like that of the manual makes of a refusal.
-        let postmap = "case \"$2\" in 5.1.1*) echo 4.1.1 said;; *) exit 1;; esac\n";
+        let postmap = "case \"$2\" in 5.*) echo 4.1.1 said;; *) exit 1;; esac\n";
         for (name, script) in [("postconf", postconf.as_str()), ("postmap", postmap)] {
             let path = bin.join(name);
             fs::write(&path, format!("#!/bin/sh\n{script}")).unwrap();

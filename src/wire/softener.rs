@@ -1,9 +1,15 @@
-//! A backend's replies on their way to a mail server that would bounce on `550 5.1.1`.
+//! A backend's replies on their way to a mail server that would bounce on some of them.
 //!
 //! A mailbox can move between the look-up and the delivery, and its old backend then says
 //! `550 5.1.1 User unknown`, for good (`imap/lmtpd.c:verify_user`). To the mail server that must look
 //! temporary: it asks again, is told the new backend, and is told of no backend if the mailbox is
-//! really gone. Every other reply stays as it is, also the `550 5.7.1` of a Sieve script's reject.
+//! really gone.
+//!
+//! Neither may a refusal of the mail server itself end a message: the recipient exists, and the
+//! configuration will be mended. Those are `530 Authentication required` (RFC 4954 section 4; lmtpd
+//! with `soft_noauth: off`, `imap/lmtpengine.c`), and any refusal in the greeting or of LHLO, as by a
+//! server that speaks SMTP at this port. Every other reply stays as it is, also the `550 5.7.1` of a
+//! Sieve script's reject.
 
 /// The most that one reply may have, in bytes: some 60 times the longest of Cyrus'.
 pub const REPLY_LIMIT: usize = 16 * 1024;
@@ -20,7 +26,12 @@ pub struct Softener {
     reply: Vec<u8>,
     /// Where its unfinished line begins.
     line: usize,
+    /// Whole replies before it, up to [`BEFORE_MAIL`].
+    replies: usize,
 }
+
+/// The greeting and the reply to LHLO, which come before any reply about a message (RFC 2033).
+const BEFORE_MAIL: usize = 2;
 
 impl Softener {
     /// Takes what came next, and appends to `out` every reply that is whole with it. What is not, at
@@ -39,20 +50,22 @@ impl Softener {
                 self.line = self.reply.len();
                 continue;
             }
-            if is_unknown(line) {
+            let refuses_us = self.replies < BEFORE_MAIL || line.starts_with(b"530");
+            if line.starts_with(b"5") && (refuses_us || is_unknown(line)) {
                 soften(&mut self.reply);
             }
             out.append(&mut self.reply);
             self.line = 0;
+            self.replies = BEFORE_MAIL.min(self.replies + 1);
         }
         Ok(())
     }
 }
 
-/// `5yz 5.1.1 …`
+/// `xyz 5.1.1 …`
 fn is_unknown(line: &[u8]) -> bool {
     let rest = line.get(4..).and_then(|text| text.strip_prefix(b"5.1.1"));
-    line.starts_with(b"5") && rest.is_some_and(|rest| !rest.first().is_some_and(u8::is_ascii_digit))
+    rest.is_some_and(|rest| !rest.first().is_some_and(u8::is_ascii_digit))
 }
 
 /// Makes each line of a reply temporary, with its status.
@@ -100,13 +113,34 @@ mod tests {
         452 4.2.2 Over quota\r\n250 5.1.1 odd\r\n421 4.4.1 bye\r\n";
 
     #[test]
-    fn only_the_user_whom_the_backend_does_not_know_becomes_temporary() {
+    fn unknown_user_of_a_backend_becomes_temporary_and_nothing_else() {
         let session = SESSION.as_bytes();
         let expected = (SOFTENED.to_owned(), Ok(()));
         assert_eq!(heard([session]), expected);
         assert_eq!(heard(session.chunks(1)), expected, "byte by byte");
         for at in 0..session.len() {
             assert_eq!(heard([&session[..at], &session[at..]]), expected, "split at {at}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_mail_server_itself_is_temporary() {
+        let hello = "220 be1 LMTP\r\n250 be1\r\n";
+        for (session, softened) in [
+            ("530 Authentication required\r\n", "430 Authentication required\r\n"),
+            ("530 5.7.0 Authentication required\n", "430 4.7.0 Authentication required\n"),
+            ("530-5.7.0 Log\r\n530 5.7.0 in\r\n", "430-4.7.0 Log\r\n430 4.7.0 in\r\n"),
+            ("503 5.5.1 Need MAIL command\r\n", "503 5.5.1 Need MAIL command\r\n"),
+            ("550 5.7.1 530 is no code here\r\n", "550 5.7.1 530 is no code here\r\n"),
+        ] {
+            let (said, _) = heard([[hello, session].concat().as_bytes()]);
+            assert_eq!(said, [hello, softened].concat());
+        }
+        for (session, softened) in [
+            ("554 5.7.1 No\r\n", "454 4.7.1 No\r\n"),
+            ("220 mx ESMTP\r\n500 5.5.2 what\r\n", "220 mx ESMTP\r\n400 4.5.2 what\r\n"),
+        ] {
+            assert_eq!(heard([session.as_bytes()]), (softened.to_owned(), Ok(())));
         }
     }
 

@@ -92,7 +92,7 @@ scache unix - - n - 1 scache
 
 /// A backend that has just lost a mailbox by XFER says 550 5.1.1 for ever; at the next attempt the
 /// router names the new one. Recipients that nobody has never get as far as a backend.
-const BACKEND_STATUS: &str = "/^5\\.1\\.1 (.*)/ 4.1.1 ${1}\n";
+const BACKEND_STATUS: &str = include_str!("../../postfix/murder-route-status");
 
 /// The running server.
 pub struct Postfix {

@@ -21,6 +21,21 @@ const REFUSAL: &str = "5.1.1 host be1.example.org[192.0.2.1] said: 550-Mailbox u
      associated with this 550-name or you do not have authorization to see it. 550 5.1.1 User \
      unknown (in reply to RCPT TO command)";
 
+/// Refusals that say nothing of the recipient, as Postfix words them: of a backend that wants a login
+/// (`soft_noauth: off`; seen with 3.6.1), and of a server that speaks no LMTP.
+const REFUSALS_OF_US: [(&str, &str); 2] = [
+    (
+        "530 Authentication required",
+        "5.0.0 host be1.example.org[192.0.2.1] said: 530 Authentication required (in reply to MAIL \
+         FROM command)",
+    ),
+    (
+        "refusal of LHLO",
+        "5.5.2 host be1.example.org[192.0.2.1] refused to talk to me: 502 5.5.2 Error: command not \
+         recognized",
+    ),
+];
+
 /// What is wrong with the transports of the answers.
 pub fn examine<'a>(
     settings: &Settings,
@@ -48,7 +63,7 @@ pub fn examine<'a>(
         };
         if transports.insert(transport) {
             findings.extend(program(service, place));
-            findings.push(softened(settings, service, ask));
+            findings.extend(softened(settings, service, ask));
         }
         if service.program != "lmtp" {
             continue;
@@ -109,40 +124,70 @@ fn program(service: &Service, place: &str) -> Option<Finding> {
 }
 
 /// A backend refuses for ever whom it has just handed to another one; the next look-up finds him.
-fn softened(settings: &Settings, service: &Service, ask: &dyn Ask) -> Finding {
+fn softened(settings: &Settings, service: &Service, ask: &dyn Ask) -> Vec<Finding> {
     const CHECK: &str = "postfix/softening";
     const PARAMETER: &str = "lmtp_delivery_status_filter";
     let place = format!("{PARAMETER} (transport {})", service.name);
     let mend = format!(
-        "put `/^5\\.1\\.1 (.*)/ 4.1.1 ${{1}}` into a file FILE, and `-o {PARAMETER}=regexp:FILE` below \
-         {} in master.cf",
+        "put what `murder-route postfix-config murder-route-status` prints into a file FILE, and \
+         `-o {PARAMETER}=regexp:FILE` below {} in master.cf",
         service.name
     );
     let list = settings.of(service, PARAMETER);
     if list.is_empty() {
         let what = "none: while a mailbox is moved, its letters bounce";
-        return Finding::error(CHECK, place, what).mend(mend);
+        return vec![Finding::error(CHECK, place, what).mend(mend)];
     }
     // A table that is written out, in braces, is one word.
     let tables: Vec<&str> = if list.contains('{') { vec![list] } else { words(list).collect() };
-    for table in tables {
-        match ask.table(table, REFUSAL) {
-            Ok(Some(said)) if said.starts_with("4.") => {
-                return Finding::ok(CHECK, place, "a backend's 5.1.1 is tried again");
-            }
-            Ok(Some(said)) => {
-                let what = format!("{table} makes `{}` of a backend's 5.1.1", shown(&said));
-                return Finding::error(CHECK, place, what).mend(mend);
-            }
-            Ok(None) => {}
-            Err(why) => {
-                let what = format!("{table} cannot be asked: {why}");
-                return Finding::untested(CHECK, place, what);
+    // What the first table that knows a status makes of it.
+    let filter = |status: &str| -> Result<Option<(&str, String)>, Finding> {
+        for table in &tables {
+            match ask.table(table, status) {
+                Ok(Some(said)) => return Ok(Some((table, said))),
+                Ok(None) => {}
+                Err(why) => {
+                    let what = format!("{table} cannot be asked: {why}");
+                    return Err(Finding::untested(CHECK, place.clone(), what));
+                }
             }
         }
+        Ok(None)
+    };
+    let mut findings = Vec::new();
+    match filter(REFUSAL) {
+        Ok(Some((_, said))) if said.starts_with("4.") => {}
+        Ok(Some((table, said))) => {
+            let what = format!("{table} makes `{}` of a backend's 5.1.1", shown(&said));
+            findings.push(Finding::error(CHECK, place.clone(), what).mend(mend.clone()));
+        }
+        Ok(None) => {
+            let what =
+                format!("`{list}` leaves a backend's 5.1.1 as it is: letters bounce during a move");
+            findings.push(Finding::error(CHECK, place.clone(), what).mend(mend.clone()));
+        }
+        Err(untested) => return vec![untested],
     }
-    let what = format!("`{list}` leaves a backend's 5.1.1 as it is: letters bounce during a move");
-    Finding::error(CHECK, place, what).mend(mend)
+    let left: Vec<&str> = REFUSALS_OF_US
+        .iter()
+        .filter(|(_, status)| {
+            let said = filter(status).ok().flatten();
+            !said.is_some_and(|(_, said)| said.starts_with("4."))
+        })
+        .map(|(name, _)| *name)
+        .collect();
+    if !left.is_empty() {
+        let what = format!(
+            "`{list}` leaves a backend's {} as it is: while a backend refuses this host, such as for \
+             want of a login, its messages bounce",
+            left.join(" and ")
+        );
+        findings.push(Finding::error(CHECK, place.clone(), what).mend(mend));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(CHECK, place, "a backend's 5.1.1 and 530 are tried again"));
+    }
+    findings
 }
 
 fn portless(settings: &Settings, service: &Service, place: &str, text: &str) -> Finding {
@@ -211,6 +256,7 @@ mod tests {
 
     struct Asked {
         filter: Result<Option<&'static str>, &'static str>,
+        of_us: Result<Option<&'static str>, &'static str>,
         hosts: &'static str,
         /// Whether the chroot has a copy of it.
         copied: bool,
@@ -219,8 +265,9 @@ mod tests {
 
     impl Ask for Asked {
         fn table(&self, table: &str, key: &str) -> Result<Option<String>, String> {
-            assert!(key.starts_with("5.1.1 ") && !table.is_empty());
-            self.filter.map(|said| said.map(str::to_owned)).map_err(str::to_owned)
+            assert!(key.starts_with("5.") && !table.is_empty());
+            let filter = if key.starts_with("5.1.1 ") { self.filter } else { self.of_us };
+            filter.map(|said| said.map(str::to_owned)).map_err(str::to_owned)
         }
 
         fn file(&self, path: &str) -> Result<String, String> {
@@ -236,6 +283,7 @@ mod tests {
 
     const SOUND: Asked = Asked {
         filter: Ok(Some("4.1.1 host said")),
+        of_us: Ok(Some("4.7.0 host said")),
         hosts: "127.0.0.1 localhost\n192.0.2.1 be1.example.org be1 # a backend\n",
         copied: false,
         dns: Some(true),
@@ -308,6 +356,10 @@ mod tests {
         ] {
             let asked = Asked { filter, ..SOUND };
             assert_eq!(found(way, &asked, |s| s), softening(severity));
+        }
+        for of_us in [Ok(None), Ok(Some("5.7.0 still")), Err("cannot be read")] {
+            let asked = Asked { of_us, ..SOUND };
+            assert_eq!(found(way, &asked, |s| s), softening(Severity::Error));
         }
     }
 

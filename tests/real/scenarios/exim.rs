@@ -238,7 +238,7 @@ fn with_tls_and_login(world: &mut World<Exim>) -> Done {
     readme.instead_of("mailer", ADMIN)?.instead_of("secret", PASSWORD)?.follow()?;
     let piece = sandbox::in_root("/etc/exim4/conf.d/main/00_murder-route");
     let before = fs::read_to_string(&piece)?;
-    let more = format!("MURDER_REQUIRE_AUTH = yes\nMURDER_REQUIRE_TLS = {}\n", tls.authority);
+    let more = format!("MURDER_REQUIRE_TLS = {}\n", tls.authority);
     fs::write(&piece, before + &more)?;
     run(&mut sandbox::command("update-exim4.conf"))?;
     world.mail_server.restart()?;

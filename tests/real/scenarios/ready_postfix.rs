@@ -22,7 +22,7 @@ use crate::root::Release;
 use crate::router::{self, Setup, cyrus_release};
 use crate::sandbox::{self, in_root};
 use crate::tls::{self, Certificate, Tls};
-use crate::world::World;
+use crate::world::{Queued, World};
 use crate::{Done, ensure, run};
 
 /// Where the program looks for it, in the root.
@@ -59,6 +59,7 @@ pub fn run_in(world: &mut World, report: &mut Report) {
     scenario("milter in the chroot", by_milter);
     if release == THOROUGH {
         scenario("backends want a login, and the password stays secret", by_login);
+        scenario("a backend that refuses Postfix itself bounces nothing", refuses_us);
         scenario("on an exchanger with a replica", on_an_exchanger);
     }
     if release == THOROUGH || release == Release::V3_12 {
@@ -448,6 +449,38 @@ fn by_login(world: &mut World) -> Done {
     });
     as_before(world)?;
     seen
+}
+
+/// `530 Authentication required`, and an SMTP server at the port of a backend. Both would bounce.
+fn refuses_us(world: &mut World) -> Done {
+    const JANE: &str = "OK murder:inet:";
+    let server = world.murder.backends[1].address;
+    let second =
+        |address: &str| format!("[backends.servers.{server:?}]\naddress = \"{address}\"\n");
+    let hard = second(&format!("{server}:{LOGIN_PORT}"));
+    let seen = on_a_host(world, &hard, |world| {
+        world.murder.backends[1].restart_with(&[("soft_noauth", "no")])?;
+        follow(world, &[DAEMON, PIECES], "")?;
+        world.mail_server.restart_as_it_is()?;
+        let queued = world.send(&["max@example.org"])?;
+        waits_since(world, &queued, "said: 530 Authentication required (in reply to MAIL FROM")?;
+        let smtp = second("127.0.1.31:25");
+        change(world, &hard, &smtp, JANE)?;
+        waits_since(world, &queued, "refused to talk to me: 50")?;
+        change(world, &smtp, "", JANE)?;
+        world.delivered(&queued)?;
+        world.holds_once(&world.murder.backends[1], "max", "INBOX", &queued.id)
+    });
+    as_before(world)?;
+    seen
+}
+
+/// Waits until an attempt to deliver the message was put off for this reason.
+fn waits_since(world: &World, queued: &Queued, why: &'static str) -> Done {
+    world.logs.wait(why, queued.since, 60, |lines| {
+        let put_off = |text: &str| text.contains("status=deferred") && text.contains(why);
+        lines.iter().any(|line| put_off(&line.text)).then_some(())
+    })
 }
 
 /// With the password in the clear, but under TLS. A backend with another's certificate gets nothing.
