@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::Stdio;
 
-use murder_route::config::{Overrides, Settings};
+use murder_route::config::{MissPolicy, Overrides, Settings};
 
 use crate::sandbox::{self, STATE, User};
 use crate::{Done, ensure, run};
@@ -81,6 +81,7 @@ impl Site {
         let settings = Settings::load(&Overrides {
             imapd_conf: Some(self.imapd_conf().into()),
             mailboxes_db: Some(mailboxes_db.into()),
+            misses: Some(MissPolicy::Final),
             domains: vec![DOMAIN.into()],
             ..Overrides::default()
         })?;

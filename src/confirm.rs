@@ -21,8 +21,9 @@ pub const MOST_ROUNDS: usize = 10;
 pub enum Said {
     /// The master was asked for this very name.
     Master(Finding),
-    /// The local slave was asked whether the lists hold everything the master knew when it was
-    /// asked (the kick socket). `Err` says why that is not certain.
+    /// Whether the lists are complete: the local slave was asked whether they hold everything the
+    /// master knew when it was asked (the kick socket), or they are of a single server. `Err` says
+    /// why that is not certain.
     Lists(Result<(), Arc<str>>),
 }
 
@@ -35,7 +36,7 @@ impl Said {
             }
             Said::Master(Finding::Absent) => format!("the MUPDATE master has no {name}"),
             Said::Master(Finding::Unsure(why)) => why.clone(),
-            Said::Lists(Ok(())) => "the MUPDATE slave says ok".into(),
+            Said::Lists(Ok(())) => "the list is complete".into(),
             Said::Lists(Err(why)) => why.to_string(),
         }
     }

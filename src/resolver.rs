@@ -32,8 +32,11 @@ pub struct Resolver {
 /// How it is confirmed that there is no such mailbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proof {
-    /// Not at all: there is no murder, so the list speaks for itself.
+    /// Not at all: the site says that the list is complete by itself (`misses = "final"`).
     List,
+    /// There is no MUPDATE server. A list that has mailboxes of this host only is believed; the
+    /// misses of one that has records of other servers are deferred.
+    Complete,
     /// The MUPDATE slave of this host says at this socket that the list has caught up with the
     /// master, who himself cannot be asked.
     Slave(PathBuf),
@@ -83,7 +86,7 @@ impl Resolver {
     pub fn nothing_found(&self, generation: Option<KeyGeneration>) -> Findings {
         let mut findings = match self.proof {
             Proof::List => Findings::NOBODY_TO_ASK,
-            Proof::Slave(_) => Findings::ASK_THE_SLAVE,
+            Proof::Complete | Proof::Slave(_) => Findings::ASK_THE_SLAVE,
             Proof::Master { .. } => Findings::ASK_THE_MASTER,
         };
         findings.learn_generation(generation);
@@ -136,13 +139,14 @@ impl Resolver {
         never_settled()
     }
 
-    /// Asks the MUPDATE slave of this host, if it is what can be asked. Blocks for up to
-    /// [`KICK_PATIENCE`].
+    /// Asks the MUPDATE slave of this host, or reads the list, if that is how misses are confirmed.
+    /// Blocks for up to [`KICK_PATIENCE`].
     pub fn ask_slave(&self, _name: &MailboxName) -> Said {
         match &self.proof {
             Proof::Slave(socket) | Proof::Master { slave: Some(socket) } => {
                 Said::Lists(kick(socket, KICK_PATIENCE).map_err(Into::into))
             }
+            Proof::Complete => Said::Lists(self.lists.are_complete().map_err(Into::into)),
             Proof::List | Proof::Master { slave: None } => {
                 Said::Lists(Err("nobody can be asked".into()))
             }
@@ -171,11 +175,14 @@ mod tests {
     use crate::cyrusdb::writer::{Random, Writer};
     use crate::router::{Cause, Decision};
 
+    const FINAL: &str =
+        "mailboxes-db = \"list\"\nmisses = \"final\"\ndomains = [\"example.org\"]\n";
+
     #[test]
     fn a_reload_does_not_forget_how_long_the_list_has_been() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
-        fs::write(path("c"), "mailboxes-db = \"list\"\ndomains = [\"example.org\"]\n").unwrap();
+        fs::write(path("c"), FINAL).unwrap();
         let given = Overrides { config: Some(path("c")), ..Overrides::default() };
         let has = |names: u32| {
             let order = |a: &[u8], b: &[u8]| Order::Raw.compare(a, b);

@@ -135,13 +135,13 @@ fn wrong_usage_and_wrong_configuration_have_their_own_exit_status() {
     let missing = run(&["lookup", "--config", "/nonexistent.toml", "jane@example.org"]);
     assert_eq!(missing.status.code(), Some(78));
     for (config, told) in [
-        ("domain = [\"example.org\"]\n", &["line 2", "unknown field `domain`"][..]),
-        ("domains = [\"exa mple\"]\n", &["line 2", "not a mail domain"]),
-        ("domains = []\n[backends]\nport = 0\n", &["line 4", "port 0"]),
-        ("domains = []\n[maps.own]\ndeliver = \"OK {hots}\"\n", &["line 4", "{hots}", "{host}"]),
+        ("domain = [\"example.org\"]\n", &["line 3", "unknown field `domain`"][..]),
+        ("domains = [\"exa mple\"]\n", &["line 3", "not a mail domain"]),
+        ("domains = []\n[backends]\nport = 0\n", &["line 5", "port 0"]),
+        ("domains = []\n[maps.own]\ndeliver = \"OK {hots}\"\n", &["line 5", "{hots}", "{host}"]),
         (
             "domains = []\n[[listen]]\nendpoint = \"unix:s\"\nmode = \"0888\"\n",
-            &["line 5", "octal"],
+            &["line 6", "octal"],
         ),
     ] {
         site.config(config);
@@ -253,6 +253,43 @@ fn check_says_what_the_configuration_means_and_warns_of_what_will_hurt() {
     ] {
         assert!(text.contains(warned), "{warned}: {text}");
     }
+}
+
+#[test]
+fn a_miss_that_nobody_confirms_is_deferred_unless_the_list_is_complete() {
+    let site = Site::new();
+    let lookup = |list: &str, more: &[&str]| {
+        let mut arguments = vec!["lookup", "--config", "/dev/null", "--mailboxes-db", list];
+        arguments.extend(["--domain", "*", "--json"].iter().chain(more));
+        arguments.push("nobody@example.org");
+        let output = run(&arguments);
+        let answer: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        (answer["outcome"].as_str().unwrap().to_owned(), answer["reason"].to_string())
+    };
+    let check = |list: &str, more: &[&str]| {
+        let arguments = ["check", "--config", "/dev/null", "--mailboxes-db", list, "--domain", "*"];
+        stdout(&run(&[&arguments[..], more].concat()))
+    };
+    let (outcome, reason) = lookup(LIST, &[]);
+    assert_eq!(outcome, "deferred", "{reason}");
+    for told in [LIST, "be1.example.org", "mupdate_server", "misses"] {
+        assert!(reason.contains(told), "{told}: {reason}");
+    }
+    let text = check(LIST, &[]);
+    assert!(text.contains("warning: unknown recipients are deferred"), "{text}");
+
+    assert_eq!(lookup(LIST, &["--misses", "final"]).0, "unknown");
+    let text = check(LIST, &["--misses", "final"]);
+    assert!(!text.contains("warning: unknown recipients are deferred"), "{text}");
+
+    // A single server, whose records have no server in them.
+    let single = site.path("single.db");
+    fs::write(&single, "user.jane\t0 default jane\tlrswipkxtecda\t\n").unwrap();
+    let single = single.to_str().unwrap();
+    assert_eq!(lookup(single, &[]).0, "unknown");
+    let text = check(single, &[]);
+    assert!(!text.contains("warning: unknown recipients are deferred"), "{text}");
+    assert_eq!(run(&["lookup", "--misses", "never", "a@b"]).status.code(), Some(64));
 }
 
 #[test]

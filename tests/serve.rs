@@ -77,6 +77,25 @@ fn a_list_that_is_torn_emptied_or_gone_defers_and_recovers_by_itself() {
     assert!(answer.starts_with("TEMP "), "a directory: {answer}");
 }
 
+#[test]
+fn a_daemon_without_a_mupdate_server_refuses_nobody_of_a_murder() {
+    let site = Site::new();
+    fs::write(
+        site.path("murder-route.toml"),
+        "imapd-conf = \"imapd.conf\"\ndomains = [\"example.org\"]\n",
+    )
+    .unwrap();
+    let daemon = Daemon::start(&site);
+    let deferred = "OK retry:4.3.0 Mailbox is temporarily unavailable";
+    for _ in 0..2 {
+        assert_eq!(daemon.ask("lmtp", "nobody@example.org"), deferred);
+        assert_eq!(daemon.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:2003");
+    }
+    daemon.wait_for("no MUPDATE server is configured");
+    let status = daemon.ask("status", "");
+    assert!(status.contains("no MUPDATE server is configured"), "{status}");
+}
+
 /// A site with a MUPDATE server, and its daemon beside the kick socket.
 fn murder_site() -> Site {
     let site = Site::new();

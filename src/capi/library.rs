@@ -45,6 +45,8 @@ pub struct Library {
     maps: Maps,
     /// Whether misses have to be confirmed: there is a MUPDATE server.
     murder: bool,
+    /// Whether misses are believed of lists only that are complete by themselves.
+    complete: bool,
     sources: Vec<KeptSource>,
     daemon: Daemon,
     inner: ArcSwap<Inner>,
@@ -137,7 +139,8 @@ impl Library {
         Ok(Self {
             router: settings.router,
             maps: settings.maps,
-            murder: settings.proof != Proof::List,
+            murder: !matches!(settings.proof, Proof::List | Proof::Complete),
+            complete: settings.proof == Proof::Complete,
             sources,
             daemon: Daemon::at(endpoints, patience.min(PATIENCE)),
             inner,
@@ -343,6 +346,11 @@ impl Library {
                 };
                 Looked::Decided(Told { route, origin, age })
             }
+            Verdict::Confirm(name) if self.complete => {
+                let mut findings = findings.clone();
+                findings.learn(name, Said::Lists(lists.are_complete().map_err(Into::into)));
+                self.look_with(lists, list, recipient, &findings)
+            }
             Verdict::Confirm(name) => Looked::Open(Open::Confirm(name)),
             Verdict::AskAgain(_) => {
                 match self.look_with(lists, list, recipient, &self.nothing_found()) {
@@ -355,9 +363,10 @@ impl Library {
     }
 
     fn nothing_found(&self) -> Findings {
-        match self.murder {
-            true => Findings::ASK_THE_MASTER,
-            false => Findings::NOBODY_TO_ASK,
+        match (self.murder, self.complete) {
+            (true, _) => Findings::ASK_THE_MASTER,
+            (false, true) => Findings::ASK_THE_SLAVE,
+            (false, false) => Findings::NOBODY_TO_ASK,
         }
     }
 

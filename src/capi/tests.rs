@@ -24,6 +24,7 @@ use crate::mailbox_list::Options;
 use crate::mailbox_list::replica::Place;
 use crate::mupdate::Event;
 use crate::replica::{About, Batch as _, Follower, Listing};
+use crate::router::{Cause, Decision};
 
 const THREADS: &str = "8";
 /// So many look-ups each thread makes, unless MURDER_ROUTE_LOOKUPS says otherwise, as .ci/run does.
@@ -399,6 +400,27 @@ fn who_was_looked_up_often_and_moves_is_not_delivered_to_where_he_was() {
 }
 
 #[test]
+fn a_library_without_a_mupdate_server_refuses_nobody_of_a_murder() {
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("mailboxes.db");
+    let config = directory.path().join("murder-route.toml");
+    write_list(&list, &[("user.jane", "be1.example.org")]);
+    let outcome = |misses: &str| {
+        let text =
+            format!("domains = [\"example.org\"]\nmailboxes-db = \"mailboxes.db\"\n{misses}");
+        fs::write(&config, text).unwrap();
+        let given = Overrides { config: Some(config.clone()), ..Overrides::default() };
+        let library = Library::open(given, None, Duration::from_secs(60)).unwrap();
+        library.look_up(b"nobody@example.org").route.decision
+    };
+    assert_eq!(outcome(""), Decision::Deferred(Cause::Mailbox));
+    assert_eq!(outcome("misses = \"final\"\n"), Decision::Unknown);
+    // A single server's.
+    fs::write(&list, "user.jane\t0 default jane\tlrswipkxtecda\t\n").unwrap();
+    assert_eq!(outcome(""), Decision::Unknown);
+}
+
+#[test]
 fn who_is_caught_by_a_catch_all_gets_his_own_letters_from_the_moment_he_exists() {
     let directory = tempfile::tempdir().unwrap();
     let list = directory.path().join("mailboxes.db");
@@ -407,7 +429,7 @@ fn who_is_caught_by_a_catch_all_gets_his_own_letters_from_the_moment_he_exists()
     fs::write(&imapd_conf, text).unwrap();
     let config = directory.path().join("murder-route.toml");
     let text = "domains = [\"example.org\"]\nimapd-conf = \"imapd.conf\"\n\
-                mailboxes-db = \"mailboxes.db\"\n";
+                mailboxes-db = \"mailboxes.db\"\nmisses = \"final\"\n";
     fs::write(&config, text).unwrap();
     write_list(&list, &[("user.catch", "be1.example.org")]);
     let given = Overrides { config: Some(config), ..Overrides::default() };

@@ -195,9 +195,19 @@ impl Report {
                     self.warn(format!("the list may be stale, so nobody is called unknown: {why}"));
                 }
             }
-            Proof::List => {
+            Proof::Complete => {
                 self.say("unknown is", "what the list does not hold (there is no MUPDATE server)");
+                let path = settings.mailboxes_db.as_deref().unwrap_or(Path::new(""));
+                let list = FileList::open(path, Options::default());
+                if let (Ok(()), Err(why)) = (list.trust(), list.is_complete()) {
+                    self.warn(format!("unknown recipients are deferred: {why}"));
+                }
             }
+            Proof::List => self.say(
+                "unknown is",
+                "what the list does not hold, unconfirmed (misses = \"final\"): a lagging list can \
+                 reject valid recipients",
+            ),
         }
     }
 

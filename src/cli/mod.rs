@@ -32,7 +32,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Overrides, Settings, SourceName};
+use crate::config::{MissPolicy, Overrides, Settings, SourceName};
 use crate::endpoint::Endpoint;
 use crate::mailbox_list::map;
 use crate::server::log;
@@ -121,6 +121,10 @@ struct Common {
     /// Let the password for the MUPDATE server go in the clear
     #[arg(long)]
     allow_plaintext: bool,
+    /// What a recipient that the list lacks is where no MUPDATE server can confirm it: confirm defers
+    /// it if the list has mailboxes of other servers, final believes the list [default: confirm]
+    #[arg(long, value_name = "WHEN")]
+    misses: Option<MissPolicy>,
     /// A domain to answer for, `*` for every domain; may be given again
     #[arg(long = "domain", value_name = "DOMAIN")]
     domains: Vec<String>,
@@ -135,6 +139,7 @@ impl Common {
             sources: self.sources.clone(),
             replica: self.replica.clone(),
             allow_plaintext: self.allow_plaintext,
+            misses: self.misses,
             domains: self.domains.clone(),
             listen: listen.to_vec(),
             without_login: false,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use super::mupdate::{FileMupdate, Mode};
-use super::{ConfigError, DEFAULT_FILE, SourceName};
+use super::{ConfigError, DEFAULT_FILE, MissPolicy, SourceName};
 use crate::address::Release;
 use crate::backend::{Backends, LMTP_PORT, Override, Place, connect_string};
 use crate::domains::Domains;
@@ -30,6 +30,7 @@ pub(super) struct File {
     #[serde(deserialize_with = "release")]
     pub(super) cyrus_release: Option<Release>,
     pub(super) services: Option<Vec<String>>,
+    pub(super) misses: Option<MissPolicy>,
     pub(super) unknown: Option<UnknownPolicy>,
     #[serde(deserialize_with = "answer")]
     pub(super) fallback: Option<String>,

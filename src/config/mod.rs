@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use self::file::File;
 pub use self::mupdate::{ClientCertificate, MUPDATE_PORT, Mupdate, Server, Tls};
+use serde::Deserialize;
+
 use crate::address::{Release, Rules};
 use crate::domains::Domains;
 use crate::endpoint::{Endpoint, Listen};
@@ -70,6 +72,29 @@ impl FromStr for SourceName {
     }
 }
 
+/// What a recipient that the list lacks is, where no MUPDATE server is configured that could confirm it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MissPolicy {
+    /// Deferred if the list has records of other servers, else unknown.
+    #[default]
+    Confirm,
+    /// Unknown: the list is complete by itself.
+    Final,
+}
+
+impl FromStr for MissPolicy {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "confirm" => Ok(Self::Confirm),
+            "final" => Ok(Self::Final),
+            word => Err(format!("`{}` is neither confirm nor final", word.escape_default())),
+        }
+    }
+}
+
 /// Sources are asked in their order, each once.
 fn in_order(sources: &[SourceName]) -> Result<(), String> {
     if sources.is_empty() {
@@ -109,6 +134,8 @@ pub struct Overrides {
     pub replica: Option<PathBuf>,
     /// `--allow-plaintext`
     pub allow_plaintext: bool,
+    /// `--misses confirm|final`
+    pub misses: Option<MissPolicy>,
     /// `--domain D`; if there is one, the file's `domains` do not count.
     pub domains: Vec<String>,
     /// `--listen ENDPOINT`; if there is one, the file's listeners do not count.
@@ -255,9 +282,10 @@ impl Settings {
             .as_ref()
             .filter(|imapd| imapd.mupdate_server.is_some())
             .map(|imapd| Slave::of(imapd, mailboxes_db.as_deref()));
+        let misses = given.misses.or(file.misses).unwrap_or_default();
         let (mupdate, proof) = match given.without_login && murder {
             true => (None, Proof::Master { slave: None }),
-            false => proof(&sources, mupdate, slave, &mut warnings)?,
+            false => proof(&sources, mupdate, slave, misses, &mut warnings)?,
         };
         let mupdate = mupdate.map(|mupdate| Mupdate {
             allow_plaintext: mupdate.allow_plaintext || given.allow_plaintext,
@@ -270,10 +298,7 @@ impl Settings {
                     "give `imapd-conf`, a copy of that of a frontend. Unless `unknown` is set, nobody \
                      is refused until then"
                 }
-                false => {
-                    "a miss is believed although the list may lag: give `imapd-conf` on a host of a \
-                     murder"
-                }
+                false => "give `imapd-conf` on a host of a murder",
             };
             warnings.push(format!("no imapd.conf: names are made as if it set nothing; {so}"));
         }
@@ -289,7 +314,9 @@ impl Settings {
             let murder = match proof {
                 Proof::Master { .. } => "all others are asked of the master, one by one",
                 Proof::Slave(_) => "misses cannot be confirmed here and are deferred",
-                Proof::List => "whoever has his mailbox on another server is unknown here",
+                Proof::Complete | Proof::List => {
+                    "whoever has his mailbox on another server is unknown here"
+                }
             };
             warnings.push(format!(
                 "imapd.conf sets proxyservers, as backends do, and a backend's list holds only its \
@@ -398,6 +425,7 @@ fn proof(
     sources: &[SourceName],
     mupdate: Option<Result<Mupdate, String>>,
     slave: Option<Slave>,
+    misses: MissPolicy,
     warnings: &mut Vec<String>,
 ) -> Result<(Option<Mupdate>, Proof), ConfigError> {
     let needed = sources.iter().find(|source| **source != SourceName::MailboxesDb);
@@ -407,7 +435,13 @@ fn proof(
                 source_name: *source_name,
                 why: "set `mupdate_server` in imapd.conf, or `servers` in [mupdate]".into(),
             }),
-            None => Ok((None, Proof::List)),
+            None => Ok((
+                None,
+                match misses {
+                    MissPolicy::Confirm => Proof::Complete,
+                    MissPolicy::Final => Proof::List,
+                },
+            )),
         };
     };
     let askable = mupdate.and_then(|mupdate| match mupdate.impossible() {

@@ -82,11 +82,16 @@ fn options_alone_lead_to_a_replica_without_a_configuration_file() {
 #[test]
 fn a_frontend_as_it_stands_asks_the_master_if_it_can_and_else_its_slave() {
     let settings = loaded("", "");
+    assert_eq!((settings.proof, settings.mupdate), (Proof::Complete, None));
+    let settings = loaded("", "misses = \"final\"\n");
     assert_eq!((settings.proof, settings.mupdate), (Proof::List, None));
     let socket = PathBuf::from("/var/lib/cyrus/socket/mupdate.target");
     let settings = loaded(&format!("mupdate_server: mu\n{LOGIN}"), "");
     assert_eq!(settings.proof, Proof::Master { slave: Some(socket.clone()) });
     assert!(settings.mupdate.is_some() && settings.warnings.is_empty());
+    // A server that can be asked is asked, whatever is said for where there is none.
+    let told = loaded(&format!("mupdate_server: mu\n{LOGIN}"), "misses = \"final\"\n");
+    assert_eq!(told.proof, settings.proof);
     // A resync of the slave can lose accounts, so the postmaster is told.
     for login in ["", "mupdate_authname: postman\n", "mupdate_password: x\n"] {
         let settings = loaded(&format!("mupdate_server: mu\n{login}"), "");

@@ -20,6 +20,7 @@ use crate::cyrusdb::snapshot::{Scratch, Walked};
 use crate::cyrusdb::{Engine, record};
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record, State};
 
+use super::elsewhere::Elsewhere;
 use super::foothold::Foothold;
 use super::index_view::{IndexView, busy};
 use super::keys;
@@ -113,6 +114,7 @@ pub struct FileList {
     clock: AtomicU64,
     /// How many lookups there were, up to [`Options::shortcuts_after`].
     lookups: AtomicU32,
+    elsewhere: Elsewhere,
     work: Mutex<Work>,
 }
 
@@ -143,6 +145,7 @@ impl FileList {
             checked: AtomicU64::new(0),
             clock: AtomicU64::new(0),
             lookups: AtomicU32::new(0),
+            elsewhere: Elsewhere::default(),
             work: Mutex::default(),
         }
     }
@@ -163,6 +166,27 @@ impl FileList {
     /// most it had within the last one to two hours.
     pub fn trust(&self) -> Result<(), String> {
         self.believe(&*self.check_patiently(&mut Scratch::default())?)
+    }
+
+    /// Whether the list is complete by itself, as that of a single server is; `Err` says why not: it
+    /// has records of other servers, or could not be read. `None`: it would have to be read for that.
+    pub fn known_complete(&self) -> Option<Result<(), String>> {
+        self.elsewhere.known().map(|server| self.complete(server))
+    }
+
+    /// The same, and reads the list if need be.
+    pub fn is_complete(&self) -> Result<(), String> {
+        self.complete(self.elsewhere.find(&|visit| self.each(b"", visit))?)
+    }
+
+    fn complete(&self, server: Option<&str>) -> Result<(), String> {
+        let Some(server) = server else { return Ok(()) };
+        Err(self.say(format_args!(
+            "has mailboxes of other servers ({}) but no MUPDATE server is configured to confirm \
+             misses; set `mupdate_server` in imapd.conf or `servers` in [mupdate], or \
+             `misses = \"final\"` if the list is complete by itself",
+            server.escape_debug()
+        )))
     }
 
     /// What the list is now.

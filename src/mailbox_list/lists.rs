@@ -196,6 +196,16 @@ impl Lists {
         })
     }
 
+    /// Whether they are complete by themselves ([`FileList::known_complete`]).
+    pub fn known_complete(&self) -> Option<Result<(), String>> {
+        self.files().map(|list| list.known_complete()).collect()
+    }
+
+    /// The same, and reads lists if need be.
+    pub fn are_complete(&self) -> Result<(), String> {
+        self.files().try_for_each(|list| list.is_complete())
+    }
+
     /// The same lists, asked without waiting: [`Lookup::Busy`] where a lock would have to be waited
     /// for or a whole file read.
     pub fn now(&self) -> WithoutWaiting<'_> {

@@ -9,6 +9,7 @@
 
 #[cfg(all(test, feature = "capi"))]
 mod cut_tests;
+mod elsewhere;
 mod file;
 pub(crate) mod foothold;
 mod index_view;

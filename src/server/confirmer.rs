@@ -10,6 +10,7 @@ use super::barrier::{Barrier, PAUSE};
 use crate::confirm::Said;
 use crate::mailbox::{KeyGeneration, MailboxName};
 use crate::mailbox_list::kick::kick;
+use crate::mailbox_list::lists::Lists;
 use crate::master::{Impossible, Master};
 use crate::mupdate::Finding;
 use crate::resolver::{KICK_PATIENCE, Proof, Resolver};
@@ -30,6 +31,8 @@ pub struct Confirmer {
     master: Option<Arc<dyn Master>>,
     ask_master: bool,
     slave: Option<Barrier>,
+    /// The lists, where a miss is believed if they are complete by themselves.
+    lists: Option<Lists>,
     /// Names are also sought by likeness, on a walk over the lists.
     walks: bool,
     impossible: Once,
@@ -52,14 +55,19 @@ impl Confirmer {
 
     fn with_pause(resolver: &Resolver, master: Option<Arc<dyn Master>>, pause: Duration) -> Self {
         let (ask_master, socket) = match &resolver.proof {
-            Proof::List => (false, None),
+            Proof::List | Proof::Complete => (false, None),
             Proof::Slave(socket) => (false, Some(socket)),
             Proof::Master { slave } => (true, slave.as_ref()),
         };
-        let slave = socket.cloned().map(|at| Barrier::new(pause, move || kick(&at, KICK_PATIENCE)));
+        let lists = (resolver.proof == Proof::Complete).then(|| resolver.lists.clone());
+        let slave = match (socket.cloned(), lists.clone()) {
+            (Some(at), _) => Some(Barrier::new(pause, move || kick(&at, KICK_PATIENCE))),
+            (None, Some(lists)) => Some(Barrier::new(pause, move || lists.are_complete())),
+            (None, None) => None,
+        };
         let walks = resolver.router.rules.fuzzy;
         let (impossible, silent) = (Once::new(), Mutex::new(None));
-        Self { master, ask_master, slave, walks, impossible, silent }
+        Self { master, ask_master, slave, lists, walks, impossible, silent }
     }
 
     /// Who is asked for names.
@@ -153,6 +161,12 @@ impl Confirmer {
     }
 
     async fn caught_up(&self) -> Said {
+        if let Some(known) = self.lists.as_ref().and_then(Lists::known_complete) {
+            if let Err(why) = &known {
+                self.impossible.call_once(|| warn!("unknown recipients are deferred: {why}"));
+            }
+            return Said::Lists(known.map_err(Into::into));
+        }
         Said::Lists(match &self.slave {
             Some(slave) => slave.wait().await,
             None => Err("there is nobody to ask".into()),
@@ -166,7 +180,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::mailbox_list::lists::Lists;
     use crate::master::Asking;
 
     /// Answers one after the other, the last again and again; never, if there is none.

@@ -75,7 +75,7 @@ impl Status {
                 slave_trouble
             }
             (Proof::Master { .. }, Some(master)) => master.trouble(),
-            (Proof::List | Proof::Slave(_), _) => slave_trouble,
+            (Proof::List | Proof::Complete | Proof::Slave(_), _) => slave_trouble,
         };
         let mut status = Self {
             version: env!("CARGO_PKG_VERSION"),

@@ -71,9 +71,9 @@ impl Site {
         kicks
     }
 
-    /// Writes murder-route.toml: our files, and these lines more.
+    /// Writes murder-route.toml: our files, a list that is complete by itself, and these lines more.
     pub fn config(&self, more: &str) {
-        let text = format!("imapd-conf = \"imapd.conf\"\n{more}");
+        let text = format!("imapd-conf = \"imapd.conf\"\nmisses = \"final\"\n{more}");
         fs::write(self.path("murder-route.toml"), text).unwrap();
     }
 

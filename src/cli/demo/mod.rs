@@ -139,6 +139,7 @@ impl Place {
         fs::write(path("imapd.conf"), imapd_conf(dir.path()))?;
         let mut config = String::from(
             "imapd-conf = \"imapd.conf\"\n\
+             misses = \"final\"\n\
              domains = [\"example.org\", \"example.net\"]\n\n\
              [[listen]]\n\
              endpoint = \"unix:murder-route\"\n",
