@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Settings, SourceName};
+use crate::config::{Settings, SourceName, Vital};
 use crate::confirm::{Findings, MOST_ROUNDS, Said};
 use crate::mailbox::{KeyGeneration, MailboxName};
 use crate::mailbox_list::lists::{Lists, Replicated, Source};
@@ -27,6 +27,8 @@ pub struct Resolver {
     pub lists: Lists,
     /// How what the lists do not have is confirmed.
     pub proof: Proof,
+    /// What a reload must not lose.
+    pub vital: Vital,
 }
 
 /// How it is confirmed that there is no such mailbox.
@@ -78,6 +80,7 @@ impl Resolver {
             router: settings.router,
             maps: settings.maps,
             proof: settings.proof,
+            vital: settings.vital,
         }
     }
 

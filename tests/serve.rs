@@ -169,6 +169,46 @@ fn a_wrong_configuration_is_told_of_and_the_old_one_stays() {
 }
 
 #[test]
+fn a_reload_that_loses_what_names_depend_on_keeps_the_old_configuration() {
+    let site = Site::new();
+    let server = "mupdate_server: 127.0.0.1:1\nmupdate_authname: a\nmupdate_password: b\n";
+    site.imapd_conf(server);
+    let whole = fs::read_to_string(site.path("imapd.conf")).unwrap();
+    let toml = fs::read_to_string(site.path("murder-route.toml")).unwrap();
+    let daemon = Daemon::start(&site);
+    let without = |option: &str| -> String {
+        let kept = whole.lines().filter(|line| !line.starts_with(option));
+        kept.map(|line| format!("{line}\n")).collect()
+    };
+    let imapd_confs = [
+        (String::new(), "configdirectory"),
+        (without("configdirectory"), "configdirectory"),
+        (without("virtdomains"), "`virtdomains`"),
+        (without("defaultdomain"), "`defaultdomain`"),
+        (without("mupdate_server"), "`mupdate_server`"),
+        (whole.lines().next().unwrap().to_owned(), "`mupdate_server`"),
+    ];
+    for (imapd_conf, lost) in imapd_confs {
+        fs::write(site.path("imapd.conf"), &imapd_conf).unwrap();
+        daemon.signal(Signal::SIGHUP);
+        let told = daemon.wait_for("the old configuration stays");
+        assert!(told.contains(lost), "{imapd_conf:?}: {told}");
+        assert_eq!(daemon.ask("lmtp", "eve@example.net"), "OK lmtp:inet:be2.example.org:2003");
+    }
+    fs::write(site.path("imapd.conf"), &whole).unwrap();
+    for config in ["imapd-conf = \"imapd.conf\"\n", "mailboxes-db = \"mailboxes.db\"\n"] {
+        fs::write(site.path("murder-route.toml"), config).unwrap();
+        daemon.signal(Signal::SIGHUP);
+        let told = daemon.wait_for("the old configuration stays");
+        assert!(told.contains("`domains`"), "{config:?}: {told}");
+    }
+    fs::write(site.path("murder-route.toml"), toml + "[backends]\nport = 24\n").unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for("answering at");
+    assert_eq!(daemon.ask("lmtp", "eve@example.net"), "OK lmtp:inet:be2.example.org:24");
+}
+
+#[test]
 fn a_listener_that_a_reload_cannot_open_is_told_of_and_the_others_go_on_as_they_were() {
     let site = Site::new();
     let [socket, other, policy] = ["murder-route.sock", "other", "policy"].map(|n| site.path(n));

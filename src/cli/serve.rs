@@ -122,6 +122,7 @@ impl Serve {
     ) -> Result<(), String> {
         let stays = |e: &dyn std::fmt::Display| format!("the old configuration stays: {e}");
         let settings = self.settings().map_err(|e| stays(&e))?;
+        answerer.resolver().vital.may_become(&settings.vital).map_err(|why| stays(&why))?;
         let new = Behind::of_daemon(&settings, Some(behind)).map_err(|(_, why)| stays(&why))?;
         server.reconcile(&listeners(&settings)).await.map_err(|e| stays(&e))?;
         let resolver = answerer.resolver().renewed(settings, new.replica.clone());

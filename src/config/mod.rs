@@ -8,6 +8,7 @@ mod file;
 mod mupdate;
 #[cfg(test)]
 mod tests;
+mod vital;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use self::file::File;
 pub use self::mupdate::{ClientCertificate, MUPDATE_PORT, Mupdate, Server, Tls};
+pub use self::vital::Vital;
 use serde::Deserialize;
 
 use crate::address::{Release, Rules};
@@ -180,6 +182,8 @@ pub struct Settings {
     pub listeners: Vec<Listen>,
     /// Most connections at a time on one socket. A running daemon keeps those it began with.
     pub max_connections: usize,
+    /// What a reload must not lose.
+    pub vital: Vital,
     /// What is odd, but not wrong enough to stop for.
     pub warnings: Vec<String>,
 }
@@ -250,7 +254,7 @@ impl Settings {
         let imapd = match &imapd_conf_path {
             Some(path) => {
                 let files = sources.contains(&SourceName::MailboxesDb);
-                Some(read_imapd_conf(path, services.as_deref(), files, &mut warnings)?)
+                read_imapd_conf(path, services.as_deref(), files, &mut warnings)?
             }
             None => None,
         };
@@ -268,7 +272,7 @@ impl Settings {
         let of_mupdate = match &file.mupdate.imapd_conf {
             Some(path) => {
                 let services = services.as_deref();
-                Some(read_imapd_conf(&base.join(path), services, false, &mut warnings)?)
+                read_imapd_conf(&base.join(path), services, false, &mut warnings)?
             }
             None => None,
         };
@@ -334,6 +338,7 @@ impl Settings {
             [] => file.listeners(base),
             named => named.iter().cloned().map(Listen::at).collect(),
         };
+        let vital = Vital::of(imapd.as_ref(), murder, !domains.is_empty());
         Ok(Self {
             router: Router {
                 domains,
@@ -353,6 +358,7 @@ impl Settings {
             proof,
             listeners,
             max_connections: file.max_connections.unwrap_or(2000),
+            vital,
             warnings,
             file: file_path,
             imapd_conf: imapd_conf_path,
@@ -502,12 +508,13 @@ fn default_imapd_conf(given: &Overrides, file: &File) -> Option<PathBuf> {
     (!named && default.exists()).then_some(default)
 }
 
+/// `None`: it sets nothing, as a file that is being written.
 fn read_imapd_conf(
     path: &Path,
     services: Option<&[String]>,
     files: bool,
     warnings: &mut Vec<String>,
-) -> Result<imapd_conf::Options, ConfigError> {
+) -> Result<Option<imapd_conf::Options>, ConfigError> {
     let services = match services {
         Some(named) => named.iter().map(String::as_str).collect(),
         None => LMTP_SERVICES.to_vec(),
@@ -518,7 +525,11 @@ fn read_imapd_conf(
         false => ImapdConf::parse_without_files(path, &services, &mut read)?,
     };
     warnings.extend(odd.iter().map(ToString::to_string));
-    Ok(conf.options()?)
+    if conf.is_empty() {
+        warnings.push(format!("{}: sets nothing", path.display()));
+        return Ok(None);
+    }
+    Ok(Some(conf.options()?))
 }
 
 fn file_error(path: &Option<PathBuf>, text: String) -> ConfigError {

@@ -250,6 +250,12 @@ fn names_made_by_guess_refuse_nobody_unless_that_is_said() {
         let settings = site.load().unwrap();
         assert_eq!(settings.maps.unknown, policy);
         assert!(settings.warnings.iter().any(|text| text.contains("no imapd.conf")));
+        // A file that is empty, perhaps for a moment, says no more than none.
+        site.write("empty.conf", "# not yet written\n", 0o644);
+        site.write("murder-route.toml", &format!("imapd-conf = \"empty.conf\"\n{toml}"), 0o600);
+        let settings = site.load().unwrap();
+        assert_eq!(settings.maps.unknown, policy);
+        assert!(settings.warnings[0].contains("empty.conf: sets nothing"));
     }
     assert_eq!(loaded("", "").maps.unknown, UnknownPolicy::Reject);
 }

@@ -139,6 +139,11 @@ impl ImapdConf {
         Ok((conf, warnings))
     }
 
+    /// Whether no option is set at all.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty()
+    }
+
     /// The value of an option, with the overrides for the services heeded. `None` if it is not
     /// set; the defaults depend on Cyrus' release.
     pub fn get(&self, option: &str) -> Option<&str> {

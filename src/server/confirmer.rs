@@ -231,7 +231,8 @@ mod tests {
             backends: Default::default(),
         };
         let maps = Default::default();
-        let resolver = Resolver { router, maps, lists: Lists::default(), proof };
+        let (lists, vital) = (Lists::default(), Default::default());
+        let resolver = Resolver { router, maps, lists, proof, vital };
         Confirmer::new(&resolver, master)
     }
 

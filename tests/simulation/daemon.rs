@@ -208,6 +208,7 @@ impl Daemon {
             maps: Default::default(),
             lists: Lists::new(vec![Source::Replica(Replicated { list, trust })]),
             proof: Proof::Master { slave: None },
+            vital: Default::default(),
         };
         Self {
             shared,

@@ -1,0 +1,50 @@
+//! Settings that a reload must not lose.
+//!
+//! A file that is empty or cut off, because it is being written or its disk is full, reads as a valid
+//! one in which an option is not set. Without these options recipients that exist are unknown or
+//! foreign.
+
+use crate::imapd_conf::{Options, Virtdomains};
+
+/// The vital settings that a configuration has, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vital(Vec<&'static str>);
+
+impl Vital {
+    /// Those of a configuration: of its imapd.conf, whether it names a MUPDATE server, and whether it
+    /// serves a domain.
+    pub(super) fn of(imapd: Option<&Options>, murder: bool, domains: bool) -> Self {
+        let of_imapd = |has: fn(&Options) -> bool| imapd.is_some_and(has);
+        let all = [
+            ("`domains`", domains),
+            ("the MUPDATE server (`mupdate_server`)", murder),
+            (
+                "`configdirectory` in imapd.conf",
+                of_imapd(|imapd| !imapd.configdirectory.as_os_str().is_empty()),
+            ),
+            (
+                "`virtdomains` in imapd.conf",
+                of_imapd(|imapd| imapd.virtdomains != Virtdomains::Off),
+            ),
+            ("`defaultdomain` in imapd.conf", of_imapd(|imapd| imapd.defaultdomain.is_some())),
+        ];
+        Self(all.into_iter().filter_map(|(name, has)| has.then_some(name)).collect())
+    }
+
+    /// Why a running daemon must not take a configuration with only these.
+    ///
+    /// # Errors
+    ///
+    /// Names what would be lost.
+    pub fn may_become(&self, new: &Self) -> Result<(), String> {
+        let lost: Vec<&str> = self.0.iter().filter(|name| !new.0.contains(name)).copied().collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "{} is no longer set, so that recipients that exist could be refused; if that is meant, \
+             restart murder-route",
+            lost.join(" and ")
+        ))
+    }
+}
