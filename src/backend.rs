@@ -146,12 +146,20 @@ pub struct Backends {
     pub transport: Box<str>,
     /// Where the mailboxes of this host are delivered.
     pub local: Option<Place>,
+    /// The server on which mailboxes of new users are made (`autocreate_post`).
+    pub autocreate: Option<Box<str>>,
     servers: HashMap<Box<str>, Override>,
 }
 
 impl Default for Backends {
     fn default() -> Self {
-        Self { port: LMTP_PORT, transport: "lmtp".into(), local: None, servers: HashMap::new() }
+        Self {
+            port: LMTP_PORT,
+            transport: "lmtp".into(),
+            local: None,
+            autocreate: None,
+            servers: HashMap::new(),
+        }
     }
 }
 

@@ -223,6 +223,10 @@ impl Router {
 /// Why somebody is unknown of whom the list has no record.
 const NO_SUCH: &str = "no such mailbox";
 
+/// Why a user is deferred whose mailbox lmtpd would make.
+const UNMADE: &str = "no such mailbox, but lmtpd would make it (autocreate_post); set `autocreate` in \
+                      [backends] to the server for new users";
+
 /// One way through the list.
 struct Search<'a> {
     router: &'a Router,
@@ -306,6 +310,10 @@ impl Search<'_> {
             let decision = Decision::Deferred(Cause::List);
             return Ok(Route { decision, reason: why.into(), ..lost });
         }
+        if let Some(route) = self.made_by_lmtpd(recipient, &lost) {
+            explain!(self.explain, "decision: {}: {}", route.decision.as_str(), route.why());
+            return Ok(route);
+        }
         if let Some(target) = rules.catchall_target().filter(|_| self.is_caught(&lost)) {
             explain!(self.explain, "rule: lmtp_catchall_mailbox sends it to {}", target.name);
             if let Found::Decided(route) = self.look_up(&target)? {
@@ -314,6 +322,26 @@ impl Search<'_> {
         }
         explain!(self.explain, "decision: {}: {}", lost.decision.as_str(), lost.reason);
         Ok(lost)
+    }
+
+    /// What becomes of a user without a mailbox where `lmtpd` would make one (`autocreate_post`). It
+    /// does so before it looks for a catch-all.
+    fn made_by_lmtpd(&mut self, recipient: &Recipient<'_>, lost: &Route) -> Option<Route> {
+        let Router { rules, backends, .. } = self.router;
+        let autocreate = rules.autocreate.as_ref()?;
+        let target = rules.target(recipient).ok().filter(|target| autocreate.makes(target))?;
+        if lost.decision != Decision::Unknown {
+            return None;
+        }
+        explain!(self.explain, "rule: autocreate_post: lmtpd would make {}", target.name);
+        let resolved = backends.autocreate.as_deref().map(|host| backends.resolve(Some(host)));
+        let (decision, reason) = match resolved {
+            Some(Ok(backend)) => (Decision::Deliver(backend), Cow::Borrowed("")),
+            Some(Err(why)) => (Decision::Deferred(Cause::Mailbox), why.to_string().into()),
+            None => (Decision::Deferred(Cause::Mailbox), UNMADE.into()),
+        };
+        let route = Route::about(&target.name, None, decision, reason);
+        Some(Route { server: backends.autocreate.as_deref().map(str::to_owned), ..route })
     }
 
     /// Whether the catch-all, if there is one, gets what is lost like this. Cyrus 2.5 gives it only

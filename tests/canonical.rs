@@ -120,7 +120,7 @@ prop_compose! {
         let postuser = postuser.to_owned();
         Rules {
             release, virtdomains, defaultdomain, unixhierarchysep, postuser, downcase, strict, catchall,
-            fuzzy,
+            fuzzy, autocreate: None,
         }
     }
 }

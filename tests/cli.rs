@@ -293,6 +293,38 @@ fn a_miss_that_nobody_confirms_is_deferred_unless_the_list_is_complete() {
 }
 
 #[test]
+fn a_user_whose_mailbox_lmtpd_makes_goes_to_its_backend_the_fallback_or_waits() {
+    let site = Site::new();
+    site.imapd_conf("autocreate_post: yes\nautocreate_quota: 0\nadmins: cyrus\n");
+    let domains = "domains = [\"example.org\", \"example.net\"]\n";
+    let warning = "warning: autocreate_post";
+    let deferred = "OK retry:4.3.0 Mailbox is temporarily unavailable";
+    for (more, answer, warned) in [
+        ("", deferred, true),
+        ("fallback = \"lmtp:unix:/run/old\"\n", "OK lmtp:unix:/run/old", false),
+        ("[backends]\nautocreate = \"be2:24\"\n", "OK lmtp:inet:be2:24", false),
+    ] {
+        site.config(&format!("{domains}{more}"));
+        for recipient in ["newone@example.org", "berta+Work@example.org", "carl.x@example.net"] {
+            assert_eq!(site.lookup(recipient)["answer"], answer, "{more}: {recipient}");
+        }
+        assert_eq!(site.lookup("jane@example.org")["server"], "be1.example.org");
+        assert_eq!(stdout(&site.run("check", &[])).contains(warning), warned, "{more}");
+        for recipient in ["+nothing@example.org", "anonymous@example.org", "cyrus@example.org"] {
+            assert_eq!(site.lookup(recipient)["outcome"], "unknown", "{more}: {recipient}");
+        }
+    }
+    // Its default quota of -1 turns it off.
+    site.config(domains);
+    site.imapd_conf("autocreate_post: yes\n");
+    assert_eq!(site.lookup("newone@example.org")["outcome"], "unknown");
+    assert!(!stdout(&site.run("check", &[])).contains(warning));
+    site.config("domains = []\n[backends]\nautocreate = \"unix:/run/lmtp\"\n");
+    let output = site.run("check", &[]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("line 5"), "{output:?}");
+}
+
+#[test]
 fn whoever_answers_warns_that_without_an_imapd_conf_a_lagging_list_is_believed() {
     let site = Site::new();
     let config = site.path("bare.toml");

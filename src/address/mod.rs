@@ -9,11 +9,13 @@
 //! `fuzzy_match`) and `imap/mboxname.c` (`mbname_from_recipient`, `mbname_intname`) of Cyrus 2.2 to
 //! 3.13.
 
+mod autocreate;
 mod explain;
 mod fuzzy;
 mod recipient;
 mod rules;
 
+pub use autocreate::Autocreate;
 pub use fuzzy::Fuzzy;
 pub use recipient::{BadRecipient, MAX_KEY, Recipient};
 pub use rules::{Kind, NoTarget, Release, Rules, Target};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::autocreate::Autocreate;
 use super::recipient::{Recipient, is_dot_string, push_quoted};
 use crate::mailbox::MailboxName;
 
@@ -52,6 +53,8 @@ pub struct Rules {
     pub catchall: Option<String>,
     /// `lmtp_fuzzy_mailbox_match`: a shared folder may be named nearly right ([`super::Fuzzy`]).
     pub fuzzy: bool,
+    /// `autocreate_post`: a mailbox is made for a user that has none.
+    pub autocreate: Option<Autocreate>,
 }
 
 /// What a recipient addresses.
@@ -90,6 +93,18 @@ impl Target {
     /// A target with one name.
     pub fn by_name(kind: Kind, name: MailboxName) -> Self {
         Self { kind, name, others: Vec::new() }
+    }
+
+    /// The user's name as Cyrus' user ID has it: with dots, and with the domain unless that is the
+    /// `defaultdomain`. `None`: no INBOX.
+    pub fn user(&self) -> Option<Vec<u8>> {
+        let local = self.name.without_domain().strip_prefix(b"user.")?;
+        let mut user: Vec<u8> = local.iter().map(|b| if *b == b'^' { b'.' } else { *b }).collect();
+        if let Some(domain) = self.name.domain() {
+            user.push(b'@');
+            user.extend_from_slice(domain);
+        }
+        (self.kind == Kind::Inbox).then_some(user)
     }
 
     fn new(kind: Kind, name: Vec<u8>) -> Result<Self, NoTarget> {
@@ -139,6 +154,7 @@ impl Rules {
             strict: true,
             catchall: None,
             fuzzy: false,
+            autocreate: None,
         }
     }
 

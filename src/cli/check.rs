@@ -334,6 +334,17 @@ impl Report {
                 backends.transport, backends.port
             ),
         );
+        if settings.router.rules.autocreate.is_some() {
+            match (&backends.autocreate, &settings.maps.fallback) {
+                (Some(server), _) => self.say("new users", format!("made on {server}")),
+                (None, Some(fallback)) => self.say("new users", format!("left to {fallback}")),
+                (None, None) => self.warn(
+                    "autocreate_post in imapd.conf has lmtpd make the mailboxes of new users; mail to \
+                     users without a mailbox is deferred; set `autocreate` in [backends] to the \
+                     server on which they are made",
+                ),
+            }
+        }
         for (server, Override { place, transport, drain }) in backends.overrides() {
             let mut text = format!("{server}:");
             if let Some(place) = place {

@@ -60,6 +60,8 @@ pub(super) struct FileBackends {
     transport: Option<Box<str>>,
     #[serde(deserialize_with = "place")]
     local: Option<String>,
+    #[serde(deserialize_with = "host")]
+    autocreate: Option<String>,
     servers: BTreeMap<String, FileServer>,
 }
 
@@ -175,6 +177,7 @@ impl FileBackends {
         let mut backends = Backends::default();
         backends.port = port;
         backends.local = place(&self.local, port)?;
+        backends.autocreate = self.autocreate.clone().map(Into::into);
         if let Some(transport) = &self.transport {
             backends.transport = transport.clone();
         }
@@ -377,6 +380,15 @@ fn place<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error
     let text = String::deserialize(input)?;
     Place::parse(&text, LMTP_PORT).map_err(de::Error::custom)?;
     Ok(Some(text))
+}
+
+/// A server as a list names it: no socket of this host.
+fn host<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(input)?;
+    match Place::parse(&text, LMTP_PORT).map_err(de::Error::custom)? {
+        Place::Inet { .. } => Ok(Some(text)),
+        Place::Unix(_) => Err(de::Error::custom("this must be HOST or HOST:PORT")),
+    }
 }
 
 fn port<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u16>, D::Error> {

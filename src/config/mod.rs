@@ -498,6 +498,7 @@ pub fn rules(imapd: Option<&imapd_conf::Options>, release: Release) -> Rules {
         strict: imapd.lmtp_strict_rfc2821,
         catchall: imapd.lmtp_catchall_mailbox.clone(),
         fuzzy: imapd.lmtp_fuzzy_mailbox_match,
+        autocreate: imapd.autocreate.clone(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{ConfError, ImapdConf};
+use crate::address::Autocreate;
 use crate::secret::Secret;
 
 /// `virtdomains`. `userid` and `on` are the same for `lmtpd`.
@@ -63,6 +64,9 @@ pub struct Options {
     /// `lmtp_fuzzy_mailbox_match`; off unless set.
     pub lmtp_fuzzy_mailbox_match: bool,
 
+    /// Whom `lmtpd` makes a mailbox for: `autocreate_post` is on and `autocreate_quota` is not negative.
+    pub autocreate: Option<Autocreate>,
+
     /// `mupdate_server`: the master, `host` or `host:port`. Set exactly on the servers of a murder.
     pub mupdate_server: Option<String>,
     /// `mupdate_config`; Cyrus looks at it only if there is a `mupdate_server`.
@@ -119,6 +123,8 @@ impl ImapdConf {
             lmtp_catchall_mailbox: string("lmtp_catchall_mailbox"),
             lmtp_fuzzy_mailbox_match: switch("lmtp_fuzzy_mailbox_match", false)?,
 
+            autocreate: self.autocreate()?,
+
             mupdate_server: string("mupdate_server"),
             mupdate_config: self
                 .choice("mupdate_config", &mupdate_config)?
@@ -129,6 +135,28 @@ impl ImapdConf {
             mupdate_realm: string("mupdate_realm"),
             mupdate_password: string("mupdate_password").map(Secret::new),
         })
+    }
+}
+
+impl ImapdConf {
+    /// The old names count where the new ones are not set (2.5: `lib/libconfig.c`,
+    /// `config_option_deprecated`).
+    fn autocreate(&self) -> Result<Option<Autocreate>, ConfError> {
+        let post = match self.switch("autocreate_post")? {
+            None => self.switch("createonpost")?,
+            set => set,
+        };
+        let quota = self.get("autocreate_quota").or_else(|| self.get("autocreatequota"));
+        // Not set it is -1; a size such as `2G` from 3.8 on.
+        if post != Some(true) || quota.is_none_or(|quota| quota.starts_with('-')) {
+            return Ok(None);
+        }
+        let words = |option| self.get(option).unwrap_or_default().split_whitespace();
+        let users = self.get("autocreate_users").unwrap_or("anyone").split_whitespace();
+        Ok(Some(Autocreate {
+            users: users.map(str::to_owned).collect(),
+            except: words("admins").chain(words("proxyservers")).map(str::to_owned).collect(),
+        }))
     }
 }
 
@@ -228,6 +256,30 @@ be1_password: x
                 format!("imapd.conf:2: `virtdomains: {value}` is none of off, userid, on");
             assert_eq!(error, expected);
         }
+    }
+
+    #[test]
+    fn autocreation_is_on_with_both_of_its_options_by_their_old_names_too() {
+        for (text, on) in [
+            ("autocreate_post: yes\nautocreate_quota: 0\n", true),
+            ("autocreate_post: yes\nautocreate_quota: 5G\n", true),
+            ("autocreate_post: yes\n", false),
+            ("autocreate_post: yes\nautocreate_quota: -1\n", false),
+            ("autocreate_quota: 0\n", false),
+            ("autocreate_post: no\nautocreate_quota: 0\ncreateonpost: yes\n", false),
+            ("createonpost: yes\nautocreatequota: 10000\n", true),
+            ("createonpost: yes\nautocreate_quota: 0\n", true),
+            ("lmtp_autocreate_post: yes\nlmtp_autocreate_quota: 0\n", true),
+            ("autocreate_post: yes\nautocreate_quota: 0\nlmtp_autocreate_post: no\n", false),
+            ("imap_autocreate_post: yes\nautocreate_quota: 0\n", false),
+        ] {
+            assert_eq!(one(text).options().unwrap().autocreate.is_some(), on, "{text}");
+        }
+        let text = "autocreate_post: 1\nautocreate_quota: 0\nadmins: cyrus root\n\
+                    proxyservers: fe\nautocreate_users: a b\n";
+        let autocreate = one(text).options().unwrap().autocreate.unwrap();
+        assert_eq!(autocreate.users, ["a", "b"]);
+        assert_eq!(autocreate.except, ["cyrus", "root", "fe"]);
     }
 
     #[test]

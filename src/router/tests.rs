@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use super::*;
-use crate::address::Release;
+use crate::address::{Autocreate, Release};
 use crate::backend::{Override, Place};
 use crate::mailbox::AnonymousRights;
 
@@ -101,6 +101,47 @@ fn decision(recipient: &str, misses: Misses<'_>) -> Decision {
         Verdict::Final(route) => route.decision,
         open => panic!("{recipient}: {open:?}"),
     }
+}
+
+#[test]
+fn a_user_whose_mailbox_lmtpd_makes_is_not_unknown() {
+    let autocreate = Autocreate { users: vec!["anyone".into()], except: vec!["cyrus".into()] };
+    let mut router = router();
+    router.rules.autocreate = Some(autocreate);
+    router.rules.catchall = Some("jane".into());
+    let decided = |router: &Router, recipient: &str, misses: Misses<'_>| match route(
+        router,
+        &list(),
+        recipient,
+        misses,
+    ) {
+        Verdict::Final(route) => route,
+        open => panic!("{recipient}: {open:?}"),
+    };
+    let deferred = Decision::Deferred(Cause::Mailbox);
+    for recipient in ["new@example.org", "gone@example.org", "parent@example.org"] {
+        let route = decided(&router, recipient, Misses::Believed);
+        assert_eq!(route.decision, deferred, "{recipient}");
+        assert!(route.reason.contains("[backends]"), "{}", route.reason);
+    }
+    // lmtpd makes none of these, so the catch-all gets them.
+    for recipient in ["cyrus@example.org", "anonymous@example.org", "+news@example.org"] {
+        let route = decided(&router, recipient, Misses::Believed);
+        assert_eq!(route.mailbox.unwrap().to_string(), "user.jane", "{recipient}");
+    }
+    let elsewhere = Override { drain: true, ..Override::default() };
+    router.backends.autocreate = Some("be3.example.org".into());
+    let route = decided(&router, "new+Work@example.org", Misses::Believed);
+    assert_eq!(route.server.as_deref(), Some("be3.example.org"));
+    let place = Place::parse("be3.example.org", 2003).unwrap();
+    assert!(matches!(route.decision, Decision::Deliver(backend) if backend.place == place));
+    // Not before it is certain that the mailbox is not on another server.
+    let open = router.route(b"new@example.org", &list(), &Misses::Unconfirmed, None);
+    assert!(matches!(open, Verdict::Confirm(_)), "{open:?}");
+    let route = decided(&router, "new@example.org", Misses::Doubted("the master is away"));
+    assert_eq!(route.decision, deferred);
+    router.backends.set("be3.example.org", elsewhere);
+    assert_eq!(decided(&router, "new@example.org", Misses::Believed).decision, deferred);
 }
 
 #[test]
