@@ -1,6 +1,6 @@
 //! From the server of a record to a backend the mail server can reach.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
@@ -180,7 +180,18 @@ pub enum NoBackend {
 impl Backends {
     /// Configures one server, named as in the list (its `servername`, with the `:port` it has there).
     pub fn set(&mut self, server: &str, what: Override) {
-        self.servers.insert(connect_string(server).to_ascii_lowercase().into(), what);
+        self.servers.insert(folded(server).into(), what);
+    }
+
+    /// The servers that are configured by name and that none of these servers of a list is, sorted.
+    /// Nothing that is set for them has an effect.
+    pub fn unlisted<'a>(&self, listed: impl IntoIterator<Item = &'a str>) -> Vec<&str> {
+        let met: HashSet<&str> =
+            listed.into_iter().filter_map(|server| Some(self.find(server)?.0)).collect();
+        let mut unlisted: Vec<&str> =
+            self.servers.keys().map(|name| &**name).filter(|name| !met.contains(name)).collect();
+        unlisted.sort_unstable();
+        unlisted
     }
 
     /// The servers that are configured by name, sorted.
@@ -197,6 +208,7 @@ impl Backends {
             return Ok(Backend { transport: self.transport.clone(), place });
         };
         let named = if self.servers.is_empty() { None } else { self.find(server) };
+        let named = named.map(|(_, named)| named);
         if named.is_some_and(|named| named.drain) {
             return Err(NoBackend::Draining(server.escape_default().to_string()));
         }
@@ -209,13 +221,17 @@ impl Backends {
     }
 
     /// By the whole server text first, then without its port.
-    fn find(&self, server: &str) -> Option<&Override> {
-        let server = connect_string(server).to_ascii_lowercase();
-        self.servers.get(&*server).or_else(|| {
-            let (host, _port) = server.rsplit_once(':')?;
-            self.servers.get(host)
-        })
+    fn find(&self, server: &str) -> Option<(&str, &Override)> {
+        let server = folded(server);
+        let get = |name: &str| self.servers.get_key_value(name);
+        let found = get(&server).or_else(|| get(server.rsplit_once(':')?.0));
+        found.map(|(name, what)| (&**name, what))
     }
+}
+
+/// A server as servers are compared: without the options for Cyrus' proxies, and without case.
+pub(crate) fn folded(server: &str) -> String {
+    connect_string(server).to_ascii_lowercase()
 }
 
 /// Cyrus' proxies use the server as `host[:port[/tls][/noauth]]` (`imap/backend.c`): the words after
@@ -303,5 +319,15 @@ mod tests {
         assert!(matches!(place(Some("be4:2003/tls")), Err(NoBackend::Draining(_))));
         assert_eq!(place(Some("be3.example.org")).unwrap(), "inet:be3.example.org:24");
         assert_eq!(place(None), Err(NoBackend::Local));
+    }
+
+    #[test]
+    fn settings_for_a_server_that_no_list_has_are_found() {
+        let mut backends = Backends::default();
+        for name in ["BE1.example.org", "be2", "be3:2003", "be4", "be5:24"] {
+            backends.set(name, Override::default());
+        }
+        let listed = ["be1.example.org", "be2.example.org", "be3:2003/tls", "be4:2003", "be5:2003"];
+        assert_eq!(backends.unlisted(listed), ["be2", "be5:24"]);
     }
 }

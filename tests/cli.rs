@@ -353,6 +353,28 @@ fn check_warns_of_a_socket_that_cannot_be_made() {
 }
 
 #[test]
+fn check_warns_of_servers_that_no_list_has() {
+    let site = Site::new();
+    for (servers, warned) in [
+        ("\"BE1.example.org\" = { drain = true }\n", None),
+        ("\"be77.example.org\" = { drain = true }\n", Some("names be77.example.org, and no")),
+        ("be2 = { address = \"127.0.0.2\" }\n", Some("the list has `be2.example.org`")),
+        ("\"be1.example.org:2004\" = { drain = true }\n", Some("has `be1.example.org`")),
+    ] {
+        site.config(&format!("domains = [\"example.org\"]\n[backends.servers]\n{servers}"));
+        let text = stdout(&site.run("check", &[]));
+        match warned {
+            Some(warned) => assert!(text.contains(warned), "{servers}: {text}"),
+            None => assert!(!text.contains("warning:"), "{servers}: {text}"),
+        }
+    }
+    // Of a list that cannot be read nobody can say what is in it.
+    fs::remove_file(site.path("mailboxes.db")).unwrap();
+    let text = stdout(&site.run("check", &[]));
+    assert!(!text.contains("[backends.servers] names"), "{text}");
+}
+
+#[test]
 fn check_warns_of_names_made_by_the_rules_of_another_release_than_the_lists() {
     for (list, release, warns) in [
         ("legacy-keys/twoskip.db", "", true),

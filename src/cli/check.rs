@@ -1,7 +1,9 @@
 //! `murder-route check`: what the configuration means, and what will hurt.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -10,11 +12,11 @@ use clap::Args;
 
 use super::behind::need;
 use super::{Common, Exit};
-use crate::backend::Override;
+use crate::backend::{Override, folded};
 use crate::config::{DEFAULT_SOCKET, Mupdate, ReplicaSettings, Settings, SourceName};
 use crate::endpoint::{DEFAULT_MODE, Endpoint};
 use crate::follow::{Murder, Upstream};
-use crate::mailbox::{KeyGeneration, MailboxName};
+use crate::mailbox::{KeyGeneration, MailboxList, MailboxName};
 use crate::mailbox_list::kick::kick;
 use crate::mailbox_list::replica::{Error, ReplicaList};
 use crate::mailbox_list::{FileList, Options, Status};
@@ -61,6 +63,10 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
 struct Report {
     lines: Vec<(&'static str, String)>,
     warnings: Vec<String>,
+    /// The servers of the lists that could be read whole.
+    servers: BTreeSet<String>,
+    /// A list could not be read, so the servers are not all known.
+    unread: bool,
     /// The daemon ends at once with this.
     nothing_starts: bool,
 }
@@ -146,12 +152,31 @@ impl Report {
         if let (Ok(_), Err(why)) = (list.status(), list.trust()) {
             self.warn(format!("nobody is called unknown: {why}"));
         }
+        self.servers_of(&list);
+    }
+
+    /// Notes the servers of a list.
+    fn servers_of(&mut self, list: &dyn MailboxList) {
+        let servers = &mut self.servers;
+        let read = list.each(b"", &mut |_, record| {
+            if let Some(server) = &record.server
+                && !servers.contains(server)
+            {
+                servers.insert(server.clone());
+            }
+            ControlFlow::Continue(())
+        });
+        self.unread |= read.is_err();
     }
 
     fn replica(&mut self, replica: &ReplicaSettings) {
         let directory = replica.directory.display();
         let opened = ReplicaList::open(&replica.directory)
             .map_err(|source| Error::Io { path: replica.directory.clone(), source });
+        match &opened {
+            Ok(list) => self.servers_of(list),
+            Err(_) => self.unread = true,
+        }
         match opened.and_then(|list| list.about()) {
             Ok((about, names)) => {
                 let as_of = about.as_of.map_or_else(
@@ -358,6 +383,21 @@ impl Report {
             }
             self.say("", text);
         }
+        // An empty set: no list is kept here, or it is told of elsewhere that there is nothing in it.
+        if !self.unread && !self.servers.is_empty() {
+            for name in backends.unlisted(self.servers.iter().map(String::as_str)) {
+                let long = self.servers.iter().find(|server| is_short_for(name, server));
+                let meant = match long {
+                    Some(long) => format!("the list has `{}`: name it so", long.escape_debug()),
+                    None => "if it is to be there, name it as the list does".to_owned(),
+                };
+                self.warnings.push(format!(
+                    "[backends.servers] names {}, and no mailbox of the list is on a server of this \
+                     name, so what is set for it (as `drain` or `address`) has no effect: {meant}",
+                    name.escape_debug()
+                ));
+            }
+        }
         self.say(
             "local mailboxes",
             match &backends.local {
@@ -421,6 +461,18 @@ impl Report {
             Err(e) => self.warn(format!("{}: {e}", directory.display())),
         }
     }
+}
+
+/// Whether one is the other without its domain, or with another port.
+fn is_short_for(name: &str, listed: &str) -> bool {
+    let host = |text: &str| {
+        let text = folded(text);
+        text.split(':').next().unwrap_or_default().to_owned()
+    };
+    let (name, listed) = (host(name), host(listed));
+    let label = |host: &str| host.split('.').next().unwrap_or_default().to_owned();
+    name == listed
+        || ((name == label(&name) || listed == label(&listed)) && label(&name) == label(&listed))
 }
 
 /// The mechanisms that could be used, best first; the server's choice is not known here.

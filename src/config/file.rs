@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, de};
 use super::mupdate::{FileMupdate, Mode};
 use super::{ConfigError, DEFAULT_FILE, MissPolicy, SourceName};
 use crate::address::Release;
-use crate::backend::{Backends, LMTP_PORT, Override, Place, connect_string};
+use crate::backend::{Backends, LMTP_PORT, Override, Place, connect_string, folded};
 use crate::domains::Domains;
 use crate::endpoint::{Endpoint, Listen, ListenOptions};
 use crate::maps::{Maps, Template, Templates, UnknownPolicy};
@@ -181,7 +181,16 @@ impl FileBackends {
         if let Some(transport) = &self.transport {
             backends.transport = transport.clone();
         }
+        let mut named: BTreeMap<String, &str> = BTreeMap::new();
         for (name, server) in &self.servers {
+            if let Some(other) = named.insert(folded(name), name) {
+                let [name, other] = [name, other].map(str::escape_debug);
+                return Err(format!(
+                    "[backends.servers]: `{other}` and `{name}` are one server (case and what follows \
+                     a slash do not count), so the settings of one would be lost: put all into one \
+                     table"
+                ));
+            }
             let own_port = server.port.unwrap_or(port);
             let place = match (&server.address, server.port) {
                 (None, Some(port)) => Some(own_place(name, port)?),
