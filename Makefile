@@ -39,8 +39,17 @@ PROGRAM = target/release/murder-route
 $(PROGRAM):
 	$(CARGO) build --release --locked
 
+# Runs tests, and lists at the end those that this machine or this user could not run.
+define tested
+	@left_out=$$(mktemp) && \
+	{ echo '$(1)'; MURDER_ROUTE_LEFT_OUT=$$left_out $(1); status=$$?; \
+	  if [ -s $$left_out ]; then echo "Left out:"; sort -u $$left_out | sed 's/^/    /'; \
+	  else echo "Left out: nothing"; fi; \
+	  rm -f $$left_out; exit $$status; }
+endef
+
 check:
-	$(CARGO) test --locked --features capi
+	$(call tested,$(CARGO) test --locked --features capi)
 
 SOAK ?= 1000000
 soak:
@@ -48,7 +57,7 @@ soak:
 
 # Debian's packages are unpacked below MURDER_ROUTE_CACHE (default /var/cache/murder-route), once.
 check-real:
-	MURDER_ROUTE_REAL=1 $(CARGO) test --locked --test real
+	$(call tested,env MURDER_ROUTE_REAL=1 $(CARGO) test --locked --test real)
 
 # In a root of check-real; fifteen minutes or so. PARTS chooses among: lookups socketmap protocols
 # daemon postfix replica library delivery.

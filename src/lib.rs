@@ -53,6 +53,9 @@ pub mod cyrusdb;
 pub mod domains;
 pub mod endpoint;
 pub mod imapd_conf;
+#[cfg(test)]
+#[path = "../tests/common/left_out.rs"]
+mod left_out;
 pub mod mailbox;
 pub mod mailbox_list;
 pub mod maps;

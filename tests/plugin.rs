@@ -14,6 +14,7 @@ use std::sync::{LazyLock, Mutex};
 use std::thread;
 
 use build::{ROOT, is_there, library, library_that_panics, well};
+use common::left_out;
 use common::{Daemon, LIST, PATIENCE, Site};
 
 /// The program that loads as this mail server does; compiled once.

@@ -71,7 +71,7 @@ pub fn said(output: &Output) -> String {
     format!("{}\n{}{}", output.status, text(&output.stdout), text(&output.stderr))
 }
 
-/// Whether a program is there; says so if it is not, for the test is then left out.
+/// Whether a program is there. If not, the test that wants it counts as left out.
 pub fn is_there(program: &str) -> bool {
     let there = Command::new(program)
         .arg("--version")
@@ -80,7 +80,7 @@ pub fn is_there(program: &str) -> bool {
         .status()
         .is_ok_and(|status| status.success());
     if !there {
-        eprintln!("LEFT OUT: there is no {program} on this machine");
+        crate::left_out::left_out(&format!("there is no {program} on this machine"));
     }
     there
 }

@@ -15,6 +15,8 @@ mod clients;
 mod exchanger;
 mod exim;
 mod imapd_conf;
+#[path = "../common/left_out.rs"]
+mod left_out;
 mod library;
 mod logs;
 mod mishaps;

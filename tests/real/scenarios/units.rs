@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::paths;
 use crate::booted::{Booted, Cgroup, RUN};
 use crate::clients::socketmap::Socketmap;
+use crate::left_out::left_out;
 use crate::logs::Logs;
 use crate::murder::{ADMIN, MASTER, Murder, PASSWORD};
 use crate::readme::{self, Readme};
@@ -65,7 +66,9 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
         Ok(cgroup) => cgroup,
         Err(why) => {
             let why = why.to_string();
-            println!("{root}: skipped: no host can be booted on this machine: {}", why.trim_end());
+            let why = format!("no host can be booted on this machine: {}", why.trim_end());
+            println!("{root}: skipped: {why}");
+            left_out(&format!("{root}: {why}"));
             return;
         }
     };
