@@ -281,6 +281,92 @@ fn what_is_wrong_in_postfix_is_found_and_the_rest_still_looked_at() {
 }
 
 #[test]
+fn a_daemon_with_another_configuration_is_noticed() {
+    let [be1, be2] = sound();
+    let deployment = Deployment::new([&be1, &be2], "");
+    let config = deployment.site.path("murder-route.toml");
+    let sound = fs::read_to_string(&config).unwrap();
+    for (from, to, said, expected) in [
+        ("\"example.net\"", "\"example.com\"", "`NOTFOUND `", "error:5.1.1"),
+        ("address = \"127.0.0.1\", port", "port", "inet:127.0.0.1:", "inet:be1.example.org:"),
+        ("transport = \"murder\"", "transport = \"lmtp\"", "`OK murder:", "`OK lmtp:"),
+    ] {
+        fs::write(&config, sound.replace(from, to)).unwrap();
+        let examined = deployment.doctor(&["--backend", "none.invalid"]);
+        let errors = examined.of("error");
+        let (_, what) = errors.iter().find(|(check, _)| check == "socket/recipient").unwrap();
+        assert!(what.contains(said) && what.contains(expected), "{what}");
+        assert_eq!(examined.code, Some(1));
+    }
+    fs::write(&config, &sound).unwrap();
+    let examined = deployment.doctor(&["--recipient", "jane@example.org"]);
+    // The socket, and both maps of Postfix.
+    let fine = examined.checks("ok");
+    assert_eq!(fine.iter().filter(|check| *check == "socket/recipient").count(), 3);
+    assert_eq!(examined.code, Some(0), "{}", examined.report);
+}
+
+#[test]
+fn policy_services_and_milters_are_asked_for_recipients_too() {
+    let [be1, be2] = sound();
+    let deployment = Deployment::new([&be1, &be2], "");
+    let socket = deployment.site.path("murder-route.sock").display().to_string();
+    let policy = format!("smtpd_relay_restrictions = check_policy_service unix:{socket},");
+    let milter = format!("\nsmtpd_milters = unix:{socket}");
+    deployment.postfix(&[
+        ("smtpd_relay_restrictions =", &policy),
+        ("\nsmtpd_milters =", &milter),
+        // Else it is looked for in the chroot.
+        (
+            &format!("queue_directory = {}", deployment.site.dir.path().display()),
+            "queue_directory = /",
+        ),
+    ]);
+    let fine = |examined: &Examined| {
+        let found = examined.report["findings"].as_array().unwrap().clone();
+        let of = |finding: &&Value| finding["check"] == "socket/recipient";
+        let place = |finding: &Value| {
+            let place = finding["where"].as_str().unwrap().split(' ').next().unwrap().to_owned();
+            (place, finding["severity"].as_str().unwrap().to_owned())
+        };
+        found.iter().filter(of).map(place).collect::<Vec<_>>()
+    };
+    let examined = deployment.doctor(&["--recipient", "jane@example.org"]);
+    let found = fine(&examined);
+    for place in ["smtpd_relay_restrictions", "smtpd_milters"] {
+        assert!(found.contains(&(place.into(), "ok".into())), "{}", examined.report);
+    }
+    let config = deployment.site.path("murder-route.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("example.net", "example.com")).unwrap();
+    let found = fine(&deployment.doctor(&[]));
+    assert!(found.contains(&("smtpd_relay_restrictions".into(), "error".into())), "{found:?}");
+}
+
+#[test]
+fn another_program_at_our_socket_is_noticed() {
+    let [be1, be2] = sound();
+    let Deployment { site, _daemon: daemon } = Deployment::new([&be1, &be2], "");
+    daemon.signal(nix::sys::signal::Signal::SIGKILL);
+    daemon.wait();
+    let socket = site.path("murder-route.sock");
+    let _ = fs::remove_file(&socket);
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            // Whoever does not know a map says so.
+            let _ = std::io::Read::read(&mut stream, &mut [0; 512]);
+            let _ = stream.write_all(b"9:NOTFOUND ,");
+        }
+    });
+    let examined = Examined::new(site.run("doctor", &["--json"]));
+    let errors = examined.of("error");
+    let (_, what) = errors.iter().find(|(check, _)| check == "socket/answer").unwrap();
+    assert!(what.contains("another program answers there"), "{what}");
+    assert_eq!(examined.code, Some(1));
+}
+
+#[test]
 fn a_list_that_differs_from_the_masters_is_noticed() {
     let [be1, be2] = sound();
     // What the list of the site has, read as a script would.

@@ -109,6 +109,8 @@ pub struct Comparison {
     differ: Vec<MailboxName>,
     more: u64,
     quoted: Vec<MailboxName>,
+    /// An INBOX of each server.
+    inboxes: BTreeMap<Option<String>, MailboxName>,
 }
 
 impl Comparison {
@@ -122,6 +124,13 @@ impl Comparison {
         if record.state == State::Active {
             let count = self.backends.entry(record.server.clone()).or_default();
             *count = count.saturating_add(1);
+            let is_inbox = |name: &MailboxName| {
+                let user = name.without_domain().strip_prefix(b"user.");
+                user.is_some_and(|user| !user.contains(&b'.'))
+            };
+            if !self.inboxes.contains_key(&record.server) && is_inbox(name) && !needs_quotes(name) {
+                self.inboxes.insert(record.server.clone(), name.clone());
+            }
         }
         if self.quoted.len() <= MOST_NAMED && needs_quotes(name) {
             self.quoted.push(name.clone());
@@ -152,6 +161,11 @@ impl Comparison {
     /// The servers of the mailboxes in our list, with their number; `None` stands for this host.
     pub fn backends(&self) -> &BTreeMap<Option<String>, u64> {
         &self.backends
+    }
+
+    /// The INBOX of a user of each server, as far as it has one.
+    pub fn inboxes(&self) -> impl Iterator<Item = &MailboxName> {
+        self.inboxes.values()
     }
 
     /// How many names our list has.
@@ -336,6 +350,10 @@ mod tests {
         lists.here(&name("user.gone"), &record(State::Deleted, None));
         assert!(!lists.is_a_backends() && !lists.has(&name("user.gone")));
         assert_eq!(lists.names(), 2);
+        lists.here(&name("user.max.Sent"), &on("be2"));
+        lists.here(&name("user.nora"), &on("be2"));
+        let inboxes: Vec<_> = lists.inboxes().map(ToString::to_string).collect();
+        assert_eq!(inboxes, ["user.jane", "user.max", "user.nora"]);
         lists.there(name("user.jane"), &on("be2"));
         assert!(!lists.has(&name("user.jane")), "the master has told of it");
     }

@@ -3,7 +3,8 @@
 //! Nothing here does I/O; what was seen comes in as values.
 //!
 //! * [`postfix`] reads Postfix' settings and knows the mistakes people make in them.
-//! * [`socket`] knows what to ask at a socket, and what it means if nobody answers.
+//! * [`socket`] knows what to ask at a socket, and what it means if nobody answers; [`recipients`],
+//!   whether what is said there of recipients is what the configuration says.
 //! * [`lmtp`] is the conversation with a backend; [`backend`] judges what it brought, also against
 //!   what Postfix will do there.
 //! * [`comparison`] finds where two mailbox lists differ.
@@ -14,6 +15,7 @@ pub mod backend;
 pub mod comparison;
 pub mod lmtp;
 pub mod postfix;
+pub mod recipients;
 pub mod report;
 pub mod socket;
 

@@ -89,6 +89,11 @@ pub enum Outcome {
         /// JSON, if it is one of ours.
         status: Option<String>,
     },
+    /// Somebody answered for a recipient.
+    Said {
+        /// The answer.
+        answer: String,
+    },
     /// There is no such socket.
     Missing,
     /// There is a socket, and nobody listens.
@@ -118,6 +123,18 @@ impl Outcome {
         let Outcome::Answered { status: Some(text) } = self else { return None };
         let status: Value = serde_json::from_str(text).ok()?;
         status["version"].is_string().then_some(status)
+    }
+
+    /// The outcome of a question, in words.
+    pub(super) fn in_words(&self) -> String {
+        match self {
+            Outcome::Answered { .. } | Outcome::Said { .. } => "it answers".into(),
+            Outcome::Missing => "there is no such socket".into(),
+            Outcome::Nobody => "nobody listens there".into(),
+            Outcome::Closed { at } => format!("{at} is closed to this user"),
+            Outcome::Silent => "it takes connections and does not answer".into(),
+            Outcome::Odd { why } | Outcome::NotTried { why } => why.clone(),
+        }
     }
 }
 
@@ -192,7 +209,16 @@ fn judge(
     let error = |what: String| Finding::error(CHECK, place, format!("{what} ({who})"));
     let serve = "start murder-route, and see that `endpoint` in its configuration is this one";
     match outcome {
-        Outcome::Answered { .. } => {
+        Outcome::Answered { .. }
+            if matches!(protocol, Protocol::Socketmap | Protocol::Line)
+                && outcome.status().is_none() =>
+        {
+            error("another program answers there: it does not know the map `status`".into()).mend(
+                "stop that program, or have it listen elsewhere, and start murder-route; an older \
+                 murder-route must be replaced",
+            )
+        }
+        Outcome::Answered { .. } | Outcome::Said { .. } => {
             Finding::ok(CHECK, place, format!("answers {} ({who})", protocol.as_str()))
         }
         Outcome::Missing => error("there is no such socket".into()).mend(serve),

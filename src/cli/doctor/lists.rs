@@ -9,7 +9,7 @@ use crate::follow::{Upstream, read_list};
 use crate::mailbox::{Lookup, MailboxList as _, MailboxName, Record};
 use crate::mailbox_list::lists::Lists;
 use crate::master::Master;
-use crate::mupdate::Finding as Found;
+use crate::mupdate::{Failure, FailureKind, Finding as Found};
 
 const CHECK: &str = "list/comparison";
 
@@ -43,8 +43,7 @@ pub(super) async fn compare(
     })
     .await;
     if let Err(failure) = read {
-        let why = format!("the master does not tell its list: {failure}");
-        return vec![Finding::untested(CHECK, place, why)];
+        return vec![unread(place, &failure)];
     }
     let Differing { names: mut differ, more } = here.differing();
     let mut differences = Vec::new();
@@ -63,6 +62,21 @@ pub(super) async fn compare(
         differ = differences.iter().map(|(name, _)| name.clone()).collect();
     }
     findings(&place, &differences, more, names)
+}
+
+/// Why the master's list was not read. What a configuration must mend is an error also where the daemon
+/// still has a connection from before: it will not get another one.
+fn unread(place: String, failure: &Failure) -> Finding {
+    let what = format!("the master does not tell its list: {failure}");
+    match failure.kind() {
+        FailureKind::Login | FailureKind::Config => Finding::error(CHECK, place, what).mend(
+            "correct [mupdate] or imapd.conf; a daemon that is connected goes on until that \
+             connection ends",
+        ),
+        FailureKind::Tls | FailureKind::Network | FailureKind::Protocol => {
+            Finding::untested(CHECK, place, what)
+        }
+    }
 }
 
 /// Those of the names that differ now.

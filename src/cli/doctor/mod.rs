@@ -15,6 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use self::backends::Wanted;
 use self::postconf::{NoPostfix, Postfix};
+use self::socket::Way;
 use super::behind::{need, stored};
 use super::{Common, Exit, check};
 use crate::address::Recipient;
@@ -25,14 +26,16 @@ use crate::doctor::backend::{Client, judge};
 use crate::doctor::comparison::Comparison;
 use crate::doctor::lmtp::Facts;
 use crate::doctor::postfix::transports::Answer;
-use crate::doctor::postfix::uses::{Use, uses};
-use crate::doctor::postfix::{domains, tables, transports};
+use crate::doctor::postfix::uses::{Use, uses_with};
+use crate::doctor::postfix::{Ask as _, domains, lookups, tables, transports};
+use crate::doctor::recipients::{self, Asked};
 use crate::doctor::report::Report;
 use crate::doctor::socket::{Outcome, Who, daemon, of_listener, of_use};
 use crate::doctor::{Finding, Severity, shown};
 use crate::endpoint::{Endpoint, Listen};
 use crate::follow::{Murder, Upstream};
 use crate::mailbox::MailboxName;
+use crate::maps::BUILT_IN;
 use crate::master::Master;
 use crate::resolver::Resolver;
 use crate::router::{Decision, Route};
@@ -128,7 +131,44 @@ struct Examination<'a> {
     upstream: Option<Upstream>,
     master: Option<Arc<dyn Master>>,
     postfix: Option<Postfix>,
+    /// Where recipients are asked for.
+    ways: Vec<Asking>,
+    /// The recipients that were chosen.
+    probes: Vec<Probe>,
 }
+
+/// A socket that answers, and how it is asked.
+struct Asking {
+    place: String,
+    user: Option<String>,
+    chroot: Option<PathBuf>,
+    endpoint: Endpoint,
+    protocol: Protocol,
+    map: Option<String>,
+}
+
+impl Asking {
+    fn way(&self) -> Way<'_> {
+        Way {
+            user: self.user.as_deref(),
+            chroot: self.chroot.as_deref(),
+            endpoint: &self.endpoint,
+            protocol: self.protocol,
+        }
+    }
+}
+
+/// A recipient, and what the configuration comes to for it.
+struct Probe {
+    recipient: String,
+    route: Route,
+}
+
+/// Maximum number of users that sockets are asked for.
+const MAX_USERS: usize = 10;
+
+/// Maximum number of domains that sockets are asked about.
+const MAX_DOMAINS: usize = 5;
 
 impl<'a> Examination<'a> {
     fn new(
@@ -176,12 +216,25 @@ impl<'a> Examination<'a> {
                 None
             }
         };
-        Self { asked, runtime, findings, listeners, resolver, upstream, master, postfix }
+        let (ways, probes) = (Vec::new(), Vec::new());
+        Self {
+            asked,
+            runtime,
+            findings,
+            listeners,
+            resolver,
+            upstream,
+            master,
+            postfix,
+            ways,
+            probes,
+        }
     }
 
     fn all(mut self) {
         let ours = self.sockets();
         let list = self.list();
+        self.recipients(list.as_ref());
         let (wanted, facts) = self.backends(list.as_ref());
         self.postfix(&ours, &wanted, &facts);
         self.comparison(list);
@@ -195,11 +248,10 @@ impl<'a> Examination<'a> {
         let mut tried: HashMap<(String, Protocol, bool), Outcome> = HashMap::new();
         let mut ask = |endpoint: &Endpoint, protocol: Protocol, chroot: Option<&Path>| {
             let key = (endpoint.to_string(), protocol, chroot.is_some());
-            let outcome = tried
-                .entry(key)
-                .or_insert_with(|| socket::ask_as(user.as_deref(), chroot, endpoint, protocol));
-            outcome.clone()
+            let way = Way { user: user.as_deref(), chroot, endpoint, protocol };
+            tried.entry(key).or_insert_with(|| way.ask()).clone()
         };
+        let mut ways = Vec::new();
         let mut known = false;
         for listen in self.listeners.clone() {
             let Listen { endpoint, protocols, .. } = &listen;
@@ -211,6 +263,16 @@ impl<'a> Examination<'a> {
             let outcome = ask(endpoint, protocol, None);
             let who = Who { user: name.clone(), chroot: None };
             self.findings.push(of_listener(endpoint, protocol, &who, &outcome));
+            if outcome.status().is_some() {
+                ways.push(Asking {
+                    place: endpoint.to_string(),
+                    user: user.clone(),
+                    chroot: None,
+                    endpoint: endpoint.clone(),
+                    protocol,
+                    map: Some(BUILT_IN[0].to_owned()),
+                });
+            }
             if let (Some(status), false) = (outcome.status(), known) {
                 self.findings.extend(daemon(&endpoint.to_string(), &status));
                 known = true;
@@ -227,26 +289,27 @@ impl<'a> Examination<'a> {
             }
         }
         let (Some(Postfix { settings, .. }), Some(queue)) = (&self.postfix, &queue) else {
+            self.ways = ways;
             return Vec::new();
         };
         let mut ours = Vec::new();
         let mut found = Vec::new();
-        for u in uses(settings) {
+        let read = |path: &str| self.postfix.as_ref()?.file(path).ok();
+        for u in uses_with(settings, &read) {
             let means_us = self.listeners.iter().any(|listen| u.means(&listen.endpoint, queue));
             // Policy services and filters do not say who they are.
             if !means_us && u.protocol != Protocol::Socketmap {
                 continue;
             }
             let in_chroot = u.chroot && self.may_change_root();
-            let outcome = match &u.endpoint {
+            let (endpoint, inside) = match &u.endpoint {
                 Endpoint::Unix(path) if in_chroot => {
-                    ask(&Endpoint::Unix(Path::new("/").join(path)), u.protocol, Some(queue))
+                    (Endpoint::Unix(Path::new("/").join(path)), Some(queue))
                 }
-                endpoint @ Endpoint::Inet { .. } if in_chroot => {
-                    ask(endpoint, u.protocol, Some(queue))
-                }
-                _ => ask(&u.socket(queue), u.protocol, None),
+                endpoint @ Endpoint::Inet { .. } if in_chroot => (endpoint.clone(), Some(queue)),
+                _ => (u.socket(queue), None),
             };
+            let outcome = ask(&endpoint, u.protocol, inside.map(PathBuf::as_path));
             // Who answers says who he is. Where nobody does, a map with the name of one of ours must do.
             let named = u.map.as_deref().is_some_and(|map| self.resolver.maps.get(map).is_some());
             let means_us = match &outcome {
@@ -257,11 +320,109 @@ impl<'a> Examination<'a> {
             let who = Who { user: name.clone(), chroot };
             found.extend(of_use(&u, &who, &outcome, means_us));
             if means_us {
+                // One that does not know our map `status` has been told of.
+                let speaks = matches!(outcome, Outcome::Answered { .. });
+                if speaks && (u.map.is_none() || outcome.status().is_some()) {
+                    ways.push(Asking {
+                        place: format!("{} `{}`", u.place(), u.text),
+                        user: user.clone(),
+                        chroot: inside.cloned(),
+                        endpoint,
+                        protocol: u.protocol,
+                        map: u.map.clone(),
+                    });
+                }
                 ours.push(u);
             }
         }
         self.findings.extend(found);
+        self.ways = ways;
         ours
+    }
+
+    /// Asks at each socket that answers for a few recipients, and compares.
+    fn recipients(&mut self, list: Option<&Comparison>) {
+        self.probes = self.choose(list);
+        let Resolver { router, maps, .. } = &self.resolver;
+        let mut findings = Vec::new();
+        for way in &self.ways {
+            let expected = |recipient: &str, route: &Route| {
+                let map = way.map.as_deref();
+                recipients::expected(way.protocol, map, maps, router, recipient, route)
+            };
+            let wanted: Vec<(&Probe, String)> = self
+                .probes
+                .iter()
+                .filter_map(|probe| Some((probe, expected(&probe.recipient, &probe.route)?)))
+                .collect();
+            let named: Vec<&str> = wanted.iter().map(|(probe, _)| &*probe.recipient).collect();
+            let ask = |named: &[&str]| way.way().ask_for(way.map.as_deref(), named);
+            let mut asked: Vec<Asked> = ask(&named)
+                .into_iter()
+                .zip(wanted)
+                .map(|(outcome, (probe, expected))| Asked {
+                    recipient: probe.recipient.clone(),
+                    expected,
+                    outcome,
+                })
+                .collect();
+            // A list changes while it is read.
+            for asked in asked.iter_mut().filter(|asked| !asked.agrees()) {
+                let route = self.route(&asked.recipient);
+                let again = expected(&asked.recipient, &route);
+                let (Some(expected), [outcome]) = (again, &ask(&[&asked.recipient])[..]) else {
+                    continue;
+                };
+                (asked.expected, asked.outcome) = (expected, outcome.clone());
+            }
+            findings.extend(recipients::judge(&way.place, &asked));
+        }
+        self.findings.extend(findings);
+    }
+
+    /// The recipients that sockets are asked for: the one that was named, a user of each server, and
+    /// one of each domain whom it may or may not have.
+    fn choose(&self, list: Option<&Comparison>) -> Vec<Probe> {
+        let router = &self.resolver.router;
+        let mut probes: Vec<Probe> = Vec::new();
+        let mut add = |recipient: String, of: Option<&MailboxName>| -> bool {
+            let route = self.route(&recipient);
+            let is_its = of.is_none_or(|name| {
+                matches!(route.decision, Decision::Deliver(_))
+                    && route.mailbox.as_ref() == Some(name)
+            });
+            let is_new = probes.iter().all(|probe| probe.recipient != recipient);
+            if is_its && is_new {
+                probes.push(Probe { recipient, route });
+            }
+            is_its
+        };
+        if let Some(named) = &self.asked.recipient {
+            add(named.clone(), None);
+        }
+        for name in list.into_iter().flat_map(Comparison::inboxes).take(MAX_USERS) {
+            let mut addresses = recipients::addresses(name, router).into_iter();
+            addresses.find(|address| add(address.clone(), Some(name)));
+        }
+        for domain in router.domains.names().iter().take(MAX_DOMAINS) {
+            add(format!("postmaster@{domain}"), None);
+        }
+        probes
+    }
+
+    /// Decides about a recipient as the daemon would.
+    fn route(&self, recipient: &str) -> Route {
+        let confirmer = {
+            let _inside = self.runtime.enter();
+            Confirmer::without_pause(&self.resolver, self.master.clone())
+        };
+        let findings = self.resolver.nothing_found(confirmer.key_generation());
+        let mut ask = |name: &MailboxName, findings: &mut Findings| {
+            let said = self.runtime.block_on(confirmer.ask(name));
+            findings.learn_generation(confirmer.key_generation());
+            said
+        };
+        self.resolver.route(recipient.as_bytes(), None, findings, &mut ask)
     }
 
     /// As whom to ask. `None`: as who we are.
@@ -419,17 +580,7 @@ impl<'a> Examination<'a> {
         const CHECK: &str = "recipient/route";
         let named = self.asked.recipient.as_deref()?;
         let resolver = &self.resolver;
-        let confirmer = {
-            let _inside = self.runtime.enter();
-            Confirmer::without_pause(resolver, self.master.clone())
-        };
-        let findings = resolver.nothing_found(confirmer.key_generation());
-        let mut ask = |name: &MailboxName, findings: &mut Findings| {
-            let said = self.runtime.block_on(confirmer.ask(name));
-            findings.learn_generation(confirmer.key_generation());
-            said
-        };
-        let route = resolver.route(named.as_bytes(), None, findings, &mut ask);
+        let route = self.route(named);
         let what = format!("{}: {}", route.decision.as_str(), shown(&route.why()));
         let place = shown(named);
         let finding = match &route.decision {
@@ -455,6 +606,9 @@ impl<'a> Examination<'a> {
         let Resolver { router, maps, .. } = &self.resolver;
         let oldest = facts.iter().filter_map(|facts| facts.release).min();
         let mut findings = tables::examine(&postfix.settings, ours, maps, oldest);
+        let probes: Vec<String> = self.probes.iter().map(|probe| probe.recipient.clone()).collect();
+        let domains = &router.domains;
+        findings.extend(lookups::examine(&postfix.settings, ours, &probes, domains, postfix));
         let respelled = router.respelled_domain();
         findings.extend(tables::held_back(&postfix.settings, respelled.as_deref(), postfix));
         let by_library = tables::by_library(&postfix.settings, "transport_maps");

@@ -43,7 +43,7 @@ impl Postfix {
         let print = |what: &str| {
             let mut command = command("postconf", config.as_deref());
             match finish(command.arg(what)) {
-                Ok(Finished { code: Some(0), stdout, .. }) => Ok(stdout),
+                Ok(Finished { code: Some(0), stdout, stderr }) => Ok((stdout, stderr)),
                 Ok(Finished { stderr, .. }) => {
                     let said = stderr.lines().last().unwrap_or("it failed").to_owned();
                     Err(NoPostfix::Failed(format!("postconf {what}: {}", shown(&said))))
@@ -52,10 +52,11 @@ impl Postfix {
                 Err(e) => Err(NoPostfix::Failed(format!("postconf {what}: {e}"))),
             }
         };
-        let (main, master) = (print("-x")?, print("-M")?);
-        let (overrides, types) = (print("-Px")?, print("-m")?);
+        let ((main, warnings), (master, _)) = (print("-x")?, print("-M")?);
+        let ((overrides, _), (types, _)) = (print("-Px")?, print("-m")?);
         let settings = Settings::parse(&main, &master, &overrides, &types);
-        let settings = settings.map_err(|e| NoPostfix::Failed(format!("postconf: {e}")))?;
+        let mut settings = settings.map_err(|e| NoPostfix::Failed(format!("postconf: {e}")))?;
+        settings.note(&warnings);
         Ok(Self { settings, config })
     }
 }

@@ -77,7 +77,47 @@ pub fn examine(
         findings.push(Finding::ok(CHECK, "relay_domains", what));
     }
     findings.extend(foreign(settings, domains));
+    findings.extend(subdomains(settings, domains, ask));
     findings
+}
+
+/// By default relay_domains stands for the subdomains of each domain in it as well
+/// (`parent_domain_matches_subdomains`), and for those our maps say nothing: Postfix takes the message,
+/// looks for an MX and bounces it.
+fn subdomains(settings: &Settings, domains: &Domains, ask: &dyn Ask) -> Option<Finding> {
+    const CLASS: &str = "relay_domains";
+    // Whoever is not listed there is refused.
+    if words(settings.main("relay_recipient_maps")).next().is_some() {
+        return None;
+    }
+    let taken = |domain: &str| {
+        let below = format!("no-such-host.{domain}");
+        contains(settings, CLASS, &below, ask) == Ok(true)
+    };
+    let taken: Vec<String> = domains
+        .names()
+        .iter()
+        .filter(|domain| taken(domain))
+        .map(|domain| format!("*.{domain}"))
+        .collect();
+    if taken.is_empty() {
+        return None;
+    }
+    let parameter = "parent_domain_matches_subdomains";
+    let matched: Vec<&str> = words(settings.main(parameter)).collect();
+    let (place, mend) = match matched.contains(&CLASS) {
+        true => {
+            let rest: Vec<&str> = matched.into_iter().filter(|name| *name != CLASS).collect();
+            (parameter, format!("{parameter} = {}", rest.join(", ")))
+        }
+        false => (CLASS, "take the entries with a leading dot out".to_owned()),
+    };
+    let what = format!(
+        "Postfix takes messages for {} too; we answer for none of them, so they bounce to senders \
+         who may be forged",
+        taken.join(", ")
+    );
+    Some(Finding::warning("postfix/subdomains", place, what).mend(mend))
 }
 
 /// Cyrus' lmtpd splits at `+` and nothing else. Postfix splits for its own tables.
@@ -165,7 +205,12 @@ fn foreign(settings: &Settings, domains: &Domains) -> Option<Finding> {
 }
 
 /// Whether the list of domains in a parameter has this one.
-fn contains(settings: &Settings, list: &str, domain: &str, ask: &dyn Ask) -> Result<bool, String> {
+pub(super) fn contains(
+    settings: &Settings,
+    list: &str,
+    domain: &str,
+    ask: &dyn Ask,
+) -> Result<bool, String> {
     let parents = words(settings.main("parent_domain_matches_subdomains")).any(|name| name == list);
     matches(settings.main(list), domain, parents, ask, 0)
 }
@@ -294,7 +339,9 @@ mod tests {
             "org net",
             "missing:/table example.org example.net",
         ] {
-            let found = after(|settings| settings.with("relay_domains", list));
+            let parents = |s: Settings| s.with("parent_domain_matches_subdomains", "relay_domains");
+            let mut found = after(|settings| parents(settings).with("relay_domains", list));
+            found.retain(|(check, _)| *check == DOMAINS);
             // `org` and `net` are none of our domains, as they stand.
             let expected: &[_] =
                 if list == "org net" { &[(DOMAINS, Severity::Warning)] } else { &[] };
@@ -328,6 +375,30 @@ mod tests {
         }
         let found = after(|s| s.with("relay_domains", "").with("mydestination", "org net"));
         assert_eq!(found, both);
+    }
+
+    #[test]
+    fn subdomains_that_postfix_takes_as_well_are_named() {
+        const SUBDOMAINS: [(&str, Severity); 1] = [("postfix/subdomains", Severity::Warning)];
+        const PARENTS: &str = "parent_domain_matches_subdomains";
+        let by_default =
+            |s: Settings| s.with(PARENTS, "mynetworks,relay_domains,smtpd_access_maps");
+        assert_eq!(after(by_default), SUBDOMAINS);
+        let found = findings(by_default);
+        let finding = found.iter().find(|finding| finding.check == SUBDOMAINS[0].0).unwrap();
+        assert!(finding.what.contains("*.example.net, *.example.org too"), "{finding:?}");
+        let mend = "parent_domain_matches_subdomains = mynetworks, smtpd_access_maps";
+        assert_eq!(finding.mend.as_deref(), Some(mend));
+        for (name, value, expected) in [
+            ("mydestination", "", &SUBDOMAINS[..]),
+            (PARENTS, "mynetworks", &[]),
+            ("relay_recipient_maps", "socketmap:unix:/run/murder-route:recipient", &[]),
+        ] {
+            assert_eq!(after(|s| by_default(s).with(name, value)), expected, "{name}");
+        }
+        let dotted = "example.org example.net .example.net";
+        let dotted = |s: Settings| s.with("relay_domains", dotted);
+        assert!(after(dotted).contains(&SUBDOMAINS[0]));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Postfix' settings, and the mistakes people make in them.
 //!
 //! [`Settings`] is what `postconf` prints. [`uses`] finds who asks whom; the rules are [`tables`]
-//! for that, [`domains`] for what Postfix takes letters for, and [`transports`] for how it delivers
-//! them.
+//! for that, [`lookups`] for whether Postfix can ask its tables and ends with us, [`domains`] for what
+//! Postfix takes messages for, and [`transports`] for how it delivers them.
 
 pub mod domains;
+pub mod lookups;
 pub mod settings;
 pub mod tables;
 pub mod transports;

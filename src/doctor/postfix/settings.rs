@@ -8,6 +8,7 @@ pub struct Settings {
     main: BTreeMap<String, String>,
     services: Vec<Service>,
     types: BTreeSet<String>,
+    twice: BTreeSet<String>,
 }
 
 /// A line of master.cf.
@@ -49,6 +50,7 @@ impl Settings {
             main: main.lines().map(parameter).collect::<Result<_, _>>()?,
             services: Vec::new(),
             types: types.split_whitespace().map(str::to_owned).collect(),
+            twice: BTreeSet::new(),
         };
         let by_default = settings.chroot_by_default();
         let services = master.lines().filter(|line| !line.trim().is_empty());
@@ -67,6 +69,31 @@ impl Settings {
             }
         }
         Ok(settings)
+    }
+
+    /// Takes what postconf warned of: a parameter that stands in main.cf again (util/dict.c).
+    pub fn note(&mut self, warnings: &str) {
+        let again = warnings.lines().filter_map(|line| {
+            let (_, entry) = line.split_once(": overriding earlier entry: ")?;
+            Some(super::super::shown(entry.split('=').next()?.trim()))
+        });
+        self.twice.extend(again);
+    }
+
+    /// The parameters that stand in main.cf more than once.
+    pub fn set_twice(&self) -> impl Iterator<Item = &str> {
+        self.twice.iter().map(String::as_str)
+    }
+
+    /// Every parameter with its value, and the service of master.cf that it is set for, if it is set
+    /// for one alone.
+    pub fn everything(&self) -> impl Iterator<Item = (&str, Option<&str>, &str)> {
+        let main = self.main.iter().map(|(name, value)| (name.as_str(), None, value.as_str()));
+        let overrides = self.services.iter().flat_map(|service| {
+            let of = Some(service.name.as_str());
+            service.overrides.iter().map(move |(name, value)| (name.as_str(), of, value.as_str()))
+        });
+        main.chain(overrides)
     }
 
     /// A parameter of main.cf, or its default; empty, if there is none of the name.

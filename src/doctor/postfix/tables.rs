@@ -26,7 +26,7 @@ pub fn examine(
         );
         return findings;
     }
-    if ours.iter().any(|u| u.map.is_some()) && !settings.has_type("socketmap") {
+    if ours.iter().any(|u| u.protocol == Protocol::Socketmap) && !settings.has_type("socketmap") {
         findings.push(
             Finding::error(
                 "postfix/socketmap",
@@ -41,6 +41,7 @@ pub fn examine(
         findings.extend(map(u, maps));
     }
     findings.extend(canonical(settings, ours, oldest));
+    findings.extend(not_by_smtp(ours));
     findings.extend(unlisted(settings, ours, maps));
     findings
 }
@@ -58,7 +59,7 @@ fn proxy(settings: &Settings, u: &Use) -> Option<Finding> {
     if !u.proxied {
         return None;
     }
-    if u.protocol != Protocol::Socketmap {
+    if u.map.is_none() {
         let what = format!("`{}`: only tables can be asked through proxymap", u.text);
         return Some(
             Finding::error("postfix/proxy", u.place(), what)
@@ -183,7 +184,35 @@ fn canonical(settings: &Settings, ours: &[Use], oldest: Option<(u32, u32)>) -> V
                 .mend("recipient_canonical_classes = envelope_recipient"),
         );
     }
+    if u.parameter == "recipient_canonical_maps"
+        && words(classes).any(|class| class == "header_recipient")
+    {
+        let what = format!(
+            "`{classes}`: we are asked for every address in a header as well, and while we cannot \
+             tell, the whole message waits"
+        );
+        findings.push(
+            Finding::warning(CHECK, "recipient_canonical_classes", what)
+                .mend("recipient_canonical_classes = envelope_recipient"),
+        );
+    }
     findings
+}
+
+/// cleanup emulates SMTP for messages of sendmail(1) and for bounces, and has no way to refuse one of
+/// several recipients there: it refuses the whole message (cleanup/cleanup_milter.c,
+/// `cleanup_milter_emul_rcpt`).
+fn not_by_smtp(ours: &[Use]) -> Option<Finding> {
+    let u = ours.iter().find(|u| u.parameter == "non_smtpd_milters")?;
+    let what = format!(
+        "`{}`: a message of this host to several recipients bounces for all of them if one of them is \
+         unknown",
+        u.text
+    );
+    Some(
+        Finding::error("postfix/milter", u.place(), what)
+            .mend("take it out; smtpd_milters and transport_maps suffice"),
+    )
 }
 
 /// Whether the table before our map `canonical`, in a `pipemap:`, holds somebody back whom that would
@@ -240,7 +269,7 @@ pub fn held_back(settings: &Settings, respelled: Option<&str>, ask: &dyn Ask) ->
 
 /// `error:` in a transport map rejects at RCPT only where smtpd rejects unlisted recipients.
 fn unlisted(settings: &Settings, ours: &[Use], maps: &Maps) -> Option<Finding> {
-    let asked = |u: &Use| u.protocol != Protocol::Socketmap;
+    let asked = |u: &Use| u.map.is_none();
     if maps.unknown != UnknownPolicy::Reject || ours.iter().any(asked) {
         return None;
     }
@@ -353,6 +382,15 @@ mod tests {
     }
 
     #[test]
+    fn a_milter_for_messages_that_no_smtp_client_sent_is_an_error() {
+        let milter = |name: &'static str| {
+            move |settings: Settings| settings.with(name, "unix:/run/murder-route")
+        };
+        assert_eq!(after(milter("smtpd_milters")), []);
+        assert_eq!(after(milter("non_smtpd_milters")), [("postfix/milter", Severity::Error)]);
+    }
+
+    #[test]
     fn without_a_canonical_map_older_backends_die() {
         let change = |settings: Settings| settings.with("recipient_canonical_maps", "");
         assert_eq!(after(change), [("postfix/canonical", Severity::Error)]);
@@ -364,7 +402,13 @@ mod tests {
         }
         let headers =
             |settings: Settings| settings.with("recipient_canonical_classes", "header_recipient");
-        assert_eq!(after(headers), [("postfix/canonical", Severity::Error)]);
+        let expected = [Severity::Error, Severity::Warning].map(|s| ("postfix/canonical", s));
+        assert_eq!(after(headers), expected);
+        let by_default = |settings: Settings| {
+            let classes = "envelope_recipient, header_recipient";
+            settings.with("recipient_canonical_classes", classes)
+        };
+        assert_eq!(after(by_default), [("postfix/canonical", Severity::Warning)]);
         let both = |s: Settings| {
             let table = s.main("recipient_canonical_maps").to_owned();
             s.with("recipient_canonical_maps", "").with("canonical_maps", &table)

@@ -147,8 +147,16 @@ fn softened(settings: &Settings, service: &Service, ask: &dyn Ask) -> Vec<Findin
                 Ok(Some(said)) => return Ok(Some((table, said))),
                 Ok(None) => {}
                 Err(why) => {
-                    let what = format!("{table} cannot be asked: {why}");
-                    return Err(Finding::untested(CHECK, place.clone(), what));
+                    let what =
+                        format!("{table} cannot be asked, so messages wait or bounce: {why}");
+                    let kind = table.split(':').next().unwrap_or_default();
+                    let mend = match settings.has_type(kind) {
+                        true => mend.clone(),
+                        false => {
+                            format!("install the package of Postfix that brings {kind}, or {mend}")
+                        }
+                    };
+                    return Err(Finding::error(CHECK, place.clone(), what).mend(mend));
                 }
             }
         }
@@ -166,7 +174,7 @@ fn softened(settings: &Settings, service: &Service, ask: &dyn Ask) -> Vec<Findin
                 format!("`{list}` leaves a backend's 5.1.1 as it is: letters bounce during a move");
             findings.push(Finding::error(CHECK, place.clone(), what).mend(mend.clone()));
         }
-        Err(untested) => return vec![untested],
+        Err(unasked) => return vec![unasked],
     }
     let left: Vec<&str> = REFUSALS_OF_US
         .iter()
@@ -352,7 +360,7 @@ mod tests {
         for (filter, severity) in [
             (Ok(None), Severity::Error),
             (Ok(Some("5.1.1 still")), Severity::Error),
-            (Err("cannot be read"), Severity::Untested),
+            (Err("cannot be read"), Severity::Error),
         ] {
             let asked = Asked { filter, ..SOUND };
             assert_eq!(found(way, &asked, |s| s), softening(severity));

@@ -1,9 +1,11 @@
 //! Who in Postfix asks at which socket.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{Service, Settings, words};
 use crate::endpoint::Endpoint;
+use crate::wire::line::TABLE;
 use crate::wire::protocol::Protocol;
 
 /// The parameters that can hold our tables, and the programs that look them up (`postconf(5)`; smtpd
@@ -47,7 +49,7 @@ pub struct Use {
     pub protocol: Protocol,
     /// Where it is asked. A unix path is as it stands in the parameter.
     pub endpoint: Endpoint,
-    /// The map, if it is a socketmap.
+    /// The map, if it is a table.
     pub map: Option<String>,
     /// The table or the service, as it stands in the parameter.
     pub text: String,
@@ -81,12 +83,28 @@ impl Use {
     }
 }
 
-/// Everything that is asked at sockets, each once.
+/// Types of tables whose source is a text file at the path in their name.
+const FILES: [&str; 9] =
+    ["hash", "btree", "lmdb", "cdb", "dbm", "sdbm", "texthash", "regexp", "pcre"];
+
+/// Maximum number of classes and tables that one list of restrictions is followed into.
+const MAX_LISTS: usize = 200;
+
+/// Everything that is asked at sockets, each once, as far as the parameters alone tell.
 pub fn uses(settings: &Settings) -> Vec<Use> {
+    uses_with(settings, &|_| None)
+}
+
+/// The same with what access tables lead to. `read`: the text of a file.
+pub fn uses_with(settings: &Settings, read: &dyn Fn(&str) -> Option<String>) -> Vec<Use> {
     let mut all: Vec<Use> = Vec::new();
     let mut add = |parameter: &'static str, programs: &[&str], find: &Find| {
         for service in programs.iter().flat_map(|program| settings.running(program)) {
-            let found = find(settings.of(service, parameter));
+            let mut list = settings.of(service, parameter).to_owned();
+            if RESTRICTIONS.contains(&parameter) {
+                list = expanded(settings, service, list, read);
+            }
+            let found = find(&list);
             for mut found in found.into_iter().map(|found| found.of(settings, service, parameter)) {
                 let same = all.iter().any(|known| {
                     found.service.clone_from(&known.service);
@@ -109,6 +127,61 @@ pub fn uses(settings: &Settings) -> Vec<Use> {
     add("smtpd_milters", &["smtpd"], &milters);
     add("non_smtpd_milters", &["cleanup"], &milters);
     all
+}
+
+/// A list of restrictions with all that it leads to: the classes of restrictions in it, and the
+/// right-hand sides of the access tables (access(5), RESTRICTION_CLASS_README).
+fn expanded(
+    settings: &Settings,
+    service: &Service,
+    list: String,
+    read: &dyn Fn(&str) -> Option<String>,
+) -> String {
+    let classes: Vec<&str> = words(settings.of(service, "smtpd_restriction_classes")).collect();
+    let mut seen = BTreeSet::new();
+    let mut rest = vec![list];
+    let mut whole = String::new();
+    while let Some(list) = rest.pop() {
+        let mut before = "";
+        for word in words(&list) {
+            // In `inline:{key=value}` a class or a restriction follows the key at once.
+            let value = word.rsplit('=').next().unwrap_or(word);
+            let is_new = |seen: &mut BTreeSet<String>, name: &str| {
+                seen.len() < MAX_LISTS && seen.insert(name.to_owned())
+            };
+            if classes.contains(&value) && is_new(&mut seen, value) {
+                rest.push(settings.of(service, value).to_owned());
+            }
+            if before.starts_with("check_")
+                && before.ends_with("_access")
+                && let Some(path) = file_of(word)
+                && is_new(&mut seen, word)
+                && let Some(text) = read(path)
+            {
+                rest.push(right_hand_sides(&text));
+            }
+            before = value;
+        }
+        whole.push_str(&list);
+        whole.push('\n');
+    }
+    whole
+}
+
+/// The path of a table that is a text file or made of one.
+fn file_of(table: &str) -> Option<&str> {
+    let (kind, path) = unproxied(table).0.split_once(':')?;
+    (path.starts_with('/') && (FILES.contains(&kind) || kind == "cidr")).then_some(path)
+}
+
+/// Every line of a table without its key.
+fn right_hand_sides(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let right = lines.map(|line| match line.starts_with(char::is_whitespace) {
+        true => line,
+        false => line.split_once(char::is_whitespace).map_or("", |(_, right)| right),
+    });
+    right.collect::<Vec<_>>().join("\n")
 }
 
 type Find = dyn Fn(&str) -> Vec<Found>;
@@ -143,13 +216,23 @@ impl Found {
     }
 }
 
-/// `[proxy:]socketmap:unix:PATH:MAP` and `[proxy:]socketmap:inet:HOST:PORT:MAP`.
+/// `[proxy:]socketmap:unix:PATH:MAP`, `[proxy:]socketmap:inet:HOST:PORT:MAP` and `tcp:HOST:PORT`.
 fn socketmaps(list: &str) -> Vec<Found> {
     words(list).filter_map(socketmap).collect()
 }
 
 fn socketmap(text: &str) -> Option<Found> {
     let (table, proxied) = unproxied(text);
+    if let Some(place) = table.strip_prefix("tcp:") {
+        // tcp_table(5) has no names of maps.
+        return Some(Found {
+            proxied,
+            protocol: Protocol::Line,
+            endpoint: endpoint(&format!("inet:{place}"))?,
+            map: Some(TABLE.to_owned()),
+            text: text.to_owned(),
+        });
+    }
     let (place, map) = table.strip_prefix("socketmap:")?.rsplit_once(':')?;
     Some(Found {
         proxied,
@@ -172,7 +255,8 @@ pub(super) fn unproxied(mut table: &str) -> (&str, bool) {
 /// What follows `check_policy_service`.
 fn policies(list: &str) -> Vec<Found> {
     let named = words(list).zip(words(list).skip(1));
-    let named = named.filter(|(word, _)| *word == "check_policy_service");
+    let is_policy = |word: &str| word.rsplit('=').next() == Some("check_policy_service");
+    let named = named.filter(|(word, _)| is_policy(word));
     let found = named.filter_map(|(_, text)| {
         let (place, proxied) = unproxied(text);
         let endpoint = endpoint(place)?;
@@ -242,6 +326,44 @@ mod tests {
             assert!(u.means(&unix("/run/murder-route"), queue()));
             assert!(u.means(&unix("/var/spool/postfix/run/murder-route"), queue()));
             assert!(!u.means(&unix("/run/other"), queue()));
+        }
+    }
+
+    #[test]
+    fn classes_and_access_tables_lead_to_policy_services() {
+        let read = |path: &str| match path {
+            "/etc/access" => Some(
+                "# check_policy_service unix:/commented\nexample.org\n\tcheck_policy_service \
+                 unix:/by-table\nexample.net ours\n",
+            ),
+            "/etc/pattern" => Some("/@example/ again, check_policy_service unix:/by-pattern\n"),
+            _ => None,
+        };
+        let read = |path: &str| read(path).map(str::to_owned);
+        for settings in sites() {
+            let settings = settings
+                .with("smtpd_restriction_classes", "ours, again unused")
+                .with("ours", "check_policy_service unix:/by-class, again")
+                .with("again", "check_recipient_access regexp:/etc/pattern, ours")
+                .with("unused", "check_policy_service unix:/nobody")
+                .with(
+                    "smtpd_recipient_restrictions",
+                    "reject_unauth_destination, check_recipient_access proxy:hash:/etc/access, \
+                     check_recipient_access inline:{example.org=check_policy_service \
+                     unix:/by-inline}, check_recipient_access inline:{{a=ours}}, \
+                     check_recipient_access hash:/etc/none",
+                )
+                .with_service("submission", |service| service.overrides.clear());
+            let found = uses_with(&settings, &read);
+            let mut policies: Vec<&str> = found
+                .iter()
+                .filter(|u| u.protocol == Protocol::Policy)
+                .map(|u| u.text.as_str())
+                .collect();
+            policies.sort_unstable();
+            let expected =
+                ["unix:/by-class", "unix:/by-inline", "unix:/by-pattern", "unix:/by-table"];
+            assert_eq!(policies, expected);
         }
     }
 
