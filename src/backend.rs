@@ -148,6 +148,8 @@ pub struct Backends {
     pub local: Option<Place>,
     /// The server on which mailboxes of new users are made (`autocreate_post`).
     pub autocreate: Option<Box<str>>,
+    /// The domain of servers that have a short name, without a dot.
+    pub domain: Option<Box<str>>,
     servers: HashMap<Box<str>, Override>,
 }
 
@@ -158,6 +160,7 @@ impl Default for Backends {
             transport: "lmtp".into(),
             local: None,
             autocreate: None,
+            domain: None,
             servers: HashMap::new(),
         }
     }
@@ -215,9 +218,21 @@ impl Backends {
         let transport = named.and_then(|named| named.transport.as_ref()).unwrap_or(&self.transport);
         let place = match named.and_then(|named| named.place.as_ref()) {
             Some(place) => place.clone(),
-            None => Place::parse(connect_string(server), self.port)?,
+            None => self.own_place(server)?,
         };
         Ok(Backend { transport: transport.clone(), place })
+    }
+
+    /// Where a server is by its name alone.
+    pub(crate) fn own_place(&self, server: &str) -> Result<Place, BadPlace> {
+        let place = Place::parse(connect_string(server), self.port)?;
+        match (place, &self.domain) {
+            (Place::Inet { host, port }, Some(domain)) if !host.contains(['.', ':']) => {
+                // The whole name must be one that a mail server takes.
+                Place::parse(&format!("{host}.{domain}"), port)
+            }
+            (place, _) => Ok(place),
+        }
     }
 
     /// By the whole server text first, then without its port.
@@ -300,6 +315,26 @@ mod tests {
         }
         let backend = Backends::default().resolve(Some("2001:db8::1")).unwrap();
         assert_eq!(backend.nexthop(), "lmtp:inet:[2001:db8::1]:2003");
+    }
+
+    #[test]
+    fn short_name_gets_the_domain_and_no_other_does() {
+        let mut backends = Backends { domain: Some("example.org".into()), ..Backends::default() };
+        let address = Place::parse("be9", 24).unwrap();
+        backends.set("be4", Override { place: Some(address), ..Override::default() });
+        let place = |server| backends.resolve(Some(server)).unwrap().place.to_string();
+        for (server, expected) in [
+            ("be1", "inet:be1.example.org:2003"),
+            ("BE1:24", "inet:be1.example.org:24"),
+            ("be1/tls", "inet:be1.example.org:2003"),
+            ("be2.example.net", "inet:be2.example.net:2003"),
+            ("192.0.2.1", "inet:192.0.2.1:2003"),
+            ("2001:db8::1", "inet:[2001:db8::1]:2003"),
+            ("[2001:db8::1]:24", "inet:[2001:db8::1]:24"),
+            ("be4", "inet:be9:24"),
+        ] {
+            assert_eq!(place(server), expected, "{server}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@
 //!     counts as changed a moment ago; [`maps`] give the answer its form.
 //!   * What Cyrus writes and says: [`cyrusdb`] reads the four file formats of `mailboxes.db` over a
 //!     byte source; [`mupdate`] is the protocol of the master, [`replica`] what follows from it.
-//!   * What mail servers say: [`wire`]; and what Postfix must be told to ask us: `postfix_config`.
+//!   * What mail servers say: [`wire`]; how a backend is logged in to: `lmtp`; and what Postfix must be told to ask us: `postfix_config`.
 //! * **System**: [`mailbox_list`] opens, follows and locks the real file, keeps the replica
 //!   ([`mailbox_list::replica`]), makes one list of several, and asks the local MUPDATE slave whether
 //!   it is up to date.
@@ -74,6 +74,8 @@ pub mod cli;
 pub mod doctor;
 #[cfg(feature = "daemon")]
 pub mod follow;
+#[cfg(feature = "daemon")]
+pub mod lmtp;
 #[cfg(feature = "daemon")]
 pub mod postfix_config;
 #[cfg(feature = "daemon")]

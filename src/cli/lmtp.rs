@@ -3,33 +3,48 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
 
 use clap::Args;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::runtime::Builder;
+use tokio::sync::mpsc::{Receiver, channel};
 
-use super::Exit;
+use super::{Exit, backend};
 use crate::backend::{LMTP_PORT, Place};
+use crate::config::{self, BackendAccess};
+use crate::follow::connection::{Connection, Stream};
+use crate::lmtp;
 use crate::wire::softener::Softener;
 
-/// How long a backend may take to accept the connection, for each of its addresses.
-const CONNECT: Duration = Duration::from_secs(10);
+/// Pieces of standard input that wait for the backend, of [`PIECE`] bytes each.
+const PIECES: usize = 8;
+
+/// Bytes read at once.
+const PIECE: usize = 16 * 1024;
 
 /// Connect standard input and output with the LMTP server of a backend, whose refusal of an unknown
 /// user comes out as temporary: the mailbox may have moved a moment ago.
+///
+/// TLS and a login are begun as `[backends]` of the configuration has it for the backend.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit status: 0 the conversation came to its end, 64 usage, 75 the backend \
-                        cannot be reached or the connection was lost."
+                        cannot be reached or logged in to, the connection was lost, or the \
+                        configuration cannot be read."
 )]
 pub(super) struct Lmtp {
+    /// The configuration file [default: /etc/murder-route.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// HOST, HOST:PORT, [IPV6]:PORT or unix:/PATH; the port is 2003 by default
     #[arg(value_name = "BACKEND")]
     backend: String,
 }
+
+/// Why there is no (further) conversation: the status of the reply that says so, and the reason.
+struct Ended(&'static str, String);
 
 impl Lmtp {
     pub(super) fn run(self) -> Result<(), Exit> {
@@ -37,17 +52,11 @@ impl Lmtp {
             failed("4.3.5", &e);
             Exit::Usage
         })?;
-        let name = place.host_and_port();
-        let done = match &place {
-            Place::Unix(path) => UnixStream::connect(&**path).map(converse),
-            Place::Inet { host, port } => connect(host, *port).map(converse),
-        };
-        let lost = done.map_err(|e| {
-            failed("4.4.1", &format_args!("cannot reach {name}: {e}"));
-            Exit::Temporary
-        })?;
-        lost.map_err(|e| {
-            failed("4.4.2", &format_args!("the connection with {name} is lost: {e}"));
+        let done = config::backends_access(self.config.as_deref())
+            .map_err(|e| Ended("4.3.5", e.to_string()))
+            .and_then(|all| carry(&place, &all.of(&place)));
+        done.map_err(|Ended(status, why)| {
+            failed(status, &why);
             Exit::Temporary
         })
     }
@@ -56,68 +65,115 @@ impl Lmtp {
 /// Says why there is no (further) reply, in the form of one: so the mail server has it in its log.
 /// Exim takes what is on standard error for a part of the conversation.
 fn failed(status: &str, why: &dyn fmt::Display) {
+    // What a server or a file says may have line ends, and this is one reply.
+    let why: String =
+        why.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     // A mail server that is gone need not be told.
     let _ = write!(io::stdout(), "421 {status} murder-route: {why}\r\n");
 }
 
-fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address");
-    for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, CONNECT) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
+/// Carries the conversation between the mail server and a backend.
+fn carry(place: &Place, access: &BackendAccess) -> Result<(), Ended> {
+    // One thread for what goes to the backend; what comes from it is written by this one, which a mail
+    // server that does not read may hold up.
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|e| Ended("4.3.0", e.to_string()))?;
+    let done = runtime.block_on(async {
+        let name = place.host_and_port();
+        let connected = backend::connect(place).await;
+        let connection =
+            connected.map_err(|e| Ended("4.4.1", format!("cannot reach {name}: {e}")))?;
+        let (connection, softener) = match access.is_plain() {
+            true => (connection, Softener::default()),
+            false => {
+                let us = super::host_name();
+                let logged_in = backend::log_in(connection, place, access, &us).await;
+                let (connection, lmtp::Ready { greeting, .. }) =
+                    logged_in.map_err(|e| Ended(status(&e), format!("{name}: {e}")))?;
+                let said = io::stdout().write_all(&greeting).and_then(|()| io::stdout().flush());
+                said.map_err(|e| Ended("4.4.2", e.to_string()))?;
+                (connection, Softener::after_login())
             }
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
+        };
+        let lost = |e| Ended("4.4.2", format!("the connection with {name} is lost: {e}"));
+        converse(connection, softener).await.map_err(lost)
+    });
+    // The thread that reads standard input may hang there, and goes with the process.
+    runtime.shutdown_background();
+    done
 }
 
-/// A connection that two threads share.
-trait Connection: Send + Sync + 'static {
-    /// Tells the other end that nothing more comes.
-    fn end(&self) -> io::Result<()>;
-}
-
-impl Connection for TcpStream {
-    fn end(&self) -> io::Result<()> {
-        self.shutdown(Shutdown::Write)
-    }
-}
-
-impl Connection for UnixStream {
-    fn end(&self) -> io::Result<()> {
-        self.shutdown(Shutdown::Write)
+/// The enhanced status code (RFC 3463) of a login that failed.
+fn status(why: &backend::NoLogin) -> &'static str {
+    use backend::NoLogin;
+    match why {
+        NoLogin::Config(_) => "4.3.5",
+        NoLogin::Lost(_) | NoLogin::Late(_) => "4.4.2",
+        NoLogin::Failed(failure) => match failure {
+            lmtp::Failure::Closed(_) => "4.4.2",
+            lmtp::Failure::Refused(..) | lmtp::Failure::NotLmtp(_) => "4.3.0",
+            lmtp::Failure::Protocol(_) => "4.5.0",
+            _ => "4.7.0",
+        },
     }
 }
 
 /// Ends when the backend has nothing more to say, or nobody listens to it. How long to wait for a
 /// reply is the mail server's decision: it ends us.
-fn converse<C: Connection>(backend: C) -> io::Result<()>
-where
-    for<'a> &'a C: Read + Write,
-{
-    let backend = Arc::new(backend);
-    let to_backend = Arc::clone(&backend);
-    // Not waited for: it may hang in a read of standard input, and goes with the process.
-    thread::Builder::new().spawn(move || {
-        // Whatever goes wrong here the backend's end of the conversation will show.
-        let _ = io::copy(&mut io::stdin().lock(), &mut &*to_backend);
-        let _ = to_backend.end();
-    })?;
-    let (mut softener, mut out, mut piece) = (Softener::default(), Vec::new(), [0; 4096]);
-    let mut output = io::stdout().lock();
+async fn converse(connection: Connection, mut softener: Softener) -> io::Result<()> {
+    let (mut from_backend, to_backend) = split(connection.into_stream());
+    tokio::spawn(pass_on(standard_input()?, to_backend));
+    let (mut out, mut piece) = (Vec::new(), vec![0; PIECE]);
     loop {
-        let length = match (&*backend).read(&mut piece) {
-            Ok(0) => return Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            read => read?,
+        let length = match read(&mut from_backend, &mut piece).await? {
+            0 => return Ok(()),
+            length => length,
         };
         let said = softener.hear(piece.get(..length).unwrap_or_default(), &mut out);
+        let mut output = io::stdout().lock();
         output.write_all(&out)?;
         output.flush()?;
         out.clear();
         said.map_err(io::Error::other)?;
     }
+}
+
+async fn read(stream: &mut ReadHalf<Box<dyn Stream>>, piece: &mut [u8]) -> io::Result<usize> {
+    match stream.read(piece).await {
+        // A server that does not end TLS properly. Half a reply is never handed on.
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+        read => read,
+    }
+}
+
+/// What the mail server says, read in a thread of its own: a read of standard input cannot be given up.
+fn standard_input() -> io::Result<Receiver<Vec<u8>>> {
+    let (sender, receiver) = channel(PIECES);
+    thread::Builder::new().spawn(move || {
+        let mut piece = vec![0; PIECE];
+        loop {
+            match io::stdin().read(&mut piece) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => return,
+                Ok(read) => {
+                    let said = piece.get(..read).unwrap_or_default().to_vec();
+                    if sender.blocking_send(said).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// Whatever goes wrong here the backend's end of the conversation will show.
+async fn pass_on(mut said: Receiver<Vec<u8>>, mut backend: WriteHalf<Box<dyn Stream>>) {
+    while let Some(piece) = said.recv().await {
+        if backend.write_all(&piece).await.is_err() || backend.flush().await.is_err() {
+            return;
+        }
+    }
+    // Nothing more comes.
+    let _ = backend.shutdown().await;
 }

@@ -12,6 +12,7 @@ macro_rules! complain {
     }};
 }
 
+mod backend;
 mod behind;
 mod check;
 mod demo;
@@ -157,6 +158,12 @@ impl Common {
         }
         Ok(settings)
     }
+}
+
+/// The name of this host, as the kernel has it.
+fn host_name() -> String {
+    let read = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    read.map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }
 
 /// Prints a whole report.

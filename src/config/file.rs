@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
+use super::backends::{BackendsAccess, Keys, username};
 use super::mupdate::{FileMupdate, Mode};
 use super::{ConfigError, DEFAULT_FILE, MissPolicy, SourceName};
 use crate::address::Release;
@@ -14,6 +15,7 @@ use crate::backend::{Backends, LMTP_PORT, Override, Place, connect_string, folde
 use crate::domains::Domains;
 use crate::endpoint::{Endpoint, Listen, ListenOptions};
 use crate::maps::{Maps, Template, Templates, UnknownPolicy};
+use crate::mupdate::WhenTls;
 use crate::wire::protocol::{Protocol, Protocols};
 
 #[derive(Debug, Default, Deserialize)]
@@ -62,6 +64,15 @@ pub(super) struct FileBackends {
     local: Option<String>,
     #[serde(deserialize_with = "host")]
     autocreate: Option<String>,
+    #[serde(deserialize_with = "suffix")]
+    domain: Option<Box<str>>,
+    tls: Option<WhenTls>,
+    ca_file: Option<PathBuf>,
+    tls_name: Option<String>,
+    allow_plaintext: Option<bool>,
+    #[serde(deserialize_with = "username")]
+    username: Option<String>,
+    password_file: Option<PathBuf>,
     servers: BTreeMap<String, FileServer>,
 }
 
@@ -75,6 +86,13 @@ pub(super) struct FileServer {
     #[serde(deserialize_with = "transport")]
     transport: Option<Box<str>>,
     drain: bool,
+    tls: Option<WhenTls>,
+    ca_file: Option<PathBuf>,
+    tls_name: Option<String>,
+    allow_plaintext: Option<bool>,
+    #[serde(deserialize_with = "username")]
+    username: Option<String>,
+    password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -178,6 +196,7 @@ impl FileBackends {
         backends.port = port;
         backends.local = place(&self.local, port)?;
         backends.autocreate = self.autocreate.clone().map(Into::into);
+        backends.domain = self.domain.clone();
         if let Some(transport) = &self.transport {
             backends.transport = transport.clone();
         }
@@ -193,13 +212,54 @@ impl FileBackends {
             }
             let own_port = server.port.unwrap_or(port);
             let place = match (&server.address, server.port) {
-                (None, Some(port)) => Some(own_place(name, port)?),
+                (None, Some(port)) => Some(own_place(&backends, name, port)?),
                 (address, _) => place(address, own_port)?,
             };
             let what = Override { place, transport: server.transport.clone(), drain: server.drain };
             backends.set(name, what);
         }
-        Ok(backends)
+        self.access(Path::new("")).map(|_| backends)
+    }
+
+    /// TLS and login at the backends. Paths count from `base`.
+    pub(super) fn access(&self, base: &Path) -> Result<BackendsAccess, String> {
+        let in_table = |table: &str, e: String| format!("[{table}]: {e}");
+        let common = self.keys();
+        let mut all = BackendsAccess::new(common.build(base).map_err(|e| in_table("backends", e))?);
+        let port = self.port.unwrap_or(LMTP_PORT);
+        let mut plain = Backends::default();
+        plain.port = port;
+        plain.domain = self.domain.clone();
+        for (name, server) in &self.servers {
+            let table = || format!("backends.servers.\"{}\"", name.escape_default());
+            let access = server.keys().or(common).build(base).map_err(|e| in_table(&table(), e))?;
+            let own_port = server.port.unwrap_or(port);
+            let place = match (&server.address, server.port) {
+                (Some(address), _) => Place::parse(address, own_port).map_err(|e| e.to_string()),
+                (None, Some(port)) => own_place(&plain, name, port),
+                // A name that cannot be a host is not reached, whatever is set for it.
+                (None, None) => match plain.resolve(Some(name)) {
+                    Ok(backend) => Ok(backend.place),
+                    Err(_) => continue,
+                },
+            };
+            // A name without a port stands for the server at whichever port the list has for it.
+            let has_port = Place::parse(connect_string(name), 0).is_ok();
+            let any_port = server.address.is_none() && server.port.is_none() && !has_port;
+            all.add(name, place?, any_port, access)?;
+        }
+        Ok(all)
+    }
+
+    fn keys(&self) -> Keys<'_> {
+        Keys {
+            tls: self.tls,
+            ca_file: self.ca_file.as_ref(),
+            tls_name: self.tls_name.as_deref(),
+            allow_plaintext: self.allow_plaintext,
+            username: self.username.as_deref(),
+            password_file: self.password_file.as_ref(),
+        }
     }
 
     /// The transports of the answers, each once, the common one first.
@@ -215,9 +275,22 @@ impl FileBackends {
     }
 }
 
+impl FileServer {
+    fn keys(&self) -> Keys<'_> {
+        Keys {
+            tls: self.tls,
+            ca_file: self.ca_file.as_ref(),
+            tls_name: self.tls_name.as_deref(),
+            allow_plaintext: self.allow_plaintext,
+            username: self.username.as_deref(),
+            password_file: self.password_file.as_ref(),
+        }
+    }
+}
+
 /// Where a server is of which only the port is its own: its name, less a port it may have.
-fn own_place(name: &str, port: u16) -> Result<Place, String> {
-    match Place::parse(connect_string(name), port).map_err(|e| e.to_string())? {
+fn own_place(backends: &Backends, name: &str, port: u16) -> Result<Place, String> {
+    match backends.own_place(name).map_err(|e| e.to_string())? {
         Place::Inet { host, .. } => Ok(Place::Inet { host, port }),
         unix => Ok(unix),
     }
@@ -397,6 +470,21 @@ fn host<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error>
     match Place::parse(&text, LMTP_PORT).map_err(de::Error::custom)? {
         Place::Inet { .. } => Ok(Some(text)),
         Place::Unix(_) => Err(de::Error::custom("this must be HOST or HOST:PORT")),
+    }
+}
+
+/// A domain to put behind short names of servers.
+fn suffix<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Box<str>>, D::Error> {
+    let name = String::deserialize(input)?;
+    let domain = name.strip_prefix('.').unwrap_or(&name).to_ascii_lowercase();
+    match Place::parse(&format!("x.{domain}"), LMTP_PORT) {
+        Ok(Place::Inet { host, .. }) if host.strip_prefix("x.") == Some(&domain) => {
+            Ok(Some(domain.into()))
+        }
+        _ => {
+            let odd = name.escape_default();
+            Err(de::Error::custom(format!("`{odd}` is no domain: write it as in \"example.org\"")))
+        }
     }
 }
 

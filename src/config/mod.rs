@@ -4,6 +4,7 @@
 //! column. Paths in it are relative to it. What imapd.conf already says need not be said again:
 //! `imapd-conf` and `domains` suffice.
 
+mod backends;
 mod file;
 mod mupdate;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use self::backends::{BackendAccess, BackendsAccess};
 use self::file::File;
 pub use self::mupdate::{ClientCertificate, MUPDATE_PORT, Mupdate, Server, Tls};
 pub use self::vital::Vital;
@@ -393,6 +395,14 @@ pub fn glance(given: &Overrides) -> Result<Glance, ConfigError> {
         transports: file.backends.transports(),
         unknown: file.unknown,
     })
+}
+
+/// Reads how `murder-route lmtp` speaks with the backends. Nothing but our own file is read for it: a
+/// mail server runs that program, and may not read what the daemon may.
+pub fn backends_access(config: Option<&Path>) -> Result<BackendsAccess, ConfigError> {
+    let (file_path, file) = File::find(config)?;
+    let base = file_path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+    file.backends.access(base).map_err(|text| file_error(&file_path, text))
 }
 
 fn domains(given: &Overrides, file: &File) -> Result<Domains, ConfigError> {

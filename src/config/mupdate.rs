@@ -236,7 +236,7 @@ impl FileMupdate {
 }
 
 /// The first line end at the end does not count: editors put it there.
-fn read_password(path: &Path) -> Result<Secret, ConfigError> {
+pub(super) fn read_password(path: &Path) -> Result<Secret, ConfigError> {
     let io = |source| ConfigError::Io { path: path.into(), source };
     let wrong = |text: String| ConfigError::File { path: path.into(), text };
     let file = std::fs::File::open(path).map_err(io)?;

@@ -13,39 +13,8 @@
 //! There is no DATA here, so no letter can come of it.
 
 use super::shown;
-
-/// Longest line that is taken, in bytes without its end. RFC 5321 has 512 for a reply; Cyrus' are
-/// shorter.
-pub const LINE_LIMIT: usize = 2048;
-
-/// A reply of more lines is none: LHLO has some ten.
-const MOST_LINES: usize = 100;
-
-/// A reply, its lines without their codes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
-    /// The code.
-    pub code: u16,
-    /// The lines.
-    pub lines: Vec<String>,
-}
-
-impl Reply {
-    /// Whether it says yes.
-    pub fn is_ok(&self) -> bool {
-        (200..300).contains(&self.code)
-    }
-
-    /// Whether it may say something else the next time.
-    pub fn is_temporary(&self) -> bool {
-        (400..500).contains(&self.code)
-    }
-
-    /// As it may be shown.
-    pub fn shown(&self) -> String {
-        shown(&format!("{} {}", self.code, self.lines.last().map_or("", String::as_str)))
-    }
-}
+pub use crate::lmtp::{LINE_LIMIT, Reply};
+use crate::lmtp::{NotLmtp, Reader, auth_mechanisms, offers};
 
 /// What STARTTLS came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,7 +107,7 @@ pub struct Conversation {
     us: String,
     recipient: Option<String>,
     phase: Phase,
-    lines: Vec<String>,
+    reader: Reader,
     output: Vec<u8>,
     facts: Facts,
 }
@@ -153,7 +122,7 @@ impl Conversation {
             us: Some(us).filter(fits).unwrap_or("localhost").to_owned(),
             recipient: recipient.filter(plain).map(str::to_owned),
             phase: Phase::Greeting,
-            lines: Vec::new(),
+            reader: Reader::default(),
             output: Vec::new(),
             facts: Facts::default(),
         }
@@ -180,20 +149,10 @@ impl Conversation {
 
     /// Takes a line without its end.
     pub fn line(&mut self, line: &[u8]) {
-        let text = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned();
-        let code = text.get(..3).filter(|code| code.bytes().all(|b| b.is_ascii_digit()));
-        let Some(code) = code.and_then(|code| code.parse::<u16>().ok()) else {
-            return self.fail(Failure::NotLmtp(shown(&text)));
-        };
-        let rest = text.get(4..).unwrap_or_default().to_owned();
-        self.lines.push(rest);
-        match text.as_bytes().get(3) {
-            Some(b'-') if self.lines.len() < MOST_LINES => {}
-            None | Some(b' ') => {
-                let reply = Reply { code, lines: std::mem::take(&mut self.lines) };
-                self.reply(reply);
-            }
-            _ => self.fail(Failure::NotLmtp(shown(&text))),
+        match self.reader.line(line) {
+            Ok(Some(reply)) => self.reply(reply),
+            Ok(None) => {}
+            Err(NotLmtp(text)) => self.fail(Failure::NotLmtp(text)),
         }
     }
 
@@ -256,15 +215,11 @@ impl Conversation {
                 self.lhlo(Phase::Lhlo);
             }
             Phase::Lhlo if reply.is_ok() => {
-                let mut lines = reply.lines.iter();
-                let name = lines.next().and_then(|line| line.split_whitespace().next());
+                let first = reply.lines.first();
+                let name = first.and_then(|line| line.split_whitespace().next());
                 self.facts.name = name.map(shown);
-                for line in lines {
-                    let mut words = line.split_whitespace();
-                    let word = words.next().unwrap_or_default();
-                    self.facts.starttls |= word.eq_ignore_ascii_case("STARTTLS");
-                }
-                self.facts.auth = auth(&reply);
+                self.facts.starttls = offers(&reply, "STARTTLS");
+                self.facts.auth = auth_mechanisms(&reply);
                 self.say("MAIL FROM:<>", Phase::Mail);
             }
             // A mail server of SMTP knows no LHLO (RFC 2033, 4.1).
@@ -291,7 +246,7 @@ impl Conversation {
                 self.say("QUIT", Phase::Quit);
             }
             Phase::LhloUnderTls => {
-                self.facts.tls = Some(Tls::Up(auth(&reply)));
+                self.facts.tls = Some(Tls::Up(auth_mechanisms(&reply)));
                 self.say("QUIT", Phase::Quit);
             }
             Phase::Quit | Phase::Handshake | Phase::Over => self.phase = Phase::Over,
@@ -300,16 +255,6 @@ impl Conversation {
             }
         }
     }
-}
-
-/// The mechanisms in an answer to LHLO.
-fn auth(reply: &Reply) -> Vec<String> {
-    let lines = reply.lines.iter().skip(1);
-    let mechanisms = lines.filter_map(|line| {
-        let (word, rest) = line.split_once([' ', '='])?;
-        word.eq_ignore_ascii_case("AUTH").then_some(rest)
-    });
-    mechanisms.flat_map(str::split_whitespace).map(|word| shown(word).to_uppercase()).collect()
 }
 
 /// `3.6` of `be1.example.org Cyrus LMTP 3.6.1-Debian-3.6.1-4 server ready`; a site may hide it
@@ -426,7 +371,7 @@ mod tests {
     #[test]
     fn a_reply_without_end_is_given_up() {
         let mut conversation = Conversation::new("mx", None);
-        for _ in 0..MOST_LINES {
+        for _ in 0..100 {
             conversation.line(b"220-again");
         }
         assert_eq!(conversation.step(), Step::Over);

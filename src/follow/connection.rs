@@ -1,4 +1,4 @@
-//! A TCP connection to a MUPDATE server, with or without TLS.
+//! A connection to a server, with or without TLS; to a MUPDATE server by TCP.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,7 +30,8 @@ pub(crate) struct Connection {
     stream: Box<dyn Stream>,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+/// What a connection consists of.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Connection {
@@ -55,8 +56,13 @@ impl Connection {
     }
 
     /// The connection as it is.
-    pub(crate) fn plain(stream: TcpStream) -> Self {
+    pub(crate) fn plain(stream: impl Stream + 'static) -> Self {
         Self { stream: Box::new(stream) }
+    }
+
+    /// What is below it, for a reader and a writer at the same time.
+    pub(crate) fn into_stream(self) -> Box<dyn Stream> {
+        self.stream
     }
 
     /// The connection under TLS, once the server has proved to be `name`.

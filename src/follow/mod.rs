@@ -13,14 +13,14 @@
 
 mod absences;
 mod asker;
-mod connection;
+pub(crate) mod connection;
 mod listing;
 mod replica;
 mod retry;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod tls;
+pub(crate) mod tls;
 mod upstream;
 mod witnesses;
 mod writer;

@@ -36,6 +36,8 @@ pub use failure::{Failure, FailureKind};
 pub use find::{Finder, MAX_IN_FLIGHT, MAX_QUEUED, Ticket};
 #[cfg(feature = "daemon")]
 pub use login::{Login, Need, Policy, Step};
+#[cfg(feature = "daemon")]
+pub(crate) use sasl::{Circumstances, Exchange, choose};
 pub use session::{Session, Timings};
 pub use stream::Stream;
 

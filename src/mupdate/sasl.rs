@@ -1,4 +1,4 @@
-//! SASL as MUPDATE carries it (RFC 4422): which mechanism, and the exchange of one.
+//! SASL as MUPDATE and LMTP carry it (RFC 4422): which mechanism, and the exchange of one.
 
 use std::fmt;
 use std::io;
@@ -19,17 +19,17 @@ const MAX_ITERATIONS: u32 = 600_000;
 
 /// Under which circumstances a mechanism is chosen.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Circumstances {
+pub(crate) struct Circumstances {
     /// Under TLS whose certificate was verified.
-    pub(super) tls: bool,
+    pub(crate) tls: bool,
     /// With a certificate of our own.
-    pub(super) client_certificate: bool,
+    pub(crate) client_certificate: bool,
     /// PLAIN may go over an unencrypted connection.
-    pub(super) allow_plaintext: bool,
+    pub(crate) allow_plaintext: bool,
 }
 
 /// The first mechanism of `wanted` that is offered and possible.
-pub(super) fn choose(
+pub(crate) fn choose(
     wanted: &[Mechanism],
     offered: &[String],
     credentials: &Credentials,
@@ -73,12 +73,12 @@ pub(super) fn choose(
         ""
     };
     Err(Failure::NoMechanism(format!(
-        "the MUPDATE server offers {offered_list}, possible here: {ours}{hint}"
+        "the server offers {offered_list}, possible here: {ours}{hint}"
     )))
 }
 
 /// One exchange. Messages are in base64 on both sides, as on the wire.
-pub(super) struct Exchange {
+pub(crate) struct Exchange {
     session: rsasl::prelude::Session,
     mechanism: Mechanism,
     /// How many messages of the server have been taken.
@@ -90,7 +90,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// The exchange and its first message.
-    pub(super) fn start(
+    pub(crate) fn start(
         mechanism: Mechanism,
         credentials: &Credentials,
     ) -> Result<(Self, String), Failure> {
@@ -111,12 +111,12 @@ impl Exchange {
     }
 
     /// The mechanism.
-    pub(super) fn mechanism(&self) -> Mechanism {
+    pub(crate) fn mechanism(&self) -> Mechanism {
         self.mechanism
     }
 
     /// The answer to a challenge.
-    pub(super) fn challenge(&mut self, challenge: &[u8]) -> Result<String, Failure> {
+    pub(crate) fn challenge(&mut self, challenge: &[u8]) -> Result<String, Failure> {
         let nonsense = |what: &str| {
             Failure::protocol(format!("a challenge for {} that is {what}", self.mechanism))
         };
@@ -140,7 +140,7 @@ impl Exchange {
 
     /// Whether the server, which says that the login succeeded, has also done its own part: SCRAM
     /// makes it prove that it knows the password.
-    pub(super) fn check_success(&self) -> Result<(), Failure> {
+    pub(crate) fn check_success(&self) -> Result<(), Failure> {
         // In SCRAM the library is done only once it has checked the server's proof.
         if self.finished {
             Ok(())

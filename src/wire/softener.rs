@@ -28,12 +28,20 @@ pub struct Softener {
     line: usize,
     /// Whole replies before it, up to [`BEFORE_MAIL`].
     replies: usize,
+    /// Whether the reply to LHLO shall offer neither TLS nor a login.
+    is_logged_in: bool,
 }
 
 /// The greeting and the reply to LHLO, which come before any reply about a message (RFC 2033).
 const BEFORE_MAIL: usize = 2;
 
 impl Softener {
+    /// For a connection whose greeting has been handed on and that is under TLS or logged in, as far as
+    /// that is wanted: the mail server is to try neither.
+    pub fn after_login() -> Self {
+        Self { replies: 1, is_logged_in: true, ..Self::default() }
+    }
+
     /// Takes what came next, and appends to `out` every reply that is whole with it. What is not, at
     /// the end of the connection, is never handed on.
     pub fn hear(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
@@ -54,12 +62,38 @@ impl Softener {
             if line.starts_with(b"5") && (refuses_us || is_unknown(line)) {
                 soften(&mut self.reply);
             }
+            if self.is_logged_in && self.replies < BEFORE_MAIL {
+                self.reply = without_login(&self.reply);
+            }
             out.append(&mut self.reply);
             self.line = 0;
             self.replies = BEFORE_MAIL.min(self.replies + 1);
         }
         Ok(())
     }
+}
+
+/// A reply to LHLO without STARTTLS and AUTH.
+fn without_login(reply: &[u8]) -> Vec<u8> {
+    let offers_login = |line: &[u8]| {
+        let keyword = line.get(4..).unwrap_or_default();
+        let end = keyword.iter().position(|b| b.is_ascii_whitespace() || *b == b'=');
+        let keyword = keyword.get(..end.unwrap_or(keyword.len())).unwrap_or_default();
+        keyword.eq_ignore_ascii_case(b"STARTTLS") || keyword.eq_ignore_ascii_case(b"AUTH")
+    };
+    let mut kept = Vec::with_capacity(reply.len());
+    let mut last = 0;
+    // The first line has the server's name.
+    for (nth, line) in reply.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        if nth == 0 || !offers_login(line) {
+            last = kept.len();
+            kept.extend_from_slice(line);
+        }
+    }
+    if let Some(separator @ b'-') = kept.get_mut(last + 3) {
+        *separator = b' ';
+    }
+    kept
 }
 
 /// `xyz 5.1.1 …`
@@ -141,6 +175,26 @@ mod tests {
             ("220 mx ESMTP\r\n500 5.5.2 what\r\n", "220 mx ESMTP\r\n400 4.5.2 what\r\n"),
         ] {
             assert_eq!(heard([session.as_bytes()]), (softened.to_owned(), Ok(())));
+        }
+    }
+
+    #[test]
+    fn connection_that_is_logged_in_offers_no_login() {
+        for (reply, handed_on) in [
+            (
+                "250-be1\r\n250-STARTTLS\r\n250-SIZE\r\n250-AUTH PLAIN\r\n250 Ok\r\n",
+                "250-be1\r\n250-SIZE\r\n250 Ok\r\n",
+            ),
+            ("250-be1\r\n250-SIZE\r\n250 AUTH=PLAIN\r\n", "250-be1\r\n250 SIZE\r\n"),
+            ("250-be1\r\n250 starttls\r\n", "250 be1\r\n"),
+            ("250 AUTH\r\n", "250 AUTH\r\n"),
+            ("250-be1\r\n250-AUTHX\r\n250 X\r\n", "250-be1\r\n250-AUTHX\r\n250 X\r\n"),
+            ("550 5.5.1 no\r\n", "450 4.5.1 no\r\n"),
+        ] {
+            let (mut softener, mut out) = (Softener::after_login(), Vec::new());
+            let later = "250-2.1.0 ok\r\n250 AUTH is no offer here\r\n550 5.7.1 no\r\n";
+            softener.hear([reply, later].concat().as_bytes(), &mut out).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), [handed_on, later].concat());
         }
     }
 

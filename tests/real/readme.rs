@@ -84,6 +84,15 @@ impl Readme {
         Ok(self)
     }
 
+    /// Without the steps that are below this heading.
+    pub fn without(mut self, heading: &str) -> Done<Self> {
+        let before = self.steps.len();
+        self.steps.retain(|step| !step.headings.iter().any(|above| above == heading));
+        let directory = &self.directory;
+        ensure!(self.steps.len() < before, "{directory}/README.md: no step below {heading:?}");
+        Ok(self)
+    }
+
     /// With another word in its files and commands, such as a host's name that is ours here. The
     /// README must have the word.
     pub fn instead_of(mut self, word: &str, other: &str) -> Done<Self> {

@@ -43,6 +43,7 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     scenario("a backend by IPv6 gets the recipients as they must be", by_ipv6);
     scenario("a backend that cannot be reached puts its letters off", unreachable);
     scenario("backends that want TLS and a login", with_tls_and_login);
+    scenario("backends that want both, by Exim's smtp transport", by_smtp_transport);
     function::run_in(&mut world, report);
 }
 
@@ -219,22 +220,83 @@ fn unreachable(world: &mut World<Exim>) -> Done {
     world.holds_once(&world.murder.backends[0], "jane", "INBOX", &queued.id)
 }
 
-/// By what our README says of such backends.
-fn with_tls_and_login(world: &mut World<Exim>) -> Done {
+/// The certificate of [`tls::NAME`] for the first backend, which then has that name and wants a login
+/// under TLS at the second port.
+fn demand_tls_and_login(world: &mut World<Exim>) -> Done<Tls> {
     let tls = Tls::make(world.murder.cyrus)?;
     let [be1, _] = &mut world.murder.backends;
     be1.restart_with(&[
         ("tls_server_cert", &tls.good.certificate),
         ("tls_server_key", &tls.good.key),
         ("lmtplogin_allowplaintext", "no"),
+        // Refusals for good, where it could do without.
+        ("soft_noauth", "no"),
     ])?;
-    let mut hosts = fs::OpenOptions::new().append(true).open(sandbox::in_root("/etc/hosts"))?;
-    writeln!(hosts, "{} {}", be1.address, tls::NAME)?;
+    let hosts = sandbox::in_root("/etc/hosts");
+    if !fs::read_to_string(&hosts)?.contains(tls::NAME) {
+        let mut hosts = fs::OpenOptions::new().append(true).open(&hosts)?;
+        writeln!(hosts, "{} {}", be1.address, tls::NAME)?;
+    }
+    Ok(tls)
+}
+
+/// The port where a backend wants a login.
+const LOGIN_PORT: u16 = 2004;
+
+/// By what our README says of such backends. Each way in which that fails leaves the message waiting.
+fn with_tls_and_login(world: &mut World<Exim>) -> Done {
+    const CONFIGURATION: &str = "/etc/murder-route.toml";
+    const MISTAKES: [(&str, &str, &str); 4] = [
+        ("tls-name = ", "tls-name = \"other.test\"\n#", "is not for `other.test`"),
+        ("tls-name = ", "tls = \"off\"\n#", ": 430 Authentication required"),
+        ("username = ", "username = \"nobody\"\n#", "refused the login of `nobody`"),
+        ("password-file = ", "password-file = \"/nothing\"\n#", "/nothing: No such file"),
+    ];
+    let tls = demand_tls_and_login(world)?;
+    let address = format!("address = \"{}:{LOGIN_PORT}\"\n", tls::NAME);
+    let file = sandbox::in_root(CONFIGURATION);
+    fs::write(&file, "")?;
+    let readme = Readme::of("exim")?.below("Backends that want TLS or a login")?;
+    readme
+        .without("By Exim's own smtp transport")?
+        .instead_of("mailer", ADMIN)?
+        .instead_of("secret", PASSWORD)?
+        .instead_of("tls = \"required\"", &format!("tls-name = {:?}", tls::NAME))?
+        .instead_of("/etc/ssl/certs/ca-certificates.crt", &tls.authority)?
+        .follow()?;
+    let right = fs::read_to_string(&file)?;
+    let seen = with_backend(world, &address, |world| {
+        for (line, instead, why) in MISTAKES {
+            ensure!(right.contains(line), "{CONFIGURATION} has no {line}: {right}");
+            fs::write(&file, right.replace(line, instead))?;
+            let queued = world.send(&["Jane+Work@Example.Org"])?;
+            world.logs.wait(why, queued.since, 30, |lines| {
+                let told = |line: &Line| line.text.contains(" == ") && line.text.contains(why);
+                lines.iter().any(told).then_some(())
+            })?;
+            fs::write(&file, &right)?;
+            world.delivered(&queued)?;
+            world.holds_once(&world.murder.backends[0], "jane", "INBOX/Work", &queued.id)?;
+        }
+        let queued = world.send(&["jane@example.org", "\"o.brien\"@example.org"])?;
+        let attempts = world.delivered(&queued)?;
+        ensure!(attempts.len() == 2, "{attempts:?}");
+        world.holds_once(&world.murder.backends[0], "o.brien", "INBOX", &queued.id)?;
+        world.refused("nobody@example.org")
+    });
+    fs::remove_file(&file)?;
+    world.murder.backends[0].restart_with(&[])?;
+    seen
+}
+
+/// The same by Exim's smtp transport.
+fn by_smtp_transport(world: &mut World<Exim>) -> Done {
+    let tls = demand_tls_and_login(world)?;
     // As Debian ships it: what the run has added is for Cyrus.
     let services = sandbox::in_root("/etc/services");
     let without = fs::read_to_string(&services)?.replace("lmtp 2004/tcp\n", "");
     fs::write(&services, without)?;
-    let readme = Readme::of("exim")?.below("Backends that want TLS or a login")?;
+    let readme = Readme::of("exim")?.below("By Exim's own smtp transport")?;
     readme.instead_of("mailer", ADMIN)?.instead_of("secret", PASSWORD)?.follow()?;
     let piece = sandbox::in_root("/etc/exim4/conf.d/main/00_murder-route");
     let before = fs::read_to_string(&piece)?;
@@ -248,7 +310,7 @@ fn with_tls_and_login(world: &mut World<Exim>) -> Done {
         ensure!(routed.contains(expected), "{routed}");
         Ok(())
     })?;
-    let (name, port) = (tls::NAME, 2004);
+    let (name, port) = (tls::NAME, LOGIN_PORT);
     with_backend(world, &format!("address = \"{name}:{port}\"\n"), |world| {
         let queued = world.send(&["Jane+Work@Example.Org", "\"o.brien\"@example.org"])?;
         world.delivered(&queued)?;

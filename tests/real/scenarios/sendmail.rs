@@ -17,6 +17,7 @@ use crate::root::Root;
 use crate::router::Setup;
 use crate::sandbox::STATE;
 use crate::sendmail::{Sendmail, mail};
+use crate::tls::{self, Tls};
 use crate::world::{self, Mta, SMTP};
 use crate::{Done, ensure, run, sandbox};
 
@@ -44,6 +45,7 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     scenario("a letter follows its mailbox", letters_on_their_way);
     scenario("a mailbox moves on, and the list has not heard of it", race::moved_on);
     scenario("what is left to others goes to the fallback", fallback_takes_the_rest);
+    scenario("backends that want TLS and a login", with_tls_and_login);
     scenario("Sendmail itself logs in to the backends", logs_in_by_itself);
     scenario("Sendmail itself delivers while mailboxes move", moves_without_the_program);
     scenario("miltertest has every reply of the milter", milter::conversation);
@@ -175,6 +177,63 @@ fn one_on_its_way(
     world.holds_once(new, user, "INBOX", &letter.id)
 }
 
+/// The program between logs in, at a port where a backend takes nothing, and says so for good, from
+/// who has not logged in under TLS. A message waits while that fails.
+fn with_tls_and_login(world: &mut World) -> Done {
+    const CONFIGURATION: &str = "/etc/murder-route.toml";
+    const MISTAKES: [(&str, &str, &str); 2] = [
+        ("ca-file = ", "#", "is not signed"),
+        ("username = ", "username = \"nobody\"\n#", "refused the login of `nobody`"),
+    ];
+    let tls = Tls::make(world.murder.cyrus)?;
+    let file = sandbox::in_root(CONFIGURATION);
+    fs::write(&file, "")?;
+    Readme::of("sendmail")?
+        .below("Backends that want TLS or a login")?
+        .without("Sendmail's own login")?
+        .instead_of("postman", ADMIN)?
+        .instead_of("secret", PASSWORD)?
+        .instead_of("tls = \"required\"", &format!("tls-name = {:?}", tls::NAME))?
+        .instead_of("/etc/ssl/certs/ca-certificates.crt", &tls.authority)?
+        .follow()?;
+    let right = fs::read_to_string(&file)?;
+    for backend in &mut world.murder.backends {
+        backend.restart_with(&[
+            ("tls_server_cert", &tls.good.certificate),
+            ("tls_server_key", &tls.good.key),
+            ("lmtplogin_allowplaintext", "no"),
+            ("sasl_mech_list", "PLAIN SCRAM-SHA-256"),
+            ("soft_noauth", "no"),
+        ])?;
+    }
+    let seen = with_daemon(world, "[backends]\nport = 2004\n", |world| {
+        with_sendmail(world, |world| {
+            edit_mc("`MURDERLMTP_PORT', `2003'", "`MURDERLMTP_PORT', `2004'")?;
+            world.mail_server.restart()?;
+            for (line, instead, why) in MISTAKES {
+                ensure!(right.contains(line), "{CONFIGURATION} has no {line}: {right}");
+                fs::write(&file, right.replace(line, instead))?;
+                let letter = world.send(&["Jane+Work@Example.org"])?;
+                world.logs.wait(why, letter.since, 60, |lines| {
+                    lines.iter().any(|line| line.text.contains(why)).then_some(())
+                })?;
+                fs::write(&file, &right)?;
+                world.delivered(&letter)?;
+                world.holds_once(&world.murder.backends[0], "jane", "INBOX/Work", &letter.id)?;
+            }
+            let letter = world.send(&["jane@example.org", "bob@example.net"])?;
+            world.delivered(&letter)?;
+            let [be1, be2] = &world.murder.backends;
+            world.holds_once(be1, "jane", "INBOX", &letter.id)?;
+            world.holds_once(be2, "bob@example.net", "INBOX", &letter.id)?;
+            world.refused("nobody@example.org")
+        })
+    });
+    fs::remove_file(&file)?;
+    world.murder.backends.iter_mut().try_for_each(|backend| backend.restart_with(&[]))?;
+    seen
+}
+
 /// It speaks with the backends without the program between, at a port where they take nothing from who
 /// has not logged in.
 fn logs_in_by_itself(world: &mut World) -> Done {
@@ -182,7 +241,7 @@ fn logs_in_by_itself(world: &mut World) -> Done {
         with_sendmail(world, |world| {
             let [be1, be2] = &world.murder.backends;
             Readme::of("sendmail")?
-                .below("Logging in to the backends")?
+                .below("Sendmail's own login")?
                 .instead_of("be1.example.org", be1.address)?
                 .instead_of("be2.example.org", be2.address)?
                 .instead_of("postman", ADMIN)?
