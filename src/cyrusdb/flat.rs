@@ -10,20 +10,21 @@
 
 use std::ops::Range;
 
-use memchr::memchr;
+use memchr::{memchr, memrchr};
 
 use super::error::{Error, Result};
-use super::{Problem, Row};
+use super::order::Order;
+use super::{Problem, Row, record};
 
 /// Announces an escaped byte.
 const ESCAPE: u8 = 0xff;
 
-/// How many problems [`verify`] lists before it stops reading.
+/// Most problems that are listed of a file; all of it is read.
 const MAX_PROBLEMS: usize = 1000;
 
 /// A whole flat file in memory, with its records in order.
 ///
-/// Takes the size of the file and 16 bytes a record.
+/// Takes the size of the file and 24 bytes a record.
 #[derive(Debug)]
 pub struct Table {
     bytes: Vec<u8>,
@@ -37,6 +38,8 @@ struct Line {
     start: usize,
     key: u32,
     value: u32,
+    /// Of all lines, from 1.
+    number: u32,
 }
 
 impl Line {
@@ -50,16 +53,23 @@ impl Line {
 }
 
 impl Table {
-    /// Reads a file. One line that is none of this engine's, or a key that stands twice, makes all
-    /// of it unreadable: it was not Cyrus that wrote it.
+    /// Reads a file. A line that is not one of this engine's costs itself: Cyrus finds the others by
+    /// a binary search (`lib/bsearch.c`, `bsearch_mem_mbox`), and so they are all that is in the table.
+    /// See [`Self::problems`].
+    ///
+    /// # Errors
+    ///
+    /// If the file is empty, or none of its lines is a record.
     pub fn read(bytes: Vec<u8>) -> Result<Self> {
         if bytes.is_empty() {
             return Err(Error::Empty);
         }
-        let (table, broken) = scan(bytes, 1);
-        match broken.into_iter().next() {
-            Some(problem) => Err(Error::corrupt(problem.offset, problem.what)),
-            None => Ok(table),
+        let table = scan(bytes);
+        match table.problems.first() {
+            Some(problem) if table.lines.is_empty() => {
+                Err(Error::corrupt(problem.offset, problem.what.clone()))
+            }
+            _ => Ok(table),
         }
     }
 
@@ -84,8 +94,8 @@ impl Table {
         self.lines.is_empty()
     }
 
-    /// What is wrong without making the rest unreadable: a last line without its LF, which is
-    /// left out. Then the file was cut off, and that a name is not in it proves nothing.
+    /// What is wrong, by offset; the first thousand. Where there is anything, a name that is not in
+    /// the table may have been in one of these lines.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
@@ -97,42 +107,81 @@ pub fn verify(bytes: Vec<u8>, visit: &mut dyn FnMut(Row<'_>)) -> Vec<Problem> {
     if bytes.is_empty() {
         return vec![Problem { offset: 0, what: Error::Empty.to_string() }];
     }
-    let (table, mut problems) = scan(bytes, MAX_PROBLEMS);
+    let disorder = out_of_order(&bytes);
+    let table = scan(bytes);
     for line in &table.lines {
         let (key, value) = (line.key(&table.bytes), line.value(&table.bytes));
         visit(Row { offset: line.start as u64, key, value });
     }
-    problems.extend(table.problems);
+    let mut problems = table.problems;
+    problems.extend(disorder);
     problems.sort_by_key(|problem| problem.offset);
     problems
 }
 
-/// Whether these first bytes of a file could be the flat engine's. All lines must be its own, the
-/// last one may be cut off anywhere; but a file so short that its one line is not even a key is
-/// not believed.
+/// The first line whose key is less than the one before it, in whichever order of the two has fewer
+/// of these: Cyrus may not find its record, nor those around it.
+fn out_of_order(bytes: &[u8]) -> Option<Problem> {
+    let whole = &bytes[..memrchr(b'\n', bytes)?];
+    let lines = whole.split(|byte| *byte == b'\n').enumerate().filter_map(|(at, line)| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        Some((at + 1, &line[..divide(line).ok()?]))
+    });
+    let lines: Vec<(usize, &[u8])> = lines.collect();
+    let wrong = |order: Order| {
+        let pairs = lines.windows(2);
+        let mut pairs = pairs.filter(move |pair| order.compare(pair[0].1, pair[1].1).is_gt());
+        let first = pairs.next().map(|pair| pair[1]);
+        (usize::from(first.is_some()) + pairs.count(), first)
+    };
+    let (_, first) =
+        std::cmp::min_by_key(wrong(Order::Raw), wrong(Order::Mbox), |(count, _)| *count);
+    let (number, key) = first?;
+    let offset = key.as_ptr() as usize - bytes.as_ptr() as usize;
+    Some(problem(number, offset, "a key that should stand before the one in the line above"))
+}
+
+/// Whether these first bytes of a file could be the flat engine's: all lines are its own, the last
+/// one cut off anywhere, or one is a record of a mailbox. A file so short that its one line is not
+/// even a key is not believed.
 pub(super) fn begins_like_lines(head: &[u8]) -> bool {
     let mut rest = head;
+    let mut all = true;
     while let Some(end) = memchr(b'\n', rest) {
-        if divide(&rest[..end]).is_err() {
-            return false;
+        let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+        match divide(line) {
+            Ok(tab) if is_value_of_a_mailbox(&line[tab + 1..]) => return true,
+            Ok(_) => {}
+            Err(_) => all = false,
         }
         rest = &rest[end + 1..];
     }
-    match memchr(b'\t', rest) {
+    all && match memchr(b'\t', rest) {
         Some(_) => divide(rest).is_ok(),
         None => rest.is_empty() || head.len() >= super::HEAD && is_key(rest),
     }
 }
 
+/// Whether a value begins like one of [`record`]'s.
+fn is_value_of_a_mailbox(value: &[u8]) -> bool {
+    let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    value.starts_with(b"%(")
+        || value.starts_with(b"(")
+        || digits > 0 && value.get(digits) == Some(&b' ')
+}
+
 /// Where in a line the value begins, less one: the place of its first TAB.
 fn divide(line: &[u8]) -> std::result::Result<usize, &'static str> {
-    let tab = memchr(b'\t', line).ok_or("a line without a TAB between key and value")?;
+    if line.is_empty() {
+        return Err("blank");
+    }
+    let tab = memchr(b'\t', line).ok_or("no TAB between key and value")?;
     let (key, value) = line.split_at(tab);
     if !is_key(key) {
-        return Err("a line that does not begin with a key");
+        return Err("does not begin with a key");
     }
     if value.iter().any(|byte| matches!(byte, 0 | b'\r')) {
-        return Err("a value with a NUL or CR in it");
+        return Err("a NUL or CR in the value");
     }
     Ok(tab)
 }
@@ -142,47 +191,96 @@ fn is_key(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| matches!(byte, 0x1d..=0x1f | 0x20..=0x7e | 0x80..))
 }
 
-/// Finds the records and up to `limit` lines that are none.
-fn scan(mut bytes: Vec<u8>, limit: usize) -> (Table, Vec<Problem>) {
+/// Finds the records, and the lines that are none.
+fn scan(mut bytes: Vec<u8>) -> Table {
     let mut lines: Vec<Line> = Vec::new();
-    let mut problems = Vec::new();
-    let mut broken = Vec::new();
-    let mut start = 0;
-    while start < bytes.len() && broken.len() < limit {
+    let mut problems = Problems(Vec::new());
+    let (mut start, mut number) = (0, 0);
+    while start < bytes.len() {
+        number += 1;
         let Some(length) = memchr(b'\n', &bytes[start..]) else {
-            let what = "the last line has no end, so the file was cut off; it is left out".into();
-            problems.push(Problem { offset: start as u64, what });
+            let what = "the last line has no end, so the file was cut off; it is left out";
+            problems.add(number, start, what);
             break;
         };
-        match divide(&bytes[start..start + length]) {
-            Ok(tab) => match decode(&mut bytes, start, tab, length) {
-                Some(line) => lines.push(line),
-                None => broken.push(problem(start, "a line longer than 4 GiB")),
-            },
-            Err(what) => broken.push(problem(start, what)),
+        let next = start + length + 1;
+        let mut end = start + length;
+        if bytes[start..end].ends_with(b"\r") {
+            problems.add(
+                number,
+                start,
+                "ends with CR LF: Cyrus takes the CR for a part of the value",
+            );
+            end -= 1;
         }
-        start += length + 1;
+        match divide(&bytes[start..end]) {
+            Ok(tab) => match decode(&mut bytes, start, tab, end - start, number) {
+                Some(line) => lines.push(line),
+                None => problems.add(number, start, "longer than 4 GiB"),
+            },
+            Err(what) => problems.add(number, start, what),
+        }
+        start = next;
     }
     // Cyrus sorts by an order of its own; files come almost sorted by ours.
     lines.sort_by(|a, b| a.key(&bytes).cmp(b.key(&bytes)));
-    for pair in lines.windows(2) {
-        if pair[0].key(&bytes) == pair[1].key(&bytes) && broken.len() < limit {
-            broken.push(problem(pair[1].start, "a key that stood in an earlier line already"));
-        }
+    if lines.windows(2).any(|pair| pair[0].key(&bytes) == pair[1].key(&bytes)) {
+        lines = unambiguous(&lines, &bytes, &mut problems);
     }
-    (Table { bytes, lines, problems }, broken)
+    problems.0.sort_by_key(|problem| problem.offset);
+    Table { bytes, lines, problems: problems.0 }
 }
 
-fn problem(offset: usize, what: &str) -> Problem {
-    Problem { offset: offset as u64, what: what.into() }
+/// Of lines with a common key, Cyrus finds any. One is kept if they say the same of the mailbox, else
+/// none.
+fn unambiguous(lines: &[Line], bytes: &[u8], problems: &mut Problems) -> Vec<Line> {
+    let mut kept = Vec::new();
+    for group in lines.chunk_by(|a, b| a.key(bytes) == b.key(bytes)) {
+        let [first, others @ ..] = group else { continue };
+        let says = |line: &Line| record::parse(line.value(bytes)).ok();
+        let same = |other: &Line| {
+            other.value(bytes) == first.value(bytes)
+                || says(other).is_some() && says(other) == says(first)
+        };
+        if others.iter().all(same) {
+            kept.push(*first);
+        }
+        for other in others {
+            let what = format!("the key of line {} once more", first.number);
+            problems.add(other.number as usize, other.start, &what);
+        }
+    }
+    kept
+}
+
+/// The first [`MAX_PROBLEMS`].
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, number: usize, offset: usize, what: &str) {
+        if self.0.len() < MAX_PROBLEMS {
+            self.0.push(problem(number, offset, what));
+        }
+    }
+}
+
+fn problem(number: usize, offset: usize, what: &str) -> Problem {
+    Problem { offset: offset as u64, what: format!("line {number}: {what}") }
 }
 
 /// Decodes one line where it stands: it can only get shorter.
-fn decode(bytes: &mut [u8], start: usize, tab: usize, length: usize) -> Option<Line> {
+fn decode(
+    bytes: &mut [u8],
+    start: usize,
+    tab: usize,
+    length: usize,
+    number: usize,
+) -> Option<Line> {
     let key = unescape(bytes, start..start + tab, start);
     let value_at = start + key + 1;
     let value = unescape(bytes, start + tab + 1..start + length, value_at);
-    Some(Line { start, key: key.try_into().ok()?, value: value.try_into().ok()? })
+    let number = number.try_into().unwrap_or(u32::MAX);
+    Some(Line { start, key: key.try_into().ok()?, value: value.try_into().ok()?, number })
 }
 
 /// Decodes `from` to where it begins or further left; returns the decoded length.
@@ -259,28 +357,82 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_line_makes_the_file_unreadable() {
-        for (text, offset) in [
-            (&b"user.a\t1\nno tab\n"[..], 9),
-            (b"user.a\t1\n\n", 9),
-            (b"user.a\t1\n\tx\n", 9),
-            (b"user.a\t1\nuser\x01b\tx\n", 9),
-            (b"user.a\t1\nuser.b\tx\0\n", 9),
-            (b"user.a\t1\r\n", 0),
-            (b"user.a\t1\nuser.b\t2\nuser.a\t3\n", 18),
+    fn a_bad_line_costs_itself_and_is_named() {
+        for (bad, what) in [
+            (&b"no tab"[..], "line 2: no TAB between key and value"),
+            (b"", "line 2: blank"),
+            (b"\r", "line 2: blank"),
+            (b"\tx", "line 2: does not begin with a key"),
+            (b"user\x01b\tx", "line 2: does not begin with a key"),
+            (b"user.b\tx\0", "line 2: a NUL or CR in the value"),
+            (b"\0\0\0\0\0\0", "line 2: no TAB between key and value"),
+            (b"kxtecdan) I 5e3c", "line 2: no TAB between key and value"),
+            (b"user.a\t2", "line 2: the key of line 1 once more"),
         ] {
-            match Table::read(text.to_vec()) {
-                Err(Error::Corrupt { offset: at, .. }) => {
-                    assert_eq!(at, offset, "{}", text.escape_ascii());
-                }
-                other => panic!("{}: {other:?}", text.escape_ascii()),
-            }
+            let text = [b"user.a\t1\n", bad, b"\nuser.c\t3\n"].concat();
+            let table = table(&text);
+            let last = table.problems().last().unwrap();
+            assert!(last.what.starts_with(what) && last.offset == 9, "{last:?}");
+            assert_eq!(table.get(b"user.c"), Some(&b"3"[..]), "{what}");
+            let is_ambiguous = bad.starts_with(b"user.a");
+            assert_eq!(table.get(b"user.a"), (!is_ambiguous).then_some(&b"1"[..]), "{what}");
+            assert_eq!(table.get(b"user.b"), None, "{what}");
+            let listed = verify(text, &mut |_| ());
+            assert!(listed.iter().any(|problem| problem.what.starts_with(what)), "{listed:?}");
+        }
+        for text in [&b"no tab\n"[..], b"\n\n", b"\tx\n", b"user.a\t1"] {
+            let error = Table::read(text.to_vec()).map(drop).unwrap_err();
+            assert!(error.to_string().contains("line 1: "), "{error}");
         }
         assert!(matches!(Table::read(Vec::new()), Err(Error::Empty)));
     }
 
     #[test]
-    fn verify_goes_on_after_a_problem_but_not_for_ever() {
+    fn lines_with_a_common_key_that_say_the_same_are_one_record() {
+        let one = "user.a\t%(T er P default S be1 M 1 A %(a lrs))\n";
+        let again = "user.a\t%(T er P default S be1 M 2 A %(a l))\n";
+        let moved = "user.a\t%(T er P default S be2 M 3)\n";
+        let value = |text: &str| {
+            let text = format!("{text}user.z\t1\n");
+            table(text.as_bytes()).get(b"user.a").map(<[u8]>::to_vec)
+        };
+        assert!(value(&[one, one].concat()).is_some());
+        assert!(value(&[one, again, one].concat()).is_some());
+        for text in [[one, moved].concat(), [moved, one].concat(), [one, again, moved].concat()] {
+            assert_eq!(value(&text), None);
+        }
+    }
+
+    #[test]
+    fn lines_that_end_with_cr_lf_are_read_without_the_cr() {
+        let table = table(b"user.a\t1\r\nuser.b\t2\r\n");
+        assert_eq!(table.get(b"user.a"), Some(&b"1"[..]));
+        assert_eq!(table.problems().len(), 2);
+        assert!(table.problems()[1].what.starts_with("line 2: ends with CR LF"));
+    }
+
+    #[test]
+    fn verify_names_the_first_key_out_of_order() {
+        let verify = |text: &[u8]| {
+            let problems = verify(text.to_vec(), &mut |_| ());
+            problems.into_iter().map(|problem| (problem.offset, problem.what)).collect::<Vec<_>>()
+        };
+        for good in [
+            &b"user.a\t1\nuser.a-b\t2\nuser.a.c\t3\n"[..],
+            b"user.a\t1\nuser.a.c\t3\nuser.a-b\t2\n",
+        ] {
+            assert_eq!(verify(good), []);
+        }
+        let found = verify(b"user.c\t1\nuser.d\t1\nuser.a\t1\nuser.e\t1\n");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].0 == 18 && found[0].1.starts_with("line 3: a key that should"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_list_of_problems_has_an_end_and_the_records_behind_it_are_read() {
         let mut seen = Vec::new();
         let text = b"bad\nuser.a\t1\nbad\nuser.b\t2\ncut\toff";
         let problems = verify(text.to_vec(), &mut |row| seen.push((row.offset, row.key.to_vec())));
@@ -288,8 +440,11 @@ mod tests {
         let offsets: Vec<u64> = problems.iter().map(|problem| problem.offset).collect();
         assert_eq!(offsets, [0, 13, 26]);
 
-        let problems = verify(b"bad\n".repeat(100_000), &mut |_| ());
-        assert_eq!(problems.len(), MAX_PROBLEMS);
+        let mut text = b"bad\n".repeat(100_000);
+        text.extend_from_slice(b"user.z\t1\n");
+        let table = table(&text);
+        assert_eq!(table.problems().len(), MAX_PROBLEMS);
+        assert_eq!(table.get(b"user.z"), Some(&b"1"[..]));
     }
 
     #[test]
@@ -320,7 +475,8 @@ mod tests {
                         assert!(table.len() < records);
                     }
                     Ok(table) => assert!(table.problems()[0].offset < length as u64),
-                    Err(error) => assert!(length == 0, "{length}: {error}"),
+                    // Not one whole line.
+                    Err(error) => assert!(!whole[..length].contains(&b'\n'), "{length}: {error}"),
                 }
             }
         }

@@ -35,8 +35,9 @@ use std::fmt;
 
 use error::{Error, Result};
 
-/// How many bytes of a file's beginning [`detect`] wants to see, if there are that many.
-pub const HEAD: usize = 64;
+/// How many bytes of a file's beginning [`detect`] wants to see, if there are that many. A text file
+/// whose first page was lost shows its lines behind that.
+pub const HEAD: usize = 16 << 10;
 
 /// What the opener says of a directory in the place of the file: [`detect`] sees bytes only.
 /// zeroskip (3.1.6 to 3.12) and lmdb (3.0) keep a database in a directory.
@@ -127,6 +128,7 @@ pub fn detect(head: &[u8]) -> Result<Engine> {
     {
         return Err(Error::Unsupported("a Berkeley DB file (engine berkeley)"));
     }
+    let head = &head[..head.len().min(HEAD)];
     if flat::begins_like_lines(head) { Ok(Engine::Flat) } else { Err(Error::Unknown) }
 }
 
@@ -167,13 +169,24 @@ mod tests {
     }
 
     #[test]
+    fn a_text_file_with_a_bad_line_is_known_by_its_records() {
+        for text in [
+            &b"user.jane 0 default\nuser.bob\t0 default \n"[..],
+            b"\nuser.bob\t0 default \n",
+            b"user.jane\t0 default \nno tab here\n",
+            b"\0\0\0\0)\nNuser\x1fbob\t%(T er P default S be1)\r\n",
+        ] {
+            assert_eq!(detect(text).unwrap(), Engine::Flat, "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
     fn garbage_is_not_taken_for_text() {
         for garbage in [
             &b"garbage\n"[..],
             b"\n",
             b"\tvalue without a key\n",
-            b"user.jane 0 default\nuser.bob\t0 default \n",
-            b"user.jane\t0 default \nno tab here\n",
+            b"user.jane 0 default\nuser.bob\tmary\n",
             b"\x7fELF\x02\x01\x01\0",
             b"\x1f\x8b\x08\x00\tx\n",
             b"user.jane\t0 default\0 \n",

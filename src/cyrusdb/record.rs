@@ -218,7 +218,8 @@ fn parse_text(value: &[u8]) -> Result<Record, RecordError> {
         None => value,
     };
     let (number, rest) = split(value, b' ').ok_or(RecordError::BadText)?;
-    let (partition, acl_text) = split(rest, b' ').ok_or(RecordError::BadText)?;
+    // Cyrus reads a record that ends here as one with an empty ACL (`mboxlist_parse_entry`).
+    let (partition, acl_text) = split(rest, b' ').unwrap_or((rest, b""));
     if !number.iter().all(u8::is_ascii_digit) {
         return Err(RecordError::BadText);
     }
@@ -306,6 +307,9 @@ mod tests {
             // 2.2 to 2.4
             (b"0 default jane\tlrs\t", local(State::Active)),
             (b"0 default ", local(State::Active)),
+            (b"0 default", local(State::Active)),
+            (b"1 be1.example.com!default", be1(State::Active)),
+            (b"3 be1.example.com!default", be1(State::Reserved)),
             (b"1 be1.example.com!default jane\tlrs\t", be1(State::Active)),
             (b"3 be1.example.com!default ", be1(State::Reserved)),
             (b"8 be1.example.com!default jane\tlrs\t", be1(State::Moving)),
@@ -426,7 +430,7 @@ mod tests {
         assert_eq!(bad(b""), RecordError::Empty);
         for text in [
             &b"default"[..],
-            b"0 default",
+            b"0",
             b"x default ",
             b"-1 default ",
             b"+1 default ",

@@ -33,6 +33,7 @@ const HEADER: usize = 48;
 const VERSION_AT: usize = 20;
 const MAXLEVEL_AT: usize = 28;
 const LOGSTART_AT: usize = 40;
+const RECOVERED_AT: usize = 44;
 
 const DUMMY: u32 = 257;
 const INORDER: u32 = 1;
@@ -62,13 +63,22 @@ pub struct Replay {
     live: HashTable<u32>,
     hasher: RandomState,
     header: Option<Header>,
+    /// What is wrong before [`Self::committed`], or behind it where the file was cut off.
+    damage: Vec<Problem>,
+    /// Offsets of the last records that came, by which the file is known again.
+    last: Vec<u32>,
 }
+
+/// So many.
+const LAST: usize = 8;
 
 /// What the header says that does not change while the file lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Header {
     maxlevel: u32,
     logstart: u64,
+    /// When Cyrus last put the pointers right or made the file.
+    recovered: u32,
 }
 
 /// One thing a transaction does.
@@ -291,15 +301,25 @@ impl Replay {
     }
 
     fn change(&mut self, change: Change) -> Result<()> {
-        let Self { bytes, live, hasher, .. } = self;
+        let Self { bytes, live, hasher, damage, last, .. } = self;
         match change {
             Change::Put(record) => {
                 let key = key_at(bytes, record).unwrap_or_default();
                 let hash = hasher.hash_one(key);
-                if live.find(hash, |at| key_at(bytes, *at) == Some(key)).is_some() {
+                let known = live.find_mut(hash, |at| key_at(bytes, *at) == Some(key));
+                if let Some(known) = known {
+                    // The DELETE before it may be among what is lost.
+                    if !damage.is_empty() {
+                        *known = record;
+                        return Ok(());
+                    }
                     let what = "a record with a key that is there already";
                     return Err(Error::corrupt(record.into(), what));
                 }
+                if last.len() == LAST {
+                    last.remove(0);
+                }
+                last.push(record);
                 live.insert_unique(hash, record, |at| {
                     hasher.hash_one(key_at(bytes, *at).unwrap_or_default())
                 });
@@ -309,7 +329,11 @@ impl Replay {
                 // record begin there.
                 let key = key_at(bytes, record).unwrap_or_default();
                 match live.find_entry(hasher.hash_one(key), |live| *live == record) {
-                    Ok(found) => drop(found.remove()),
+                    Ok(found) => {
+                        last.retain(|at| *at != record);
+                        found.remove();
+                    }
+                    Err(_) if !damage.is_empty() => {}
                     Err(_) => {
                         let what = format!("a DELETE of offset {record}, where no record stands");
                         return Err(Error::corrupt(at.into(), what));
@@ -346,7 +370,16 @@ pub fn verify<S: ByteSource + ?Sized>(
     let mut replay = Replay::new();
     let mut problems = Vec::new();
     match replay.follow(source, size) {
-        Err(Error::Corrupt { offset, what }) => problems.push(Problem { offset, what }),
+        Err(Error::Corrupt { offset, what }) => {
+            let refused = Problem { offset, what };
+            match Replay::of_damaged(source, size, refused.clone()) {
+                Ok(left) => {
+                    problems.extend_from_slice(left.damage());
+                    replay = left;
+                }
+                Err(_) => problems.push(refused),
+            }
+        }
         Err(error) => problems.push(Problem { offset: 0, what: error.to_string() }),
         Ok(()) if replay.committed() < size => {
             let offset = replay.committed();
@@ -420,7 +453,8 @@ fn read_header<S: ByteSource + ?Sized>(source: &S, size: u64) -> Result<Header> 
         let what = format!("{maxlevel} levels of pointers, which Cyrus does not write");
         return Err(Error::corrupt(MAXLEVEL_AT as u64, what));
     }
-    Ok(Header { maxlevel, logstart: word(LOGSTART_AT).into() })
+    let recovered = word(RECOVERED_AT);
+    Ok(Header { maxlevel, logstart: word(LOGSTART_AT).into(), recovered })
 }
 
 fn misplaced_log(logstart: u64) -> Error {
@@ -454,5 +488,6 @@ fn key_at(bytes: &[u8], record: u32) -> Option<&[u8]> {
     record.get(8..)?.get(..length as usize)
 }
 
+mod damage;
 #[cfg(test)]
 mod tests;

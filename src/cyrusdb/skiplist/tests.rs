@@ -17,7 +17,7 @@ impl Writer {
     fn new(records: &[(&str, &str)]) -> Self {
         let mut writer = Self(super::super::SKIPLIST_MAGIC.to_vec());
         writer.words(&[1, 2, MAX_LEVEL, 1, 0, 0, 0, DUMMY, 0, 0]);
-        writer.words(&[0xdead_beef; MAX_LEVEL as usize]);
+        writer.words(&[0xdead_0000; MAX_LEVEL as usize]);
         writer.words(&[NO_MORE_POINTERS]);
         for (key, value) in records {
             writer.record(INORDER, key, value);
@@ -45,7 +45,7 @@ impl Writer {
             self.0.extend_from_slice(text.as_bytes());
             self.0.resize(self.0.len().next_multiple_of(4), 0);
         }
-        self.words(&[0xdead_beef, 0, NO_MORE_POINTERS]);
+        self.words(&[0xdead_0000, 0, NO_MORE_POINTERS]);
         at
     }
 
@@ -413,4 +413,111 @@ proptest! {
         }
         prop_assert_eq!(&rows(&replayed(&writer.0).unwrap()), &model);
     }
+}
+
+fn left_of(bytes: &[u8]) -> Option<Replay> {
+    let size = bytes.len() as u64;
+    let refused = match replayed(bytes) {
+        Ok(replay) => replay.leads_past(size)?,
+        Err(Error::Corrupt { offset, what }) => Problem { offset, what },
+        Err(_) => return None,
+    };
+    Replay::of_damaged(bytes, size, refused).ok()
+}
+
+/// What is lost may be what says that a record has gone or has been replaced: whatever is left must be
+/// as it is in the whole file.
+#[test]
+fn of_a_file_with_a_lost_piece_no_record_is_stale_and_most_are_left() {
+    for list in expected::lists() {
+        let whole = list.file("skiplist.db");
+        let all = replayed(&whole).unwrap();
+        let (mut tried, mut left) = (0, 0);
+        for length in [4, 52, 512, 4096] {
+            for at in (HEADER..whole.len()).step_by(length) {
+                // Other bytes in the middle of a text show in nothing.
+                for byte in if length < 512 { &[0][..] } else { &[0, b'x'] } {
+                    let mut bytes = whole.clone();
+                    let end = bytes.len().min(at + length);
+                    bytes[at..end].fill(*byte);
+                    let Some(replay) = left_of(&bytes) else { continue };
+                    assert!(!replay.damage().is_empty());
+                    for (key, value) in replay.iter() {
+                        assert_eq!(all.get(key), Some(value), "{at} {length}");
+                        assert_eq!(replay.get(key), Some(value));
+                    }
+                    let problem = &replay.damage()[0];
+                    assert!(problem.offset < end as u64, "{at}: {problem:?}");
+                    if length == 52 {
+                        (tried, left) = (tried + all.len(), left + replay.len());
+                    }
+                }
+            }
+        }
+        eprintln!("{left} of {tried}");
+        assert!(left * 100 >= tried * 90, "{left} of {tried}");
+    }
+}
+
+#[test]
+fn of_a_file_cut_off_anywhere_no_record_is_stale() {
+    for list in expected::lists() {
+        let whole = list.file("skiplist.db");
+        let all = replayed(&whole).unwrap();
+        for length in (0..whole.len()).step_by(4) {
+            let Some(replay) = left_of(&whole[..length]) else { continue };
+            for (key, value) in replay.iter() {
+                assert_eq!(all.get(key), Some(value), "{length}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_cut_off_behind_a_commit_shows_by_its_pointers() {
+    for list in expected::lists() {
+        let whole = list.file("skiplist.db");
+        let (mut shown, mut cuts) = (0, 0);
+        for length in (HEADER..whole.len()).step_by(4) {
+            let Ok(replay) = replayed(&whole[..length]) else { continue };
+            cuts += 1;
+            shown += usize::from(replay.leads_past(length as u64).is_some());
+        }
+        eprintln!("{shown} of {cuts}");
+        assert!(replayed(&whole).unwrap().leads_past(whole.len() as u64).is_none());
+    }
+}
+
+#[test]
+fn a_damaged_file_is_followed_as_it_grows() {
+    let mut writer = Writer::new(&[("user.a", "1"), ("user.b", "2"), ("user.c", "3")]);
+    let lost = writer.0.len() - 60;
+    writer.0[lost..lost + 4].fill(0);
+    let mut replay = left_of(&writer.0).unwrap();
+    let before = rows(&replay);
+    assert!(!before.is_empty() && before.len() < 3, "{before:?}");
+    assert!(replay.continues(&writer.0, writer.0.len() as u64));
+    writer.add("user.d", "4");
+    writer.commit();
+    replay.follow(&writer.0, writer.0.len() as u64).unwrap();
+    assert_eq!(replay.get(b"user.d"), Some(&b"4"[..]));
+    assert_eq!(replay.len(), before.len() + 1);
+    assert!(!replay.damage().is_empty());
+    writer.0[100] ^= 1;
+    writer.set(RECOVERED_AT, 7);
+    assert!(!replay.continues(&writer.0, writer.0.len() as u64));
+}
+
+#[test]
+fn verify_lists_every_loss_and_reads_what_is_left() {
+    let list = &expected::lists()[0];
+    let whole = list.file("skiplist.db");
+    let mut bytes = whole.clone();
+    for at in [2000, 6000, 12_000] {
+        bytes[at..at + 52].fill(0);
+    }
+    let mut seen = 0;
+    let problems = verify(&bytes, bytes.len() as u64, &mut |_| seen += 1);
+    assert!((2..=6).contains(&problems.len()), "{problems:?}");
+    assert!(seen * 2 > replayed(&whole).unwrap().len(), "{seen}");
 }
