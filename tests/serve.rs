@@ -4,14 +4,18 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use common::{Client, Daemon, LIST, Site};
+use murder_route::mailbox::{MailboxList, State};
+use murder_route::mailbox_list::{FileList, Options};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -94,6 +98,81 @@ fn a_daemon_without_a_mupdate_server_refuses_nobody_of_a_murder() {
     daemon.wait_for("no MUPDATE server is configured");
     let status = daemon.ask("status", "");
     assert!(status.contains("no MUPDATE server is configured"), "{status}");
+}
+
+/// What is known once must be answered whenever the list is whole, at once, and what is not in it never
+/// counts as unknown on the word of half a list.
+#[test]
+fn a_list_cut_and_mended_in_place_under_load_is_answered_as_soon_as_it_is_whole() {
+    for engine in ["twoskip", "twom", "skiplist", "flat"] {
+        let site = Site::new();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
+        let whole = fs::read(format!("{folder}/{engine}.db")).unwrap();
+        let path = site.path("mailboxes.db");
+        fs::write(&path, &whole).unwrap();
+        let known = some_users(&path);
+        let daemon = Daemon::start(&site);
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                let (mut client, known, stop) = (daemon.connect(), &known, &stop);
+                scope.spawn(move || {
+                    for name in known.iter().cycle().take_while(|_| !stop.load(Ordering::SeqCst)) {
+                        let answer = client.ask("lmtp", name);
+                        let known = answer.starts_with("OK lmtp:") || answer.starts_with("TEMP ");
+                        assert!(known, "{engine} {name}: {answer}");
+                    }
+                });
+            }
+            // Ends the others if this one fails.
+            let _ended = Ended(&stop);
+            let mut client = daemon.connect();
+            for round in 0..30 {
+                // As cp does it: emptied, then written from the beginning on.
+                let mut file = fs::File::create(&path).unwrap();
+                let cut = whole.len() / 2 * (round % 7) / 7;
+                file.write_all(&whole[..cut]).unwrap();
+                let answer = client.ask("lmtp", "nobody@example.org");
+                assert!(answer.starts_with("TEMP "), "{engine} {cut}: {answer}");
+                for name in known.iter().take(5) {
+                    client.ask("lmtp", name);
+                }
+                file.write_all(&whole[cut..]).unwrap();
+                for name in &known {
+                    let answer = client.ask("lmtp", name);
+                    assert!(answer.starts_with("OK lmtp:"), "{engine} {round} {name}: {answer}");
+                }
+            }
+        });
+    }
+}
+
+/// Sets a flag when it goes.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Addresses of users in a list.
+fn some_users(list: &Path) -> Vec<String> {
+    let list = FileList::open(list, Options::default());
+    let mut users = Vec::new();
+    list.each(b"user.", &mut |name, record| {
+        let local = std::str::from_utf8(&name.as_bytes()["user.".len()..]).unwrap();
+        if local.bytes().all(|b| b.is_ascii_alphanumeric())
+            && record.state == State::Active
+            && record.server.is_some()
+        {
+            users.push(format!("{local}@example.org"));
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(users.len() >= 10, "{users:?}");
+    users
 }
 
 /// A site with a MUPDATE server, and its daemon beside the kick socket.

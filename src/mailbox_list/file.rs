@@ -1,7 +1,7 @@
 //! The `mailboxes.db` of this host as a [`MailboxList`].
 
 use std::cell::RefCell;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
@@ -87,6 +87,9 @@ const PATIENCE: u32 = 1000;
 /// A lookup that may not wait reads no more bytes than this of a file that must be read whole.
 const AT_ONCE: u64 = 256 << 10;
 
+/// Least time between two maps of a file that loses pages.
+const RENEW: Duration = Duration::from_secs(10);
+
 /// So many fingers are collected on the way of one lookup: about a millisecond.
 const PIECE: usize = 2048;
 
@@ -115,6 +118,8 @@ pub struct FileList {
     /// How many lookups there were, up to [`Options::shortcuts_after`].
     lookups: AtomicU32,
     elsewhere: Elsewhere,
+    /// When a torn map may be made anew, in nanoseconds since `created`.
+    renew_at: AtomicU64,
     work: Mutex<Work>,
 }
 
@@ -146,6 +151,7 @@ impl FileList {
             clock: AtomicU64::new(0),
             lookups: AtomicU32::new(0),
             elsewhere: Elsewhere::default(),
+            renew_at: AtomicU64::new(0),
             work: Mutex::default(),
         }
     }
@@ -267,9 +273,11 @@ impl FileList {
             Error::Io(error) if error.kind() == io::ErrorKind::WouldBlock => undated(Lookup::Busy),
             error => undated(Lookup::Unsure(self.say(error))),
         };
-        for attempt in 0..ATTEMPTS {
+        let mut attempt = 0;
+        while attempt < ATTEMPTS {
             pause(attempt, may_wait);
-            let view = match self.recent(attempt > 0, may_wait, scratch) {
+            attempt += 1;
+            let view = match self.recent(attempt > 1, may_wait, scratch) {
                 Ok(view) => view,
                 Err(Error::Corrupt { .. }) => continue,
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
@@ -285,13 +293,39 @@ impl FileList {
                     return answer;
                 }
                 Ok(None) | Err(Error::Corrupt { .. }) => {}
+                Err(Error::Io(error)) if is_of_the_disk(&error) => attempt = ATTEMPTS,
                 Err(error) => return unsure(error),
             }
+        }
+        match self.look_up_anew(name, scratch, key) {
+            Ok(Some(answer)) => return answer,
+            Ok(None) | Err(Error::Corrupt { .. }) => {}
+            Err(error) => return unsure(error),
         }
         if !may_wait {
             return undated(Lookup::Busy);
         }
         self.look_up_locked(name, scratch, key).unwrap_or_else(unsure)
+    }
+
+    /// Looks up in the file as it is opened anew: what is remembered of it may be to blame for what
+    /// failed before, after a disk that could not be read, or another list that was written over this
+    /// one. `None`: the file is read whole, or changes.
+    fn look_up_anew(
+        &self,
+        name: &MailboxName,
+        scratch: &mut Scratch,
+        key: &mut Vec<u8>,
+    ) -> Result<Option<Dated<Lookup>>, Error> {
+        let (file, engine) = view::open(&self.at)?;
+        if matches!(engine, Engine::Skiplist | Engine::Flat) {
+            return Ok(None);
+        }
+        let view = View::Skip(SkipView::open(file, self.options.danger, scratch)?);
+        // An error once more, and what is remembered is as good as this.
+        search(&view, name, scratch, key)?;
+        let view = self.remember_new(view, &mut self.work())?;
+        self.attempt(&view, name, false, scratch, key)
     }
 
     /// Who was in a skiplist file before a writer took its lock for long, as a MUPDATE resync does.
@@ -509,6 +543,9 @@ impl FileList {
                 Err(_) => return self.load(may_wait, scratch),
             };
             header.check_size(metadata.len())?;
+            if skip.is_torn() && self.may_renew() {
+                return self.load(may_wait, scratch);
+            }
             if skip.is_at(header) {
                 return Ok(view);
             }
@@ -529,6 +566,18 @@ impl FileList {
         self.load(may_wait, scratch)
     }
 
+    /// Whether it is time to map a file anew whose map has lost pages. A disk that cannot read one of
+    /// them may do the same to the next map, and with each the shortcuts are collected again.
+    fn may_renew(&self) -> bool {
+        let now = self.since_created();
+        let due = now >= self.renew_at.load(Relaxed);
+        if due {
+            let pause = u64::try_from(RENEW.as_nanos()).unwrap_or(u64::MAX);
+            self.renew_at.store(now.saturating_add(pause), Relaxed);
+        }
+        due
+    }
+
     /// Begins anew with the file that the path leads to.
     fn load(&self, may_wait: bool, scratch: &mut Scratch) -> Result<Arc<View>, Error> {
         let (file, engine) = view::open(&self.at)?;
@@ -536,7 +585,9 @@ impl FileList {
         match engine {
             Engine::Twoskip | Engine::Twom => self.load_locked(file, engine, scratch),
             Engine::Flat if may_wait || size <= AT_ONCE => {
-                let view = View::Index(IndexView::flat(file)?);
+                let before = self.current.load_full();
+                let before = same_index(before.as_ref(), &file.metadata()?);
+                let view = View::Index(IndexView::flat(file, before)?);
                 self.remember_new(view, &mut self.work())
             }
             Engine::Skiplist => {
@@ -571,15 +622,15 @@ impl FileList {
         }
         let metadata = file.metadata()?;
         let file = ListFile::new(file);
-        if let Some(view) = self.current.load_full()
-            && let View::Index(index) = &*view
-            && index.identity == Identity::of(&metadata)
+        let before = self.current.load_full();
+        let index = same_index(before.as_ref(), &metadata);
+        if let (Some(view), Some(index)) = (&before, index)
             && index.follow(&file, &metadata)
         {
             work.guard.seen(view.records(), self.created.elapsed());
-            return Ok(view);
+            return Ok(Arc::clone(view));
         }
-        let view = View::Index(IndexView::skiplist(&file, &metadata)?);
+        let view = View::Index(IndexView::skiplist(&file, &metadata, index)?);
         self.remember_new(view, &mut work)
     }
 
@@ -697,6 +748,15 @@ impl FileList {
         matches!(view.as_deref(), Some(View::Skip(skip)) if !skip.wants_fingers(amount))
     }
 
+    /// Whether its map has lost pages; `None`: there is no view that could have one.
+    #[cfg(test)]
+    pub(super) fn is_torn(&self) -> Option<bool> {
+        match self.remembered().as_deref() {
+            Some(View::Skip(skip)) => Some(skip.is_torn()),
+            _ => None,
+        }
+    }
+
     /// Collects some fingers, if they are missing and nobody else is at it.
     fn collect(&self, view: &Arc<View>, scratch: &mut Scratch) {
         let View::Skip(skip) = &**view else { return };
@@ -731,6 +791,14 @@ impl FileList {
     }
 }
 
+/// The index of the same file, if that is what is remembered.
+fn same_index<'v>(view: Option<&'v Arc<View>>, metadata: &Metadata) -> Option<&'v IndexView> {
+    match view.map(|view| &**view) {
+        Some(View::Index(index)) if index.identity == Identity::of(metadata) => Some(index),
+        _ => None,
+    }
+}
+
 /// Lets a writer finish what it is at, before this attempt.
 fn pause(attempt: u32, may_wait: bool) {
     match attempt {
@@ -739,6 +807,11 @@ fn pause(attempt: u32, may_wait: bool) {
         _ if may_wait => thread::sleep(Duration::from_millis(1)),
         _ => thread::yield_now(),
     }
+}
+
+/// Whether a look may fail otherwise in a moment, or in the file as it is opened anew.
+fn is_of_the_disk(error: &io::Error) -> bool {
+    !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Searches for a name at this header's end.

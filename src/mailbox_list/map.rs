@@ -6,7 +6,7 @@
 //! are two ways to meet that, see [`Danger`]:
 //!
 //! * A program calls [`guard`]: its handler puts an empty page where one has gone and marks the map as
-//!   torn, the read ends in an error, and the file is opened anew.
+//!   torn, the file is read by `pread` from then on, and mapped anew when it is whole again.
 //! * The library is in somebody else's process and must not have handlers. There nothing is touched
 //!   past the length that the file had when somebody looked last, which is before a
 //!   search, and no longer ago than a hit may be old (2 ms). Who looks up less often, as a mail server
@@ -19,7 +19,6 @@
 #![expect(unsafe_code, reason = "mmap and sigaction have no safe form; this is the fence")]
 
 use std::fs::File;
-use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -177,6 +176,10 @@ pub enum Danger {
     Looked,
 }
 
+/// The map has pages that the file had lost when they were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Torn;
+
 /// The first bytes of a file, as they are now and as they become.
 #[derive(Debug)]
 pub(crate) struct Map {
@@ -220,10 +223,15 @@ impl Map {
         self.end.store(end.min(self.len), Relaxed);
     }
 
-    /// Copies the bytes at `offset`. `None`: they are not all within the map. An error: the file has
-    /// lost some of what was mapped.
+    /// Whether the file has lost some of what was mapped, and a search came to it.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.slot.is_some_and(|slot| TABLE[slot].torn.load(SeqCst))
+    }
+
+    /// Copies the bytes at `offset`. `None`: they are not all within the map. An error: the map is
+    /// [torn](Self::is_torn), and what was copied may be of an empty page.
     #[inline]
-    pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8]) -> Option<io::Result<()>> {
+    pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8]) -> Option<Result<(), Torn>> {
         let offset = usize::try_from(offset).ok()?;
         if offset.checked_add(buf.len())? > self.end.load(Relaxed) {
             return None;
@@ -238,10 +246,7 @@ impl Map {
             let from = (self.begin + offset) as *const u8;
             ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len());
         }
-        if self.slot.is_some_and(|slot| TABLE[slot].torn.load(SeqCst)) {
-            return Some(Err(io::Error::other("somebody has cut the file off while it was read")));
-        }
-        Some(Ok(()))
+        Some(if self.is_torn() { Err(Torn) } else { Ok(()) })
     }
 }
 

@@ -18,6 +18,8 @@ pub mod kick;
 pub mod lists;
 mod lock;
 pub mod map;
+#[cfg(test)]
+mod mended_tests;
 pub mod replica;
 mod skip_view;
 pub mod stored;

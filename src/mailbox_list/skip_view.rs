@@ -129,6 +129,11 @@ impl SkipView {
         self.written.store(written(now), Relaxed);
     }
 
+    /// Whether its map has lost pages, so that it is read by `pread`.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.file.is_torn()
+    }
+
     /// Whether a header names the state that is known.
     pub(crate) fn is_at(&self, header: Header) -> bool {
         let known = self.header();

@@ -1,11 +1,12 @@
 //! Reads a whole list and reports everything wrong with it: `murder-route verify`.
 
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::foothold::Foothold;
 use super::keys::generation_shown_by;
+use super::view;
 use crate::cyrusdb::verify::verify;
 use crate::cyrusdb::{Engine, Problem, Row, detect, error, flat, record, skiplist};
 use crate::mailbox::{KeyGeneration, MailboxName};
@@ -43,12 +44,10 @@ pub fn file(path: &Path) -> Report {
 }
 
 fn read(path: &Path) -> error::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(error::Error::Unsupported("a directory (zeroskip or LMDB)"));
-    }
+    let (mut file, metadata) = view::open_regular(&Foothold::at(path.to_owned()))?;
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    // What a file grows by meanwhile is not read.
+    (&mut file).take(metadata.len()).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -13,7 +13,7 @@ use crate::mailbox::{KeyGeneration, Moment};
 
 use super::foothold::Foothold;
 use super::index_view::IndexView;
-use super::map::{Danger, Map};
+use super::map::{Danger, Map, Torn};
 use super::skip_view::SkipView;
 
 /// An open file, read by `pread`.
@@ -57,6 +57,12 @@ impl MappedFile {
         self.map.get()?.as_ref()
     }
 
+    /// Whether the map has lost pages: to a file that was cut, or to a disk that cannot read them. The
+    /// file is read by `pread` then, which tells what has become of each page since.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.mapped().is_some_and(Map::is_torn)
+    }
+
     /// The file was seen to have `len` bytes.
     pub(crate) fn reaches(&self, len: u64) {
         if let Some(map) = self.mapped() {
@@ -76,8 +82,8 @@ impl ByteSource for MappedFile {
     #[inline]
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         match self.mapped().and_then(|map| map.read_at(offset, buf)) {
-            Some(read) => read.map(|()| buf.len()),
-            None => self.file.read_at(offset, buf),
+            Some(Ok(())) => Ok(buf.len()),
+            Some(Err(Torn)) | None => self.file.read_at(offset, buf),
         }
     }
 
@@ -118,8 +124,8 @@ impl Identity {
     }
 }
 
-/// Opens the file to read it, and tells its engine.
-pub(crate) fn open(at: &Foothold) -> Result<(File, Engine)> {
+/// Opens the file to read it. A FIFO, a device or a socket in its place is not waited for.
+pub(crate) fn open_regular(at: &Foothold) -> Result<(File, Metadata)> {
     let file = at.open()?;
     let metadata = file.metadata()?;
     if metadata.is_dir() {
@@ -128,8 +134,14 @@ pub(crate) fn open(at: &Foothold) -> Result<(File, Engine)> {
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file").into());
     }
+    Ok((file, metadata))
+}
+
+/// Opens the file to read it, and tells its engine.
+pub(crate) fn open(at: &Foothold) -> Result<(File, Engine)> {
+    let (file, _) = open_regular(at)?;
     let file = ListFile::new(file);
-    let mut head = [0; cyrusdb::HEAD];
+    let mut head = vec![0; cyrusdb::HEAD];
     let len = file.read_at(0, &mut head)?;
     let engine = cyrusdb::detect(&head[..len])?;
     Ok((file.0, engine))
