@@ -11,10 +11,10 @@ use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
 use crate::mupdate::Finding;
 use crate::router::{Belief, Misses};
 
-/// So many names are confirmed for one recipient at most; then he is deferred. Today's rules give
-/// at most two names, those of older releases four more, the catch-all and the nearest name of a
-/// shared folder one each.
-pub const MOST_ROUNDS: usize = 10;
+/// Maximum number of names confirmed for one recipient, which is deferred then. Today's rules and those
+/// of 3.0 give at most four names between them, those of 2.x four more, and the nearest name of each of
+/// these may be another; the catch-all is one.
+pub const MOST_ROUNDS: usize = 18;
 
 /// What came of asking for a name.
 #[derive(Debug, Clone, PartialEq, Eq)]

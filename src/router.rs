@@ -275,7 +275,13 @@ impl Search<'_> {
         let lost = match target {
             Ok(target) => match self.by_name(&target)? {
                 Found::Decided(route) => return Ok(route),
-                Found::Missed(route) | Found::Barred(route) => {
+                Found::Missed(route) => {
+                    if may_be_older && let Some(route) = self.older_rules(recipient)? {
+                        return Ok(route);
+                    }
+                    route
+                }
+                Found::Barred(route) => {
                     if may_be_older && let Some(doubted) = self.doubt_older_rules(recipient)? {
                         return Ok(doubted);
                     }
@@ -294,8 +300,8 @@ impl Search<'_> {
                     explain!(self.explain, "decision: {}", route.reason);
                     return Ok(route);
                 }
-                if may_be_older && let Some(doubted) = self.doubt_older_rules(recipient)? {
-                    return Ok(doubted);
+                if may_be_older && let Some(route) = self.older_rules(recipient)? {
+                    return Ok(route);
                 }
                 if route.decision != Decision::Unknown && !any_release {
                     explain!(self.explain, "decision: {}", route.reason);
@@ -369,6 +375,18 @@ impl Search<'_> {
         Some(target)
     }
 
+    /// What becomes of a recipient that today's rules do not find, by what older rules do. `None`:
+    /// they do not find it either.
+    fn older_rules(&mut self, recipient: &Recipient<'_>) -> Result<Option<Route>, Open> {
+        if let doubted @ Some(_) = self.doubt_older_rules(recipient)? {
+            return Ok(doubted);
+        }
+        Ok(match self.fuzzy_by_older_rules(recipient)? {
+            Some(Found::Decided(route) | Found::Barred(route)) => Some(route),
+            Some(Found::Missed(_)) | None => None,
+        })
+    }
+
     /// What becomes of a recipient whom today's rules do not find, for all that is known of the
     /// names that older releases make of him. `None`: it is believed that none of them is there.
     fn doubt_older_rules(&mut self, recipient: &Recipient<'_>) -> Result<Option<Route>, Open> {
@@ -404,7 +422,8 @@ impl Search<'_> {
         }
         let Found::Missed(missed) = found else { return Ok(found) };
         // lmtpd, too, goes by likeness only where nothing has the name.
-        Ok(self.fuzzy(target)?.unwrap_or(Found::Missed(missed)))
+        let searches = Fuzzy::all(&self.router.rules, target);
+        Ok(self.fuzzy(searches)?.unwrap_or(Found::Missed(missed)))
     }
 
     /// Whether the list has the mailbox, or cannot say that it has not.
@@ -528,30 +547,44 @@ impl Search<'_> {
         }
     }
 
-    /// `lmtp_fuzzy_mailbox_match` for a shared folder that is not there under its exact name.
-    fn fuzzy(&mut self, target: &Target) -> Result<Option<Found>, Open> {
-        let Some(mut fuzzy) = Fuzzy::new(&self.router.rules, target) else {
-            return Ok(None);
+    /// `lmtp_fuzzy_mailbox_match` under older rules, for a recipient that neither today's rules nor
+    /// exact names of older ones find.
+    fn fuzzy_by_older_rules(&mut self, recipient: &Recipient<'_>) -> Result<Option<Found>, Open> {
+        let router = self.router;
+        let older = router.older.iter();
+        let targets: Vec<_> =
+            older.filter_map(|rules| Some((rules, rules.target(recipient).ok()?))).collect();
+        self.fuzzy(targets.iter().flat_map(|(rules, target)| Fuzzy::all(rules, target)).collect())
+    }
+
+    /// `lmtp_fuzzy_mailbox_match` for a shared folder that is not there under its exact name: one walk
+    /// for all searches, of which the first that finds a mailbox counts.
+    fn fuzzy(&mut self, mut searches: Vec<Fuzzy<'_>>) -> Result<Option<Found>, Open> {
+        let Some(first) = searches.first() else { return Ok(None) };
+        let (prefix, wanted) = (first.prefix(), first.wanted());
+        let prefix = match searches.iter().all(|search| search.prefix() == prefix) {
+            true => prefix,
+            false => b"",
         };
-        let read = self.list.each(fuzzy.prefix(), &mut |name, record| {
+        let read = self.list.each(prefix, &mut |name, record| {
             if !matches!(record.state, State::Deleted | State::Intermediate) {
-                fuzzy.offer(name);
+                searches.iter_mut().for_each(|search| search.offer(name));
             }
             ControlFlow::Continue(())
         });
         if let Err(why) = read {
             let decision = Decision::Deferred(Cause::List);
-            let route = Route::about(&target.name, None, decision, why.into());
+            let route = Route::about(wanted, None, decision, why.into());
             return Ok(Some(Found::Decided(route)));
         }
-        let Some(name) = fuzzy.best() else {
-            return Ok(None);
-        };
-        explain!(self.explain, "rule: lmtp_fuzzy_mailbox_match takes {name}");
-        match self.look_up(&Target::by_name(target.kind, name))? {
-            Found::Missed(_) => Ok(None),
-            found => Ok(Some(found)),
+        for name in searches.into_iter().filter_map(Fuzzy::best) {
+            explain!(self.explain, "rule: lmtp_fuzzy_mailbox_match takes {name}");
+            match self.look_up(&Target::by_name(Kind::Shared, name))? {
+                Found::Missed(_) => {}
+                found => return Ok(Some(found)),
+            }
         }
+        Ok(None)
     }
 }
 

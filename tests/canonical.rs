@@ -102,7 +102,7 @@ fn domain() -> impl Strategy<Value = Option<String>> {
 
 prop_compose! {
     fn rules()(
-        release in select(vec![Release::V2_4, Release::V2_5, Release::V3_0, Release::V3_6]),
+        release in select(vec![Release::V2_4, Release::V2_5, Release::V3_0, Release::V3_6, Release::V3_13]),
         virtdomains: bool,
         defaultdomain in domain(),
         unixhierarchysep: bool,

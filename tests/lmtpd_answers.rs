@@ -15,7 +15,7 @@ use murder_route::config::rules;
 use murder_route::cyrusdb::record;
 use murder_route::domains::Domains;
 use murder_route::imapd_conf::ImapdConf;
-use murder_route::mailbox::{Lookup, MailboxList, MailboxName, Record, State};
+use murder_route::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State};
 use murder_route::mailbox_list::replica::{Place, ReplicaList};
 use murder_route::mupdate::wire::{Input, MAX_LINE};
 use murder_route::mupdate::{Banner, Event, Role, Session, Stream, Timings};
@@ -24,8 +24,11 @@ use murder_route::router::{Decision, Misses, Refusal, Router, Verdict};
 
 /// The release as differences.txt names it, whose rules it has, and what it said. 3.10.2 and 3.12.4
 /// say the same as 3.6.1.
-const ANSWERS: [(&str, Release, &str); 2] = [
+const ANSWERS: [(&str, Release, &str); 5] = [
+    ("2.4", Release::V2_4, include_str!("data/recipients/answers-2.4.22.txt")),
+    ("2.5", Release::V2_5, include_str!("data/recipients/answers-2.5.17.txt")),
     ("3.2", Release::V3_0, include_str!("data/recipients/answers-3.2.6.txt")),
+    ("3.4", Release::V3_0, include_str!("data/recipients/answers-3.4.9.txt")),
     ("3.6", Release::V3_6, include_str!("data/recipients/answers-3.6.1.txt")),
 ];
 const DIFFERENCES: &str = include_str!("data/recipients/differences.txt");
@@ -40,8 +43,9 @@ fn lines(text: &'static str) -> impl Iterator<Item = &'static str> {
     text.lines().filter(|line| !line.is_empty() && *line != "#" && !line.starts_with("# "))
 }
 
-/// A router for each variant, made of its imapd.conf by the rules of a release.
-fn variants(release: Release) -> BTreeMap<&'static str, Router> {
+/// A router for each variant, made of its imapd.conf by the rules of a release and, where that finds
+/// nothing in a list with keys of up to 3.4, of older ones.
+fn variants(release: Release, older: &[Release]) -> BTreeMap<&'static str, Router> {
     let mut texts: BTreeMap<&str, String> = BTreeMap::new();
     let mut current = "";
     for line in lines(VARIANTS) {
@@ -56,18 +60,19 @@ fn variants(release: Release) -> BTreeMap<&'static str, Router> {
     let router = |text: String| {
         let mut read = |_: &Path| Ok(text.clone().into_bytes());
         let (conf, _) = ImapdConf::parse(Path::new("imapd.conf"), &mut read).unwrap();
+        let options = conf.options().unwrap();
         Router {
             domains: Domains::new(["*"]).unwrap(),
-            rules: rules(Some(&conf.options().unwrap()), release),
-            older: Vec::new(),
+            rules: rules(Some(&options), release),
+            older: older.iter().map(|release| rules(Some(&options), *release)).collect(),
             backends: Backends::default(),
         }
     };
     texts.into_iter().map(|(name, text)| (name, router(text))).collect()
 }
 
-/// The mailboxes of the table, in memory.
-struct Table(BTreeMap<&'static str, Record>);
+/// The mailboxes of the table, in memory, under keys of 3.6 and later or of up to 3.4.
+struct Table(BTreeMap<&'static str, Record>, KeyGeneration);
 
 impl Table {
     fn read() -> Self {
@@ -80,7 +85,7 @@ impl Table {
             let value = format!("%(T {letters} P {partition} S {server} A %({acl}))");
             (name, record::parse(value.as_bytes()).unwrap())
         };
-        Self(lines(MAILBOXES).map(record).collect())
+        Self(lines(MAILBOXES).map(record).collect(), KeyGeneration::Separated)
     }
 }
 
@@ -90,6 +95,10 @@ impl MailboxList for Table {
             Some(record) => Lookup::Present(record.clone()),
             None => Lookup::Absent,
         }
+    }
+
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        Some(self.1)
     }
 
     fn each(
@@ -178,6 +187,11 @@ fn ours(router: &Router, list: &dyn MailboxList, key: &str) -> &'static str {
     }
 }
 
+/// Whether a release is the one that differences.txt names, `3.6`, of that family, `3`, or any, `*`.
+fn is_of(name: &str, named: &str) -> bool {
+    name == named || named == "*" || name.split('.').next() == Some(named)
+}
+
 fn theirs(reply: &str) -> &'static str {
     match reply {
         "250 2.1.5" => "deliver",
@@ -201,7 +215,15 @@ fn cases_of(
     release: Release,
     answers: &'static str,
 ) -> Vec<Case> {
-    let variants = variants(release);
+    cases_by(list, name, &variants(release, &[]), answers)
+}
+
+fn cases_by(
+    list: &dyn MailboxList,
+    name: &'static str,
+    variants: &BTreeMap<&'static str, Router>,
+    answers: &'static str,
+) -> Vec<Case> {
     lines(answers)
         // Without a domain it is none of our domains, and no mail server asks.
         .filter(|line| line.split('\t').nth(1).is_some_and(|recipient| recipient.contains('@')))
@@ -226,6 +248,22 @@ fn nobody_to_whom_lmtpd_delivers_is_refused() {
 }
 
 #[test]
+fn while_the_release_is_only_assumed_nobody_to_whom_an_older_lmtpd_delivers_is_refused() {
+    let older = [Release::V3_0, Release::V2_5, Release::V2_4];
+    let variants = variants(Release::V3_6, &older);
+    let list = Table(Table::read().0, KeyGeneration::Internal);
+    for (name, release, answers) in ANSWERS {
+        if !older.contains(&release) {
+            continue;
+        }
+        for (_, variant, key, lmtpd, ours) in cases_by(&list, name, &variants, answers) {
+            let refused = lmtpd == "deliver" && !matches!(ours, "deliver" | "temporary");
+            assert!(!refused, "{name}, {variant}: {key}: {lmtpd}, ours {ours}");
+        }
+    }
+}
+
+#[test]
 fn our_rules_differ_from_lmtpd_only_where_it_is_documented() {
     let documented: BTreeSet<Case> = lines(DIFFERENCES)
         .filter(|line| line.split('\t').nth(2).is_some_and(|recipient| recipient.contains('@')))
@@ -235,7 +273,7 @@ fn our_rules_differ_from_lmtpd_only_where_it_is_documented() {
             else {
                 panic!("not six columns: {line}");
             };
-            let meant = ANSWERS.iter().filter(move |(name, ..)| [name, "*"].contains(&release));
+            let meant = ANSWERS.iter().filter(move |(name, ..)| is_of(name, release));
             meant.map(move |(name, ..)| (*name, variant, key, lmtpd, ours))
         })
         .collect();
@@ -275,7 +313,7 @@ fn every_recipient_was_asked_under_every_variant() {
                 Some((columns.next()?, columns.next()?))
             })
             .collect();
-        let variants = variants(release);
+        let variants = variants(release, &[]);
         for variant in variants.keys() {
             for recipient in lines(RECIPIENTS) {
                 assert!(asked.contains(&(*variant, recipient)), "{name}, {variant}: {recipient}");

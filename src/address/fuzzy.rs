@@ -8,8 +8,9 @@ use crate::mailbox::MailboxName;
 ///
 /// The caller offers every mailbox that is there (no tombstones, no intermediate names), in any
 /// order; a walk over [`Fuzzy::prefix`] is enough. Cyrus 2 takes the wanted folder or the closest
-/// of its parents. Cyrus 3 takes the mailbox that shares the most leading components, so perhaps a
-/// sibling; of several, the first in the order of the list.
+/// of its parents, and compares the domain like a folder. Cyrus 3 takes the mailbox that shares the most
+/// leading components, so perhaps a sibling; of several, the first in the order of the list. From
+/// 3.13 on it takes only the components that are shared, whether or not such a mailbox is there.
 #[derive(Debug)]
 pub struct Fuzzy<'a> {
     wanted: &'a MailboxName,
@@ -18,21 +19,32 @@ pub struct Fuzzy<'a> {
 }
 
 impl<'a> Fuzzy<'a> {
-    /// A search for `target`; `None` if the rules have none for it.
-    pub fn new(rules: &Rules, target: &'a Target) -> Option<Self> {
-        let wanted = &target.name;
+    /// Searches for each name of `target`; empty if the rules have none for it.
+    pub fn all(rules: &Rules, target: &'a Target) -> Vec<Self> {
+        target.names().filter_map(|wanted| Self::new(rules, target.kind, wanted)).collect()
+    }
+
+    fn new(rules: &Rules, kind: Kind, wanted: &'a MailboxName) -> Option<Self> {
         // Cyrus 3 compares the folders of users without their users, and so finds none.
         let of_user = rules.release >= Release::V3_0 && is_users(wanted);
-        (rules.fuzzy && target.kind == Kind::Shared && !of_user).then_some(Self {
+        (rules.fuzzy && kind == Kind::Shared && !of_user).then_some(Self {
             wanted,
             release: rules.release,
             best: None,
         })
     }
 
+    /// The name that is not there.
+    pub fn wanted(&self) -> &'a MailboxName {
+        self.wanted
+    }
+
     /// What the internal name of every mailbox that matters begins with.
     pub fn prefix(&self) -> &'a [u8] {
         let name = self.wanted.as_bytes();
+        if self.release < Release::V3_0 {
+            return b"";
+        }
         &name[..name.len() - self.wanted.without_domain().len()]
     }
 
@@ -52,12 +64,24 @@ impl<'a> Fuzzy<'a> {
 
     /// The mailbox to look up instead of the wanted one.
     pub fn best(self) -> Option<MailboxName> {
-        self.best.map(|(_, name)| name)
+        let prefix = self.prefix();
+        let (depth, found) = self.best?;
+        if self.release < Release::V3_13 {
+            return Some(found);
+        }
+        let mut name = prefix.to_vec();
+        let shared = found.without_domain().split(|b| *b == b'.').take(depth);
+        name.extend(shared.collect::<Vec<_>>().join(&b'.'));
+        MailboxName::new(name).ok()
     }
 
     /// How many leading components are those of the wanted name; 0: not to be taken.
     fn depth(&self, name: &MailboxName) -> usize {
-        if name.domain() != self.wanted.domain() {
+        let in_domain = match (name.domain(), self.wanted.domain()) {
+            (Some(have), Some(wanted)) if self.release < Release::V3_0 => nearly(have, wanted),
+            (have, wanted) => have == wanted,
+        };
+        if !in_domain {
             return 0;
         }
         let wanted = self.wanted.without_domain().split(|b| *b == b'.');
@@ -100,8 +124,8 @@ mod tests {
     fn best(release: Release, recipient: &str, list: &[&str]) -> Option<String> {
         let rules = Rules { fuzzy: true, virtdomains: true, ..Rules::defaults(release) };
         let target = rules.target(&Recipient::parse(recipient.as_bytes()).unwrap()).unwrap();
-        let mut forth = Fuzzy::new(&rules, &target)?;
-        let mut back = Fuzzy::new(&rules, &target)?;
+        let mut forth = Fuzzy::all(&rules, &target).pop()?;
+        let mut back = Fuzzy::all(&rules, &target).pop()?;
         list.iter().for_each(|name| forth.offer(&MailboxName::new(*name).unwrap()));
         list.iter().rev().for_each(|name| back.offer(&MailboxName::new(*name).unwrap()));
         let found = forth.best();
@@ -111,7 +135,7 @@ mod tests {
 
     #[test]
     fn nearly_right_names_find_the_folder_lmtpd_finds() {
-        use Release::{V2_5, V3_6};
+        use Release::{V2_5, V3_6, V3_13};
         let list = [
             "News.Big Event",
             "News.Other",
@@ -136,6 +160,14 @@ mod tests {
             (V3_6, "+user/jane/info", None, "3.x never matches below a user"),
             (V2_5, "+news.big_event.x", Some("News.Big Event"), "2.x: parents"),
             (V2_5, "+news.nothing", None, "2.x: no siblings"),
+            (V2_5, "+info@Example.ORG", Some("example.org!Info"), "2.x: the domain like a folder"),
+            (V2_5, "+team@example.org", None, "but it must be there"),
+            (V2_5, "+info", None, "or not"),
+            (V3_13, "+news/big_event", Some("News.Big Event"), "3.13: the folder itself"),
+            (V3_13, "+news/nothing", Some("News"), "3.13: only what is shared"),
+            (V3_13, "+team/x", Some("Team"), "3.13: so the closest parent"),
+            (V3_13, "+info/x@example.org", Some("example.org!Info"), "3.13: in its domain"),
+            (V3_13, "+other", None, "3.13: or nothing"),
             (V2_5, "+user.jane.info", Some("user.jane.Info"), "2.x: below a user"),
             (V2_5, "+user.Jane.info", None, "whose own name must be right"),
             (V2_5, "+user.jane.nothing", None, "and whose INBOX is no parent of them"),
@@ -149,9 +181,9 @@ mod tests {
     fn nothing_is_fuzzy_unless_the_site_says_so() {
         let rules = Rules::defaults(Release::V3_6);
         let target = rules.target(&Recipient::parse(b"+news").unwrap()).unwrap();
-        assert!(Fuzzy::new(&rules, &target).is_none());
+        assert!(Fuzzy::all(&rules, &target).is_empty());
         let rules = Rules { fuzzy: true, ..rules };
         let target = rules.target(&Recipient::parse(b"jane").unwrap()).unwrap();
-        assert!(Fuzzy::new(&rules, &target).is_none(), "an INBOX is never fuzzy");
+        assert!(Fuzzy::all(&rules, &target).is_empty(), "an INBOX is never fuzzy");
     }
 }

@@ -16,8 +16,10 @@ pub enum Release {
     /// 3.0 to 3.4: `unixhierarchysep` is on, the hierarchy separator no longer matters in a user,
     /// quotes around a local part stay.
     V3_0,
-    /// From 3.6: the keys of `mailboxes.db` changed; the names are those of 3.0.
+    /// 3.6 to 3.12: the keys of `mailboxes.db` changed; the names are those of 3.0.
     V3_6,
+    /// From 3.13: the fuzzy match takes no siblings (3.13.1, `41b5144dc4`).
+    V3_13,
 }
 
 impl fmt::Display for Release {
@@ -26,7 +28,8 @@ impl fmt::Display for Release {
             Release::V2_4 => "2.2 to 2.4",
             Release::V2_5 => "2.5",
             Release::V3_0 => "3.0 to 3.4",
-            Release::V3_6 => "3.6 and later",
+            Release::V3_6 => "3.6 to 3.12",
+            Release::V3_13 => "3.13 and later",
         })
     }
 }
@@ -206,7 +209,9 @@ impl Rules {
         name.extend_from_slice(b"user.");
         match self.release {
             Release::V2_4 | Release::V2_5 => name.extend_from_slice(user.as_bytes()),
-            Release::V3_0 | Release::V3_6 => name.extend(user.bytes().map(caret_for_dot)),
+            Release::V3_0 | Release::V3_6 | Release::V3_13 => {
+                name.extend(user.bytes().map(caret_for_dot))
+            }
         }
         Target::new(Kind::Inbox, name).ok()
     }
@@ -282,7 +287,7 @@ impl Rules {
             Release::V2_4 | Release::V2_5 => default,
             // Before folding; the key is made of the name after it, and that drops it again.
             Release::V3_0 => exactly(typed),
-            Release::V3_6 => exactly(typed) || exactly(kept),
+            Release::V3_6 | Release::V3_13 => exactly(typed) || exactly(kept),
         };
         Ok(DomainInName {
             lmtpd: (!lmtpd_drops_it).then_some(kept),
@@ -309,7 +314,9 @@ impl Rules {
             Release::V2_4 | Release::V2_5 => {
                 user.iter_mut().for_each(|b| *b = self.old_separator(*b));
             }
-            Release::V3_0 | Release::V3_6 => user.iter_mut().for_each(|b| *b = caret_for_dot(*b)),
+            Release::V3_0 | Release::V3_6 | Release::V3_13 => {
+                user.iter_mut().for_each(|b| *b = caret_for_dot(*b))
+            }
         }
     }
 
@@ -328,11 +335,11 @@ impl Rules {
         let postuser = self.postuser.as_bytes();
         match self.release {
             Release::V2_4 | Release::V2_5 => internal == postuser,
-            Release::V3_0 | Release::V3_6 if self.downcase => {
+            Release::V3_0 | Release::V3_6 | Release::V3_13 if self.downcase => {
                 typed.len() == postuser.len()
                     && typed.iter().zip(postuser).all(|(t, p)| t.to_ascii_lowercase() == *p)
             }
-            Release::V3_0 | Release::V3_6 => typed == postuser,
+            Release::V3_0 | Release::V3_6 | Release::V3_13 => typed == postuser,
         }
     }
 
@@ -344,7 +351,7 @@ impl Rules {
             Release::V2_4 | Release::V2_5 => {
                 name.extend(detail.iter().map(|b| self.old_separator(*b)));
             }
-            Release::V3_0 | Release::V3_6 => {
+            Release::V3_0 | Release::V3_6 | Release::V3_13 => {
                 if detail.contains(&b'&') {
                     let mut other = name.clone();
                     self.push_folders(detail, true, &mut other);
@@ -358,7 +365,7 @@ impl Rules {
         }
         // The likelier name first: what 3.6 to 3.12 make of it, and 3.0 to 3.2.
         let (name, other) = match encoded {
-            Some(encoded) if self.release == Release::V3_6 => (encoded, Some(name)),
+            Some(encoded) if self.release >= Release::V3_6 => (encoded, Some(name)),
             encoded => (name, encoded),
         };
         let mut target = Target::new(Kind::Shared, name)?;

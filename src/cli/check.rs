@@ -136,7 +136,7 @@ impl Report {
                 {
                     self.warn(
                         "the list is of Cyrus 3.4 or older: set `cyrus-release`, so that names are \
-                         made as that release does (until then those of 2.x are tried as well)",
+                         made as that release does (until then those of 2.x and 3.0 are tried as well)",
                     );
                 }
             }

@@ -421,7 +421,8 @@ fn release<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Release>, D::Er
         (Some(2), Some(2..=4)) => Ok(Some(Release::V2_4)),
         (Some(2), Some(5)) => Ok(Some(Release::V2_5)),
         (Some(3), Some(0..=5)) => Ok(Some(Release::V3_0)),
-        (Some(3), Some(_)) => Ok(Some(Release::V3_6)),
+        (Some(3), Some(6..=12)) => Ok(Some(Release::V3_6)),
+        (Some(3), Some(_)) => Ok(Some(Release::V3_13)),
         _ => Err(de::Error::custom(format!(
             "`{}` is no release of Cyrus: write it as in \"3.6\", from 2.2 on",
             text.escape_default()

@@ -331,7 +331,7 @@ impl Settings {
         }
         let (release, older) = match file.cyrus_release {
             Some(release) => (release, &[][..]),
-            None => (Release::V3_6, &[Release::V2_5, Release::V2_4][..]),
+            None => (Release::V3_6, &[Release::V3_0, Release::V2_5, Release::V2_4][..]),
         };
         let rules_of = |release: &Release| rules(imapd.as_ref(), *release);
         let backends = file.backends.build().map_err(|text| file_error(&file_path, text))?;
@@ -506,7 +506,8 @@ pub fn rules(imapd: Option<&imapd_conf::Options>, release: Release) -> Rules {
         postuser: imapd.postuser.clone(),
         downcase: imapd.lmtp_downcase_rcpt.unwrap_or(defaults.downcase),
         strict: imapd.lmtp_strict_rfc2821,
-        catchall: imapd.lmtp_catchall_mailbox.clone(),
+        // There is none before 2.5, which ignores the option.
+        catchall: imapd.lmtp_catchall_mailbox.clone().filter(|_| release >= Release::V2_5),
         fuzzy: imapd.lmtp_fuzzy_mailbox_match,
         autocreate: imapd.autocreate.clone(),
     }

@@ -266,6 +266,30 @@ fn names_made_by_guess_refuse_nobody_unless_that_is_said() {
 }
 
 #[test]
+fn a_release_is_read_by_its_own_rules() {
+    let conf = "lmtp_catchall_mailbox: lost\nlmtp_fuzzy_mailbox_match: yes\n";
+    for (release, family, catchall) in [
+        ("2.2", Release::V2_4, false),
+        ("2.4.22", Release::V2_4, false),
+        ("2.5", Release::V2_5, true),
+        ("3.4", Release::V3_0, true),
+        ("3.6.1", Release::V3_6, true),
+        ("3.12", Release::V3_6, true),
+        ("3.13", Release::V3_13, true),
+        ("3.14", Release::V3_13, true),
+    ] {
+        let settings = loaded(conf, &format!("cyrus-release = \"{release}\"\n"));
+        let Router { rules, older, .. } = settings.router;
+        assert_eq!((rules.release, rules.catchall.is_some()), (family, catchall), "{release}");
+        assert!(older.is_empty());
+    }
+    let router = loaded(conf, "").router;
+    assert_eq!(router.rules.release, Release::V3_6);
+    let older: Vec<_> = router.older.iter().map(|rules| rules.release).collect();
+    assert_eq!(older, [Release::V3_0, Release::V2_5, Release::V2_4]);
+}
+
+#[test]
 fn the_mupdate_server_is_a_source_by_its_mode() {
     use SourceName::{Find, MailboxesDb, Replica};
     let imapd_conf = format!("mupdate_server: mu\n{LOGIN}");

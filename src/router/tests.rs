@@ -331,6 +331,69 @@ fn an_older_name_of_who_has_none_today_is_confirmed_before_he_is_unknown() {
 }
 
 #[test]
+fn a_list_of_3_0_to_3_4_is_read_as_they_read_the_defaultdomain() {
+    let site = |release| Rules {
+        virtdomains: true,
+        defaultdomain: Some("example.org".into()),
+        ..Rules::defaults(release)
+    };
+    let router = Router {
+        rules: site(Release::V3_6),
+        older: vec![site(Release::V3_0), site(Release::V2_5)],
+        ..router()
+    };
+    // 3.0 to 3.4 compare before they fold, and Cyrus kept what was created like that.
+    let list = FakeList { generation: Some(KeyGeneration::Internal), ..FakeList::default() }
+        .with("example.org!user.jane", record(State::Active, Some("be2")));
+    let verdict = route(&router, &list, "jane@Example.org", Misses::Believed);
+    let Verdict::Final(found) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(found.server.as_deref(), Some("be2"));
+    // So that name is confirmed, too, before a recipient is unknown.
+    let mut asked = Vec::new();
+    let absent = |asked: &[MailboxName], name: &MailboxName| asked.contains(name);
+    struct Asked<'a>(&'a [MailboxName], fn(&[MailboxName], &MailboxName) -> bool);
+    impl Belief for Asked<'_> {
+        fn of(&self, name: &MailboxName) -> Misses<'_> {
+            if (self.1)(self.0, name) { Misses::Believed } else { Misses::Unconfirmed }
+        }
+    }
+    while let Verdict::Confirm(name) =
+        router.route(b"bob@Example.org", &list, &Asked(&asked, absent), None)
+    {
+        asked.push(name);
+    }
+    let asked: Vec<String> = asked.iter().map(ToString::to_string).collect();
+    assert_eq!(asked, ["user.bob", "example.org!user.bob"]);
+}
+
+#[test]
+fn a_folder_of_nearly_the_name_that_an_older_release_makes_is_found() {
+    let site = |release| Rules { fuzzy: true, ..Rules::defaults(release) };
+    let router = Router {
+        rules: site(Release::V3_6),
+        older: vec![site(Release::V3_0), site(Release::V2_5), site(Release::V2_4)],
+        ..router()
+    };
+    // Without `unixhierarchysep`, which 2.x has off and 3.x on, a dot separates folders.
+    let mut list = FakeList { generation: Some(KeyGeneration::Internal), ..FakeList::default() }
+        .with("News.Big Event", shared(true, true));
+    let decide = |list: &FakeList, recipient: &str| match route(
+        &router,
+        list,
+        recipient,
+        Misses::Believed,
+    ) {
+        Verdict::Final(route) => route.mailbox.filter(|_| route.decision != Decision::Unknown),
+        open => panic!("{recipient}: {open:?}"),
+    };
+    let found = decide(&list, "+news.big_event@example.org");
+    assert_eq!(found.unwrap().to_string(), "News.Big Event");
+    assert_eq!(decide(&list, "+old.big_event@example.org"), None);
+    list.generation = Some(KeyGeneration::Separated);
+    assert_eq!(decide(&list, "+news.big_event@example.org"), None);
+}
+
+#[test]
 fn the_catch_all_gets_whoever_can_have_no_mailbox_and_nobody_whom_lmtpd_refuses() {
     let mut router = router();
     router.rules.catchall = Some("jane".into());

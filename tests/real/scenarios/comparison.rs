@@ -138,7 +138,8 @@ fn documented(release: &str) -> Done<BTreeSet<String>> {
         else {
             return Err(format!("differences.txt: {line:?} has not six columns").into());
         };
-        if [release, "*"].contains(&of) && recipient.contains('@') {
+        let family = release.split('.').next();
+        if ([release, "*"].contains(&of) || family == Some(of)) && recipient.contains('@') {
             documented.insert([variant, recipient, theirs, ours].join("\t"));
         }
     }
