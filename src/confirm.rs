@@ -67,6 +67,7 @@ pub struct Findings {
     generation: Option<KeyGeneration>,
     masters_word: bool,
     again: Again,
+    any_case: bool,
 }
 
 impl Findings {
@@ -80,7 +81,14 @@ impl Findings {
     pub const ASK_THE_MASTER: Self = Self::nothing(Rest::Unconfirmed, true);
 
     const fn nothing(rest: Rest, masters_word: bool) -> Self {
-        Self { master: Vec::new(), rest, generation: None, masters_word, again: Again::None }
+        Self {
+            master: Vec::new(),
+            rest,
+            generation: None,
+            masters_word,
+            again: Again::None,
+            any_case: false,
+        }
     }
 
     /// Takes note of what came of asking for a name.
@@ -111,6 +119,13 @@ impl Findings {
     /// the master, and the caller is to deliver now.
     pub fn ask_for_all(mut self) -> Self {
         self.again = Again::All;
+        self
+    }
+
+    /// The recipient may have been folded to lower case ([`Belief::in_any_case`]). The caller sees to
+    /// it that the lists have caught up where names are sought by likeness.
+    pub fn folded(mut self) -> Self {
+        self.any_case = true;
         self
     }
 
@@ -146,6 +161,10 @@ impl Belief for Findings {
 
     fn can_ask_again(&self, name: &MailboxName) -> bool {
         self.again != Again::None && self.may_ask_the_master() && self.of_master(name).is_none()
+    }
+
+    fn in_any_case(&self) -> bool {
+        self.any_case
     }
 }
 

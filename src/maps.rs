@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|---|
 //! | `lmtp` | `OK lmtp:inet:HOST:PORT` | `OK error:5.1.1 …` | `OK retry:4.3.0 …`, `TEMP …` | `OK error:5.7.1 …` | `NOTFOUND` |
 //! | `recipient` | `OK RECIPIENT` | `NOTFOUND` | `TEMP …` | `OK RECIPIENT` | `NOTFOUND` |
+//! | `rcpt` | `OK RECIPIENT` | `NOTFOUND` | `TEMP …` | `NOTFOUND` | `NOTFOUND` |
 //! | `host` | `OK HOST` | `NOTFOUND` | `TEMP …` | `NOTFOUND` | `NOTFOUND` |
 //! | `canonical` | `OK RECIPIENT`, if its form changes | `NOTFOUND` | `TEMP …` | `NOTFOUND` | `NOTFOUND` |
 //! | `exim` | `OK HOST:PORT` | `OK :fail:550 5.1.1 …` | `OK :defer:451 4.3.0 …`, `TEMP …` | `OK :fail:550 5.7.1 …` | `NOTFOUND` |
@@ -12,6 +13,9 @@
 //!
 //! `sendmail_now` answers as `sendmail` does, once the master was asked where the mailbox is at this
 //! moment; unless he does not answer at once.
+//!
+//! `rcpt` is for `relay_recipient_maps` where smtpd is not told what `lmtp` says. Postfix folds the key
+//! of a recipient table to lower case, so mailboxes whose names differ in case only are found as well.
 //!
 //! `error:` and `retry:` are transports of Postfix; from `transport_maps` they already reject or
 //! defer at RCPT. Deferred is `TEMP` where the postmaster must act: Postfix writes its text to the
@@ -80,6 +84,8 @@ pub enum Map<'a> {
     Lmtp,
     /// `recipient`, for `relay_recipient_maps`.
     Recipient,
+    /// `rcpt`, for `relay_recipient_maps` of an smtpd that does not ask `lmtp`.
+    Rcpt,
     /// `host`, the backend's host alone.
     Host,
     /// `canonical`, for `recipient_canonical_maps`.
@@ -99,8 +105,25 @@ pub enum Map<'a> {
 pub const STATUS_MAP: &str = "status";
 
 /// The names of the maps that are always there.
-pub const BUILT_IN: [&str; 8] =
-    ["lmtp", "recipient", "host", "canonical", "exim", "sendmail", SENDMAIL_NOW, DECISION_MAP];
+pub const BUILT_IN: [&str; 9] = [
+    "lmtp",
+    "recipient",
+    "host",
+    RCPT_MAP,
+    "canonical",
+    "exim",
+    "sendmail",
+    SENDMAIL_NOW,
+    DECISION_MAP,
+];
+
+/// The map that Postfix' smtpd asks at RCPT, by a recipient that it has folded to lower case.
+pub const RCPT_MAP: &str = "rcpt";
+
+/// Whether recipients that this map is asked for may have been folded to lower case.
+pub fn is_in_any_case(map: &str) -> bool {
+    map == RCPT_MAP
+}
 
 /// The map that Sendmail asks right before it delivers. Its name is that of a map in sendmail.cf,
 /// which has no hyphens.
@@ -139,6 +162,7 @@ impl Maps {
         Some(match name {
             "lmtp" => Map::Lmtp,
             "recipient" => Map::Recipient,
+            RCPT_MAP => Map::Rcpt,
             "host" => Map::Host,
             "canonical" => Map::Canonical,
             "exim" => Map::Exim,
@@ -165,8 +189,9 @@ impl Maps {
                 sendmail(&backend.place, canonical(router, recipient, route))
             }
             (Map::Sendmail, decision) => self.sendmail_error(decision, route),
-            (Map::Recipient, Decision::Deliver(_) | Decision::Refused(_)) => given(),
-            (Map::Recipient, _) if self.fallback.is_some() => given(),
+            (Map::Recipient, Decision::Deliver(_) | Decision::Refused(_))
+            | (Map::Rcpt, Decision::Deliver(_)) => given(),
+            (Map::Recipient | Map::Rcpt, _) if self.fallback.is_some() => given(),
             (Map::Host, Decision::Deliver(backend)) => match &backend.place {
                 Place::Inet { host, .. } => Reply::Ok(host.to_string()),
                 Place::Unix(path) => {
@@ -189,7 +214,7 @@ impl Maps {
                 template.fill(recipient, route)
             }
             (_, Decision::Deferred(_)) => Reply::Temp(route.reason.to_string()),
-            (Map::Recipient | Map::Host, Decision::Unknown) => match self.unknown {
+            (Map::Recipient | Map::Rcpt | Map::Host, Decision::Unknown) => match self.unknown {
                 UnknownPolicy::Defer => Reply::Temp(route.reason.to_string()),
                 UnknownPolicy::Reject | UnknownPolicy::NotFound => Reply::NotFound,
             },

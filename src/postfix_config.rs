@@ -33,16 +33,26 @@ const ASKED_LESS: [&str; 2] =
 /// service of its own.
 const LMTP: &str = "lmtp";
 
+/// The service in the template for the site's `fallback`.
+const FALLBACK: &str = "fallback";
+
+/// The trivial-rewrite(8) that smtpd asks. smtpd keeps its answers without a limit in time
+/// (`smtpd_resolve.c`), refusals included, so it must not have any of ours.
+const SMTPD_REWRITE: &str = "smtpd-rewrite";
+
+/// A restriction of the template, which each domain gets.
+const PROBED: &str = "{example.org = reject_unverified_recipient}";
+
 /// Where the socket below the queue directory is, if the configuration has none there.
 const IN_QUEUE_DIRECTORY: &str = "murder-route/socket";
 
 /// How Postfix refuses unknown recipients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Verify {
-    /// By the answers of `transport_maps` alone
-    Transport,
-    /// By relay_recipient_maps
+    /// By relay_recipient_maps; a new user is accepted at once
     Recipients,
+    /// By the answers of transport_maps alone, which smtpd keeps
+    Transport,
     /// By a policy service of smtpd
     Policy,
     /// By a milter
@@ -106,6 +116,8 @@ pub struct Site {
     pub transports: Vec<Box<str>>,
     /// Where we listen; empty: at the usual place.
     pub listeners: Vec<Listen>,
+    /// The transport of `fallback`.
+    pub fallback: Option<String>,
     /// Whether it is certain that plain addresses in lower case are canonical
     /// ([`crate::router::Router::respelled_domain`]).
     pub lower_case_stays: bool,
@@ -120,6 +132,8 @@ pub struct Host {
     pub queue_directory: PathBuf,
     /// `config_directory`
     pub config_directory: PathBuf,
+    /// The services that run smtpd(8), each as in `smtp/inet`.
+    pub smtpds: Vec<String>,
 }
 
 impl Default for Host {
@@ -129,6 +143,7 @@ impl Default for Host {
             chroot: false,
             queue_directory: QUEUE_DIRECTORY.into(),
             config_directory: CONFIG_DIRECTORY.into(),
+            smtpds: vec!["smtp/inet".into()],
         }
     }
 }
@@ -153,12 +168,19 @@ impl Host {
             chroot: false,
             queue_directory: path("queue_directory", QUEUE_DIRECTORY),
             config_directory: path("config_directory", CONFIG_DIRECTORY),
+            smtpds: Vec::new(),
         };
         for line in services.lines().filter(|line| !line.starts_with(char::is_whitespace)) {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            let [_, _, _, _, chroot, _, _, program, ..] = fields[..] else { continue };
+            let [name, kind, _, _, chroot, _, _, program, ..] = fields[..] else { continue };
+            if program == "smtpd" {
+                host.smtpds.push(format!("{name}/{kind}"));
+            }
             let chrooted = chroot == "y" || (chroot == "-" && by_default);
             host.chroot |= chrooted && matches!(program, "smtpd" | "cleanup" | "trivial-rewrite");
+        }
+        if host.smtpds.is_empty() {
+            host.smtpds = Self::default().smtpds;
         }
         host
     }
@@ -199,6 +221,7 @@ pub enum Misfit {
 pub struct Plan {
     domains: String,
     transports: Vec<Box<str>>,
+    fallback: Option<String>,
     /// As in `unix:murder-route/socket`.
     socket: String,
     /// Whether proxymap asks for the others.
@@ -305,6 +328,7 @@ impl Plan {
         Ok(Self {
             domains: site.domains.names().join(", "),
             transports: site.transports.clone(),
+            fallback: site.fallback.clone(),
             socket,
             proxied,
             wanted,
@@ -341,18 +365,51 @@ impl Plan {
 
     /// For `master.cf`; empty if nothing is needed there.
     pub fn master_cf(&self) -> String {
-        let chosen = self.chosen(MASTER_CF);
-        let Some((before, after)) = chosen.split_once(&service_line()) else {
-            return String::new();
-        };
+        let [murder, others] = self.services();
         let mut text = String::new();
-        for transport in self.transports.iter().filter(|transport| &***transport != LMTP) {
-            if text.is_empty() {
-                text.push_str(before);
+        if let Some((before, after)) = murder.split_once(&service_line()) {
+            for transport in self.transports.iter().filter(|transport| &***transport != LMTP) {
+                if text.is_empty() {
+                    text.push_str(before);
+                }
+                let _ = write!(text, "\n{transport:<9} {after}");
             }
-            let _ = write!(text, "\n{transport:<9} {after}");
         }
-        self.filled_in(&text)
+        let (others, fallback) = match others.find("\n# --fallback") {
+            Some(at) => others.split_at(at),
+            None => (&*others, ""),
+        };
+        text += others;
+        if let Some(own) = self.own_fallback() {
+            text += &fallback.replace(&format!("\n{FALLBACK} "), &format!("\n{own} "));
+        }
+        self.filled_in(text.trim_matches('\n'))
+    }
+
+    /// The paragraph of `master.cf` about the transport of our answers, and the others.
+    fn services(&self) -> [String; 2] {
+        let mut chosen = self.chosen(MASTER_CF);
+        // Behind the options of the service, which are told from the rest by an empty line.
+        let service = chosen.find(&service_line()).unwrap_or_default();
+        let end = chosen.get(service..).and_then(|rest| rest.find("\n\n"));
+        let others = chosen.split_off(end.map_or(chosen.len(), |end| service + end + 1));
+        [chosen, others]
+    }
+
+    /// The fallback's transport, if it is one of its own: neither Postfix' nor one with a status filter.
+    fn own_fallback(&self) -> Option<&str> {
+        let own = |name: &&str| *name != LMTP && self.transports.iter().all(|of| **of != **name);
+        self.fallback.as_deref().filter(own)
+    }
+
+    /// What `postconf -P` sets so that each smtpd asks its own trivial-rewrite; empty if none is
+    /// needed.
+    pub fn smtpd(&self) -> String {
+        if self.wanted.verify == Verify::Transport {
+            return String::new();
+        }
+        let setting = |of: &String| format!("{of}/rewrite_service_name={SMTPD_REWRITE}\n");
+        self.host.smtpds.iter().map(setting).collect()
     }
 
     /// The file that makes a backend's 5.1.1 temporary.
@@ -386,7 +443,7 @@ impl Plan {
             let option = line.strip_prefix("# --").and_then(|line| line.split_once(':'));
             if let Some((option, _)) = option {
                 condition = Some(self.is_wanted(option));
-            } else if !line.starts_with('#') {
+            } else if line.is_empty() {
                 condition = None;
             }
             let setting = line.strip_prefix('#').filter(|rest| {
@@ -410,14 +467,26 @@ impl Plan {
         match option {
             "sasl" => self.wanted.sasl,
             "tls" => self.wanted.tls,
-            verify => verify.strip_prefix("verify ") == Some(self.wanted.verify.as_str()),
+            "fallback" => self.fallback.is_some(),
+            verify => {
+                let mut options = verify.strip_prefix("verify ").unwrap_or_default().split(", ");
+                options.any(|option| option == self.verify().as_str())
+            }
+        }
+    }
+
+    /// How strangers are refused. With a fallback it is Postfix that asks it: we take everybody.
+    fn verify(&self) -> Verify {
+        match self.wanted.verify {
+            Verify::Policy | Verify::Milter if self.fallback.is_some() => Verify::Recipients,
+            verify => verify,
         }
     }
 
     /// The options of the service in `master.cf`, as settings of every lmtp(8).
     fn for_every_lmtp(&self) -> String {
-        let chosen = self.chosen(MASTER_CF);
-        let options = chosen.split_once(&service_line()).map(|(_, options)| options);
+        let [murder, _] = self.services();
+        let options = murder.split_once(&service_line()).map(|(_, options)| options);
         let mut text = String::new();
         for line in options.unwrap_or_default().lines().skip(1) {
             match line.trim_start().strip_prefix("-o ").and_then(|option| option.split_once('=')) {
@@ -434,6 +503,12 @@ impl Plan {
         text
     }
 
+    /// The entry of each domain in the table of those whose recipients are probed.
+    fn probed(&self) -> String {
+        let entry = |domain| PROBED.replace(DOMAIN, domain);
+        self.domains.split(", ").map(entry).collect::<Vec<_>>().join(", ")
+    }
+
     /// The values of the host instead of the example's.
     fn filled_in(&self, text: &str) -> String {
         let proxy = if self.proxied { "proxy:" } else { "" };
@@ -446,7 +521,8 @@ impl Plan {
                 false => line
                     .replace(SOCKET, &self.socket)
                     .replace(" socketmap:", &format!(" {proxy}socketmap:"))
-                    .replace(&format!("= {DOMAIN}"), &format!("= {}", self.domains)),
+                    .replace(&format!("= {DOMAIN}"), &format!("= {}", self.domains))
+                    .replace(PROBED, &self.probed()),
             };
             filled += &line;
             filled.push('\n');

@@ -17,6 +17,8 @@
 //!
 //! Whatever is not about one of the configured domains is *foreign* and never reaches the list.
 
+mod any_case;
+
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 
@@ -105,6 +107,12 @@ pub trait Belief {
     /// Whether somebody can be asked for this name, and has not been yet, so that a record that
     /// changed a moment ago need not be believed ([`MailboxList::lookup_dated`]).
     fn can_ask_again(&self, _name: &MailboxName) -> bool {
+        false
+    }
+
+    /// Whether the recipient may have been folded to lower case on its way here, so that mailboxes
+    /// whose names differ in case only count as its own.
+    fn in_any_case(&self) -> bool {
         false
     }
 }
@@ -203,6 +211,21 @@ impl Router {
     /// ([`Rules::respelled_domain`]).
     pub fn respelled_domain(&self) -> Option<String> {
         std::iter::once(&self.rules).chain(&self.older).find_map(Rules::respelled_domain)
+    }
+
+    /// Whether a recipient that came in lower case may stand for a mailbox whose name has capital
+    /// letters, where `name` is what it stands for as it came. `generation`: that of the list's keys,
+    /// as far as that is known.
+    pub fn case_matters(&self, name: &MailboxName, generation: Option<KeyGeneration>) -> bool {
+        let kind = match name.without_domain().starts_with(b"user.") {
+            true => Kind::Inbox,
+            false => Kind::Shared,
+        };
+        let older = match generation {
+            Some(KeyGeneration::Separated) => &[][..],
+            Some(KeyGeneration::Internal) | None => &self.older,
+        };
+        std::iter::once(&self.rules).chain(older).any(|rules| rules.case_matters(kind))
     }
 
     /// Reads the recipient and checks that it is for one of our domains.
@@ -398,6 +421,13 @@ impl Search<'_> {
                 }
             }
         }
+        for rules in &router.older {
+            if let Ok(target) = rules.target(recipient)
+                && let Some(Found::Decided(route)) = self.in_another_case(&target, rules)?
+            {
+                return Ok(Some(route));
+            }
+        }
         Ok(None)
     }
 
@@ -419,6 +449,9 @@ impl Search<'_> {
             if let Some(doubted) = self.doubt(name, None, NO_SUCH)? {
                 return Ok(Found::Decided(doubted));
             }
+        }
+        if let Some(found) = self.in_another_case(target, &self.router.rules)? {
+            return Ok(found);
         }
         let Found::Missed(missed) = found else { return Ok(found) };
         // lmtpd, too, goes by likeness only where nothing has the name.
@@ -545,6 +578,32 @@ impl Search<'_> {
                 Ok(Some(Route::about(name, record.cloned(), decision, reason.into())))
             }
         }
+    }
+
+    /// The mailbox whose name differs from the target's in case only, where the recipient may have
+    /// been folded. Misses of the target itself are believed by now, and the lists have caught up.
+    fn in_another_case(&mut self, target: &Target, rules: &Rules) -> Result<Option<Found>, Open> {
+        if !self.belief.in_any_case() || !rules.case_matters(target.kind) {
+            return Ok(None);
+        }
+        for wanted in target.names() {
+            let names = match any_case::other_cases(self.list, wanted) {
+                Ok(names) => names,
+                Err(why) => {
+                    let decision = Decision::Deferred(Cause::List);
+                    let route = Route::about(wanted, None, decision, why.into());
+                    return Ok(Some(Found::Decided(route)));
+                }
+            };
+            for name in names {
+                explain!(self.explain, "rule: the recipient may have been folded: {name}");
+                let found = self.look_up(&Target::by_name(target.kind, name))?;
+                if let Found::Decided(_) = found {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// `lmtp_fuzzy_mailbox_match` under older rules, for a recipient that neither today's rules nor

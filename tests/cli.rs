@@ -430,6 +430,8 @@ fn postfix_config_prints_the_pieces_for_this_configuration() {
         "relay_domains = example.net, example.org\n",
         "transport_maps = socketmap:unix:/run/murder-route:lmtp\n",
         "far_destination_concurrency_limit = 20\n",
+        "relay_recipient_maps = socketmap:unix:/run/murder-route:rcpt\n",
+        "smtputf8_enable = no\n",
         "far       unix  -       -       n       -       -       lmtp\n",
         "/^5\\.1\\.1 (.*)/   4.1.1 ${1}\n",
     ] {
@@ -446,6 +448,8 @@ fn postfix_config_prints_the_pieces_for_this_configuration() {
         .map(|piece| stdout(&postfix_config(&site, &["--chroot", "none", piece])))
         .into();
     assert_eq!(pieces.join("\n"), text);
+    let smtpd = postfix_config(&site, &["--chroot", "none", "smtpd"]);
+    assert_eq!(stdout(&smtpd), "smtp/inet/rewrite_service_name=smtpd-rewrite\n");
     let toml = postfix_config(&site, &["--chroot", "none", "murder-route.toml"]);
     assert_eq!((stdout(&toml).as_str(), toml.status.code()), ("", Some(0)));
     assert!(toml.stderr.is_empty(), "{toml:?}");
@@ -517,13 +521,17 @@ fn postfix_config_does_for_each_option_what_that_option_is_for_and_no_other() {
         (&["--domain", "example.net", "--domain", "a.example"], "= a.example, example.net\n"),
     ];
     let plain = settings(&postfix_config(&site, &["--verify", "transport", "--chroot", "none"]));
+    let usual = settings(&postfix_config(&site, &["--chroot", "none"]));
+    assert_eq!(usual, settings(&postfix_config(&site, &["--verify", "recipients"])));
     assert!(plain.contains("relay_domains = example.org\n"), "{plain}");
     assert!(
         plain.contains("\ntransport_maps = socketmap:unix:/run/murder-route:lmtp\n"),
         "{plain}"
     );
     for (arguments, does) in ways {
-        let text = settings(&postfix_config(&site, arguments));
+        // Recipients are verified by default.
+        let verify = if arguments[0] == "--verify" { &[][..] } else { &["--verify", "transport"] };
+        let text = settings(&postfix_config(&site, &[arguments, verify].concat()));
         assert!(text.contains(does) && !plain.contains(does), "{arguments:?}: {text}");
         for (other, does) in ways.iter().filter(|(other, _)| *other != arguments) {
             assert!(!text.contains(does), "{arguments:?} does what {other:?} is for: {text}");

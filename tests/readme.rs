@@ -102,3 +102,21 @@ fn those_of_ready_configuration_can_be_followed() {
         assert!(found.iter().any(|path| path.ends_with(name)), "no step in {name}: {found:?}");
     }
 }
+
+/// Who follows the project's README has the same set-up as who follows that of `postfix/`.
+#[test]
+fn both_readmes_put_the_same_pieces_in_their_places() {
+    let read = |path| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR")));
+    let commands = |path| -> Vec<String> {
+        let text: String = read(path).unwrap();
+        let lines =
+            text.lines().map(|line| line.trim().replace("sudo murder-route", "murder-route"));
+        lines.filter(|line| line.contains("murder-route postfix-config ")).collect()
+    };
+    let of_project = commands("README.md");
+    let of_postfix = commands("postfix/README.md");
+    assert!(of_project.len() > 4, "{of_project:?}");
+    for command in &of_project {
+        assert!(of_postfix.contains(command), "{command}: {of_postfix:?}");
+    }
+}

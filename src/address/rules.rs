@@ -258,6 +258,12 @@ impl Rules {
         Some(String::from_utf8_lossy(domain).into_owned())
     }
 
+    /// Whether recipients of this kind that differ in case only stand for different mailboxes: the
+    /// detail is never folded, a user only by `lmtp_downcase_rcpt`.
+    pub fn case_matters(&self, kind: Kind) -> bool {
+        kind == Kind::Shared || !self.downcase
+    }
+
     /// The domain that stands before the `!` of the mailbox name.
     pub(super) fn domain_in_name<'r>(
         &self,

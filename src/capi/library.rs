@@ -19,7 +19,7 @@ use crate::mailbox_list::lists::{Lists, Source};
 use crate::mailbox_list::map::Danger;
 use crate::mailbox_list::view::FEW_LOOKUPS;
 use crate::mailbox_list::{FileList, Options, stored::Stored};
-use crate::maps::{Maps, UnknownPolicy};
+use crate::maps::{Maps, UnknownPolicy, is_in_any_case};
 use crate::resolver::{Proof, busy};
 use crate::router::{Cause, Decision, Route, Router, Verdict};
 use crate::wire::socketmap::Reply;
@@ -257,7 +257,7 @@ impl Library {
         map: &str,
         recipient: &[u8],
     ) -> Option<(Reply, Option<Cow<'static, str>>)> {
-        let map = self.maps.get(map)?;
+        let map = self.maps.get(map).filter(|_| !is_in_any_case(map))?;
         // One that is not UTF-8 is foreign, so nothing of it comes back.
         let name = String::from_utf8_lossy(recipient);
         let mut answer = None;
@@ -284,7 +284,8 @@ impl Library {
 
     /// Whether there is a map of this name.
     pub(super) fn has_map(&self, name: &str) -> bool {
-        self.maps.get(name).is_some()
+        // What the daemon is asked is one decision for a recipient as it was typed.
+        self.maps.get(name).is_some() && !is_in_any_case(name)
     }
 
     /// Whether what was decided for a recipient would be told again.

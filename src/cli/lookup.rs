@@ -18,7 +18,7 @@ use crate::router::{Decision, Route};
 pub(super) struct Lookup {
     #[command(flatten)]
     common: Common,
-    /// The map to answer as: lmtp, recipient, host, canonical, exim, sendmail, decision or one of
+    /// The map to answer as: lmtp, recipient, rcpt, host, canonical, exim, sendmail, decision or one of
     /// the configuration
     #[arg(long, value_name = "NAME", default_value = BUILT_IN[0])]
     map: String,
@@ -45,6 +45,7 @@ impl Lookup {
         };
         let mut printer = Printer {
             sources: &sources,
+            name: &self.map,
             map,
             json: self.json,
             explain: self.explain,
@@ -68,6 +69,8 @@ impl Lookup {
 
 struct Printer<'a, W: Write> {
     sources: &'a Sources,
+    /// Of the map.
+    name: &'a str,
     map: Map<'a>,
     json: bool,
     explain: bool,
@@ -100,7 +103,8 @@ impl<W: Write> Printer<'_, W> {
 
     fn one(&mut self, recipient: &[u8]) -> io::Result<()> {
         let mut steps = Vec::new();
-        let route = self.sources.route(recipient, self.explain.then_some(&mut steps));
+        let steps_wanted = self.explain.then_some(&mut steps);
+        let route = self.sources.route(self.name, recipient, steps_wanted);
         match &route.decision {
             Decision::Deliver(_) => {}
             Decision::Deferred(_) => self.deferred = true,

@@ -25,7 +25,7 @@ pub(super) struct PostfixConfig {
     #[arg(long = "domain", value_name = "DOMAIN")]
     domains: Vec<String>,
     /// How unknown recipients are refused
-    #[arg(long, value_enum, default_value = "transport")]
+    #[arg(long, value_enum, default_value = "recipients")]
     verify: Verify,
     /// How Postfix gets out of its chroot [default: as it needs, asked of postconf]
     #[arg(long, value_enum)]
@@ -39,6 +39,11 @@ pub(super) struct PostfixConfig {
     /// The piece for one file only [default: all]
     #[arg(value_enum, value_name = "FILE")]
     piece: Option<Piece>,
+}
+
+/// The transport of `transport:nexthop`.
+fn transport_of(fallback: &str) -> String {
+    fallback.split(':').next().unwrap_or_default().to_owned()
 }
 
 /// A file that gets a piece.
@@ -56,6 +61,9 @@ enum Piece {
     /// The file murder-route-canonical
     #[value(name = "murder-route-canonical")]
     Canonical,
+    /// What `postconf -P` is given, for every smtpd
+    #[value(name = "smtpd")]
+    Smtpd,
     /// For murder-route.toml
     #[value(name = "murder-route.toml")]
     Toml,
@@ -81,9 +89,11 @@ impl PostfixConfig {
         let site = Site {
             domains: glance.domains,
             transports: glance.transports,
+            fallback: glance.fallback.as_deref().map(transport_of),
             listeners: glance.listeners,
             lower_case_stays: self.lower_case_stays(given),
         };
+        self.warn_of_fallback(&site);
         let wanted =
             Wanted { verify: self.verify, chroot: self.chroot, sasl: self.sasl, tls: self.tls };
         let plan = Plan::new(&site, self.host(), wanted).map_err(|e| {
@@ -99,13 +109,37 @@ impl PostfixConfig {
             (Piece::MasterCf, plan.master_cf()),
             (Piece::Status, plan.status_filter()),
             (Piece::Canonical, plan.canonical_filter().unwrap_or_default()),
+            (Piece::Smtpd, plan.smtpd()),
         ];
+        // It is no file, and master.cf says what to do with it.
+        let is_meant = |piece| match self.piece {
+            Some(one) => one == piece,
+            None => piece != Piece::Smtpd,
+        };
         let pieces: Vec<String> = pieces
             .into_iter()
-            .filter(|(piece, text)| self.piece.is_none_or(|one| one == *piece) && !text.is_empty())
+            .filter(|(piece, text)| is_meant(*piece) && !text.is_empty())
             .map(|(_, text)| text)
             .collect();
         super::say(&pieces.join("\n"))
+    }
+
+    /// A fallback that shares its transport with other mail cannot refuse anybody, or is not reached.
+    fn warn_of_fallback(&self, site: &Site) {
+        let Some(transport) = &site.fallback else { return };
+        if transport == "lmtp" || site.transports.iter().any(|of| **of == **transport) {
+            complain!(
+                "murder-route: warning: `fallback` uses the transport `{transport}`, which is \
+                 chrooted, or whose refusals are made temporary: unknown recipients are accepted, \
+                 wait and bounce; write fallback = \"fallback:…\""
+            );
+        }
+        if self.verify == Verify::Transport {
+            complain!(
+                "murder-route: warning: with `fallback` nobody is refused by transport_maps: leave \
+                 --verify transport out"
+            );
+        }
     }
 
     /// Whether imapd.conf leaves plain addresses in lower case as they are. Who cannot read it has us

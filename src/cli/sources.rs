@@ -5,8 +5,9 @@ use tokio::runtime::{Builder, Runtime};
 use super::Exit;
 use super::behind::Behind;
 use crate::config::Settings;
-use crate::confirm::{Findings, Said};
+use crate::confirm::Findings;
 use crate::mailbox::MailboxName;
+use crate::maps::is_in_any_case;
 use crate::resolver::Resolver;
 use crate::router::{Explain, Route};
 use crate::server::confirmer::Confirmer;
@@ -37,19 +38,16 @@ impl Sources {
         Ok(Self { resolver, confirmer, runtime })
     }
 
-    /// Decides, and waits as long as it takes: some seconds at worst.
-    pub(super) fn route(&self, recipient: &[u8], explain: Explain<'_>) -> Route {
+    /// Decides for this map, and waits as long as it takes: some seconds at worst.
+    pub(super) fn route(&self, map: &str, recipient: &[u8], explain: Explain<'_>) -> Route {
+        let folded = is_in_any_case(map);
         let findings = self.resolver.nothing_found(self.confirmer.key_generation()).ask_again();
+        let findings = if folded { findings.folded() } else { findings };
         let mut ask = |name: &MailboxName, findings: &mut Findings| {
-            let said = self.ask(name);
+            let said = self.runtime.block_on(self.confirmer.ask_or_walk(name, folded));
             findings.learn_generation(self.confirmer.key_generation());
             said
         };
         self.resolver.route(recipient, explain, findings, &mut ask)
-    }
-
-    /// Asks for a name as the daemon would.
-    pub(super) fn ask(&self, name: &MailboxName) -> Said {
-        self.runtime.block_on(self.confirmer.ask(name))
     }
 }

@@ -382,6 +382,8 @@ pub struct Glance {
     pub transports: Vec<Box<str>>,
     /// What becomes of the unknown, if that is said.
     pub unknown: Option<UnknownPolicy>,
+    /// `fallback`: a transport and its next hop.
+    pub fallback: Option<String>,
 }
 
 /// Reads no more of the configuration than a [`Glance`].
@@ -394,6 +396,7 @@ pub fn glance(given: &Overrides) -> Result<Glance, ConfigError> {
         domains: domains(given, &file)?,
         transports: file.backends.transports(),
         unknown: file.unknown,
+        fallback: file.fallback,
     })
 }
 

@@ -27,6 +27,7 @@ fn site(transports: &[&str], listeners: &[&str]) -> Site {
         domains: Domains::new(["example.org", "example.net"]).unwrap(),
         transports: transports.iter().map(|transport| (*transport).into()).collect(),
         listeners: listeners.iter().map(|endpoint| listen(endpoint)).collect(),
+        fallback: None,
         lower_case_stays: true,
     }
 }
@@ -54,7 +55,7 @@ fn has(text: &str, line: &str) -> bool {
 #[test]
 fn the_shipped_files_say_what_is_printed_for_the_example() {
     let site = Site { domains: Domains::new(["example.org"]).unwrap(), ..site(&["murder"], &[]) };
-    let plan = Plan::new(&site, Host::default(), wanted(Verify::Transport)).unwrap();
+    let plan = Plan::new(&site, Host::default(), wanted(Verify::Recipients)).unwrap();
     assert_eq!(settings(&plan.main_cf()), settings(MAIN_CF));
     assert_eq!(settings(&plan.master_cf()), settings(MASTER_CF));
     assert_eq!(plan.status_filter(), STATUS);
@@ -75,20 +76,31 @@ fn whatever_is_commented_out_in_the_files_is_printed_with_an_option_and_with_no_
     }
     let mut printed = Vec::new();
     for verify in [Verify::Transport, Verify::Recipients, Verify::Policy, Verify::Milter] {
-        for more in [false, true] {
+        for (more, fallback) in [(false, false), (true, false), (true, true)] {
             let wanted = Wanted { verify, chroot: Some(Chroot::Socket), sasl: more, tls: more };
-            let plan = plan(&[], true, wanted).unwrap();
-            let text = plan.main_cf() + &plan.master_cf();
+            let mut site = site(&["murder"], &[]);
+            site.fallback = fallback.then(|| FALLBACK.to_owned());
+            let host = Host { chroot: true, ..Host::default() };
+            let plan = Plan::new(&site, host, wanted).unwrap();
+            let text =
+                plan.main_cf().replace("{{example.net = reject_unverified_recipient}, ", "{")
+                    + &plan.master_cf();
             let found: BTreeSet<String> =
                 text.lines().filter(|line| optional.contains(*line)).map(str::to_owned).collect();
-            assert_eq!(found.is_empty(), verify == Verify::Transport && !more, "{verify:?}");
+            let by_files = matches!(verify, Verify::Transport | Verify::Recipients);
+            assert_eq!(found.is_empty(), by_files && !more, "{verify:?}");
             for line in text.lines().filter(|line| line.starts_with("# --")) {
                 let (option, _) = line[4..].split_once(':').unwrap();
-                let ours = match option.split_once(' ') {
-                    Some((_, word)) => word == verify.as_str(),
+                let ours = match option.strip_prefix("verify ") {
+                    Some(words) => {
+                        let verify =
+                            if fallback && !by_files { Verify::Recipients } else { verify };
+                        words.split(", ").any(|word| word == verify.as_str())
+                    }
+                    None if option == "fallback" => fallback,
                     None => more,
                 };
-                assert!(ours, "{verify:?}, {more}: {line}");
+                assert!(ours, "{verify:?}, {more}, {fallback}: {line}");
             }
             printed.extend(found);
         }
@@ -123,7 +135,7 @@ fn a_chrooted_postfix_is_told_a_way_out_and_only_that() {
         let more = match verify {
             Verify::Transport => continue,
             Verify::Recipients => {
-                format!("relay_recipient_maps = {proxy}socketmap:{socket}:recipient")
+                format!("relay_recipient_maps = {proxy}socketmap:{socket}:rcpt")
             }
             Verify::Policy => {
                 format!("smtpd_recipient_restrictions = check_policy_service {socket}")
@@ -131,6 +143,74 @@ fn a_chrooted_postfix_is_told_a_way_out_and_only_that() {
             Verify::Milter => format!("smtpd_milters = {socket}"),
         };
         assert!(has(&text, &more), "{case}");
+    }
+}
+
+/// smtpd keeps the answers of its trivial-rewrite as long as it lives.
+#[test]
+fn every_smtpd_gets_a_rewrite_service_that_does_not_ask_us() {
+    let services = "smtp inet n - y - - smtpd\nsmtpd pass - - y - - smtpd\n\
+                    127.0.0.1:10025 inet n - - - - smtpd\n    -o smtpd_milters=\n\
+                    smtp unix - - y - - smtp\n";
+    let host = Host::read(services, "");
+    for (verify, is_own) in [
+        (Verify::Recipients, true),
+        (Verify::Policy, true),
+        (Verify::Milter, true),
+        (Verify::Transport, false),
+    ] {
+        let wanted = Wanted { chroot: Some(Chroot::None), ..wanted(verify) };
+        for transport in ["murder", "lmtp"] {
+            let plan = Plan::new(&site(&[transport], &[]), host.clone(), wanted).unwrap();
+            let services = settings(&plan.master_cf());
+            let own = "smtpd-rewrite unix -    -       n       -       -       trivial-rewrite    -o \
+                       transport_maps=";
+            let has_own = services.iter().any(|service| service == own);
+            assert_eq!(has_own, is_own, "{verify:?}: {services:?}");
+            assert!(!plan.main_cf().contains("trivial-rewrite"), "{verify:?}");
+            let set = ["smtp/inet", "smtpd/pass", "127.0.0.1:10025/inet"]
+                .map(|of| format!("{of}/rewrite_service_name=smtpd-rewrite\n"));
+            assert_eq!(plan.smtpd(), if is_own { set.concat() } else { String::new() });
+        }
+    }
+    assert_eq!(Host::read("", "").smtpds, ["smtp/inet"]);
+}
+
+/// The status filter of the murder's transport would make final what lmtpproxyd refuses temporary,
+/// and Debian's `lmtp` is chrooted, where its socket is not.
+#[test]
+fn fallback_has_a_transport_of_its_own_and_is_asked_at_rcpt() {
+    for (fallback, service) in [
+        (Some("proxyd"), Some("proxyd ")),
+        (Some("lmtp"), None),
+        (Some("murder"), None),
+        (None, None),
+    ] {
+        let mut site = site(&["murder"], &[]);
+        site.fallback = fallback.map(str::to_owned);
+        for verify in [Verify::Recipients, Verify::Policy] {
+            let plan = Plan::new(&site, Host::default(), wanted(verify)).unwrap();
+            let services = settings(&plan.master_cf());
+            let named: Vec<&String> =
+                services.iter().filter(|one| one.ends_with(" lmtp")).collect();
+            assert_eq!(named.len(), usize::from(service.is_some()), "{services:?}");
+            assert!(named.iter().all(|one| one.starts_with(service.unwrap())), "{services:?}");
+            let restricted: Vec<String> = settings(&plan.main_cf())
+                .into_iter()
+                .filter(|line| line.starts_with("smtpd_recipient_restrictions"))
+                .collect();
+            let probed = "smtpd_recipient_restrictions =    check_recipient_access \
+                          inline:{{example.net = reject_unverified_recipient}, \
+                          {example.org = reject_unverified_recipient}}";
+            let expected = match (fallback, verify) {
+                (Some(_), _) => vec![probed],
+                (None, Verify::Policy) => vec![
+                    "smtpd_recipient_restrictions = check_policy_service unix:/run/murder-route",
+                ],
+                (None, _) => vec![],
+            };
+            assert_eq!(restricted, expected, "{fallback:?}");
+        }
     }
 }
 

@@ -483,3 +483,73 @@ fn nobody_is_held_up_for_a_master_where_the_list_keeps_no_times_or_he_cannot_be_
         assert_eq!(route.server.as_deref(), Some("be1"));
     }
 }
+
+/// Postfix folds the keys of recipient tables; a mailbox with capital letters must be found all the
+/// same, and nothing else.
+#[test]
+fn folded_recipient_finds_names_with_capitals() {
+    struct Folded;
+    impl Belief for Folded {
+        fn of(&self, _name: &MailboxName) -> Misses<'_> {
+            Misses::Believed
+        }
+        fn in_any_case(&self) -> bool {
+            true
+        }
+    }
+    let list = list()
+        .with("News.Comp", shared(true, true))
+        .with("news.closed", shared(true, false))
+        .with("News.Closed", shared(true, true))
+        .with("NEWS.gone", record(State::Deleted, Some("be1")))
+        .with("user.Bob", record(State::Active, Some("be1")))
+        .with("User.max", record(State::Active, Some("be1")));
+    let sensitive = Router { rules: Rules { downcase: false, ..router().rules }, ..router() };
+    let older = Router { older: vec![Rules::defaults(Release::V2_4)], ..router() };
+    let decide = |router: &Router, recipient: &str, belief: &dyn Belief| {
+        let generation = Some(KeyGeneration::Internal);
+        let list = FakeList { records: list.records.clone(), trouble: None, generation };
+        match router.route(recipient.as_bytes(), &list, belief, None) {
+            Verdict::Final(route) => route.decision.as_str(),
+            open => panic!("{recipient}: {open:?}"),
+        }
+    };
+    for (recipient, as_typed, folded, sensitively) in [
+        ("+news/comp@example.org", "unknown", "deliver", "deliver"),
+        ("+news/closed@example.org", "refused", "deliver", "deliver"),
+        ("+news/gone@example.org", "unknown", "unknown", "unknown"),
+        ("+news/other@example.org", "unknown", "unknown", "unknown"),
+        ("bob@example.org", "unknown", "unknown", "deliver"),
+        ("jane@example.org", "deliver", "deliver", "deliver"),
+        ("max@example.org", "unknown", "unknown", "unknown"),
+    ] {
+        let usual = router();
+        assert_eq!(decide(&usual, recipient, &Misses::Believed), as_typed, "{recipient}");
+        assert_eq!(decide(&usual, recipient, &Folded), folded, "{recipient}, folded");
+        assert_eq!(decide(&sensitive, recipient, &Folded), sensitively, "{recipient}, sensitive");
+        assert_eq!(decide(&older, recipient, &Folded), sensitively, "{recipient}, older");
+    }
+    let name = |name: &str| MailboxName::new(name).unwrap();
+    for (router, mailbox, generation, matters) in [
+        (&router(), "user.jane", None, false),
+        (&router(), "news", Some(KeyGeneration::Separated), true),
+        (&sensitive, "x.org!user.jane", Some(KeyGeneration::Separated), true),
+        (&older, "user.jane", Some(KeyGeneration::Separated), false),
+        (&older, "user.jane", Some(KeyGeneration::Internal), true),
+        (&older, "user.jane", None, true),
+    ] {
+        assert_eq!(router.case_matters(&name(mailbox), generation), matters, "{mailbox}");
+    }
+}
+
+#[test]
+fn spellings_that_no_name_begins_with_are_not_tried() {
+    let list = FakeList::default().with("Aaaaaaaaaaaaaaaaaaaaaaaaaaaa", shared(true, true));
+    let wanted = MailboxName::new("a".repeat(400)).unwrap();
+    assert_eq!(any_case::other_cases(&list, &wanted), Ok(vec![]));
+    let wanted = MailboxName::new("a".repeat(28)).unwrap();
+    assert_eq!(any_case::other_cases(&list, &wanted).unwrap().len(), 1);
+    let torn = FakeList { trouble: Some(Lookup::Unsure("torn".into())), ..list };
+    // What cannot be read is not unknown.
+    assert_eq!(any_case::other_cases(&torn, &wanted).unwrap().len(), 1);
+}

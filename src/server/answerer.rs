@@ -13,10 +13,11 @@ use super::log::{Escaped, RateLimit};
 use super::status::Status;
 use super::{Answer, Connections};
 use crate::confirm::{Findings, MOST_ROUNDS};
-use crate::maps::{STATUS_MAP, is_about_now};
+use crate::mailbox::{MailboxList, MailboxName};
+use crate::maps::{STATUS_MAP, is_about_now, is_in_any_case};
 use crate::master::Master;
 use crate::resolver::{self, Resolver};
-use crate::router::{Cause, Decision, Route, Verdict};
+use crate::router::{Belief, Cause, Decision, Route, Verdict};
 use crate::wire::rcpt::AtRcpt;
 use crate::wire::socketmap::Reply;
 
@@ -35,6 +36,8 @@ struct Serving {
     nothing: Findings,
     /// The same for one whose letter is about to be delivered.
     nothing_now: Findings,
+    /// The same for one that may have been folded to lower case.
+    nothing_folded: Findings,
     /// How many looks may wait for locks or walk the list at a time. Strangers choose how many there
     /// are to be, and each takes a thread of the pool that kicks need as well.
     looks: Arc<Semaphore>,
@@ -49,8 +52,16 @@ impl Serving {
         let confirmer = Confirmer::new(&resolver, master);
         let nothing = resolver.nothing_found(None).ask_again();
         let nothing_now = nothing.clone().ask_for_all();
+        let nothing_folded = nothing.clone().folded();
         let looks = Arc::new(Semaphore::new(LOOKS));
-        Self { resolver: Arc::new(resolver), confirmer, nothing, nothing_now, looks }
+        Self {
+            resolver: Arc::new(resolver),
+            confirmer,
+            nothing,
+            nothing_now,
+            nothing_folded,
+            looks,
+        }
     }
 }
 
@@ -164,7 +175,11 @@ impl Answer for Answerer {
 
 impl Serving {
     fn nothing(&self, map: &str) -> &Findings {
-        if is_about_now(map) { &self.nothing_now } else { &self.nothing }
+        match map {
+            _ if is_about_now(map) => &self.nothing_now,
+            _ if is_in_any_case(map) => &self.nothing_folded,
+            _ => &self.nothing,
+        }
     }
 
     /// Decides, and has names confirmed as often as it takes.
@@ -189,7 +204,8 @@ impl Serving {
                 Verdict::Wait => return resolver::busy(),
                 Verdict::Confirm(name) => {
                     counters.confirming();
-                    let said = self.confirmer.ask(&name).await;
+                    let said =
+                        self.confirmer.ask_or_walk(&name, self.walks(&name, &findings)).await;
                     (name, said)
                 }
                 Verdict::AskAgain(name) => {
@@ -202,6 +218,12 @@ impl Serving {
             findings.learn_generation(self.confirmer.key_generation());
         }
         resolver::never_settled()
+    }
+
+    /// Whether the lists are searched for names that are like this one.
+    fn walks(&self, name: &MailboxName, findings: &Findings) -> bool {
+        let generation = findings.over(&self.resolver.lists).key_generation();
+        findings.in_any_case() && self.resolver.router.case_matters(name, generation)
     }
 
     /// Runs what may wait for a lock where it holds up no worker of the runtime. `None` after a

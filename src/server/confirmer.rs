@@ -82,8 +82,14 @@ impl Confirmer {
 
     /// Asks for a name: the master, or the local slave where there is no asking the master.
     pub async fn ask(&self, name: &MailboxName) -> Said {
+        self.ask_or_walk(name, false).await
+    }
+
+    /// The same. `walks`: the lists are searched for other names that are like it, so they have to
+    /// have caught up with the master.
+    pub async fn ask_or_walk(&self, name: &MailboxName, walks: bool) -> Said {
         if self.ask_master {
-            match self.find(name).await {
+            match self.find(name, self.walks || walks).await {
                 Ok(finding) => return Said::Master(finding),
                 Err(Impossible(why)) if self.slave.is_none() => {
                     return Said::Master(Finding::Unsure(why));
@@ -128,7 +134,7 @@ impl Confirmer {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn find(&self, name: &MailboxName) -> Result<Finding, Impossible> {
+    async fn find(&self, name: &MailboxName, walks: bool) -> Result<Finding, Impossible> {
         let Some(master) = &self.master else {
             return Ok(Finding::Unsure("there is no connection to the MUPDATE master".into()));
         };
@@ -137,7 +143,7 @@ impl Confirmer {
             sleep(RENAME_GAP).await;
             finding = master.find(name).await?;
         }
-        if finding == Finding::Absent && self.walks {
+        if finding == Finding::Absent && walks {
             // The master can tell of the name, but of no other one that is like it.
             if let Err(why) = master.caught_up().await {
                 finding = Finding::Unsure(why);

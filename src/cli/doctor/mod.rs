@@ -27,7 +27,7 @@ use crate::doctor::comparison::Comparison;
 use crate::doctor::lmtp::Facts;
 use crate::doctor::postfix::transports::Answer;
 use crate::doctor::postfix::uses::{Use, uses_with};
-use crate::doctor::postfix::{Ask as _, domains, lookups, tables, transports};
+use crate::doctor::postfix::{Ask as _, domains, kept, lookups, tables, transports};
 use crate::doctor::recipients::{self, Asked};
 use crate::doctor::report::Report;
 use crate::doctor::socket::{Outcome, Who, daemon, of_listener, of_use};
@@ -610,6 +610,7 @@ impl<'a> Examination<'a> {
         let domains = &router.domains;
         findings.extend(lookups::examine(&postfix.settings, ours, &probes, domains, postfix));
         let respelled = router.respelled_domain();
+        findings.extend(kept::examine(&postfix.settings, ours, maps));
         findings.extend(tables::held_back(&postfix.settings, respelled.as_deref(), postfix));
         let by_library = tables::by_library(&postfix.settings, "transport_maps");
         if !ours.is_empty() || by_library.is_some() {

@@ -1,10 +1,12 @@
 //! Postfix' settings, and the mistakes people make in them.
 //!
 //! [`Settings`] is what `postconf` prints. [`uses`] finds who asks whom; the rules are [`tables`]
-//! for that, [`lookups`] for whether Postfix can ask its tables and ends with us, [`domains`] for what
-//! Postfix takes messages for, and [`transports`] for how it delivers them.
+//! for that, [`kept`] for what smtpd makes of it, [`lookups`] for whether Postfix can ask its tables and
+//! ends with us, [`domains`] for what Postfix takes messages for, and [`transports`] for how it delivers
+//! them.
 
 pub mod domains;
+pub mod kept;
 pub mod lookups;
 pub mod settings;
 pub mod tables;

@@ -135,6 +135,13 @@ impl Settings {
         self
     }
 
+    /// The same with another service: a line of `postconf -M`.
+    #[cfg(test)]
+    pub(crate) fn with_new_service(mut self, line: &str) -> Self {
+        self.services.push(service(line, false).unwrap());
+        self
+    }
+
     /// The same with a service changed.
     #[cfg(test)]
     pub(crate) fn with_service(mut self, name: &str, change: impl FnOnce(&mut Service)) -> Self {

@@ -130,6 +130,7 @@ fn map(u: &Use, maps: &Maps) -> Option<Finding> {
         // Who writes a map of his own knows what for.
         (Some(Map::Own(_)), _) | (_, None) => None,
         (Some(_), Some(wanted)) if wanted == named => None,
+        (Some(Map::Rcpt), Some("recipient")) => None,
         (Some(_), Some(wanted)) => {
             let what = format!("the map `{named}` there: {}", instead(u.parameter, named));
             Some(wrong(what).mend(format!("name the map `{wanted}`")))

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 
-use super::{faults, function, master, paths, stand, whoever_asks};
+use super::{faults, function, master, newcomer, paths, stand, whoever_asks};
 use crate::clients::gate::Gate;
 use crate::clients::sink::Sink;
 use crate::exim::Exim;
@@ -34,6 +34,7 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     scenario("quotes that are not needed do not reach a backend", |w| quoted(w));
     scenario("one message for both backends", |w| one_transaction_a_backend(w));
     whoever_asks(&mut scenario);
+    scenario("a new user is accepted at once", |w| newcomer::accepted_at_once(w, "newcomer-e"));
     scenario("a mailbox moves while its mail is queued", |w| moved_in_the_queue(w));
     scenario("a mailbox moves in the middle of a delivery", moved_during_delivery);
     scenario("without the daemon everybody waits, and nobody bounces", without_the_daemon);

@@ -15,6 +15,7 @@ mod logins;
 mod master;
 mod milter;
 mod moving;
+mod newcomer;
 mod outages;
 mod paths;
 mod posted;

@@ -9,7 +9,7 @@ use std::process::Command;
 use super::beside::{becomes_well, switch};
 use super::faults::{Target, restarts_under_load};
 use super::without_cyrus::THOROUGH;
-use super::{doctor, paths, refusals};
+use super::{doctor, newcomer, paths, refusals};
 use crate::clients::sink::Sink;
 use crate::clients::socketmap::Socketmap;
 use crate::exchanger::{self, Exchanger};
@@ -54,6 +54,7 @@ pub fn run_in(world: &mut World, report: &mut Report) {
     };
     scenario("by its README, as Debian ships it", by_its_readme);
     scenario("without a transport of its own", without_own_transport);
+    scenario("a new user is accepted at once", new_user);
     scenario("relay_recipient_maps refuse behind another table", by_recipients);
     scenario("policy in the chroot, restarted under load", by_policy);
     scenario("milter in the chroot", by_milter);
@@ -262,16 +263,82 @@ fn told_the_backend(world: &World) -> Done {
 /// Everything in main.cf, and in no other file but the status filter.
 fn without_own_transport(world: &mut World) -> Done {
     on_a_host(world, "", |world| {
-        let before = fs::read_to_string(in_root("/etc/postfix/master.cf"))?;
+        let transports = || -> Done<String> {
+            let services = run(sandbox::command("postconf").arg("-M"))?;
+            let transports = services.lines().filter(|line| line.ends_with(" lmtp"));
+            Ok(transports.collect::<Vec<_>>().join("\n"))
+        };
+        let before = transports()?;
         follow(world, &[PIECES], "")?;
         world.mail_server.restart_as_it_is()?;
-        let after = fs::read_to_string(in_root("/etc/postfix/master.cf"))?;
-        ensure!(before == after, "master.cf has changed: {after}");
+        let after = transports()?;
+        ensure!(before == after, "there is another transport: {after}");
         let filter = setting("lmtp_delivery_status_filter")?;
         ensure!(filter == "regexp:/etc/postfix/murder-route-status", "filter: {filter}");
         doctor::agrees()?;
         paths::each_on_its_backend(world)?;
         world.refused("nobody@example.org")
+    })
+}
+
+/// By the configuration as it is printed, with local recipients, aliases and other ways in.
+fn new_user(world: &mut World) -> Done {
+    on_a_host(world, "", |world| {
+        follow(world, &[DAEMON, PIECES], "")?;
+        run(sandbox::command("postconf").arg("mydestination=localhost.murder.test"))?;
+        add_to_main_cf("virtual_alias_maps = inline:{{sales@example.org = jane@example.org}}")?;
+        world.mail_server.restart_as_it_is()?;
+        newcomer::accepted_at_once(world, "newcomer-a")?;
+        // Strangers, whatever class of address they are of.
+        for stranger in ["nobody@example.org", "no-such-user@localhost.murder.test"] {
+            world.refused(stranger)?;
+        }
+        for known in ["root@localhost.murder.test", "sales@example.org", "SALES@example.org"] {
+            let reply = world.rcpt(known)?;
+            ensure!(reply.code == 250, "{known}: {reply}");
+        }
+        let reply = world.rcpt("jane@sub.example.org")?;
+        ensure!(reply.code == 550, "a subdomain: {reply}");
+        world.arrives("jane+Work@example.org", &world.murder.backends[0], "jane", "INBOX/Work")?;
+        folded(world)?;
+        posted_by_hand(world)
+    })
+}
+
+/// Postfix folds what it asks a recipient table; the name of a shared folder has case.
+fn folded(world: &World) -> Done {
+    let be1 = &world.murder.backends[0];
+    let mut admin = be1.admin()?;
+    admin.command("CREATE Bulletin")?;
+    admin.command("SETACL Bulletin anyone lrsp")?;
+    let seen = sandbox::poll("the folder to be known", 30, || {
+        let known = world.setup.lookup_one("+Bulletin@example.org")?.outcome == "deliver";
+        Ok(known.then_some(()))
+    });
+    let seen = seen.and_then(|()| {
+        world.arrives("+Bulletin@example.org", be1, "", "Bulletin")?;
+        world.refused("+Bulletins@example.org")?;
+        world.refused("+bullet@example.org")
+    });
+    admin.command("SETACL Bulletin cyrus lrswipkxtecda")?;
+    admin.command("DELETE Bulletin")?;
+    seen
+}
+
+/// A message for a stranger that does not come by SMTP is bounced, and does not go round.
+fn posted_by_hand(world: &World) -> Done {
+    let since = world.logs.mark();
+    let script =
+        "printf 'Subject: x\\n\\nx\\n' | sendmail -f root@localhost.murder.test nobody@example.org";
+    run(sandbox::command("sh").args(["-c", script]))?;
+    world.logs.wait("the bounce", since, 30, |lines| {
+        lines
+            .iter()
+            .any(|line| {
+                line.text.contains("to=<nobody@example.org>")
+                    && line.text.contains("status=bounced (User unknown)")
+            })
+            .then_some(())
     })
 }
 
@@ -318,7 +385,6 @@ fn in_the_chroot(world: &mut World, options: &str) -> Done {
     follow(world, &[DAEMON, SOCKET, PIECES], options)?;
     let maps = setting("transport_maps")?;
     ensure!(maps == "socketmap:unix:murder-route/socket:lmtp", "transport_maps: {maps}");
-    add_to_main_cf("smtpd_reject_unlisted_recipient = no")?;
     world.mail_server.restart_as_it_is()
 }
 
@@ -339,6 +405,7 @@ fn by_policy(world: &mut World) -> Done {
         refusals::unknown_is_refused_at_rcpt(world)?;
         refusals::foreign_addresses_pass_untouched(world)?;
         paths::each_on_its_backend(world)?;
+        newcomer::accepted_at_once(world, "newcomer-b")?;
         restarts_under_load(world, "policy", &POLICY_LOAD, 120)
     })
 }
@@ -350,6 +417,7 @@ fn by_milter(world: &mut World) -> Done {
         strangers_only_when_sure(world)?;
         refusals::unknown_is_refused_at_rcpt(world)?;
         refusals::foreign_addresses_pass_untouched(world)?;
+        newcomer::accepted_at_once(world, "newcomer-c")?;
         paths::each_on_its_backend(world)
     })
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 
 use super::beside::switch;
-use super::{faults, master, milter, moving, paths, race, stand, whoever_asks};
+use super::{faults, master, milter, moving, newcomer, paths, race, stand, whoever_asks};
 use crate::clients::mail::Session;
 use crate::clients::sink::Sink;
 use crate::logs::Logs;
@@ -38,6 +38,7 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     scenario("the backend sees quotes, case and detail", |w| backend_sees_what_was_written(w));
     scenario("an unknown sender may write", |w| unknown_sender_may_write(w));
     whoever_asks(&mut scenario);
+    scenario("a new user is accepted at once", |w| newcomer::accepted_at_once(w, "newcomer-s"));
     scenario("the master is killed", master::killed);
     scenario("the master hangs", |w| master::hung(w));
     scenario("the frontend begins anew without a master", master::frontend_begins_anew);
