@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use murder_route::mailbox::{AnonymousRights, MailboxName, Record, State};
 use murder_route::mailbox_list::replica::Place;
 use murder_route::maps::STATUS_MAP;
-use murder_route::replica::Listing;
+use murder_route::replica::{Heard, Listing};
 use murder_route::wire::netstring::Decoder;
 use murder_route::wire::socketmap::{REPLY_LIMIT, Request};
 
@@ -279,7 +279,8 @@ pub fn fill(dir: &str, users: u32, folders: usize) -> Done {
             listing.record(&mut change, &name(user, folder)?, &record, now)?;
         }
     }
-    listing.finish(&mut change, MASTER, "3.6.1", now, Duration::from_secs(600))?;
+    let heard = Heard { master: MASTER, release: "3.6.1", now, passed: Duration::ZERO };
+    listing.finish(&mut change, &heard, Duration::from_secs(600))?;
     change.commit_to_disk()?;
     Ok(())
 }

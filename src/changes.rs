@@ -32,6 +32,11 @@ impl Changed {
         self.0
     }
 
+    /// The same as a time.
+    pub fn time(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.0.into())
+    }
+
     /// Whether that was within the last [`LATELY`], or will be as soon: clocks are put right. The
     /// clock is read only if something is known.
     pub fn is_lately(self, clock: impl FnOnce() -> SystemTime) -> bool {

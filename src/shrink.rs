@@ -6,16 +6,21 @@
 
 use std::time::Duration;
 
-/// A loss up to this many names is ordinary.
+/// A loss of more names than this and of more than one in [`ONE_IN`] is sharp.
 const NAMES: u64 = 100;
-/// A loss up to one in so many names is ordinary.
+/// See [`NAMES`].
 const ONE_IN: u64 = 10;
+/// Where a list is short, a loss of more than one in so many names is sharp.
+const ONE_IN_FEW: u64 = 4;
+/// A loss up to this many names is ordinary, however short the list: one user's mailboxes.
+const FEW: u64 = 2;
 /// The number of names is compared with the greatest of one to two of these.
 const PERIOD: Duration = Duration::from_secs(3600);
 
 /// Whether so many names lost of so many are more than is ordinary.
 pub(crate) fn is_sharp(had: u64, lost: u64) -> bool {
-    lost > NAMES && lost > had / ONE_IN
+    let one_in = if lost > NAMES { ONE_IN } else { ONE_IN_FEW };
+    lost > FEW && lost > had / one_in
 }
 
 /// So many names that a list had and has no more.
@@ -85,15 +90,22 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_sharp_above_ten_percent_and_a_hundred_names() {
+    fn loss_is_sharp_above_a_tenth_or_a_quarter_of_a_short_list() {
         for (before, after, believed) in [
             (1000, 900, true),
             (1000, 899, false),
             (10_000, 9_000, true),
             (10_000, 8_999, false),
-            (100, 1, true),
-            (150, 50, true),
-            (150, 49, false),
+            (400, 300, true),
+            (400, 299, false),
+            (130, 65, false),
+            (100, 75, true),
+            (100, 74, false),
+            (100, 1, false),
+            (9, 6, false),
+            (8, 6, true),
+            (5, 3, true),
+            (5, 2, false),
         ] {
             let mut guard = ShrinkGuard::default();
             guard.seen(before, minutes(0));

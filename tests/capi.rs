@@ -80,7 +80,7 @@ fn put(place: &mut Place, names: &[(&str, &str)]) {
         as_of: Some(SystemTime::now()),
         master: "mupdate.example.org".into(),
         release: "3.6.1".into(),
-        held_back: None,
+        ..About::default()
     };
     change.set_about(&about).unwrap();
     change.commit().unwrap();

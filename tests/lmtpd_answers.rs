@@ -19,7 +19,7 @@ use murder_route::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Rec
 use murder_route::mailbox_list::replica::{Place, ReplicaList};
 use murder_route::mupdate::wire::{Input, MAX_LINE};
 use murder_route::mupdate::{Banner, Event, Role, Session, Stream, Timings};
-use murder_route::replica::{ACCEPT_AFTER, Listing};
+use murder_route::replica::{ACCEPT_AFTER, Heard, Listing};
 use murder_route::router::{Decision, Misses, Refusal, Router, Verdict};
 
 /// The release as differences.txt names it, whose rules it has, and what it said. 3.10.2 and 3.12.4
@@ -169,7 +169,8 @@ fn replica(dir: &Path) -> ReplicaList {
         }
     }
     let now = SystemTime::now();
-    listing.finish(&mut change, "mu.example.org", "3.6.1", now, ACCEPT_AFTER).unwrap();
+    let (master, release, passed) = ("mu.example.org", "3.6.1", Duration::ZERO);
+    listing.finish(&mut change, &Heard { master, release, now, passed }, ACCEPT_AFTER).unwrap();
     change.commit().unwrap();
     place.list()
 }

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Output;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use common::{Daemon, Site, run};
 use murder_route::changes::Changed;
@@ -36,6 +36,7 @@ fn fill(directory: &Path, held_back: Option<HeldBack>) {
         master: "mupdate.example.org".into(),
         release: "3.6.1".into(),
         held_back,
+        ..About::default()
     };
     change.set_about(&about).unwrap();
     change.commit().unwrap();
@@ -43,7 +44,8 @@ fn fill(directory: &Path, held_back: Option<HeldBack>) {
 
 fn held_back() -> HeldBack {
     let now = SystemTime::now();
-    HeldBack { since: now, last: now, had: 1000, lost: 400, accepted: false }
+    let (began, last) = (Duration::ZERO, Duration::ZERO);
+    HeldBack { since: now, began, last, had: 1000, lost: 400, lacked: None, accepted: false }
 }
 
 /// A host with nothing of Cyrus' but a copy of the options that matter.

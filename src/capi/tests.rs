@@ -23,7 +23,7 @@ use crate::mailbox::{AnonymousRights, KeyGeneration, MailboxName, Record, State}
 use crate::mailbox_list::Options;
 use crate::mailbox_list::replica::Place;
 use crate::mupdate::Event;
-use crate::replica::{About, Batch as _, Follower, Listing};
+use crate::replica::{About, Batch as _, Follower, Heard, Listing};
 use crate::router::{Cause, Decision};
 
 const THREADS: &str = "8";
@@ -109,7 +109,8 @@ fn replica_with_jane(directory: &Path, ago: u64) {
     let mut change = place.begin().unwrap();
     let (now, wait) = (SystemTime::now(), Duration::ZERO);
     let listing = Listing::begin(&change).unwrap();
-    listing.finish(&mut change, "mupdate.example.org", "3.6.1", now, wait).unwrap();
+    let (master, release, passed) = ("mupdate.example.org", "3.6.1", Duration::ZERO);
+    listing.finish(&mut change, &Heard { master, release, now, passed }, wait).unwrap();
     let record = Record {
         state: State::Active,
         server: Some("be1.example.org".into()),
@@ -118,7 +119,7 @@ fn replica_with_jane(directory: &Path, ago: u64) {
     };
     let event = Event::Record(MailboxName::new("user.jane").unwrap(), record);
     let then = now - Duration::from_secs(ago);
-    Follower::default().apply(&mut change, &event, then).unwrap();
+    Follower::default().apply(&mut change, &event, Duration::ZERO, then).unwrap();
     change.commit().unwrap();
 }
 
@@ -287,7 +288,7 @@ fn eight_threads_of_a_c_program_are_always_right_while_the_daemon_writes_its_rep
             as_of: Some(now),
             master: "mupdate.example.org".into(),
             release: "3.6.1".into(),
-            held_back: None,
+            ..About::default()
         };
         change.set_about(&about).unwrap();
         change.commit().unwrap();

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::Exit;
 use crate::config::{self, Overrides};
-use crate::mailbox_list::replica::accept;
+use crate::mailbox_list::replica::{Accepted, accept};
 use crate::replica::utc;
 
 /// Decide about the replica of the master's list.
@@ -18,9 +18,11 @@ pub(super) struct Replica {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Say that the master really has lost the names that are held back
-    #[command(after_help = "Exit status: 0, 1 nothing is held back, 75 the replica cannot be \
-                            read or written, 64 usage, 78 configuration.")]
+    /// Say that the master really has lost the names that are held back or missing
+    #[command(
+        after_help = "Exit status: 0, 1 nothing is held back or missing, 75 the replica cannot be \
+                            read or written, 64 usage, 78 configuration."
+    )]
     Accept(Accept),
 }
 
@@ -47,10 +49,18 @@ impl Replica {
             complain!("murder-route: {e}");
             Exit::Temporary
         })?;
-        let Some(held_back) = accepted else {
-            complain!("murder-route: {}: nothing is held back", glance.replica.display());
+        let Accepted { held_back, missing } = accepted;
+        if held_back.is_none() && missing == 0 {
+            let directory = glance.replica.display();
+            complain!("murder-route: {directory}: nothing is held back, and no name is missing");
             return Err(Exit::No);
-        };
+        }
+        if missing > 0 {
+            super::say(&format_args!(
+                "accepted: {missing} names that vanished from the master's list are unknown from now on\n"
+            ))?;
+        }
+        let Some(held_back) = held_back else { return Ok(()) };
         super::say(&format_args!(
             "accepted: since {} the master's list lacks {} of {} names. The daemon takes its next \
              full list over, and asks for it at once if it is connected; from then on those names \

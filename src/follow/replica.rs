@@ -322,6 +322,11 @@ impl Shared {
         self.standing().held_back(loss);
     }
 
+    /// What was committed last, as far as this process knows.
+    pub(super) fn about(&self) -> About {
+        self.standing().about().clone()
+    }
+
     /// What has been committed.
     pub(super) fn stored(&self, about: About, names: u64) {
         self.standing().stored(about, names);

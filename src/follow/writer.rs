@@ -10,10 +10,13 @@ use tracing::{error, info, warn};
 use super::replica::{Shared, Wanted};
 use crate::mailbox_list::replica::{Error, Place};
 use crate::mupdate::Event;
-use crate::replica::{Follower, Listing, Outcome};
+use crate::replica::{Follower, Heard, Listing, Outcome};
 
 /// So many events that wait make one transaction, and a bunch more.
 const BATCH: usize = 8192;
+
+/// Maximum number of names of one batch that are logged.
+const MAX_LOGGED: usize = 10;
 
 /// What the stream tells the writer.
 pub(super) enum Told {
@@ -51,7 +54,7 @@ enum End {
 
 impl Writer {
     pub(super) fn run(mut self) {
-        let mut follower = Follower::default();
+        let mut follower = Follower::new(self.accept_after, self.shared.now());
         let mut end = End::Lost;
         loop {
             end = match end {
@@ -107,7 +110,7 @@ impl Writer {
                 place
             }
         };
-        let (outcome, rest) = match self.list(&mut place, master, release)? {
+        let (outcome, rest) = match self.list(&mut place, follower, master, release)? {
             Ok(done) => done,
             Err(end) => {
                 self.place = Some(place);
@@ -117,7 +120,7 @@ impl Writer {
         let (about, names) = place.about()?;
         follower.listed(&outcome, names, self.shared.now());
         self.shared.stored(about, names);
-        say(&outcome, master);
+        self.say(&outcome, master);
         let end = self.changes(&mut place, follower, rest)?;
         self.place = Some(place);
         Ok(end)
@@ -127,6 +130,7 @@ impl Writer {
     fn list(
         &mut self,
         place: &mut Place,
+        follower: &mut Follower,
         master: &str,
         release: &str,
     ) -> Result<Result<(Outcome, Vec<Event>), End>, Error> {
@@ -148,9 +152,9 @@ impl Writer {
                         listing.record(&mut change, &name, &record, clock)?;
                     }
                     Event::Listed => {
-                        let accept_after = self.accept_after;
-                        let outcome =
-                            listing.finish(&mut change, master, release, clock, accept_after)?;
+                        let passed = follower.passed(self.shared.now());
+                        let heard = Heard { master, release, now: clock, passed };
+                        let outcome = listing.finish(&mut change, &heard, self.accept_after)?;
                         // Before anybody can miss what it takes away.
                         self.shared.listed(&outcome);
                         change.commit_to_disk()?;
@@ -208,13 +212,19 @@ impl Writer {
         });
         let change = |event: &Event| matches!(event, Event::Record(..) | Event::Deleted(_));
         let now = self.shared.now();
-        if events.iter().any(change) || (asked.is_some() && follower.wants_stamp(now)) {
+        let stored = self.shared.about();
+        if events.iter().any(change) || (asked.is_some() && follower.wants_stamp(&stored, now)) {
             // Before anybody can miss the name.
             self.shared.changed(events);
             let clock = SystemTime::now();
             let mut change = place.begin()?;
+            let mut missed = Vec::new();
             for event in events {
-                follower.apply(&mut change, event, clock)?;
+                if follower.apply(&mut change, event, now, clock)?
+                    && let Event::Deleted(name) = event
+                {
+                    missed.push(name);
+                }
             }
             let as_of = asked.map(|asked| self.shared.clock_at(asked));
             let (about, names) = follower.finish(&mut change, as_of, now, clock)?;
@@ -223,12 +233,18 @@ impl Writer {
             }
             change.commit()?;
             self.shared.stored(about, names);
+            for name in missed.into_iter().take(MAX_LOGGED) {
+                warn!(
+                    "{name} was deleted while it was reserved or being moved; its mail is deferred \
+                     for {} s; if it exists, have its backend tell the master again (ctl_mboxlist -m)",
+                    self.accept_after.as_secs()
+                );
+            }
         }
         if let Some(asked) = asked {
             self.shared.current(asked);
             let (about, _) = place.about()?;
-            if about.wants_list(SystemTime::now(), self.accept_after) || follower.wants_list(&about)
-            {
+            if follower.wants_list(&about, self.shared.now()) {
                 info!("asking the MUPDATE master for its list again: one is held back");
                 self.shared.relist(Wanted::HeldBack);
             }
@@ -237,18 +253,33 @@ impl Writer {
     }
 }
 
+impl Writer {
+    fn say(&self, outcome: &Outcome, master: &str) {
+        let Outcome { listed, new, back, changed, removed, missed, .. } = outcome;
+        if let Some(held_back) = &outcome.held_back {
+            error!("the list of {master} is not taken over: {held_back}");
+            return;
+        }
+        info!(
+            "the list of {master} is taken over: {listed} names, {new} new, {back} back, \
+             {changed} changed, {removed} gone"
+        );
+        if *missed > 0 {
+            let examples: Vec<_> = outcome.examples.iter().map(ToString::to_string).collect();
+            warn!(
+                "{missed} names have vanished from the list of {master} without being deleted ({}{}): \
+                 their mail is deferred until they are back, or for {} s if it is the same master; \
+                 if they exist, have their backends tell the master again (ctl_mboxlist -m); if the \
+                 loss is meant: murder-route replica accept",
+                examples.join(", "),
+                if *missed > examples.len() as u64 { ", …" } else { "" },
+                self.accept_after.as_secs()
+            );
+        }
+    }
+}
+
 /// What is said of a replica that cannot be written.
 pub(super) fn unwritten(why: &Error) -> String {
     format!("the replica cannot be written: {why}")
-}
-
-fn say(outcome: &Outcome, master: &str) {
-    let Outcome { listed, new, changed, removed, held_back, .. } = outcome;
-    match held_back {
-        None => info!(
-            "the list of {master} is taken over: {listed} names, {new} new, {changed} changed, \
-             {removed} gone"
-        ),
-        Some(held_back) => error!("the list of {master} is not taken over: {held_back}"),
-    }
 }

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, SystemTime};
 
-use super::{Batch, HeldBack, Put};
+use super::{Batch, Fate, HeldBack, Mark, Put};
 use crate::changes::Changed;
 use crate::mailbox::{MailboxName, Record};
 use crate::shrink::is_sharp;
@@ -15,6 +15,22 @@ use crate::shrink::is_sharp;
 /// mailbox has moved on is softened, and the letter comes again.
 const MOST_LATELY: u64 = 10_000;
 
+/// Maximum number of vanished names that an [`Outcome`] names.
+const MAX_EXAMPLES: usize = 5;
+
+/// What a master says of itself, and when its list was complete.
+#[derive(Debug, Clone)]
+pub struct Heard<'a> {
+    /// As in [`About::master`](super::About::master).
+    pub master: &'a str,
+    /// As in [`About::release`](super::About::release).
+    pub release: &'a str,
+    /// The clock of this host.
+    pub now: SystemTime,
+    /// What [`About::followed`](super::About::followed) has grown by since it was stored.
+    pub passed: Duration,
+}
+
 /// What a full list has done to the replica.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outcome {
@@ -22,11 +38,17 @@ pub struct Outcome {
     pub listed: u64,
     /// How many of them the replica did not have.
     pub new: u64,
+    /// How many of them had been missing.
+    pub back: u64,
     /// How many of them had another record in it.
     pub changed: u64,
-    /// How many names were taken away.
+    /// How many names were removed.
     pub removed: u64,
-    /// Set if the list was not taken over: nothing was taken away, and no miss may be believed.
+    /// How many names went missing.
+    pub missed: u64,
+    /// Some of those.
+    pub examples: Vec<MailboxName>,
+    /// Set if the list was not taken over: nothing was removed, and no miss may be believed.
     pub held_back: Option<HeldBack>,
     /// A loss was held back before, and is not any more.
     pub released: bool,
@@ -45,6 +67,7 @@ pub struct Listing {
     again: bool,
     had: u64,
     new: u64,
+    back: u64,
     changed: u64,
 }
 
@@ -55,7 +78,7 @@ impl Listing {
         // Room for what will most likely come, so that it need not grow; bounded, whatever is stored.
         let room = usize::try_from(had + had / 16).unwrap_or(0).min(1 << 24);
         let came = Vec::with_capacity(room);
-        Ok(Self { hasher: RandomState::new(), came, again, had, new: 0, changed: 0 })
+        Ok(Self { hasher: RandomState::new(), came, again, had, new: 0, back: 0, changed: 0 })
     }
 
     /// One record of the list, which came when the clock said this.
@@ -70,12 +93,13 @@ impl Listing {
         // out and put in again while there was no connection, and have more before it. But those that
         // fill a replica for the first time are all new, whenever they changed, and nobody was ever sent
         // by what stood here before.
-        let changed = match self.again && self.new + self.changed < MOST_LATELY {
+        let changed = match self.again && self.new + self.back + self.changed < MOST_LATELY {
             true => Changed::at(clock),
             false => Changed::NOT_LATELY,
         };
         match batch.put(name, record, changed)? {
             Put::New => self.new += 1,
+            Put::Back => self.back += 1,
             Put::Changed => self.changed += 1,
             Put::Same => {}
         }
@@ -83,72 +107,129 @@ impl Listing {
         Ok(())
     }
 
-    /// The list is complete. Takes away what did not come, or holds the loss back.
+    /// The list is complete. Names that did not come go missing, or the loss is held back.
     ///
-    /// `master` and `release` are as in [`About`](super::About); `now` is when the list was
-    /// complete. A loss is confirmed by a list `accept_after` later that has lost about as much; one
-    /// that leaves nothing never is.
+    /// A loss is confirmed by a list `accept_after` later that has lost about as much; one that
+    /// leaves nothing never is. The names of a confirmed loss are removed if both lists, of the same
+    /// master, lacked the very same names; else they go missing, and wait for themselves. Those of an
+    /// accepted loss are removed.
     pub fn finish<B: Batch>(
         mut self,
         batch: &mut B,
-        master: &str,
-        release: &str,
-        now: SystemTime,
+        heard: &Heard<'_>,
         accept_after: Duration,
     ) -> Result<Outcome, B::Error> {
         self.came.sort_unstable();
         self.came.dedup();
         let listed = self.came.len() as u64;
         let mut about = batch.about()?;
+        about.followed += heard.passed;
+        let followed = about.followed;
         // All that came is there, so the rest of what is there did not come.
         let surplus = batch.names()?.saturating_sub(listed);
         let before = about.held_back.take();
-        let was_held = before.is_some();
         // What is held back is measured by what there was before it.
         let had = before.as_ref().map_or(self.had, |before| self.had.max(before.had));
         let lost = surplus.max(had.saturating_sub(listed));
-        let mut outcome =
-            Outcome { listed, new: self.new, changed: self.changed, ..Outcome::default() };
-        let loss = HeldBack { since: now, last: now, had, lost, accepted: false };
-        about.held_back = match loss.is_sharp(listed) {
-            true => loss.unless_confirmed(before, listed, accept_after),
+        let sharp = is_sharp(had, lost) || (listed == 0 && had > 0);
+        let lacked = match sharp || before.is_some() {
+            true => Some(self.lacked(batch)?),
             false => None,
         };
+        let (since, began, last) = (heard.now, followed, followed);
+        let loss = HeldBack { since, began, last, had, lost, lacked, accepted: false };
+        let was_held = before.is_some();
+        // Only the master that had the names is believed, and only of those that it lacked before.
+        let believed = before.as_ref().is_some_and(|before| {
+            let same = lacked.is_some() && before.lacked == lacked;
+            before.accepted || (same && about.master == heard.master)
+        });
+        about.held_back = match before {
+            None => sharp.then_some(loss),
+            // All names are back, and no great number was deleted meanwhile.
+            Some(_) if surplus == 0 && !sharp => None,
+            Some(before) => loss.unless_confirmed(before, listed, accept_after),
+        };
+        let mut outcome = Outcome {
+            listed,
+            new: self.new,
+            back: self.back,
+            changed: self.changed,
+            held_back: about.held_back.clone(),
+            released: was_held && about.held_back.is_none(),
+            ..Outcome::default()
+        };
         if about.held_back.is_none() {
-            outcome.released = was_held;
-            if surplus > 0 {
+            if surplus > 0 || about.missing > 0 {
+                let since = Changed::at(heard.now);
+                let mark = Mark { since, at: followed, master: about.master.clone() };
                 let (came, hasher) = (&self.came, &self.hasher);
-                let mut keep = |name: &[u8]| came.binary_search(&hasher.hash_one(name)).is_ok();
-                outcome.removed = batch.retain(&mut keep)?;
+                let (examples, mut oldest) = (&mut outcome.examples, None);
+                let mut judge = |name: &[u8], missing: Option<&Mark>| {
+                    if missing.is_none() && came.binary_search(&hasher.hash_one(name)).is_ok() {
+                        return Fate::Keep;
+                    }
+                    let over = |mark: &Mark| mark.is_over(heard.master, followed, accept_after);
+                    if missing.map_or(believed || over(&mark), over) {
+                        return Fate::Remove;
+                    }
+                    let mark = missing.unwrap_or(&mark);
+                    if mark.master == heard.master {
+                        oldest =
+                            Some(oldest.map_or(mark.at, |oldest: Duration| oldest.min(mark.at)));
+                    }
+                    if missing.is_none() && examples.len() < MAX_EXAMPLES {
+                        examples.extend(MailboxName::new(name));
+                    }
+                    Fate::Miss
+                };
+                let swept = batch.sweep(&mark, &mut judge)?;
+                (outcome.missed, outcome.removed) = (swept.missed, swept.removed);
+                about.oldest = oldest;
             }
-            about.synchronised = Some(now);
-            about.as_of = Some(now);
-            master.clone_into(&mut about.master);
-            release.clone_into(&mut about.release);
+            about.synchronised = Some(heard.now);
+            about.as_of = Some(heard.now);
+            heard.master.clone_into(&mut about.master);
+            heard.release.clone_into(&mut about.release);
         }
         batch.set_about(&about)?;
-        outcome.held_back = about.held_back;
         Ok(outcome)
     }
 }
 
-impl HeldBack {
-    /// Whether a list with so many names has lost too much to be believed at once. An empty one has,
-    /// however small the replica is.
-    fn is_sharp(&self, listed: u64) -> bool {
-        is_sharp(self.had, self.lost) || (listed == 0 && self.had > 0)
+impl Listing {
+    /// A checksum over the names that did not come.
+    fn lacked<B: Batch>(&self, batch: &mut B) -> Result<u64, B::Error> {
+        let mut lacked = 0u64;
+        let mut judge = |name: &[u8], missing: Option<&Mark>| {
+            let came = || self.came.binary_search(&self.hasher.hash_one(name)).is_ok();
+            if missing.is_none() && !came() {
+                lacked = lacked.wrapping_add(checksum(name));
+            }
+            Fate::Keep
+        };
+        batch.sweep(&Mark::default(), &mut judge)?;
+        Ok(lacked)
     }
+}
 
+/// FNV-1a, which is the same in every process.
+fn checksum(name: &[u8]) -> u64 {
+    name.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+impl HeldBack {
     /// What is still held back, now that a list has lost this, and `before` was held back.
     fn unless_confirmed(
         self,
-        before: Option<HeldBack>,
+        before: HeldBack,
         listed: u64,
         accept_after: Duration,
     ) -> Option<HeldBack> {
-        let Some(before) = before else { return Some(self) };
-        // Who accepts a loss, or waits for its confirmation, does not mean a greater one; and least
-        // of all does an acceptance of some loss mean an empty list.
+        // Whoever accepts a loss, or waits for its confirmation, does not mean a greater one; and
+        // least of all does an acceptance of some loss mean an empty list.
         let greater =
             self.lost > before.lost + before.lost / 10 || (listed == 0 && before.lost < before.had);
         if greater {
@@ -161,13 +242,16 @@ impl HeldBack {
         // (`ctl_mboxlist -m`), says nothing of those that are still to come: the wait begins anew.
         let nothing_before = before.lost >= before.had && listed > 0;
         if nothing_before || self.lost < before.lost - before.lost / 10 {
-            return Some(self);
+            return Some(Self { since: before.since, ..self });
         }
-        // So does a clock that was put back.
-        let Ok(waited) = self.last.duration_since(before.since) else { return Some(self) };
+        let waited = self.last.saturating_sub(before.began);
         match waited >= accept_after && listed > 0 {
             true => None,
-            false => Some(Self { since: before.since, ..self }),
+            false => {
+                let HeldBack { since, began, .. } = before;
+                let lacked = self.lacked.filter(|_| self.lacked == before.lacked);
+                Some(Self { since, began, lacked, ..self })
+            }
         }
     }
 }

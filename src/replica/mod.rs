@@ -9,11 +9,28 @@
 //!
 //! All others read [`Standing`]: how fresh the replica is, and whether a miss in it may be believed.
 //!
-//! Two kinds of time: what is stored, or said to somebody, is a [`SystemTime`]; what is waited for
-//! is a [`Duration`] since a moment of the caller's choice, which only grows.
+//! Three kinds of time: what is said to somebody is a [`SystemTime`]; what is waited for is a
+//! [`Duration`] since a moment of the caller's choice, which only grows; and what is waited for over
+//! restarts is measured by [`About::followed`], which no clock step changes.
+//!
+//! # Names that were known
+//!
+//! | how the name went | what becomes of it |
+//! |---|---|
+//! | `DELETE` in the stream | its record is removed |
+//! | `DELETE` in the stream, while reserved or moving | [`Missing`] |
+//! | not in a full list | [`Missing`] |
+//! | not in a full list that has lost much | its record stays: the list is [held back](HeldBack) |
+//!
+//! The mail of a missing name is deferred. That ends when the name is told again, when it is told
+//! to be deleted, by `replica accept`, or after `accept-after`, if the master that had the name
+//! still lacks it.
 
 mod follower;
 mod listing;
+#[cfg(test)]
+mod losses_tests;
+mod missing;
 mod recent;
 mod standing;
 #[cfg(test)]
@@ -29,7 +46,8 @@ use crate::mailbox::{KeyGeneration, MailboxName, Record};
 use crate::mupdate::banner::family;
 
 pub use follower::Follower;
-pub use listing::{Listing, Outcome};
+pub use listing::{Heard, Listing, Outcome};
+pub use missing::{Fate, Mark, Missing, Swept};
 pub use standing::{Freshness, Standing, Status};
 pub use utc::utc;
 
@@ -55,24 +73,33 @@ pub trait Batch {
         record: &Record,
         changed: Changed,
     ) -> Result<Put, Self::Error>;
-    /// Takes a name's record away. Whether it had one.
+    /// Removes a name, whether it has a record or is missing. Whether it had a record.
     fn delete(&mut self, name: &MailboxName) -> Result<bool, Self::Error>;
-    /// Takes away the records of all names, in internal form, for which `keep` is false. How many
-    /// there were.
-    fn retain(&mut self, keep: &mut dyn FnMut(&[u8]) -> bool) -> Result<u64, Self::Error>;
+    /// Marks a name as missing if it has a record. Whether it had one.
+    fn miss(&mut self, name: &MailboxName, mark: &Mark) -> Result<bool, Self::Error>;
+    /// Asks `judge` what becomes of each name, in internal form, with its mark if it is missing.
+    /// Names that go missing now get `mark`.
+    fn sweep(
+        &mut self,
+        mark: &Mark,
+        judge: &mut dyn FnMut(&[u8], Option<&Mark>) -> Fate,
+    ) -> Result<Swept, Self::Error>;
     /// How many names have a record.
     fn names(&self) -> Result<u64, Self::Error>;
     /// What is known of the replica as a whole.
     fn about(&self) -> Result<About, Self::Error>;
-    /// Replaces that. Times may lose what is below a millisecond.
+    /// Replaces that, except [`About::missing`], which the batch counts itself. Times may lose what
+    /// is below a millisecond.
     fn set_about(&mut self, about: &About) -> Result<(), Self::Error>;
 }
 
 /// What became of a record that was put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
-    /// The name had none.
+    /// The name was not known.
     New,
+    /// The name was [`Missing`].
+    Back,
     /// The name had another.
     Changed,
     /// The name had it already.
@@ -92,6 +119,13 @@ pub struct About {
     pub release: String,
     /// A loss that is too great to be believed at once.
     pub held_back: Option<HeldBack>,
+    /// For how long the replica has been followed, by monotonic clocks, over all processes together.
+    /// Time without a process does not count.
+    pub followed: Duration,
+    /// How many names are [`Missing`].
+    pub missing: u64,
+    /// When the first name went missing that only waits for its time, as [`followed`](Self::followed).
+    pub oldest: Option<Duration>,
 }
 
 impl About {
@@ -115,14 +149,18 @@ impl About {
         Ok(())
     }
 
-    /// Whether it is time to ask the master for the full list again because one is held back:
-    /// somebody has accepted it, or it has waited for so long.
-    pub fn wants_list(&self, now: SystemTime, accept_after: Duration) -> bool {
+    /// Whether it is time to ask the master for the full list again because one is held back: the
+    /// loss is accepted, or has waited for `accept_after`.
+    pub fn wants_list(&self, accept_after: Duration) -> bool {
         self.held_back.as_ref().is_some_and(|held| {
-            // A clock that was put back must not keep it waiting.
-            let waited = now.duration_since(held.last).unwrap_or(Duration::MAX);
-            held.accepted || waited >= accept_after
+            held.accepted || self.followed.saturating_sub(held.last) >= accept_after
         })
+    }
+
+    /// Whether a missing name may have waited for long enough.
+    fn wants_sweep(&self, accept_after: Duration) -> bool {
+        let waited = |oldest| self.followed.saturating_sub(oldest) >= accept_after;
+        self.missing > 0 && self.oldest.is_some_and(waited)
     }
 }
 
@@ -134,21 +172,25 @@ pub(crate) fn generation(release: &str) -> Option<KeyGeneration> {
     }
 }
 
-/// A loss of names that is held back: until somebody accepts it, or a second full list some time
-/// later confirms it. Meanwhile no miss is believed.
+/// A loss of names that is held back: until all names are back, until somebody accepts it, or until
+/// a full list confirms it after a wait. Meanwhile no miss is believed.
 ///
-/// What a list does not have is kept until then. What the master has told to be deleted, name by
-/// name, is gone.
+/// Names that a list lacks are kept until then. Names that the master has told to be deleted are gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldBack {
-    /// When the first such list came.
+    /// When the first such list came, by the clock of this host: to be shown.
     pub since: SystemTime,
-    /// When the latest such list came.
-    pub last: SystemTime,
+    /// When the wait began, as [`About::followed`].
+    pub began: Duration,
+    /// When the latest such list came, as [`About::followed`].
+    pub last: Duration,
     /// How many names the replica had before.
     pub had: u64,
     /// How many of them were lost.
     pub lost: u64,
+    /// A checksum over the names that every list has lacked since the wait began; `None`: some may
+    /// have been back meanwhile, or have gone later.
+    pub lacked: Option<u64>,
     /// Whether somebody has said that it is right (`murder-route replica accept`).
     pub accepted: bool,
 }

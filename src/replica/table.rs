@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use super::{About, Batch, Put};
+use super::{About, Batch, Fate, Mark, Missing, Put, Swept};
 use crate::changes::Changed;
 use crate::mailbox::{MailboxName, Record};
 
@@ -11,6 +11,7 @@ use crate::mailbox::{MailboxName, Record};
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Table {
     pub(crate) records: BTreeMap<Vec<u8>, (Record, Changed)>,
+    pub(crate) missing: BTreeMap<Vec<u8>, Missing>,
     pub(crate) about: About,
 }
 
@@ -27,23 +28,53 @@ impl Batch for Table {
         record: &Record,
         changed: Changed,
     ) -> Result<Put, Infallible> {
-        let put = match self.records.get(name.as_bytes()) {
+        let key = name.as_bytes();
+        let put = match self.records.get(key) {
             Some((before, _)) if before == record => return Ok(Put::Same),
             Some(_) => Put::Changed,
+            None if self.missing.contains_key(key) => Put::Back,
             None => Put::New,
         };
-        self.records.insert(name.as_bytes().to_vec(), (record.clone(), changed));
+        self.missing.remove(key);
+        self.records.insert(key.to_vec(), (record.clone(), changed));
         Ok(put)
     }
 
     fn delete(&mut self, name: &MailboxName) -> Result<bool, Infallible> {
+        self.missing.remove(name.as_bytes());
         Ok(self.records.remove(name.as_bytes()).is_some())
     }
 
-    fn retain(&mut self, keep: &mut dyn FnMut(&[u8]) -> bool) -> Result<u64, Infallible> {
-        let before = self.records.len();
-        self.records.retain(|name, _| keep(name));
-        Ok((before - self.records.len()) as u64)
+    fn miss(&mut self, name: &MailboxName, mark: &Mark) -> Result<bool, Infallible> {
+        let Some((record, _)) = self.records.remove(name.as_bytes()) else { return Ok(false) };
+        let missing = Missing { record, mark: mark.clone() };
+        self.missing.insert(name.as_bytes().to_vec(), missing);
+        Ok(true)
+    }
+
+    fn sweep(
+        &mut self,
+        mark: &Mark,
+        judge: &mut dyn FnMut(&[u8], Option<&Mark>) -> Fate,
+    ) -> Result<Swept, Infallible> {
+        let mut swept = Swept::default();
+        let was_missing = self.missing.len();
+        self.missing.retain(|name, missing| judge(name, Some(&missing.mark)) != Fate::Remove);
+        swept.removed = (was_missing - self.missing.len()) as u64;
+        for name in self.records.keys().cloned().collect::<Vec<_>>() {
+            match judge(&name, None) {
+                Fate::Keep => {}
+                Fate::Miss => {
+                    swept.missed += 1;
+                    self.miss(&MailboxName::new(name).unwrap(), mark)?;
+                }
+                Fate::Remove => {
+                    swept.removed += 1;
+                    self.records.remove(&name);
+                }
+            }
+        }
+        Ok(swept)
     }
 
     fn names(&self) -> Result<u64, Infallible> {
@@ -51,11 +82,11 @@ impl Batch for Table {
     }
 
     fn about(&self) -> Result<About, Infallible> {
-        Ok(self.about.clone())
+        Ok(About { missing: self.missing.len() as u64, ..self.about.clone() })
     }
 
     fn set_about(&mut self, about: &About) -> Result<(), Infallible> {
-        self.about = about.clone();
+        self.about = About { missing: self.missing.len() as u64, ..about.clone() };
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -40,9 +40,9 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// Between the two questions for a name that was deleted a moment ago (`server::confirmer`).
 const RENAME_GAP: Duration = Duration::from_secs(1);
 
-/// What the clock on the wall says.
-pub(crate) fn clock(now: Duration) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(1_795_536_000) + now
+/// What the clock on the wall says that was set this many seconds wrong.
+fn clock(now: Duration, wrong: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_795_536_000_u64.saturating_add_signed(wrong)) + now
 }
 
 /// What all parts of the process share.
@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     barrier: Mutex<Option<Duration>>,
     /// In milliseconds.
     now: AtomicU64,
+    /// By how many seconds the clock on the wall is wrong.
+    pub(crate) wrong: AtomicI64,
 }
 
 impl Shared {
@@ -73,6 +75,11 @@ impl Shared {
     fn now(&self) -> Duration {
         Duration::from_millis(self.now.load(Relaxed))
     }
+
+    /// What the clock on the wall says.
+    pub(crate) fn clock(&self, now: Duration) -> SystemTime {
+        clock(now, self.wrong.load(Relaxed))
+    }
 }
 
 impl MailboxList for Shared {
@@ -82,7 +89,7 @@ impl MailboxList for Shared {
 
     fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
         let (found, changed) = self.store().look_up(name);
-        (found, changed.is_lately(|| clock(self.now())))
+        (found, changed.is_lately(|| self.clock(self.now())))
     }
 
     fn each(
@@ -186,14 +193,20 @@ impl Daemon {
         disk: u64,
         random: Random,
         now: Duration,
+        wrong: i64,
     ) -> Self {
         let committed = store.lock().unwrap().begin();
         let names = store.lock().unwrap().committed_names();
         let shared = Arc::new(Shared {
             store: Arc::clone(store),
-            standing: Mutex::new(Standing::new(committed.about, names, clock(Duration::ZERO))),
+            standing: Mutex::new(Standing::new(
+                committed.about,
+                names,
+                clock(Duration::ZERO, wrong),
+            )),
             barrier: Mutex::new(None),
             now: AtomicU64::new(now.as_millis() as u64),
+            wrong: wrong.into(),
         });
         let (list, trust): (Arc<dyn MailboxList>, Arc<dyn Trust>) =
             (shared.clone(), shared.clone());
@@ -217,7 +230,7 @@ impl Daemon {
             stream: Link::new(sasl, now),
             told_of: false,
             asker: Link::new(sasl, now),
-            writer: Writer::new(disk),
+            writer: Writer::new(disk, now),
             questions: Vec::new(),
             answers: Vec::new(),
             silent: Duration::ZERO,

@@ -125,6 +125,16 @@ pub(crate) enum What {
     FindList {
         down: u64,
     },
+    /// The master starts anew and removes reserved names.
+    Recover {
+        down: u64,
+    },
+    /// A backend tells the master again of all that it lost of its.
+    Push {
+        server: usize,
+    },
+    /// Our clock is set, by so many seconds.
+    SetClock(i64),
     /// The list is copied to a slave.
     Copy,
     /// That slave becomes the master.
@@ -171,7 +181,9 @@ impl Schedule {
                 _ => random.between(15_000, 90_000),
             };
             if kinds >> 50 & 3 == 3 && random.one_in(4) {
-                match random.below(6) {
+                match random.below(8) {
+                    6 => pushed_again(random, fillers, after, &mut steps),
+                    7 => recovered(random, names, after, &mut steps),
                     0 | 1 => reunion(random, names, after, &mut steps),
                     2 | 3 => last_words(random, names, after, &mut steps),
                     4 => left_alone(random, names, after, &mut steps),
@@ -285,18 +297,60 @@ fn moved_and_away(random: &mut Random, names: u64, steps: &mut Vec<Step>) {
     });
 }
 
+/// The master is emptied, and its backends tell it again of their mailboxes, one after the other, the
+/// last one late or never; our clock or our process does not last as long.
+fn pushed_again(random: &mut Random, fillers: usize, after: u64, steps: &mut Vec<Step>) {
+    let kept = random.pick(&[0, 0, 3, 50]);
+    steps.push(Step { after, what: What::LoseList { down: random.below(2_000), kept } });
+    let mut servers = [0, 1, 2];
+    servers.rotate_left(random.below(3) as usize);
+    for server in servers {
+        let after = random.pick(&[1_000, 6_000, 15_000, 40_000, 70_000]);
+        let between = random.pick(&[
+            What::SetClock(3_600),
+            What::SetClock(-3_600),
+            What::Kill { down: 100 },
+            What::PowerLoss { down: 2_000 },
+            What::CutAll,
+            What::Ask(STRANGER),
+        ]);
+        steps.push(Step { after: after / 2, what: between });
+        steps.push(Step { after: after / 2, what: What::Push { server } });
+        for _ in 0..4 {
+            let name = match fillers {
+                0 => random.below(ACCOUNTS as u64) as usize,
+                fillers => FILLERS + random.below(fillers as u64) as usize,
+            };
+            let every = random.pick(&[300, 2_000, 9_000]);
+            steps.push(Step { after: 5, what: What::AskOften { name, times: 8, every } });
+        }
+    }
+}
+
+/// The master starts anew in the middle of an XFER, and removes the reserved name.
+fn recovered(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>) {
+    let name = random.below(names) as usize;
+    let server = random.below(SERVERS.len() as u64) as usize;
+    let gap = random.pick(&[9_000, 30_000]);
+    steps.push(Step { after, what: What::Move { name, server, gap, fails: random.one_in(4) } });
+    let after = random.pick(&[5, 100, 3_000, 8_000]);
+    steps.push(Step { after, what: What::Recover { down: random.pick(&[0, 900, 6_000]) } });
+    let what = What::AskOften { name, times: random.between(10, 30), every: 700 };
+    steps.push(Step { after: random.below(100), what });
+}
+
 /// Something that happens, of these kinds, to one of so many names; and whom to ask for meanwhile.
 fn some(random: &mut Random, kinds: u64, names: u64, fillers: usize) -> (What, Name) {
     let name = random.below(names) as usize;
     let server = random.below(SERVERS.len() as u64) as usize;
     let short = random.pick(&[0, 1, 5, 30, 200, 700]);
     let down = random.pick(&[0, 100, 900, 2_000, 6_000, 20_000]);
-    let mut kind = random.below(44);
+    let mut kind = random.below(48);
     for _ in 0..20 {
         if kinds >> kind & 1 == 1 {
             break;
         }
-        kind = random.below(44);
+        kind = random.below(48);
     }
     let what = match kind {
         0..=3 => What::Create { name, server, gap: short },
@@ -333,6 +387,9 @@ fn some(random: &mut Random, kinds: u64, names: u64, fillers: usize) -> (What, N
         40 => What::PowerLoss { down },
         41 => What::SlowDisk(random.pick(&[0, 1, 10, 100, 1_000, 4_000])),
         42 => What::Lossy(random.pick(&[0, 3, 10, 40])),
+        43 => What::Recover { down },
+        44 | 45 => What::Push { server },
+        46 => What::SetClock(random.pick(&[3_600, -3_600, 100, -100_000, 50, 1_000_000])),
         _ => What::Accept,
     };
     (what, if random.one_in(3) { any(random, names, fillers) } else { name })

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use murder_route::changes::Changed;
 use murder_route::mailbox::{Lookup, MailboxName, Record};
-use murder_route::replica::{About, Batch, Put};
+use murder_route::replica::{About, Batch, Fate, Mark, Missing, Put, Swept};
 
 /// One state of the replica. A copy that is changed is a batch; one that is put in its place is
 /// committed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Table {
     records: BTreeMap<Vec<u8>, (Record, Changed)>,
+    missing: BTreeMap<Vec<u8>, Missing>,
     pub(crate) about: About,
     /// For judging answers: every change that the master knew then is in it.
     pub(crate) complete_to: Option<Duration>,
@@ -29,6 +30,8 @@ pub(crate) struct Store {
     committed: Table,
     /// What a loss of power leaves.
     on_disk: Table,
+    /// When the clock on the wall was set last.
+    clock_set: Option<Duration>,
 }
 
 impl Store {
@@ -40,7 +43,10 @@ impl Store {
     /// takes: the minute begins before it.
     pub(crate) fn changed_lately(&self, name: &MailboxName, now: Duration) -> bool {
         let changed = self.committed.changed.get(name.as_bytes());
-        changed.is_some_and(|at| now - *at < Duration::from_secs(50))
+        // A commit takes up to 8 s after its changes were dated.
+        let dated =
+            |at: &Duration| self.clock_set.is_none_or(|set| *at > set + Duration::from_secs(8));
+        changed.is_some_and(|at| now - *at < Duration::from_secs(50) && dated(at))
     }
 
     fn note_changes(&self, batch: &mut Table, now: Duration) {
@@ -93,6 +99,17 @@ impl Store {
         self.committed.most.saturating_sub(self.committed_names())
     }
 
+    /// The clock on the wall was set: how long ago names changed is not known any more.
+    pub(crate) fn clock_was_set(&mut self, now: Duration) {
+        self.clock_set = Some(now);
+    }
+
+    /// The missing names, each with the master that had it.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = (&[u8], &str)> {
+        let missing = self.committed.missing.iter();
+        missing.map(|(name, missing)| (&**name, &*missing.mark.master))
+    }
+
     /// The fewest names that a crash now would leave.
     pub(crate) fn names_at_least(&self) -> u64 {
         self.committed.records.len().min(self.on_disk.records.len()) as u64
@@ -121,23 +138,53 @@ impl Batch for Table {
         record: &Record,
         changed: Changed,
     ) -> Result<Put, Infallible> {
-        let put = match self.records.get(name.as_bytes()) {
+        let key = name.as_bytes();
+        let put = match self.records.get(key) {
             Some((before, _)) if before == record => return Ok(Put::Same),
             Some(_) => Put::Changed,
+            None if self.missing.contains_key(key) => Put::Back,
             None => Put::New,
         };
-        self.records.insert(name.as_bytes().to_vec(), (record.clone(), changed));
+        self.missing.remove(key);
+        self.records.insert(key.to_vec(), (record.clone(), changed));
         Ok(put)
     }
 
     fn delete(&mut self, name: &MailboxName) -> Result<bool, Infallible> {
+        self.missing.remove(name.as_bytes());
         Ok(self.records.remove(name.as_bytes()).is_some())
     }
 
-    fn retain(&mut self, keep: &mut dyn FnMut(&[u8]) -> bool) -> Result<u64, Infallible> {
-        let before = self.records.len();
-        self.records.retain(|name, _| keep(name));
-        Ok((before - self.records.len()) as u64)
+    fn miss(&mut self, name: &MailboxName, mark: &Mark) -> Result<bool, Infallible> {
+        let Some((record, _)) = self.records.remove(name.as_bytes()) else { return Ok(false) };
+        let missing = Missing { record, mark: mark.clone() };
+        self.missing.insert(name.as_bytes().to_vec(), missing);
+        Ok(true)
+    }
+
+    fn sweep(
+        &mut self,
+        mark: &Mark,
+        judge: &mut dyn FnMut(&[u8], Option<&Mark>) -> Fate,
+    ) -> Result<Swept, Infallible> {
+        let mut swept = Swept::default();
+        let was_missing = self.missing.len();
+        self.missing.retain(|name, missing| judge(name, Some(&missing.mark)) != Fate::Remove);
+        swept.removed = (was_missing - self.missing.len()) as u64;
+        for name in self.records.keys().cloned().collect::<Vec<_>>() {
+            match judge(&name, None) {
+                Fate::Keep => {}
+                Fate::Miss => {
+                    swept.missed += 1;
+                    self.miss(&MailboxName::new(name).unwrap(), mark)?;
+                }
+                Fate::Remove => {
+                    swept.removed += 1;
+                    self.records.remove(&name);
+                }
+            }
+        }
+        Ok(swept)
     }
 
     fn names(&self) -> Result<u64, Infallible> {
@@ -145,11 +192,11 @@ impl Batch for Table {
     }
 
     fn about(&self) -> Result<About, Infallible> {
-        Ok(self.about.clone())
+        Ok(About { missing: self.missing.len() as u64, ..self.about.clone() })
     }
 
     fn set_about(&mut self, about: &About) -> Result<(), Infallible> {
-        self.about = about.clone();
+        self.about = About { missing: self.missing.len() as u64, ..about.clone() };
         Ok(())
     }
 }
@@ -163,7 +210,10 @@ impl Store {
             None if self.committed.about.synchronised.is_none() => {
                 Lookup::Unsure("the replica has never been synchronised with the master".into())
             }
-            None => Lookup::Absent,
+            None => match self.committed.missing.get(name.as_bytes()) {
+                Some(missing) => Lookup::Unsure(missing.doubt(name)),
+                None => Lookup::Absent,
+            },
         };
         (found, Changed::NOT_LATELY)
     }

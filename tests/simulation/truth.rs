@@ -7,8 +7,10 @@
 //!
 //! * while it is gone for no more than [`GAP`], if it was there for [`SETTLED`] before: renamed away
 //!   and back, taken out and put in again by `ctl_mboxlist -m`;
-//! * when a master loses it with so much of his list at once that this cannot be meant, until that
-//!   loss is accepted or has lasted for as long as confirms it. See `World::lose`.
+//! * when a master loses it, if the replica had it, until that loss is accepted or has lasted for as
+//!   long as confirms it; if another master lacks it, until that is accepted. See `World::lose`.
+//! * when a master loses it with so much of its list at once that this cannot be meant, likewise, if
+//!   the replica had heard of it or not.
 
 use std::time::Duration;
 
@@ -80,6 +82,12 @@ impl Truth {
         let (_, _, entry) =
             stretches(&self.there).find(|(began, ended, _)| *began < from && to < *ended)?;
         entry.filter(|entry| entry.active)
+    }
+
+    /// The record that the master's list had without any change from one time to another.
+    pub(crate) fn listed_unchanged(&self, from: Duration, to: Duration) -> Option<Entry> {
+        let stretch = |(began, ended, _): &(Duration, Duration, _)| *began < from && to <= *ended;
+        stretches(&self.listed).find(stretch)?.2
     }
 
     /// Whether the master's list had it on this server at some moment from one time to another.

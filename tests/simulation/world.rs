@@ -1,13 +1,14 @@
 //! Master, network, clock and our side in one, and a judge of every answer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murder_route::replica::{Freshness, HeldBack};
+use murder_route::replica::{Batch as _, Fate, Freshness, HeldBack, Mark};
 use murder_route::router::Decision;
 
-use crate::daemon::{ACCEPT_AFTER, Answered, Daemon, SOON, clock, server};
+use crate::daemon::{ACCEPT_AFTER, Answered, Daemon, SOON, server};
 use crate::master::{Entry, List, Master, Sent};
 use crate::network::{End, Line, Network, Piece};
 use crate::random::Random;
@@ -62,6 +63,14 @@ impl Loss {
     }
 }
 
+/// A name that the replica had, and that the master has lost.
+struct Lost {
+    entry: Entry,
+    since: Duration,
+    /// It is another master that lacks it.
+    lasting: bool,
+}
+
 pub(crate) struct World {
     schedule: Schedule,
     now: Duration,
@@ -76,6 +85,12 @@ pub(crate) struct World {
     plans: BTreeMap<(Duration, u64), Plan>,
     planned: u64,
     loss: Option<Loss>,
+    /// Names that the replica had.
+    lost: BTreeMap<Name, Lost>,
+    /// When the wait of what is held back began, or somewhat earlier.
+    held_since: Duration,
+    /// By how many seconds our clock on the wall is wrong.
+    wrong: i64,
     /// Those that the master lost before the replica had them as they are.
     untold: BTreeSet<Name>,
     copy: List,
@@ -108,6 +123,9 @@ impl World {
             plans: BTreeMap::new(),
             planned: 0,
             loss: None,
+            lost: BTreeMap::new(),
+            held_since: Duration::ZERO,
+            wrong: 0,
             untold: BTreeSet::new(),
             copy: List::new(),
             taken_out: List::new(),
@@ -215,6 +233,7 @@ impl World {
         if let Some(loss) = &mut self.loss {
             loss.names.remove(&name);
         }
+        self.lost.remove(&name);
         self.review_loss();
     }
 
@@ -230,7 +249,7 @@ impl World {
     }
 
     /// The master has this list now, and knows nothing of what was before.
-    fn lose(&mut self, list: List) {
+    fn lose(&mut self, list: List, lasting: bool) {
         let (had, held_back, complete_to) = {
             let store = self.store.lock().unwrap();
             let about = &store.committed().about;
@@ -242,7 +261,7 @@ impl World {
         let mut accepted = false;
         if let Some(held_back) = held_back {
             // It counts from there, and what is like it is accepted as well.
-            since = held_back.since.duration_since(clock(Duration::ZERO)).unwrap().min(since);
+            since = self.held_since.min(since);
             accepted = held_back.accepted;
         }
         let loss = self.loss.get_or_insert_with(|| Loss { since, had, names: List::new() });
@@ -251,10 +270,16 @@ impl World {
             if !self.master.list.contains_key(name) {
                 let truth = self.truths.entry(*name).or_default();
                 truth.lists(self.now, None);
-                loss.names.insert(*name, *entry);
                 let told = complete_to.and_then(|to| truth.unchanged(to, self.now));
                 if told.is_none() {
                     self.untold.insert(*name);
+                }
+                match complete_to.and_then(|to| truth.listed_unchanged(to, self.now)) {
+                    Some(_) => {
+                        let lost = Lost { entry: *entry, since: self.now, lasting };
+                        self.lost.insert(*name, lost);
+                    }
+                    None => drop(loss.names.insert(*name, *entry)),
                 }
             }
         }
@@ -262,6 +287,7 @@ impl World {
         for (name, entry) in &self.master.list {
             if old.get(name) != Some(entry) {
                 loss.names.remove(name);
+                self.lost.remove(name);
                 new.push((*name, Some(*entry)));
             }
         }
@@ -270,6 +296,7 @@ impl World {
         }
         if accepted {
             self.forgive();
+            self.forget(|_| true);
         }
         self.review_loss();
     }
@@ -283,6 +310,20 @@ impl World {
         if self.loss.as_ref().is_some_and(|loss| !counts(loss)) {
             self.forgive();
         }
+        let now = self.now;
+        self.forget(|lost| !lost.lasting && now >= lost.since + ACCEPT_AFTER);
+    }
+
+    /// Names that the master has lost do not exist any more.
+    fn forget(&mut self, over: impl Fn(&Lost) -> bool) {
+        let (truths, now) = (&mut self.truths, self.now);
+        self.lost.retain(|name, lost| {
+            let over = over(lost);
+            if over {
+                truths.entry(*name).or_default().is(now, None);
+            }
+            !over
+        });
     }
 
     fn forgive(&mut self) {
@@ -326,7 +367,8 @@ impl World {
     fn start(&mut self) {
         let random = Random::new(self.random.next());
         let (sasl, disk) = (self.schedule.login, self.disk);
-        self.daemon = Some(Daemon::new(&self.store, sasl, disk, random, self.now));
+        let wrong = self.wrong;
+        self.daemon = Some(Daemon::new(&self.store, sasl, disk, random, self.now, wrong));
     }
 
     fn kill(&mut self) {
@@ -404,12 +446,23 @@ impl World {
     fn accept(&mut self) {
         let mut store = self.store.lock().unwrap();
         let mut batch = store.begin();
-        let Some(held_back) = &mut batch.about.held_back else { return };
-        held_back.accepted = true;
+        let mut judge = |_: &[u8], mark: Option<&Mark>| match mark {
+            Some(_) => Fate::Remove,
+            None => Fate::Keep,
+        };
+        let Ok(swept) = batch.sweep(&Mark::default(), &mut judge);
+        batch.about.missing = 0;
+        batch.about.oldest = None;
+        if let Some(held_back) = &mut batch.about.held_back {
+            held_back.accepted = true;
+        } else if swept.removed == 0 {
+            return;
+        }
         store.commit_to_disk(batch);
         drop(store);
         self.seen.insert("loss accepted");
         self.forgive();
+        self.forget(|_| true);
     }
 
     fn step(&mut self, what: What) {
@@ -518,11 +571,43 @@ impl World {
                     true => "master began anew with an empty list",
                     false => "master began anew with a part of its list",
                 });
-                self.lose(list);
+                self.lose(list, false);
+            }
+            What::Recover { down } if self.master.up => {
+                self.master_dies(down);
+                let mut list = self.master.list.clone();
+                list.retain(|_, entry| entry.active);
+                if list.len() < self.master.list.len() {
+                    self.seen.insert("master removed reserved names");
+                }
+                self.lose(list, false);
+            }
+            What::Push { server } => {
+                let lost = self.lost.iter().map(|(name, lost)| (*name, lost.entry));
+                let loss = self.loss.iter().flat_map(|loss| &loss.names);
+                let names: List = lost.chain(loss.map(|(name, entry)| (*name, *entry))).collect();
+                for (name, entry) in names {
+                    if entry.server == server && !self.is_busy(name) {
+                        self.seen.insert("backend told the master again");
+                        self.later(1, Plan::Put(name, Entry { active: true, ..entry }));
+                    }
+                }
+            }
+            What::SetClock(seconds) => {
+                self.wrong += seconds;
+                if let Some(daemon) = &self.daemon {
+                    daemon.shared().wrong.store(self.wrong, Relaxed);
+                }
+                self.store.lock().unwrap().clock_was_set(self.now);
+                if self.held_back() {
+                    self.seen.insert("clock set while a list was held back");
+                }
             }
             What::FindList { down } => {
                 self.master_dies(down);
-                for (name, entry) in self.loss.take().into_iter().flat_map(|loss| loss.names) {
+                let lost = std::mem::take(&mut self.lost).into_iter();
+                let loss = self.loss.take().into_iter().flat_map(|loss| loss.names);
+                for (name, entry) in lost.map(|(name, lost)| (name, lost.entry)).chain(loss) {
                     self.master.list.entry(name).or_insert(entry);
                     self.lists(name, Some(entry));
                 }
@@ -532,7 +617,7 @@ impl World {
                 self.seen.insert("slave promoted");
                 self.master_dies(down);
                 self.master.host += 1;
-                self.lose(self.copy.clone());
+                self.lose(self.copy.clone(), true);
             }
             What::Kill { down } => {
                 self.kill();
@@ -567,6 +652,11 @@ impl World {
                 Some(held_back) => format!("  {held_back}"),
                 None => "  nothing is held back any more".into(),
             });
+            let began = |held: &Option<HeldBack>| held.as_ref().map(|held| held.began);
+            if began(&held_back) != began(&self.held_back_before) {
+                // Before the commit, which takes up to 8 s.
+                self.held_since = self.now.saturating_sub(ms(10_000));
+            }
             self.held_back_before = held_back;
             self.seen.insert("list held back");
         }
@@ -638,7 +728,9 @@ impl World {
                 if *found {
                     self.seen.insert("delivered to whom the replica did not know");
                 }
-                if self.loss.as_ref().is_some_and(|loss| loss.names.contains_key(name)) {
+                if self.lost.contains_key(name)
+                    || self.loss.as_ref().is_some_and(|loss| loss.names.contains_key(name))
+                {
                     self.seen.insert("delivered to whom the master has lost");
                 }
                 let place = server(route).unwrap_or_default();
@@ -671,6 +763,9 @@ impl World {
         }
         if let Some(complete_to) = complete_to
             && !self.untold.contains(name)
+            // Those that the master's list lacked meanwhile may be missing, or forgotten by a word.
+            && (answered.known
+                || truth.listed_unchanged(since.min(*complete_to), now).is_some())
             && let Some(entry) = truth.unchanged(since.min(*complete_to), now)
         {
             if server(route) != Some(SERVERS[entry.server]) {
@@ -746,11 +841,27 @@ impl World {
                 }
                 (Some(entry), Decision::Deferred(_)) => !entry.active,
                 (None, Decision::Unknown) => true,
+                // Until its time is over.
+                (None, Decision::Deferred(_)) => answered.route.reason.contains(" vanished from "),
                 _ => false,
             };
+            if let Decision::Deferred(_) = &answered.route.decision
+                && !self.master.list.contains_key(&name)
+            {
+                self.seen.insert("deferred because the master has lost the name");
+            }
             if !right {
                 let listed = self.master.list.get(&name);
                 return Err(format!("after all {listed:?} is answered with {answered:?}"));
+            }
+        }
+        if self.store.lock().unwrap().missing().next().is_some() {
+            self.seen.insert("names missing after all");
+            self.advance(self.now + ACCEPT_AFTER + QUIET)?;
+            let store = self.store.lock().unwrap();
+            let master = &store.committed().about.master;
+            if let Some((name, _)) = store.missing().find(|(_, had)| had == master) {
+                return Err(format!("{} is missing for ever", name.escape_ascii()));
             }
         }
         Ok(())

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use murder_route::mupdate::Event;
-use murder_route::replica::{About, Batch as _, Follower, Listing, Outcome};
+use murder_route::replica::{About, Batch as _, Follower, Heard, Listing, Outcome};
 
-use crate::daemon::{ACCEPT_AFTER, Shared, clock};
+use crate::daemon::{ACCEPT_AFTER, Shared};
 use crate::random::Random;
 use crate::store::Table;
 
@@ -51,10 +51,10 @@ struct Commit {
 }
 
 impl Writer {
-    pub(crate) fn new(disk: u64) -> Self {
+    pub(crate) fn new(disk: u64, now: Duration) -> Self {
         Self {
             told: VecDeque::new(),
-            follower: Follower::default(),
+            follower: Follower::new(ACCEPT_AFTER, now),
             phase: Phase::Waiting,
             commit: None,
             relist: false,
@@ -115,15 +115,17 @@ impl Writer {
         while let Some(event) = events.next() {
             match (&mut self.phase, event) {
                 (Phase::Listing { listing, batch, .. }, Event::Record(name, record)) => {
-                    let Ok(()) = listing.record(&mut **batch, &name, &record, clock(now));
+                    let Ok(()) = listing.record(&mut **batch, &name, &record, shared.clock(now));
                 }
                 (Phase::Listing { .. }, Event::Listed) => {
                     let phase = std::mem::replace(&mut self.phase, Phase::Following);
                     let Phase::Listing { listing, mut batch, master, release } = phase else {
                         return;
                     };
-                    let Ok(outcome) =
-                        listing.finish(&mut *batch, &master, &release, clock(now), ACCEPT_AFTER);
+                    let passed = self.follower.passed(now);
+                    let (master, release) = (&*master, &*release);
+                    let heard = Heard { master, release, now: shared.clock(now), passed };
+                    let Ok(outcome) = listing.finish(&mut *batch, &heard, ACCEPT_AFTER);
                     shared.standing().listed(now);
                     let (Ok(about), Ok(names)) = (batch.about(), batch.names());
                     self.commit = Some(Commit {
@@ -147,8 +149,11 @@ impl Writer {
             Event::Current { asked } => Some(*asked),
             _ => None,
         });
+        let about = shared.standing().about().clone();
         let is_change = |event: &Event| matches!(event, Event::Record(..) | Event::Deleted(_));
-        if events.iter().any(is_change) || (asked.is_some() && self.follower.wants_stamp(now)) {
+        if events.iter().any(is_change)
+            || (asked.is_some() && self.follower.wants_stamp(&about, now))
+        {
             for event in events {
                 if let Event::Deleted(name) = event {
                     shared.standing().deleted(name, now);
@@ -156,10 +161,11 @@ impl Writer {
             }
             let mut batch = shared.store().begin();
             for event in events {
-                let Ok(()) = self.follower.apply(&mut batch, event, clock(now));
+                let Ok(_) = self.follower.apply(&mut batch, event, now, shared.clock(now));
             }
+            let as_of = asked.map(|asked| shared.clock(asked));
             let Ok((about, names)) =
-                self.follower.finish(&mut batch, asked.map(clock), now, clock(now));
+                self.follower.finish(&mut batch, as_of, now, shared.clock(now));
             if let Some(loss) = &about.held_back {
                 shared.standing().held_back(loss);
             }
@@ -203,7 +209,6 @@ impl Writer {
     fn current(&mut self, asked: Duration, shared: &Shared, now: Duration) {
         shared.current(asked);
         let about = shared.store().committed().about.clone();
-        self.relist |=
-            about.wants_list(clock(now), ACCEPT_AFTER) || self.follower.wants_list(&about);
+        self.relist |= self.follower.wants_list(&about, now);
     }
 }

@@ -11,7 +11,7 @@ use super::*;
 use crate::changes::Changed;
 use crate::cyrusdb::writer::Random;
 use crate::mailbox::{AnonymousRights, Lookup, MailboxList as _, MailboxName, Record, State};
-use crate::replica::{Batch as _, HeldBack, Listing};
+use crate::replica::{Batch as _, Heard, HeldBack, Listing};
 
 type Model = BTreeMap<Vec<u8>, Record>;
 
@@ -94,7 +94,7 @@ fn write_until_killed(dir: &Path) {
                     listing.record(&mut change, name, record, UNIX_EPOCH).unwrap();
                 }
             }
-            listing.finish(&mut change, "m", "3.6.1", UNIX_EPOCH, Duration::ZERO).unwrap();
+            listing.finish(&mut change, &heard(UNIX_EPOCH), Duration::ZERO).unwrap();
         } else {
             for (name, record) in &rows {
                 match record {
@@ -222,6 +222,10 @@ fn a_writer_killed_at_any_moment_leaves_one_commit_or_the_next() {
     }
 }
 
+fn heard(now: SystemTime) -> Heard<'static> {
+    Heard { master: "m", release: "3.6.1", now, passed: Duration::ZERO }
+}
+
 /// A full list of so many names, all on this server.
 fn write(place: &mut Place, names: u64, server: &str) -> Result<(), Error> {
     let mut change = place.begin()?;
@@ -229,7 +233,7 @@ fn write(place: &mut Place, names: u64, server: &str) -> Result<(), Error> {
     for n in 0..names {
         listing.record(&mut change, &name(n), &record(server), SystemTime::now())?;
     }
-    listing.finish(&mut change, "m", "3.6.1", SystemTime::now(), Duration::ZERO)?;
+    listing.finish(&mut change, &heard(SystemTime::now()), Duration::ZERO)?;
     change.commit()
 }
 
@@ -278,17 +282,17 @@ fn a_loss_is_accepted_from_another_process_while_the_daemon_runs() {
     assert!(accept(dir.path()).is_err());
     assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
     let mut place = Place::open(dir.path()).unwrap();
-    assert_eq!(accept(dir.path()).unwrap(), None);
+    assert_eq!(accept(dir.path()).unwrap(), Accepted::default());
     let now = SystemTime::now();
-    let (since, last, accepted) = (now, now, false);
-    let held_back = HeldBack { since, last, had: 10, lost: 10, accepted };
+    let (began, last, accepted) = (Duration::ZERO, Duration::ZERO, false);
+    let held_back = HeldBack { since: now, began, last, had: 10, lost: 10, lacked: None, accepted };
     let mut change = place.begin().unwrap();
     let mut about = change.about().unwrap();
     about.held_back = Some(held_back);
     change.set_about(&about).unwrap();
     change.commit().unwrap();
-    assert!(accept(dir.path()).unwrap().unwrap().accepted);
+    assert!(accept(dir.path()).unwrap().held_back.unwrap().accepted);
     let (about, _) = place.about().unwrap();
     assert!(about.held_back.as_ref().unwrap().accepted);
-    assert!(about.wants_list(now, Duration::from_secs(600)));
+    assert!(about.wants_list(Duration::from_secs(600)));
 }

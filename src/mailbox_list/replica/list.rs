@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::store::{Error, Open, Store};
-use super::value::{self, BadValue};
-use crate::changes::Changed;
+use super::value::{self, BadValue, Row};
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
 use crate::replica::{About, generation};
 
@@ -28,11 +27,11 @@ pub struct ReplicaList {
 }
 
 /// A key, and what its value says.
-type Row = (Vec<u8>, Result<Record, BadValue>);
+type KeyedRow = (Vec<u8>, Result<Row, BadValue>);
 
 /// What one look into the store says.
 enum Found {
-    Record(Result<(Record, Changed), BadValue>),
+    Row(Result<Row, BadValue>),
     Absent,
     Never,
     Bad(BadValue),
@@ -69,14 +68,15 @@ impl ReplicaList {
         match read {
             (Some(about), names) => {
                 let about = about.map_err(|bad| Error::value(self.dir(), bad))?;
-                Ok((about, names.saturating_sub(1)))
+                let names = names.saturating_sub(1).saturating_sub(about.missing);
+                Ok((about, names))
             }
             (None, _) => Ok((About::default(), 0)),
         }
     }
 
     /// The names that begin with `prefix` and come after `last`, and their values: a piece of them.
-    fn piece(&self, prefix: &[u8], last: Option<&MailboxName>) -> Result<Vec<Row>, Error> {
+    fn piece(&self, prefix: &[u8], last: Option<&MailboxName>) -> Result<Vec<KeyedRow>, Error> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
         // LMDB has no empty key; `ABOUT_KEY` comes before all names.
         let from = match last {
@@ -91,7 +91,7 @@ impl ReplicaList {
                 if !key.starts_with(prefix) || rows.len() == PIECE {
                     break;
                 }
-                rows.push((key.to_vec(), value::record(value)));
+                rows.push((key.to_vec(), value::row(value)));
             }
             Ok(rows)
         })
@@ -99,7 +99,7 @@ impl ReplicaList {
 
     fn look(&self, open: &Open, txn: &heed::RoTxn<'_>, name: &MailboxName) -> heed::Result<Found> {
         if let Some(value) = open.records.get(txn, name.as_bytes())? {
-            return Ok(Found::Record(value::dated_record(value)));
+            return Ok(Found::Row(value::row(value)));
         }
         let Some(about) = open.records.get(txn, value::ABOUT_KEY)? else { return Ok(Found::Never) };
         Ok(match value::synchronised_release(about) {
@@ -123,15 +123,16 @@ impl MailboxList for ReplicaList {
             found = self.store.read(|open, txn| self.look(open, txn, name));
         }
         let why = match found {
-            Ok(Found::Record(Ok((record, changed)))) => {
+            Ok(Found::Row(Ok(Row::Record(record, changed)))) => {
                 return (Lookup::Present(record), changed.is_lately(SystemTime::now));
             }
+            Ok(Found::Row(Ok(Row::Missing(missing)))) => missing.doubt(name),
             Ok(Found::Absent) => return (Lookup::Absent, false),
             Ok(Found::Never) => {
                 let dir = self.dir().display();
                 format!("{dir}: the replica has never been synchronised with the master")
             }
-            Ok(Found::Record(Err(bad))) => {
+            Ok(Found::Row(Err(bad))) => {
                 let dir = self.dir().display();
                 format!("{dir}: the replica's record of {name}: {bad}")
             }
@@ -153,7 +154,7 @@ impl MailboxList for ReplicaList {
     }
 
     /// In pieces: what the writer commits meanwhile may be seen or not. No transaction is under way
-    /// while `visit` runs.
+    /// while `visit` runs. A missing name is visited as a reserved one.
     fn each(
         &self,
         prefix: &[u8],
@@ -170,10 +171,11 @@ impl MailboxList for ReplicaList {
             if rows.is_empty() {
                 return Ok(());
             }
-            for (key, record) in rows {
+            for (key, row) in rows {
                 let dir = self.dir().display();
                 let name = MailboxName::new(key).map_err(|bad| format!("{dir}: {bad}"))?;
-                let record = record.map_err(|bad| format!("{dir}: record of {name}: {bad}"))?;
+                let row = row.map_err(|bad| format!("{dir}: record of {name}: {bad}"))?;
+                let record = row.walked();
                 if visit(&name, &record).is_break() {
                     return Ok(());
                 }

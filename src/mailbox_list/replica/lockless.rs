@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::{ArcSwapOption, Guard};
 
 use super::pages::{self, Commit, Snapshot};
-use super::value::{self, BadValue};
+use super::value::{self, BadValue, Row};
 use crate::cyrusdb::error::{Error, Result};
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record};
 use crate::mailbox_list::foothold::Foothold;
@@ -204,10 +204,13 @@ impl LocklessReplica {
         };
         self.read(opened, |snapshot, page| {
             if let Some(found) = snapshot.get(name.as_bytes(), page)? {
-                let bad = match value::dated_record(found) {
-                    Ok((record, changed)) => {
+                let bad = match value::row(found) {
+                    Ok(Row::Record(record, changed)) => {
                         let lately = changed.is_lately(SystemTime::now);
                         return Ok((Lookup::Present(record), lately));
+                    }
+                    Ok(Row::Missing(missing)) => {
+                        return Ok((Lookup::Unsure(missing.doubt(name)), false));
                     }
                     Err(bad) => bad,
                 };
@@ -243,6 +246,7 @@ impl LocklessReplica {
             Some(about) => about.map_err(|bad| self.say(bad))?,
             None => About::default(),
         };
+        let names = names.saturating_sub(about.missing);
         Ok((about, names))
     }
 
@@ -331,8 +335,9 @@ impl MailboxList for LocklessReplica {
             }
             for (key, record) in rows {
                 let name = MailboxName::new(key).map_err(|bad| self.say(bad))?;
-                let record = value::record(&record)
-                    .map_err(|bad| self.say(format_args!("record of {name}: {bad}")))?;
+                let record = value::row(&record)
+                    .map_err(|bad| self.say(format_args!("record of {name}: {bad}")))?
+                    .walked();
                 if visit(&name, &record).is_break() {
                     return Ok(());
                 }

@@ -53,5 +53,5 @@ pub mod value;
 pub use list::ReplicaList;
 #[cfg(feature = "capi")]
 pub(crate) use lockless::LocklessReplica;
-pub use place::{Change, Place, accept};
+pub use place::{Accepted, Change, Place, accept};
 pub use store::Error;

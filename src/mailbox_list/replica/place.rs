@@ -17,7 +17,7 @@ use super::store::{Error, MAP, Open, Store};
 use super::value::{self, BadValue};
 use crate::changes::Changed;
 use crate::mailbox::{MailboxName, Record};
-use crate::replica::{About, Batch, HeldBack, Put};
+use crate::replica::{About, Batch, Fate, HeldBack, Mark, Put, Swept};
 
 /// So many names are collected before they are taken away.
 const PIECE: usize = 4096;
@@ -154,18 +154,25 @@ pub struct Change<'p> {
     open: &'p Open,
     txn: RwTxn<'p>,
     value: Vec<u8>,
+    /// How many names have come to be missing, less those that are so no more.
+    missing: i64,
 }
 
 impl<'p> Change<'p> {
     fn begin(store: &'p Store, open: &'p Open) -> Result<Self, Error> {
         let txn = open.env.write_txn().map_err(|error| Error::lmdb(store.dir(), error))?;
         store.whole(open)?;
-        Ok(Self { store, open, txn, value: Vec::new() })
+        Ok(Self { store, open, txn, value: Vec::new(), missing: 0 })
     }
 
     /// Lets everybody see it. It survives the end of the process; see the module for what a power
     /// failure can undo.
-    pub fn commit(self) -> Result<(), Error> {
+    pub fn commit(mut self) -> Result<(), Error> {
+        if self.missing != 0 {
+            // Counts them.
+            let about = self.about()?;
+            self.set_about(&about)?;
+        }
         let Self { store, open, txn, .. } = self;
         store.whole(open)?;
         txn.commit()
@@ -195,6 +202,7 @@ impl Batch for Change<'_> {
 
     fn get(&self, name: &MailboxName) -> Result<Option<Record>, Error> {
         let value = self.open.records.get(&self.txn, name.as_bytes()).map_err(self.err())?;
+        let value = value.filter(|value| !value::is_missing(value));
         value.map(value::record).transpose().map_err(|bad| self.bad(bad))
     }
 
@@ -207,42 +215,69 @@ impl Batch for Change<'_> {
         match records.get_or_put(&mut self.txn, name, &self.value).map_err(&err)? {
             None => Ok(Put::New),
             Some(value) if value::is_same_record(value, &self.value) => Ok(Put::Same),
-            Some(_) => {
+            Some(value) => {
+                let put = match value::is_missing(value) {
+                    true => Put::Back,
+                    false => Put::Changed,
+                };
                 records.put(&mut self.txn, name, &self.value).map_err(err)?;
-                Ok(Put::Changed)
+                self.missing -= i64::from(put == Put::Back);
+                Ok(put)
             }
         }
     }
 
     fn delete(&mut self, name: &MailboxName) -> Result<bool, Error> {
         let err = self.err();
-        self.open.records.delete(&mut self.txn, name.as_bytes()).map_err(err)
+        let (records, name) = (&self.open.records, name.as_bytes());
+        let value = records.get(&self.txn, name).map_err(&err)?;
+        let (is_there, missing) = (value.is_some(), value.is_some_and(value::is_missing));
+        if is_there {
+            records.delete(&mut self.txn, name).map_err(err)?;
+        }
+        self.missing -= i64::from(missing);
+        Ok(is_there && !missing)
     }
 
-    fn retain(&mut self, keep: &mut dyn FnMut(&[u8]) -> bool) -> Result<u64, Error> {
+    fn miss(&mut self, name: &MailboxName, mark: &Mark) -> Result<bool, Error> {
+        self.miss_key(name.as_bytes(), mark)
+    }
+
+    fn sweep(
+        &mut self,
+        mark: &Mark,
+        judge: &mut dyn FnMut(&[u8], Option<&Mark>) -> Fate,
+    ) -> Result<Swept, Error> {
         use std::ops::Bound::{Excluded, Unbounded};
         let err = self.err();
         let mut last = value::ABOUT_KEY.to_vec();
-        let mut gone = 0;
+        let mut swept = Swept::default();
         loop {
-            let mut names: Vec<Vec<u8>> = Vec::new();
+            let mut names: Vec<(Vec<u8>, bool, Fate)> = Vec::new();
             let range = (Excluded(&*last), Unbounded);
             for row in self.open.records.range(&self.txn, &range).map_err(&err)? {
-                let (key, _) = row.map_err(&err)?;
-                if !keep(key) {
-                    names.push(key.to_vec());
+                let (key, value) = row.map_err(&err)?;
+                let missing = value::mark(value).map_err(|bad| self.bad(bad))?;
+                let fate = judge(key, missing.as_ref());
+                if fate == Fate::Remove || (fate == Fate::Miss && missing.is_none()) {
+                    names.push((key.to_vec(), missing.is_some(), fate));
                     if names.len() == PIECE {
                         break;
                     }
                 }
             }
-            for name in &names {
-                self.open.records.delete(&mut self.txn, name).map_err(&err)?;
-                gone += 1;
+            for (name, missing, fate) in &names {
+                if *fate == Fate::Miss {
+                    swept.missed += u64::from(self.miss_key(name, mark)?);
+                } else {
+                    self.open.records.delete(&mut self.txn, name).map_err(&err)?;
+                    self.missing -= i64::from(*missing);
+                    swept.removed += 1;
+                }
             }
             match names.pop() {
-                Some(name) if names.len() + 1 == PIECE => last = name,
-                _ => return Ok(gone),
+                Some((name, ..)) if names.len() + 1 == PIECE => last = name,
+                _ => return Ok(swept),
             }
         }
     }
@@ -250,37 +285,84 @@ impl Batch for Change<'_> {
     fn names(&self) -> Result<u64, Error> {
         let all = self.open.records.len(&self.txn).map_err(self.err())?;
         // Less what is known of the whole, which is always there.
-        Ok(all.saturating_sub(1))
+        Ok(all.saturating_sub(1).saturating_sub(self.about()?.missing))
     }
 
     fn about(&self) -> Result<About, Error> {
+        let mut about = self.stored_about()?;
+        about.missing = about.missing.saturating_add_signed(self.missing);
+        Ok(about)
+    }
+
+    fn set_about(&mut self, about: &About) -> Result<(), Error> {
+        let err = self.err();
+        let missing = self.about()?.missing;
+        let about = About { missing, ..about.clone() };
+        let value = value::of_about(&about).map_err(|bad| self.bad(bad))?;
+        self.open.records.put(&mut self.txn, value::ABOUT_KEY, &value).map_err(err)?;
+        self.missing = 0;
+        Ok(())
+    }
+}
+
+impl Change<'_> {
+    fn stored_about(&self) -> Result<About, Error> {
         match self.open.records.get(&self.txn, value::ABOUT_KEY).map_err(self.err())? {
             Some(about) => value::about(about).map_err(|bad| self.bad(bad)),
             None => Ok(About::default()),
         }
     }
 
-    fn set_about(&mut self, about: &About) -> Result<(), Error> {
+    fn miss_key(&mut self, name: &[u8], mark: &Mark) -> Result<bool, Error> {
         let err = self.err();
-        let value = value::of_about(about).map_err(|bad| self.bad(bad))?;
-        self.open.records.put(&mut self.txn, value::ABOUT_KEY, &value).map_err(err)
+        let records = &self.open.records;
+        let value = records.get(&self.txn, name).map_err(&err)?;
+        let Some(last) = value.filter(|value| !value::is_missing(value)) else { return Ok(false) };
+        self.value.clear();
+        let pushed = value::push_missing(mark, last, &mut self.value);
+        pushed.map_err(|bad| self.bad(bad))?;
+        records.put(&mut self.txn, name, &self.value).map_err(err)?;
+        self.missing += 1;
+        Ok(true)
     }
 }
 
-/// Says that the loss that is held back is right: the one who follows the master takes the next full
-/// list over, and asks for it as soon as it sees this. Waits while a full list is being read. What was
-/// accepted; `None` if nothing is held back.
+/// What [`accept`] has accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Accepted {
+    /// A loss that was held back.
+    pub held_back: Option<HeldBack>,
+    /// How many missing names were forgotten.
+    pub missing: u64,
+}
+
+/// Says that losses are right: missing names are removed, and the one who follows the master takes the
+/// next full list over if one is held back, and asks for it as soon as it sees this. Waits while a full
+/// list is being read.
 ///
 /// Works beside a running daemon and without one. Needs the right to write to the files.
-pub fn accept(dir: &Path) -> Result<Option<HeldBack>, Error> {
+pub fn accept(dir: &Path) -> Result<Accepted, Error> {
     let store = Store::of(dir).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
     let open = store.open_to_write(0, false);
     let open = open.map_err(|error| explained(store.dir(), Writer::Guest, error))?;
     let mut change = Change::begin(&store, &open)?;
+    let mut missing = 0;
+    if change.about()?.missing > 0 {
+        let mut judge = |_: &[u8], mark: Option<&Mark>| match mark {
+            Some(_) => Fate::Remove,
+            None => Fate::Keep,
+        };
+        missing = change.sweep(&Mark::default(), &mut judge)?.removed;
+    }
     let mut about = change.about()?;
-    let Some(held_back) = &mut about.held_back else { return Ok(None) };
-    held_back.accepted = true;
-    change.set_about(&about)?;
-    change.commit_to_disk()?;
-    Ok(about.held_back)
+    if let Some(held_back) = &mut about.held_back {
+        held_back.accepted = true;
+    }
+    let accepted = Accepted { held_back: about.held_back.clone(), missing };
+    if accepted != Accepted::default() {
+        about.oldest = None;
+        change.set_about(&about)?;
+        change.commit_to_disk()?;
+    }
+    Ok(accepted)
 }

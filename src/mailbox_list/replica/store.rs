@@ -168,7 +168,7 @@ impl Open {
             rows += 1;
             let good = match key {
                 value::ABOUT_KEY => value::about(value).is_ok(),
-                _ => MailboxName::new(key).is_ok() && value::record(value).is_ok(),
+                _ => MailboxName::new(key).is_ok() && value::row(value).is_ok(),
             };
             if !good {
                 return Ok(false);

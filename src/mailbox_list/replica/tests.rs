@@ -13,7 +13,7 @@ use crate::mailbox::{
 };
 use crate::mupdate::Event;
 use crate::replica::table::Table;
-use crate::replica::{ACCEPT_AFTER, Batch, Follower, Listing, Outcome, Put};
+use crate::replica::{ACCEPT_AFTER, Batch, Follower, Heard, Listing, Outcome, Put};
 
 pub(super) fn name(n: u64) -> MailboxName {
     MailboxName::new(format!("user.u{n:07}")).unwrap()
@@ -32,6 +32,11 @@ pub(super) fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_795_536_000 + seconds)
 }
 
+/// A master of this release whose list is complete at `now`, a second after what was before it.
+pub(super) fn heard(release: &str, now: u64) -> Heard<'_> {
+    Heard { master: "master", release, now: at(now), passed: Duration::from_secs(1) }
+}
+
 pub(super) fn list_of(
     place: &mut Place,
     names: impl IntoIterator<Item = u64>,
@@ -42,7 +47,7 @@ pub(super) fn list_of(
     for n in names {
         listing.record(&mut change, &name(n), &record("be1.example.net"), at(now)).unwrap();
     }
-    let outcome = listing.finish(&mut change, "master", "3.6.1", at(now), ACCEPT_AFTER).unwrap();
+    let outcome = listing.finish(&mut change, &heard("3.6.1", now), ACCEPT_AFTER).unwrap();
     change.commit_to_disk().unwrap();
     outcome
 }
@@ -78,7 +83,8 @@ pub(super) fn all(list: &ReplicaList) -> BTreeMap<Vec<u8>, Record> {
         ControlFlow::Continue(())
     });
     each.unwrap();
-    assert_eq!(list.about().unwrap().1, all.len() as u64);
+    let (about, names) = list.about().unwrap();
+    assert_eq!(names + about.missing, all.len() as u64);
     all
 }
 
@@ -107,7 +113,7 @@ where
                 0 => Event::Deleted(name),
                 _ => Event::Record(name, be(random)),
             };
-            follower.apply(batch, &event, at(now)).unwrap();
+            follower.apply(batch, &event, Duration::from_secs(now), at(now)).unwrap();
         }
         follower.finish(batch, Some(at(now)), Duration::from_secs(now), at(now)).unwrap();
         return None;
@@ -123,7 +129,7 @@ where
             listing.record(batch, &name(n), &be(random), at(now)).unwrap();
         }
     }
-    Some(listing.finish(batch, "m", "3.4.1", at(now), Duration::from_secs(20)).unwrap())
+    Some(listing.finish(batch, &heard("3.4.1", now), Duration::from_secs(20)).unwrap())
 }
 
 #[test]
@@ -163,14 +169,23 @@ fn random_lists_and_changes_come_to_the_same_in_the_store_as_in_memory() {
         }
         let records =
             model.records.iter().map(|(name, (record, _))| (name.clone(), record.clone()));
-        assert_eq!(all(&list), records.collect());
+        let missing = model.missing.iter().map(|(name, missing)| {
+            (name.clone(), Record { state: State::Reserved, ..missing.record.clone() })
+        });
+        assert_eq!(all(&list), records.chain(missing).collect());
         for n in 0..20 {
             let name = name(random.below(510) + n);
             match model.records.get(name.as_bytes()) {
                 Some((record, _)) => {
                     assert_eq!(list.lookup(&name), Lookup::Present(record.clone()))
                 }
-                None => assert_eq!(list.lookup(&name), Lookup::Absent),
+                None => match model.missing.get(name.as_bytes()) {
+                    Some(missing) => {
+                        assert_eq!(list.lookup(&name), Lookup::Unsure(missing.doubt(&name)));
+                        continue;
+                    }
+                    None => assert_eq!(list.lookup(&name), Lookup::Absent),
+                },
             }
             assert_eq!(changed(&list, &name), model.records.get(name.as_bytes()).map(|row| row.1));
         }
@@ -231,7 +246,7 @@ fn readers_see_the_old_list_until_the_new_one_is_complete_and_then_that() {
             let record = record(&format!("{version}"));
             listing.record(&mut change, &name(n), &record, at(version)).unwrap();
         }
-        listing.finish(&mut change, "m", "3.6.1", at(version), ACCEPT_AFTER).unwrap();
+        listing.finish(&mut change, &heard("3.6.1", version), ACCEPT_AFTER).unwrap();
         begun.store(version, SeqCst);
         change.commit().unwrap();
         sure.store(version, SeqCst);
@@ -296,7 +311,7 @@ fn who_changed_a_moment_ago_is_known_by_all_who_read_the_replica_and_after_a_res
     let apply = |place: &mut Place, event: Event, ago| {
         let mut change = place.begin().unwrap();
         let clock = SystemTime::now() - Duration::from_secs(ago);
-        Follower::default().apply(&mut change, &event, clock).unwrap();
+        Follower::default().apply(&mut change, &event, Duration::ZERO, clock).unwrap();
         change.commit().unwrap();
     };
     apply(&mut place, event(1, "be2"), 0);
@@ -354,7 +369,7 @@ fn a_list_that_outgrows_the_file_is_an_error_and_fits_when_it_is_tried_again() {
         });
         match put {
             Ok(()) => {
-                listing.finish(&mut change, "m", "3.6.1", at(1), ACCEPT_AFTER).unwrap();
+                listing.finish(&mut change, &heard("3.6.1", 1), ACCEPT_AFTER).unwrap();
                 change.commit_to_disk().unwrap();
                 break;
             }
@@ -464,7 +479,7 @@ fn a_million_names_take_less_than_64_mb_beside_the_page_cache() {
             listing.record(&mut change, &name(n), &record(n + moved), at(0)).unwrap();
         }
         let took = start.elapsed();
-        let outcome = listing.finish(&mut change, "m", "3.6.1", at(0), ACCEPT_AFTER).unwrap();
+        let outcome = listing.finish(&mut change, &heard("3.6.1", 0), ACCEPT_AFTER).unwrap();
         change.commit_to_disk().unwrap();
         println!(
             "{round}: {took:?}, complete after {:?}, {} ms of CPU; peak anonymous memory {} kB (before {before}), \
@@ -485,7 +500,7 @@ fn a_million_names_take_less_than_64_mb_beside_the_page_cache() {
         for n in (0..MILLION).step_by(4) {
             listing.record(&mut change, &name(n), &record(n), at(0)).unwrap();
         }
-        listing.finish(&mut change, "m", "3.6.1", at(0), Duration::ZERO).unwrap();
+        listing.finish(&mut change, &heard("3.6.1", 0), Duration::ZERO).unwrap();
         change.commit_to_disk().unwrap();
     }
     let (took, peak) = (start.elapsed(), PEAK.load(Relaxed));

@@ -14,33 +14,49 @@
 //! | … | server, UTF-8, no control characters |
 //! | rest | partition, the same |
 //!
+//! The value of a [`Missing`] name is that of its last record, with the time when it went missing as
+//! the time when it changed, and with this before it:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | [`MISSING`], which no time is |
+//! | 8 | milliseconds for which the replica had been followed, big endian |
+//! | 2 | length of the name of the master that had it, big endian |
+//! | … | that name |
+//!
 //! The value of [`ABOUT_KEY`]; times are milliseconds since 1970, numbers 8 bytes big endian:
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 14 | `murder-replica` |
 //! | 1 | [`VERSION`] of all that is in the store |
-//! | 1 | bits: 1 synchronised, 2 as of, 4 held back, 8 accepted |
-//! | 6 × 8 | synchronised, as of, held back since, last, had, lost; 0 where there is none |
+//! | 1 | bits: 1 synchronised, 2 as of, 4 held back, 8 accepted, 16 oldest missing, 32 lacked |
+//! | 11 × 8 | synchronised, as of, held back since, began, last, had, lost, lacked, followed, missing, oldest missing; 0 where there is none |
 //! | 2 | length of the master's name, big endian |
 //! | … | the master's name |
 //! | rest | its release |
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::changes::Changed;
 use crate::mailbox::{AnonymousRights, Record, State};
-use crate::replica::{About, HeldBack};
+use crate::replica::{About, HeldBack, Mark, Missing};
 
 /// The key of what is known of the replica as a whole.
 pub const ABOUT_KEY: &[u8] = b"\0about";
 /// The version of the store that is written and read.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 const MAGIC: &[u8] = b"murder-replica";
 
 /// The length of when a record changed.
 const CHANGED: usize = 4;
+
+/// What the value of a missing name begins with: a time in the year 2106.
+const MISSING: &[u8] = &[0xff; CHANGED];
+
+/// How many numbers the value of [`ABOUT_KEY`] has.
+const NUMBERS: usize = 11;
 
 /// Why bytes are no value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +75,8 @@ pub enum BadValue {
 /// Appends a record's value.
 pub fn push_record(record: &Record, changed: Changed, value: &mut Vec<u8>) -> Result<(), BadValue> {
     let Record { state, server, partition, anonymous } = record;
-    value.extend_from_slice(&changed.since_1970().to_be_bytes());
+    let changed = changed.since_1970().min(u32::MAX - 1);
+    value.extend_from_slice(&changed.to_be_bytes());
     value.push(match state {
         State::Active => b'A',
         State::Reserved => b'R',
@@ -72,6 +89,70 @@ pub fn push_record(record: &Record, changed: Changed, value: &mut Vec<u8>) -> Re
     push_text(server.as_deref().unwrap_or_default(), value)?;
     value.extend_from_slice(partition.as_bytes());
     Ok(())
+}
+
+/// Appends the value of a missing name, of whose last record `last` is the value.
+pub fn push_missing(mark: &Mark, last: &[u8], value: &mut Vec<u8>) -> Result<(), BadValue> {
+    value.extend_from_slice(MISSING);
+    value.extend_from_slice(&millis(mark.at).to_be_bytes());
+    push_text(&mark.master, value)?;
+    let since = mark.since.since_1970().min(u32::MAX - 1);
+    value.extend_from_slice(&since.to_be_bytes());
+    value.extend_from_slice(last.get(CHANGED..).ok_or(BadValue::Damaged)?);
+    Ok(())
+}
+
+/// What a name has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Row {
+    /// A record, and when it changed.
+    Record(Record, Changed),
+    /// None any more.
+    Missing(Missing),
+}
+
+impl Row {
+    /// The record for a walk: a missing name is one that is there, but takes no mail now.
+    pub fn walked(self) -> Record {
+        match self {
+            Row::Record(record, _) => record,
+            Row::Missing(missing) => Record { state: State::Reserved, ..missing.record },
+        }
+    }
+}
+
+/// Reads the value of a name.
+pub fn row(value: &[u8]) -> Result<Row, BadValue> {
+    let Some((mark, last)) = mark_of(value)? else {
+        let (record, changed) = dated_record(value)?;
+        return Ok(Row::Record(record, changed));
+    };
+    let (record, since) = dated_record(last)?;
+    Ok(Row::Missing(Missing { record, mark: Mark { since, ..mark } }))
+}
+
+/// Of the value of a name, how it went missing, if it is.
+pub fn mark(value: &[u8]) -> Result<Option<Mark>, BadValue> {
+    let Some((mark, last)) = mark_of(value)? else { return Ok(None) };
+    let since = last.first_chunk().ok_or(BadValue::Damaged)?;
+    Ok(Some(Mark { since: Changed::seconds(u32::from_be_bytes(*since)), ..mark }))
+}
+
+/// Whether the value of a name says that it is missing.
+pub fn is_missing(value: &[u8]) -> bool {
+    value.starts_with(MISSING)
+}
+
+/// How a name went missing, but not since when, and the value of its last record.
+fn mark_of(value: &[u8]) -> Result<Option<(Mark, &[u8])>, BadValue> {
+    let Some(value) = value.strip_prefix(MISSING) else { return Ok(None) };
+    let (at, rest) = value.split_first_chunk().ok_or(BadValue::Damaged)?;
+    let at = Duration::from_millis(u64::from_be_bytes(*at));
+    let (len, rest) = rest.split_first_chunk().ok_or(BadValue::Damaged)?;
+    let len = usize::from(u16::from_be_bytes(*len));
+    let (master, last) = rest.split_at_checked(len).ok_or(BadValue::Damaged)?;
+    let master = std::str::from_utf8(master).map_err(|_| BadValue::Damaged)?.to_owned();
+    Ok(Some((Mark { since: Changed::NOT_LATELY, at, master }, last)))
 }
 
 /// Whether two values are of the same record, whenever it changed.
@@ -114,7 +195,8 @@ pub fn dated_record(value: &[u8]) -> Result<(Record, Changed), BadValue> {
 
 /// The value of [`ABOUT_KEY`].
 pub fn of_about(about: &About) -> Result<Vec<u8>, BadValue> {
-    let About { synchronised, as_of, master, release, held_back } = about;
+    let About { synchronised, as_of, master, release, held_back, followed, missing, oldest } =
+        about;
     let mut value = MAGIC.to_vec();
     value.push(VERSION);
     let bit = |set: bool, bit: u8| if set { bit } else { 0 };
@@ -122,15 +204,29 @@ pub fn of_about(about: &About) -> Result<Vec<u8>, BadValue> {
         bit(synchronised.is_some(), 1)
             | bit(as_of.is_some(), 2)
             | bit(held_back.is_some(), 4)
-            | bit(held_back.as_ref().is_some_and(|held| held.accepted), 8),
+            | bit(held_back.as_ref().is_some_and(|held| held.accepted), 8)
+            | bit(oldest.is_some(), 16)
+            | bit(held_back.as_ref().is_some_and(|held| held.lacked.is_some()), 32),
     );
     let held = held_back.as_ref();
-    for time in [*synchronised, *as_of, held.map(|held| held.since), held.map(|held| held.last)] {
+    let clock = |time: Option<SystemTime>| {
         let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        value.extend_from_slice(&millis.to_be_bytes());
-    }
-    for number in [held.map_or(0, |held| held.had), held.map_or(0, |held| held.lost)] {
+        millis(since)
+    };
+    let numbers: [u64; NUMBERS] = [
+        clock(*synchronised),
+        clock(*as_of),
+        clock(held.map(|held| held.since)),
+        held.map_or(0, |held| millis(held.began)),
+        held.map_or(0, |held| millis(held.last)),
+        held.map_or(0, |held| held.had),
+        held.map_or(0, |held| held.lost),
+        held.and_then(|held| held.lacked).unwrap_or(0),
+        millis(*followed),
+        *missing,
+        oldest.map_or(0, millis),
+    ];
+    for number in numbers {
         value.extend_from_slice(&number.to_be_bytes());
     }
     push_text(master, &mut value)?;
@@ -141,7 +237,8 @@ pub fn of_about(about: &About) -> Result<Vec<u8>, BadValue> {
 /// Reads the value of [`ABOUT_KEY`].
 pub fn about(value: &[u8]) -> Result<About, BadValue> {
     let fields = AboutFields::read(value)?;
-    let [synchronised, as_of, since, last, had, lost] = fields.numbers;
+    let [synchronised, as_of, since, began, last, had, lost, lacked, followed, missing, oldest] =
+        fields.numbers;
     let time = |bit: u8, millis| match fields.bits & bit != 0 {
         true => {
             let time = UNIX_EPOCH.checked_add(Duration::from_millis(millis));
@@ -150,13 +247,10 @@ pub fn about(value: &[u8]) -> Result<About, BadValue> {
         false => Ok(None),
     };
     let accepted = fields.bits & 8 != 0;
-    let held_back = time(4, since)?.zip(time(4, last)?).map(|(since, last)| HeldBack {
-        since,
-        last,
-        had,
-        lost,
-        accepted,
-    });
+    let [began, last] = [began, last].map(Duration::from_millis);
+    let lacked = (fields.bits & 32 != 0).then_some(lacked);
+    let held_back =
+        time(4, since)?.map(|since| HeldBack { since, began, last, had, lost, lacked, accepted });
     let (master, release) = split_text(fields.texts)?;
     Ok(About {
         synchronised: time(1, synchronised)?,
@@ -164,6 +258,9 @@ pub fn about(value: &[u8]) -> Result<About, BadValue> {
         master: master.to_owned(),
         release: release.to_owned(),
         held_back,
+        followed: Duration::from_millis(followed),
+        missing,
+        oldest: (fields.bits & 16 != 0).then(|| Duration::from_millis(oldest)),
     })
 }
 
@@ -176,7 +273,7 @@ pub fn synchronised_release(value: &[u8]) -> Result<(bool, &str), BadValue> {
 
 struct AboutFields<'a> {
     bits: u8,
-    numbers: [u64; 6],
+    numbers: [u64; NUMBERS],
     texts: &'a [u8],
 }
 
@@ -187,7 +284,7 @@ impl<'a> AboutFields<'a> {
             Some([version, ..]) if *version != VERSION => return Err(BadValue::Version(*version)),
             _ => return Err(BadValue::Damaged),
         };
-        let mut numbers = [0; 6];
+        let mut numbers = [0; NUMBERS];
         for number in &mut numbers {
             let (bytes, rest) = texts.split_first_chunk().ok_or(BadValue::Damaged)?;
             *number = u64::from_be_bytes(*bytes);
@@ -195,6 +292,10 @@ impl<'a> AboutFields<'a> {
         }
         Ok(Self { bits, numbers, texts })
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn push_text(text: &str, value: &mut Vec<u8>) -> Result<(), BadValue> {
@@ -215,8 +316,6 @@ fn split_text(bytes: &[u8]) -> Result<(&str, &str), BadValue> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
     use proptest::prelude::*;
 
@@ -239,7 +338,8 @@ mod tests {
             let states =
                 [State::Active, State::Reserved, State::Moving, State::Deleted, State::Intermediate];
             let anonymous = AnonymousRights { lookup, post };
-            let written = Record { state: states[state], server, partition, anonymous };
+            let written =
+                Record { state: states[state], server, partition: partition.clone(), anonymous };
             let (mut value, mut same, mut other) = (Vec::new(), Vec::new(), Vec::new());
             push_record(&written, Changed::seconds(seconds), &mut value).unwrap();
             push_record(&written, Changed::seconds(later), &mut same).unwrap();
@@ -248,8 +348,18 @@ mod tests {
             prop_assert!(is_same_record(&value, &same) && !is_same_record(&value, &other));
             let (read, changed) = dated_record(&value).unwrap();
             prop_assert_eq!(&read, &written);
-            prop_assert_eq!(changed.since_1970(), seconds);
-            prop_assert_eq!(record(&value), Ok(written));
+            prop_assert_eq!(changed.since_1970(), seconds.min(u32::MAX - 1));
+            prop_assert_eq!(record(&value), Ok(written.clone()));
+            prop_assert_eq!(row(&value), Ok(Row::Record(written.clone(), changed)));
+            prop_assert_eq!((is_missing(&value), mark(&value)), (false, Ok(None)));
+            let at = Duration::from_millis(u64::from(later) << 9);
+            let (since, master) = (Changed::seconds(later.min(u32::MAX - 1)), partition.clone());
+            let went = Mark { since, at, master };
+            let mut missing = Vec::new();
+            push_missing(&went, &value, &mut missing).unwrap();
+            prop_assert!(is_missing(&missing) && record(&missing).is_err());
+            prop_assert_eq!(mark(&missing), Ok(Some(went.clone())));
+            prop_assert_eq!(row(&missing), Ok(Row::Missing(Missing { record: written, mark: went })));
         }
 
         #[test]
@@ -257,21 +367,26 @@ mod tests {
             synchronised in times(),
             as_of in times(),
             since in times(),
-            last in times(),
-            had: u64,
-            lost: u64,
+            waits in [0..1u64 << 45, 0..1u64 << 45, 0..1u64 << 45, 0..1u64 << 45],
+            counts: [u64; 4],
             accepted: bool,
+            lasting: bool,
             master in "\\PC{0,40}",
             release in "\\PC{0,40}",
         ) {
-            let held_back = since
-                .zip(last)
-                .map(|(since, last)| HeldBack { since, last, had, lost, accepted });
-            let written = About { synchronised, as_of, master, release, held_back };
+            let [began, last, followed, oldest] = waits.map(Duration::from_millis);
+            let [had, lost, lacked, missing] = counts;
+            let lacked = accepted.then_some(lacked);
+            let held_back =
+                since.map(|since| HeldBack { since, began, last, had, lost, lacked, accepted });
+            let oldest = (!lasting).then_some(oldest);
+            let written = About {
+                synchronised, as_of, master, release, held_back, followed, missing, oldest,
+            };
             let value = of_about(&written).unwrap();
             let short = synchronised_release(&value);
             prop_assert_eq!(short, Ok((synchronised.is_some(), &*written.release)));
-            for len in 0..MAGIC.len() + 2 + 6 * 8 + 2 {
+            for len in 0..MAGIC.len() + 2 + NUMBERS * 8 + 2 {
                 prop_assert_eq!(about(&value[..len]), Err(BadValue::Damaged));
             }
             prop_assert_eq!(about(&value), Ok(written));
@@ -280,6 +395,8 @@ mod tests {
         #[test]
         fn any_bytes_are_a_value_or_an_error(bytes: Vec<u8>) {
             let _ = record(&bytes);
+            let missing = [MISSING, &bytes].concat();
+            let _ = (row(&bytes), row(&missing), mark(&missing));
             let _ = synchronised_release(&bytes);
             let with_magic = [MAGIC, &[VERSION], &bytes].concat();
             let _ = about(&with_magic);
@@ -320,8 +437,8 @@ mod tests {
             Err(BadValue::TooLong)
         );
         let mut value = of_about(&About::default()).unwrap();
-        value[MAGIC.len()] = 1;
-        assert_eq!(about(&value), Err(BadValue::Version(1)));
-        assert_eq!(synchronised_release(&value), Err(BadValue::Version(1)));
+        value[MAGIC.len()] = 2;
+        assert_eq!(about(&value), Err(BadValue::Version(2)));
+        assert_eq!(synchronised_release(&value), Err(BadValue::Version(2)));
     }
 }
