@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +17,7 @@ use common::{Client, Daemon, LIST, Site};
 use murder_route::mailbox::{MailboxList, State};
 use murder_route::mailbox_list::{FileList, Options};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 
 #[test]
 fn every_map_answers_in_the_exact_words_mail_servers_know() {
@@ -368,4 +369,69 @@ fn what_is_no_netstring_gets_one_answer_and_disturbs_nobody() {
         assert_eq!(bad.rest(), "", "{garbage:?}");
         assert_eq!(good.ask("host", "jane@example.org"), "OK be1.example.org");
     }
+}
+
+#[test]
+fn a_list_that_cannot_be_read_is_told_of_before_anybody_asks_and_again_when_it_is_back() {
+    let site = Site::new();
+    let manager = UnixDatagram::bind(site.path("notify")).unwrap();
+    manager.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    let shown = |wanted: &str| {
+        let mut message = [0; 4096];
+        loop {
+            let length = manager.recv(&mut message).unwrap();
+            let said = String::from_utf8_lossy(&message[..length]);
+            if said.contains("STATUS=") && said.contains(wanted) {
+                return;
+            }
+        }
+    };
+    let state = |daemon: &Daemon| {
+        let said = daemon.ask("status", "");
+        let said: serde_json::Value = serde_json::from_str(&said["OK ".len()..]).unwrap();
+        said["state"].as_str().unwrap().to_owned()
+    };
+    let socket = site.path("murder-route.sock");
+    let endpoint = format!("unix:{}", socket.display());
+    let mut program = Command::new(env!("CARGO_BIN_EXE_murder-route"));
+    program.env("NOTIFY_SOCKET", site.path("notify"));
+    let daemon = Daemon::run(program, &site, &["--listen", &endpoint], socket);
+    shown("answering at ");
+
+    let list = site.path("mailboxes.db");
+    let aside = site.path("aside");
+    let whole = fs::read(&list).unwrap();
+    let spoilt: [(&str, &dyn Fn()); 4] = [
+        ("No such file", &|| ()),
+        ("directory", &|| fs::create_dir(&list).unwrap()),
+        ("not a regular file", &|| {
+            nix::unistd::mkfifo(&list, Mode::from_bits_truncate(0o600)).unwrap()
+        }),
+        ("empty", &|| fs::write(&list, "").unwrap()),
+    ];
+    for (why, spoil) in spoilt {
+        fs::rename(&list, &aside).unwrap();
+        spoil();
+        let line = daemon.wait_for("recipients are deferred until it can be read");
+        assert!(line.contains(why), "{line}");
+        shown(why);
+        assert_eq!(state(&daemon), "unreadable");
+        let _ = fs::remove_file(&list).or_else(|_| fs::remove_dir(&list));
+        fs::rename(&aside, &list).unwrap();
+        daemon.wait_for("mailboxes.db: can be read again");
+        shown("answering at ");
+        assert_eq!(state(&daemon), "file");
+    }
+
+    // Somewhere in it: the header is whole.
+    let mut torn = whole.clone();
+    let at = whole.len() - 300;
+    torn[at..].fill(0);
+    fs::write(&list, &torn).unwrap();
+    let line = daemon.wait_for("that are not found in it are deferred");
+    assert!(line.contains("mailboxes.db: offset "), "{line}");
+    assert_eq!(state(&daemon), "doubted");
+    fs::write(&list, &whole).unwrap();
+    daemon.wait_for("mailboxes.db: can be read again");
+    assert_eq!(state(&daemon), "file");
 }

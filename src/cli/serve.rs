@@ -12,6 +12,7 @@ use crate::config::{ConfigError, DEFAULT_SOCKET, Settings};
 use crate::endpoint::{Endpoint, Listen};
 use crate::resolver::Resolver;
 use crate::server::answerer::Answerer;
+use crate::server::sources::{self, Standing};
 use crate::server::{Limits, Server, log, notify};
 
 /// The name under which systemd passes the socket of our socket unit.
@@ -90,14 +91,23 @@ impl Serve {
             error!("{e}");
             Exit::System
         })?;
-        notify::ready(&announce(&server, &answerer));
+        let standing = Arc::new(Standing::default());
+        let text = announce(&server, &answerer);
+        standing.is(&text);
+        notify::ready(&text);
+        let watched = sources::watch(Arc::clone(&answerer), Arc::clone(&standing));
+        let watching = tokio::spawn(watched);
         loop {
             match signals.next().await {
                 Told::Stop => break,
                 Told::Reload => {
                     notify::reloading();
                     let status = match self.reload(&mut server, &answerer, &mut behind).await {
-                        Ok(()) => announce(&server, &answerer),
+                        Ok(()) => {
+                            let text = announce(&server, &answerer);
+                            standing.is(&text);
+                            text
+                        }
                         Err(why) => {
                             error!("{why}");
                             why
@@ -107,6 +117,7 @@ impl Serve {
                 }
             }
         }
+        watching.abort();
         notify::stopping();
         info!("stopping");
         server.shutdown().await;

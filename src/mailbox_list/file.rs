@@ -23,6 +23,7 @@ use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Re
 use super::elsewhere::Elsewhere;
 use super::foothold::Foothold;
 use super::index_view::{IndexView, busy};
+use super::inspection::Suspects;
 use super::keys;
 use super::lock::{Ranges, SharedLock};
 use super::map::Danger;
@@ -120,6 +121,8 @@ pub struct FileList {
     elsewhere: Elsewhere,
     /// When a torn map may be made anew, in nanoseconds since `created`.
     renew_at: AtomicU64,
+    /// A name that could not be looked up, and where a walk that looks for damage has come to.
+    pub(super) suspects: Suspects,
     work: Mutex<Work>,
 }
 
@@ -152,6 +155,7 @@ impl FileList {
             lookups: AtomicU32::new(0),
             elsewhere: Elsewhere::default(),
             renew_at: AtomicU64::new(0),
+            suspects: Suspects::default(),
             work: Mutex::default(),
         }
     }
@@ -168,10 +172,11 @@ impl FileList {
     }
 
     /// `Err` says, for the postmaster, why this list makes nobody unknown at present: it cannot be
-    /// read, it is empty, or it has lost more than 10 % and more than 100 names compared with the
+    /// read, it is damaged, it is empty, or it has lost more than 10 % and more than 100 names compared with the
     /// most it had within the last one to two hours.
     pub fn trust(&self) -> Result<(), String> {
-        self.believe(&*self.check_patiently(&mut Scratch::default())?)
+        self.believe(&*self.check_patiently(&mut Scratch::default())?)?;
+        self.doubt_of_suspects()
     }
 
     /// Whether the list is complete by itself, as that of a single server is; `Err` says why not: it
@@ -214,7 +219,7 @@ impl FileList {
         })
     }
 
-    fn say(&self, what: impl std::fmt::Display) -> String {
+    pub(super) fn say(&self, what: impl std::fmt::Display) -> String {
         format!("{}: {what}", self.path().display())
     }
 
@@ -271,7 +276,10 @@ impl FileList {
     ) -> Dated<Lookup> {
         let unsure = |error: Error| match error {
             Error::Io(error) if error.kind() == io::ErrorKind::WouldBlock => undated(Lookup::Busy),
-            error => undated(Lookup::Unsure(self.say(error))),
+            error => {
+                self.suspects.failed(name);
+                undated(Lookup::Unsure(self.say(error)))
+            }
         };
         let mut attempt = 0;
         while attempt < ATTEMPTS {
@@ -505,14 +513,17 @@ impl FileList {
 
     /// The same, patiently.
     fn check_patiently(&self, scratch: &mut Scratch) -> Result<Arc<View>, String> {
+        self.checked(scratch).map_err(|error| self.say(error))
+    }
+
+    pub(super) fn checked(&self, scratch: &mut Scratch) -> Result<Arc<View>, Error> {
         let mut attempt = 0;
         loop {
             pause(attempt, true);
             attempt += 1;
             match self.check(true, scratch) {
-                Ok(view) => return Ok(view),
                 Err(Error::Corrupt { .. }) if attempt < ATTEMPTS => {}
-                Err(error) => return Err(self.say(error)),
+                checked => return checked,
             }
         }
     }

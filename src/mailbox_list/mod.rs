@@ -13,6 +13,7 @@ mod elsewhere;
 mod file;
 pub(crate) mod foothold;
 mod index_view;
+mod inspection;
 mod keys;
 pub mod kick;
 pub mod lists;
@@ -29,3 +30,4 @@ pub mod verify;
 pub(crate) mod view;
 
 pub use file::{FileList, Options, Status};
+pub use inspection::Inspection;

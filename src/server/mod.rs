@@ -18,6 +18,7 @@ mod counters;
 mod listener;
 pub mod log;
 pub mod notify;
+pub mod sources;
 pub mod status;
 #[cfg(test)]
 mod tests;

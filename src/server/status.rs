@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::counters::Counted;
+use crate::mailbox_list::Inspection;
 use crate::mailbox_list::lists::Source;
 use crate::master::Master;
 use crate::replica::utc;
@@ -47,7 +48,7 @@ pub struct SourceStatus {
     /// `mailboxes-db`, `replica` or `find`.
     pub source: &'static str,
     /// The replica is `fresh`, `stale`, `never` synchronised or `held-back`; the list of this host
-    /// is a `file`, `doubted` because it has shrunk or is empty, or `unreadable`; with `find`, the
+    /// is a `file`, `doubted` because it has shrunk, is damaged or is empty, or `unreadable`; with `find`, the
     /// master is `connected` or `unconnected`.
     pub state: String,
     /// Why this source makes nobody unknown, if that is so.
@@ -117,10 +118,10 @@ impl Status {
         if let Ok(read) = &read {
             self.names = self.names.or(Some(read.records));
         }
-        let (state, doubt) = match (read, list.trust()) {
-            (Err(why), _) => ("unreadable", Some(why)),
-            (Ok(_), Err(why)) => ("doubted", Some(why)),
-            (Ok(_), Ok(())) => ("file", None),
+        let (state, doubt) = match (read, list.inspect()) {
+            (Err(why), _) | (_, Inspection::Unreadable(why)) => ("unreadable", Some(why)),
+            (Ok(_), Inspection::Doubted(why)) => ("doubted", Some(why)),
+            (Ok(_), Inspection::Well | Inspection::Locked) => ("file", None),
         };
         SourceStatus { source: "mailboxes-db", state: state.into(), doubt }
     }
