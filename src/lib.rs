@@ -61,6 +61,7 @@ pub mod mailbox_list;
 pub mod maps;
 pub mod master;
 pub mod mupdate;
+mod regular_file;
 pub mod replica;
 pub mod resolver;
 pub mod router;

@@ -23,6 +23,7 @@ use crate::mailbox_list::{FileList, Options, Status};
 use crate::maps::UnknownPolicy;
 use crate::master::Master;
 use crate::mupdate::{Finding, Mechanism, WhenTls};
+use crate::regular_file;
 use crate::replica::utc;
 use crate::resolver::Proof;
 use crate::server::owner;
@@ -299,7 +300,7 @@ impl Report {
                 mupdate.tls.client.iter().flat_map(|client| [&client.certificate, &client.key]),
             )
         {
-            if let Err(e) = std::fs::File::open(path) {
+            if let Err(e) = regular_file::open(path) {
                 self.warn(format!("{}: {e}", path.display()));
             }
         }

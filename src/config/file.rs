@@ -16,7 +16,11 @@ use crate::domains::Domains;
 use crate::endpoint::{Endpoint, Listen, ListenOptions};
 use crate::maps::{Maps, Template, Templates, UnknownPolicy};
 use crate::mupdate::WhenTls;
+use crate::regular_file;
 use crate::wire::protocol::{Protocol, Protocols};
+
+/// Maximum size of the file, in bytes.
+const FILE_LIMIT: u64 = 4 << 20;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -124,8 +128,14 @@ pub(super) struct FileMap {
 impl File {
     pub(super) fn find(named: Option<&Path>) -> Result<(Option<PathBuf>, Self), ConfigError> {
         let path = named.unwrap_or(Path::new(DEFAULT_FILE));
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
+        let text = match regular_file::read(path, FILE_LIMIT) {
+            Ok(bytes) => match String::from_utf8(bytes) {
+                Ok(text) => text,
+                Err(_) => {
+                    let text = "it is not UTF-8, as TOML has to be".to_owned();
+                    return Err(ConfigError::File { path: path.into(), text });
+                }
+            },
             Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => {
                 return Ok((None, Self::default()));
             }

@@ -26,6 +26,7 @@ use crate::domains::Domains;
 use crate::endpoint::{Endpoint, Listen};
 use crate::imapd_conf::{self, ImapdConf, LMTP_SERVICES, Virtdomains};
 use crate::maps::{Maps, UnknownPolicy};
+use crate::regular_file;
 use crate::replica::ACCEPT_AFTER;
 use crate::resolver::Proof;
 use crate::router::Router;
@@ -534,7 +535,7 @@ fn read_imapd_conf(
         Some(named) => named.iter().map(String::as_str).collect(),
         None => LMTP_SERVICES.to_vec(),
     };
-    let mut read = |path: &Path| std::fs::read(path);
+    let mut read = |path: &Path| regular_file::read(path, imapd_conf::MAX_SIZE as u64);
     let (conf, odd) = match files {
         true => ImapdConf::parse_for(path, &services, &mut read)?,
         false => ImapdConf::parse_without_files(path, &services, &mut read)?,

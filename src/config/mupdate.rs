@@ -12,6 +12,7 @@ use super::ConfigError;
 use super::file::{list, meant};
 use crate::imapd_conf;
 use crate::mupdate::{Credentials, Mechanism, WhenTls};
+use crate::regular_file;
 use crate::secret::Secret;
 
 /// The port of MUPDATE (RFC 3656 §7).
@@ -239,7 +240,7 @@ impl FileMupdate {
 pub(super) fn read_password(path: &Path) -> Result<Secret, ConfigError> {
     let io = |source| ConfigError::Io { path: path.into(), source };
     let wrong = |text: String| ConfigError::File { path: path.into(), text };
-    let file = std::fs::File::open(path).map_err(io)?;
+    let file = regular_file::open(path).map_err(io)?;
     // Of the file that was opened, so that nobody can exchange it in between.
     let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
     if mode & 0o027 != 0 {

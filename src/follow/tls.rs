@@ -16,6 +16,10 @@ use rustls::{CertificateError, ClientConfig, RootCertStore};
 
 use crate::config::{self, ClientCertificate};
 use crate::mupdate::Failure;
+use crate::regular_file;
+
+/// Maximum size of a file of certificates or keys, in bytes. All authorities of a system take 250 kB.
+const PEM_LIMIT: u64 = 16 << 20;
 
 /// Ready to begin TLS with any server. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -38,7 +42,8 @@ impl Tls {
             Some(ClientCertificate { certificate, key }) => {
                 let chain = certificates(certificate)?;
                 let said = |e: &dyn std::fmt::Display| format!("{}: {e}", key.display());
-                let private = PrivateKeyDer::from_pem_file(key).map_err(|e| said(&e))?;
+                let pem = regular_file::read(key, PEM_LIMIT).map_err(|e| said(&e))?;
+                let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| said(&e))?;
                 builder.with_client_auth_cert(chain, private).map_err(|e| said(&e))?
             }
         };
@@ -62,7 +67,8 @@ pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, String> {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let said = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let read = CertificateDer::pem_file_iter(path).map_err(|e| said(&e))?;
+    let pem = regular_file::read(path, PEM_LIMIT).map_err(|e| said(&e))?;
+    let read = CertificateDer::pem_slice_iter(&pem);
     let read = read.collect::<Result<Vec<_>, _>>().map_err(|e| said(&e))?;
     if read.is_empty() {
         return Err(said(&"there is no certificate in it"));

@@ -16,7 +16,7 @@ use super::{ConfError, Place, Warning};
 /// Files that include each other go no deeper.
 const MAX_DEPTH: usize = 16;
 /// All files together, in bytes.
-const MAX_SIZE: usize = 4 * 1024 * 1024;
+pub(crate) const MAX_SIZE: usize = 4 * 1024 * 1024;
 
 /// An option as it is set in one place.
 #[derive(Debug, PartialEq, Eq)]

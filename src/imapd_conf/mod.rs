@@ -15,6 +15,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub(crate) use grammar::MAX_SIZE;
 pub use options::{MupdateConfig, Options, Virtdomains};
 
 /// The services an override is heeded for, if nothing else is said: the usual names in

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::doctor::postfix::{Ask, Settings};
 use crate::doctor::shown;
+use crate::regular_file;
 
 /// postconf takes milliseconds; a table that postmap asks may be another server's.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -76,7 +77,8 @@ impl Ask for Postfix {
     fn file(&self, path: &str) -> Result<String, String> {
         let read = |path| {
             let mut text = String::new();
-            std::fs::File::open(path)?.take(MOST_FILE).read_to_string(&mut text).map(|_| text)
+            let file = regular_file::open(Path::new(path))?;
+            file.take(MOST_FILE).read_to_string(&mut text).map(|_| text)
         };
         read(path).map_err(|e: io::Error| format!("{path}: {e}"))
     }
