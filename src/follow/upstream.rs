@@ -1,9 +1,9 @@
 //! The MUPDATE servers of the site, and a login to one of them.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
@@ -15,6 +15,10 @@ use crate::mupdate::{Credentials, Failure, Login, Need, Policy, Session, Step, T
 
 /// Longest time for the system to take what we send.
 const SEND: Duration = Duration::from_secs(10);
+
+/// Longest time to read the files of TLS, and to hash a password as a server wants it hashed: 600,000
+/// rounds of SCRAM take a second or two.
+const OFF_THREAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// So much is read at once, in bytes.
 pub(crate) const PIECE: usize = 64 * 1024;
@@ -29,6 +33,8 @@ pub struct Upstream {
     negative_cache: Option<Duration>,
     /// As they could be read last.
     tls: std::sync::Mutex<Tls>,
+    /// Held while the files are read: a file system that hangs must not take one thread after another.
+    reading: Arc<Semaphore>,
     clock: Clock,
     /// Held while a login that may want TLS is under way: mupdate sets its TLS up with the first
     /// STARTTLS, in whichever thread that comes, and two at once leave it with half of each: one
@@ -80,6 +86,7 @@ impl Upstream {
             tls: std::sync::Mutex::new(Tls::new(&mupdate.tls)?),
             tls_files: mupdate.tls.clone(),
             negative_cache: mupdate.negative_cache,
+            reading: Arc::new(Semaphore::new(1)),
             clock: Clock::new(),
             one_by_one: Mutex::new(()),
         })
@@ -118,13 +125,26 @@ impl Upstream {
     /// Files that cannot be used, half written or closed to us by now, count as they were.
     async fn tls(&self) -> Tls {
         let files = self.tls_files.clone();
-        let read = spawn_blocking(move || Tls::new(&files)).await;
+        let reading = Arc::clone(&self.reading);
+        let read = timeout(OFF_THREAD_TIMEOUT, async {
+            let turn = reading.acquire_owned().await.ok();
+            spawn_blocking(move || {
+                let _turn = turn;
+                Tls::new(&files)
+            })
+            .await
+        })
+        .await;
         let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
-            Ok(Ok(read)) => *tls = read,
-            Ok(Err(why)) => warn!("TLS to the MUPDATE server as it was before: {why}"),
+            Ok(Ok(Ok(read))) => *tls = read,
+            Ok(Ok(Err(why))) => warn!("TLS to the MUPDATE server as it was before: {why}"),
             // The hook has told of the panic, or the runtime ends.
-            Err(_) => {}
+            Ok(Err(_)) => {}
+            Err(_) => warn!(
+                "TLS to the MUPDATE server as it was before: its files could not be read within {} s",
+                OFF_THREAD_TIMEOUT.as_secs()
+            ),
         }
         tls.clone()
     }
@@ -157,7 +177,10 @@ impl Upstream {
                         read = connection.read(&mut piece) => {
                             match read.map_err(|e| Failure::Network(e.to_string()))? {
                                 0 => login.closed(),
-                                read => login.receive(bytes(&piece, read), self.clock.now()),
+                                read => {
+                                    let said = bytes(&piece, read).to_vec();
+                                    login = heard(login, said, self.clock.now()).await?;
+                                }
                             }
                         }
                         () = self.clock.reach(login.deadline()) => login.tick(self.clock.now()),
@@ -176,6 +199,20 @@ impl Upstream {
                 Step::Failed(failure) => return Err(failure),
             }
         }
+    }
+}
+
+/// The login after these bytes of the server. Not on the runtime's thread: the server says how often a
+/// password is hashed.
+async fn heard(mut login: Login, said: Vec<u8>, now: Duration) -> Result<Login, Failure> {
+    let hashed = spawn_blocking(move || {
+        login.receive(&said, now);
+        login
+    });
+    match timeout(OFF_THREAD_TIMEOUT, hashed).await {
+        Ok(Ok(login)) => Ok(login),
+        Ok(Err(_)) => Err(Failure::Network("the login failed inside (a bug)".into())),
+        Err(_) => Err(Failure::Timeout("the login took this host too long: is it overloaded?")),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -13,9 +14,12 @@ use rsasl::property::{AuthId, AuthzId, Password};
 use super::credentials::{Credentials, Mechanism};
 use super::failure::Failure;
 
-/// Most rounds of a SCRAM password hash that a server may ask for: more would be an attack on the
-/// processor. Cyrus asks for 4096.
-const MAX_ITERATIONS: u32 = 600_000;
+/// Rounds of a SCRAM password hash that a server may ask for. Cyrus asks for 4096.
+///
+/// Fewer are none that an honest server asks for (RFC 5802 section 5.1, RFC 7677 section 4: at least
+/// 4096): whoever sits in its place with one round has the password from our proof sooner. More would
+/// be an attack on the processor.
+const ITERATIONS: RangeInclusive<u32> = 4096..=600_000;
 
 /// Under which circumstances a mechanism is chosen.
 #[derive(Debug, Clone, Copy)]
@@ -127,7 +131,11 @@ impl Exchange {
         self.taken = self.taken.saturating_add(1);
         // The library takes the first two bytes of each attribute without looking.
         match self.taken {
-            1 if !is_server_first(&message) => return Err(nonsense("malformed")),
+            1 => match iterations(&message) {
+                Some(rounds) if ITERATIONS.contains(&rounds) => {}
+                Some(rounds) => return Err(self.dubious(rounds)),
+                None => return Err(nonsense("malformed")),
+            },
             2 if !is_server_final(&message) => return Err(nonsense("malformed")),
             _ => {}
         }
@@ -136,6 +144,21 @@ impl Exchange {
             return Ok(String::new());
         }
         self.turn(Some(&message)).map_err(|error| Failure::FalseServer(error.to_string()))
+    }
+
+    /// A server that asks for so many rounds is not told anything.
+    fn dubious(&self, rounds: u32) -> Failure {
+        let what = match rounds < *ITERATIONS.start() {
+            true => "too few: whoever is in the server's place could find the password out",
+            false => "too many",
+        };
+        Failure::FalseServer(format!(
+            "it asks for {rounds} rounds of {}, {what}; {} to {} are accepted \
+             (`scram_iteration_counter` in the SASL configuration of the server)",
+            self.mechanism,
+            ITERATIONS.start(),
+            ITERATIONS.end()
+        ))
     }
 
     /// Whether the server, which says that the login succeeded, has also done its own part: SCRAM
@@ -163,18 +186,13 @@ impl fmt::Debug for Exchange {
     }
 }
 
-/// `r=…,s=…,i=…`, with a number of rounds that is worth doing.
-fn is_server_first(message: &[u8]) -> bool {
+/// The number of rounds in `r=…,s=…,i=…`.
+fn iterations(message: &[u8]) -> Option<u32> {
     let mut attributes = message.split(|byte| *byte == b',');
     let mut next = |name: &[u8]| attributes.next().and_then(|text| text.strip_prefix(name));
-    let nonce = next(b"r=");
-    let salt = next(b"s=");
-    let iterations = next(b"i=")
-        .and_then(|digits| std::str::from_utf8(digits).ok())
-        .and_then(|digits| digits.parse::<u32>().ok());
-    nonce.is_some()
-        && salt.is_some()
-        && iterations.is_some_and(|rounds| (1..=MAX_ITERATIONS).contains(&rounds))
+    next(b"r=")?;
+    next(b"s=")?;
+    std::str::from_utf8(next(b"i=")?).ok()?.parse().ok()
 }
 
 /// `v=…` or `e=…`.

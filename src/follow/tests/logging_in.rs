@@ -229,3 +229,49 @@ async fn a_replica_says_why_it_cannot_be_made() {
     .await;
     assert_eq!(replica(&murder).link().server, None);
 }
+
+/// A master chooses how often a password is hashed, and meanwhile mail servers want answers.
+#[tokio::test]
+async fn hashing_a_password_does_not_hold_up_the_runtime() {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let master = crate::config::Server {
+        host: "127.0.0.1".into(),
+        port: listener.local_addr().unwrap().port(),
+    };
+    let upstream = upstream(&Mupdate { servers: vec![master], ..mupdate(&[]) });
+    let login = tokio::spawn(async move { upstream.log_in(0, Need::Master).await.map(drop) });
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut stream = BufReader::new(stream);
+    let banner = "* AUTH \"SCRAM-SHA-256\"\r\n\
+                  * OK MUPDATE \"m.example.org\" \"Cyrus IMAP\" \"3.6.1\" \"(master)\"\r\n";
+    stream.write_all(banner.as_bytes()).await.unwrap();
+    let mut line = String::new();
+    stream.read_line(&mut line).await.unwrap();
+    let first = line.trim_end().rsplit(' ').next().unwrap().trim_matches('"');
+    let first = String::from_utf8(STANDARD.decode(first).unwrap()).unwrap();
+    let (_, nonce) = first.split_once("r=").unwrap();
+    let challenge = STANDARD.encode(format!("r={nonce}x,s=QQ==,i=20000"));
+    stream.write_all(format!("{challenge}\r\n").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let answered = stream.read_until(b'\n', &mut answer);
+    let mut answered = std::pin::pin!(answered);
+    let mut turns = 0;
+    loop {
+        tokio::select! {
+            biased;
+            read = &mut answered => {
+                read.unwrap();
+                break;
+            }
+            () = tokio::time::sleep(std::time::Duration::from_millis(1)) => turns += 1,
+        }
+    }
+    assert!(answer.len() > 20, "it was hashed: {answer:?}");
+    // On this thread it would have had one turn or two.
+    assert!(turns > 5, "{turns}");
+    login.abort();
+}

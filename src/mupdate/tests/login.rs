@@ -241,7 +241,7 @@ fn no_message_of_a_server_makes_scram_panic_or_hash_for_ever() {
     }
     for message in [&b""[..], b"v", b"v=", b"e", b"v=\xff", b"v=?", b",v=", b"x=y"] {
         let (mut login, nonce) = scram();
-        let first = STANDARD.encode(format!("r={nonce}x,s=QQ==,i=1"));
+        let first = STANDARD.encode(format!("r={nonce}x,s=QQ==,i=4096"));
         login.receive(format!("{first}\r\n").as_bytes(), at(0.));
         assert_ne!(take(&mut login), "");
         login.receive((STANDARD.encode(message) + "\r\n").as_bytes(), at(0.));
@@ -251,6 +251,20 @@ fn no_message_of_a_server_makes_scram_panic_or_hash_for_ever() {
         let (mut login, _) = scram();
         login.receive(format!("{line}\r\n").as_bytes(), at(0.));
         assert_eq!(failure(&mut login).kind(), FailureKind::Protocol);
+    }
+}
+
+#[test]
+fn scram_with_too_few_or_too_many_rounds_tells_the_server_nothing() {
+    for (rounds, what) in [(0, "few"), (1, "few"), (4095, "few"), (600_001, "many")] {
+        let (mut login, nonce) = scram();
+        let first = STANDARD.encode(format!("r={nonce}x,s=QQ==,i={rounds}"));
+        login.receive(format!("{first}\r\n").as_bytes(), at(0.));
+        assert_eq!(take(&mut login), "");
+        let failure = failure(&mut login);
+        assert!(matches!(failure, Failure::FalseServer(_)), "{failure}");
+        let says = format!("it asks for {rounds} rounds of SCRAM-SHA-256, too {what}");
+        assert!(failure.to_string().contains(&says), "{failure}");
     }
 }
 

@@ -12,7 +12,7 @@ use sha2::digest::{Digest, Output};
 use sha2::{Sha256, Sha512};
 
 const SALT: &[u8] = b"a salt";
-const ROUNDS: u32 = 64;
+const ROUNDS: u32 = 4096;
 
 /// Bytes in, bytes out.
 pub(crate) struct Master {
