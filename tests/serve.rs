@@ -18,6 +18,7 @@ use murder_route::mailbox::{MailboxList, State};
 use murder_route::mailbox_list::{FileList, Options};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 #[test]
 fn every_map_answers_in_the_exact_words_mail_servers_know() {
@@ -246,6 +247,54 @@ fn a_wrong_configuration_is_told_of_and_the_old_one_stays() {
     daemon.wait_for("answering at");
     assert_eq!(client.ask("lmtp", "eve@example.net"), "NOTFOUND ");
     assert_eq!(client.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:24");
+}
+
+/// Opened as any file, a FIFO waits for a writer for ever, and `/dev/zero` has no end.
+#[test]
+fn reload_that_finds_a_fifo_or_a_device_keeps_the_old_configuration() {
+    let site = Site::new();
+    let mupdate = "domains = [\"example.org\"]\nmailboxes-db = \"mailboxes.db\"\n[mupdate]\n\
+        servers = [\"127.0.0.1:1\"]\nauthname = \"router\"\npassword-file = \"password\"\n\
+        ca-file = \"ca.pem\"\n";
+    let whole = || {
+        site.config(mupdate);
+        site.password();
+        site.imapd_conf(&format!("@include: {}\n", site.path("more.conf").display()));
+        fs::write(site.path("more.conf"), "# nothing\n").unwrap();
+        let certificate = rcgen::generate_simple_self_signed(["mupdate".to_owned()]).unwrap();
+        fs::write(site.path("ca.pem"), certificate.cert.pem()).unwrap();
+    };
+    whole();
+    let daemon = Daemon::start(&site);
+    for name in ["murder-route.toml", "imapd.conf", "more.conf", "password", "ca.pem"] {
+        for zero in [false, true] {
+            let path = site.path(name);
+            fs::remove_file(&path).unwrap();
+            match zero {
+                true => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+                false => mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap(),
+            }
+            if name == "ca.pem" {
+                // It is read only where TLS is set up anew.
+                site.config(&format!("{mupdate}tls-name = \"x\"\n"));
+            }
+            daemon.signal(Signal::SIGHUP);
+            let told = daemon.wait_for("the old configuration stays");
+            // The rights of /dev/zero are not those of a password either.
+            let what = if zero { "a device" } else { "a FIFO" };
+            let named =
+                told.contains(name) && told.contains(&format!("is {what}, not a regular file"));
+            assert!(named, "{told}");
+            assert_eq!(daemon.ask("host", "jane@example.org"), "OK be1.example.org");
+            // A command is not held up either.
+            let check = site.run("check", &[]);
+            assert_eq!(check.status.code(), Some(78), "{name}: {check:?}");
+            fs::remove_file(&path).unwrap();
+            whole();
+            daemon.signal(Signal::SIGHUP);
+            daemon.wait_for("answering at");
+        }
+    }
 }
 
 #[test]

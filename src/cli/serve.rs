@@ -1,14 +1,20 @@
 //! `murder-route serve`: the daemon.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
 use super::behind::Behind;
 use super::{Common, Exit};
-use crate::config::{ConfigError, DEFAULT_SOCKET, Settings};
+use crate::config::{ConfigError, DEFAULT_SOCKET, Overrides, Settings};
 use crate::endpoint::{Endpoint, Listen};
 use crate::resolver::Resolver;
 use crate::server::answerer::Answerer;
@@ -17,6 +23,10 @@ use crate::server::{Limits, Server, log, notify};
 
 /// The name under which systemd passes the socket of our socket unit.
 const SOCKET_UNIT: &str = "murder-route.socket";
+
+/// Longest time for a reload to read its files. A disk or a file server that hangs must leave the old
+/// configuration in force, and the daemon ready for the next signal.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Answer mail servers until told to stop.
 ///
@@ -50,22 +60,15 @@ impl Serve {
         // By default it ends the process that writes a file beyond its limit (`ulimit -f`), be it the
         // log or the replica; caught, the write fails. An error would mean that this stays so.
         let _grown = signal(SignalKind::from_raw(libc::SIGXFSZ));
-        let settings = self.settings().map_err(|e| {
+        let settings = settings(&self.given()).map_err(|e| {
             error!("{e}");
             Exit::Config
         })?;
         runtime.block_on(self.serve(settings))
     }
 
-    fn settings(&self) -> Result<Settings, ConfigError> {
-        let settings = Settings::load(&self.common.overrides(&self.listen))?;
-        for warning in &settings.warnings {
-            warn!("{warning}");
-        }
-        if settings.router.domains.is_empty() {
-            warn!("no `domains` are configured: every recipient is foreign to us");
-        }
-        Ok(settings)
+    fn given(&self) -> Overrides {
+        self.common.overrides(&self.listen)
     }
 
     async fn serve(self, settings: Settings) -> Result<(), Exit> {
@@ -97,12 +100,22 @@ impl Serve {
         notify::ready(&text);
         let watched = sources::watch(Arc::clone(&answerer), Arc::clone(&standing));
         let watching = tokio::spawn(watched);
+        let mut watchdog = Watchdog::new();
+        let reading = Arc::new(Semaphore::new(1));
         loop {
-            match signals.next().await {
+            match watchdog.during(signals.next()).await {
                 Told::Stop => break,
                 Told::Reload => {
                     notify::reloading();
-                    let status = match self.reload(&mut server, &answerer, &mut behind).await {
+                    let reload = self.reload(&mut server, &answerer, &mut behind, &reading);
+                    let reloaded = watchdog.during(async {
+                        tokio::select! {
+                            reloaded = reload => Some(reloaded),
+                            () = signals.stop() => None,
+                        }
+                    });
+                    let Some(reloaded) = reloaded.await else { break };
+                    let status = match reloaded {
                         Ok(()) => {
                             let text = announce(&server, &answerer);
                             standing.is(&text);
@@ -120,26 +133,83 @@ impl Serve {
         watching.abort();
         notify::stopping();
         info!("stopping");
-        server.shutdown().await;
+        watchdog.during(server.shutdown()).await;
         Ok(())
     }
 
-    /// All or nothing: the old configuration stays if anything is wrong with the new one.
+    /// All or nothing: the old configuration stays if anything is wrong with the new one. Files are
+    /// read on another thread; `reading` is what one such thread at a time holds.
     async fn reload(
         &self,
         server: &mut Server<Answerer>,
         answerer: &Answerer,
         behind: &mut Behind,
+        reading: &Arc<Semaphore>,
     ) -> Result<(), String> {
         let stays = |e: &dyn std::fmt::Display| format!("the old configuration stays: {e}");
-        let settings = self.settings().map_err(|e| stays(&e))?;
-        answerer.resolver().vital.may_become(&settings.vital).map_err(|why| stays(&why))?;
-        let new = Behind::of_daemon(&settings, Some(behind)).map_err(|(_, why)| stays(&why))?;
+        let Ok(turn) = Arc::clone(reading).try_acquire_owned() else {
+            return Err(stays(&"the reload before still waits for its files"));
+        };
+        let (given, before, old) = (self.given(), behind.clone(), answerer.resolver());
+        let read = spawn_blocking(move || {
+            let _turn = turn;
+            let settings = settings(&given).map_err(|e| e.to_string())?;
+            old.vital.may_become(&settings.vital)?;
+            let new = Behind::of_daemon(&settings, Some(&before)).map_err(|(_, why)| why)?;
+            Ok::<_, String>((settings, new))
+        });
+        let read = timeout(RELOAD_TIMEOUT, read).await.map_err(|_| {
+            let seconds = RELOAD_TIMEOUT.as_secs();
+            stays(&format!("its files could not be read within {seconds} s; reload again"))
+        })?;
+        let (settings, new) =
+            read.map_err(|_| stays(&"a bug, see the log"))?.map_err(|e| stays(&e))?;
         server.reconcile(&listeners(&settings)).await.map_err(|e| stays(&e))?;
         let resolver = answerer.resolver().renewed(settings, new.replica.clone());
         answerer.exchange(resolver, new.master.clone());
         *behind = new;
         Ok(())
+    }
+}
+
+fn settings(given: &Overrides) -> Result<Settings, ConfigError> {
+    let settings = Settings::load(given)?;
+    for warning in &settings.warnings {
+        warn!("{warning}");
+    }
+    if settings.router.domains.is_empty() {
+        warn!("no `domains` are configured: every recipient is foreign to us");
+    }
+    Ok(settings)
+}
+
+/// Tells the service manager that the main loop runs, for as long as it does.
+struct Watchdog(Option<Interval>);
+
+impl Watchdog {
+    fn new() -> Self {
+        Self(notify::watchdog_interval().map(|every| {
+            let mut interval = interval(every);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        }))
+    }
+
+    /// The result of something that may take long.
+    async fn during<T>(&mut self, what: impl Future<Output = T>) -> T {
+        let mut what = pin!(what);
+        loop {
+            let due = async {
+                match &mut self.0 {
+                    Some(interval) => drop(interval.tick().await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                result = &mut what => return result,
+                () = due => notify::alive(),
+            }
+        }
     }
 }
 
@@ -182,6 +252,13 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
         })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 
     async fn next(&mut self) -> Told {

@@ -97,6 +97,7 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     scenario("restarts under questions lose none", |w| loses_none(&w.host));
     scenario("the socket's unit alone is restarted and stopped", |w| follows_its_socket(&w.host));
     scenario("a killed daemon comes back", |w| comes_back(&w.host));
+    scenario("a daemon that hangs is killed by systemd and comes back", |w| is_watched(&w.host));
     scenario("questions wait while the configuration is broken", |w| questions_wait(&w.host));
     scenario("a socket in Postfix' chroot, by the README", |w| is_in_the_chroot(w));
     scenario("a replica, as a user of its own", |w| keeps_a_replica(&w.host));
@@ -318,6 +319,42 @@ fn follows_its_socket(host: &Booted) -> Done {
     is(JANE)?;
     // A service that is stopped alone is wanted again by the next who asks.
     host.run(&["systemctl", "stop", SERVICE])?;
+    is(JANE)?;
+    is_running(host)
+}
+
+/// A daemon that runs is left alone for as long as it runs, reloads included; one that hangs is not.
+fn is_watched(host: &Booted) -> Done {
+    let every = host.property(SERVICE, "WatchdogUSec")?;
+    ensure!(every == "1min", "as shipped: {every}");
+    let drop_in = in_root(&format!("{DROP_INS}/watchdog.conf"));
+    fs::create_dir_all(in_root(DROP_INS))?;
+    fs::write(&drop_in, "[Service]\nWatchdogSec=2\n")?;
+    let watched = || -> Done {
+        host.run(&["systemctl", "daemon-reload"])?;
+        host.run(&["systemctl", "restart", SERVICE])?;
+        is(JANE)?;
+        let pid = host.property(SERVICE, "MainPID")?;
+        // Each sign of life moves this on.
+        let sign = || host.property(SERVICE, "WatchdogTimestampMonotonic");
+        for _ in 0..5 {
+            let before = sign()?;
+            host.run(&["systemctl", "reload", SERVICE])?;
+            sandbox::poll("a sign of life", 20, || Ok((sign()? != before).then_some(())))?;
+        }
+        ensure!(host.property(SERVICE, "MainPID")? == pid, "it was killed while it ran");
+        host.run(&["systemctl", "kill", "--signal=STOP", SERVICE])?;
+        sandbox::poll("systemd to kill it", 30, || {
+            let now = host.property(SERVICE, "MainPID")?;
+            Ok((now != pid && now != "0").then_some(()))
+        })?;
+        becomes(JANE)
+    };
+    let done = watched();
+    fs::remove_file(&drop_in)?;
+    host.run(&["systemctl", "daemon-reload"])?;
+    host.run(&["systemctl", "restart", SERVICE])?;
+    done?;
     is(JANE)?;
     is_running(host)
 }
