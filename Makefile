@@ -9,10 +9,11 @@
 # make check-bindings whether that is what is there
 # make check-abi      BASE=<an older libmurder_route.so.0>: whether programs for that run with this one
 #                     (wants abidiff); make abi-lib makes what can be compared, in target/abi
+#                     What is built goes below CARGO_TARGET_DIR instead of target, if that is set.
 # make doc            the library's documentation
 # make install        what make has built, below $(DESTDIR)$(prefix)
 # make install-lib    of that only the shared library and what goes with it
-# make install-daemon and of that only the rest
+# make install-daemon and of that only the rest; the two have no file in common
 
 CARGO ?= cargo
 prefix ?= /usr/local
@@ -34,8 +35,11 @@ INSTALL ?= install
 all: lib
 	$(CARGO) build --release --locked
 
+# Cargo's own rule: below the directory in which it runs, unless the path is absolute.
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+
 # Not built anew by `sudo make install`, whose root may have no cargo.
-PROGRAM = target/release/murder-route
+PROGRAM = $(TARGET)/release/murder-route
 $(PROGRAM):
 	$(CARGO) build --release --locked
 
@@ -70,8 +74,8 @@ LIBRARY = libmurder_route.so
 LIBRARY_ABI = 0
 LIBRARY_FEATURES ?= capi
 LIBRARY_FLAGS = -C link-arg=-Wl,-soname,$(LIBRARY).$(LIBRARY_ABI),-z,nodelete,-z,relro,-z,now
-LIBRARY_TARGET ?= target/lib
-LIBRARY_BUILD ?= target
+LIBRARY_TARGET ?= $(TARGET)/lib
+LIBRARY_BUILD ?= $(TARGET)
 # More for rustc. The library runs with the C library that it is linked against and with later ones, so
 # that an older one may be named here.
 LIBRARY_LINK ?=
@@ -88,29 +92,29 @@ $(LIBRARY_TARGET)/$(LIBRARY).$(LIBRARY_ABI):
 
 BINDINGS ?= src/capi/bindings.rs
 bindings:
-	CARGO_TARGET_DIR=target/bindgen $(CARGO) run -q --locked --manifest-path c-api/bindgen/Cargo.toml \
-	    -- c-api/murder_route.h $(BINDINGS)
+	$(CARGO) run -q --locked --manifest-path c-api/bindgen/Cargo.toml \
+	    --target-dir $(TARGET)/bindgen -- c-api/murder_route.h $(BINDINGS)
 
 check-bindings:
-	$(MAKE) bindings BINDINGS=target/bindings.rs
-	cmp target/bindings.rs src/capi/bindings.rs
+	$(MAKE) bindings BINDINGS=$(TARGET)/bindings.rs
+	cmp $(TARGET)/bindings.rs src/capi/bindings.rs
 
 # With the types in it, by its debug information: without, abidiff sees functions only.
 abi-lib:
 	CARGO_PROFILE_LIBRARY_DEBUG=2 CARGO_PROFILE_LIBRARY_STRIP=none $(MAKE) lib \
-	    LIBRARY_BUILD=target/abi/build LIBRARY_TARGET=target/abi
+	    LIBRARY_BUILD=$(TARGET)/abi/build LIBRARY_TARGET=$(TARGET)/abi
 
 # abidiff's exit status is 4 for any difference, and for worse ones more.
 BASE ?=
 ABIDIFF ?= abidiff
-ABI_REPORT = target/abi/report
+ABI_REPORT = $(TARGET)/abi/report
 check-abi:
 	@command -v $(ABIDIFF) >/dev/null || \
 	    { echo "check-abi: there is no $(ABIDIFF): install Debian's abigail-tools" >&2; exit 1; }
 	@readelf -S "$(BASE)" 2>/dev/null | grep -q '[.]debug_info' || { echo "check-abi: name in BASE a" \
 	    "libmurder_route.so.0 with debug information, as make abi-lib makes it" >&2; exit 1; }
 	$(MAKE) abi-lib
-	$(ABIDIFF) --no-added-syms $(BASE) target/abi/$(LIBRARY).$(LIBRARY_ABI) >$(ABI_REPORT) || \
+	$(ABIDIFF) --no-added-syms $(BASE) $(TARGET)/abi/$(LIBRARY).$(LIBRARY_ABI) >$(ABI_REPORT) || \
 	    { status=$$?; cat $(ABI_REPORT); [ $$status = 4 ] && awk -f c-api/grown.awk $(ABI_REPORT); }
 	@echo "check-abi: what runs with $(BASE) runs with this one"
 
@@ -119,18 +123,28 @@ doc:
 
 VERSION = $(shell sed -n '/^version/{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)
 
+# The manuals of the library; all others are the daemon's.
+LIBRARY_PAGES = man/murder_route.3 man/murder_table.5 man/murder_route_exim.5
+
+# A directory for the .pc file, in terms of its prefix, so that pkg-config can move the whole.
+within = $(patsubst $(prefix)/%,$${prefix}/%,$(1))
+
 # Afterwards, where that is not a package's care: ldconfig.
 install-lib: $(LIBRARY_TARGET)/$(LIBRARY).$(LIBRARY_ABI)
 	$(INSTALL) -d $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(includedir) $(DESTDIR)$(docdir)
-	$(INSTALL) -d $(DESTDIR)$(mandir)/man3 $(DESTDIR)$(mandir)/man5
 	$(INSTALL) -m 755 $< $(DESTDIR)$(libdir)/$(LIBRARY).$(VERSION)
 	ln -sf $(LIBRARY).$(VERSION) $(DESTDIR)$(libdir)/$(LIBRARY).$(LIBRARY_ABI)
 	ln -sf $(LIBRARY).$(LIBRARY_ABI) $(DESTDIR)$(libdir)/$(LIBRARY)
 	$(INSTALL) -m 644 c-api/murder_route.h $(DESTDIR)$(includedir)/
-	sed 's|@prefix@|$(prefix)|; s|@libdir@|$(libdir)|; s|@includedir@|$(includedir)|; s|@version@|$(VERSION)|' \
+	sed -e 's|@prefix@|$(prefix)|; s|@libdir@|$(call within,$(libdir))|' \
+	    -e 's|@includedir@|$(call within,$(includedir))|; s|@version@|$(VERSION)|' \
 	    c-api/murder_route.pc.in > $(DESTDIR)$(libdir)/pkgconfig/murder_route.pc
-	$(INSTALL) -m 644 man/murder_route.3 $(DESTDIR)$(mandir)/man3/
-	$(INSTALL) -m 644 man/murder_table.5 man/murder_route_exim.5 $(DESTDIR)$(mandir)/man5/
+	for page in $(LIBRARY_PAGES); do \
+	    section=$(DESTDIR)$(mandir)/man$${page##*.}; \
+	    $(INSTALL) -d $$section && $(INSTALL) -m 644 $$page $$section/ && \
+	    sed -e 's|/usr/lib/libmurder|$(libdir)/libmurder|' \
+	        -e 's|/usr/share/doc/murder-route|$(docdir)|' $$page > $$section/$${page##*/} || exit; \
+	done
 	sed 's|/usr/lib/|$(libdir)/|' packaging/postfix/dynamicmaps.cf > $(DESTDIR)$(docdir)/dynamicmaps.cf
 ifneq ($(dynamicmapsdir),)
 	$(INSTALL) -d $(DESTDIR)$(dynamicmapsdir)
@@ -144,7 +158,7 @@ install: install-daemon install-lib
 install-daemon: $(PROGRAM)
 	$(INSTALL) -d $(DESTDIR)$(sbindir) $(DESTDIR)$(docdir) $(DESTDIR)$(unitdir)
 	$(INSTALL) -m 755 $(PROGRAM) $(DESTDIR)$(sbindir)/murder-route
-	for page in man/*.[1-9]; do \
+	for page in $(filter-out $(LIBRARY_PAGES),$(wildcard man/*.[1-9])); do \
 	    section=$(DESTDIR)$(mandir)/man$${page##*.}; \
 	    $(INSTALL) -d $$section && $(INSTALL) -m 644 $$page $$section/ || exit; \
 	done
@@ -159,7 +173,8 @@ install-daemon: $(PROGRAM)
 	done
 	sed 's|/usr/local/sbin/|$(sbindir)/|' exim/conf.d/main/00_murder-route \
 	    > $(DESTDIR)$(docdir)/exim/conf.d/main/00_murder-route
-	$(INSTALL) -m 644 exim/README.md $(DESTDIR)$(docdir)/exim/
+	sed 's|/usr/local/share/doc/murder-route|$(docdir)|' exim/README.md \
+	    > $(DESTDIR)$(docdir)/exim/README.md
 	$(INSTALL) -d $(DESTDIR)$(docdir)/postfix
 	$(INSTALL) -m 644 postfix/* $(DESTDIR)$(docdir)/postfix/
 	$(INSTALL) -d $(DESTDIR)$(docdir)/sendmail

@@ -7,7 +7,7 @@
 /^ *[0-9]+ functions? with some indirect sub-type change/ { next }
 /^ *\[C\] .* has some indirect sub-type changes:$/ { next }
 /^ *parameter [0-9]+ of type '.*\*' has sub-type changes:$/ { next }
-/^ *in pointed to type 'struct .*::mr_(options|decision|reply)':$/ { next }
+/^ *in pointed to type 'struct .*::mr_(options|decision|reply|status)':$/ { next }
 /^ *type size changed from [0-9]+ to [0-9]+ \(in bits\)$/ { end = $5; next }
 /^ *[0-9]+ data member insertions?:$/ { next }
 /^ *'.*', at offset [0-9]+ \(in bits\)$/ {

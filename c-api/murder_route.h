@@ -13,7 +13,8 @@
  *         die(error);
  *     mr_lookup(router, "jane@example.org", &decision);
  *     if (decision.outcome == MR_DELIVER && decision.host != NULL)
- *         printf("%s:%u\n", decision.host, (unsigned)decision.port);
+ *         printf("RCPT TO:<%s> at %s:%u\n", decision.recipient, decision.host,
+ *                (unsigned)decision.port);
  *     mr_decision_clear(&decision);
  *     mr_close(router);
  *
@@ -52,16 +53,23 @@
  * vfork(2) must not call anything.
  *
  * POINTERS. No function may be given a pointer that does not point to what its type says, except
- * NULL where it is said to be allowed; where it is not, NULL gives MR_INVALID. A router that was
+ * NULL where it is said to be allowed; where it is not, NULL gives MR_ERR_INVALID. A router that was
  * closed must not be used again. Strings that go in end with NUL, are copied, and may have any bytes.
  * Strings that come out end with NUL, are never longer than some 100,000 bytes, and have no control
  * characters; unless it is said otherwise they are UTF-8.
  *
+ * NUMBERS. Return codes are MR_OK, which is 0, and MR_ERR_..., which are negative. All other
+ * constants are positive, and no two constants of this header have the same value: a code that is
+ * compared with an outcome, or an outcome with a source, matches nothing. Every switch needs a
+ * default: a later library may return a number that this header does not list.
+ *
  * COMPATIBILITY. The SONAME changes when a program would have to be built anew; that is what
  * MR_ABI counts. Within it functions, constants, and members at the end of structs may be added. So
- * every struct begins with its size, which the program sets (the MR_..._INIT macros do), and the
- * library touches nothing beyond. A number that the program does not know must be expected
- * wherever constants are listed.
+ * every struct begins with its size, which the program sets (the MR_..._INIT macros do). The library
+ * takes any size from that of release 0.1.0 on: it reads and writes the members that both sides know
+ * and touches nothing beyond. A program built with any release of an MR_ABI runs with every later one.
+ * A program built with a later release runs with an earlier one; members that the earlier one does not
+ * know keep what MR_..._INIT gave them, and an option that it does not know is MR_ERR_INVALID.
  *
  * UNLOADING. The library stays in memory once it is loaded, also after dlclose(3).
  */
@@ -78,32 +86,48 @@ extern "C" {
 /* What the SONAME ends with. */
 #define MR_ABI 0
 
+/* The release of this header: major * 1000000 + minor * 1000 + patch. */
+#define MR_VERSION_NUMBER 1000
+
 /* ---------------------------------------------------------------------------------------------
  * What functions return
  */
 
-/* It has done what it should. For a look-up: the decision is there, and may be MR_DEFERRED. */
-#define MR_OK 0
-/* An argument cannot be used: NULL where that is not allowed, or a size that cannot be meant. */
-#define MR_INVALID 1
-/* The configuration cannot be used; the error text says where and why. */
-#define MR_CONFIG 2
-/* The configuration has no map of this name. */
-#define MR_NO_MAP 3
-/* The library has failed inside (a bug): please report it. */
-#define MR_FAILED 4
+/* A return code. */
+typedef enum mr_code {
+    /* Success. For a look-up: the decision was made, and may be MR_DEFERRED. */
+    MR_OK = 0,
+    /* An argument cannot be used: NULL where that is not allowed, or an impossible size. */
+    MR_ERR_INVALID = -1,
+    /* The configuration or an option cannot be used; the error text says where and why. */
+    MR_ERR_CONFIG = -2,
+    /* The configuration has no map of this name. */
+    MR_ERR_NO_MAP = -3,
+    /* The library failed inside (a bug); please report it. */
+    MR_ERR_INTERNAL = -4,
+    /*
+     * The system lacks something now: descriptors, memory, a disk that can be read. Nothing is wrong
+     * with the configuration; the same call may succeed later.
+     */
+    MR_ERR_SYSTEM = -5,
+    /* mr_options.daemon has an address that cannot be used; the error text names it. */
+    MR_ERR_ADDRESS = -6
+} mr_code;
 
 /* Room for any error text. A shorter buffer gets as much of it as fits. */
 #define MR_ERROR_SIZE 512
 
 /*
- * A short text in English for a number that a function returned; never NULL. For a number that is
- * none of these as well. The text is static. Any thread, at any time.
+ * A short text in English for a return code; never NULL, also for a number that is none of them. The
+ * text is static. Any thread, at any time.
  */
-const char *mr_strerror(int32_t code);
+const char *mr_strerror(mr_code code);
 
 /* The version of the library, for example "0.1.0". The text is static. Any thread, at any time. */
 const char *mr_version(void);
+
+/* MR_VERSION_NUMBER of the library that was loaded. Any thread, at any time. */
+uint32_t mr_version_number(void);
 
 /* MR_ABI of the library that was loaded. Any thread, at any time. */
 uint32_t mr_abi(void);
@@ -142,9 +166,14 @@ typedef struct mr_options {
      */
     const char *daemon;
     /*
-     * How long one call may wait for the daemon, in milliseconds; 0, and anything above: 5000. A
-     * mail server waits for each recipient in turn. A list that is locked is waited for beside
-     * that, for up to a second.
+     * What a recipient is that the list lacks, where no MUPDATE server is configured: "confirm" (the
+     * default): MR_DEFERRED if the list has records of other servers; "final": MR_UNKNOWN.
+     */
+    const char *misses;
+    /*
+     * How long one call may wait, in milliseconds; 0, and anything above: 5000. It counts once for
+     * the whole call, however many recipients it has, for the daemon and for locks together. Up to
+     * half of it, and no more than a second, is for a list that is locked.
      */
     uint32_t deadline;
     /* 0 */
@@ -152,7 +181,7 @@ typedef struct mr_options {
 } mr_options;
 
 #define MR_OPTIONS_INIT \
-    { sizeof(mr_options), NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0 }
+    { sizeof(mr_options), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0 }
 
 /*
  * Opens a router by a configuration file (murder-route.toml(5)); NULL: /etc/murder-route.toml, or,
@@ -163,16 +192,18 @@ typedef struct mr_options {
  * error, error_size: gets the text of an error, ended by NUL; the empty text if there is none. NULL
  *   or 0: no text is wanted.
  *
- * Returns MR_OK, MR_INVALID, MR_CONFIG or MR_FAILED. A mailbox list or a daemon that is not there,
- * or may not be read, is no error: recipients are MR_DEFERRED until it is.
+ * Returns MR_OK, MR_ERR_INVALID, MR_ERR_CONFIG, MR_ERR_SYSTEM, MR_ERR_ADDRESS or MR_ERR_INTERNAL. No
+ * domains at all are MR_ERR_CONFIG, since every recipient would be MR_FOREIGN. A mailbox list or a
+ * daemon that is not there, or may not be read, is no error: recipients are MR_DEFERRED until it is.
+ * mr_warning tells what is odd in the configuration, mr_check what works.
  *
  * Any thread, at any time. Waits for nobody, unless a host name of the configuration's listeners
  * has to be resolved. Takes milliseconds.
  */
-int32_t mr_open(const char *config, mr_router **router, char *error, size_t error_size);
+mr_code mr_open(const char *config, mr_router **router, char *error, size_t error_size);
 
 /* The same with options; NULL: MR_OPTIONS_INIT. */
-int32_t mr_open_options(const mr_options *options, mr_router **router, char *error,
+mr_code mr_open_options(const mr_options *options, mr_router **router, char *error,
                         size_t error_size);
 
 /*
@@ -182,40 +213,56 @@ int32_t mr_open_options(const mr_options *options, mr_router **router, char *err
  */
 void mr_close(mr_router *router);
 
+/*
+ * A warning about the configuration, as `murder-route check` gives it; NULL: there are not so many.
+ * The first one is 0. The text belongs to the router and stays until that is closed. A NULL router has
+ * none. Any thread.
+ */
+const char *mr_warning(mr_router *router, size_t nth);
+
 /* ---------------------------------------------------------------------------------------------
  * Decisions
  */
 
-/* outcome: not known now, try again later. It is 0, so that a decision never made defers. */
-#define MR_DEFERRED 0
-/* outcome: hand the letter over by LMTP, to host and port or to the unix socket. */
-#define MR_DELIVER 1
-/* outcome: there is certainly no such mailbox. */
-#define MR_UNKNOWN 2
-/* outcome: the letter may not go there. */
-#define MR_REFUSED 3
-/* outcome: none of our domains, or no address at all; somebody else knows where it goes. */
-#define MR_FOREIGN 4
+/* What was decided. Take any other number for MR_DEFERRED, also 0: a decision never made. */
+typedef enum mr_outcome {
+    /* Not known now, try again later. */
+    MR_DEFERRED = 101,
+    /* Hand the message over by LMTP, to host and port or to the unix socket. */
+    MR_DELIVER = 102,
+    /* There is certainly no such mailbox. */
+    MR_UNKNOWN = 103,
+    /* The message may not go there. */
+    MR_REFUSED = 104,
+    /* None of our domains, or no address at all; somebody else knows where it goes. */
+    MR_FOREIGN = 105
+} mr_outcome;
 
-/* detail: nothing to say. */
-#define MR_DETAIL_NONE 0
-/* detail of MR_DEFERRED: it is about this mailbox or recipient, and passes by itself. */
-#define MR_DETAIL_MAILBOX 1
-/* detail of MR_DEFERRED: it is about the list as a whole, and somebody may have to act. */
-#define MR_DETAIL_LIST 2
-/* detail of MR_REFUSED: a shared folder that nobody may post to without logging in (550 5.7.1). */
-#define MR_DETAIL_NO_POST 3
-/* detail of MR_REFUSED: an address that lmtpd takes of nobody (501 5.1.3). */
-#define MR_DETAIL_SYNTAX 4
+/* More of an outcome. */
+typedef enum mr_detail {
+    /* Nothing to say. */
+    MR_DETAIL_NONE = 201,
+    /* MR_DEFERRED: it is about this mailbox or recipient, and passes by itself. */
+    MR_DETAIL_MAILBOX = 202,
+    /* MR_DEFERRED: it is about the list as a whole, and somebody may have to act. */
+    MR_DETAIL_LIST = 203,
+    /* MR_REFUSED: a shared folder that nobody may post to without logging in (550 5.7.1). */
+    MR_DETAIL_NO_POST = 204,
+    /* MR_REFUSED: an address that lmtpd takes of nobody (501 5.1.3). */
+    MR_DETAIL_SYNTAX = 205
+} mr_detail;
 
-/* source: no list was asked, and none had to be. */
-#define MR_SOURCE_NONE 0
-/* source: Cyrus' mailbox list on this host. */
-#define MR_SOURCE_MAILBOXES_DB 1
-/* source: the daemon's replica, read by this process. */
-#define MR_SOURCE_REPLICA 2
-/* source: the daemon. */
-#define MR_SOURCE_DAEMON 3
+/* What a decision rests on. */
+typedef enum mr_source {
+    /* No list was asked, and none had to be; or none could tell. */
+    MR_SOURCE_NONE = 301,
+    /* Cyrus' mailbox list on this host. */
+    MR_SOURCE_MAILBOXES_DB = 302,
+    /* The daemon's replica, read by this process. */
+    MR_SOURCE_REPLICA = 303,
+    /* The daemon. */
+    MR_SOURCE_DAEMON = 304
+} mr_source;
 
 /*
  * What was decided for one recipient. Begin with MR_DECISION_INIT; the same struct may be used for
@@ -226,12 +273,10 @@ void mr_close(mr_router *router);
 typedef struct mr_decision {
     /* sizeof(mr_decision), set before the first look-up */
     size_t size;
-    /* MR_DEFERRED, MR_DELIVER, ...; take what you do not know for MR_DEFERRED. */
-    int32_t outcome;
-    /* MR_DETAIL_...: more of the outcome. */
-    int32_t detail;
-    /* MR_SOURCE_...: what the decision rests on. */
-    int32_t source;
+    /* Take a number that you do not know for MR_DEFERRED. */
+    mr_outcome outcome;
+    mr_detail detail;
+    mr_source source;
     /* MR_DELIVER: the TCP port, 1 to 65535; 0 for a unix socket. Else 0. */
     uint32_t port;
     /*
@@ -240,6 +285,12 @@ typedef struct mr_decision {
      * up and connected is a few seconds old.
      */
     int64_t age;
+    /*
+     * MR_DELIVER: the address to give in RCPT TO, without angle brackets: the recipient in the form
+     * that the backend's lmtpd knows it by, quoted where RFC 5321 wants it. Else NULL. Some releases of
+     * lmtpd refuse, or die of, a recipient in another case.
+     */
+    const char *recipient;
     /* MR_DELIVER: a host name or address, an IPv6 address without brackets. Else NULL. */
     const char *host;
     /* MR_DELIVER to a unix socket: its absolute path. Else NULL. */
@@ -256,7 +307,10 @@ typedef struct mr_decision {
     const char *server;
     /* The partition of the mailbox on its server, perhaps empty; NULL without a record. */
     const char *partition;
-    /* Why, in words for the postmaster, of any outcome; not for the sender of a letter. Never NULL. */
+    /*
+     * Why, in words for the postmaster, of any outcome and after any error; not for the sender of a
+     * message. Never NULL nor empty after a call that took the decision's size.
+     */
     const char *reason;
     /* The library's. */
     void *memory;
@@ -264,24 +318,33 @@ typedef struct mr_decision {
 
 #define MR_DECISION_INIT                                                                           \
     {                                                                                              \
-        sizeof(mr_decision), MR_DEFERRED, 0, 0, 0, -1, NULL, NULL, NULL, NULL, NULL, NULL, NULL,   \
-            NULL                                                                                   \
+        sizeof(mr_decision), MR_DEFERRED, MR_DETAIL_NONE, MR_SOURCE_NONE, 0, -1, NULL, NULL, NULL, \
+            NULL, NULL, NULL, NULL, NULL, NULL                                                     \
     }
 
 /*
  * Looks a recipient up: local[+detail]@domain as it came in RCPT TO, without angle brackets, quoted
- * or not, in any case. What is no such address is MR_FOREIGN.
+ * or not, in any case. What is no such address is MR_FOREIGN, also one that begins with a space.
  *
  * None of the three may be NULL. Whatever is returned, decision says something true afterwards if it
  * is not NULL and its size can be meant: after anything but MR_OK it is MR_DEFERRED.
  *
- * Returns MR_OK or MR_INVALID. A failure inside is MR_OK and MR_DEFERRED, with a reason.
+ * Returns MR_OK or MR_ERR_INVALID. A failure inside is MR_OK and MR_DEFERRED, with a reason.
  *
  * Any thread. Whom the list has is answered in microseconds; whom it has not is asked of the
  * daemon, which takes up to the deadline. Whose record changed within the last minute is asked of
- * the daemon as well, for half a second at most: without an answer the list's word counts.
+ * the daemon as well, for half a second at most: without an answer the list's word counts. A daemon
+ * that let a call wait in vain is not asked for as long again: such calls are answered at once.
  */
-int32_t mr_lookup(mr_router *router, const char *recipient, mr_decision *decision);
+mr_code mr_lookup(mr_router *router, const char *recipient, mr_decision *decision);
+
+/*
+ * mr_lookup with a deadline of its own, in milliseconds, 5000 at most. 0: never waits, neither for a
+ * lock nor for the daemon. A recipient that the list has is answered, all others are MR_DEFERRED where
+ * the daemon would have to be asked.
+ */
+mr_code mr_lookup_within(mr_router *router, const char *recipient, uint32_t milliseconds,
+                         mr_decision *decision);
 
 /*
  * The same for many recipients. Those that the daemon has to be asked for are sent to it together,
@@ -290,10 +353,10 @@ int32_t mr_lookup(mr_router *router, const char *recipient, mr_decision *decisio
  * recipients: an array of count strings; decisions: an array of count structs, each of which begins
  *   with the size of the first one. Neither may be NULL, unless count is 0.
  *
- * Returns MR_OK or MR_INVALID: then one of them was NULL or had a wrong size. No decision says anything
+ * Returns MR_OK or MR_ERR_INVALID: then one of them was NULL or had a wrong size. No decision says anything
  * but MR_DEFERRED then, except that one of a wrong size and those after it are not touched.
  */
-int32_t mr_lookup_many(mr_router *router, const char *const *recipients, size_t count,
+mr_code mr_lookup_many(mr_router *router, const char *const *recipients, size_t count,
                        mr_decision *decisions);
 
 /*
@@ -303,27 +366,29 @@ int32_t mr_lookup_many(mr_router *router, const char *const *recipients, size_t 
 void mr_decision_clear(mr_decision *decision);
 
 /* "deferred", "deliver", "unknown", "refused", "foreign"; "deferred" for any other number. Static. */
-const char *mr_outcome_name(int32_t outcome);
+const char *mr_outcome_name(mr_outcome outcome);
 
 /* ---------------------------------------------------------------------------------------------
  * The answers of the maps, as the daemon gives them to mail servers
  */
 
-/* kind: not known now, try again later; the text says why, for the postmaster. */
-#define MR_REPLY_TEMPORARY 0
-/* kind: found; the text is the answer, and not empty. */
-#define MR_REPLY_OK 1
-/* kind: the map says nothing of this recipient. */
-#define MR_REPLY_NOT_FOUND 2
+/* What kind of answer. Take a number that you do not know for MR_REPLY_TEMPORARY. */
+typedef enum mr_reply_kind {
+    /* Not known now, try again later; the text says why, for the postmaster. */
+    MR_REPLY_TEMPORARY = 401,
+    /* Found; the text is the answer, and not empty. */
+    MR_REPLY_OK = 402,
+    /* The map says nothing of this recipient. */
+    MR_REPLY_NOT_FOUND = 403
+} mr_reply_kind;
 
 /* What a map answers; as mr_decision in all that is said there. */
 typedef struct mr_reply {
     /* sizeof(mr_reply), set before the first use */
     size_t size;
-    /* MR_REPLY_...; take what you do not know for MR_REPLY_TEMPORARY. */
-    int32_t kind;
+    mr_reply_kind kind;
     /* 0 */
-    int32_t reserved;
+    uint32_t reserved;
     /* Never NULL after a call; empty if there is nothing to say. */
     const char *text;
     /* The library's. */
@@ -338,13 +403,80 @@ typedef struct mr_reply {
  * configuration's own; see murder-route.toml(5). For example MR_REPLY_OK and
  * "lmtp:inet:be1.example.org:2003".
  *
- * None of the four may be NULL. Returns MR_OK, MR_INVALID or MR_NO_MAP; after anything but MR_OK, the
+ * None of the four may be NULL. Returns MR_OK, MR_ERR_INVALID or MR_ERR_NO_MAP; after anything but MR_OK, the
  * reply is MR_REPLY_TEMPORARY. Any thread; takes as long as mr_lookup.
  */
-int32_t mr_answer(mr_router *router, const char *map, const char *recipient, mr_reply *reply);
+mr_code mr_answer(mr_router *router, const char *map, const char *recipient, mr_reply *reply);
 
 /* As mr_decision_clear. */
 void mr_reply_clear(mr_reply *reply);
+
+/* ---------------------------------------------------------------------------------------------
+ * Health
+ */
+
+/* How something is. Take a number that you do not know for MR_STATE_BAD. */
+typedef enum mr_state {
+    /* Not configured, so not needed. */
+    MR_STATE_NONE = 501,
+    /* Every recipient is answered by it. */
+    MR_STATE_GOOD = 502,
+    /* Recipients that it has are answered; it calls nobody unknown. */
+    MR_STATE_HITS_ONLY = 503,
+    /* Cannot be read, or does not answer. */
+    MR_STATE_BAD = 504,
+    /* Not looked at: the call might not wait. */
+    MR_STATE_UNCHECKED = 505
+} mr_state;
+
+/* What works; as mr_decision in all that is said there. */
+typedef struct mr_status {
+    /* sizeof(mr_status), set before the first use */
+    size_t size;
+    /*
+     * What mail servers see of it all. MR_STATE_GOOD: every recipient is answered. MR_STATE_HITS_ONLY:
+     * recipients of the lists are answered, all others deferred. MR_STATE_BAD: every recipient is
+     * deferred. MR_STATE_UNCHECKED: one of the first two.
+     */
+    mr_state overall;
+    /* Cyrus' mailbox list on this host. */
+    mr_state mailboxes_db;
+    /* The daemon's replica, as this process reads it. */
+    mr_state replica;
+    /* The daemon: MR_STATE_GOOD if it answers a question that needs no list. */
+    mr_state daemon;
+    /* How many records the mailbox list has; -1: not known. */
+    int64_t mailboxes_db_records;
+    /* How many names the replica has; -1: not known. */
+    int64_t replica_names;
+    /* How many seconds ago the replica was as the master's list; -1: not known. */
+    int64_t replica_age;
+    /* Each of them in words for the postmaster. Never NULL nor empty after a call. */
+    const char *mailboxes_db_reason;
+    const char *replica_reason;
+    const char *daemon_reason;
+    /* The library's. */
+    void *memory;
+} mr_status;
+
+#define MR_STATUS_INIT                                                                             \
+    {                                                                                              \
+        sizeof(mr_status), MR_STATE_BAD, MR_STATE_NONE, MR_STATE_NONE, MR_STATE_NONE, -1, -1, -1,  \
+            NULL, NULL, NULL, NULL                                                                 \
+    }
+
+/*
+ * Looks what works: opens the lists, and asks the daemon a question of no consequence, also one that
+ * let other calls wait in vain. It waits for so many milliseconds, 5000 at most; 0: never, and the
+ * daemon is MR_STATE_UNCHECKED.
+ *
+ * Neither router nor status may be NULL. Returns MR_OK, whatever is found, MR_ERR_INVALID or
+ * MR_ERR_INTERNAL; after anything but MR_OK the status is MR_STATE_BAD. Any thread.
+ */
+mr_code mr_check(mr_router *router, uint32_t milliseconds, mr_status *status);
+
+/* As mr_decision_clear. */
+void mr_status_clear(mr_status *status);
 
 #ifdef __cplusplus
 }

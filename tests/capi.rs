@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::SystemTime;
 
-use build::{ROOT, is_there, library, library_that_panics, program, well};
+use build::{ROOT, is_there, library, library_that_has_grown, library_that_panics};
+use build::{program, target, well};
 use common::left_out::{self, left_out};
 use common::master::Master;
 use common::{Daemon, Site};
@@ -28,8 +29,10 @@ const DIALECTS: [(&str, &str); 4] =
 fn contract(program: &mut Command, site: &Site) {
     let wrong = site.path("wrong.toml");
     fs::write(&wrong, "domains = 1\n").unwrap();
-    let said =
-        well(program.arg(site.path("murder-route.toml")).arg(&wrong).arg(site.path("imapd.conf")));
+    let without_domains = site.path("without-domains.toml");
+    fs::write(&without_domains, "imapd-conf = \"imapd.conf\"\n").unwrap();
+    let program = program.arg(site.path("murder-route.toml")).arg(&wrong);
+    let said = well(program.arg(site.path("imapd.conf")).arg(&without_domains));
     assert!(said.contains("contract: well"), "{said}");
 }
 
@@ -179,6 +182,47 @@ fn the_contract_of_the_header_is_kept_in_every_dialect() {
     }
 }
 
+/// The program of release 0.1, by the header of that release, which runs with the library here.
+fn frozen(library: &Path) -> PathBuf {
+    program("frozen/program-0.1", "cc", &["-std=c99", "-Ic-api/tests/frozen"], library)
+}
+
+#[test]
+fn program_of_the_first_release_runs_with_a_library_whose_structs_have_grown() {
+    let site = Site::new();
+    for library in [library(), library_that_has_grown()] {
+        let said = well(Command::new(frozen(&library)).arg(path_of(&site)));
+        assert!(said.contains("0.1: well"), "{said}");
+    }
+    // Its structs are larger than those of the program: the run above would not notice otherwise.
+    let grown = program("grown", "cc", &["-std=c99"], &library_that_has_grown());
+    well(Command::new(grown).arg(path_of(&site)));
+}
+
+/// Until the release this is the header; from then on it is not to be changed.
+#[test]
+fn frozen_header_declares_what_the_header_does_until_there_is_a_later_release() {
+    let read = |path: &str| fs::read_to_string(Path::new(ROOT).join(path)).unwrap();
+    let frozen = read("c-api/tests/frozen/murder_route-0.1.h");
+    if env!("CARGO_PKG_VERSION") == "0.1.0" {
+        assert_eq!(code_of(&frozen), code_of(&read("c-api/murder_route.h")));
+    } else {
+        assert!(frozen.contains("#define MR_VERSION_NUMBER 1000\n"));
+    }
+}
+
+/// A header without comments and blanks.
+fn code_of(header: &str) -> String {
+    let mut code = String::new();
+    let mut rest = header;
+    while let Some((before, comment)) = rest.split_once("/*") {
+        code.push_str(before);
+        rest = comment.split_once("*/").unwrap().1;
+    }
+    code.push_str(rest);
+    code.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 #[test]
 fn nothing_is_lost_or_overrun_under_valgrind() {
     if !is_there("valgrind") {
@@ -193,6 +237,8 @@ fn nothing_is_lost_or_overrun_under_valgrind() {
     let library = library();
     let program = |name| build::program(name, "cc", &["-std=c99"], &library);
     contract(valgrind("--leak-check=full").arg(program("contract")), &Site::new());
+    let (old, site) = (frozen(&library_that_has_grown()), Site::new());
+    well(valgrind("--leak-check=full").arg(&old).arg(path_of(&site)));
     // A child has what threads of its parent had at hand, and nobody to give that back.
     let leaks = "--leak-check=no";
     let (fork, site) = (program("fork"), Site::new());
@@ -205,7 +251,7 @@ fn nothing_is_lost_or_overrun_under_valgrind() {
 #[test]
 fn nothing_is_lost_or_overrun_under_the_address_sanitizer() {
     let options = ["-std=c99", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
-    let probe = Path::new(ROOT).join("target/capi-tests");
+    let probe = target().join("capi-tests");
     fs::create_dir_all(&probe).unwrap();
     fs::write(probe.join("probe.c"), "int main(void) { return 0; }\n").unwrap();
     let compiled = Command::new("cc")
@@ -231,6 +277,34 @@ fn a_panic_inside_is_temporary_and_says_nothing_on_standard_error() {
     let panic = program("panic", "cc", &["-std=c99"], &library_that_panics());
     let said = well(Command::new(panic).arg(path_of(&Site::new())));
     assert!(said.contains("panic: well"), "{said}");
+}
+
+#[test]
+fn want_of_descriptors_is_no_fault_of_the_configuration() {
+    let scarce = program("scarce", "cc", &["-std=c99"], &library());
+    let said = well(Command::new(scarce).arg(path_of(&Site::new())));
+    assert!(said.contains("scarce: well"), "{said}");
+}
+
+#[test]
+fn status_tells_a_daemon_that_answers_from_one_that_does_not() {
+    let status = program("status", "cc", &["-std=c99"], &library());
+    let master = Master::start(&[("user.jane", "be1.example.org!default")]);
+    let (site, socket) = site_of(&master);
+    let ask = || well(Command::new(&status).arg(path_of(&site)));
+    // Of the lists only known recipients can be answered.
+    let said = ask();
+    assert!(said.starts_with("503 502 501 504\n"), "{said}");
+    assert!(said.contains(socket.to_str().unwrap()), "{said}");
+    let daemon = Daemon::start_as_configured(&site, socket);
+    let said = ask();
+    assert!(said.starts_with("502 502 501 502\n"), "{said}");
+    drop(daemon);
+    let site = Site::new();
+    let place = replica(&site);
+    let said = well(Command::new(&status).arg(path_of(&site)));
+    assert!(said.starts_with("503 501 502 504\n") && said.contains("\n1 names"), "{said}");
+    drop(place);
 }
 
 #[test]
@@ -316,9 +390,9 @@ impl Drop for Jailed {
 }
 
 /// How `jail.c` begins what it says of jane: by which source.
-const BY_LIST: &str = "deliver 1 be1.example.org";
-const BY_REPLICA: &str = "deliver 2 be1.example.org";
-const BY_DAEMON: &str = "deliver 3 be1.example.org";
+const BY_LIST: &str = "deliver 302 be1.example.org";
+const BY_REPLICA: &str = "deliver 303 be1.example.org";
+const BY_DAEMON: &str = "deliver 304 be1.example.org";
 
 #[test]
 fn in_a_jail_as_somebody_else_a_list_that_only_root_may_read_is_read_until_it_is_replaced() {
@@ -353,8 +427,8 @@ fn in_a_jail_as_somebody_else_a_list_that_only_root_may_read_is_read_until_it_is
     {
         // The socket's path is that from outside; it is found in the jail.
         let daemon = Daemon::start_as_configured(&site, socket.clone());
-        assert!(jailed.ask("nobody@example.org").starts_with("unknown 3"));
-        assert!(jailed.ask("new@example.org").starts_with("deliver 3 be2.example.org"));
+        assert!(jailed.ask("nobody@example.org").starts_with("unknown 304"));
+        assert!(jailed.ask("new@example.org").starts_with("deliver 304 be2.example.org"));
         assert!(jailed.ask("jane@example.org").starts_with(BY_LIST));
         drop(daemon);
     }
@@ -389,8 +463,8 @@ fn in_a_jail_as_somebody_else_the_replica_is_read_as_it_changes() {
     let mut jailed = Jailed::start(&program, &path_of(&site), &jail);
     assert!(jailed.ask("jane@example.org").starts_with(BY_REPLICA));
     put(&mut place, &[("user.jane", "be7.example.org"), ("user.bob", "be2.example.org")]);
-    assert!(jailed.ask("jane@example.org").starts_with("deliver 2 be7.example.org"));
-    assert!(jailed.ask("bob@example.org").starts_with("deliver 2 be2.example.org"));
+    assert!(jailed.ask("jane@example.org").starts_with("deliver 303 be7.example.org"));
+    assert!(jailed.ask("bob@example.org").starts_with("deliver 303 be2.example.org"));
     assert!(jailed.ask("nobody@example.org").starts_with("deferred"));
 }
 
@@ -417,7 +491,8 @@ fn who_is_asked_of_the_daemon_is_decided_as_the_daemon_does() {
     let (status, said) = ask(&["jane@example.org", "new@example.org"]);
     assert_eq!(
         said,
-        "jane@example.org: be1.example.org port 2003\nnew@example.org: be2.example.org port 2003\n"
+        "jane@example.org: be1.example.org port 2003, RCPT TO:<jane@example.org>\n\
+         new@example.org: be2.example.org port 2003, RCPT TO:<new@example.org>\n"
     );
     assert_eq!(status, Some(0));
     assert_eq!(
@@ -434,12 +509,135 @@ fn who_is_asked_of_the_daemon_is_decided_as_the_daemon_does() {
 /// What `make install-lib` installs, in a directory of its own.
 fn installed() -> tempfile::TempDir {
     library();
+    installed_by("install-lib", &[])
+}
+
+fn installed_by(what: &str, more: &[&str]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     let destdir = format!("DESTDIR={}", root.path().display());
-    well(
-        Command::new("make").args(["-s", "install-lib", "prefix=/usr", &destdir]).current_dir(ROOT),
-    );
+    let mut make = Command::new("make");
+    well(make.args(["-s", what, "prefix=/usr", &destdir]).args(more).current_dir(ROOT));
     root
+}
+
+/// All files below a directory, by their paths in it.
+fn files_in(root: &Path) -> BTreeSet<PathBuf> {
+    let mut files = BTreeSet::new();
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let entry = entry.unwrap();
+            match entry.file_type().unwrap().is_dir() {
+                true => directories.push(entry.path()),
+                false => drop(files.insert(entry.path().strip_prefix(root).unwrap().to_owned())),
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn library_and_daemon_are_installed_without_a_file_in_common() {
+    let library = installed();
+    let program = format!("PROGRAM={}", env!("CARGO_BIN_EXE_murder-route"));
+    let daemon = installed_by("install-daemon", &[&program]);
+    let (library, daemon) = (files_in(library.path()), files_in(daemon.path()));
+    assert!(library.contains(Path::new("usr/include/murder_route.h")), "{library:?}");
+    assert!(daemon.contains(Path::new("usr/share/man/man8/murder-route.8")), "{daemon:?}");
+    let both: Vec<_> = library.intersection(&daemon).collect();
+    assert!(both.is_empty(), "{both:?}");
+    let pages = fs::read_dir(Path::new(ROOT).join("man")).unwrap();
+    for page in pages.map(|page| page.unwrap().file_name().into_string().unwrap()) {
+        let at = format!("usr/share/man/man{}/{page}", page.rsplit('.').next().unwrap());
+        assert!(library.union(&daemon).any(|file| *file == Path::new(&at)), "{at}");
+    }
+}
+
+#[test]
+fn what_is_installed_names_the_directory_that_the_library_is_in() {
+    library();
+    let libdir = "/usr/lib/some-linux-gnu";
+    let root = installed_by("install-lib", &[&format!("libdir={libdir}"), "docdir=/usr/doc/mr"]);
+    let mut named = 0;
+    for file in files_in(root.path()) {
+        let Ok(text) = fs::read_to_string(root.path().join(&file)) else { continue };
+        for line in text.lines().filter(|line| line.contains("/libmurder_route.so")) {
+            assert!(line.contains(&format!("{libdir}/libmurder_route.so")), "{file:?}: {line}");
+            named += 1;
+        }
+        assert!(!text.contains("/usr/share/doc/murder-route"), "{file:?}");
+    }
+    assert!(named >= 4, "{named}");
+}
+
+#[test]
+fn pkg_config_finds_the_library_where_it_was_moved_to() {
+    if !is_there("pkg-config") {
+        return;
+    }
+    let root = installed();
+    let ask = |arguments: &[&str]| {
+        let mut pkg_config = Command::new("pkg-config");
+        let pkg_config = pkg_config
+            .env("PKG_CONFIG_PATH", root.path().join("usr/lib/pkgconfig"))
+            .args(arguments)
+            .args(["--cflags", "--libs", "murder_route"]);
+        well(pkg_config)
+    };
+    let said = ask(&["--define-variable=prefix=/elsewhere"]);
+    assert!(said.contains("-I/elsewhere/include") && said.contains("-L/elsewhere/lib"), "{said}");
+    let said = ask(&["--define-prefix"]);
+    let moved = format!("-L{}/usr/lib", root.path().display());
+    assert!(said.contains(&moved), "{said}");
+}
+
+#[test]
+fn make_builds_below_the_target_directory_that_cargo_is_told() {
+    let said = |target: Option<&str>, what: &str| {
+        let mut make = Command::new("make");
+        make.env_remove("CARGO_TARGET_DIR").args(["-n", "-B", what, "BASE=x"]).current_dir(ROOT);
+        make.envs(target.map(|target| ("CARGO_TARGET_DIR", target)));
+        well(&mut make)
+    };
+    for what in ["lib", "install", "bindings", "check-bindings", "abi-lib", "check-abi"] {
+        let words = |target| {
+            let said = said(target, what);
+            let words =
+                said.split([' ', '=', '>', '\n']).map(|word| word.trim_matches('"').to_owned());
+            words.filter(|word| word.contains("target")).collect::<Vec<_>>()
+        };
+        assert!(words(None).iter().any(|word| word.starts_with("target")), "{what}");
+        let elsewhere = words(Some("/elsewhere/target"));
+        let stray: Vec<_> = elsewhere
+            .iter()
+            .filter(|word| !word.starts_with("/elsewhere/target") && !word.starts_with("--"))
+            .collect();
+        assert!(stray.is_empty(), "{what}: {stray:?}");
+    }
+}
+
+/// mdoc(7) takes a word that is one of its macros for that, also in a heading.
+#[test]
+fn headings_of_the_manuals_are_rendered_whole() {
+    if !is_there("man") {
+        return;
+    }
+    for page in fs::read_dir(Path::new(ROOT).join("man")).unwrap() {
+        let page = page.unwrap().path();
+        let mut man = Command::new("man");
+        let man =
+            man.env("MANWIDTH", "200").env("LC_ALL", "C.UTF-8").env("MAN_KEEP_FORMATTING", "");
+        let shown = well(man.args(["-P", "cat", "-E", "ascii", "-l"]).arg(&page));
+        let shown: Vec<&str> = shown.lines().map(str::trim).collect();
+        for line in fs::read_to_string(&page).unwrap().lines() {
+            let Some(heading) = line.strip_prefix(".Ss ").or(line.strip_prefix(".Sh ")) else {
+                continue;
+            };
+            let heading = heading.replace("\\&", "").replace('"', "");
+            let is_whole = |line: &&&str| line.replace('"', "") == heading;
+            assert!(shown.iter().any(|line| is_whole(&line)), "{page:?}: {heading}");
+        }
+    }
 }
 
 fn with_pkg_config(root: &Path) -> Command {
@@ -453,7 +651,7 @@ fn with_pkg_config(root: &Path) -> Command {
 /// The example in C, compiled without pkg-config.
 fn example() -> PathBuf {
     let library = library();
-    let output = Path::new(ROOT).join("target/capi-tests").join("example");
+    let output = target().join("capi-tests").join("example");
     fs::create_dir_all(output.parent().unwrap()).unwrap();
     well(
         Command::new("cc")
@@ -492,7 +690,8 @@ fn what_is_installed_is_all_that_a_program_needs() {
             .arg(path_of(&site))
             .arg("jane@example.org"),
     );
-    assert_eq!(said, "jane@example.org: be1.example.org port 2003\n");
+    let right = "jane@example.org: be1.example.org port 2003, RCPT TO:<jane@example.org>\n";
+    assert_eq!(said, right);
 }
 
 #[test]

@@ -236,9 +236,13 @@ fn a_table_that_cannot_be_opened_fails_softly_and_says_why() {
     let wrong = wrong.to_str().unwrap();
     let nowhere = site.path("nowhere.toml");
     let nowhere = nowhere.to_str().unwrap();
+    let without = site.path("without.toml");
+    fs::write(&without, "imapd-conf = \"imapd.conf\"\n").unwrap();
+    let without = without.to_str().unwrap();
     for (name, flags, why) in [
         (wrong, 0, "wrong.toml: line 2, column 1: unknown field `%s%n`"),
         (nowhere, 0, "nowhere.toml: No such file or directory"),
+        (without, 0, "without.toml: no domains are configured"),
         ("", 0, "with its whole path"),
         ("murder-route.toml", 0, "with its whole path"),
         (&format!("{}:nix", table(&site)), 0, "there is no map `nix`"),
@@ -271,7 +275,9 @@ fn exim_is_told_a_host_or_to_decline_or_to_put_off() {
         ("jane@example.org\t{}", "OK: <;be1.example.org:2003"),
         ("Max.Muster+x@Example.ORG\t{}", "OK: <;[2001:db8::1]:24"),
         ("nobody@example.org\t{}", "FAIL_FORCED: murder-route: no such mailbox"),
-        ("jane@elsewhere.test\t{}", "FAIL_FORCED: murder-route: its domain is none of ours"),
+        ("jane@elsewhere.test\t{}", "FAIL: murder-route: its domain is none of ours"),
+        ("jane@elsewhere.test\t{}\tcanonical", "FAIL_FORCED: murder-route: not found"),
+        ("jane@elsewhere.test\t{}\tlmtp", "FAIL_FORCED: murder-route: not found"),
         ("Jane+Work@Example.Org\t{}\tcanonical", "OK: jane+Work@example.org"),
         ("jane@example.org\t{}\tcanonical", "FAIL_FORCED: murder-route: not found"),
         ("nobody@example.org\t{}\tlmtp", "OK: error:5.1.1 User unknown"),
@@ -282,6 +288,13 @@ fn exim_is_told_a_host_or_to_decline_or_to_put_off() {
         let said = exim.ask(&call.replace("{}", &configuration));
         let begins = answer.starts_with("FAIL: ") && said.starts_with(answer);
         assert!(said == answer || begins, "{call}: {said}");
+    }
+    // Nobody's own configuration says that there are no domains.
+    let without = site.path("without-domains.toml");
+    fs::write(&without, "imapd-conf = \"imapd.conf\"\n").unwrap();
+    for more in ["", "\tcanonical", "\tlmtp"] {
+        let said = exim.ask(&format!("jane@example.org\t{}{more}", without.display()));
+        assert!(said.starts_with("FAIL: ") && said.contains("no domains"), "{said}");
     }
     // A configuration that was mended is read; one that was read is kept.
     let late = format!("jane@example.org\t{configuration}-not");

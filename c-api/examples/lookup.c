@@ -1,4 +1,4 @@
-/* Says where letters to these recipients go. Usage: lookup [-c CONFIG] RECIPIENT... */
+/* Says where messages to these recipients go. Usage: lookup [-c CONFIG] RECIPIENT... */
 #include <murder_route.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,9 +24,10 @@ int main(int argc, char **argv)
         switch (decision.outcome) {
         case MR_DELIVER:
             if (decision.host != NULL)
-                printf("%s: %s port %u\n", argv[at], decision.host, (unsigned)decision.port);
+                printf("%s: %s port %u, RCPT TO:<%s>\n", argv[at], decision.host,
+                       (unsigned)decision.port, decision.recipient);
             else
-                printf("%s: %s\n", argv[at], decision.socket);
+                printf("%s: %s, RCPT TO:<%s>\n", argv[at], decision.socket, decision.recipient);
             break;
         case MR_UNKNOWN:
         case MR_REFUSED:

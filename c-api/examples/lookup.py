@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Says where letters to these recipients go. Usage: lookup.py [-c CONFIG] RECIPIENT...
+"""Says where messages to these recipients go. Usage: lookup.py [-c CONFIG] RECIPIENT...
 
 Needs nothing but Python 3 and libmurder_route.so.0.
 """
@@ -7,7 +7,8 @@ Needs nothing but Python 3 and libmurder_route.so.0.
 import ctypes
 import sys
 
-DEFERRED, DELIVER, UNKNOWN, REFUSED, FOREIGN = range(5)
+DEFERRED, DELIVER, UNKNOWN, REFUSED, FOREIGN = range(101, 106)
+OK = 0
 ERROR_SIZE = 512
 
 
@@ -16,11 +17,12 @@ class Decision(ctypes.Structure):
 
     _fields_ = [
         ("size", ctypes.c_size_t),
-        ("outcome", ctypes.c_int32),
-        ("detail", ctypes.c_int32),
-        ("source", ctypes.c_int32),
+        ("outcome", ctypes.c_uint32),
+        ("detail", ctypes.c_uint32),
+        ("source", ctypes.c_uint32),
         ("port", ctypes.c_uint32),
         ("age", ctypes.c_int64),
+        ("recipient", ctypes.c_char_p),
         ("host", ctypes.c_char_p),
         ("socket", ctypes.c_char_p),
         ("transport", ctypes.c_char_p),
@@ -44,7 +46,7 @@ library.mr_decision_clear.argtypes = [ctypes.POINTER(Decision)]
 library.mr_decision_clear.restype = None
 library.mr_close.argtypes = [ctypes.c_void_p]
 library.mr_close.restype = None
-library.mr_outcome_name.argtypes = [ctypes.c_int32]
+library.mr_outcome_name.argtypes = [ctypes.c_uint32]
 library.mr_outcome_name.restype = ctypes.c_char_p
 
 
@@ -55,7 +57,7 @@ class Router:
         self.router = ctypes.c_void_p()
         error = ctypes.create_string_buffer(ERROR_SIZE)
         config = None if config is None else config.encode()
-        if library.mr_open(config, ctypes.byref(self.router), error, len(error)) != 0:
+        if library.mr_open(config, ctypes.byref(self.router), error, len(error)) != OK:
             raise OSError(error.value.decode(errors="replace"))
 
     def lookup(self, recipient):
@@ -64,10 +66,11 @@ class Router:
         library.mr_lookup(self.router, recipient.encode(), ctypes.byref(decision))
         try:
             outcome = decision.outcome
-            if outcome == DELIVER and decision.host is not None:
-                text = f"{decision.host.decode()} port {decision.port}"
-            elif outcome == DELIVER:
-                text = decision.socket.decode()
+            if outcome == DELIVER:
+                where = decision.socket
+                if decision.host is not None:
+                    where = b"%s port %d" % (decision.host, decision.port)
+                text = f"{where.decode()}, RCPT TO:<{decision.recipient.decode()}>"
             else:
                 text = decision.reason.decode(errors="replace")
             return outcome, library.mr_outcome_name(outcome).decode(), text

@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 struct copy {
-    int32_t (*open)(const char *, mr_router **, char *, size_t);
-    int32_t (*lookup)(mr_router *, const char *, mr_decision *);
+    mr_code (*open)(const char *, mr_router **, char *, size_t);
+    mr_code (*lookup)(mr_router *, const char *, mr_decision *);
     void (*clear)(mr_decision *);
     void (*close)(mr_router *);
     mr_router *router;

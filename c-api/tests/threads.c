@@ -21,7 +21,8 @@
 static mr_router *router;
 static long lookups, kept, moving, coming, one_in;
 static const char *hosts[2];
-static int absence, enough;
+static mr_source absence;
+static int enough;
 /* Of each m the v that everybody must have seen by now. */
 static long *known;
 

@@ -3,34 +3,24 @@
 // Made by `make bindings` of c-api/murder_route.h: change that, not this.
 
 pub const MR_ABI: u32 = 0;
-pub const MR_OK: u32 = 0;
-pub const MR_INVALID: u32 = 1;
-pub const MR_CONFIG: u32 = 2;
-pub const MR_NO_MAP: u32 = 3;
-pub const MR_FAILED: u32 = 4;
+pub const MR_VERSION_NUMBER: u32 = 1000;
 pub const MR_ERROR_SIZE: u32 = 512;
-pub const MR_DEFERRED: u32 = 0;
-pub const MR_DELIVER: u32 = 1;
-pub const MR_UNKNOWN: u32 = 2;
-pub const MR_REFUSED: u32 = 3;
-pub const MR_FOREIGN: u32 = 4;
-pub const MR_DETAIL_NONE: u32 = 0;
-pub const MR_DETAIL_MAILBOX: u32 = 1;
-pub const MR_DETAIL_LIST: u32 = 2;
-pub const MR_DETAIL_NO_POST: u32 = 3;
-pub const MR_DETAIL_SYNTAX: u32 = 4;
-pub const MR_SOURCE_NONE: u32 = 0;
-pub const MR_SOURCE_MAILBOXES_DB: u32 = 1;
-pub const MR_SOURCE_REPLICA: u32 = 2;
-pub const MR_SOURCE_DAEMON: u32 = 3;
-pub const MR_REPLY_TEMPORARY: u32 = 0;
-pub const MR_REPLY_OK: u32 = 1;
-pub const MR_REPLY_NOT_FOUND: u32 = 2;
+pub const MR_OK: mr_code = 0;
+pub const MR_ERR_INVALID: mr_code = -1;
+pub const MR_ERR_CONFIG: mr_code = -2;
+pub const MR_ERR_NO_MAP: mr_code = -3;
+pub const MR_ERR_INTERNAL: mr_code = -4;
+pub const MR_ERR_SYSTEM: mr_code = -5;
+pub const MR_ERR_ADDRESS: mr_code = -6;
+pub type mr_code = ::core::ffi::c_int;
 unsafe extern "C" {
-    pub fn mr_strerror(code: i32) -> *const ::core::ffi::c_char;
+    pub fn mr_strerror(code: mr_code) -> *const ::core::ffi::c_char;
 }
 unsafe extern "C" {
     pub fn mr_version() -> *const ::core::ffi::c_char;
+}
+unsafe extern "C" {
+    pub fn mr_version_number() -> u32;
 }
 unsafe extern "C" {
     pub fn mr_abi() -> u32;
@@ -51,13 +41,16 @@ pub struct mr_options {
     pub sources: *const ::core::ffi::c_char,
     pub domains: *const ::core::ffi::c_char,
     pub daemon: *const ::core::ffi::c_char,
+    pub misses: *const ::core::ffi::c_char,
     pub deadline: u32,
     pub reserved: u32,
+    #[cfg(feature = "capi-grown")]
+    pub later: u64,
 }
-#[cfg(target_pointer_width = "64")]
+#[cfg(all(target_pointer_width = "64", not(feature = "capi-grown")))]
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of mr_options"][::core::mem::size_of::<mr_options>() - 72usize];
+    ["Size of mr_options"][::core::mem::size_of::<mr_options>() - 80usize];
     ["Alignment of mr_options"][::core::mem::align_of::<mr_options>() - 8usize];
     [
         "Offset of field: mr_options::size",
@@ -84,11 +77,14 @@ const _: () = {
         "Offset of field: mr_options::daemon",
     ][::core::mem::offset_of!(mr_options, daemon) - 56usize];
     [
+        "Offset of field: mr_options::misses",
+    ][::core::mem::offset_of!(mr_options, misses) - 64usize];
+    [
         "Offset of field: mr_options::deadline",
-    ][::core::mem::offset_of!(mr_options, deadline) - 64usize];
+    ][::core::mem::offset_of!(mr_options, deadline) - 72usize];
     [
         "Offset of field: mr_options::reserved",
-    ][::core::mem::offset_of!(mr_options, reserved) - 68usize];
+    ][::core::mem::offset_of!(mr_options, reserved) - 76usize];
 };
 unsafe extern "C" {
     pub fn mr_open(
@@ -96,7 +92,7 @@ unsafe extern "C" {
         router: *mut *mut mr_router,
         error: *mut ::core::ffi::c_char,
         error_size: usize,
-    ) -> i32;
+    ) -> mr_code;
 }
 unsafe extern "C" {
     pub fn mr_open_options(
@@ -104,20 +100,41 @@ unsafe extern "C" {
         router: *mut *mut mr_router,
         error: *mut ::core::ffi::c_char,
         error_size: usize,
-    ) -> i32;
+    ) -> mr_code;
 }
 unsafe extern "C" {
     pub fn mr_close(router: *mut mr_router);
 }
+unsafe extern "C" {
+    pub fn mr_warning(router: *mut mr_router, nth: usize) -> *const ::core::ffi::c_char;
+}
+pub const MR_DEFERRED: mr_outcome = 101;
+pub const MR_DELIVER: mr_outcome = 102;
+pub const MR_UNKNOWN: mr_outcome = 103;
+pub const MR_REFUSED: mr_outcome = 104;
+pub const MR_FOREIGN: mr_outcome = 105;
+pub type mr_outcome = ::core::ffi::c_uint;
+pub const MR_DETAIL_NONE: mr_detail = 201;
+pub const MR_DETAIL_MAILBOX: mr_detail = 202;
+pub const MR_DETAIL_LIST: mr_detail = 203;
+pub const MR_DETAIL_NO_POST: mr_detail = 204;
+pub const MR_DETAIL_SYNTAX: mr_detail = 205;
+pub type mr_detail = ::core::ffi::c_uint;
+pub const MR_SOURCE_NONE: mr_source = 301;
+pub const MR_SOURCE_MAILBOXES_DB: mr_source = 302;
+pub const MR_SOURCE_REPLICA: mr_source = 303;
+pub const MR_SOURCE_DAEMON: mr_source = 304;
+pub type mr_source = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct mr_decision {
     pub size: usize,
-    pub outcome: i32,
-    pub detail: i32,
-    pub source: i32,
+    pub outcome: mr_outcome,
+    pub detail: mr_detail,
+    pub source: mr_source,
     pub port: u32,
     pub age: i64,
+    pub recipient: *const ::core::ffi::c_char,
     pub host: *const ::core::ffi::c_char,
     pub socket: *const ::core::ffi::c_char,
     pub transport: *const ::core::ffi::c_char,
@@ -126,11 +143,13 @@ pub struct mr_decision {
     pub partition: *const ::core::ffi::c_char,
     pub reason: *const ::core::ffi::c_char,
     pub memory: *mut ::core::ffi::c_void,
+    #[cfg(feature = "capi-grown")]
+    pub later: u64,
 }
-#[cfg(target_pointer_width = "64")]
+#[cfg(all(target_pointer_width = "64", not(feature = "capi-grown")))]
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of mr_decision"][::core::mem::size_of::<mr_decision>() - 96usize];
+    ["Size of mr_decision"][::core::mem::size_of::<mr_decision>() - 104usize];
     ["Alignment of mr_decision"][::core::mem::align_of::<mr_decision>() - 8usize];
     [
         "Offset of field: mr_decision::size",
@@ -151,36 +170,47 @@ const _: () = {
         "Offset of field: mr_decision::age",
     ][::core::mem::offset_of!(mr_decision, age) - 24usize];
     [
+        "Offset of field: mr_decision::recipient",
+    ][::core::mem::offset_of!(mr_decision, recipient) - 32usize];
+    [
         "Offset of field: mr_decision::host",
-    ][::core::mem::offset_of!(mr_decision, host) - 32usize];
+    ][::core::mem::offset_of!(mr_decision, host) - 40usize];
     [
         "Offset of field: mr_decision::socket",
-    ][::core::mem::offset_of!(mr_decision, socket) - 40usize];
+    ][::core::mem::offset_of!(mr_decision, socket) - 48usize];
     [
         "Offset of field: mr_decision::transport",
-    ][::core::mem::offset_of!(mr_decision, transport) - 48usize];
+    ][::core::mem::offset_of!(mr_decision, transport) - 56usize];
     [
         "Offset of field: mr_decision::mailbox",
-    ][::core::mem::offset_of!(mr_decision, mailbox) - 56usize];
+    ][::core::mem::offset_of!(mr_decision, mailbox) - 64usize];
     [
         "Offset of field: mr_decision::server",
-    ][::core::mem::offset_of!(mr_decision, server) - 64usize];
+    ][::core::mem::offset_of!(mr_decision, server) - 72usize];
     [
         "Offset of field: mr_decision::partition",
-    ][::core::mem::offset_of!(mr_decision, partition) - 72usize];
+    ][::core::mem::offset_of!(mr_decision, partition) - 80usize];
     [
         "Offset of field: mr_decision::reason",
-    ][::core::mem::offset_of!(mr_decision, reason) - 80usize];
+    ][::core::mem::offset_of!(mr_decision, reason) - 88usize];
     [
         "Offset of field: mr_decision::memory",
-    ][::core::mem::offset_of!(mr_decision, memory) - 88usize];
+    ][::core::mem::offset_of!(mr_decision, memory) - 96usize];
 };
 unsafe extern "C" {
     pub fn mr_lookup(
         router: *mut mr_router,
         recipient: *const ::core::ffi::c_char,
         decision: *mut mr_decision,
-    ) -> i32;
+    ) -> mr_code;
+}
+unsafe extern "C" {
+    pub fn mr_lookup_within(
+        router: *mut mr_router,
+        recipient: *const ::core::ffi::c_char,
+        milliseconds: u32,
+        decision: *mut mr_decision,
+    ) -> mr_code;
 }
 unsafe extern "C" {
     pub fn mr_lookup_many(
@@ -188,24 +218,30 @@ unsafe extern "C" {
         recipients: *const *const ::core::ffi::c_char,
         count: usize,
         decisions: *mut mr_decision,
-    ) -> i32;
+    ) -> mr_code;
 }
 unsafe extern "C" {
     pub fn mr_decision_clear(decision: *mut mr_decision);
 }
 unsafe extern "C" {
-    pub fn mr_outcome_name(outcome: i32) -> *const ::core::ffi::c_char;
+    pub fn mr_outcome_name(outcome: mr_outcome) -> *const ::core::ffi::c_char;
 }
+pub const MR_REPLY_TEMPORARY: mr_reply_kind = 401;
+pub const MR_REPLY_OK: mr_reply_kind = 402;
+pub const MR_REPLY_NOT_FOUND: mr_reply_kind = 403;
+pub type mr_reply_kind = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct mr_reply {
     pub size: usize,
-    pub kind: i32,
-    pub reserved: i32,
+    pub kind: mr_reply_kind,
+    pub reserved: u32,
     pub text: *const ::core::ffi::c_char,
     pub memory: *mut ::core::ffi::c_void,
+    #[cfg(feature = "capi-grown")]
+    pub later: u64,
 }
-#[cfg(target_pointer_width = "64")]
+#[cfg(all(target_pointer_width = "64", not(feature = "capi-grown")))]
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of mr_reply"][::core::mem::size_of::<mr_reply>() - 32usize];
@@ -232,8 +268,84 @@ unsafe extern "C" {
         map: *const ::core::ffi::c_char,
         recipient: *const ::core::ffi::c_char,
         reply: *mut mr_reply,
-    ) -> i32;
+    ) -> mr_code;
 }
 unsafe extern "C" {
     pub fn mr_reply_clear(reply: *mut mr_reply);
+}
+pub const MR_STATE_NONE: mr_state = 501;
+pub const MR_STATE_GOOD: mr_state = 502;
+pub const MR_STATE_HITS_ONLY: mr_state = 503;
+pub const MR_STATE_BAD: mr_state = 504;
+pub const MR_STATE_UNCHECKED: mr_state = 505;
+pub type mr_state = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct mr_status {
+    pub size: usize,
+    pub overall: mr_state,
+    pub mailboxes_db: mr_state,
+    pub replica: mr_state,
+    pub daemon: mr_state,
+    pub mailboxes_db_records: i64,
+    pub replica_names: i64,
+    pub replica_age: i64,
+    pub mailboxes_db_reason: *const ::core::ffi::c_char,
+    pub replica_reason: *const ::core::ffi::c_char,
+    pub daemon_reason: *const ::core::ffi::c_char,
+    pub memory: *mut ::core::ffi::c_void,
+    #[cfg(feature = "capi-grown")]
+    pub later: u64,
+}
+#[cfg(all(target_pointer_width = "64", not(feature = "capi-grown")))]
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mr_status"][::core::mem::size_of::<mr_status>() - 80usize];
+    ["Alignment of mr_status"][::core::mem::align_of::<mr_status>() - 8usize];
+    [
+        "Offset of field: mr_status::size",
+    ][::core::mem::offset_of!(mr_status, size) - 0usize];
+    [
+        "Offset of field: mr_status::overall",
+    ][::core::mem::offset_of!(mr_status, overall) - 8usize];
+    [
+        "Offset of field: mr_status::mailboxes_db",
+    ][::core::mem::offset_of!(mr_status, mailboxes_db) - 12usize];
+    [
+        "Offset of field: mr_status::replica",
+    ][::core::mem::offset_of!(mr_status, replica) - 16usize];
+    [
+        "Offset of field: mr_status::daemon",
+    ][::core::mem::offset_of!(mr_status, daemon) - 20usize];
+    [
+        "Offset of field: mr_status::mailboxes_db_records",
+    ][::core::mem::offset_of!(mr_status, mailboxes_db_records) - 24usize];
+    [
+        "Offset of field: mr_status::replica_names",
+    ][::core::mem::offset_of!(mr_status, replica_names) - 32usize];
+    [
+        "Offset of field: mr_status::replica_age",
+    ][::core::mem::offset_of!(mr_status, replica_age) - 40usize];
+    [
+        "Offset of field: mr_status::mailboxes_db_reason",
+    ][::core::mem::offset_of!(mr_status, mailboxes_db_reason) - 48usize];
+    [
+        "Offset of field: mr_status::replica_reason",
+    ][::core::mem::offset_of!(mr_status, replica_reason) - 56usize];
+    [
+        "Offset of field: mr_status::daemon_reason",
+    ][::core::mem::offset_of!(mr_status, daemon_reason) - 64usize];
+    [
+        "Offset of field: mr_status::memory",
+    ][::core::mem::offset_of!(mr_status, memory) - 72usize];
+};
+unsafe extern "C" {
+    pub fn mr_check(
+        router: *mut mr_router,
+        milliseconds: u32,
+        status: *mut mr_status,
+    ) -> mr_code;
+}
+unsafe extern "C" {
+    pub fn mr_status_clear(status: *mut mr_status);
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -29,11 +29,15 @@ const AHEAD: usize = 64;
 /// So many connections are kept for the next question; a mail server's process needs one.
 const KEPT: usize = 8;
 
-/// Where the daemon is, and how long it is waited for.
+/// Longest backoff after a daemon that did not answer.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+
+/// Where the daemon is.
 #[derive(Debug)]
 pub(super) struct Daemon {
     places: Vec<Place>,
-    patience: Duration,
+    /// Why other endpoints cannot be asked.
+    unusable: Vec<String>,
 }
 
 /// One of its sockets.
@@ -47,14 +51,52 @@ enum Place {
     Inet(Vec<SocketAddr>),
 }
 
-/// Connections that nobody is asking on. Of one process.
+/// What one process knows of the daemon.
 #[derive(Debug, Default)]
-pub(super) struct Pool(Mutex<Vec<OwnedFd>>);
+pub(super) struct Pool {
+    /// Connections that nobody is asking on.
+    idle: Mutex<Vec<OwnedFd>>,
+    /// Set after a daemon that did not answer.
+    backoff: Mutex<Option<Backoff>>,
+}
+
+/// The daemon is not asked for as long as it was last waited for in vain. So calls lose at most half of
+/// their time to a daemon that hangs, and a call with a short deadline hardly hinders patient ones.
+#[derive(Debug, Clone, Copy)]
+struct Backoff {
+    waited: Duration,
+    until: Instant,
+}
 
 impl Daemon {
     /// The daemon at the first of these endpoints that can be connected to.
-    pub(super) fn at(endpoints: impl IntoIterator<Item = Endpoint>, patience: Duration) -> Self {
-        Self { places: endpoints.into_iter().filter_map(Place::of).collect(), patience }
+    pub(super) fn at(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
+        let (mut places, mut unusable) = (Vec::new(), Vec::new());
+        for endpoint in endpoints {
+            match Place::of(endpoint) {
+                Ok(place) => places.push(place),
+                Err(why) => unusable.push(why),
+            }
+        }
+        Self { places, unusable }
+    }
+
+    /// Why endpoints of the configuration cannot be asked, for the postmaster.
+    pub(super) fn unusable(&self) -> &[String] {
+        &self.unusable
+    }
+
+    /// Whether there is an endpoint at which the daemon can be asked.
+    pub(super) fn is_configured(&self) -> bool {
+        !self.places.is_empty()
+    }
+
+    /// Whether the daemon answers within this time, also during a backoff.
+    pub(super) fn ping(&self, pool: &Pool, patience: Duration) -> Result<(), String> {
+        pool.answered();
+        // The empty recipient is foreign everywhere, so no list is asked.
+        let answer = self.ask(pool, &[b""], patience).pop();
+        answer.unwrap_or_else(|| Err("no answer".into())).map(drop)
     }
 
     /// The endpoints of a configuration at which the daemon can be asked.
@@ -73,17 +115,19 @@ impl Daemon {
     }
 
     /// What the daemon decides for each of these recipients, in their order; `Err` says why it could
-    /// not be asked. Takes no longer than `patience`, nor than the daemon is waited for at most, all
-    /// together.
+    /// not be asked. Takes no longer than `patience`, all together.
     pub(super) fn ask(
         &self,
         pool: &Pool,
         recipients: &[&[u8]],
         patience: Duration,
     ) -> Vec<Result<Route, String>> {
-        let patience = patience.min(self.patience);
-        let deadline = Instant::now() + patience;
         let mut answers = Vec::with_capacity(recipients.len());
+        if let Err(why) = pool.may_ask(patience) {
+            answers.resize(recipients.len(), Err(why));
+            return answers;
+        }
+        let deadline = Instant::now() + patience;
         let mut result = Ok(());
         while let Some(rest) = recipients.get(answers.len()..).filter(|rest| !rest.is_empty()) {
             let before = answers.len();
@@ -105,13 +149,19 @@ impl Daemon {
                 break;
             }
         }
+        if answers.is_empty() && Instant::now() >= deadline {
+            pool.waited_in_vain(patience);
+        } else if !answers.is_empty() {
+            pool.answered();
+        }
         let why = result.err().unwrap_or_default();
         answers.resize(recipients.len(), Err(why));
         answers
     }
 
     fn connect(&self, deadline: Instant) -> Result<OwnedFd, String> {
-        let mut why = "no daemon is configured that could be asked".to_owned();
+        let none = || "no daemon is configured that could be asked".to_owned();
+        let mut why = self.unusable.last().cloned().unwrap_or_else(none);
         for place in &self.places {
             match place.connect(deadline) {
                 Ok(socket) => return Ok(socket),
@@ -134,7 +184,11 @@ fn say(error: &io::Error, patience: Duration) -> String {
 }
 
 impl Place {
-    fn of(endpoint: Endpoint) -> Option<Self> {
+    /// `Err` says why nobody can be asked there.
+    fn of(endpoint: Endpoint) -> Result<Self, String> {
+        let unusable = |endpoint: &Endpoint, why: &dyn std::fmt::Display| {
+            format!("the daemon cannot be asked at {endpoint}: {why}")
+        };
         match endpoint {
             Endpoint::Unix(path) => {
                 let path = std::path::absolute(&path).unwrap_or(path);
@@ -143,15 +197,20 @@ impl Place {
                     let within = Path::new("/").join(path.strip_prefix(directory).ok()?);
                     (directory.parent().is_some()).then(|| (Root::of(directory), within))
                 });
-                Some(Place::Unix { inside: inside.collect(), path })
+                Ok(Place::Unix { inside: inside.collect(), path })
             }
-            Endpoint::Inet { host, port } => match host.parse::<IpAddr>() {
-                _ if port == 0 => None,
-                Ok(address) => Some(Place::Inet(vec![(address, port).into()])),
+            Endpoint::Inet { ref host, port } => match host.parse::<IpAddr>() {
+                _ if port == 0 => Err(unusable(&endpoint, &"the port may be any free one")),
+                Ok(address) => Ok(Place::Inet(vec![(address, port).into()])),
                 // Now, for a resolver is one of the things that a chroot takes away.
-                Err(_) => Some(Place::Inet((&*host, port).to_socket_addrs().ok()?.collect())),
+                Err(_) => match (&**host, port).to_socket_addrs() {
+                    Ok(addresses) => Ok(Place::Inet(addresses.collect())),
+                    Err(error) => Err(unusable(&endpoint, &error)),
+                },
             },
-            Endpoint::Systemd(_) => None,
+            Endpoint::Systemd(_) => {
+                Err(unusable(&endpoint, &"only systemd knows where this socket is"))
+            }
         }
     }
 
@@ -185,7 +244,7 @@ impl Pool {
     /// One on which the daemon has neither said anything since nor hung up.
     fn take(&self) -> Option<OwnedFd> {
         loop {
-            let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            let socket = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
             let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
             if recv(socket.as_raw_fd(), &mut [0], look) == Err(Errno::EAGAIN) {
                 return Some(socket);
@@ -194,10 +253,38 @@ impl Pool {
     }
 
     fn put(&self, socket: OwnedFd) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() < KEPT {
             kept.push(socket);
         }
+    }
+
+    fn backoff(&self) -> MutexGuard<'_, Option<Backoff>> {
+        self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `Err` says why the daemon is not asked now.
+    fn may_ask(&self, patience: Duration) -> Result<(), String> {
+        if patience.is_zero() {
+            return Err("the daemon was not asked: the call may wait no longer".into());
+        }
+        let backoff = *self.backoff();
+        match backoff.filter(|backoff| Instant::now() < backoff.until) {
+            Some(backoff) => Err(format!(
+                "the daemon is not asked again yet: it did not answer within {} s",
+                backoff.waited.as_secs_f32()
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn waited_in_vain(&self, waited: Duration) {
+        let until = Instant::now() + waited.min(LONGEST_BACKOFF);
+        *self.backoff() = Some(Backoff { waited, until });
+    }
+
+    fn answered(&self) {
+        *self.backoff() = None;
     }
 }
 
@@ -300,11 +387,7 @@ mod tests {
     const UNKNOWN: &[u8] = b"18:OK outcome=unknown,";
 
     /// A daemon for so many connections, one after the other, and a client of it.
-    fn daemon(
-        patience: Duration,
-        talks: Vec<Box<dyn FnOnce(UnixStream) + Send>>,
-        ask: impl FnOnce(&Daemon, &Pool),
-    ) {
+    fn daemon(talks: Vec<Box<dyn FnOnce(UnixStream) + Send>>, ask: impl FnOnce(&Daemon, &Pool)) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
@@ -314,7 +397,7 @@ mod tests {
             }
         });
         let at = [Endpoint::Unix("/nonexistent/socket".into()), Endpoint::Unix(path)];
-        ask(&Daemon::at(at, patience), &Pool::default());
+        ask(&Daemon::at(at), &Pool::default());
         thread.join().unwrap();
     }
 
@@ -339,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_daemon_that_was_started_anew_is_asked_again() {
-        daemon(LONG, vec![saying(UNKNOWN), saying(UNKNOWN)], |daemon, pool| {
+        daemon(vec![saying(UNKNOWN), saying(UNKNOWN)], |daemon, pool| {
             for _ in 0..2 {
                 let answer = daemon.ask(pool, &[b"a@b"], LONG).remove(0).unwrap();
                 assert_eq!(answer.decision, Decision::Unknown);
@@ -367,7 +450,7 @@ mod tests {
                 }
             }
         });
-        daemon(LONG, vec![echo], |daemon, pool| {
+        daemon(vec![echo], |daemon, pool| {
             let mut asked: Vec<Vec<u8>> = (0..MANY).map(|n| format!("u{n}").into_bytes()).collect();
             asked[100] = vec![b'a'; REQUEST_LIMIT];
             let questions: Vec<&[u8]> = asked.iter().map(Vec::as_slice).collect();
@@ -393,10 +476,10 @@ mod tests {
             (b"9:OK hello!,", "another release", true),
             (b"10:TEMP later,", "later", true),
         ] {
-            daemon(LONG, vec![saying(said)], |daemon, pool| {
+            daemon(vec![saying(said)], |daemon, pool| {
                 let told = daemon.ask(pool, &[b"a@b"], LONG).remove(0).unwrap_err();
                 assert!(told.contains(why), "{told}");
-                let kept = pool.0.lock().unwrap().len();
+                let kept = pool.idle.lock().unwrap().len();
                 assert_eq!(kept == 1, good, "{}", said.escape_ascii());
             });
         }
@@ -405,7 +488,7 @@ mod tests {
     #[test]
     fn an_answer_that_nobody_asked_for_is_not_taken_for_that_to_the_next_question() {
         let twice = b"18:OK outcome=unknown,18:OK outcome=unknown,";
-        daemon(LONG, vec![saying(twice)], |daemon, pool| {
+        daemon(vec![saying(twice)], |daemon, pool| {
             assert!(daemon.ask(pool, &[b"a@b"], LONG).remove(0).is_ok());
             assert!(pool.take().is_none());
         });
@@ -421,8 +504,8 @@ mod tests {
                 let _ = stream.write_all(b"1");
             }
         });
-        daemon(Duration::from_millis(100), vec![hang], |daemon, pool| {
-            let answers = daemon.ask(pool, &[b"a@b", b"c@d"], LONG);
+        daemon(vec![hang], |daemon, pool| {
+            let answers = daemon.ask(pool, &[b"a@b", b"c@d"], Duration::from_millis(100));
             over.send(()).unwrap();
             assert!(answers.iter().all(Result::is_err), "{answers:?}");
             assert!(pool.take().is_none());
@@ -432,12 +515,63 @@ mod tests {
     #[test]
     fn without_a_daemon_it_is_said_where_it_was_looked_for() {
         let at = [Endpoint::Unix("/nonexistent/socket".into())];
-        let told =
-            Daemon::at(at, LONG).ask(&Pool::default(), &[b"a@b"], LONG).remove(0).unwrap_err();
+        let asked =
+            |daemon: &Daemon| daemon.ask(&Pool::default(), &[b"a@b"], LONG).remove(0).unwrap_err();
+        let told = asked(&Daemon::at(at));
         assert!(told.contains("/nonexistent/socket"), "{told}");
-        let told =
-            Daemon::at([], LONG).ask(&Pool::default(), &[b"a@b"], LONG).remove(0).unwrap_err();
+        let told = asked(&Daemon::at([]));
         assert!(told.contains("no daemon is configured"), "{told}");
+    }
+
+    #[test]
+    fn an_endpoint_that_cannot_be_asked_is_named_with_its_reason() {
+        let at = ["inet:host.invalid:10026", "inet:127.0.0.1:0", "systemd:x.socket"];
+        let daemon = Daemon::at(at.map(|at| at.parse().unwrap()));
+        assert!(!daemon.is_configured());
+        assert_eq!(daemon.unusable().len(), at.len());
+        for (why, at) in daemon.unusable().iter().zip(at) {
+            assert!(why.contains(at), "{why}");
+        }
+        let told = daemon.ask(&Pool::default(), &[b"a@b"], LONG).remove(0).unwrap_err();
+        assert!(told.contains("systemd:x.socket"), "{told}");
+    }
+
+    #[test]
+    fn daemon_that_hangs_is_not_asked_again_for_as_long_as_it_was_waited_for() {
+        let (over, wait) = std::sync::mpsc::channel::<()>();
+        let hang: Box<dyn FnOnce(UnixStream) + Send> = Box::new(move |stream| {
+            let _ = wait.recv();
+            drop(stream);
+        });
+        daemon(vec![hang, saying(UNKNOWN), saying(UNKNOWN)], |daemon, pool| {
+            let patience = Duration::from_millis(300);
+            let why = daemon.ask(pool, &[b"a@b"], patience).remove(0).unwrap_err();
+            assert!(why.contains("not answered within 0.3 s"), "{why}");
+            // The second connection would be answered.
+            over.send(()).unwrap();
+            let waited = pool.backoff().unwrap().waited;
+            assert_eq!(waited, patience);
+            // So that a machine that is slow does not end it.
+            pool.backoff().as_mut().unwrap().until += LONG;
+            for patience in [LONG, Duration::from_millis(1)] {
+                let asked = daemon.ask(pool, &[b"a@b", b"c@d"], patience);
+                assert!(asked.iter().all(Result::is_err), "{asked:?}");
+            }
+            // A health check asks all the same, and ends the backoff with the answer.
+            daemon.ping(pool, LONG).unwrap();
+            assert!(pool.backoff().is_none());
+            pool.idle.lock().unwrap().clear();
+            assert!(daemon.ask(pool, &[b"a@b"], LONG).remove(0).is_ok());
+        });
+    }
+
+    #[test]
+    fn without_any_time_the_daemon_is_not_asked() {
+        daemon(vec![], |daemon, pool| {
+            let why = daemon.ask(pool, &[b"a@b"], Duration::ZERO).remove(0).unwrap_err();
+            assert!(why.contains("may wait no longer"), "{why}");
+            assert!(pool.backoff().is_none());
+        });
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::ffi::{CString, OsStr, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::library::{Library, PATIENCE};
+use super::library::Library;
+use super::waiting::PATIENCE;
 use super::{panics, text};
 use crate::backend::Place;
 use crate::config::Overrides;
@@ -46,8 +47,9 @@ thread_local! {
 /// the value is where the letter goes, as a router's `route_data` wants it: `<;be1.example.org:2003` or
 /// `<;[2001:db8::1]:2003`. With one, it is what this map answers.
 ///
-/// A recipient of whom there is none fails as `fail` does; one of whom nothing is known now fails
-/// the expansion, so that he is put off.
+/// A recipient that certainly does not exist fails as `fail` does. One of which nothing is known now
+/// fails the expansion, so that it is deferred. So does one of a domain that the configuration lacks,
+/// unless a map was asked: Exim's routers have taken the domain for ours, and nothing is known of it.
 ///
 /// # Safety
 ///
@@ -116,7 +118,7 @@ fn answer(recipient: &[u8], configuration: Option<&[u8]>, map: Option<&[u8]>) ->
             }
         };
         match (open.get(at), map) {
-            (Some((_, library)), None) => hosts(&library.look_up(recipient).route, library),
+            (Some((_, library)), None) => hosts(&library.look_up(recipient).route),
             (Some((_, library)), Some(map)) => by_map(library, map, recipient),
             (None, _) => (Code::Fail, String::new()),
         }
@@ -124,7 +126,7 @@ fn answer(recipient: &[u8], configuration: Option<&[u8]>, map: Option<&[u8]>) ->
 }
 
 /// The route as a list of one host. It begins with the separator of the list, for a colon is within.
-fn hosts(route: &Route, library: &Library) -> (Code, String) {
+fn hosts(route: &Route) -> (Code, String) {
     let why = || format!("murder-route: {}", route.why());
     match &route.decision {
         Decision::Deliver(backend) => match &backend.place {
@@ -137,8 +139,8 @@ fn hosts(route: &Route, library: &Library) -> (Code, String) {
             }
         },
         Decision::Deferred(_) => (Code::Fail, why()),
-        Decision::Unknown if library.defers_unknown() => (Code::Fail, why()),
-        Decision::Unknown | Decision::Refused(_) | Decision::Foreign => (Code::FailForced, why()),
+        Decision::Foreign => (Code::Fail, format!("{}: is it missing in `domains`?", why())),
+        Decision::Unknown | Decision::Refused(_) => (Code::FailForced, why()),
     }
 }
 

@@ -1,7 +1,9 @@
 //! What the exported functions do, in safe Rust.
 
 use std::borrow::Cow;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +11,9 @@ use arc_swap::{ArcSwap, Guard};
 
 use super::daemon::{Daemon, Pool};
 use super::decided::{Decided, Watched};
-use super::{panics, process};
+use super::waiting::Waiting;
+use super::{panics, process, text};
+use crate::address::Recipient;
 use crate::config::{ConfigError, Overrides, Settings, SourceName};
 use crate::confirm::{Findings, Said};
 use crate::endpoint::Endpoint;
@@ -18,17 +22,14 @@ use crate::mailbox_list::foothold::Foothold;
 use crate::mailbox_list::lists::{Lists, Source};
 use crate::mailbox_list::map::Danger;
 use crate::mailbox_list::view::FEW_LOOKUPS;
-use crate::mailbox_list::{FileList, Options, stored::Stored};
+use crate::mailbox_list::{FileList, Options, lock, stored::Stored};
 use crate::maps::{Maps, UnknownPolicy, is_in_any_case};
 use crate::resolver::{Proof, busy};
 use crate::router::{Cause, Decision, Route, Router, Verdict};
 use crate::wire::socketmap::Reply;
 
-/// A call waits for the daemon no longer than this.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-
-/// And no longer than this where the list has the recipient: the daemon gives the master a quarter of a
-/// second.
+/// Longest wait for the daemon where the list has the recipient: the daemon gives the master a quarter
+/// of a second.
 const SOON: Duration = Duration::from_millis(500);
 
 /// The rules and lists of a configuration, ready to answer. Shared by threads.
@@ -48,7 +49,10 @@ pub struct Library {
     /// Whether misses are believed of lists only that are complete by themselves.
     complete: bool,
     sources: Vec<KeptSource>,
-    daemon: Daemon,
+    pub(super) daemon: Daemon,
+    /// How long a call may wait that says nothing else.
+    patience: Duration,
+    warnings: Vec<CString>,
     inner: ArcSwap<Inner>,
 }
 
@@ -61,10 +65,10 @@ enum KeptSource {
 
 /// What belongs to one process.
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     process: u32,
-    lists: Lists,
-    connections: Pool,
+    pub(super) lists: Lists,
+    pub(super) connections: Pool,
     decided: Decided,
 }
 
@@ -113,28 +117,43 @@ enum Open {
 
 impl Library {
     /// Reads the configuration and opens what it names. `daemon`: where the daemon is asked, if not
-    /// where the configuration has it listen. A list or a daemon that is not there is no error.
+    /// where the configuration has it listen. `patience`: how long a call may wait, 5 s at most.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration cannot be used or has no domains, or if there are no descriptors. A list or
+    /// a daemon that is not there is no error.
     pub fn open(
         given: Overrides,
         daemon: Option<Vec<Endpoint>>,
         patience: Duration,
     ) -> Result<Self, ConfigError> {
         let settings = Settings::load(&Overrides { without_login: true, ..given })?;
-        let source = |name: &SourceName| match name {
-            SourceName::MailboxesDb => {
-                let path = settings.mailboxes_db.clone()?;
-                Some(KeptSource::MailboxesDb(Arc::new(Foothold::keep(path))))
-            }
-            SourceName::Replica => {
-                let data = settings.replica.directory.join("data.mdb");
-                let at = Arc::new(Foothold::keep(data));
-                Some(KeptSource::Replica(at, settings.replica.max_age))
-            }
-            SourceName::Find => None,
+        if settings.router.domains.is_empty() {
+            return Err(without_domains(settings.file.as_deref()));
+        }
+        let keep = |path: &Path| match Foothold::keep(path.to_owned()) {
+            Ok(at) => Ok(Arc::new(at)),
+            Err(source) => Err(ConfigError::Io { path: path.to_owned(), source }),
         };
-        let sources: Vec<KeptSource> = settings.sources.iter().filter_map(source).collect();
+        let mut sources = Vec::new();
+        for name in &settings.sources {
+            match (name, &settings.mailboxes_db) {
+                (SourceName::MailboxesDb, Some(path)) => {
+                    sources.push(KeptSource::MailboxesDb(keep(path)?));
+                }
+                (SourceName::Replica, _) => {
+                    let at = keep(&settings.replica.directory.join("data.mdb"))?;
+                    sources.push(KeptSource::Replica(at, settings.replica.max_age));
+                }
+                (SourceName::MailboxesDb, None) | (SourceName::Find, _) => {}
+            }
+        }
         process::keep();
         let endpoints = daemon.unwrap_or_else(|| Daemon::endpoints(settings.listeners));
+        let daemon = Daemon::at(endpoints);
+        let warnings = settings.warnings.iter().chain(daemon.unusable());
+        let warnings = warnings.map(|warning| text::line(warning)).collect();
         let inner = ArcSwap::from_pointee(Inner::of(&sources));
         Ok(Self {
             router: settings.router,
@@ -142,13 +161,30 @@ impl Library {
             murder: !matches!(settings.proof, Proof::List | Proof::Complete),
             complete: settings.proof == Proof::Complete,
             sources,
-            daemon: Daemon::at(endpoints, patience.min(PATIENCE)),
+            daemon,
+            patience,
+            warnings,
             inner,
         })
     }
 
+    /// What is odd in the configuration, as `murder-route check` says it, each in one line.
+    pub fn warnings(&self) -> impl ExactSizeIterator<Item = &CStr> {
+        self.warnings.iter().map(CString::as_c_str)
+    }
+
+    /// Whether misses have to be confirmed.
+    pub(super) fn is_murder(&self) -> bool {
+        self.murder
+    }
+
+    /// Whether a miss is believed of these lists without a murder's master; `Err` says why not.
+    pub(super) fn believes_misses(&self, lists: &Lists) -> Result<(), String> {
+        if self.complete { lists.are_complete() } else { Ok(()) }
+    }
+
     /// What this process looks and asks with.
-    fn inner(&self) -> Guard<Arc<Inner>> {
+    pub(super) fn inner(&self) -> Guard<Arc<Inner>> {
         let inner = self.inner.load();
         if inner.process == process::id() {
             return inner;
@@ -161,33 +197,63 @@ impl Library {
 
     /// Decides for one recipient. Takes up to some seconds if the daemon has to be asked.
     pub fn look_up(&self, recipient: &[u8]) -> Told {
+        self.look_up_within(recipient, self.patience)
+    }
+
+    /// Decides for one recipient, and waits no longer than this, 5 s at most; with no time at all,
+    /// neither for a lock nor for the daemon.
+    pub fn look_up_within(&self, recipient: &[u8], patience: Duration) -> Told {
         let mut told = Told::of(busy(), Origin::Nothing);
-        self.tell(recipient, &mut |his| told.clone_from(his));
+        self.tell(recipient, Some(patience), &mut |decided| told.clone_from(decided));
         told
     }
 
-    /// The same for who needs it for a short moment only.
-    pub(super) fn tell(&self, recipient: &[u8], then: &mut dyn FnMut(&Told)) {
-        let inner = self.inner();
-        match self.look(&inner, recipient, then) {
+    /// As [`Self::look_up_within`], for a caller that needs the decision for a short moment only.
+    /// `None`: the library's own patience.
+    pub(super) fn tell(
+        &self,
+        recipient: &[u8],
+        patience: Option<Duration>,
+        then: &mut dyn FnMut(&Told),
+    ) {
+        if begins_or_ends_with_space(recipient) {
+            return then(&no_address());
+        }
+        self.tell_as_found(recipient, patience, &mut |told| then(&self.by_policy(told)));
+    }
+
+    /// As [`Self::tell`], but a recipient that does not exist is unknown whatever the configuration has
+    /// said of such ones: the maps know that.
+    fn tell_as_found(
+        &self,
+        recipient: &[u8],
+        patience: Option<Duration>,
+        then: &mut dyn FnMut(&Told),
+    ) {
+        let (inner, waiting) = (self.inner(), Waiting::new(patience.unwrap_or(self.patience)));
+        match self.look(&inner, recipient, &waiting, then) {
             Looked::Told => {}
             Looked::Decided(told) => then(&told),
             Looked::Open(open) => {
                 let mut told = [Told::of(busy(), Origin::Nothing)];
-                self.ask_all(&inner, vec![(0, recipient, open)], &mut told);
+                self.ask_all(&inner, vec![(0, recipient, open)], &waiting, &mut told);
                 told.iter().for_each(then);
             }
         }
     }
 
-    /// The same for many, in their order. Those that the daemon has to be asked for are asked for
-    /// together.
+    /// Decides for many recipients, in their order. The daemon is asked for them together, and the time
+    /// for which a call may wait counts once.
     pub fn look_up_all(&self, recipients: &[&[u8]]) -> Vec<Told> {
-        let inner = self.inner();
+        let (inner, waiting) = (self.inner(), Waiting::new(self.patience));
         let mut told = Vec::with_capacity(recipients.len());
         let mut asked = Vec::new();
         for (at, recipient) in recipients.iter().enumerate() {
-            match self.look(&inner, recipient, &mut |his| told.push(his.clone())) {
+            if begins_or_ends_with_space(recipient) {
+                told.push(no_address());
+                continue;
+            }
+            match self.look(&inner, recipient, &waiting, &mut |known| told.push(known.clone())) {
                 Looked::Told => {}
                 Looked::Decided(decided) => told.push(decided),
                 Looked::Open(open) => {
@@ -196,16 +262,51 @@ impl Library {
                 }
             }
         }
-        self.ask_all(&inner, asked, &mut told);
+        self.ask_all(&inner, asked, &waiting, &mut told);
+        for told in &mut told {
+            if let Cow::Owned(judged) = self.by_policy(told) {
+                *told = judged;
+            }
+        }
         told
     }
 
-    fn ask_all(&self, inner: &Inner, asked: Vec<(usize, &[u8], Open)>, told: &mut [Told]) {
+    /// What the configuration makes of a decision: `unknown = "defer"` defers.
+    fn by_policy<'a>(&self, told: &'a Told) -> Cow<'a, Told> {
+        if told.route.decision != Decision::Unknown || !self.defers_unknown() {
+            return Cow::Borrowed(told);
+        }
+        let mut told = told.clone();
+        told.route.decision = Decision::Deferred(Cause::Mailbox);
+        told.route.reason =
+            format!("{}; deferred, since `unknown` is \"defer\"", told.route.reason).into();
+        Cow::Owned(told)
+    }
+
+    /// The address to give in RCPT TO for a recipient that is delivered to: in the form that `lmtpd`
+    /// knows it by, quoted where RFC 5321 wants it.
+    pub fn rcpt_to(&self, recipient: &[u8], route: &Route) -> Option<String> {
+        let Decision::Deliver(_) = route.decision else { return None };
+        let parsed = Recipient::parse(recipient).ok()?;
+        let canonical = route.mailbox.as_ref().and_then(|found| {
+            let rules = self.router.rules_of(&parsed, found);
+            String::from_utf8(rules.canonical(&parsed, found)).ok()
+        });
+        Some(canonical.unwrap_or_else(|| parsed.to_string()))
+    }
+
+    fn ask_all(
+        &self,
+        inner: &Inner,
+        asked: Vec<(usize, &[u8], Open)>,
+        waiting: &Waiting,
+        told: &mut [Told],
+    ) {
         // Who exists is answered at once, so of him the daemon is asked first, and not for long.
         let (changed, others): (Vec<_>, Vec<_>) =
             asked.into_iter().partition(|(_, _, open)| matches!(open, Open::Changed(_)));
-        for (asked, patience) in [(changed, SOON), (others, PATIENCE)] {
-            self.ask(inner, asked, patience, told);
+        for (asked, patience) in [(changed, SOON), (others, Duration::MAX)] {
+            self.ask(inner, asked, patience, waiting, told);
         }
     }
 
@@ -215,11 +316,13 @@ impl Library {
         inner: &Inner,
         asked: Vec<(usize, &[u8], Open)>,
         patience: Duration,
+        waiting: &Waiting,
         told: &mut [Told],
     ) {
         if asked.is_empty() {
             return;
         }
+        let patience = patience.min(waiting.left());
         let questions: Vec<&[u8]> = asked.iter().map(|(_, recipient, _)| *recipient).collect();
         let answers = panics::caught(|| self.daemon.ask(&inner.connections, &questions, patience));
         let answers = answers.unwrap_or_else(|bug| vec![Err(bug); questions.len()]);
@@ -236,7 +339,7 @@ impl Library {
                 Ok(route) => Told::of(route, Origin::Daemon),
                 Err(why) => {
                     let unanswered = || self.unanswered(&inner.lists, recipient, open, &why);
-                    panics::caught(unanswered)
+                    panics::caught(|| lock::until(waiting.locks_until(), unanswered))
                         .unwrap_or_else(|bug| Told::of(Route::deferred(bug), Origin::Nothing))
                 }
             };
@@ -248,6 +351,9 @@ impl Library {
 
     /// What a map answers of a recipient; `None`: there is no such map.
     pub fn answer(&self, map: &str, recipient: &[u8]) -> Option<Reply> {
+        if begins_or_ends_with_space(recipient) {
+            return self.has_map(map).then_some(Reply::NotFound);
+        }
         self.answer_and_why(map, recipient).map(|(reply, _)| reply)
     }
 
@@ -261,7 +367,7 @@ impl Library {
         // One that is not UTF-8 is foreign, so nothing of it comes back.
         let name = String::from_utf8_lossy(recipient);
         let mut answer = None;
-        self.tell(recipient, &mut |told| {
+        self.tell_as_found(recipient, None, &mut |told| {
             let why = told.is_by_nobody().then(|| told.route.reason.clone());
             answer = Some((self.maps.reply(map, &self.router, &name, &told.route), why));
         });
@@ -300,7 +406,13 @@ impl Library {
     }
 
     /// Looks here, and tells at once what was remembered.
-    fn look(&self, inner: &Inner, recipient: &[u8], then: &mut dyn FnMut(&Told)) -> Looked {
+    fn look(
+        &self,
+        inner: &Inner,
+        recipient: &[u8],
+        waiting: &Waiting,
+        then: &mut dyn FnMut(&Told),
+    ) -> Looked {
         let looked = panics::caught(|| {
             #[cfg(feature = "capi-panic")]
             assert_ne!(recipient, b"panic@example.org", "a panic for a test");
@@ -317,7 +429,9 @@ impl Library {
             let findings = self.nothing_found();
             let findings = if self.murder { findings.ask_again() } else { findings };
             let watched = Watched::new(&inner.lists);
-            let looked = self.look_with(&inner.lists, &watched, recipient, &findings);
+            let looked = lock::until(waiting.locks_until(), || {
+                self.look_with(&inner.lists, &watched, recipient, &findings)
+            });
             if let (Some(moment), Looked::Decided(told)) = (now, &looked)
                 && watched.had_only_hits()
             {
@@ -454,4 +568,33 @@ impl Told {
     fn of(route: Route, origin: Origin) -> Self {
         Self { route, origin, age: None }
     }
+}
+
+/// Why a configuration without domains is refused: every recipient would be somebody else's.
+fn without_domains(file: Option<&Path>) -> ConfigError {
+    let whose = match file {
+        Some(file) if file != Path::new("/dev/null") => format!("{}: ", file.display()),
+        _ => String::new(),
+    };
+    ConfigError::Option(format!(
+        "{whose}no domains are configured: no recipient would be routed; set `domains` to those of the \
+         murder"
+    ))
+}
+
+/// Whether an address that is not quoted has a space where none can be: at its beginning, or before its
+/// domain. A mail server's internal form has spaces only within a local part.
+fn begins_or_ends_with_space(recipient: &[u8]) -> bool {
+    let local = match recipient.iter().rposition(|byte| *byte == b'@') {
+        Some(at) => recipient.get(..at).unwrap_or_default(),
+        None => recipient,
+    };
+    local.first() == Some(&b' ') || local.last() == Some(&b' ')
+}
+
+fn no_address() -> Told {
+    let reason = "no address: a space stands where none can be".into();
+    let route =
+        Route { decision: Decision::Foreign, mailbox: None, server: None, partition: None, reason };
+    Told { route, origin: Origin::Nothing, age: Some(Duration::ZERO) }
 }

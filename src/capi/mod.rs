@@ -37,6 +37,7 @@ mod bindings;
 mod daemon;
 mod decided;
 mod exim;
+mod health;
 mod library;
 mod memory;
 mod options;
@@ -47,5 +48,7 @@ mod process;
 #[cfg(test)]
 mod tests;
 mod text;
+mod waiting;
 
+pub use health::{Health, Part, State};
 pub use library::{Library, Origin, Told};

@@ -1,10 +1,13 @@
 //! What `mr_open_options` is told, in words.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::library::Library;
-use crate::config::Overrides;
+use crate::config::{ConfigError, Overrides};
+use crate::endpoint::Endpoint;
+use crate::mailbox_list::foothold::lacks_resources;
 
 /// The members of `mr_options`; `None`: nothing was said.
 #[derive(Debug, Default)]
@@ -16,19 +19,32 @@ pub(super) struct Given {
     pub(super) sources: Option<String>,
     pub(super) domains: Option<String>,
     pub(super) daemon: Option<String>,
+    pub(super) misses: Option<String>,
     pub(super) patience: Duration,
 }
 
-/// Opens a library; `Err` says why not, for the one who configures it.
-pub(super) fn open(given: Given) -> Result<Library, String> {
+/// Why there is no library, in words for the one who configures it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The configuration or an option cannot be used.
+    Config(String),
+    /// An address of the daemon cannot be used.
+    Address(String),
+    /// The system lacks something now.
+    System(String),
+}
+
+/// Opens a library.
+pub(super) fn open(given: Given) -> Result<Library, Failure> {
     let sources = words(given.sources.as_deref()).map(str::parse).collect::<Result<_, _>>();
     let daemon = match &given.daemon {
         None => None,
         named => {
-            let endpoints = words(named.as_deref()).map(str::parse).collect::<Result<Vec<_>, _>>();
-            Some(endpoints.map_err(|why| format!("daemon: {why}"))?)
+            let endpoints = words(named.as_deref()).map(askable).collect::<Result<Vec<_>, _>>();
+            Some(endpoints.map_err(|why| Failure::Address(format!("daemon: {why}")))?)
         }
     };
+    let misses = given.misses.as_deref().map(str::parse).transpose();
     let overrides = Overrides {
         // Empty: none. An empty file says nothing.
         config: given.config.map(|path| match path.as_os_str().is_empty() {
@@ -38,11 +54,35 @@ pub(super) fn open(given: Given) -> Result<Library, String> {
         imapd_conf: given.imapd_conf,
         mailboxes_db: given.mailboxes_db,
         replica: given.replica,
-        sources: sources.map_err(|why: String| format!("sources: {why}"))?,
+        sources: sources.map_err(|why: String| Failure::Config(format!("sources: {why}")))?,
+        misses: misses.map_err(|why: String| Failure::Config(format!("misses: {why}")))?,
         domains: words(given.domains.as_deref()).map(str::to_owned).collect(),
         ..Overrides::default()
     };
-    Library::open(overrides, daemon, given.patience).map_err(|why| why.to_string())
+    Library::open(overrides, daemon, given.patience).map_err(|why| match is_of_the_system(&why) {
+        true => Failure::System(why.to_string()),
+        false => Failure::Config(why.to_string()),
+    })
+}
+
+/// An endpoint at which the daemon can be asked.
+fn askable(word: &str) -> Result<Endpoint, String> {
+    match word.parse() {
+        Ok(Endpoint::Systemd(_)) => Err(format!("`{word}`: only systemd knows where this is")),
+        Ok(Endpoint::Inet { port: 0, .. }) => Err(format!("`{word}`: no port")),
+        Ok(endpoint) => Ok(endpoint),
+        Err(why) => Err(why.to_string()),
+    }
+}
+
+/// Whether it is the system that lacks something, and not the configuration that is wrong.
+fn is_of_the_system(error: &ConfigError) -> bool {
+    match error {
+        ConfigError::Io { source, .. } if lacks_resources(source) => true,
+        ConfigError::Io { source, .. } => source.raw_os_error() == Some(nix::libc::EIO),
+        // imapd.conf's errors have no number: what a file could not be opened for is still so.
+        _ => File::open("/").is_err_and(|error| lacks_resources(&error)),
+    }
 }
 
 fn words(list: Option<&str>) -> impl Iterator<Item = &str> {

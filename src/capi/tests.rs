@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Library, Origin, Told};
+use super::{Library, Origin, State as Health, Told};
 use crate::changes::Changed;
 use crate::config::Overrides;
 use crate::cyrusdb::node::Layout;
@@ -20,11 +20,12 @@ use crate::cyrusdb::order::Order;
 use crate::cyrusdb::writer::{Random, Write, Writer};
 use crate::endpoint::Endpoint;
 use crate::mailbox::{AnonymousRights, KeyGeneration, MailboxName, Record, State};
-use crate::mailbox_list::Options;
 use crate::mailbox_list::replica::Place;
+use crate::mailbox_list::{Options, lock};
 use crate::mupdate::Event;
 use crate::replica::{About, Batch as _, Follower, Heard, Listing};
 use crate::router::{Cause, Decision};
+use crate::wire::socketmap::Reply;
 
 const THREADS: &str = "8";
 /// So many look-ups each thread makes, unless MURDER_ROUTE_LOOKUPS says otherwise, as .ci/run does.
@@ -482,4 +483,151 @@ fn write_list(path: &Path, names: &[(&str, &str)]) {
     let new = path.with_extension("NEW");
     fs::write(&new, &writer.file).unwrap();
     fs::rename(new, path).unwrap();
+}
+
+/// How long the calls of the tests below may wait, where it is much longer than they should.
+const LONG: Duration = Duration::from_secs(4);
+
+/// A recipient of the skiplist that has a backend.
+const KNOWN: &[u8] = b"a-b95@example.net";
+
+/// A library over a skiplist that Cyrus' writer has locked, in a murder whose daemon hangs at the
+/// socket; what has to live for that.
+fn locked_and_hung(directory: &Path, patience: Duration) -> (Library, File, UnixListener) {
+    let list = directory.join("mailboxes.db");
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
+    fs::copy(format!("{fixture}/skiplist.db"), &list).unwrap();
+    let writer = File::options().write(true).open(&list).unwrap();
+    lock::hold_for_writing(&writer);
+    let config = directory.join("murder-route.toml");
+    let text = "configdirectory: /nonexistent\nvirtdomains: userid\ndefaultdomain: example.org\n";
+    fs::write(directory.join("imapd.conf"), text).unwrap();
+    let text = "domains = [\"example.net\"]\nmailboxes-db = \"mailboxes.db\"\n\
+                imapd-conf = \"imapd.conf\"\n[mupdate]\nservers = [\"127.0.0.1:1\"]\npassword-file = \"/nonexistent\"\n";
+    fs::write(&config, text).unwrap();
+    let socket = directory.join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let given = Overrides { config: Some(config), ..Overrides::default() };
+    let daemon = Some(vec![Endpoint::Unix(socket)]);
+    (Library::open(given, daemon, patience).unwrap(), writer, listener)
+}
+
+#[test]
+fn deadline_counts_once_for_a_batch_with_its_locks_and_the_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    let (library, _writer, listener) = locked_and_hung(directory.path(), LONG);
+    let recipients = vec![KNOWN; 200];
+    let begun = Instant::now();
+    let told = library.look_up_all(&recipients);
+    // A wait for each of them would be 200 s and more, for a lock alone.
+    assert!(begun.elapsed() < 10 * LONG, "{:?}", begun.elapsed());
+    for told in &told {
+        assert!(matches!(told.route.decision, Decision::Deferred(_)), "{told:?}");
+        assert!(told.route.reason.contains("locked"), "{told:?}");
+    }
+    // All of them went over one connection.
+    assert!(listener.accept().is_ok());
+    assert!(listener.accept().is_err());
+}
+
+#[test]
+fn call_that_may_not_wait_takes_neither_a_lock_nor_a_connection() {
+    let directory = tempfile::tempdir().unwrap();
+    let (library, writer, listener) = locked_and_hung(directory.path(), LONG);
+    let told = library.look_up_within(KNOWN, Duration::ZERO);
+    assert_eq!(told.route.decision, Decision::Deferred(Cause::List), "{told:?}");
+    assert!(told.route.reason.contains("may wait no longer"), "{told:?}");
+    let health = library.check(Duration::ZERO);
+    assert_eq!((health.overall, health.daemon.state), (Health::Unchecked, Health::Unchecked));
+    assert_eq!(health.mailboxes_db.state, Health::Bad);
+    assert!(listener.accept().is_err());
+    // A lock that is free is no reason to wait.
+    drop(writer);
+    let told = library.look_up_within(KNOWN, Duration::ZERO);
+    assert_eq!(told.route.decision.as_str(), "deliver", "{told:?}");
+    assert_eq!(library.check(Duration::ZERO).mailboxes_db.state, Health::Good);
+    let told = library.look_up_within(b"nobody@example.net", Duration::ZERO);
+    assert!(matches!(told.route.decision, Decision::Deferred(_)), "{told:?}");
+    assert!(listener.accept().is_err());
+}
+
+#[test]
+fn after_a_daemon_that_did_not_answer_the_next_calls_are_answered_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (library, writer, listener) = locked_and_hung(directory.path(), LONG);
+    drop(writer);
+    for _ in 0..100 {
+        let told = library.look_up(b"nobody@example.net");
+        assert!(matches!(told.route.decision, Decision::Deferred(_)), "{told:?}");
+        assert!(!told.route.reason.is_empty());
+        assert_eq!(library.look_up(KNOWN).route.decision.as_str(), "deliver");
+    }
+    let mut connections = 0;
+    while listener.accept().is_ok() {
+        connections += 1;
+    }
+    // More than the first only on a machine that needs seconds for a look-up.
+    assert!(connections < 10, "{connections}");
+    let health = library.check(Duration::from_millis(10));
+    assert_eq!((health.overall, health.daemon.state), (Health::HitsOnly, Health::Bad));
+}
+
+#[test]
+fn what_is_deferred_by_the_configuration_is_so_for_rust_as_for_c_and_the_maps() {
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("mailboxes.db");
+    write_list(&list, &[("user.jane", "be1.example.org")]);
+    let config = directory.path().join("murder-route.toml");
+    let open = |unknown: &str| {
+        let text = format!(
+            "domains = [\"example.org\"]\nmailboxes-db = \"mailboxes.db\"\nmisses = \"final\"\n\
+             unknown = \"{unknown}\"\n"
+        );
+        fs::write(&config, text).unwrap();
+        let given = Overrides { config: Some(config.clone()), ..Overrides::default() };
+        Library::open(given, None, LONG).unwrap()
+    };
+    let nobody = b"nobody@example.org".as_slice();
+    for (unknown, decision, answer) in [
+        ("reject", Decision::Unknown, Reply::Ok("error:5.1.1 User unknown".into())),
+        ("notfound", Decision::Unknown, Reply::NotFound),
+        (
+            "defer",
+            Decision::Deferred(Cause::Mailbox),
+            Reply::Ok("retry:4.3.0 User unknown, try again later".into()),
+        ),
+    ] {
+        let library = open(unknown);
+        let told = library.look_up_all(&[nobody, b"jane@example.org", b" a@example.org"]);
+        assert_eq!(told[0].route.decision, decision, "{unknown}");
+        assert_eq!(told[1].route.decision.as_str(), "deliver");
+        assert_eq!(told[2].route.decision, Decision::Foreign);
+        assert_eq!(library.look_up(nobody), told[0]);
+        assert!(told[0].route.reason.contains("no such mailbox"));
+        assert_eq!(library.answer("lmtp", nobody), Some(answer));
+    }
+}
+
+#[test]
+fn recipient_to_give_a_backend_is_in_its_canonical_form() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let library = library_with_jane(Origin::MailboxesDb, directory.path(), 3600, &socket);
+    for (recipient, rcpt_to) in [
+        ("jane@example.org", "jane@example.org"),
+        ("Jane+Work@EXAMPLE.org", "jane+Work@example.org"),
+        ("\"jane\"@example.org", "jane@example.org"),
+    ] {
+        let told = library.look_up(recipient.as_bytes());
+        let given = library.rcpt_to(recipient.as_bytes(), &told.route);
+        assert_eq!(given.as_deref(), Some(rcpt_to));
+    }
+    let told = library.look_up(b"nobody@example.org");
+    assert_eq!(library.rcpt_to(b"nobody@example.org", &told.route), None);
+    // What the daemon has decided without telling the mailbox.
+    let jane = library.look_up(b"jane@example.org").route;
+    let route = crate::router::Route { mailbox: None, ..jane };
+    let given = library.rcpt_to(b"\"jane\"@EXAMPLE.org", &route);
+    assert_eq!(given.as_deref(), Some("jane@example.org"));
 }

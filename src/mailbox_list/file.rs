@@ -25,7 +25,7 @@ use super::foothold::Foothold;
 use super::index_view::{IndexView, busy};
 use super::inspection::Suspects;
 use super::keys;
-use super::lock::{Ranges, SharedLock};
+use super::lock::{Ranges, SharedLock, left_of};
 use super::map::Danger;
 use super::skip_view::SkipView;
 use super::view::{self, Identity, ListFile, Search, View};
@@ -444,7 +444,7 @@ impl FileList {
             )
             .into());
         }
-        let patience = if may_wait { self.options.lock_patience } else { Duration::ZERO };
+        let patience = if may_wait { left_of(self.options.lock_patience) } else { Duration::ZERO };
         match SharedLock::take(file, ranges, patience)? {
             Some(lock) => Ok(lock),
             None if may_wait => Err(io::Error::new(
@@ -815,7 +815,7 @@ fn pause(attempt: u32, may_wait: bool) {
     match attempt {
         0 | 1 => {}
         2 | 3 => thread::yield_now(),
-        _ if may_wait => thread::sleep(Duration::from_millis(1)),
+        _ if may_wait => thread::sleep(left_of(Duration::from_millis(1))),
         _ => thread::yield_now(),
     }
 }

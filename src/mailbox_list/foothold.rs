@@ -63,10 +63,14 @@ impl Foothold {
     }
 
     /// Keeps open what can be opened now. Symbolic links are followed now, and not later.
+    ///
+    /// # Errors
+    ///
+    /// If there are no descriptors or no memory for it. What is not there, or may not be read, is none.
     #[cfg(feature = "capi")]
-    pub(crate) fn keep(path: PathBuf) -> Self {
-        let kept = Kept::of(&path);
-        Self { kept, ..Self::at(path) }
+    pub(crate) fn keep(path: PathBuf) -> io::Result<Self> {
+        let kept = Kept::of(&path)?;
+        Ok(Self { kept, ..Self::at(path) })
     }
 
     /// The path.
@@ -131,16 +135,35 @@ impl Foothold {
 #[cfg(feature = "capi")]
 impl Kept {
     /// `None`: there is no such directory, or it may not be entered.
-    fn of(path: &Path) -> Option<Self> {
+    fn of(path: &Path) -> io::Result<Option<Self>> {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let name = path.file_name()?.to_owned();
+        let Some(name) = path.file_name().map(ToOwned::to_owned) else { return Ok(None) };
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let flags = libc::O_PATH | libc::O_DIRECTORY;
         let mut options = OpenOptions::new();
         let options = options.read(true).custom_flags(flags);
-        let directory = options.open(parent.unwrap_or(Path::new("."))).ok()?;
-        Some(Self { root: Root::now(), directory, name, file: by_path(&path).ok() })
+        let directory = options.open(parent.unwrap_or(Path::new(".")));
+        let Some(directory) = if_there(directory)? else { return Ok(None) };
+        let file = if_there(by_path(&path))?;
+        Ok(Some(Self { root: Root::now(), directory, name, file }))
     }
+}
+
+/// What was opened, if it could be; `Err`: the system could not open anything now.
+#[cfg(feature = "capi")]
+fn if_there(opened: io::Result<File>) -> io::Result<Option<File>> {
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if lacks_resources(&error) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether it is for want of descriptors or memory that something failed.
+#[cfg(feature = "capi")]
+pub(crate) fn lacks_resources(error: &io::Error) -> bool {
+    let scarce = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM].map(|errno| errno as i32);
+    error.raw_os_error().is_some_and(|code| scarce.contains(&code))
 }
 
 fn by_path(path: &Path) -> io::Result<File> {

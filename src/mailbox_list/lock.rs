@@ -6,6 +6,7 @@
 //! unlike classic ones they are not lost when another part of the process closes the file, which
 //! matters in a library.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::thread;
@@ -14,6 +15,34 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+
+thread_local! {
+    /// When this thread must have the locks that it waits for.
+    static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Ends all waits for locks within `look` at this time, also those of several lists one after the
+/// other. A lock that is free is taken after it as well.
+#[cfg(feature = "capi")]
+pub(crate) fn until<T>(deadline: Instant, look: impl FnOnce() -> T) -> T {
+    /// Puts back what there was, also after a panic.
+    struct Before(Option<Instant>);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            DEADLINE.set(self.0);
+        }
+    }
+    let _before = Before(DEADLINE.replace(Some(deadline)));
+    look()
+}
+
+/// How much of this time for locks the [deadline](until) of this thread leaves.
+pub(super) fn left_of(patience: Duration) -> Duration {
+    match DEADLINE.get() {
+        Some(deadline) => patience.min(deadline.saturating_duration_since(Instant::now())),
+        None => patience,
+    }
+}
 
 /// What Cyrus locks of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +123,7 @@ fn set(file: &File, kind: i32, start: i64, len: i64) -> Result<(), Errno> {
 
 /// Takes Cyrus' place as the writer.
 #[cfg(test)]
-pub(super) fn hold_for_writing(file: &File) {
+pub(crate) fn hold_for_writing(file: &File) {
     set(file, libc::F_WRLCK, 0, 0).unwrap();
 }
 
@@ -116,6 +145,19 @@ mod tests {
         }
         drop(writer);
         assert!(SharedLock::take(&reader, Ranges::WholeFile, Duration::ZERO).unwrap().is_some());
+    }
+
+    #[test]
+    #[cfg(feature = "capi")]
+    fn waits_for_locks_end_at_the_deadline_of_the_thread() {
+        let hour = Duration::from_secs(3600);
+        until(Instant::now() + hour / 2, || {
+            assert!(left_of(hour) <= hour / 2);
+            until(Instant::now(), || assert_eq!(left_of(hour), Duration::ZERO));
+            let _ = std::panic::catch_unwind(|| until(Instant::now(), || panic!("on purpose")));
+            assert_ne!(left_of(hour), Duration::ZERO);
+        });
+        assert_eq!(left_of(hour), hour);
     }
 
     #[test]

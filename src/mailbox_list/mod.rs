@@ -17,7 +17,7 @@ mod inspection;
 mod keys;
 pub mod kick;
 pub mod lists;
-mod lock;
+pub(crate) mod lock;
 pub mod map;
 #[cfg(test)]
 mod mended_tests;

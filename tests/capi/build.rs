@@ -10,36 +10,53 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
+/// Where Cargo and make build.
+pub fn target() -> PathBuf {
+    let set = std::env::var_os("CARGO_TARGET_DIR").filter(|directory| !directory.is_empty());
+    Path::new(ROOT).join(set.unwrap_or("target".into()))
+}
+
 /// Where the library is that ships.
 pub fn library() -> PathBuf {
-    make("capi", "target/lib")
+    make("capi", "lib")
 }
 
 /// Where the library is that has a recipient at whom it panics.
 pub fn library_that_panics() -> PathBuf {
-    make("capi-panic", "target/lib-panic")
+    make("capi-panic", "lib-panic")
+}
+
+/// Where the library is whose structs have grown, as those of a later release may.
+pub fn library_that_has_grown() -> PathBuf {
+    make("capi-grown", "lib-grown")
 }
 
 /// With the daemon's own features the library is another one, so it is built for itself.
-fn make(features: &str, directory: &str) -> PathBuf {
-    static ONE_AT_A_TIME: Mutex<Vec<String>> = Mutex::new(Vec::new());
+fn make(features: &str, name: &str) -> PathBuf {
+    let directory = target().join(name);
+    static ONE_AT_A_TIME: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     let mut made = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
-    if !made.iter().any(|known| known == directory) {
-        let (features, target) =
-            (format!("LIBRARY_FEATURES={features}"), format!("LIBRARY_TARGET={directory}"));
+    if !made.contains(&directory) {
+        let features = format!("LIBRARY_FEATURES={features}");
+        let target = format!("LIBRARY_TARGET={}", directory.display());
         well(Command::new("make").args(["-s", "lib", &features, &target]).current_dir(ROOT));
-        made.push(directory.to_owned());
+        made.push(directory.clone());
     }
-    Path::new(ROOT).join(directory)
+    directory
 }
 
 /// Compiles one of `c-api/tests`, with these options of the compiler, against the library in a
 /// directory.
 pub fn program(name: &str, compiler: &str, options: &[&str], library: &Path) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let directory = Path::new(ROOT).join("target/capi-tests");
+    let directory = target().join("capi-tests");
     fs::create_dir_all(&directory).unwrap();
-    let unique = format!("{name}-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
+    let unique = format!(
+        "{}-{}-{}",
+        name.replace('/', "-"),
+        std::process::id(),
+        COUNT.fetch_add(1, Relaxed)
+    );
     let output = directory.join(unique);
     let language = if compiler == "c++" { "c++" } else { "c" };
     let mut compile = Command::new(compiler);

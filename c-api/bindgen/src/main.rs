@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         .rust_target(bindgen::RustTarget::stable(85, 0).unwrap_or_default())
         .rust_edition(bindgen::RustEdition::Edition2024)
         .formatter(bindgen::Formatter::Prettyplease)
+        .prepend_enum_name(false)
         // The comments are for who reads C.
         .generate_comments(false)
         .derive_debug(false)
@@ -30,12 +31,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // Sizes and offsets are those of the machine this runs on.
+    let text = with_a_later_member(&made.to_string());
+    // Sizes and offsets are those of the machine this runs on, and of the header's release.
     let layout = "#[allow(clippy::unnecessary_operation, clippy::identity_op)]\n";
-    let text = made.to_string().replace(
-        layout,
-        &format!("#[cfg(target_pointer_width = \"64\")]\n{layout}"),
-    );
+    let here = "#[cfg(all(target_pointer_width = \"64\", not(feature = \"capi-grown\")))]\n";
+    let text = text.replace(layout, &format!("{here}{layout}"));
     match std::fs::write(written, text) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -43,4 +43,21 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Gives each struct that a program allocates, which is each that begins with its size, one more member
+/// at its end with the feature `capi-grown`: a library of a later release, for the tests.
+fn with_a_later_member(made: &str) -> String {
+    let mut text = String::new();
+    let mut grows = false;
+    for line in made.lines() {
+        grows |= line == "    pub size: usize,";
+        if grows && line == "}" {
+            text.push_str("    #[cfg(feature = \"capi-grown\")]\n    pub later: u64,\n");
+            grows = false;
+        }
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
 }

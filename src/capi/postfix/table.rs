@@ -4,8 +4,9 @@ use std::ffi::{CString, OsStr};
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::capi::library::{Library, PATIENCE};
+use crate::capi::library::Library;
 use crate::capi::text;
+use crate::capi::waiting::PATIENCE;
 use crate::config::Overrides;
 use crate::wire::socketmap::Reply;
 

@@ -1,0 +1,190 @@
+//! What works of a library: the lists that it reads, and the daemon.
+
+use std::time::Duration;
+
+use super::library::Library;
+use super::waiting::Waiting;
+use crate::mailbox_list::lists::{Replicated, Source};
+use crate::mailbox_list::{FileList, lock};
+
+/// How something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Not configured, so not needed.
+    None,
+    /// Every recipient is answered by it.
+    Good,
+    /// Recipients that it has are answered; it calls nobody unknown.
+    HitsOnly,
+    /// Cannot be read, or does not answer.
+    Bad,
+    /// Not looked at, since the call might not wait.
+    Unchecked,
+}
+
+/// A state, and why in words for the postmaster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The state.
+    pub state: State,
+    /// Why, never empty.
+    pub reason: String,
+}
+
+/// What works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// What mail servers see of it all.
+    pub overall: State,
+    /// Cyrus' mailbox list on this host.
+    pub mailboxes_db: Part,
+    /// Number of its records, if known.
+    pub records: Option<u64>,
+    /// The daemon's replica, as this process reads it.
+    pub replica: Part,
+    /// Number of its names, if known.
+    pub names: Option<u64>,
+    /// How long ago it was as the master's list, if known.
+    pub age: Option<Duration>,
+    /// The daemon.
+    pub daemon: Part,
+}
+
+impl Part {
+    fn new(state: State, reason: impl Into<String>) -> Self {
+        Self { state, reason: reason.into() }
+    }
+
+    fn is_read(&self) -> bool {
+        matches!(self.state, State::Good | State::HitsOnly)
+    }
+}
+
+impl Library {
+    /// Looks what works: opens the lists and asks the daemon a question that needs no list. Waits no
+    /// longer than `patience`; with none at all the daemon is not asked.
+    pub fn check(&self, patience: Duration) -> Health {
+        let waiting = Waiting::new(patience);
+        let inner = self.inner();
+        let mut health = Health {
+            overall: State::Bad,
+            mailboxes_db: Part::new(State::None, "not one of the sources"),
+            records: None,
+            replica: Part::new(State::None, "not one of the sources"),
+            names: None,
+            age: None,
+            daemon: Part::new(State::None, "no daemon is configured that could be asked"),
+        };
+        lock::until(waiting.locks_until(), || {
+            for source in inner.lists.sources() {
+                match source {
+                    Source::File(list) => {
+                        let complete = self.believes_misses(&inner.lists);
+                        health.look_at_file(list, complete);
+                    }
+                    Source::Replica(replica) => health.look_at_replica(replica),
+                }
+            }
+        });
+        if self.daemon.is_configured() {
+            health.daemon = match waiting.left() {
+                _ if patience.is_zero() => {
+                    Part::new(State::Unchecked, "not asked: the call may not wait")
+                }
+                left => match self.daemon.ping(&inner.connections, left) {
+                    Ok(()) => Part::new(State::Good, "answers"),
+                    Err(why) => Part::new(State::Bad, why),
+                },
+            };
+        }
+        health.overall = health.summed_up(self.is_murder());
+        health
+    }
+}
+
+impl Health {
+    /// `complete`: whether its misses are believed, as far as the configuration goes.
+    fn look_at_file(&mut self, list: &FileList, complete: Result<(), String>) {
+        self.mailboxes_db = match list.status() {
+            Err(why) => Part::new(State::Bad, why),
+            Ok(status) => {
+                self.records = Some(status.records);
+                match list.trust().and(complete) {
+                    Err(why) => Part::new(State::HitsOnly, why),
+                    Ok(()) => {
+                        let text = format!("{}, {} records", status.engine, status.records);
+                        Part::new(State::Good, text)
+                    }
+                }
+            }
+        };
+    }
+
+    fn look_at_replica(&mut self, Replicated { trust, .. }: &Replicated) {
+        let (status, misses) = (trust.status(), trust.misses());
+        self.names = status.as_ref().map(|status| status.names);
+        self.age = trust.age();
+        self.replica = match (trust.hits(), misses, status) {
+            (Err(why), ..) | (Ok(()), Err(why), None) => Part::new(State::Bad, why),
+            (Ok(()), Err(why), Some(_)) => Part::new(State::HitsOnly, why),
+            (Ok(()), Ok(()), status) => {
+                let names = status.map_or(0, |status| status.names);
+                Part::new(State::Good, format!("{names} names"))
+            }
+        };
+    }
+
+    /// In a murder a miss needs the daemon, otherwise the list's word is enough.
+    fn summed_up(&self, murder: bool) -> State {
+        let lists = [&self.mailboxes_db, &self.replica];
+        let mut configured = lists.iter().filter(|part| part.state != State::None).peekable();
+        let any_list = configured.peek().is_some();
+        let all_good = any_list && configured.all(|part| part.state == State::Good);
+        match self.daemon.state {
+            State::Good => State::Good,
+            _ if !murder && all_good => State::Good,
+            State::Unchecked => State::Unchecked,
+            _ if lists.iter().any(|part| part.is_read()) => State::HitsOnly,
+            _ => State::Bad,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overall_is_what_a_mail_server_gets() {
+        use State::{Bad, Good, HitsOnly, None, Unchecked};
+        for (murder, file, replica, daemon, overall) in [
+            (true, Good, None, Good, Good),
+            (true, Good, None, Bad, HitsOnly),
+            (true, Good, None, None, HitsOnly),
+            (true, Good, Good, Unchecked, Unchecked),
+            (true, None, Bad, Bad, Bad),
+            (true, Bad, None, Good, Good),
+            (true, Bad, HitsOnly, Bad, HitsOnly),
+            (true, None, None, Good, Good),
+            (true, None, None, Bad, Bad),
+            (false, Good, None, Bad, Good),
+            (false, Good, None, Unchecked, Good),
+            (false, HitsOnly, None, Bad, HitsOnly),
+            (false, HitsOnly, None, Unchecked, Unchecked),
+            (false, Bad, None, Bad, Bad),
+        ] {
+            let part = |state| Part::new(state, "");
+            let health = Health {
+                overall: Bad,
+                mailboxes_db: part(file),
+                records: Option::None,
+                replica: part(replica),
+                names: Option::None,
+                age: Option::None,
+                daemon: part(daemon),
+            };
+            let told = health.summed_up(murder);
+            assert_eq!(told, overall, "{murder} {file:?} {replica:?} {daemon:?}");
+        }
+    }
+}
