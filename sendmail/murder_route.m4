@@ -38,6 +38,11 @@ Ksendmail socket -f -q -d10 -T<TMPF> _MURDER_SOCKET_
 # The same, and the daemon asks the MUPDATE master where the mailbox is at this moment.
 Ksendmail_now socket -f -q -d10 -T<TMPF> _MURDER_SOCKET_
 
+LOCAL_RULE_3
+# The place of the mailboxes does not depend on DNS: with the dot, Sendmail takes the domain for canonical and
+# does not ask for it. Otherwise NXDOMAIN has messages bounce, and SERVFAIL has everybody accepted.
+R$* < @ $={MurderDomain} > $*	$: $1 < @ $2 . > $3
+
 LOCAL_RULE_0
 # Senders come by here as well, and nobody may be kept from writing for want of a mailbox.
 R$*				$: $&{addr_type} $| $1

@@ -20,6 +20,9 @@ dnl z LMTP, m several recipients at a time, l it is the last hop, u the local pa
 dnl rest as for SMTP. Not s, which would take the quotes off a local part; not A, w, | or :, for the
 dnl recipients have neither aliases nor files here; 0, for a backend has no MX records.
 dnl
+ifdef(`_MURDER_ROUTE_', `',
+`errprint(`*** ERROR: FEATURE(`murder_route') has to come before MAILER(`murderlmtp')
+')m4exit(`1')')
 _DEFIFNOT(`_DEF_MURDERLMTP_FLAGS', `lmzuDFMX0')
 _DEFIFNOT(`MURDERLMTP_FLAGS', `')
 _DEFIFNOT(`MURDERLMTP_PATH', `/usr/local/sbin/murder-route')

@@ -1,5 +1,6 @@
 //! Plain clients for the protocols of a murder, as far as the scenarios speak them.
 
+pub mod dns;
 pub mod gate;
 pub mod imap;
 pub mod mail;

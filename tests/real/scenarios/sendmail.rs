@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use super::beside::switch;
 use super::{faults, master, milter, moving, newcomer, paths, race, stand, whoever_asks};
+use crate::clients::dns::{Dns, Zone};
 use crate::clients::mail::Session;
 use crate::clients::sink::Sink;
 use crate::logs::Logs;
@@ -46,6 +47,8 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     scenario("a letter follows its mailbox", letters_on_their_way);
     scenario("a mailbox moves on, and the list has not heard of it", race::moved_on);
     scenario("what is left to others goes to the fallback", fallback_takes_the_rest);
+    scenario("our domains do not depend on DNS", whatever_dns_says);
+    scenario("the mailer without the feature is an error of m4", |_| mailer_without_the_feature());
     scenario("backends that want TLS and a login", with_tls_and_login);
     scenario("Sendmail itself logs in to the backends", logs_in_by_itself);
     scenario("Sendmail itself delivers while mailboxes move", moves_without_the_program);
@@ -326,6 +329,68 @@ fn fallback_takes_the_rest(world: &mut World) -> Done {
             world.holds_once(&world.murder.backends[0], "jane", "INBOX", &letter.id)
         })
     })
+}
+
+/// Where the name server is.
+const NAME_SERVER: &str = "127.0.1.53";
+
+/// The example as it is shipped, but for where it listens and where the outside is. DNS knows our domains,
+/// has no such names, or cannot tell: who exists gets mail, and who does not is refused.
+fn whatever_dns_says(world: &mut World) -> Done {
+    let dns = Dns::listen(NAME_SERVER, &world::DOMAINS, Ipv4Addr::new(127, 0, 1, 99))?;
+    let files = ["/etc/resolv.conf", "/etc/mail/service.switch"].map(sandbox::in_root);
+    let before = files.iter().map(fs::read).collect::<Result<Vec<_>, _>>()?;
+    let seen = with_sendmail(world, |world| {
+        fs::write(&files[0], format!("nameserver {NAME_SERVER}\noptions timeout:2 attempts:1\n"))?;
+        fs::write(&files[1], "hosts files dns\naliases files\n")?;
+        for feature in ["accept_unresolvable_domains", "nocanonify"] {
+            edit_mc(&format!("FEATURE(`{feature}')dnl\n"), "")?;
+        }
+        for zone in [Zone::Known, Zone::NxDomain, Zone::ServFail] {
+            dns.set(zone);
+            // A resolver that was told of a failure may not ask again at once.
+            world.mail_server.restart()?;
+            dns.take();
+            as_if_there_were_no_dns(world).map_err(|e| format!("{zone:?}: {e}"))?;
+            let asked = dns.take();
+            let elsewhere = asked.iter().any(|name| name.ends_with("sender.test"));
+            ensure!(elsewhere, "{zone:?}: Sendmail asks for no sender: {asked:?}");
+        }
+        Ok(())
+    });
+    for (file, text) in files.iter().zip(before) {
+        fs::write(file, text)?;
+    }
+    world.mail_server.restart()?;
+    seen
+}
+
+fn as_if_there_were_no_dns(world: &World) -> Done {
+    let [be1, be2] = &world.murder.backends;
+    world.refused("nobody@example.org")?;
+    world.refused("Nobody+x@Example.Net")?;
+    world.arrives("jane+Work@Example.ORG", be1, "jane", "INBOX/Work")?;
+    world.arrives("bob@example.net", be2, "bob@example.net", "INBOX")?;
+    unknown_sender_may_write(world)?;
+    // Where a message does not come by SMTP.
+    let said = sandbox::command("sendmail").args(["-bv", "max@example.org"]).output()?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    ensure!(said.contains("mailer murderlmtp2"), "sendmail -bv: {said}");
+    Ok(())
+}
+
+/// m4 would go round until its stack is full.
+fn mailer_without_the_feature() -> Done {
+    let mc = "divert(-1)\ndivert(0)dnl\ninclude(`/usr/share/sendmail/cf/m4/cf.m4')dnl\n\
+              OSTYPE(`debian')dnl\nMAILER(`local')dnl\nMAILER(`smtp')dnl\nMAILER(`murderlmtp')dnl\n";
+    fs::write(mail("without.mc"), mc)?;
+    let output = sandbox::command("timeout").args(["10", "m4", "/etc/mail/without.mc"]).output()?;
+    fs::remove_file(mail("without.mc"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success(), "m4 makes something of it");
+    let clear = said.contains("FEATURE(`murder_route') has to come before MAILER(`murderlmtp')");
+    ensure!(clear && said.lines().count() < 5, "m4 says: {said}");
+    Ok(())
 }
 
 /// Changes sendmail.mc, which must have the words, and builds sendmail.cf of it.
