@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::config::{Settings, SourceName, Vital};
 use crate::confirm::{Findings, MOST_ROUNDS, Said};
 use crate::mailbox::{KeyGeneration, MailboxName};
+use crate::mailbox_list::high_water::MarkFile;
 use crate::mailbox_list::lists::{Lists, Replicated, Source};
 use crate::mailbox_list::{FileList, Options, kick::kick};
 use crate::maps::Maps;
@@ -68,7 +69,10 @@ impl Resolver {
     fn with_lists(settings: Settings, replica: Option<Replicated>, old: &Lists) -> Self {
         let file = |path: &PathBuf| match old.file(path) {
             Some(list) => Arc::clone(list),
-            None => Arc::new(FileList::open(path, Options::default())),
+            None => {
+                let mark = Some(MarkFile::new(&settings.state, path));
+                Arc::new(FileList::open(path, Options { mark, ..Options::default() }))
+            }
         };
         let source = |name: &SourceName| match name {
             SourceName::MailboxesDb => settings.mailboxes_db.as_ref().map(file).map(Source::File),

@@ -23,7 +23,11 @@ pub(crate) fn is_sharp(had: u64, lost: u64) -> bool {
     lost > FEW && lost > had / one_in
 }
 
-/// So many names that a list had and has no more.
+/// A list that has got back most of what it lost is trusted once it has gained no name for so long:
+/// backends whose master was emptied tell it of their names one after the other.
+const SETTLED: Duration = Duration::from_secs(600);
+
+/// Names that a list had and has no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Loss {
     /// How many it had.
@@ -32,11 +36,21 @@ pub(crate) struct Loss {
     pub(crate) lost: u64,
 }
 
+/// What of a [`ShrinkGuard`] outlives the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HighWater {
+    /// The number of names that the present one is compared with.
+    pub names: u64,
+    /// The list is distrusted.
+    pub distrusted: bool,
+}
+
 /// Watches how many names a list has.
 ///
 /// It compares with the greatest number of the last one to two hours, so that a list that loses
 /// slowly is noticed as well, and an ordinary decline over weeks is not. While a list is
-/// distrusted that number stays, until so much has come back that the loss is ordinary again.
+/// distrusted that number stays, until all names are back, or until the loss is ordinary again and
+/// nothing more has come back for [`SETTLED`].
 #[derive(Debug, Default)]
 pub(crate) struct ShrinkGuard {
     /// The greatest number in this period and in the one before.
@@ -44,23 +58,56 @@ pub(crate) struct ShrinkGuard {
     last: u64,
     period: u32,
     distrust: Option<Loss>,
+    /// Since when a distrusted list has gained no name.
+    settled: Duration,
 }
 
 impl ShrinkGuard {
+    /// Goes on where another process was.
+    pub(crate) fn restored(kept: HighWater, now: Duration) -> Self {
+        let HighWater { names, distrusted } = kept;
+        Self {
+            greatest: [names; 2],
+            last: names,
+            period: period(now),
+            distrust: distrusted.then_some(Loss { had: names, lost: names }),
+            settled: now,
+        }
+    }
+
+    /// What the next process has to know; `None`: nothing was seen.
+    pub(crate) fn high_water(&self) -> Option<HighWater> {
+        let distrusted = self.distrust.is_some();
+        (self.mark() > 0).then_some(HighWater { names: self.mark(), distrusted })
+    }
+
+    fn mark(&self) -> u64 {
+        self.greatest[0].max(self.greatest[1])
+    }
+
     /// The list has `names` names at `now`, a time since some fixed moment.
     pub(crate) fn seen(&mut self, names: u64, now: Duration) {
-        let period = (now.as_secs() / PERIOD.as_secs()) as u32;
+        let period = period(now);
         if self.distrust.is_none() && period != self.period {
             // Also if nobody has asked for a day, what was seen last counts.
             let before = if period == self.period + 1 { self.greatest[0] } else { self.last };
             self.greatest = [self.last, before];
         }
         self.period = period;
-        let mark = self.greatest[0].max(self.greatest[1]);
+        let mark = self.mark();
         let lost = mark.saturating_sub(names);
-        let loss = Loss { had: mark, lost };
-        self.distrust = (names == 0 || is_sharp(mark, lost)).then_some(loss);
-        if self.distrust.is_none() {
+        if self.distrust.is_none_or(|before| lost < before.lost) {
+            self.settled = now;
+        }
+        let sharp = names == 0 || is_sharp(mark, lost);
+        let is_back = lost == 0 || now.saturating_sub(self.settled) >= SETTLED;
+        let distrusted = sharp || (self.distrust.is_some() && !is_back);
+        if !distrusted && self.distrust.is_some() {
+            // What has not come back is not expected any more.
+            self.greatest = [names; 2];
+        }
+        self.distrust = distrusted.then_some(Loss { had: mark, lost });
+        if !distrusted {
             self.greatest[0] = self.greatest[0].max(names);
             self.last = names;
         }
@@ -70,6 +117,10 @@ impl ShrinkGuard {
     pub(crate) fn distrust(&self) -> Option<Loss> {
         self.distrust
     }
+}
+
+fn period(now: Duration) -> u32 {
+    (now.as_secs() / PERIOD.as_secs()) as u32
 }
 
 #[cfg(test)]
@@ -152,16 +203,57 @@ mod tests {
     }
 
     #[test]
-    fn distrust_does_not_wear_off_and_ends_when_the_names_are_back() {
+    fn distrust_does_not_wear_off_and_ends_when_all_names_are_back() {
         let mut guard = ShrinkGuard::default();
         guard.seen(10_000, minutes(0));
         for hour in 1..100 {
             guard.seen(5_000, minutes(60 * hour));
             assert!(guard.distrust().is_some(), "after {hour} hours");
         }
-        guard.seen(8_999, minutes(6001));
-        assert!(guard.distrust().is_some());
-        guard.seen(9_500, minutes(6002));
+        for (names, minute) in [(8_999, 6001), (9_500, 6002), (9_999, 6003)] {
+            guard.seen(names, minutes(minute));
+            assert!(guard.distrust().is_some(), "{names}");
+        }
+        guard.seen(10_000, minutes(6004));
         assert_eq!(guard.distrust(), None);
+    }
+
+    #[test]
+    fn names_that_are_still_to_come_are_waited_for() {
+        let mut guard = ShrinkGuard::default();
+        guard.seen(1_200, minutes(0));
+        guard.seen(0, minutes(1));
+        for backend in 1..12 {
+            guard.seen(100 * backend, minutes(9 * backend));
+            guard.seen(100 * backend, minutes(9 * backend + 8));
+            assert!(guard.distrust().is_some(), "{backend} of 12");
+        }
+        guard.seen(1_100, minutes(99 + 10));
+        assert_eq!(guard.distrust(), None, "the last one stays away");
+        guard.seen(1_000, minutes(99 + 11));
+        assert_eq!(guard.distrust(), None, "and is not missed again");
+    }
+
+    #[test]
+    fn loss_is_seen_over_a_restart() {
+        let mut guard = ShrinkGuard::default();
+        assert_eq!(guard.high_water(), None);
+        guard.seen(130, minutes(3));
+        let kept = guard.high_water().unwrap();
+        assert_eq!(kept, HighWater { names: 130, distrusted: false });
+        let mut after = ShrinkGuard::restored(kept, minutes(0));
+        after.seen(65, minutes(0));
+        assert_eq!(after.distrust(), Some(Loss { had: 130, lost: 65 }));
+        let kept = after.high_water().unwrap();
+        assert_eq!(kept, HighWater { names: 130, distrusted: true });
+        // Most are back, and there is another restart.
+        let mut again = ShrinkGuard::restored(kept, minutes(0));
+        again.seen(120, minutes(0));
+        assert!(again.distrust().is_some());
+        again.seen(130, minutes(1));
+        assert_eq!(again.distrust(), None);
+        let mut whole = ShrinkGuard::restored(guard.high_water().unwrap(), minutes(0));
+        whole.seen(129, minutes(0));
+        assert_eq!(whole.distrust(), None);
     }
 }

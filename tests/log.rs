@@ -50,7 +50,8 @@ impl Daemon {
         if verbose {
             command.arg("-v");
         }
-        let child = command.env("NOTIFY_SOCKET", &notify).stderr(log).spawn().unwrap();
+        command.env("STATE_DIRECTORY", site.path("state")).env("NOTIFY_SOCKET", &notify);
+        let child = command.stderr(log).spawn().unwrap();
         Self { child, manager }
     }
 
@@ -156,7 +157,8 @@ fn log_file_that_may_not_grow_does_not_end_the_daemon() {
     command.args(["-c", "ulimit -f 1; exec \"$0\" \"$@\"", program, "serve", "-v", "--config"]);
     command.arg(site.path("murder-route.toml"));
     command.args(["--listen", &format!("unix:{}", site.path("s").display())]);
-    command.env("NOTIFY_SOCKET", &notify).stderr(File::create(&log).unwrap());
+    command.env("STATE_DIRECTORY", site.path("state")).env("NOTIFY_SOCKET", &notify);
+    command.stderr(File::create(&log).unwrap());
     let mut daemon = Daemon { child: command.spawn().unwrap(), manager };
     daemon.wait_for("READY=1");
     let mut client = Client::connect(&site.path("s"));

@@ -19,7 +19,7 @@ use crate::endpoint::{Endpoint, Listen};
 use crate::resolver::Resolver;
 use crate::server::answerer::Answerer;
 use crate::server::sources::{self, Standing};
-use crate::server::{Limits, Server, log, notify};
+use crate::server::{Limits, Server, log, marks, notify};
 
 /// The name under which systemd passes the socket of our socket unit.
 const SOCKET_UNIT: &str = "murder-route.socket";
@@ -102,6 +102,7 @@ impl Serve {
         let watching = tokio::spawn(watched);
         let mut watchdog = Watchdog::new();
         let reading = Arc::new(Semaphore::new(1));
+        tokio::spawn(marks::keep(Arc::clone(&answerer)));
         loop {
             match watchdog.during(signals.next()).await {
                 Told::Stop => break,

@@ -177,6 +177,8 @@ pub struct Settings {
     pub mailboxes_db: Option<PathBuf>,
     /// The replica; of no meaning unless it is one of the sources.
     pub replica: ReplicaSettings,
+    /// Where what outlives the daemon is kept.
+    pub state: PathBuf,
     /// The MUPDATE server, if there is one and it can be asked as things are configured.
     pub mupdate: Option<Mupdate>,
     /// How misses are confirmed.
@@ -357,6 +359,7 @@ impl Settings {
                 accept_after: file.replica.accept_after.unwrap_or(ACCEPT_AFTER),
                 max_age: file.replica.max_age,
             },
+            state: state_directory(given, &file, base),
             mupdate,
             proof,
             listeners,
@@ -377,6 +380,8 @@ pub struct Glance {
     pub listeners: Vec<Listen>,
     /// The directory of the replica.
     pub replica: PathBuf,
+    /// Where what outlives the daemon is kept.
+    pub state: PathBuf,
     /// The domains we answer for.
     pub domains: Domains,
     /// The transports of our answers, each once.
@@ -394,6 +399,7 @@ pub fn glance(given: &Overrides) -> Result<Glance, ConfigError> {
     Ok(Glance {
         listeners: file.listeners(base),
         replica: replica_directory(given, &file, base),
+        state: state_directory(given, &file, base),
         domains: domains(given, &file)?,
         transports: file.backends.transports(),
         unknown: file.unknown,
@@ -414,6 +420,15 @@ fn domains(given: &Overrides, file: &File) -> Result<Domains, ConfigError> {
         [] => Ok(file.domains.clone().unwrap_or_default()),
         named => Domains::new(named).map_err(|e| ConfigError::Option(format!("--domain: {e}"))),
     }
+}
+
+/// The directory of the replica, also where there is none: what has to outlive the daemon is kept
+/// there. Unless it is named, the one that systemd made (`StateDirectory=`) goes before the usual one.
+fn state_directory(given: &Overrides, file: &File, base: &Path) -> PathBuf {
+    let named = given.replica.is_some() || file.replica.directory.is_some();
+    let made = std::env::var_os("STATE_DIRECTORY").filter(|made| !named && !made.is_empty());
+    let first = made.and_then(|made| std::env::split_paths(&made).next());
+    first.unwrap_or_else(|| replica_directory(given, file, base))
 }
 
 fn replica_directory(given: &Overrides, file: &File, base: &Path) -> PathBuf {

@@ -22,6 +22,7 @@ use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Re
 
 use super::elsewhere::Elsewhere;
 use super::foothold::Foothold;
+use super::high_water::{Kept, MarkFile};
 use super::index_view::{IndexView, busy};
 use super::inspection::Suspects;
 use super::keys;
@@ -29,7 +30,7 @@ use super::lock::{Ranges, SharedLock, left_of};
 use super::map::Danger;
 use super::skip_view::SkipView;
 use super::view::{self, Identity, ListFile, Search, View};
-use crate::shrink::{Loss, ShrinkGuard};
+use crate::shrink::{HighWater, Loss, ShrinkGuard};
 
 /// So old may be a record that is found, and what is known of the file's length.
 pub(crate) const HIT_AGE: Duration = Duration::from_millis(2);
@@ -47,6 +48,8 @@ pub struct Options {
     /// which takes as long as some thousand lookups without them, in a list of 1,000,000 names, and up to
     /// 8 MB.
     pub shortcuts_after: u32,
+    /// Where the number of its names is kept over restarts.
+    pub mark: Option<MarkFile>,
 }
 
 impl Default for Options {
@@ -56,6 +59,7 @@ impl Default for Options {
             lock_patience: Duration::from_secs(1),
             danger: Danger::Guarded,
             shortcuts_after: 0,
+            mark: None,
         }
     }
 }
@@ -131,7 +135,12 @@ pub struct FileList {
 struct Work {
     builder: Option<Builder>,
     guard: ShrinkGuard,
+    /// What was kept last, and when.
+    kept: Option<(HighWater, Duration)>,
 }
+
+/// The number of names is kept at least so often while it changes.
+const KEEP_EVERY: Duration = Duration::from_secs(60);
 
 thread_local! {
     static SCRATCH: RefCell<(Scratch, Vec<u8>)> = RefCell::default();
@@ -145,6 +154,10 @@ impl FileList {
 
     /// The same for a file whose directory may have been opened before.
     pub(crate) fn open_at(at: Arc<Foothold>, options: Options) -> Self {
+        let mut work = Work::default();
+        if let Some(Kept::Mark(mark)) = options.mark.as_ref().and_then(MarkFile::load) {
+            work.guard = ShrinkGuard::restored(mark, Duration::ZERO);
+        }
         Self {
             at,
             options,
@@ -156,7 +169,7 @@ impl FileList {
             elsewhere: Elsewhere::default(),
             renew_at: AtomicU64::new(0),
             suspects: Suspects::default(),
-            work: Mutex::default(),
+            work: Mutex::new(work),
         }
     }
 
@@ -219,6 +232,47 @@ impl FileList {
         })
     }
 
+    /// Looks at the file, and keeps the number of its names over restarts, if they are to be. Blocks
+    /// for the disk.
+    ///
+    /// # Errors
+    ///
+    /// Why the number cannot be kept, in words.
+    pub fn keep_mark(&self) -> Result<(), String> {
+        let Some(file) = &self.options.mark else { return Ok(()) };
+        let accepted = file.load() == Some(Kept::Accepted);
+        if accepted {
+            let mut work = self.work();
+            (work.guard, work.kept) = (ShrinkGuard::default(), None);
+        }
+        if let Ok(view) = self.check_patiently(&mut Scratch::default()) {
+            let (names, now) = (view.records(), self.created.elapsed());
+            self.work().guard.seen(names, now);
+        }
+        let now = self.created.elapsed();
+        let (mark, kept) = {
+            let work = self.work();
+            (work.guard.high_water(), work.kept)
+        };
+        let Some(mark) = mark else { return Ok(()) };
+        let is_due = kept.is_none_or(|(kept, at)| {
+            kept.distrusted != mark.distrusted
+                || (kept.names != mark.names && now.saturating_sub(at) >= KEEP_EVERY)
+        });
+        if !is_due {
+            return Ok(());
+        }
+        file.store(mark).map_err(|error| {
+            let path = file.path().display();
+            format!(
+                "{path}: cannot keep how many names the list has: {error}; after a restart a list that \
+                 has lost names is believed"
+            )
+        })?;
+        self.work().kept = Some((mark, now));
+        Ok(())
+    }
+
     pub(super) fn say(&self, what: impl std::fmt::Display) -> String {
         format!("{}: {what}", self.path().display())
     }
@@ -246,8 +300,8 @@ impl FileList {
         match self.work().guard.distrust() {
             None => Ok(()),
             Some(Loss { had, lost }) if lost < had => Err(self.say(format!(
-                "the list has lost {lost} of {had} names within two hours; if that is meant, \
-                 restart murder-route"
+                "the list has lost {lost} of {had} names; until they are back no miss is believed; \
+                 if that is meant: murder-route replica accept"
             ))),
             Some(_) => Err(self.say("the list is empty")),
         }

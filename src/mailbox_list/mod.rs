@@ -12,6 +12,7 @@ mod cut_tests;
 mod elsewhere;
 mod file;
 pub(crate) mod foothold;
+pub mod high_water;
 mod index_view;
 mod inspection;
 mod keys;

@@ -17,6 +17,7 @@ mod conversation;
 mod counters;
 mod listener;
 pub mod log;
+pub mod marks;
 pub mod notify;
 pub mod sources;
 pub mod status;

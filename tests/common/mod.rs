@@ -89,7 +89,7 @@ impl Site {
         let config = self.path("murder-route.toml");
         let mut all = vec![subcommand, "--config", config.to_str().unwrap()];
         all.extend(arguments);
-        run(&all)
+        program().args(&all).env("STATE_DIRECTORY", self.path("state")).output().unwrap()
     }
 
     /// `lookup --json` of one recipient.
@@ -135,6 +135,7 @@ impl Daemon {
             .args(["serve", "-v", "--config"])
             .arg(site.path("murder-route.toml"))
             .args(arguments)
+            .env("STATE_DIRECTORY", site.path("state"))
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
