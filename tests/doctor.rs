@@ -249,16 +249,22 @@ fn what_is_wrong_in_postfix_is_found_and_the_rest_still_looked_at() {
         ("\nrelay_domains = example.org, example.net", "\nrelay_domains = a", "postfix/domains"),
         ("regexp:/etc/postfix/backend_status", "", "postfix/softening"),
         ("murder-route.sock:lmtp", "murder-route.sock:lmpt", "postfix/map"),
-        ("lmtp_sasl_auth_enable = no", "lmtp_sasl_auth_enable = yes", ""),
+        ("lmtp_sasl_auth_enable = no", "lmtp_sasl_auth_enable = yes", "backend/login"),
     ] {
         deployment.postfix(&[(from, to)]);
         let examined = deployment.doctor(&[]);
         let errors = examined.checks("error");
-        // Without a password for the host Postfix does not log in.
         let as_expected = errors.iter().all(|error| error == check);
         assert!(as_expected && errors.is_empty() == check.is_empty(), "{}", examined.report);
         assert!(examined.checks("ok").iter().any(|ok| ok == "backend/lmtp"));
     }
+    // Without a password for the host Postfix does not log in.
+    deployment.postfix(&[
+        ("lmtp_sasl_auth_enable = no", "lmtp_sasl_auth_enable = yes"),
+        ("lmtp_sasl_password_maps =", "lmtp_sasl_password_maps = hash:/none"),
+    ]);
+    let examined = deployment.doctor(&[]);
+    assert_eq!(examined.checks("error"), [""; 0], "{}", examined.report);
     // Chrooted, without proxy: the queue directory is that of the site, so it has the socket, but
     // not under this path.
     deployment.postfix(&[("transport_maps = proxy:", "transport_maps = ")]);

@@ -61,6 +61,17 @@ pub(super) enum NoLogin {
     Failed(#[from] Failure),
 }
 
+impl NoLogin {
+    /// Whether another try may do better with nothing changed.
+    pub(super) fn is_temporary(&self) -> bool {
+        match self {
+            NoLogin::Config(_) => false,
+            NoLogin::Lost(_) | NoLogin::Late(_) => true,
+            NoLogin::Failed(failure) => failure.is_temporary(),
+        }
+    }
+}
+
 /// Takes a connection through TLS and the login that are configured for the backend. `us`: the name of
 /// this host.
 pub(super) async fn log_in(
@@ -74,6 +85,7 @@ pub(super) async fn log_in(
         tls: access.tls.when,
         allow_plaintext: access.allow_plaintext,
         credentials: access.credentials().map_err(|e| config(&e))?,
+        mechanisms: None,
     };
     let mut at = "the greeting";
     let done =

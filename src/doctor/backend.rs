@@ -1,81 +1,10 @@
 //! What a backend said, judged: by itself, by the mailbox list, and by what Postfix will do there.
 
-use super::lmtp::{Facts, Failure, Reply, Tls};
-use super::postfix::{Ask, Service, Settings, words};
+use super::certificate::Verdict;
+pub use super::client::Client;
+use super::lmtp::{Facts, Failure, Own, Reply, Tls, Tried};
+use super::postfix::tls::Level;
 use super::{Finding, shown};
-use crate::backend::Place;
-
-/// What Postfix' transport for a backend will do there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Client {
-    transport: String,
-    /// `lmtp_sasl_auth_enable`
-    logs_in: bool,
-    /// Whether it has a password for this backend; `None`: that cannot be seen.
-    password: Option<bool>,
-    /// `lmtp_sasl_security_options`, and those under TLS.
-    options: String,
-    tls_options: String,
-    /// `lmtp_tls_security_level`; `None`: it is chosen by a table.
-    tls: Option<String>,
-}
-
-impl Client {
-    /// By Postfix' settings.
-    pub fn of(settings: &Settings, service: &Service, place: &Place, ask: &dyn Ask) -> Self {
-        let text = |name| settings.of(service, name).to_owned();
-        let logs_in = settings.of(service, "lmtp_sasl_auth_enable") == "yes";
-        let passwords = settings.of(service, "lmtp_sasl_password_maps");
-        let tls = settings.of(service, "lmtp_tls_policy_maps").is_empty();
-        Self {
-            transport: service.name.clone(),
-            logs_in,
-            password: if logs_in { has_password(passwords, place, ask) } else { None },
-            options: text("lmtp_sasl_security_options"),
-            tls_options: text("lmtp_sasl_tls_security_options"),
-            tls: tls.then(|| text("lmtp_tls_security_level")),
-        }
-    }
-
-    fn demands_tls(&self) -> bool {
-        !matches!(self.tls.as_deref(), None | Some("" | "none" | "may"))
-    }
-
-    fn never_uses_tls(&self) -> bool {
-        matches!(self.tls.as_deref(), Some("" | "none"))
-    }
-
-    /// The mechanisms it may choose from, of those that the backend will offer to it.
-    fn usable<'a>(&self, facts: &'a Facts) -> Vec<&'a str> {
-        let (offered, options) = match &facts.tls {
-            Some(Tls::Up(offered)) if !self.never_uses_tls() => (offered, &self.tls_options),
-            _ => (&facts.auth, &self.options),
-        };
-        let bars = |option: &str| words(options).any(|word| word == option);
-        let usable = |mechanism: &&str| match *mechanism {
-            "PLAIN" | "LOGIN" => !bars("noplaintext"),
-            "ANONYMOUS" => !bars("noanonymous"),
-            // It stands for who one is already; Postfix has no credentials for it.
-            "EXTERNAL" => false,
-            _ => true,
-        };
-        offered.iter().map(String::as_str).filter(usable).collect()
-    }
-}
-
-/// By the host first, then by the destination (lmtp(8)); what the password is does not matter.
-fn has_password(tables: &str, place: &Place, ask: &dyn Ask) -> Option<bool> {
-    let Place::Inet { host, port } = place else { return None };
-    let keys = [host.to_string(), format!("{host}:{port}"), format!("[{host}]:{port}")];
-    for table in words(tables) {
-        for key in &keys {
-            if ask.table(table, key).ok()?.is_some() {
-                return Some(true);
-            }
-        }
-    }
-    Some(false)
-}
 
 /// All that can be said of a backend. `server`: as the mailbox list calls it, `None` for the mailboxes
 /// of this host. `recipient`: whom it was asked for.
@@ -150,63 +79,139 @@ fn name(named: &str, server: &str, facts: &Facts) -> Option<Finding> {
 
 fn tls(named: &str, facts: &Facts, client: &Client) -> Option<Finding> {
     const CHECK: &str = "backend/tls";
-    let parameter = format!(
-        "lmtp_tls_security_level = {} (transport {})",
-        client.tls.as_deref().unwrap_or_default(),
-        client.transport
-    );
-    if client.demands_tls() && !facts.starttls {
+    let level = client.tls.level;
+    let parameter = &client.tls.place;
+    if level.demands_tls() && !facts.starttls {
         let what = format!("it offers no STARTTLS, and Postfix has {parameter}: its letters wait");
         return Some(Finding::error(CHECK, named, what).mend(
             "give the backend a certificate (tls_server_cert; allowstarttls), or set the level to \
              may; a listener with `lmtpd -a` never offers it",
         ));
     }
-    let Some(Tls::Failed(why)) = &facts.tls else { return None };
-    let what = format!("it offers STARTTLS, which fails: {why}");
     let mend = "see its log; set allowstarttls: no if it is not meant to have TLS";
-    match (client.demands_tls(), client.never_uses_tls()) {
-        (true, _) => Some(Finding::error(CHECK, named, what).mend(mend)),
-        (false, false) => Some(Finding::warning(CHECK, named, what).mend(mend)),
-        (false, true) => None,
+    match (facts.tls.as_ref()?, level) {
+        (_, Level::None) => None,
+        (Tls::Up(_), level) if level.verifies() => certificate(named, facts, client),
+        (Tls::Up(_), Level::Fingerprint | Level::DaneOnly | Level::Unknown) => {
+            let what = format!("whether its certificate suits is not tested: {parameter}");
+            Some(Finding::skipped(CHECK, named, what))
+        }
+        (Tls::Up(_), _) => None,
+        (Tls::Untestable(why), _) => {
+            let what = format!(
+                "it offers STARTTLS in a way that Postfix' OpenSSL may know and this program does not \
+                 ({why}): try `posttls-finger -S -c -l {}` with its host and port",
+                if level.verifies() { "secure -F CAFILE" } else { "encrypt" }
+            );
+            Some(Finding::skipped(CHECK, named, what))
+        }
+        (Tls::Failed(why), level) => {
+            let what = format!("it offers STARTTLS, which fails: {why}");
+            Some(match level.demands_tls() {
+                true => Finding::error(CHECK, named, what).mend(mend),
+                false => Finding::warning(CHECK, named, what).mend(mend),
+            })
+        }
+    }
+}
+
+/// What Postfix makes of the certificate, where it looks at it.
+fn certificate(named: &str, facts: &Facts, client: &Client) -> Option<Finding> {
+    const CHECK: &str = "backend/tls";
+    let parameter = &client.tls.place;
+    match client.tls.verdict(&facts.chain, facts.at) {
+        Verdict::Good => None,
+        Verdict::Unknown(why) => {
+            Some(Finding::skipped(CHECK, named, format!("the certificate is not tested: {why}")))
+        }
+        Verdict::Untrusted(why) | Verdict::Bad(why) => {
+            let what = format!("{why}, and Postfix has {parameter}: its messages wait");
+            let mend = "give it a certificate of that name by that authority, or correct \
+                        lmtp_tls_CAfile, `match=` in lmtp_tls_policy_maps, or `address` in \
+                        [backends.servers]";
+            Some(Finding::error(CHECK, named, what).mend(mend))
+        }
     }
 }
 
 /// Whether Postfix logs in where that is wanted, and only there.
-fn login(named: &str, facts: &Facts, client: Option<&Client>) -> Option<Finding> {
+fn login(named: &str, facts: &Facts, client: Option<&Client>) -> Vec<Finding> {
     const CHECK: &str = "backend/login";
-    let mail = facts.mail.as_ref()?;
-    // 430 unless `soft_noauth: off` (imap/lmtpengine.c).
-    let wants = matches!(mail.code, 430 | 530);
+    let Some(mail) = &facts.mail else { return Vec::new() };
+    let wants = facts.wants_login();
     if !wants && !mail.is_ok() {
         let what = format!("to MAIL FROM it said `{}`", mail.shown());
-        return Some(match mail.is_temporary() {
+        return vec![match mail.is_temporary() {
             true => Finding::untested("backend/lmtp", named, what),
             false => Finding::error("backend/lmtp", named, what).mend("see its log"),
-        });
+        }];
     }
-    let client = client?;
+    let mut findings = Vec::new();
+    findings.extend(client.and_then(|client| by_postfix(named, facts, client)));
+    match &facts.own {
+        None => {}
+        Some(Own::Plain) if wants => {
+            let what = "it wants a login, and `murder-route lmtp`, which Exim and Sendmail run, has none \
+                        for it: its messages wait";
+            let mend = "set `username` and `password-file` in [backends] (murder-route.toml(5)), or have \
+                        the backend listen with `lmtpd -a` where only mail servers can connect";
+            findings.push(Finding::error(CHECK, named, what).mend(mend));
+        }
+        Some(Own::Plain) => {}
+        Some(Own::Ready(how)) => {
+            let what = format!("`murder-route lmtp` can deliver there: {how}");
+            findings.push(Finding::ok(CHECK, named, what));
+        }
+        Some(Own::Failed { why, temporary }) => {
+            let what = format!("`murder-route lmtp` cannot deliver there: {}", shown(why));
+            findings.push(match temporary {
+                true => Finding::untested(CHECK, named, what),
+                false => Finding::error(CHECK, named, what)
+                    .mend("correct [backends] of murder-route.toml, or the backend"),
+            });
+        }
+    }
+    findings
+}
+
+fn by_postfix(named: &str, facts: &Facts, client: &Client) -> Option<Finding> {
+    const CHECK: &str = "backend/login";
+    let wants = facts.wants_login();
     let Client { transport, logs_in, password, .. } = client;
-    let offered = match facts.auth.is_empty() {
-        true => "none".to_owned(),
-        false => facts.auth.join(" "),
+    let offered = match &facts.tls {
+        Some(Tls::Up(offered)) if client.uses_tls(facts) => offered,
+        _ => &facts.auth,
     };
+    let offered = if offered.is_empty() { "none".to_owned() } else { offered.join(" ") };
     let tries = *logs_in && *password != Some(false);
-    if tries && (wants || !facts.auth.is_empty()) && client.usable(facts).is_empty() {
-        let what = match wants {
-            true => format!(
+    // What it offers under TLS is not known then.
+    let unseen = matches!(facts.tls, Some(Tls::Untestable(_))) && client.tls.level != Level::None;
+    if tries && !unseen && (wants || !facts.auth.is_empty()) && client.usable(facts).is_empty() {
+        let what = match (wants, client.allowed(facts).is_empty()) {
+            (true, false) => format!(
+                "it wants a login by one of {offered}, and SASL has no plugin for any on this host: its \
+                 messages wait"
+            ),
+            (true, true) => format!(
                 "it wants a login, and Postfix uses none of the mechanisms it offers: {offered}"
             ),
-            false => format!(
+            (false, _) => format!(
                 "it is pre-authorised (lmtpd -a, AUTH {offered}), and Postfix still wants to log \
                  in: its letters wait"
             ),
         };
-        let mend = match wants {
-            true => "use TLS and lmtp_sasl_tls_security_options = noanonymous, or let the backend \
-                     offer SCRAM (sasl_mech_list)"
-                .to_owned(),
-            false => format!(
+        let mend = match (wants, client.allowed(facts).is_empty()) {
+            (true, false) => {
+                "install the plugins of Cyrus SASL (libsasl2-modules on Debian), then \
+                              restart Postfix"
+                    .to_owned()
+            }
+            (true, true) => {
+                "use TLS and lmtp_sasl_tls_security_options = noanonymous, or let the backend \
+                             offer SCRAM (sasl_mech_list)"
+                    .to_owned()
+            }
+            (false, _) => format!(
                 "set lmtp_sasl_auth_enable=no for the transport {transport} in master.cf, or have \
                  it deliver to a listener without -a"
             ),
@@ -226,9 +231,34 @@ fn login(named: &str, facts: &Facts, client: Option<&Client>) -> Option<Finding>
             format!("it wants a login, and Postfix has no password for it (transport {transport})"),
             "add the host to lmtp_sasl_password_maps",
         ),
-        (true, _) => return None,
+        (true, _) => return tried(named, facts),
     };
     Some(Finding::error(CHECK, named, what).mend(mend))
+}
+
+/// What came of the login that Postfix would make.
+fn tried(named: &str, facts: &Facts) -> Option<Finding> {
+    const CHECK: &str = "backend/login";
+    match facts.tried.as_ref()? {
+        Tried::Skipped(why) => {
+            Some(Finding::skipped(CHECK, named, format!("the login was not tried: {why}")))
+        }
+        Tried::In(how) => Some(Finding::ok(CHECK, named, format!("Postfix can log in: {how}"))),
+        Tried::Lost(why) => {
+            Some(Finding::untested(CHECK, named, format!("the login as Postfix: {}", shown(why))))
+        }
+        Tried::Refused(failure) => {
+            let what =
+                format!("the login as Postfix would make it: {}", shown(&failure.to_string()));
+            Some(match failure.is_temporary() {
+                true => Finding::untested(CHECK, named, what),
+                false => Finding::error(CHECK, named, what).mend(
+                    "correct it in lmtp_sasl_password_maps (after postmap, reload Postfix: it keeps \
+                     tables open), or on the backend",
+                ),
+            })
+        }
+    }
 }
 
 fn asked(named: &str, recipient: &str, facts: &Facts) -> Finding {
@@ -267,6 +297,7 @@ fn in_words(facts: &Facts) -> String {
     let tls = match &facts.tls {
         None => "no TLS".to_owned(),
         Some(Tls::Up(_)) => "TLS works".to_owned(),
+        Some(Tls::Untestable(_)) => "TLS not tested".to_owned(),
         Some(Tls::Failed(why)) => format!("TLS fails ({why})"),
     };
     format!("lmtpd{release} answers as {name}: {login}, {tls}")
@@ -274,9 +305,13 @@ fn in_words(facts: &Facts) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::postfix::Ask;
     use super::super::postfix::settings::tests::sites;
     use super::*;
+    use crate::backend::Place;
     use crate::doctor::Severity;
+    use crate::lmtp;
+    use crate::mupdate::Mechanism;
 
     struct Passwords(&'static str);
 
@@ -385,17 +420,8 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_looked_for_as_postfix_looks_for_it() {
+    fn without_a_password_for_the_host_no_login_is_tried() {
         let place = Place::parse("be1.example.org:2003", 24).unwrap();
-        for key in ["be1.example.org", "be1.example.org:2003", "[be1.example.org]:2003"] {
-            let found = has_password("hash:/a, hash:/b", &place, &Passwords(key));
-            assert_eq!(found, Some(true), "{key}");
-        }
-        for (tables, key) in [("hash:/a", "be2.example.org"), ("", "be1.example.org")] {
-            assert_eq!(has_password(tables, &place, &Passwords(key)), Some(false), "{key}");
-        }
-        let unix = Place::parse("unix:/lmtp", 24).unwrap();
-        assert_eq!(has_password("hash:/a", &unix, &Passwords("/lmtp")), None);
         let [_, settings, _] = sites();
         let settings = LOGS_IN.iter().fold(settings, |all, (name, value)| all.with(name, value));
         let murder = settings.transport("murder").unwrap();
@@ -419,6 +445,83 @@ mod tests {
         assert_eq!(found(&broken, &client(&[])), OK);
         let by_table = client(&[("lmtp_tls_policy_maps", "hash:/etc/tls")]);
         assert_eq!(found(&pre_authorised(), &by_table), OK);
+        // Without DNSSEC `dane` is no more than `may`.
+        let dane = client(&[("lmtp_tls_security_level", "dane")]);
+        assert_eq!(found(&pre_authorised(), &dane), OK);
+        // A handshake of OpenSSL only, such as DHE with TLS 1.2.
+        let dhe = Facts {
+            starttls: true,
+            tls: Some(Tls::Untestable("received fatal alert: HandshakeFailure".into())),
+            ..pre_authorised()
+        };
+        let skipped = [("backend/lmtp", Severity::Ok), ("backend/tls", Severity::Skipped)];
+        for client in [&demands, &may, &dane] {
+            assert_eq!(found(&dhe, client), skipped);
+        }
+        assert_eq!(found(&dhe, &client(&[])), OK);
+    }
+
+    #[test]
+    fn certificate_that_postfix_will_refuse_is_an_error_where_it_looks_at_it() {
+        let shows = Facts {
+            starttls: true,
+            tls: Some(Tls::Up(Vec::new())),
+            chain: vec![b"no certificate".to_vec()],
+            ..pre_authorised()
+        };
+        // No authority is named at all, which is told of the transport.
+        let secure = client(&[("lmtp_tls_security_level", "secure"), ("lmtp_tls_CAfile", "")]);
+        assert_eq!(secure.findings.len(), 1, "{:?}", secure.findings);
+        let skipped = [("backend/lmtp", Severity::Ok), ("backend/tls", Severity::Skipped)];
+        assert_eq!(found(&shows, &secure), skipped);
+        let encrypt = client(&[("lmtp_tls_security_level", "encrypt")]);
+        assert_eq!(found(&shows, &encrypt), OK);
+        for level in ["fingerprint", "dane-only", "nonsense"] {
+            let client = client(&[("lmtp_tls_security_level", level)]);
+            assert_eq!(found(&shows, &client), skipped, "{level}");
+        }
+    }
+
+    #[test]
+    fn login_that_was_tried_is_judged_by_what_came_of_it() {
+        let scram = wants_login(&["SCRAM-SHA-1"]);
+        let said = |code| Reply { code, lines: vec!["said".into()] };
+        let refused = |code| {
+            Tried::Refused(lmtp::Failure::LoginRefused {
+                name: "postman".into(),
+                mechanism: Mechanism::Plain,
+                said: said(code),
+            })
+        };
+        for (tried, severity) in [
+            (Tried::In("as `postman`".into()), Severity::Ok),
+            (Tried::Skipped("why".into()), Severity::Skipped),
+            (Tried::Lost("gone".into()), Severity::Untested),
+            (refused(501), Severity::Error),
+            (refused(454), Severity::Untested),
+        ] {
+            let facts = Facts { tried: Some(tried), ..scram.clone() };
+            let all = found(&facts, &client(&LOGS_IN));
+            assert!(all.contains(&("backend/login", severity)), "{all:?}");
+            assert_eq!(all.len() == 2, severity <= Severity::Skipped, "{all:?}");
+        }
+    }
+
+    #[test]
+    fn without_postfix_a_backend_that_wants_a_login_needs_one_of_ours() {
+        let of = |own: Option<Own>, facts: Facts| {
+            let found = judge(Some("be1.example.org"), "x", &Facts { own, ..facts }, None, None);
+            found.iter().map(|finding| (finding.check, finding.severity)).collect::<Vec<_>>()
+        };
+        let wants = || wants_login(&["PLAIN"]);
+        assert_eq!(of(Some(Own::Plain), wants()), LOGIN);
+        assert_eq!(of(Some(Own::Plain), pre_authorised()), OK);
+        assert_eq!(of(None, wants()), OK);
+        let both = [("backend/lmtp", Severity::Ok), ("backend/login", Severity::Ok)];
+        assert_eq!(of(Some(Own::Ready("as x".into())), wants()), both);
+        let failed = |temporary| Some(Own::Failed { why: "TLS".into(), temporary });
+        assert_eq!(of(failed(false), wants()), LOGIN);
+        assert_eq!(of(failed(true), wants()), [("backend/login", Severity::Untested)]);
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //!
 //! There is no DATA here, so no letter can come of it.
 
+use std::time::Duration;
+
 use super::shown;
 pub use crate::lmtp::{LINE_LIMIT, Reply};
 use crate::lmtp::{NotLmtp, Reader, auth_mechanisms, offers};
@@ -21,8 +23,40 @@ use crate::lmtp::{NotLmtp, Reader, auth_mechanisms, offers};
 pub enum Tls {
     /// Encrypted; the mechanisms that are offered then.
     Up(Vec<String>),
+    /// It is offered, and the TLS of this program cannot do it as that of a mail server may: ciphers
+    /// without ECDHE, versions before 1.2, odd certificates.
+    Untestable(String),
     /// It is offered, and did not come about.
     Failed(String),
+}
+
+/// What came of the login that Postfix would make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tried {
+    /// It was not tried.
+    Skipped(String),
+    /// It works.
+    In(String),
+    /// It does not.
+    Refused(crate::lmtp::Failure),
+    /// The connection did not last.
+    Lost(String),
+}
+
+/// What came of a connection as `murder-route lmtp` makes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Own {
+    /// It has neither TLS nor a login for this backend.
+    Plain,
+    /// It works.
+    Ready(String),
+    /// It does not.
+    Failed {
+        /// Why.
+        why: String,
+        /// Whether that may be otherwise the next time.
+        temporary: bool,
+    },
 }
 
 /// What was learnt of a backend.
@@ -40,12 +74,27 @@ pub struct Facts {
     pub auth: Vec<String>,
     /// What STARTTLS came to, if it is offered.
     pub tls: Option<Tls>,
+    /// The certificates it showed, its own first, in DER.
+    pub chain: Vec<Vec<u8>>,
+    /// When that was, since 1970.
+    pub at: Duration,
+    /// What came of the login that Postfix would make.
+    pub tried: Option<Tried>,
+    /// What came of a connection as `murder-route lmtp` makes it.
+    pub own: Option<Own>,
     /// What it said to MAIL FROM:<>.
     pub mail: Option<Reply>,
     /// What it said to RCPT TO, if there was a recipient and MAIL was taken.
     pub rcpt: Option<Reply>,
     /// Where the conversation broke off, if it did.
     pub failure: Option<Failure>,
+}
+
+impl Facts {
+    /// Whether it takes nothing before a login: 430 unless `soft_noauth: off` (imap/lmtpengine.c).
+    pub fn wants_login(&self) -> bool {
+        self.mail.as_ref().is_some_and(|mail| matches!(mail.code, 430 | 530))
+    }
 }
 
 /// Why a conversation broke off.
@@ -156,16 +205,19 @@ impl Conversation {
         }
     }
 
-    /// The handshake is over.
-    pub fn tls(&mut self, outcome: Result<(), String>) {
+    /// The handshake is over; the certificates, or what it came to otherwise.
+    pub fn tls(&mut self, outcome: Result<Vec<Vec<u8>>, Tls>) {
         if self.phase != Phase::Handshake {
             return;
         }
         match outcome {
-            Ok(()) => self.lhlo(Phase::LhloUnderTls),
+            Ok(chain) => {
+                self.facts.chain = chain;
+                self.lhlo(Phase::LhloUnderTls);
+            }
             // What comes on a connection after that is nobody's language.
-            Err(why) => {
-                self.facts.tls = Some(Tls::Failed(why));
+            Err(outcome) => {
+                self.facts.tls = Some(outcome);
                 self.phase = Phase::Over;
             }
         }
@@ -281,7 +333,7 @@ mod tests {
             said += std::str::from_utf8(&output).unwrap();
             match conversation.step() {
                 Step::Over => break,
-                Step::StartTls => conversation.tls(Ok(())),
+                Step::StartTls => conversation.tls(Ok(Vec::new())),
                 Step::Line => match replies.next() {
                     Some(reply) => {
                         reply.lines().for_each(|line| conversation.line(line.as_bytes()));

@@ -6,14 +6,17 @@
 //! * [`socket`] knows what to ask at a socket, and what it means if nobody answers; [`recipients`],
 //!   whether what is said there of recipients is what the configuration says.
 //! * [`lmtp`] is the conversation with a backend; [`backend`] judges what it brought, also against
-//!   what Postfix will do there.
+//!   what Postfix will do there, which is the [`client`]: the [`certificate`], and the [`login`].
 //! * [`comparison`] finds where two mailbox lists differ.
 //!
 //! All of it comes down to [`Finding`]s; [`report`] gives them their form.
 
 pub mod backend;
+pub mod certificate;
+pub mod client;
 pub mod comparison;
 pub mod lmtp;
+pub mod login;
 pub mod postfix;
 pub mod recipients;
 pub mod report;

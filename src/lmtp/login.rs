@@ -13,7 +13,7 @@ const MAX_CHALLENGES: u32 = 8;
 const MAX_COMMAND: usize = 500;
 
 /// How to log in.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     /// When to use STARTTLS.
     pub tls: WhenTls,
@@ -21,6 +21,8 @@ pub struct Policy {
     pub allow_plaintext: bool,
     /// As whom to log in; `None`: not at all.
     pub credentials: Option<Credentials>,
+    /// The mechanisms that may be used, the best one first. `None`: [`Mechanism::ALL`].
+    pub mechanisms: Option<Vec<Mechanism>>,
 }
 
 /// What the caller of a [`Login`] has to do next.
@@ -305,7 +307,8 @@ impl Login {
             client_certificate: false,
             allow_plaintext: self.policy.allow_plaintext,
         };
-        let mechanism = choose(&Mechanism::ALL, &offered, credentials, circumstances);
+        let wanted = self.policy.mechanisms.as_deref().unwrap_or(&Mechanism::ALL);
+        let mechanism = choose(wanted, &offered, credentials, circumstances);
         let mechanism = mechanism.map_err(of_sasl)?;
         let (exchange, first) = Exchange::start(mechanism, credentials).map_err(of_sasl)?;
         // RFC 4954 section 4: an empty response is written `=`.

@@ -12,7 +12,7 @@ fn policy(tls: WhenTls, login: bool) -> Policy {
         password: Some(Secret::new("secret")),
         ..Credentials::default()
     });
-    Policy { tls, allow_plaintext: false, credentials }
+    Policy { tls, credentials, ..Policy::default() }
 }
 
 /// What was said to a server of these replies, and what came of it.

@@ -1,29 +1,30 @@
 //! Talks LMTP to backends, several at a time.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::backend::Place;
-use crate::doctor::lmtp::{Conversation, Facts, Failure, LINE_LIMIT, Step};
+use crate::doctor::lmtp::{Conversation, Facts, Failure, LINE_LIMIT, Step, Tls};
+use crate::follow::connection::Stream;
 
 /// For the name service, for each address to take the connection, for each reply and for TLS.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// For a whole backend, however many addresses its name has.
-const ALL_OF_IT: Duration = Duration::from_secs(60);
+pub(super) const ALL_OF_IT: Duration = Duration::from_secs(60);
 
 /// So many backends are talked to at once.
-const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 16;
 
 /// A conversation to be had.
 pub(super) struct Wanted {
@@ -72,17 +73,16 @@ async fn talk_to(us: &str, place: &Place, recipient: Option<&str>) -> Facts {
     if timeout_at(end, hold(stream, &mut conversation)).await.is_err() {
         conversation.lost("it takes its time over everything");
     }
-    conversation.facts()
+    // A clock before 1970 has no certificate valid.
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Facts { at, ..conversation.facts() }
 }
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 fn late(patience: Duration) -> String {
     format!("no connection within {} s", patience.as_secs())
 }
 
-async fn connect(place: &Place) -> Result<Box<dyn Stream>, String> {
+pub(super) async fn connect(place: &Place) -> Result<Box<dyn Stream>, String> {
     match place {
         Place::Unix(path) => {
             let connected = timeout(PATIENCE, UnixStream::connect(&**path)).await;
@@ -131,12 +131,13 @@ async fn hold(mut stream: Box<dyn Stream>, conversation: &mut Conversation) {
                 // What came in the clear counts for nothing under TLS.
                 came.clear();
                 let begun = timeout(PATIENCE, under_tls(stream)).await;
-                match begun.unwrap_or_else(|_| Err("no answer to the handshake".into())) {
-                    Ok(encrypted) => {
+                let late = || Err(Tls::Failed("no answer to the handshake".into()));
+                match begun.unwrap_or_else(|_| late()) {
+                    Ok((encrypted, chain)) => {
                         stream = encrypted;
-                        conversation.tls(Ok(()));
+                        conversation.tls(Ok(chain));
                     }
-                    Err(why) => return conversation.tls(Err(why)),
+                    Err(outcome) => return conversation.tls(Err(outcome)),
                 }
             }
         }
@@ -144,7 +145,10 @@ async fn hold(mut stream: Box<dyn Stream>, conversation: &mut Conversation) {
 }
 
 /// The next line, without its end; `came` has what came and was not taken yet.
-async fn line(stream: &mut Box<dyn Stream>, came: &mut Vec<u8>) -> Result<Vec<u8>, String> {
+pub(super) async fn line(
+    stream: &mut Box<dyn Stream>,
+    came: &mut Vec<u8>,
+) -> Result<Vec<u8>, String> {
     loop {
         if let Some(end) = memchr::memchr(b'\n', came) {
             let mut line: Vec<u8> = came.drain(..=end).collect();
@@ -163,25 +167,56 @@ async fn line(stream: &mut Box<dyn Stream>, came: &mut Vec<u8>) -> Result<Vec<u8
     }
 }
 
-async fn under_tls(stream: Box<dyn Stream>) -> Result<Box<dyn Stream>, String> {
+/// The connection under TLS, and the certificates of the other end.
+pub(super) async fn under_tls(
+    stream: Box<dyn Stream>,
+) -> Result<(Box<dyn Stream>, Vec<Vec<u8>>), Tls> {
+    let failed = |e: &dyn std::fmt::Display| Tls::Failed(e.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
+        .map_err(|e| failed(&e))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
+    // As Postfix, which names no server unless it is told to (lmtp_tls_servername).
+    config.enable_sni = false;
     // Of no meaning where any certificate will do.
-    let name = ServerName::try_from("backend").map_err(|e| e.to_string())?;
+    let name = ServerName::try_from("backend").map_err(|e| failed(&e))?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     match connector.connect(name, stream).await {
-        Ok(stream) => Ok(Box::new(stream)),
-        Err(e) => Err(e.to_string()),
+        Ok(stream) => {
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let chain = chain.iter().map(|certificate| certificate.to_vec()).collect();
+            Ok((Box::new(stream), chain))
+        }
+        Err(e) => Err(outcome(&e)),
     }
 }
 
-/// Takes any certificate: it is only tried whether TLS comes about, and nothing is told that not
-/// everybody may hear. What Postfix demands of a certificate is Postfix' to say.
+/// What a failed handshake means. This TLS lacks what OpenSSL has: DHE, versions before 1.2, SHA-1,
+/// certificates of version 1.
+fn outcome(error: &std::io::Error) -> Tls {
+    use rustls::AlertDescription as Alert;
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let lacking = matches!(
+        inner,
+        Some(
+            rustls::Error::PeerIncompatible(_)
+                | rustls::Error::InvalidCertificate(_)
+                | rustls::Error::AlertReceived(
+                    Alert::HandshakeFailure | Alert::ProtocolVersion | Alert::InsufficientSecurity
+                )
+        )
+    );
+    match lacking {
+        true => Tls::Untestable(error.to_string()),
+        false => Tls::Failed(error.to_string()),
+    }
+}
+
+/// Takes any certificate: what Postfix demands of it is judged afterwards, before anything is told that
+/// not everybody may hear.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 
@@ -219,5 +254,34 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+
+    use super::*;
+
+    #[test]
+    fn handshake_that_openssl_may_know_is_no_failure() {
+        for error in [
+            // A server with DHE only says so.
+            Error::AlertReceived(AlertDescription::HandshakeFailure),
+            Error::AlertReceived(AlertDescription::ProtocolVersion),
+            Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),
+            Error::InvalidCertificate(CertificateError::BadEncoding),
+        ] {
+            let outcome = outcome(&io::Error::new(io::ErrorKind::InvalidData, error));
+            assert!(matches!(outcome, Tls::Untestable(_)), "{outcome:?}");
+        }
+        for error in [
+            io::Error::new(io::ErrorKind::InvalidData, Error::DecryptError),
+            io::Error::from(io::ErrorKind::UnexpectedEof),
+        ] {
+            assert!(matches!(outcome(&error), Tls::Failed(_)), "{error}");
+        }
     }
 }

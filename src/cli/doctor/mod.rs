@@ -2,6 +2,7 @@
 
 mod backends;
 mod lists;
+mod logins;
 mod postconf;
 pub(super) mod socket;
 
@@ -14,17 +15,19 @@ use nix::unistd::{User, geteuid};
 use tokio::runtime::{Builder, Runtime};
 
 use self::backends::Wanted;
+use self::logins::Trial;
 use self::postconf::{NoPostfix, Postfix};
 use self::socket::Way;
 use super::behind::{need, stored};
 use super::{Common, Exit, check};
 use crate::address::Recipient;
 use crate::backend::{Backend, NoBackend};
-use crate::config::{DEFAULT_SOCKET, Settings};
+use crate::config::{self, BackendAccess, DEFAULT_SOCKET, Settings};
 use crate::confirm::Findings;
 use crate::doctor::backend::{Client, judge};
 use crate::doctor::comparison::Comparison;
-use crate::doctor::lmtp::Facts;
+use crate::doctor::lmtp::{Facts, Own, Tried};
+use crate::doctor::login::{self, Plan};
 use crate::doctor::postfix::transports::Answer;
 use crate::doctor::postfix::uses::{Use, uses_with};
 use crate::doctor::postfix::{Ask as _, domains, kept, lookups, tables, transports};
@@ -540,19 +543,65 @@ impl<'a> Examination<'a> {
             self.findings.push(Finding::skipped(CHECK, "backends", why));
         }
         let us = self.lhlo_name();
-        let facts = self.runtime.block_on(backends::talk(&us, &wanted));
-        for (Wanted { server, place, recipient }, facts) in wanted.iter().zip(&facts) {
-            let client = self.client(server.as_deref());
-            let place = place.to_string();
+        let mut facts = self.runtime.block_on(backends::talk(&us, &wanted));
+        let clients: Vec<Option<Client>> =
+            wanted.iter().map(|wanted| self.client(wanted.server.as_deref())).collect();
+        self.log_in(&us, &wanted, &clients, &mut facts);
+        for ((wanted, client), facts) in wanted.iter().zip(&clients).zip(&facts) {
+            let Wanted { server, place, recipient } = wanted;
+            // What is wrong with a transport is so for every backend.
+            for finding in client.iter().flat_map(|client| &client.findings) {
+                if !self.findings.contains(finding) {
+                    self.findings.push(finding.clone());
+                }
+            }
             self.findings.extend(judge(
                 server.as_deref(),
-                &place,
+                &place.to_string(),
                 facts,
                 client.as_ref(),
                 recipient.as_deref(),
             ));
         }
         (wanted, facts)
+    }
+
+    /// Tries the logins: that of Postfix, and that of `murder-route lmtp` where it is configured.
+    fn log_in(
+        &mut self,
+        us: &str,
+        wanted: &[Wanted],
+        clients: &[Option<Client>],
+        facts: &mut [Facts],
+    ) {
+        let access = config::backends_access(self.asked.common.config.as_deref());
+        let mut trials = Vec::new();
+        for ((Wanted { place, .. }, client), facts) in wanted.iter().zip(clients).zip(&mut *facts) {
+            let reached = facts.failure.is_none();
+            let attempt = match client.as_ref().map(|client| login::plan(facts, client)) {
+                Some(Plan::Try(attempt)) => Some(attempt),
+                Some(Plan::Skip(why)) => {
+                    facts.tried = Some(Tried::Skipped(why));
+                    None
+                }
+                Some(Plan::Nothing) | None => None,
+            };
+            // A configuration that cannot be read has been told of.
+            let own = access.as_ref().ok().map(|access| access.of(place));
+            if self.postfix.is_none() && own.as_ref().is_some_and(BackendAccess::is_plain) {
+                facts.own = Some(Own::Plain);
+            }
+            let access = own.filter(|access| reached && !access.is_plain());
+            trials.push(Trial { attempt, access });
+        }
+        let outcomes = self.runtime.block_on(logins::try_all(us, wanted, trials));
+        for (facts, outcome) in facts.iter_mut().zip(outcomes) {
+            facts.tried = outcome.tried.or(facts.tried.take());
+            facts.own = outcome.own.or(facts.own.take());
+            if facts.rcpt.is_none() {
+                facts.rcpt = outcome.rcpt;
+            }
+        }
     }
 
     /// What Postfix' transport for a server would do there.

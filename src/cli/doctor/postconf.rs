@@ -83,6 +83,25 @@ impl Ask for Postfix {
         read(path).map_err(|e: io::Error| format!("{path}: {e}"))
     }
 
+    /// Those in all of the usual directories. Cyrus SASL has one of them built in; where there is a
+    /// plugin of the library itself, as `sasldb` on Debian, it is the right one.
+    fn sasl_plugins(&self) -> Option<Vec<String>> {
+        let mut directories: Vec<PathBuf> =
+            ["/usr/lib/sasl2", "/usr/lib64/sasl2", "/usr/local/lib/sasl2"].map(Into::into).into();
+        for entry in std::fs::read_dir("/usr/lib").into_iter().flatten().flatten() {
+            directories.push(entry.path().join("sasl2"));
+        }
+        let mut plugins = Vec::new();
+        for entry in directories.iter().flat_map(std::fs::read_dir).flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_str().and_then(|name| name.strip_prefix("lib"));
+            if let Some((plugin, _)) = name.and_then(|name| name.split_once(".so")) {
+                plugins.push(plugin.to_owned());
+            }
+        }
+        (!plugins.is_empty()).then_some(plugins)
+    }
+
     /// getent(1) of glibc can leave the files out.
     fn in_dns(&self, host: &str) -> Option<bool> {
         let mut getent = Command::new("getent");

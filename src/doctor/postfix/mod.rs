@@ -10,6 +10,7 @@ pub mod kept;
 pub mod lookups;
 pub mod settings;
 pub mod tables;
+pub mod tls;
 pub mod transports;
 pub mod uses;
 
@@ -26,6 +27,12 @@ pub trait Ask {
     /// Whether the DNS, and not only a file of this host, has an address of a host. `None`: it cannot
     /// be told.
     fn in_dns(&self, host: &str) -> Option<bool>;
+
+    /// The plugins of Cyrus SASL that are installed, as in `plain` for `libplain.so`. `None`: where they
+    /// are is not known.
+    fn sasl_plugins(&self) -> Option<Vec<String>> {
+        None
+    }
 }
 
 /// The words of a list in a parameter (postconf(1): commas and white space separate). Braces, which

@@ -252,6 +252,15 @@ pub fn agrees() -> Done {
     Ok(())
 }
 
+/// A host that was set up as the README says, where this was tested and is well.
+pub fn is_content(check: &str) -> Done {
+    if can_run()? {
+        let found = Findings::as_installed(&["--no-master"])?;
+        ensure!(found.says("ok", check), "nothing of {check}: {:?}", found.all);
+    }
+    Ok(())
+}
+
 /// A host that was set up as the README says, and has this wrong.
 pub fn finds(check: &str, says: &str) -> Done {
     match can_run()? {

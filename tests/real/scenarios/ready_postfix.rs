@@ -565,14 +565,50 @@ fn by_login_and_tls(world: &mut World) -> Done {
         add_names(world)?;
         world.mail_server.restart_as_it_is()?;
         arrives_by_login(world, "jane@example.org", 0, "jane")?;
+        doctor::finds("backend/tls", "and not for be2.murder.test")?;
         waits_for(world, |world| {
             world.murder.backends[1].restart_with(&showing(&tls.backends[1]))
         })?;
         doctor::agrees()?;
-        arrives_by_login(world, "max@example.org", 1, "max")
+        doctor::is_content("backend/login")?;
+        arrives_by_login(world, "max@example.org", 1, "max")?;
+        doctor_sees_what_postfix_will_refuse(world, &tls)
     });
     as_before(world)?;
     seen
+}
+
+/// One thing wrong at a time, on a host that is sound again afterwards.
+fn doctor_sees_what_postfix_will_refuse(world: &mut World, tls: &Tls) -> Done {
+    let authorities = in_root("/etc/ssl/certs/ca-certificates.crt");
+    let password = in_root("/etc/postfix/murder-route-password");
+    let foreign = fs::read(&tls.foreign.certificate)?;
+    for (file, instead, check, says) in [
+        (&authorities, Some(&foreign[..]), "backend/tls", "is not signed by an authority"),
+        (&authorities, None, "backend/tls", "No such file"),
+        (&password, Some(&b"/^be/   cyrus:wrong\n"[..]), "backend/login", "refused the login"),
+        (&password, Some(&b"/^other/   cyrus:cyrus\n"[..]), "backend/login", "no password for it"),
+        (&password, Some(&b"/^be/   cyrus\n"[..]), "backend/login", "user:password"),
+        (&password, None, "backend/login", "lmtp ends when it opens its tables"),
+    ] {
+        let right = fs::read(file)?;
+        match instead {
+            Some(text) => fs::write(file, text)?,
+            None => fs::remove_file(file)?,
+        }
+        let found = doctor::finds(check, says);
+        fs::write(file, right)?;
+        found.map_err(|e| format!("{file}: {e}"))?;
+    }
+    let plugins = "cd /usr/lib/*/sasl2 && mkdir -p away && mv lib[!s]*.so* libscram.so* away";
+    run(sandbox::command("sh").args(["-c", plugins]))?;
+    let found = doctor::finds("backend/login", "SASL has no plugin");
+    run(sandbox::command("sh").args(["-c", "cd /usr/lib/*/sasl2 && mv away/* ."]))?;
+    found?;
+    world.murder.backends[1].restart_with(&showing(&tls.expired))?;
+    doctor::finds("backend/tls", "has expired")?;
+    world.murder.backends[1].restart_with(&showing(&tls.backends[1]))?;
+    doctor::agrees()
 }
 
 /// Offers TLS with this certificate, and the password in the clear only there.
