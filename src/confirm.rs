@@ -201,6 +201,10 @@ impl MailboxList for Overlaid<'_> {
         (found, lately || self.findings.again == Again::All)
     }
 
+    fn denies(&self, inbox: &MailboxName) -> bool {
+        self.list.denies(inbox)
+    }
+
     fn key_generation(&self) -> Option<KeyGeneration> {
         self.list.key_generation().or(self.findings.generation)
     }

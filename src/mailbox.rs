@@ -94,6 +94,18 @@ impl MailboxName {
         split(&self.0).1
     }
 
+    /// The owner of a user's INBOX, as Cyrus' user ID has it: with dots, and with the domain that stands
+    /// in the name. `None`: the name is no user's.
+    pub fn user(&self) -> Option<Vec<u8>> {
+        let local = self.without_domain().strip_prefix(b"user.")?;
+        let mut user: Vec<u8> = local.iter().map(|b| if *b == b'^' { b'.' } else { *b }).collect();
+        if let Some(domain) = self.domain() {
+            user.push(b'@');
+            user.extend_from_slice(domain);
+        }
+        Some(user)
+    }
+
     /// Appends the key under which a list of this generation holds the name.
     pub fn push_key(&self, generation: KeyGeneration, key: &mut Vec<u8>) {
         match generation {
@@ -289,6 +301,11 @@ pub trait MailboxList: Send + Sync {
     /// The generation of its keys, as far as that is known without reading the list.
     fn key_generation(&self) -> Option<KeyGeneration> {
         None
+    }
+
+    /// Whether the owner of this INBOX takes no mail now, whatever the record says (`cyr_deny`).
+    fn denies(&self, _inbox: &MailboxName) -> bool {
+        false
     }
 
     /// Calls `visit` for every mailbox whose internal name begins with `prefix` (all, if empty), in

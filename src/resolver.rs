@@ -9,6 +9,7 @@ use crate::confirm::{Findings, MOST_ROUNDS, Said};
 use crate::mailbox::{KeyGeneration, MailboxName};
 use crate::mailbox_list::high_water::MarkFile;
 use crate::mailbox_list::lists::{Lists, Replicated, Source};
+use crate::mailbox_list::user_deny::UserDeny;
 use crate::mailbox_list::{FileList, Options, kick::kick};
 use crate::maps::Maps;
 use crate::router::{Explain, Route, Router, Verdict};
@@ -79,8 +80,10 @@ impl Resolver {
             SourceName::Replica => Some(Source::Replica(replica.clone().unwrap_or_default())),
             SourceName::Find => None,
         };
+        let deny = settings.user_deny.as_ref();
+        let deny = deny.map(|(path, service)| UserDeny::open(path, service));
         Self {
-            lists: Lists::new(settings.sources.iter().filter_map(source).collect()),
+            lists: Lists::new(settings.sources.iter().filter_map(source).collect()).with_deny(deny),
             router: settings.router,
             maps: settings.maps,
             proof: settings.proof,

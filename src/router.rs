@@ -246,6 +246,9 @@ impl Router {
 /// Why somebody is unknown of whom the list has no record.
 const NO_SUCH: &str = "no such mailbox";
 
+/// Why a user is deferred who is in `user_deny.db`.
+const BLOCKED: &str = "access of this user is blocked (cyr_deny, user_deny.db)";
+
 /// Why a user is deferred whose mailbox lmtpd would make.
 const UNMADE: &str = "no such mailbox, but lmtpd would make it (autocreate_post); set `autocreate` in \
                       [backends] to the server for new users";
@@ -363,6 +366,10 @@ impl Search<'_> {
             return None;
         }
         explain!(self.explain, "rule: autocreate_post: lmtpd would make {}", target.name);
+        if self.list.denies(&target.name) {
+            let decision = Decision::Deferred(Cause::Mailbox);
+            return Some(Route::about(&target.name, None, decision, BLOCKED.into()));
+        }
         let resolved = backends.autocreate.as_deref().map(|host| backends.resolve(Some(host)));
         let (decision, reason) = match resolved {
             Some(Ok(backend)) => (Decision::Deliver(backend), Cow::Borrowed("")),
@@ -532,6 +539,10 @@ impl Search<'_> {
                     return Ok(Found::Decided(doubted));
                 }
                 return Ok(Found::Barred(Route::about(name, Some(record), decision, why.into())));
+            }
+            // After lmtpd's other checks, and like it only for users.
+            State::Active if target.kind == Kind::Inbox && self.list.denies(name) => {
+                (Decision::Deferred(Cause::Mailbox), BLOCKED.into())
             }
             State::Active => match self.router.backends.resolve(record.server.as_deref()) {
                 Ok(backend) => (Decision::Deliver(backend), "".into()),

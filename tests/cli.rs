@@ -325,6 +325,34 @@ fn a_user_whose_mailbox_lmtpd_makes_goes_to_its_backend_the_fallback_or_waits() 
 }
 
 #[test]
+fn a_user_whose_access_is_blocked_is_deferred() {
+    let site = Site::new();
+    fs::write(site.path("user_deny.db"), "eve@example.net\t2\timap\t\njane\t2\t*\t\n").unwrap();
+    for (recipient, outcome) in [
+        ("jane+Work@example.org", "deferred"),
+        ("eve@example.net", "deliver"),
+        ("nobody@example.org", "unknown"),
+    ] {
+        let answer = site.lookup(recipient);
+        assert_eq!(answer["outcome"], outcome, "{answer}");
+        assert_eq!(answer["reason"].to_string().contains("cyr_deny"), outcome == "deferred");
+    }
+    let text = stdout(&site.run("check", &[]));
+    assert!(text.contains("user_deny.db: 2 users blocked from some service"), "{text}");
+    // Another service than the usual one.
+    site.config("domains = [\"example.net\"]\nservices = [\"imap\"]\n");
+    assert_eq!(site.lookup("eve@example.net")["outcome"], "deferred");
+    fs::remove_file(site.path("user_deny.db")).unwrap();
+    assert_eq!(site.lookup("eve@example.net")["outcome"], "deliver");
+    assert!(!stdout(&site.run("check", &[])).contains("user_deny.db"));
+    // One that cannot be read blocks nobody, as in lmtpd, and that is said.
+    fs::create_dir(site.path("user_deny.db")).unwrap();
+    assert_eq!(site.lookup("eve@example.net")["outcome"], "deliver");
+    let text = stdout(&site.run("check", &[]));
+    assert!(text.contains("warning: ") && text.contains("user_deny.db: "), "{text}");
+}
+
+#[test]
 fn whoever_answers_warns_that_without_an_imapd_conf_a_lagging_list_is_believed() {
     let site = Site::new();
     let config = site.path("bare.toml");

@@ -20,7 +20,7 @@ impl Autocreate {
         if target.kind != Kind::Inbox {
             return false;
         }
-        let Some(user) = target.user() else { return false };
+        let Some(user) = target.name.user() else { return false };
         let named = |entry: &String| entry.as_bytes() == user;
         let admitted =
             |entry: &String| entry == "anyone" || entry.starts_with("group:") || named(entry);

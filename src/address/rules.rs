@@ -98,18 +98,6 @@ impl Target {
         Self { kind, name, others: Vec::new() }
     }
 
-    /// The user's name as Cyrus' user ID has it: with dots, and with the domain unless that is the
-    /// `defaultdomain`. `None`: no INBOX.
-    pub fn user(&self) -> Option<Vec<u8>> {
-        let local = self.name.without_domain().strip_prefix(b"user.")?;
-        let mut user: Vec<u8> = local.iter().map(|b| if *b == b'^' { b'.' } else { *b }).collect();
-        if let Some(domain) = self.name.domain() {
-            user.push(b'@');
-            user.extend_from_slice(domain);
-        }
-        (self.kind == Kind::Inbox).then_some(user)
-    }
-
     fn new(kind: Kind, name: Vec<u8>) -> Result<Self, NoTarget> {
         let name = MailboxName::new(name).map_err(|_| NoTarget::Nobody(UNNAMEABLE))?;
         Ok(Self::by_name(kind, name))

@@ -258,6 +258,10 @@ impl MailboxList for Watched<'_> {
         found
     }
 
+    fn denies(&self, inbox: &MailboxName) -> bool {
+        self.list.denies(inbox)
+    }
+
     fn key_generation(&self) -> Option<KeyGeneration> {
         self.list.key_generation()
     }

@@ -21,6 +21,7 @@ use crate::mailbox::{MailboxList, MailboxName};
 use crate::mailbox_list::foothold::Foothold;
 use crate::mailbox_list::lists::{Lists, Source};
 use crate::mailbox_list::map::Danger;
+use crate::mailbox_list::user_deny::UserDeny;
 use crate::mailbox_list::view::FEW_LOOKUPS;
 use crate::mailbox_list::{FileList, Options, lock, stored::Stored};
 use crate::maps::{Maps, UnknownPolicy, is_in_any_case};
@@ -49,6 +50,8 @@ pub struct Library {
     /// Whether misses are believed of lists only that are complete by themselves.
     complete: bool,
     sources: Vec<KeptSource>,
+    /// The database of blocked users, and the service they are blocked from.
+    deny: Option<(Arc<Foothold>, String)>,
     pub(super) daemon: Daemon,
     /// How long a call may wait that says nothing else.
     patience: Duration,
@@ -154,13 +157,18 @@ impl Library {
         let daemon = Daemon::at(endpoints);
         let warnings = settings.warnings.iter().chain(daemon.unusable());
         let warnings = warnings.map(|warning| text::line(warning)).collect();
-        let inner = ArcSwap::from_pointee(Inner::of(&sources));
+        let deny = match settings.user_deny {
+            Some((path, service)) => Some((keep(&path)?, service)),
+            None => None,
+        };
+        let inner = ArcSwap::from_pointee(Inner::of(&sources, deny.as_ref()));
         Ok(Self {
             router: settings.router,
             maps: settings.maps,
             murder: !matches!(settings.proof, Proof::List | Proof::Complete),
             complete: settings.proof == Proof::Complete,
             sources,
+            deny,
             daemon,
             patience,
             warnings,
@@ -191,7 +199,7 @@ impl Library {
         }
         // A parent's: see above.
         std::mem::forget(Arc::clone(&inner));
-        self.inner.compare_and_swap(&inner, Arc::new(Inner::of(&self.sources)));
+        self.inner.compare_and_swap(&inner, Arc::new(Inner::of(&self.sources, self.deny.as_ref())));
         self.inner.load()
     }
 
@@ -418,6 +426,7 @@ impl Library {
             assert_ne!(recipient, b"panic@example.org", "a panic for a test");
             let mut now = None;
             if let [source] = inner.lists.sources()
+                && !inner.lists.may_deny()
                 && let Some(asked) = inner.decided.ask(recipient)
                 && let Some((moment, age)) = source.believed()
             {
@@ -536,7 +545,7 @@ impl Drop for Library {
 }
 
 impl Inner {
-    fn of(sources: &[KeptSource]) -> Self {
+    fn of(sources: &[KeptSource], deny: Option<&(Arc<Foothold>, String)>) -> Self {
         let source = |source: &KeptSource| match source {
             KeptSource::MailboxesDb(at) => {
                 let options = Options {
@@ -550,9 +559,10 @@ impl Inner {
                 Source::Replica(Stored::lockless(Arc::clone(at), *max_age))
             }
         };
+        let deny = deny.map(|(at, service)| UserDeny::open_at(Arc::clone(at), service));
         Self {
             process: process::id(),
-            lists: Lists::new(sources.iter().map(source).collect()),
+            lists: Lists::new(sources.iter().map(source).collect()).with_deny(deny),
             connections: Pool::default(),
             decided: Decided::default(),
         }

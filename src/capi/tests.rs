@@ -423,6 +423,32 @@ fn a_library_without_a_mupdate_server_refuses_nobody_of_a_murder() {
 }
 
 #[test]
+fn a_user_who_is_blocked_after_many_lookups_is_deferred() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    write_list(&path("mailboxes.db"), &[("user.jane", "be1.example.org")]);
+    let text = format!("configdirectory: {}\n", directory.path().display());
+    fs::write(path("imapd.conf"), text).unwrap();
+    let text = "domains = [\"example.org\"]\nimapd-conf = \"imapd.conf\"\n";
+    fs::write(path("murder-route.toml"), text).unwrap();
+    let config = Some(path("murder-route.toml"));
+    let given = Overrides { config, ..Overrides::default() };
+    let library = Library::open(given, None, Duration::from_secs(60)).unwrap();
+    for _ in 0..MANY {
+        assert_eq!(server(&library.look_up(b"jane@example.org")), Some("be1.example.org"));
+    }
+    fs::write(path("user_deny.db"), "jane\t2\t*\t\n").unwrap();
+    let began = std::time::Instant::now();
+    loop {
+        let told = library.look_up(b"jane@example.org");
+        if told.route.decision == Decision::Deferred(Cause::Mailbox) {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", told.route);
+    }
+}
+
+#[test]
 fn who_is_caught_by_a_catch_all_gets_his_own_letters_from_the_moment_he_exists() {
     let directory = tempfile::tempdir().unwrap();
     let list = directory.path().join("mailboxes.db");

@@ -19,6 +19,7 @@ use crate::follow::{Murder, Upstream};
 use crate::mailbox::{KeyGeneration, MailboxList, MailboxName};
 use crate::mailbox_list::kick::kick;
 use crate::mailbox_list::replica::{Error, ReplicaList};
+use crate::mailbox_list::user_deny::UserDeny;
 use crate::mailbox_list::{FileList, Options, Status};
 use crate::maps::UnknownPolicy;
 use crate::master::Master;
@@ -79,6 +80,7 @@ impl Report {
         report.sources(settings);
         report.unknown(settings);
         report.names(settings);
+        report.blocked(settings);
         report.backends(settings);
         report.answers(settings);
         report.sockets(settings);
@@ -348,6 +350,18 @@ impl Report {
         }
         if rules.fuzzy {
             self.say("fuzzy", "a shared folder may be named nearly right");
+        }
+    }
+
+    fn blocked(&mut self, settings: &Settings) {
+        let Some((path, service)) = &settings.user_deny else { return };
+        match UserDeny::open(path, service).status() {
+            Ok(0) => {}
+            Ok(users) => {
+                let text = format!("{}: {users} users blocked from some service", path.display());
+                self.say("blocked users", format!("{text}; those from {service} are deferred"));
+            }
+            Err(why) => self.warn(format!("{why}; users blocked by `cyr_deny` get mail")),
         }
     }
 

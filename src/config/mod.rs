@@ -175,6 +175,8 @@ pub struct Settings {
     pub sources: Vec<SourceName>,
     /// Cyrus' own list, if it is one of the sources.
     pub mailboxes_db: Option<PathBuf>,
+    /// The database of blocked users, and the service of `cyrus.conf` they are blocked from.
+    pub user_deny: Option<(PathBuf, String)>,
     /// The replica; of no meaning unless it is one of the sources.
     pub replica: ReplicaSettings,
     /// Where what outlives the daemon is kept.
@@ -343,6 +345,10 @@ impl Settings {
             [] => file.listeners(base),
             named => named.iter().cloned().map(Listen::at).collect(),
         };
+        let user_deny = imapd.as_ref().filter(|imapd| imapd.configdirectory.is_absolute());
+        let service = services.as_ref().and_then(|services| services.first());
+        let service = service.map_or(LMTP_SERVICES[0], String::as_str).to_owned();
+        let user_deny = user_deny.map(|imapd| (imapd.userdeny_db_path.clone(), service));
         let vital = Vital::of(imapd.as_ref(), murder, !domains.is_empty());
         Ok(Self {
             router: Router {
@@ -353,6 +359,7 @@ impl Settings {
             },
             maps,
             mailboxes_db,
+            user_deny,
             sources,
             replica: ReplicaSettings {
                 directory: replica_directory(given, &file, base),

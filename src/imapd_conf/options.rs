@@ -38,6 +38,8 @@ pub struct Options {
     pub configdirectory: PathBuf,
     /// `mboxlist_db_path`, or else `mailboxes.db` in the configuration directory.
     pub mboxlist_db_path: PathBuf,
+    /// `userdeny_db_path`, or else `user_deny.db` in the configuration directory.
+    pub userdeny_db_path: PathBuf,
     /// `mboxlist_db`: the engine Cyrus would make a new list with. No more than a hint.
     pub mboxlist_db: Option<String>,
     /// `improved_mboxlist_sort`; the order of keys in a list of Cyrus up to 3.4.
@@ -108,6 +110,10 @@ impl ImapdConf {
             mboxlist_db_path: match self.get("mboxlist_db_path") {
                 Some(path) => PathBuf::from(path),
                 None => configdirectory.join("mailboxes.db"),
+            },
+            userdeny_db_path: match self.get("userdeny_db_path") {
+                Some(path) => PathBuf::from(path),
+                None => configdirectory.join("user_deny.db"),
             },
             mboxlist_db: string("mboxlist_db"),
             improved_mboxlist_sort: switch("improved_mboxlist_sort", false)?,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::FileList;
+use super::user_deny::UserDeny;
 #[cfg(feature = "capi")]
 use crate::mailbox::Moment;
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State};
@@ -102,7 +103,7 @@ pub enum Source {
 /// 4. Else a tombstone or a name without a mailbox, if one of them has that; else
 ///    [`Lookup::Absent`].
 #[derive(Debug, Clone, Default)]
-pub struct Lists(Vec<Source>);
+pub struct Lists(Vec<Source>, Option<Arc<UserDeny>>);
 
 impl fmt::Display for Lists {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -175,7 +176,17 @@ impl Source {
 impl Lists {
     /// These lists, in this order.
     pub fn new(sources: Vec<Source>) -> Self {
-        Self(sources)
+        Self(sources, None)
+    }
+
+    /// The same, with users who take no mail whatever the lists say.
+    pub fn with_deny(self, deny: Option<UserDeny>) -> Self {
+        Self(self.0, deny.map(Arc::new))
+    }
+
+    /// Whether the owner of any INBOX may take no mail now.
+    pub fn may_deny(&self) -> bool {
+        self.1.as_ref().is_some_and(|deny| !deny.is_empty())
     }
 
     /// The lists, in their order.
@@ -257,6 +268,10 @@ impl MailboxList for Lists {
         self.look_up(name, true)
     }
 
+    fn denies(&self, inbox: &MailboxName) -> bool {
+        self.1.as_ref().is_some_and(|deny| deny.denies(inbox))
+    }
+
     fn key_generation(&self) -> Option<KeyGeneration> {
         self.0.iter().find_map(|source| source.list().key_generation())
     }
@@ -314,6 +329,10 @@ impl MailboxList for WithoutWaiting<'_> {
 
     fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
         self.lists.look_up(name, false)
+    }
+
+    fn denies(&self, inbox: &MailboxName) -> bool {
+        self.lists.denies(inbox)
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {

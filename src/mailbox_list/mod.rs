@@ -27,6 +27,7 @@ mod skip_view;
 pub mod stored;
 #[cfg(test)]
 mod tests;
+pub mod user_deny;
 pub mod verify;
 pub(crate) mod view;
 

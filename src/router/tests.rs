@@ -14,6 +14,8 @@ struct FakeList {
     /// Said of every name, whatever the records.
     trouble: Option<Lookup>,
     generation: Option<KeyGeneration>,
+    /// The INBOX of a blocked user.
+    denied: Option<String>,
 }
 
 impl FakeList {
@@ -32,6 +34,10 @@ impl MailboxList for FakeList {
             Some(record) => Lookup::Present(record.clone()),
             None => Lookup::Absent,
         }
+    }
+
+    fn denies(&self, inbox: &MailboxName) -> bool {
+        self.denied.as_ref().is_some_and(|denied| denied.as_bytes() == inbox.as_bytes())
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {
@@ -142,6 +148,28 @@ fn a_user_whose_mailbox_lmtpd_makes_is_not_unknown() {
     assert_eq!(route.decision, deferred);
     router.backends.set("be3.example.org", elsewhere);
     assert_eq!(decided(&router, "new@example.org", Misses::Believed).decision, deferred);
+}
+
+#[test]
+fn a_blocked_user_is_deferred_and_a_shared_folder_never() {
+    let mut list = list();
+    list.denied = Some("user.jane".into());
+    let deferred = Decision::Deferred(Cause::Mailbox);
+    let decide = |list: &FakeList, recipient: &str| match route(
+        &router(),
+        list,
+        recipient,
+        Misses::Believed,
+    ) {
+        Verdict::Final(route) => route.decision,
+        open => panic!("{recipient}: {open:?}"),
+    };
+    assert_eq!(decide(&list, "jane+Work@example.org"), deferred);
+    // As a shared folder, where lmtpd does not look.
+    list = list.with("user.jane", shared(true, true));
+    assert!(matches!(decide(&list, "+user/jane@example.org"), Decision::Deliver(_)));
+    list.denied = Some("user.nobody".into());
+    assert_eq!(decide(&list, "nobody@example.org"), Decision::Unknown);
 }
 
 #[test]
@@ -508,7 +536,7 @@ fn folded_recipient_finds_names_with_capitals() {
     let older = Router { older: vec![Rules::defaults(Release::V2_4)], ..router() };
     let decide = |router: &Router, recipient: &str, belief: &dyn Belief| {
         let generation = Some(KeyGeneration::Internal);
-        let list = FakeList { records: list.records.clone(), trouble: None, generation };
+        let list = FakeList { records: list.records.clone(), generation, ..FakeList::default() };
         match router.route(recipient.as_bytes(), &list, belief, None) {
             Verdict::Final(route) => route.decision.as_str(),
             open => panic!("{recipient}: {open:?}"),
