@@ -569,6 +569,26 @@ fn postfix_config_does_for_each_option_what_that_option_is_for_and_no_other() {
     assert!(!settings(&postfix_config(&site, &["--domain", "a.example"])).contains("example.org"));
 }
 
+/// Debian's own `lmtp` is chrooted, and the murder's transport softens what lmtpproxyd refuses.
+#[test]
+fn postfix_config_warns_of_a_fallback_that_shares_its_transport() {
+    let site = Site::new();
+    for (fallback, arguments, warned) in [
+        ("fallback:unix:/run/s", &[][..], false),
+        ("lmtp:unix:/run/s", &[], true),
+        ("far:unix:/run/s", &[], true),
+        ("fallback:unix:/run/s", &["--verify", "transport"], true),
+    ] {
+        site.config(&format!(
+            "domains = [\"example.org\"]\nfallback = \"{fallback}\"\n[backends]\ntransport = \"far\"\n"
+        ));
+        let output = postfix_config(&site, &[&["--chroot", "none"], arguments].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said.contains("`fallback`"), warned, "{fallback}, {arguments:?}: {said}");
+        assert!(settings(&output).contains("reject_unverified_recipient"), "{fallback}");
+    }
+}
+
 #[test]
 fn postfix_config_goes_on_where_postconf_fails_and_says_what_it_took_for_granted() {
     let site = Site::new();

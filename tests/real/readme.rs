@@ -93,6 +93,16 @@ impl Readme {
         Ok(self)
     }
 
+    /// Only the steps that run this command.
+    pub fn with(mut self, command: &str) -> Done<Self> {
+        let runs =
+            |step: &Step| matches!(&step.action, Action::Run(text) if text.contains(command));
+        self.steps.retain(runs);
+        let directory = &self.directory;
+        ensure!(!self.steps.is_empty(), "{directory}/README.md: no step runs {command:?}");
+        Ok(self)
+    }
+
     /// With another word in its files and commands, such as a host's name that is ours here. The
     /// README must have the word.
     pub fn instead_of(mut self, word: &str, other: &str) -> Done<Self> {

@@ -13,6 +13,7 @@ mod function;
 mod kills;
 mod logins;
 mod master;
+mod migration;
 mod milter;
 mod moving;
 mod newcomer;

@@ -9,7 +9,7 @@ use std::process::Command;
 use super::beside::{becomes_well, switch};
 use super::faults::{Target, restarts_under_load};
 use super::without_cyrus::THOROUGH;
-use super::{doctor, newcomer, paths, refusals};
+use super::{doctor, migration, newcomer, paths, refusals};
 use crate::clients::sink::Sink;
 use crate::clients::socketmap::Socketmap;
 use crate::exchanger::{self, Exchanger};
@@ -38,9 +38,9 @@ const STAND_IN: &str = "127.0.1.42";
 const LOGIN_PORT: u16 = 2004;
 
 /// The sections of the README.
-const DAEMON: &str = "The daemon";
+pub const DAEMON: &str = "The daemon";
 const SOCKET: &str = "A socket in the chroot";
-const PIECES: &str = "The pieces";
+pub const PIECES: &str = "The pieces";
 const LOGIN: &str = "Backends that want a login, or TLS";
 
 /// Runs them.
@@ -59,6 +59,7 @@ pub fn run_in(world: &mut World, report: &mut Report) {
     scenario("policy in the chroot, restarted under load", by_policy);
     scenario("milter in the chroot", by_milter);
     if release == THOROUGH {
+        scenario("from lmtpproxyd to murder-route, and back", migration::there_and_back);
         scenario("backends want a login, and the password stays secret", by_login);
         scenario("a backend that refuses Postfix itself bounces nothing", refuses_us);
         scenario("on an exchanger with a replica", on_an_exchanger);
@@ -70,7 +71,7 @@ pub fn run_in(world: &mut World, report: &mut Report) {
 
 /// With this configuration of ours, besides what must be, and a Postfix that does not know of it yet;
 /// afterwards all is as it was.
-fn on_a_host(
+pub fn on_a_host(
     world: &mut World,
     configuration: &str,
     scenario: impl FnOnce(&mut World) -> Done,
@@ -98,7 +99,7 @@ fn begin(world: &mut World, configuration: &str) -> Done {
 const LISTEN: &str = "\n[[listen]]\nendpoint = \"unix:/run/murder-route\"\n";
 
 /// Follows sections of the README, `postfix-config` with these options.
-fn follow(world: &mut World, sections: &[&str], options: &str) -> Done {
+pub fn follow(world: &mut World, sections: &[&str], options: &str) -> Done {
     for section in sections {
         let command = "murder-route postfix-config";
         let mut readme = Readme::of("postfix")?
@@ -130,7 +131,7 @@ fn follow(world: &mut World, sections: &[&str], options: &str) -> Done {
 
 /// What systemd would do, done to the daemon of this number. Postfix is not running yet: an smtpd of
 /// before a reload may still take the next connection.
-fn systemctl(daemon: u32) -> String {
+pub fn systemctl(daemon: u32) -> String {
     format!(
         "case $* in\n\
          'reload murder-route' | 'restart murder-route') kill -HUP {daemon} ;;\n\
@@ -150,7 +151,7 @@ fn answers(socket: &str, beginning: &str) -> Done {
 }
 
 /// Adds a line of the site's to main.cf.
-fn add_to_main_cf(line: &str) -> Done {
+pub fn add_to_main_cf(line: &str) -> Done {
     let mut main_cf = OpenOptions::new().append(true).open(in_root("/etc/postfix/main.cf"))?;
     Ok(writeln!(main_cf, "{line}")?)
 }
@@ -205,7 +206,7 @@ fn by_its_readme(world: &mut World) -> Done {
 }
 
 /// Changes our configuration, and waits until the daemon answers so for Jane.
-fn change(world: &World, from: &str, to: &str, answer: &str) -> Done {
+pub fn change(world: &World, from: &str, to: &str, answer: &str) -> Done {
     let text = fs::read_to_string(in_root(CONFIGURATION))?;
     ensure!(text.contains(from), "{CONFIGURATION} has no {from:?}: {text}");
     fs::write(in_root(CONFIGURATION), text.replacen(from, to, 1))?;
