@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::maps::{BUILT_IN, STATUS_MAP};
 use crate::wire::protocol::Protocols;
 
 /// The mode of a unix socket for which none is set: everybody may ask, since Postfix' processes do
@@ -68,10 +69,15 @@ impl Listen {
 
 /// Why a text is not an [`Endpoint`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a place to listen at: {why} (unix:PATH, inet:HOST:PORT or systemd:NAME)")]
+#[error("`{text}` is not a place to listen at: {why} (unix:PATH, inet:HOST:PORT or systemd:NAME)")]
 pub struct EndpointError {
     text: String,
     why: &'static str,
+}
+
+/// Whether a map that is always there has this name.
+fn is_map(name: &str) -> bool {
+    name == STATUS_MAP || BUILT_IN.contains(&name)
 }
 
 impl FromStr for Endpoint {
@@ -82,6 +88,10 @@ impl FromStr for Endpoint {
         match text.split_once(':').ok_or_else(|| wrong("the kind is missing"))? {
             ("unix", "") => Err(wrong("no path")),
             ("unix", path) if path.ends_with('/') => Err(wrong("the path is a directory's")),
+            // Copied from Postfix' main.cf, where the map follows the socket.
+            ("unix", path) if path.rsplit_once(':').is_some_and(|(_, map)| is_map(map)) => {
+                Err(wrong("the map does not belong here, only the path"))
+            }
             ("unix", path) => Ok(Endpoint::Unix(path.into())),
             ("inet", place) => {
                 let (host, port) = place.rsplit_once(':').ok_or_else(|| wrong("no port"))?;
@@ -102,6 +112,7 @@ impl FromStr for Endpoint {
                     _ => Err(wrong("the port is not a number up to 65535")),
                 }
             }
+            ("socketmap", _) => Err(wrong("that is a table of Postfix; here begins the socket")),
             ("systemd", "") => Err(wrong("no name")),
             ("systemd", name) => Ok(Endpoint::Systemd(name.to_owned())),
             _ => Err(wrong("unknown kind")),
@@ -167,6 +178,9 @@ mod tests {
             ("tcp:127.0.0.1:1", "unknown kind"),
             ("unix:", "no path"),
             ("unix:/run/", "directory"),
+            ("unix:/run/murder-route:lmtp", "the map does not belong here"),
+            ("unix:murder-route/socket:canonical", "the map does not belong here"),
+            ("socketmap:unix:/run/murder-route:lmtp", "a table of Postfix"),
             ("inet:10028", "no port"),
             ("inet::10028", "no host"),
             ("inet:::1:10028", "needs brackets"),

@@ -224,9 +224,27 @@ fn verify_passes_sound_files_and_names_what_is_wrong_with_its_offset() {
     let output = run(&["verify", "--mailboxes-db", broken.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(65));
     assert!(stdout(&output).contains("offset"), "{}", stdout(&output));
-    let output = run(&["verify", "--mailboxes-db", "/nonexistent"]);
+    // As an argument too, and by default the list of the configuration.
+    let output = run(&["verify", broken.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(65));
-    assert_eq!(run(&["verify"]).status.code(), Some(64));
+    let site = Site::new();
+    let output = site.run("verify", &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(stdout(&output).contains("mailboxes.db"));
+    for missing in [&["verify", "/nonexistent"][..], &["verify", "--mailboxes-db", "/nonexistent"]]
+    {
+        let output = run(missing);
+        assert_eq!(output.status.code(), Some(65));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("/nonexistent: cannot be read: No such file"), "{said}");
+        assert!(!stdout(&output).contains("offset"));
+    }
+    site.config(
+        "source = \"find\"\n[mupdate]\nservers = [\"mu\"]\nauthname = \"a\"\n\
+                 password-file = \"password\"\n",
+    );
+    site.password();
+    assert_eq!(site.run("verify", &[]).status.code(), Some(64));
 }
 
 #[test]
@@ -381,6 +399,78 @@ fn check_warns_of_a_socket_that_cannot_be_made() {
 }
 
 #[test]
+fn check_ends_badly_where_nothing_would_be_routed_or_the_login_is_refused() {
+    let site = Site::new();
+    site.config("domains = []\n");
+    let output = site.run("check", &[]);
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    assert!(stdout(&output).contains("warning: no `domains`"));
+    let master = common::master::Master::start(&[]);
+    for (password, code) in [("geheim", 0), ("wrong", 77)] {
+        site.config("domains = [\"example.org\"]\n[mupdate]\nallow-plaintext = true\n");
+        let conf = master.imapd_conf().replace("geheim", password);
+        site.imapd_conf(&conf);
+        let output = site.run("check", &[]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+    }
+    assert_eq!(master.sessions(), 2, "one for each check");
+    // A master that is away is no fault of the configuration.
+    let conf = master.imapd_conf();
+    drop(master);
+    site.imapd_conf(&conf);
+    assert_eq!(site.run("check", &[]).status.code(), Some(0));
+}
+
+#[test]
+fn what_people_write_otherwise_is_told_how_it_is_written() {
+    let site = Site::new();
+    for (config, says) in [
+        ("[listen]\nendpoint = \"unix:/run/x\"\n", "double brackets, as [[listen]]"),
+        ("[[backends]]\nport = 24\n", "single brackets, as [backends]"),
+        ("[[listen]]\nendpoint = \"unix:x\"\nmode = 0666\n", "in quotes, as in mode = \"0666\""),
+        ("[[listen]]\nendpoint = \"unix:x\"\nmode = 666\n", "in octal and in quotes"),
+        ("[[listen]]\nendpoint = \"unix:/run/x:lmtp\"\n", "the map does not belong here"),
+        ("imapd-conf = 1\n", "text in quotes"),
+    ] {
+        // Not after a table of its own.
+        let text = format!("{config}domains = [\"example.org\"]\n");
+        let text = if config.starts_with('[') { config } else { &text };
+        fs::write(site.path("murder-route.toml"), text).unwrap();
+        let output = site.run("check", &[]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(says) && said.contains("line "), "{config}: {said}");
+        assert_eq!(output.status.code(), Some(78));
+    }
+    let output = site.run("lookup", &["o'brien@elsewhere.example"]);
+    site.config("domains = [\"example.org\"]\n");
+    assert_eq!(output.status.code(), Some(78));
+    let said = stdout(&site.run("lookup", &["o'brien@elsewhere.example"]));
+    assert!(said.starts_with("o'brien@elsewhere.example: foreign"), "{said}");
+    let said = stdout(&site.run("lookup", &["jane"]));
+    assert!(said.contains("asks for the whole address, as jane@example.org"), "{said}");
+    site.config("domains = [\"example.org\"]\n[[listen]]\nendpoint = \"inet:0.0.0.0:10028\"\n");
+    let said = stdout(&site.run("check", &[]));
+    assert!(said.contains("whoever reaches this port can ask"), "{said}");
+    site.config("domains = [\"example.org\"]\n[[listen]]\nendpoint = \"inet:127.0.0.1:10028\"\n");
+    assert!(!stdout(&site.run("check", &[])).contains("whoever reaches"));
+}
+
+#[test]
+fn status_at_another_programs_port_says_so() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("inet:{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.write_all(b"220 mx.example.org ESMTP\r\n");
+        }
+    });
+    let output = run(&["status", "--config", "/dev/null", "--listen", &endpoint]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("no socketmap speaks there"), "{said}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
 fn check_warns_of_servers_that_no_list_has() {
     let site = Site::new();
     for (servers, warned) in [
@@ -420,7 +510,8 @@ fn check_warns_of_names_made_by_the_rules_of_another_release_than_the_lists() {
 #[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
     let file = data("current-keys/twoskip.db");
-    for arguments in [["verify", "--mailboxes-db"], ["check", "--mailboxes-db"]] {
+    let check = ["check", "--domain", "example.org", "--mailboxes-db"];
+    for arguments in [&["verify", "--mailboxes-db"][..], &check] {
         let (ours, theirs) = std::io::pipe().unwrap();
         drop(ours);
         let output = Command::new(env!("CARGO_BIN_EXE_murder-route"))
@@ -685,6 +776,8 @@ fn the_shipped_configuration_is_a_valid_one() {
     let shipped = shipped.replace("/etc/murder-route/password", "password");
     let site = Site::new();
     site.password();
+    // All that it lacks is the domains of the site.
+    let shipped = shipped.replace("domains = []", "domains = [\"example.org\"]");
     let everything: String = shipped
         .lines()
         .filter(|line| !line.starts_with("# "))

@@ -404,10 +404,32 @@ fn a_list_that_differs_from_the_masters_is_noticed() {
     assert!(told.contains("our list has, the master does not: user.carol"), "{told}");
     assert_eq!(examined.checks("error"), ["list/comparison"; 3]);
     assert_eq!(examined.code, Some(1));
+    // One connection for everything; the other one is the daemon's.
+    assert!(master.sessions() <= 2, "{}", master.sessions());
     // What differed was asked for by itself before it was told.
     assert!(master.asked().iter().any(|name| name == "user.late"));
     let examined = deployment.doctor(&["--allow-plaintext", "--no-master"]);
     assert_eq!(examined.checks("error"), [""; 0], "{}", examined.report);
+}
+
+#[test]
+fn a_refused_login_is_an_error_whatever_connection_a_daemon_still_has() {
+    let [be1, be2] = sound();
+    let master = Master::start(&[]);
+    let refused =
+        format!("{}allowplaintext: yes\n", master.imapd_conf().replace("geheim", "wrong"));
+    let deployment = Deployment::new([&be1, &be2], "");
+    deployment.site.imapd_conf(&refused);
+    fs::remove_file(deployment.site.path("mailboxes.db")).unwrap();
+    let config = fs::read_to_string(deployment.site.path("murder-route.toml")).unwrap();
+    let config = format!("source = \"find\"\n{config}");
+    fs::write(deployment.site.path("murder-route.toml"), config).unwrap();
+    let examined = deployment.doctor(&["--allow-plaintext", "--recipient", "jane@example.org"]);
+    let errors = examined.of("error");
+    let (_, what) = errors.iter().find(|(check, _)| check == "list/master").unwrap();
+    assert!(what.contains("authentication failed"), "{what}");
+    assert_eq!(examined.code, Some(1), "{}", examined.report);
+    assert_eq!(master.sessions(), 1, "a login that is refused is not tried again");
 }
 
 #[test]

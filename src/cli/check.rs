@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -14,16 +15,17 @@ use super::behind::need;
 use super::{Common, Exit};
 use crate::backend::{Override, folded};
 use crate::config::{DEFAULT_SOCKET, Mupdate, ReplicaSettings, Settings, SourceName};
+use crate::doctor::shown;
 use crate::endpoint::{DEFAULT_MODE, Endpoint};
-use crate::follow::{Murder, Upstream};
+use crate::follow::{Upstream, Visit};
 use crate::mailbox::{KeyGeneration, MailboxList, MailboxName};
 use crate::mailbox_list::kick::kick;
 use crate::mailbox_list::replica::{Error, ReplicaList};
 use crate::mailbox_list::user_deny::UserDeny;
 use crate::mailbox_list::{FileList, Options, Status};
 use crate::maps::UnknownPolicy;
-use crate::master::Master;
-use crate::mupdate::{Finding, Mechanism, WhenTls};
+use crate::master::{Impossible, Master};
+use crate::mupdate::{FailureKind, Finding, Mechanism, WhenTls};
 use crate::regular_file;
 use crate::replica::utc;
 use crate::resolver::Proof;
@@ -36,7 +38,8 @@ use crate::wire::protocol::Protocols;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit status: 0 the configuration can be used, whatever warnings there are; \
-                        64 usage, 78 configuration."
+                        64 usage, 77 the MUPDATE server does not let us in, 78 configuration, or no \
+                        domains."
 )]
 pub(super) struct Check {
     #[command(flatten)]
@@ -49,15 +52,57 @@ impl Check {
             complain!("murder-route: {e}");
             Exit::Config
         })?;
-        let report = Report::new(&settings);
+        let report = Report::new(&settings, &|| Asked::by_itself(&settings));
         super::say(&report)?;
-        if report.nothing_starts { Err(Exit::Config) } else { Ok(()) }
+        report.exit.map_or(Ok(()), Err)
     }
 }
 
-/// What [`Check`] warns of.
-pub(super) fn warnings(settings: &Settings) -> Vec<String> {
-    Report::new(settings).warnings
+/// What [`Check`] warns of. `ask`: what came of a question to the MUPDATE server.
+pub(super) fn warnings(settings: &Settings, ask: Ask<'_>) -> Vec<String> {
+    Report::new(settings, ask).warnings
+}
+
+/// Asks the MUPDATE server once. `None`: there is none, or it cannot be tried. `Err`: nothing starts with
+/// the configuration.
+type Ask<'a> = &'a dyn Fn() -> Option<Result<Asked, String>>;
+
+/// What came of a question to the MUPDATE server.
+pub(super) struct Asked {
+    finding: Result<Finding, Impossible>,
+    /// As it calls itself, if it let us in.
+    server: Option<String>,
+    failure: Option<FailureKind>,
+    /// Its release, if the end of a connection harms it.
+    harmed: Option<String>,
+}
+
+impl Asked {
+    /// Asks for a name, which need not be there, as the daemon does for a miss.
+    pub(super) async fn by(visit: &Visit) -> Option<Self> {
+        let name = MailboxName::new("user.root").ok()?;
+        Some(Self {
+            finding: visit.find(&name).await,
+            server: visit.servername(),
+            failure: visit.failure().map(|failure| failure.kind()),
+            harmed: visit.is_harmed(),
+        })
+    }
+
+    /// The same over a connection for this alone.
+    fn by_itself(settings: &Settings) -> Option<Result<Self, String>> {
+        let upstream = match Upstream::new(settings.mupdate.as_ref()?) {
+            Ok(upstream) => upstream,
+            Err(why) => return Some(Err(why)),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+        runtime.block_on(async {
+            let visit = Visit::new(upstream, need(settings));
+            let asked = Self::by(&visit).await;
+            visit.end().await;
+            asked.map(Ok)
+        })
+    }
 }
 
 /// What is said, and warned of.
@@ -69,16 +114,16 @@ struct Report {
     servers: BTreeSet<String>,
     /// A list could not be read, so the servers are not all known.
     unread: bool,
-    /// The daemon ends at once with this.
-    nothing_starts: bool,
+    /// With what the command ends, if not well.
+    exit: Option<Exit>,
 }
 
 impl Report {
-    fn new(settings: &Settings) -> Self {
+    fn new(settings: &Settings, ask: Ask<'_>) -> Self {
         let mut report = Self { warnings: settings.warnings.clone(), ..Self::default() };
         report.files(settings);
         report.sources(settings);
-        report.unknown(settings);
+        report.unknown(settings, ask);
         report.names(settings);
         report.blocked(settings);
         report.backends(settings);
@@ -96,7 +141,7 @@ impl Report {
     }
 
     fn fail(&mut self, why: &str) {
-        self.nothing_starts = true;
+        self.exit = Some(Exit::Config);
         self.warn(format!("nothing starts with this: {why}"));
     }
 
@@ -202,14 +247,14 @@ impl Report {
         }
     }
 
-    fn unknown(&mut self, settings: &Settings) {
+    fn unknown(&mut self, settings: &Settings, ask: Ask<'_>) {
         if let Some(mupdate) = &settings.mupdate {
             self.mupdate(mupdate);
         }
         match &settings.proof {
             Proof::Master { slave } => {
                 self.say("unknown is", "what the MUPDATE master confirms, name by name");
-                self.master(settings, slave.as_deref());
+                self.master(ask, slave.as_deref());
             }
             Proof::Slave(socket) => {
                 self.say(
@@ -239,30 +284,27 @@ impl Report {
         }
     }
 
-    /// Asks for a name, which need not be there, as the daemon does for a miss.
-    fn master(&mut self, settings: &Settings, slave: Option<&Path>) {
-        let upstream = settings.mupdate.as_ref().map(Upstream::new);
-        let building = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let (Some(upstream), Ok(runtime), Ok(name)) =
-            (upstream, building, MailboxName::new("user.root"))
-        else {
-            return;
+    fn master(&mut self, ask: Ask<'_>, slave: Option<&Path>) {
+        let Asked { finding: asked, server, failure, harmed } = match ask() {
+            Some(Ok(asked)) => asked,
+            Some(Err(why)) => return self.fail(&why),
+            None => return,
         };
-        let upstream = match upstream {
-            Ok(upstream) => upstream,
-            Err(why) => return self.fail(&why),
-        };
-        let (asked, server) = runtime.block_on(async {
-            let murder = Murder::to_ask(upstream, need(settings));
-            (murder.find(&name).await, murder.servername())
-        });
+        if let Some(release) = harmed {
+            self.warn(format!(
+                "the MUPDATE server is Cyrus {}, whose mupdate may die when a connection under TLS ends, \
+                 and each check, doctor, lookup and restart of the daemon ends one: upgrade it, or do \
+                 without TLS (`tls = \"off\"`, with SCRAM) where the network is yours",
+                shown(&release)
+            ));
+        }
+        if matches!(failure, Some(FailureKind::Login | FailureKind::Config)) {
+            self.exit.get_or_insert(Exit::NoPermission);
+        }
         match (asked, slave) {
             (Ok(Finding::Found(_) | Finding::Absent), _) => {
                 let server = server.unwrap_or_default();
-                self.say(
-                    "login",
-                    format!("worked: the server calls itself {}", server.escape_debug()),
-                );
+                self.say("login", format!("worked: the server calls itself {}", shown(&server)));
             }
             (Ok(Finding::Unsure(why)), _) => self.warn(format!("nobody is called unknown: {why}")),
             (Err(why), Some(socket)) => {
@@ -326,7 +368,11 @@ impl Report {
     fn names(&mut self, settings: &Settings) {
         let domains = &settings.router.domains;
         if domains.is_empty() {
-            self.warn("no `domains`: every recipient is foreign, so nothing is routed");
+            self.exit = Some(Exit::Config);
+            self.warn(
+                "no `domains`: every recipient is foreign, so nothing is routed; set \
+                 domains = [\"example.org\"]",
+            );
         }
         let named = match domains.is_every() {
             true => "every domain".to_owned(),
@@ -403,13 +449,13 @@ impl Report {
             for name in backends.unlisted(self.servers.iter().map(String::as_str)) {
                 let long = self.servers.iter().find(|server| is_short_for(name, server));
                 let meant = match long {
-                    Some(long) => format!("the list has `{}`: name it so", long.escape_debug()),
+                    Some(long) => format!("the list has `{}`: name it so", shown(long)),
                     None => "if it is to be there, name it as the list does".to_owned(),
                 };
                 self.warnings.push(format!(
                     "[backends.servers] names {}, and no mailbox of the list is on a server of this \
                      name, so what is set for it (as `drain` or `address`) has no effect: {meant}",
-                    name.escape_debug()
+                    shown(name)
                 ));
             }
         }
@@ -458,6 +504,15 @@ impl Report {
                     self.fail(&why);
                 }
             }
+            if let Endpoint::Inet { host, .. } = &listen.endpoint
+                && !is_loopback(host)
+            {
+                self.warn(format!(
+                    "{}: whoever reaches this port can ask who has a mailbox here; listen at a unix \
+                     socket or at 127.0.0.1, or have a firewall let mail servers through only",
+                    listen.endpoint
+                ));
+            }
             if listen.protocols != Protocols::ALL {
                 let _ = write!(text, " for {} only", listen.protocols);
             }
@@ -475,6 +530,14 @@ impl Report {
             Ok(_) => {}
             Err(e) => self.warn(format!("{}: {e}", directory.display())),
         }
+    }
+}
+
+/// Whether only this host reaches an address; a name other than localhost may be anything.
+fn is_loopback(host: &str) -> bool {
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
     }
 }
 

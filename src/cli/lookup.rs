@@ -131,8 +131,13 @@ impl<W: Write> Printer<'_, W> {
         writeln!(
             self.out,
             "{}: {}",
-            shown.escape_debug(),
-            Line { route: &route, answer: &answer }
+            crate::doctor::shown(&shown),
+            Line {
+                route: &route,
+                answer: &answer,
+                recipient,
+                domain: router.domains.names().first().map(ToString::to_string),
+            }
         )?;
         for step in steps {
             writeln!(self.out, "    {step}")?;
@@ -145,11 +150,21 @@ impl<W: Write> Printer<'_, W> {
 struct Line<'a> {
     route: &'a Route,
     answer: &'a str,
+    recipient: &'a [u8],
+    domain: Option<String>,
 }
 
 impl std::fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { route, answer } = self;
-        write!(f, "{} ({}) -> {}", route.decision.as_str(), route.why(), answer.trim_end())
+        let Self { route, answer, .. } = self;
+        write!(f, "{} ({})", route.decision.as_str(), route.why())?;
+        write!(f, " -> {}", answer.trim_end())?;
+        // Somebody who tries a user's name, as at a login.
+        if route.decision == Decision::Foreign && !self.recipient.contains(&b'@') {
+            let domain = self.domain.as_deref().unwrap_or("example.org");
+            let name = crate::doctor::shown(&String::from_utf8_lossy(self.recipient));
+            write!(f, "; a mail server asks for the whole address, as {name}@{domain}")?;
+        }
+        Ok(())
     }
 }

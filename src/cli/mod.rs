@@ -53,6 +53,8 @@ enum Exit {
     System = 71,
     /// `EX_TEMPFAIL`
     Temporary = 75,
+    /// `EX_NOPERM`
+    NoPermission = 77,
     /// `EX_CONFIG`
     Config = 78,
 }

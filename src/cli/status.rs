@@ -147,7 +147,10 @@ fn ask(endpoint: &Endpoint) -> io::Result<Result<Value, String>> {
                     Reply::Temp(why) => Ok(Err(why)),
                 };
             }
-            Some(Err(e)) => return Err(io::Error::other(e)),
+            Some(Err(e)) => {
+                let what = format!("no socketmap speaks there, so it is not murder-route: {e}");
+                return Err(io::Error::other(what));
+            }
             None => {}
         }
         let read = stream.read(&mut piece)?;
@@ -162,7 +165,7 @@ fn in_words(status: &Value) -> String {
     let mut text = String::new();
     let shown = |value: &Value| match value {
         Value::Null => None,
-        Value::String(text) => Some(text.escape_debug().to_string()),
+        Value::String(text) => Some(crate::doctor::shown(text)),
         other => Some(other.to_string()),
     };
     let mut line = |what: &str, value: Option<String>| {

@@ -186,13 +186,46 @@ impl File {
 /// Where it is wrong, and why. Not the line itself: this goes to the log, and a password that somebody
 /// wrote into this file must not.
 fn in_words(text: &str, error: &toml::de::Error) -> String {
-    let message = error.message();
+    // It is read as a list of the table's values, and then the error says nothing.
+    if let Some((line, name)) = once(text) {
+        return format!(
+            "line {line}, column 1: [[{name}]] is one table: write it in single brackets, as [{name}]"
+        );
+    }
+    let message = &plain(error.message());
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
-        return message.to_owned();
+        return message.clone();
     };
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
     format!("line {line}, column {column}: {message}")
+}
+
+/// A table in double brackets that there is one of.
+fn once(text: &str) -> Option<(usize, String)> {
+    text.lines().zip(1..).find_map(|(line, number)| {
+        let (name, _) = line.trim().strip_prefix("[[")?.split_once("]]")?;
+        let name = name.trim();
+        (name != "listen").then(|| (number, name.escape_debug().to_string()))
+    })
+}
+
+/// The words of the TOML reader, with what to write instead where people write it otherwise.
+fn plain(message: &str) -> String {
+    const OTHERWISE: [(&str, &str); 4] = [
+        (
+            "invalid type: map, expected a sequence",
+            "this is a list of tables: write its name in double brackets, as [[listen]]",
+        ),
+        (
+            "leading zero",
+            "a number does not begin with 0; a mode is written in quotes, as in mode = \"0666\"",
+        ),
+        ("expected a string", "this must be text in quotes"),
+        ("expected path string", "this must be text in quotes"),
+    ];
+    let known = OTHERWISE.iter().find(|(begin, _)| message.contains(begin));
+    known.map_or_else(|| message.to_owned(), |(_, plain)| (*plain).to_owned())
 }
 
 impl FileBackends {
@@ -530,7 +563,7 @@ fn protocols<'de, D: Deserializer<'de>>(input: D) -> Result<Protocols, D::Error>
 
 /// Octal in quotes: a bare number would be read as decimal, and 0660 is no TOML number at all.
 fn mode<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
-    let text = String::deserialize(input)?;
+    let text: String = meant(input, "a mode in octal and in quotes, as in \"0660\"")?;
     match u32::from_str_radix(&text, 8) {
         Ok(mode) if mode <= 0o777 => Ok(Some(mode)),
         _ => Err(de::Error::custom(format!(

@@ -438,7 +438,7 @@ fn a_socket_is_as_closed_as_the_file_says() {
     for (toml, why) in [
         (format!("{listen}mode = \"0668\""), "no mode"),
         (format!("{listen}mode = \"7777\""), "no mode"),
-        (format!("{listen}mode = 600"), "invalid type"),
+        (format!("{listen}mode = 600"), "in octal and in quotes"),
         (format!("{listen}protocols = []"), "without a protocol"),
         (format!("{listen}protocols = [\"line\", \"line\"]"), "twice"),
         ("max-connections = 0".into(), "nobody could ask"),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Finding, shown};
+use super::Finding;
 use crate::mailbox::{MailboxName, Record, State};
 
 /// So many names that differ are looked at once more, at most; a list that differs by more differs
@@ -84,12 +84,19 @@ fn needs_quotes(name: &MailboxName) -> bool {
     let user = name.without_domain().strip_prefix(b"user.").filter(|user| !user.contains(&b'.'));
     let atext = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?_`{|}~".contains(b);
     let atom = |part: &[u8]| !part.is_empty() && part.iter().all(atext);
-    user.is_some_and(|user| !user.split(|b| *b == b'^').all(atom))
+    user.is_some_and(|user| user.is_ascii() && !user.split(|b| *b == b'^').all(atom))
+}
+
+/// Whether it is the INBOX of a user whose name has letters beyond ASCII.
+fn is_beyond_ascii(name: &MailboxName) -> bool {
+    let user = name.without_domain().strip_prefix(b"user.").filter(|user| !user.contains(&b'.'));
+    user.is_some_and(|user| !user.is_ascii())
 }
 
 /// The first few names, in words; `None` if there is none.
 fn first_of<'a>(names: impl IntoIterator<Item = &'a MailboxName>) -> Option<String> {
-    let mut names = names.into_iter().map(|name| shown(&name.to_string()));
+    // Its text form is escaped.
+    let mut names = names.into_iter().map(ToString::to_string);
     let first: Vec<String> = names.by_ref().take(MOST_NAMED).collect();
     let dots = if names.next().is_some() { ", …" } else { "" };
     (!first.is_empty()).then(|| format!("{}{dots}", first.join(", ")))
@@ -109,6 +116,7 @@ pub struct Comparison {
     differ: Vec<MailboxName>,
     more: u64,
     quoted: Vec<MailboxName>,
+    beyond_ascii: Vec<MailboxName>,
     /// An INBOX of each server.
     inboxes: BTreeMap<Option<String>, MailboxName>,
 }
@@ -135,8 +143,21 @@ impl Comparison {
         if self.quoted.len() <= MOST_NAMED && needs_quotes(name) {
             self.quoted.push(name.clone());
         }
+        if self.beyond_ascii.len() <= MOST_NAMED && is_beyond_ascii(name) {
+            self.beyond_ascii.push(name.clone());
+        }
         let entry = self.entry(record);
         self.here.insert(name.clone(), entry);
+    }
+
+    /// What is to be said of users whose names are written with more letters than addresses have.
+    pub fn beyond_ascii(&self, place: &str) -> Option<Finding> {
+        let first = first_of(&self.beyond_ascii)?;
+        let what = format!(
+            "the names of {first} have letters beyond ASCII, which lmtpd takes in no address \
+             (lmtp_strict_rfc2821): messages for them are refused (5.1.3)"
+        );
+        Some(Finding::warning("list/names", place, what).mend("give them ASCII names or aliases"))
     }
 
     /// What is to be said of users whom mail servers write to in quotes.
@@ -364,6 +385,12 @@ mod tests {
         for fine in ["user.jane", "user.jane^doe", "x.org!user.o'brien", "user.jane..x", "a b"] {
             lists.here(&name(fine), &on("be1"));
         }
+        assert_eq!(lists.quoted("list"), None);
+        assert_eq!(lists.beyond_ascii("list"), None);
+        lists.here(&name("user.müller"), &on("be1"));
+        lists.here(&name("user.müller.Sent"), &on("be1"));
+        let what = lists.beyond_ascii("list").unwrap().what;
+        assert!(what.starts_with(r"the names of user.m\xc3\xbcller have letters"), "{what}");
         assert_eq!(lists.quoted("list"), None);
         for quoted in ["user.^jane", "x.org!user.jane^", "user.a^^b", "user.jane doe"] {
             lists.here(&name(quoted), &on("be1"));

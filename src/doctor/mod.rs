@@ -101,8 +101,41 @@ impl Finding {
     }
 }
 
-/// Text from outside as it may be shown: in one line, and not too long.
+/// Text from outside as it may be shown: in one line, and not without end.
+///
+/// Quotation marks and backslashes stay as they are: they harm no terminal, and names have them.
 pub fn shown(text: &str) -> String {
-    const MOST: usize = 200;
-    text.chars().take(MOST).flat_map(char::escape_debug).collect()
+    const MOST: usize = 2000;
+    let mut shown = String::new();
+    for (at, c) in text.chars().enumerate() {
+        if at >= MOST {
+            shown.push('…');
+            break;
+        }
+        match c {
+            '\'' | '"' | '\\' => shown.push(c),
+            c => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_outside_is_shown_in_one_line_and_as_it_is() {
+        for (text, expected) in [
+            ("o'brien@example.org says \"no\"", "o'brien@example.org says \"no\""),
+            (r"user.m\xc3\xbcller", r"user.m\xc3\xbcller"),
+            ("two\nlines\t\u{1b}[2J", r"two\nlines\t\u{1b}[2J"),
+            ("müller", "müller"),
+        ] {
+            assert_eq!(shown(text), expected);
+        }
+        let sentence = "a reason of some length, ".repeat(40);
+        assert_eq!(shown(&sentence), sentence);
+        assert!(shown(&"x".repeat(5000)).ends_with("x…"));
+    }
 }

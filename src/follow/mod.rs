@@ -6,7 +6,7 @@
 //! * [`Replica`] keeps a replica current: a task reads the stream, whatever the disk does, and a
 //!   thread writes.
 //! * [`Murder`] is all of that as one [`Master`].
-//! * [`read_list`] reads the master's list once, for who compares.
+//! * [`Visit`] is one connection for all questions of a command, the whole list among them.
 //!
 //! A connection that fails is made anew, after a pause that grows; several servers are tried in
 //! turn.
@@ -14,7 +14,6 @@
 mod absences;
 mod asker;
 pub(crate) mod connection;
-mod listing;
 mod replica;
 mod retry;
 mod stream;
@@ -22,6 +21,7 @@ mod stream;
 mod tests;
 pub(crate) mod tls;
 mod upstream;
+mod visit;
 mod witnesses;
 mod writer;
 
@@ -29,10 +29,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use absences::Absences;
 pub use asker::{Asker, AskerStatus};
-pub use listing::read_list;
 pub use replica::{LinkStatus, Replica};
 use upstream::Clock;
 pub use upstream::Upstream;
+pub use visit::Visit;
 
 use crate::config::ReplicaSettings;
 use crate::mailbox::{KeyGeneration, MailboxName};

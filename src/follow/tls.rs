@@ -6,6 +6,7 @@
 
 use std::error::Error as _;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,6 +43,7 @@ impl Tls {
             Some(ClientCertificate { certificate, key }) => {
                 let chain = certificates(certificate)?;
                 let said = |e: &dyn std::fmt::Display| format!("{}: {e}", key.display());
+                private(key).map_err(|e| said(&e))?;
                 let pem = regular_file::read(key, PEM_LIMIT).map_err(|e| said(&e))?;
                 let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| said(&e))?;
                 builder.with_client_auth_cert(chain, private).map_err(|e| said(&e))?
@@ -63,6 +65,19 @@ impl Tls {
 pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, String> {
     let named = ServerName::try_from(name.to_owned());
     named.map_err(|_| format!("`{}` can stand in no certificate", name.escape_default()))
+}
+
+/// As a password file: whoever reads the key may log in to the master, which has admins only.
+fn private(key: &Path) -> Result<(), String> {
+    let metadata = std::fs::metadata(key).map_err(|e| e.to_string())?;
+    let mode = metadata.permissions().mode() & 0o777;
+    match mode & 0o027 {
+        0 => Ok(()),
+        _ => Err(format!(
+            "a private key with mode {mode:04o}: others must not read it, and only its owner may \
+             write it (chmod 0640)"
+        )),
+    }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -164,6 +179,13 @@ mod tests {
         let ca_file = Some(certificate.clone());
         let client = Some(ClientCertificate { certificate, key: key.clone() });
         let files = config::Tls { ca_file, client, ..config::Tls::default() };
+        std::fs::write(&key, one.signing_key.serialize_pem()).unwrap();
+        for mode in [0o644, 0o660, 0o604] {
+            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+            let why = Tls::new(&files).unwrap_err();
+            assert!(why.contains("key.pem: a private key with mode 06"), "{why}");
+        }
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
         std::fs::write(&key, other.signing_key.serialize_pem()).unwrap();
         assert!(Tls::new(&files).unwrap_err().contains("key.pem"));
         std::fs::write(&key, one.signing_key.serialize_pem()).unwrap();

@@ -7,10 +7,11 @@ use super::banner::{Banner, Role};
 use super::command::{Command, Tag};
 use super::failure::Failure;
 use super::response::{Response, Status, shown, unasked, unknown};
+use super::stream::doubtful;
 use super::wire::Input;
 use super::{Finding, Session, Timings};
 use crate::cyrusdb::record;
-use crate::mailbox::MailboxName;
+use crate::mailbox::{MailboxName, Record};
 
 /// Most FINDs that are on their way at once.
 pub const MAX_IN_FLIGHT: usize = 256;
@@ -61,6 +62,20 @@ enum What {
     Find { ticket: Ticket, name: MailboxName, found: Option<Finding> },
     Noop,
 }
+
+/// The next of a list.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// A name and its record.
+    Record(MailboxName, Record),
+    /// That was all.
+    End,
+    /// More bytes are needed.
+    More,
+}
+
+/// The tag of LIST, of which there is one at a time.
+const LIST: Tag = Tag::new('L', 1);
 
 impl Finder {
     /// A connection for questions.
@@ -113,6 +128,66 @@ impl Finder {
         self.queued.insert(name.clone(), ticket);
         self.queue.push_back((ticket, name));
         Ok(ticket)
+    }
+
+    /// Asks for the whole list. Take all of [`next_listed`](Self::next_listed) before anything else is
+    /// asked; the deadline for that is the caller's.
+    ///
+    /// # Errors
+    ///
+    /// The connection is of no use any more, or a question is still open.
+    pub fn ask_for_list(&mut self, now: Duration) -> Result<(), Failure> {
+        self.now = self.now.max(now);
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        if !self.flights.is_empty() || !self.queue.is_empty() {
+            return Err(Failure::protocol("a list was asked for before the last answer had come"));
+        }
+        Command::List(b"").encode(LIST, &mut self.output);
+        Ok(())
+    }
+
+    /// The next of the list that was asked for. An error stays.
+    pub fn next_listed(&mut self) -> Result<Listed, Failure> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        let listed = self.read_listed();
+        if let Err(failure) = &listed {
+            self.fail(failure.clone());
+        }
+        self.active = self.now;
+        listed
+    }
+
+    fn read_listed(&mut self) -> Result<Listed, Failure> {
+        loop {
+            let Some(response) = Response::read(&mut self.input)? else { return Ok(Listed::More) };
+            match response {
+                Response::Record { tag, state, name, location, acl } if LIST.is(tag) => {
+                    // A name that cannot be one is nobody's.
+                    let Ok(name) = MailboxName::new(name) else { continue };
+                    let record =
+                        record::of_location(state, &location, &acl).unwrap_or_else(|_| doubtful());
+                    return Ok(Listed::Record(name, record));
+                }
+                Response::Record { .. } | Response::Deleted { .. } => {
+                    return Err(Failure::protocol("a record that was not asked for"));
+                }
+                Response::Status { status: Status::Bye, text, .. } => {
+                    return Err(Failure::Bye(shown(&text)));
+                }
+                Response::Status { tag, status: Status::Ok, .. } if LIST.is(tag) => {
+                    return Ok(Listed::End);
+                }
+                Response::Status { tag: b"*", status: Status::Ok | Status::No, .. } => {}
+                Response::Status { text, .. } => {
+                    return Err(Failure::protocol(format!("it refused: `{}`", shown(&text))));
+                }
+                Response::Other(line) => unknown(line)?,
+            }
+        }
     }
 
     /// Takes what came, in pieces of any size.

@@ -29,11 +29,11 @@ mod stream;
 pub(crate) mod tests;
 pub mod wire;
 
-pub use banner::{Banner, BannerReader, Role};
+pub use banner::{Banner, BannerReader, Role, family};
 pub use command::{Command, Tag};
 pub use credentials::{Credentials, Mechanism, WhenTls};
 pub use failure::{Failure, FailureKind};
-pub use find::{Finder, MAX_IN_FLIGHT, MAX_QUEUED, Ticket};
+pub use find::{Finder, Listed, MAX_IN_FLIGHT, MAX_QUEUED, Ticket};
 #[cfg(feature = "daemon")]
 pub use login::{Login, Need, Policy, Step};
 #[cfg(feature = "daemon")]

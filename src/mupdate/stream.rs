@@ -246,7 +246,7 @@ impl Stream {
 }
 
 /// A mailbox that is there, nobody knows where.
-fn doubtful() -> Record {
+pub(super) fn doubtful() -> Record {
     Record {
         state: State::Reserved,
         server: None,

@@ -380,7 +380,16 @@ impl Inherited {
             names.sort_unstable();
             match names.as_slice() {
                 [] => "systemd passed no socket: start the socket unit, not the daemon".to_owned(),
-                names => format!("systemd passed no socket of this name, but {}", names.join(", ")),
+                // systemd's own word for a socket without a name (sd_listen_fds_with_names(3)).
+                ["unknown"] => format!(
+                    "systemd passed no socket of the name {name}, only one without a name: set \
+                     FileDescriptorName={name}, or systemd-socket-activate --fdname={name}, or listen \
+                     at systemd:unknown"
+                ),
+                names => format!(
+                    "systemd passed no socket of the name {name}; those it passed are {}",
+                    names.join(", ")
+                ),
             }
         })?;
         fds.iter().map(|fd| listening(fd).map_err(failed("the socket of systemd"))).collect()

@@ -83,6 +83,11 @@ impl Master {
         self.state.lock().unwrap().asked.clone()
     }
 
+    /// How many connections there were.
+    pub fn sessions(&self) -> usize {
+        self.state.lock().unwrap().sessions.len()
+    }
+
     /// The lines of an imapd.conf that lead here.
     pub fn imapd_conf(&self) -> String {
         format!(
@@ -160,6 +165,12 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
                         }
                         say += &format!("{tag} OK \"streaming starts\"\r\n");
                         streaming = Some((tag.to_owned(), state.changed.len()));
+                    }
+                    "LIST" => {
+                        for (name, location) in &state.list {
+                            say += &record(tag, name, location.as_ref());
+                        }
+                        say += &format!("{tag} OK \"list complete\"\r\n");
                     }
                     "FIND" => {
                         let name = rest.trim_matches('"').to_owned();

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::doctor::Finding;
 use crate::doctor::comparison::{Comparison, Difference, Differing, difference, findings};
-use crate::follow::{Upstream, read_list};
+use crate::follow::Visit;
 use crate::mailbox::{Lookup, MailboxList as _, MailboxName, Record};
 use crate::mailbox_list::lists::Lists;
 use crate::master::Master;
-use crate::mupdate::{Failure, FailureKind, Finding as Found};
+use crate::mupdate::{FailureKind, Finding as Found};
 
 const CHECK: &str = "list/comparison";
 
@@ -27,23 +27,26 @@ pub(super) fn read(lists: &Lists) -> Result<Comparison, String> {
 }
 
 /// Compares; what differs is asked for once more, and after a tick of the master again.
-pub(super) async fn compare(
-    lists: &Lists,
-    mut here: Comparison,
-    upstream: &Upstream,
-    master: &dyn Master,
-) -> Vec<Finding> {
+pub(super) async fn compare(lists: &Lists, mut here: Comparison, visit: &Visit) -> Vec<Finding> {
     let place = lists.to_string();
     let (names, only_own) = (here.names(), here.is_a_backends());
-    let read = read_list(upstream, &mut |name: MailboxName, record: Record| {
-        // On a backend the others' mailboxes are not expected.
-        if !only_own || here.has(&name) {
-            here.there(name, &record);
-        }
-    })
-    .await;
+    let read = visit
+        .list(&mut |name: MailboxName, record: Record| {
+            // On a backend the others' mailboxes are not expected.
+            if !only_own || here.has(&name) {
+                here.there(name, &record);
+            }
+        })
+        .await;
     if let Err(failure) = read {
-        return vec![unread(place, &failure)];
+        let why = format!("the master does not tell its list: {failure}");
+        return vec![match failure.kind() {
+            // That has been told of, as what it is.
+            FailureKind::Login | FailureKind::Config => Finding::skipped(CHECK, place, why),
+            FailureKind::Tls | FailureKind::Network | FailureKind::Protocol => {
+                Finding::untested(CHECK, place, why)
+            }
+        }];
     }
     let Differing { names: mut differ, more } = here.differing();
     let mut differences = Vec::new();
@@ -52,7 +55,7 @@ pub(super) async fn compare(
             break;
         }
         tokio::time::sleep(pause).await;
-        differences = match again(lists, &differ, master).await {
+        differences = match again(lists, &differ, visit).await {
             Ok(differences) => differences,
             Err(why) => {
                 let what = format!("names differ, and the master cannot be asked for them: {why}");
@@ -62,21 +65,6 @@ pub(super) async fn compare(
         differ = differences.iter().map(|(name, _)| name.clone()).collect();
     }
     findings(&place, &differences, more, names)
-}
-
-/// Why the master's list was not read. What a configuration must mend is an error also where the daemon
-/// still has a connection from before: it will not get another one.
-fn unread(place: String, failure: &Failure) -> Finding {
-    let what = format!("the master does not tell its list: {failure}");
-    match failure.kind() {
-        FailureKind::Login | FailureKind::Config => Finding::error(CHECK, place, what).mend(
-            "correct [mupdate] or imapd.conf; a daemon that is connected goes on until that \
-             connection ends",
-        ),
-        FailureKind::Tls | FailureKind::Network | FailureKind::Protocol => {
-            Finding::untested(CHECK, place, what)
-        }
-    }
 }
 
 /// Those of the names that differ now.

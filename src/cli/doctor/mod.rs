@@ -36,11 +36,12 @@ use crate::doctor::report::Report;
 use crate::doctor::socket::{Outcome, Who, daemon, of_listener, of_use};
 use crate::doctor::{Finding, Severity, shown};
 use crate::endpoint::{Endpoint, Listen};
-use crate::follow::{Murder, Upstream};
+use crate::follow::{Upstream, Visit};
 use crate::mailbox::MailboxName;
 use crate::maps::BUILT_IN;
 use crate::master::Master;
-use crate::resolver::Resolver;
+use crate::mupdate::FailureKind;
+use crate::resolver::{Proof, Resolver};
 use crate::router::{Decision, Route};
 use crate::server::confirmer::Confirmer;
 use crate::wire::protocol::Protocol;
@@ -89,15 +90,29 @@ impl Doctor {
         if let Some(name) = &self.user
             && !User::from_name(name).is_ok_and(|user| user.is_some())
         {
-            complain!("murder-route: there is no user {}", name.escape_debug());
+            complain!("murder-route: there is no user {}", shown(name));
             return Err(Exit::Usage);
         }
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| {
             complain!("murder-route: {e}");
             Exit::System
         })?;
-        let mut report = Report { findings: configuration(&settings) };
-        Examination::new(&self, &runtime, settings, &mut report.findings).all();
+        let visit = match settings.mupdate.as_ref().map(Upstream::new).transpose() {
+            Ok(upstream) => Ok(upstream.map(|up| Arc::new(Visit::new(up, need(&settings))))),
+            Err(why) => Err(why),
+        };
+        let ask = || match &visit {
+            Ok(visit) => runtime.block_on(check::Asked::by(visit.as_deref()?)).map(Ok),
+            // That is told of below.
+            Err(_) => None,
+        };
+        let mut report = Report { findings: configuration(&settings, &ask) };
+        report.findings.extend(login(&settings, &visit));
+        let visit = visit.unwrap_or_default();
+        Examination::new(&self, &runtime, settings, visit.clone(), &mut report.findings).all();
+        if let Some(visit) = visit {
+            runtime.block_on(visit.end());
+        }
         match self.json {
             true => super::say(&format_args!("{}\n", report.to_json()))?,
             false => super::say(&report)?,
@@ -110,14 +125,44 @@ impl Doctor {
     }
 }
 
+/// What keeps us out of the MUPDATE server for good. A daemon that has a connection from before does not
+/// notice it until that ends.
+fn login(settings: &Settings, visit: &Result<Option<Arc<Visit>>, String>) -> Option<Finding> {
+    const CHECK: &str = "list/master";
+    let failure = match visit {
+        Ok(visit) => visit.as_ref()?.failure()?,
+        Err(why) => {
+            let mend = "the daemon does not start with this: correct the file it names";
+            return Some(Finding::error(CHECK, "[mupdate]", why).mend(mend));
+        }
+    };
+    let place = settings.mupdate.as_ref().map_or_else(String::new, |mupdate| {
+        mupdate.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    });
+    // Where the slave of this host confirms misses, `check` has warned.
+    let needed = !matches!(settings.proof, Proof::Master { slave: Some(_) });
+    match failure.kind() {
+        FailureKind::Login | FailureKind::Config if needed => {
+            Some(Finding::error(CHECK, place, format!("{failure}; nobody is called unknown")).mend(
+                "correct [mupdate] or imapd.conf; a daemon that is connected goes on until that \
+                 connection ends",
+            ))
+        }
+        _ => None,
+    }
+}
+
 /// What `check` warns of.
-fn configuration(settings: &Settings) -> Vec<Finding> {
+fn configuration(
+    settings: &Settings,
+    ask: &dyn Fn() -> Option<Result<check::Asked, String>>,
+) -> Vec<Finding> {
     const CHECK: &str = "configuration";
     let place = match &settings.file {
         Some(path) => path.display().to_string(),
         None => "options".into(),
     };
-    let warnings = check::warnings(settings);
+    let warnings = check::warnings(settings, ask);
     if warnings.is_empty() {
         return vec![Finding::ok(CHECK, place, "nothing to warn of")];
     }
@@ -131,8 +176,7 @@ struct Examination<'a> {
     findings: &'a mut Vec<Finding>,
     listeners: Vec<Listen>,
     resolver: Resolver,
-    upstream: Option<Upstream>,
-    master: Option<Arc<dyn Master>>,
+    visit: Option<Arc<Visit>>,
     postfix: Option<Postfix>,
     /// Where recipients are asked for.
     ways: Vec<Asking>,
@@ -178,6 +222,7 @@ impl<'a> Examination<'a> {
         asked: &'a Doctor,
         runtime: &'a Runtime,
         settings: Settings,
+        visit: Option<Arc<Visit>>,
         findings: &'a mut Vec<Finding>,
     ) -> Self {
         const LIST: &str = "list/readable";
@@ -187,21 +232,6 @@ impl<'a> Examination<'a> {
             );
             None
         });
-        let open = || settings.mupdate.as_ref().map(Upstream::new).transpose();
-        let (upstream, master) = match (open(), open()) {
-            (Ok(to_read), Ok(to_ask)) => {
-                let _inside = runtime.enter();
-                let murder = to_ask.map(|to_ask| Murder::to_ask(to_ask, need(&settings)));
-                (to_read, murder.map(|murder| Arc::new(murder) as Arc<dyn Master>))
-            }
-            (Err(why), _) | (_, Err(why)) => {
-                findings.push(
-                    Finding::error("list/master", "[mupdate]", why)
-                        .mend("the daemon does not start with this: correct the file it names"),
-                );
-                (None, None)
-            }
-        };
         let listeners = listeners(&settings);
         let resolver = Resolver::new(settings, replica);
         let postfix = match Postfix::read(asked.postfix_config.as_deref()) {
@@ -220,18 +250,7 @@ impl<'a> Examination<'a> {
             }
         };
         let (ways, probes) = (Vec::new(), Vec::new());
-        Self {
-            asked,
-            runtime,
-            findings,
-            listeners,
-            resolver,
-            upstream,
-            master,
-            postfix,
-            ways,
-            probes,
-        }
+        Self { asked, runtime, findings, listeners, resolver, visit, postfix, ways, probes }
     }
 
     fn all(mut self) {
@@ -417,7 +436,8 @@ impl<'a> Examination<'a> {
     fn route(&self, recipient: &str) -> Route {
         let confirmer = {
             let _inside = self.runtime.enter();
-            Confirmer::without_pause(&self.resolver, self.master.clone())
+            let master = self.visit.clone().map(|visit| visit as Arc<dyn Master>);
+            Confirmer::without_pause(&self.resolver, master)
         };
         let findings = self.resolver.nothing_found(confirmer.key_generation());
         let mut ask = |name: &MailboxName, findings: &mut Findings| {
@@ -488,6 +508,7 @@ impl<'a> Examination<'a> {
                 let what = format!("{} names", list.names());
                 self.findings.push(Finding::ok(CHECK, place.clone(), what));
                 self.findings.extend(list.quoted(&place));
+                self.findings.extend(list.beyond_ascii(&place));
                 Some(list)
             }
             Err(why) => {
@@ -711,17 +732,14 @@ impl<'a> Examination<'a> {
     fn comparison(&mut self, list: Option<Comparison>) {
         let place = self.resolver.lists.to_string();
         let skipped = |why: &str| vec![Finding::skipped("list/comparison", place.clone(), why)];
-        let found =
-            match (list, &self.upstream, &self.master) {
-                _ if self.asked.no_master => skipped("--no-master"),
-                (_, None, _) | (_, _, None) => {
-                    skipped("no MUPDATE master is configured to compare with")
-                }
-                (None, ..) => skipped("there is no list of ours to compare"),
-                (Some(list), Some(upstream), Some(master)) => self
-                    .runtime
-                    .block_on(lists::compare(&self.resolver.lists, list, upstream, &**master)),
-            };
+        let found = match (list, &self.visit) {
+            _ if self.asked.no_master => skipped("--no-master"),
+            (_, None) => skipped("no MUPDATE master is configured to compare with"),
+            (None, _) => skipped("there is no list of ours to compare"),
+            (Some(list), Some(visit)) => {
+                self.runtime.block_on(lists::compare(&self.resolver.lists, list, visit))
+            }
+        };
         self.findings.extend(found);
     }
 }

@@ -252,3 +252,63 @@ fn a_name_is_quoted_where_that_is_plain_and_a_literal_otherwise() {
         assert_eq!(finder.output(), sent);
     }
 }
+
+#[test]
+fn a_list_comes_between_questions_over_the_same_connection() {
+    let said = [
+        mailbox("L1", "user.jane", "mail1!default", "jane\tlrs\t").as_str(),
+        &reserve("L1", "user.max", "mail2!default"),
+        &mailbox("L1", "user.odd", "be 1!default", ""),
+        "L1 OK \"list complete\"\r\n",
+        "F1 OK \"Search completed\"\r\n",
+    ]
+    .concat();
+    for pieces in cuts(said.as_bytes()) {
+        let mut finder = finder(Role::Master);
+        finder.ask_for_list(at(1.)).unwrap();
+        assert_eq!(take(&mut finder), "L1 LIST \"\"\r\n");
+        let (mut names, mut ended) = (Vec::new(), false);
+        for piece in pieces {
+            finder.receive(piece, at(1.));
+            while !ended {
+                match finder.next_listed().unwrap() {
+                    Listed::Record(name, record) => names.push((name.to_string(), record.state)),
+                    Listed::End => ended = true,
+                    Listed::More => break,
+                }
+            }
+        }
+        // What cannot be understood is there, nobody knows where.
+        let expected = [
+            ("user.jane".to_owned(), State::Active),
+            ("user.max".to_owned(), State::Reserved),
+            ("user.odd".to_owned(), State::Reserved),
+        ];
+        assert!(ended && names == expected, "{names:?}");
+        let ticket = ask(&mut finder, "user.nobody", 2.);
+        assert_eq!(take(&mut finder), "F1 FIND \"user.nobody\"\r\n");
+        let (answers, failure) = all(&mut finder);
+        assert_eq!(answers, [(ticket, name("user.nobody"), Finding::Absent)]);
+        assert_eq!(failure, None);
+    }
+}
+
+#[test]
+fn a_list_that_is_refused_or_mixed_with_others_is_of_no_worth() {
+    for said in [
+        "L1 NO \"no\"\r\n".to_owned(),
+        "L1 BAD \"what\"\r\n".to_owned(),
+        "* BYE \"gone\"\r\n".to_owned(),
+        mailbox("U1", "user.jane", "mail1!default", "jane\tlrs\t"),
+    ] {
+        let mut finder = finder(Role::Master);
+        finder.ask_for_list(at(1.)).unwrap();
+        finder.receive(said.as_bytes(), at(1.));
+        let failure = finder.next_listed().unwrap_err();
+        assert_eq!(finder.next_listed(), Err(failure.clone()), "an error stays");
+        assert_eq!(finder.ask_for_list(at(2.)), Err(failure));
+    }
+    let mut finder = finder(Role::Master);
+    ask(&mut finder, "user.jane", 1.);
+    assert!(finder.ask_for_list(at(1.)).is_err(), "a question is open");
+}
