@@ -37,10 +37,6 @@ impl DemoBackend {
     pub(super) fn letters(&self) -> Vec<String> {
         self.letters.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-
-    pub(super) fn has(&self, recipient: &str) -> bool {
-        self.letters().iter().any(|letter| letter == recipient)
-    }
 }
 
 async fn serve(stream: TcpStream, name: &str, taken: &Mutex<Vec<String>>) -> io::Result<()> {

@@ -1,45 +1,53 @@
-//! `murder-route demo`: the whole way of a letter, with nothing but this program.
+//! `murder-route demo`: the whole way of a message, and the hard parts, with nothing but this program.
 //!
-//! The daemon answers on a temporary socket from a small mailbox list that Cyrus 3.6.1 wrote; two
-//! LMTP servers in this process stand for the backends. The demo then does what Postfix does: it
-//! asks over the socketmap, and hands the letter over where the answer says.
+//! A MUPDATE master in this process tells a small list that Cyrus 3.6.1 wrote; the daemon keeps a replica
+//! of it and answers on a temporary socket; two LMTP servers stand for the backends. The demo then does
+//! what Postfix does: it asks over the socketmap, and hands the message over where the answer says. While
+//! it does, a mailbox moves, the master dies, and the daemon restarts.
 
 mod backend;
+mod daemon;
+mod master;
 mod postfix;
 
 use std::fs;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 
 use self::backend::DemoBackend;
+use self::daemon::{DemoDaemon, until};
+use self::master::DemoMaster;
 use self::postfix::{Delivered, deliver, query};
 use super::Exit;
-use crate::config::{Overrides, Settings};
-use crate::resolver::Resolver;
-use crate::server::answerer::Answerer;
-use crate::server::{Limits, Server};
+use crate::mailbox::{MailboxList as _, MailboxName, Record, State};
+use crate::mailbox_list::{FileList, Options};
 use crate::wire::socketmap::Reply;
 
 /// Ten mailboxes on `be1.example.org` and `be2.example.org`, written by `cyr_dbtool` of Cyrus 3.6.1.
 const MAILBOXES_DB: &[u8] = include_bytes!("mailboxes.db");
 
-/// Who gets a letter, and what there is to see in it.
-const LETTERS: [(&str, &str); 9] = [
-    ("jane@example.org", "a mailbox on the first backend"),
-    ("Max.Muster@Example.ORG", "dots and case, on the second"),
-    ("jane+Work@example.org", "a +detail: the INBOX decides, the folder is the backend's matter"),
+/// The recipients, and what there is to see of each.
+const MESSAGES: [(&str, &str); 9] = [
+    (JANE, "a mailbox on the first backend"),
+    (MAX, "dots and case, on the second"),
+    ("jane+Work@example.org", "a +detail: the INBOX decides, the backend finds the folder"),
     ("eve@example.net", "another virtual domain"),
     ("+info/press@example.org", "a shared folder that anyone may post to"),
     ("+board@example.org", "a shared folder that takes no mail from outside"),
-    ("carol@example.org", "a mailbox being moved (reserved): the letter waits"),
-    ("nobody@example.org", "no such mailbox: refused at RCPT, nothing to bounce"),
+    ("carol@example.org", "a mailbox being created or moved (reserved): the message waits"),
+    (NOBODY, "no such mailbox: refused at RCPT, nothing to bounce"),
     ("someone@elsewhere.example", "none of our domains"),
 ];
 
-/// Show the whole way of a letter, with nothing but this program.
+const JANE: &str = "jane@example.org";
+const MAX: &str = "Max.Muster@Example.ORG";
+const NOBODY: &str = "nobody@example.org";
+
+/// Show the whole way of a message, with nothing but this program.
 #[derive(Debug, Args)]
 pub(super) struct Demo {
     /// Stop after the table instead of staying up to be asked by hand
@@ -59,97 +67,208 @@ impl Demo {
 
     async fn show(&self) -> io::Result<()> {
         let backends = [DemoBackend::start("be1").await?, DemoBackend::start("be2").await?];
-        let place = Place::make(&backends)?;
-        let settings = Settings::load(&Overrides {
-            config: Some(place.config.clone()),
-            ..Overrides::default()
-        })
-        .map_err(io::Error::other)?;
-        let listen = settings.listeners.clone();
-        let answerer = Arc::new(Answerer::new(Resolver::new(settings, None), None));
-        let mut server = Server::new(answerer, Limits::default())?;
-        server.reconcile(&listen).await.map_err(io::Error::other)?;
-
-        let mut out = io::stdout();
-        writeln!(
-            out,
-            "The daemon answers at {}, from the list of two backends:",
-            place.socket.display()
-        )?;
-        for backend in &backends {
-            writeln!(out, "  {}.example.org is {} here", backend.name, backend.address)?;
-        }
-        writeln!(
-            out,
-            "\n{:<26} {:<56} WHAT BECAME OF THE LETTER",
-            "RECIPIENT", "THE MAP'S ANSWER"
-        )?;
-        let mut astray = 0;
-        for (recipient, what) in LETTERS {
+        let place = Place::make()?;
+        let mut master = DemoMaster::start(place.list()?).await?;
+        place.configure(&backends, &master)?;
+        let daemon = DemoDaemon::start(&place.config).await?;
+        let mut stage = Stage { place: &place, backends: &backends, out: io::stdout(), astray: 0 };
+        stage.open().await?;
+        for (recipient, what) in MESSAGES {
             let reply = query(&place.socket, "lmtp", recipient).await?;
-            let canonical = match query(&place.socket, "canonical", recipient).await? {
-                Reply::Ok(canonical) => canonical,
-                Reply::NotFound | Reply::Temp(_) => recipient.to_owned(),
-            };
-            let delivered = deliver(&reply, &canonical).await?;
-            if let Delivered::Taken(_) = delivered {
-                let arrived =
-                    |b: &&DemoBackend| b.has(&canonical) && reply.to_string().contains(&b.address);
-                astray += usize::from(backends.iter().filter(arrived).count() != 1);
-            }
-            writeln!(out, "{recipient:<26} {:<56} {delivered}", reply.to_string().trim_end())?;
-            writeln!(out, "  {what}")?;
+            stage.row(recipient, &reply).await?;
+            stage.say(&format!("  {what}"))?;
         }
-        for backend in &backends {
-            let letters = backend.letters();
-            writeln!(
-                out,
-                "\n{}.example.org holds {} letters: {}",
-                backend.name,
-                letters.len(),
-                letters.join(", ")
-            )?;
-        }
-        if astray > 0 {
-            return Err(io::Error::other(format!(
-                "{astray} letters did not arrive where they should"
-            )));
+
+        stage.say("\nA mailbox moves from be2 to be1:")?;
+        master.set("user.max^muster", State::Reserved, "be1.example.org");
+        let reply = until(&place.socket, MAX, |reply| !is_delivered(reply)).await?;
+        stage.row(MAX, &reply).await?;
+        stage.say("  while it moves, its messages wait")?;
+        master.set("user.max^muster", State::Active, "be1.example.org");
+        let reply = until(&place.socket, MAX, is_delivered).await?;
+        stage.row(MAX, &reply).await?;
+        stage.say("  a moment later they go to its new backend")?;
+
+        stage.say("\nThe MUPDATE master dies:")?;
+        master.stop();
+        stage.without_master().await?;
+
+        stage.say("\nThe daemon is restarted, and the master is still dead:")?;
+        daemon.stop().await?;
+        let daemon = DemoDaemon::start(&place.config).await?;
+        stage.without_master().await?;
+
+        stage.say("\nThe master is back:")?;
+        master.start_again().await?;
+        let reply = until(&place.socket, NOBODY, is_refused).await?;
+        stage.row(NOBODY, &reply).await?;
+        stage.say("  now it is certain again that there is no such mailbox")?;
+
+        stage.count()?;
+        if stage.astray > 0 {
+            let astray = stage.astray;
+            return Err(io::Error::other(format!("{astray} messages went astray")));
         }
         if !self.once {
-            place.tell_what_to_try(&mut out)?;
+            place.tell_what_to_try(&mut stage.out)?;
             tokio::signal::ctrl_c().await?;
         }
-        server.shutdown().await;
+        daemon.stop().await
+    }
+}
+
+fn is_delivered(reply: &Reply) -> bool {
+    matches!(reply, Reply::Ok(way) if way.starts_with("lmtp:"))
+}
+
+fn is_refused(reply: &Reply) -> bool {
+    matches!(reply, Reply::Ok(way) if way.starts_with("error:"))
+}
+
+/// What is shown, and what went wrong.
+struct Stage<'a> {
+    place: &'a Place,
+    backends: &'a [DemoBackend],
+    out: io::Stdout,
+    astray: usize,
+}
+
+impl Stage<'_> {
+    fn say(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.out, "{text}")
+    }
+
+    /// Says who is there, once the replica is filled.
+    async fn open(&mut self) -> io::Result<()> {
+        self.say("A MUPDATE master, a daemon with a replica of its list, and two backends:")?;
+        for DemoBackend { name, address, .. } in self.backends {
+            self.say(&format!("  {name}.example.org is {address} here"))?;
+        }
+        until(&self.place.socket, JANE, is_delivered).await?;
+        until(&self.place.socket, NOBODY, is_refused).await?;
+        self.say(&format!("\n{:<26}{:<30}{}", "RECIPIENT", "ANSWER OF THE MAP", "THE MESSAGE IS"))
+    }
+
+    /// One recipient, the answer, and what becomes of the message.
+    async fn row(&mut self, recipient: &str, reply: &Reply) -> io::Result<()> {
+        let canonical = match query(&self.place.socket, "canonical", recipient).await? {
+            Reply::Ok(canonical) => canonical,
+            Reply::NotFound | Reply::Temp(_) => recipient.to_owned(),
+        };
+        let before: Vec<usize> = self.backends.iter().map(|b| b.letters().len()).collect();
+        let fate = match deliver(reply, &canonical).await? {
+            Delivered::Taken(_) => {
+                let mut with = self.backends.iter().zip(before);
+                let arrived = |(backend, before): &(&DemoBackend, usize)| {
+                    let new = backend.letters().split_off(*before);
+                    new == [canonical.clone()] && reply.to_string().contains(&backend.address)
+                };
+                match with.find(arrived) {
+                    Some((backend, _)) => format!("delivered to {}", backend.name),
+                    None => {
+                        self.astray += 1;
+                        "ASTRAY".to_owned()
+                    }
+                }
+            }
+            other => other.to_string(),
+        };
+        let answer = reply.to_string();
+        let answer = answer.strip_prefix("OK ").unwrap_or(&answer).trim_end();
+        self.say(&format!("{recipient:<26}{:<30}{fate}", cut(answer, 28)))
+    }
+
+    /// Who is known is known, and nobody is refused on a guess.
+    async fn without_master(&mut self) -> io::Result<()> {
+        for recipient in [JANE, MAX] {
+            let reply = query(&self.place.socket, "lmtp", recipient).await?;
+            self.row(recipient, &reply).await?;
+            if !is_delivered(&reply) {
+                return Err(io::Error::other(format!("{recipient} is answered `{reply}`")));
+            }
+        }
+        self.say("  who is known is delivered as before")?;
+        let doubtful = |reply: &Reply| !is_refused(reply) && *reply != Reply::NotFound;
+        let reply = until(&self.place.socket, NOBODY, doubtful).await?;
+        self.row(NOBODY, &reply).await?;
+        self.say("  nobody can confirm that there is no such mailbox: the message waits")
+    }
+
+    fn count(&mut self) -> io::Result<()> {
+        self.say("")?;
+        for backend in self.backends {
+            let count = backend.letters().len();
+            self.say(&format!("{}.example.org holds {count} messages", backend.name))?;
+        }
         Ok(())
     }
 }
 
+/// As much of a text as fits.
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
 /// The temporary directory of the demo; gone when it ends.
 struct Place {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     config: PathBuf,
     socket: PathBuf,
 }
 
 impl Place {
-    fn make(backends: &[DemoBackend]) -> io::Result<Self> {
+    fn make() -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix("murder-route-demo-").tempdir()?;
         let path = |name: &str| dir.path().join(name);
         fs::write(path("mailboxes.db"), MAILBOXES_DB)?;
         fs::write(path("imapd.conf"), imapd_conf(dir.path()))?;
-        let mut config = String::from(
-            "imapd-conf = \"imapd.conf\"\n\
-             misses = \"final\"\n\
+        let mut password = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path("password"))?;
+        password.write_all(b"demo\n")?;
+        Ok(Self { config: path("murder-route.toml"), socket: path("murder-route"), dir })
+    }
+
+    /// What the master knows.
+    fn list(&self) -> io::Result<Vec<(MailboxName, Record)>> {
+        let list = FileList::open(self.dir.path().join("mailboxes.db"), Options::default());
+        let mut records = Vec::new();
+        list.each(b"", &mut |name, record| {
+            if matches!(record.state, State::Active | State::Reserved | State::Moving) {
+                records.push((name.clone(), record.clone()));
+            }
+            ControlFlow::Continue(())
+        })
+        .map_err(io::Error::other)?;
+        Ok(records)
+    }
+
+    fn configure(&self, backends: &[DemoBackend], master: &DemoMaster) -> io::Result<()> {
+        let mut config = format!(
+            "source = \"replica\"\n\
+             imapd-conf = \"imapd.conf\"\n\
              domains = [\"example.org\", \"example.net\"]\n\n\
+             [replica]\n\
+             directory = \"replica\"\n\n\
+             [mupdate]\n\
+             servers = [\"{}\"]\n\
+             authname = \"demo\"\n\
+             password-file = \"password\"\n\
+             allow-plaintext = true\n\n\
              [[listen]]\n\
              endpoint = \"unix:murder-route\"\n",
+            master.address
         );
         for DemoBackend { name, address, .. } in backends {
             config +=
                 &format!("\n[backends.servers.\"{name}.example.org\"]\naddress = \"{address}\"\n");
         }
-        fs::write(path("murder-route.toml"), config)?;
-        Ok(Self { config: path("murder-route.toml"), socket: path("murder-route"), _dir: dir })
+        fs::write(&self.config, config)
     }
 
     fn tell_what_to_try(&self, out: &mut impl Write) -> io::Result<()> {
@@ -157,11 +276,13 @@ impl Place {
         writeln!(
             out,
             "\nThe daemon stays up. From another terminal try\n\n  \
-             murder-route lookup --config {config} --explain jane+Work@Example.org\n  \
-             murder-route dump --config {config}\n  \
-             murder-route check --config {config}\n  \
-             murder-route status --config {config}\n  \
-             postmap -q jane@example.org socketmap:unix:{socket}:lmtp\n\n\
+             C={config}\n  \
+             murder-route lookup --config $C --explain jane+Work@Example.org\n  \
+             murder-route dump --config $C\n  \
+             murder-route check --config $C\n  \
+             murder-route status --config $C\n  \
+             S={socket}\n  \
+             postmap -q jane@example.org socketmap:unix:$S:lmtp\n\n\
              (without an installed murder-route: cargo run --release -- lookup …)\n\
              Ctrl-C ends it."
         )

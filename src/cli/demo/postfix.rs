@@ -47,7 +47,7 @@ impl fmt::Display for Delivered {
             Delivered::Taken(recipient) => write!(f, "delivered, to {recipient}"),
             Delivered::Waits => f.write_str("deferred: 450 at RCPT"),
             Delivered::Refused => f.write_str("refused: 550 at RCPT"),
-            Delivered::Elsewhere => f.write_str("not ours: sent on as any other mail"),
+            Delivered::Elsewhere => f.write_str("not ours"),
         }
     }
 }

@@ -1,0 +1,87 @@
+//! The daemon of the demonstration, as `murder-route serve` runs it.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::postfix::query;
+use crate::config::{Overrides, Settings};
+use crate::follow::{Murder, Upstream};
+use crate::mailbox_list::lists::Replicated;
+use crate::master::Master;
+use crate::resolver::Resolver;
+use crate::server::answerer::Answerer;
+use crate::server::{Limits, Server};
+use crate::wire::socketmap::Reply;
+
+/// Longest wait for an answer to become what it must. A daemon tries a master that is back again after a
+/// pause of some seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A daemon with a replica.
+pub(super) struct DemoDaemon {
+    server: Server<Answerer>,
+    murder: Arc<Murder>,
+}
+
+impl DemoDaemon {
+    pub(super) async fn start(config: &Path) -> io::Result<Self> {
+        let given = Overrides { config: Some(config.to_owned()), ..Overrides::default() };
+        let settings = Settings::load(&given).map_err(io::Error::other)?;
+        let listen = settings.listeners.clone();
+        let mupdate = settings.mupdate.as_ref().ok_or_else(|| io::Error::other("no master"))?;
+        let upstream = Upstream::new(mupdate).map_err(io::Error::other)?;
+        let murder = Murder::to_follow(upstream, &settings.replica).map_err(io::Error::other)?;
+        let replica = murder.replica().map(|replica| Replicated {
+            list: Arc::new(replica.list().clone()),
+            trust: replica.trust(),
+        });
+        let murder = Arc::new(murder);
+        let master = Some(Arc::clone(&murder) as Arc<dyn Master>);
+        let answerer = Arc::new(Answerer::new(Resolver::new(settings, replica), master));
+        let mut server = Server::new(answerer, Limits::default())?;
+        server.reconcile(&listen).await.map_err(io::Error::other)?;
+        Ok(Self { server, murder })
+    }
+
+    /// Ends it, so that the replica can be opened by the next one.
+    pub(super) async fn stop(self) -> io::Result<()> {
+        self.server.shutdown().await;
+        let mut murder = self.murder;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            // A connection may hold it for a moment more.
+            match Arc::try_unwrap(murder) {
+                Ok(murder) => {
+                    murder.stop().await;
+                    return Ok(());
+                }
+                Err(_) if Instant::now() > end => return Err(io::ErrorKind::TimedOut.into()),
+                Err(shared) => murder = shared,
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Asks until the answer is as it must become.
+pub(super) async fn until(
+    socket: &Path,
+    recipient: &str,
+    is: impl Fn(&Reply) -> bool,
+) -> io::Result<Reply> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let reply = query(socket, "lmtp", recipient).await?;
+        if is(&reply) {
+            return Ok(reply);
+        }
+        if Instant::now() > end {
+            return Err(io::Error::other(format!("{recipient} is still answered `{reply}`")));
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
