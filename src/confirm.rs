@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, Step};
 use crate::mupdate::Finding;
 use crate::router::{Belief, Misses};
 
@@ -224,6 +224,25 @@ impl MailboxList for Overlaid<'_> {
         }
         self.list.each(prefix, &mut |name, record| match self.findings.of_master(name) {
             Some(Finding::Found(_) | Finding::Absent) => ControlFlow::Continue(()),
+            Some(Finding::Unsure(_)) | None => visit(name, record),
+        })
+    }
+
+    fn each_past(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+    ) -> Result<(), String> {
+        for (name, finding) in &self.findings.master {
+            if let Finding::Found(record) = finding
+                && name.as_bytes().starts_with(prefix)
+                && visit(name, record) == Step::Stop
+            {
+                return Ok(());
+            }
+        }
+        self.list.each_past(prefix, &mut |name, record| match self.findings.of_master(name) {
+            Some(Finding::Found(_) | Finding::Absent) => Step::On,
             Some(Finding::Unsure(_)) | None => visit(name, record),
         })
     }

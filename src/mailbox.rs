@@ -315,6 +315,39 @@ pub trait MailboxList: Send + Sync {
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
     ) -> Result<(), String>;
+
+    /// The same, past names that do not matter: a list in order does not read them. `visit` may be shown
+    /// a name twice, or one that it wanted to pass, and must not ask this list.
+    fn each_past(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+    ) -> Result<(), String> {
+        self.each(prefix, &mut |name, record| match visit(name, record) {
+            Step::Stop => ControlFlow::Break(()),
+            Step::On | Step::Past(_) => ControlFlow::Continue(()),
+        })
+    }
+}
+
+/// Where a walk goes from a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// To the next one.
+    On,
+    /// Past all that begin with that many bytes of the name.
+    Past(usize),
+    /// Nowhere.
+    Stop,
+}
+
+impl From<ControlFlow<()>> for Step {
+    fn from(flow: ControlFlow<()>) -> Self {
+        match flow {
+            ControlFlow::Continue(()) => Step::On,
+            ControlFlow::Break(()) => Step::Stop,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! A router with the lists it asks: what the command and the daemon both answer from.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::config::{Settings, SourceName, Vital};
 use crate::confirm::{Findings, MOST_ROUNDS, Said};
-use crate::mailbox::{KeyGeneration, MailboxName};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record, Step};
 use crate::mailbox_list::high_water::MarkFile;
 use crate::mailbox_list::lists::{Lists, Replicated, Source};
 use crate::mailbox_list::user_deny::UserDeny;
@@ -121,6 +123,17 @@ impl Resolver {
         self.router.route(recipient, &findings.over(&self.lists), findings, explain)
     }
 
+    /// The same for a question that may be given up: a walk along a list ends then.
+    pub fn look_until(
+        &self,
+        recipient: &[u8],
+        findings: &Findings,
+        given_up: &AtomicBool,
+    ) -> Verdict {
+        let list = Abandonable { list: &findings.over(&self.lists), given_up };
+        self.router.route(recipient, &list, findings, None)
+    }
+
     /// Decides, and has names confirmed by `ask` as often as it takes, [`MOST_ROUNDS`] at most.
     /// `ask` may add to the findings what it learnt beside. Waits for locks, and as long as `ask` does.
     pub fn route(
@@ -164,6 +177,66 @@ impl Resolver {
     }
 }
 
+/// A list that is not walked any more when nobody waits for the answer.
+struct Abandonable<'a> {
+    list: &'a dyn MailboxList,
+    given_up: &'a AtomicBool,
+}
+
+impl Abandonable<'_> {
+    fn outcome(&self, walked: Result<(), String>) -> Result<(), String> {
+        match self.given_up.load(Relaxed) {
+            true => Err("nobody waits for the answer any more".into()),
+            false => walked,
+        }
+    }
+}
+
+impl MailboxList for Abandonable<'_> {
+    fn lookup(&self, name: &MailboxName) -> Lookup {
+        self.list.lookup(name)
+    }
+
+    fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
+        self.list.lookup_dated(name)
+    }
+
+    fn moment(&self) -> Option<Moment> {
+        self.list.moment()
+    }
+
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        self.list.key_generation()
+    }
+
+    fn each(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        self.outcome(self.list.each(
+            prefix,
+            &mut |name, record| match self.given_up.load(Relaxed) {
+                true => ControlFlow::Break(()),
+                false => visit(name, record),
+            },
+        ))
+    }
+
+    fn each_past(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+    ) -> Result<(), String> {
+        self.outcome(self.list.each_past(prefix, &mut |name, record| {
+            match self.given_up.load(Relaxed) {
+                true => Step::Stop,
+                false => visit(name, record),
+            }
+        }))
+    }
+}
+
 /// What is said where a list that may be waited for is busy all the same.
 pub fn busy() -> Route {
     Route::deferred("the mailbox list is busy")
@@ -187,6 +260,51 @@ mod tests {
 
     const FINAL: &str =
         "mailboxes-db = \"list\"\nmisses = \"final\"\ndomains = [\"example.org\"]\n";
+
+    /// A list that takes for ever to walk.
+    struct Endless;
+
+    impl MailboxList for Endless {
+        fn lookup(&self, _name: &MailboxName) -> Lookup {
+            Lookup::Absent
+        }
+
+        fn each(
+            &self,
+            _prefix: &[u8],
+            visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+        ) -> Result<(), String> {
+            let name = MailboxName::new("news").unwrap();
+            let record = Record {
+                state: crate::mailbox::State::Active,
+                server: None,
+                partition: String::new(),
+                anonymous: crate::mailbox::AnonymousRights::default(),
+            };
+            while visit(&name, &record).is_continue() {}
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_walk_ends_when_nobody_waits_for_it() {
+        let given_up = AtomicBool::new(false);
+        let list = Abandonable { list: &Endless, given_up: &given_up };
+        let mut left = 3;
+        let mut count = || {
+            left -= 1;
+            given_up.store(left == 0, Relaxed);
+        };
+        let walked = list.each_past(b"", &mut |_, _| {
+            count();
+            Step::On
+        });
+        assert!(walked.unwrap_err().contains("nobody waits"));
+        given_up.store(false, Relaxed);
+        assert_eq!(list.each(b"", &mut |_, _| ControlFlow::Break(())), Ok(()));
+        given_up.store(true, Relaxed);
+        assert!(list.each(b"", &mut |_, _| panic!("it is not walked")).is_err());
+    }
 
     #[test]
     fn a_reload_does_not_forget_how_long_the_list_has_been() {

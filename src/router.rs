@@ -20,12 +20,11 @@
 mod any_case;
 
 use std::borrow::Cow;
-use std::ops::ControlFlow;
 
 use crate::address::{Fuzzy, Kind, NoTarget, Recipient, Release, Rules, Target};
 use crate::backend::{Backend, Backends, NoBackend};
 use crate::domains::Domains;
-use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State, Step};
 
 /// What the router decided for one recipient, and all that an answer may want to say of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -636,11 +635,16 @@ impl Search<'_> {
             true => prefix,
             false => b"",
         };
-        let read = self.list.each(prefix, &mut |name, record| {
+        let read = self.list.each_past(prefix, &mut |name, record| {
             if !matches!(record.state, State::Deleted | State::Intermediate) {
                 searches.iter_mut().for_each(|search| search.offer(name));
             }
-            ControlFlow::Continue(())
+            let passed = searches.iter().map(|search| search.passes(name));
+            // As far as all of them do.
+            match passed.reduce(|a, b| Some(a?.max(b?))).flatten() {
+                Some(length) => Step::Past(length),
+                None => Step::On,
+            }
         });
         if let Err(why) = read {
             let decision = Decision::Deferred(Cause::List);

@@ -43,9 +43,35 @@ impl<'a> Fuzzy<'a> {
     pub fn prefix(&self) -> &'a [u8] {
         let name = self.wanted.as_bytes();
         if self.release < Release::V3_0 {
-            return b"";
+            // Below a user, whose own name must be right; the domain need not be.
+            let mut dots = memchr::memchr_iter(b'.', name);
+            return match (is_users(self.wanted), self.wanted.domain(), dots.nth(1)) {
+                (true, None, Some(dot)) => &name[..=dot],
+                _ => b"",
+            };
         }
         &name[..name.len() - self.wanted.without_domain().len()]
+    }
+
+    /// What names need not be offered if this one is on the way: those that begin with so many of its
+    /// bytes. `None`: the next one may matter.
+    pub fn passes(&self, name: &MailboxName) -> Option<usize> {
+        let local = name.as_bytes().len() - name.without_domain().len();
+        if name.domain().is_some() && !self.is_in_domain(name) {
+            return Some(local);
+        }
+        // In lists up to 3.4, what begins like this may be the folder of a domain as well.
+        let may_be_domain = self.wanted.domain().is_some_and(|domain| {
+            self.release < Release::V3_0
+                && domain.get(..5).is_some_and(|begin| nearly(begin, b"user."))
+        });
+        if may_be_domain && name.domain().is_none() {
+            return None;
+        }
+        // Of the folders of users none is taken, but for those of Cyrus 2 that are wanted by name.
+        let first = self.wanted.without_domain().split(|b| *b == b'.').next().unwrap_or_default();
+        let users = self.release < Release::V3_0 && nearly(first, b"user");
+        (is_users(name) && !users).then_some(local + b"user.".len())
     }
 
     /// Considers one mailbox of the list.
@@ -75,13 +101,16 @@ impl<'a> Fuzzy<'a> {
         MailboxName::new(name).ok()
     }
 
-    /// How many leading components are those of the wanted name; 0: not to be taken.
-    fn depth(&self, name: &MailboxName) -> usize {
-        let in_domain = match (name.domain(), self.wanted.domain()) {
+    fn is_in_domain(&self, name: &MailboxName) -> bool {
+        match (name.domain(), self.wanted.domain()) {
             (Some(have), Some(wanted)) if self.release < Release::V3_0 => nearly(have, wanted),
             (have, wanted) => have == wanted,
-        };
-        if !in_domain {
+        }
+    }
+
+    /// How many leading components are those of the wanted name; 0: not to be taken.
+    fn depth(&self, name: &MailboxName) -> usize {
+        if !self.is_in_domain(name) {
             return 0;
         }
         let wanted = self.wanted.without_domain().split(|b| *b == b'.');

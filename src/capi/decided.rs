@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::library::{Origin, Told};
 use super::prefetch::prefetch;
-use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record, Step};
 use crate::mailbox_list::view::FEW_LOOKUPS;
 use crate::router::Decision;
 
@@ -273,6 +273,15 @@ impl MailboxList for Watched<'_> {
     ) -> Result<(), String> {
         self.only_hits.store(false, Relaxed);
         self.list.each(prefix, visit)
+    }
+
+    fn each_past(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+    ) -> Result<(), String> {
+        self.only_hits.store(false, Relaxed);
+        self.list.each_past(prefix, visit)
     }
 }
 

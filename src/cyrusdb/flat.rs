@@ -84,6 +84,13 @@ impl Table {
         self.lines.iter().map(|line| (line.key(&self.bytes), line.value(&self.bytes)))
     }
 
+    /// The same from this key on.
+    pub fn iter_from(&self, from: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let start = self.lines.partition_point(|line| line.key(&self.bytes) < from);
+        let lines = self.lines.get(start..).unwrap_or_default();
+        lines.iter().map(|line| (line.key(&self.bytes), line.value(&self.bytes)))
+    }
+
     /// How many records there are.
     pub fn len(&self) -> usize {
         self.lines.len()

@@ -18,7 +18,9 @@ use crate::cyrusdb::error::Error;
 use crate::cyrusdb::fingers::{Amount, Builder, Progress};
 use crate::cyrusdb::snapshot::{Scratch, Walked};
 use crate::cyrusdb::{Engine, record};
-use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record, State};
+use crate::mailbox::{
+    KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record, State, Step,
+};
 
 use super::elsewhere::Elsewhere;
 use super::foothold::Foothold;
@@ -84,10 +86,10 @@ pub struct Status {
 }
 
 /// How often a look without a lock is tried again: a torn read is over in microseconds.
-const ATTEMPTS: u32 = 6;
+pub(super) const ATTEMPTS: u32 = 6;
 
 /// So often in a row a walk may find nothing new and yet a changed list.
-const PATIENCE: u32 = 1000;
+pub(super) const PATIENCE: u32 = 1000;
 
 /// A lookup that may not wait reads no more bytes than this of a file that must be read whole.
 const AT_ONCE: u64 = 256 << 10;
@@ -865,7 +867,7 @@ fn same_index<'v>(view: Option<&'v Arc<View>>, metadata: &Metadata) -> Option<&'
 }
 
 /// Lets a writer finish what it is at, before this attempt.
-fn pause(attempt: u32, may_wait: bool) {
+pub(super) fn pause(attempt: u32, may_wait: bool) {
     match attempt {
         0 | 1 => {}
         2 | 3 => thread::yield_now(),
@@ -920,7 +922,7 @@ fn read_dated(name: &MailboxName, value: &[u8]) -> Result<Dated<Record>, String>
     record::parse_dated(value).map_err(|error| format!("record of {name}: {error}"))
 }
 
-fn read_record(name: &MailboxName, value: &[u8]) -> Result<Record, String> {
+pub(super) fn read_record(name: &MailboxName, value: &[u8]) -> Result<Record, String> {
     read_dated(name, value).map(|(record, _)| record)
 }
 
@@ -945,6 +947,14 @@ impl MailboxList for FileList {
             Some(view) => view.key_generation(),
             None => self.check(false, &mut Scratch::default()).ok()?.key_generation(),
         }
+    }
+
+    fn each_past(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+    ) -> Result<(), String> {
+        self.walk_past(prefix, visit)
     }
 
     fn each(

@@ -10,7 +10,7 @@ use crate::cyrusdb::Problem;
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::flat::Table;
 use crate::cyrusdb::skiplist::Replay;
-use crate::mailbox::{KeyGeneration, Moment};
+use crate::mailbox::{KeyGeneration, Moment, Step};
 
 use super::keys;
 use super::view::{Identity, ListFile};
@@ -20,6 +20,9 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// A file that is written in place is not taken for whole for so long after the last write.
 const COPYING: Duration = Duration::from_secs(10);
+
+/// Most beginnings of keys that a walk passes by without asking.
+const MOST_PASSED: usize = 64;
 
 /// The content of one file, for as long as the path leads to it.
 #[derive(Debug)]
@@ -228,6 +231,54 @@ impl IndexView {
     pub(crate) fn each(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
         for (key, value) in self.content().rows() {
             visit(key, value);
+        }
+    }
+
+    /// Rows whose keys begin with `start`, for as long as `visit` wants more, past those that it says.
+    /// It must not wait for this list.
+    pub(crate) fn each_past(&self, start: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Step) {
+        let content = self.content();
+        match &content.kind {
+            Kind::Flat(table) => {
+                let mut from = start.to_vec();
+                loop {
+                    let mut behind = None;
+                    for (key, value) in table.iter_from(&from) {
+                        if !key.starts_with(start) {
+                            return;
+                        }
+                        match visit(key, value) {
+                            Step::On => {}
+                            Step::Stop => return,
+                            Step::Past(length) => {
+                                behind = Some(keys::behind_all(key, length));
+                                break;
+                            }
+                        }
+                    }
+                    match behind {
+                        Some(behind) => from = behind,
+                        None => return,
+                    }
+                }
+            }
+            // In no order: what is to be passed is known again.
+            Kind::Skiplist(replay) => {
+                let mut passed: Vec<Vec<u8>> = Vec::new();
+                for (key, value) in replay.iter().filter(|(key, _)| key.starts_with(start)) {
+                    if passed.iter().any(|passed| key.starts_with(passed)) {
+                        continue;
+                    }
+                    match visit(key, value) {
+                        Step::On => {}
+                        Step::Stop => return,
+                        Step::Past(length) if passed.len() < MOST_PASSED => {
+                            passed.push(key.get(..length).unwrap_or(key).to_vec());
+                        }
+                        Step::Past(_) => {}
+                    }
+                }
+            }
         }
     }
 

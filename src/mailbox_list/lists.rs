@@ -11,7 +11,7 @@ use super::FileList;
 use super::user_deny::UserDeny;
 #[cfg(feature = "capi")]
 use crate::mailbox::Moment;
-use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State, Step};
 use crate::replica::Status;
 
 /// How far a replica may be believed just now: a list on disk cannot tell by itself.
@@ -283,6 +283,36 @@ impl MailboxList for Lists {
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
     ) -> Result<(), String> {
+        // Each list is walked name by name, so that none is shown twice.
+        self.walk(
+            &mut |list, visit| {
+                list.each(prefix, &mut |name, record| match visit(name, record) {
+                    Step::Stop => ControlFlow::Break(()),
+                    Step::On | Step::Past(_) => ControlFlow::Continue(()),
+                })
+            },
+            &mut |name, record| visit(name, record).into(),
+        )
+    }
+
+    fn each_past(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+    ) -> Result<(), String> {
+        self.walk(&mut |list, visit| list.each_past(prefix, visit), visit)
+    }
+}
+
+/// Is shown a name and its record.
+type Visit<'v> = dyn FnMut(&MailboxName, &Record) -> Step + 'v;
+
+impl Lists {
+    fn walk(
+        &self,
+        walk: &mut dyn FnMut(&dyn MailboxList, &mut Visit<'_>) -> Result<(), String>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), String> {
         if self.0.is_empty() {
             return Err("there is no list to walk: a MUPDATE server is asked name by name".into());
         }
@@ -290,14 +320,14 @@ impl MailboxList for Lists {
         for (at, source) in self.0.iter().enumerate() {
             let before = self.0.get(..at).unwrap_or_default();
             let mut ended = false;
-            let walked = source.list().each(prefix, &mut |name, record| {
+            let walked = walk(source.list(), &mut |name, record| {
                 let told = |list: &Source| matches!(list.list().lookup(name), Lookup::Present(_));
                 if before.iter().any(told) {
-                    return ControlFlow::Continue(());
+                    return Step::On;
                 }
-                let go_on = visit(name, record);
-                ended = go_on.is_break();
-                go_on
+                let step = visit(name, record);
+                ended = step == Step::Stop;
+                step
             });
             if ended {
                 return Ok(());

@@ -30,6 +30,7 @@ mod tests;
 pub mod user_deny;
 pub mod verify;
 pub(crate) mod view;
+mod walk_past;
 
 pub use file::{FileList, Options, Status};
 pub use inspection::Inspection;

@@ -297,7 +297,26 @@ impl SkipView {
         scratch: &mut Scratch,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<Walked> {
-        let order = self.order();
+        self.walk_in(self.order(), from, scratch, visit)
+    }
+
+    /// The orders that the keys may be in.
+    pub(crate) fn orders(&self) -> &'static [Order] {
+        match self.order.load(Relaxed) {
+            RAW => &[Order::Raw],
+            MBOX => &[Order::Mbox],
+            _ => &[Order::Raw, Order::Mbox],
+        }
+    }
+
+    /// As [`Self::walk`], in this order.
+    pub(crate) fn walk_in(
+        &self,
+        order: Order,
+        from: &[u8],
+        scratch: &mut Scratch,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<Walked> {
         let walked = Reader::new(&self.file.file, self.header(), order, scratch)
             .along_lists()
             .walk(from, visit)?;
@@ -305,7 +324,7 @@ impl SkipView {
             if self.order.load(Relaxed) != RAW_PRESUMED {
                 return Err(Error::corrupt(0, "the keys are in no order that this list can have"));
             }
-            self.order.store(MBOX, Relaxed);
+            self.order.store(if order == Order::Raw { MBOX } else { RAW }, Relaxed);
         }
         Ok(walked)
     }

@@ -1,5 +1,6 @@
 //! From a request to its reply: the daemon's side of the [`Resolver`].
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -41,6 +42,16 @@ struct Serving {
     /// How many looks may wait for locks or walk the list at a time. Strangers choose how many there
     /// are to be, and each takes a thread of the pool that kicks need as well.
     looks: Arc<Semaphore>,
+}
+
+/// Somebody waits for an answer; dropped, nobody does any more.
+#[derive(Default)]
+struct Waiting(Arc<AtomicBool>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// So many looks of the kind that is not over in a moment run at a time; the others queue, and those
@@ -190,8 +201,11 @@ impl Serving {
             let verdict = match self.resolver.look_now(key, &findings) {
                 Verdict::Wait => {
                     let known = findings.clone();
-                    let look =
-                        move |resolver: &Resolver, key: &[u8]| resolver.look(key, &known, None);
+                    let waiting = Waiting::default();
+                    let given_up = Arc::clone(&waiting.0);
+                    let look = move |resolver: &Resolver, key: &[u8]| {
+                        resolver.look_until(key, &known, &given_up)
+                    };
                     match self.blocking(key, look).await {
                         Some(verdict) => verdict,
                         None => return failed_inside(),

@@ -8,7 +8,8 @@ use std::time::SystemTime;
 
 use super::store::{Error, Open, Store};
 use super::value::{self, BadValue, Row};
-use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, Step};
+use crate::mailbox_list::keys;
 use crate::replica::{About, generation};
 
 /// A walk reads so many records in one transaction.
@@ -75,12 +76,12 @@ impl ReplicaList {
         }
     }
 
-    /// The names that begin with `prefix` and come after `last`, and their values: a piece of them.
-    fn piece(&self, prefix: &[u8], last: Option<&MailboxName>) -> Result<Vec<KeyedRow>, Error> {
+    /// The names that begin with `prefix` and come after the key `last`, and their values: a piece of them.
+    fn piece(&self, prefix: &[u8], last: Option<&[u8]>) -> Result<Vec<KeyedRow>, Error> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
         // LMDB has no empty key; `ABOUT_KEY` comes before all names.
         let from = match last {
-            Some(last) => Excluded(last.as_bytes()),
+            Some(last) => Excluded(last),
             None if prefix.is_empty() => Excluded(value::ABOUT_KEY),
             None => Included(prefix),
         };
@@ -160,14 +161,22 @@ impl MailboxList for ReplicaList {
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
     ) -> Result<(), String> {
+        self.each_past(prefix, &mut |name, record| visit(name, record).into())
+    }
+
+    fn each_past(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+    ) -> Result<(), String> {
         let (about, _) = self.about().map_err(|error| error.to_string())?;
         if about.synchronised.is_none() {
             let dir = self.dir().display();
             return Err(format!("{dir}: the replica has never been synchronised with the master"));
         }
-        let mut last: Option<MailboxName> = None;
+        let mut last: Option<Vec<u8>> = None;
         loop {
-            let rows = self.piece(prefix, last.as_ref()).map_err(|error| error.to_string())?;
+            let rows = self.piece(prefix, last.as_deref()).map_err(|error| error.to_string())?;
             if rows.is_empty() {
                 return Ok(());
             }
@@ -176,10 +185,14 @@ impl MailboxList for ReplicaList {
                 let name = MailboxName::new(key).map_err(|bad| format!("{dir}: {bad}"))?;
                 let row = row.map_err(|bad| format!("{dir}: record of {name}: {bad}"))?;
                 let record = row.walked();
-                if visit(&name, &record).is_break() {
-                    return Ok(());
+                match visit(&name, &record) {
+                    Step::Stop => return Ok(()),
+                    Step::On => last = Some(name.as_bytes().to_vec()),
+                    Step::Past(length) => {
+                        last = Some(keys::behind_all(name.as_bytes(), length));
+                        break;
+                    }
                 }
-                last = Some(name);
             }
         }
     }

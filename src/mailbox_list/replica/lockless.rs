@@ -13,8 +13,9 @@ use arc_swap::{ArcSwapOption, Guard};
 use super::pages::{self, Commit, Snapshot};
 use super::value::{self, BadValue, Row};
 use crate::cyrusdb::error::{Error, Result};
-use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record};
+use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record, Step};
 use crate::mailbox_list::foothold::Foothold;
+use crate::mailbox_list::keys;
 use crate::mailbox_list::map::Danger;
 use crate::mailbox_list::view::{FEW_LOOKUPS, Identity, ListFile, MappedFile};
 use crate::replica::{About, generation};
@@ -265,17 +266,17 @@ impl LocklessReplica {
         Ok(told)
     }
 
-    /// A piece of the names that begin with `prefix` and come after `last`.
-    fn piece(&self, prefix: &[u8], last: Option<&MailboxName>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    /// A piece of the names that begin with `prefix` and come after the key `last`.
+    fn piece(&self, prefix: &[u8], last: Option<&[u8]>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let opened = self.opened(false)?;
         self.read(&opened, |snapshot, _page| {
             let mut rows = Vec::new();
-            let from = last.map_or(prefix, MailboxName::as_bytes);
+            let from = last.unwrap_or(prefix);
             snapshot.walk(from, &mut |key, value| {
                 if !key.starts_with(prefix) || rows.len() == PIECE {
                     return ControlFlow::Break(());
                 }
-                if key != value::ABOUT_KEY && last.is_none_or(|last| last.as_bytes() != key) {
+                if key != value::ABOUT_KEY && last.is_none_or(|last| last != key) {
                     rows.push((key.to_vec(), value.to_vec()));
                 }
                 ControlFlow::Continue(())
@@ -324,12 +325,20 @@ impl MailboxList for LocklessReplica {
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
     ) -> std::result::Result<(), String> {
+        self.each_past(prefix, &mut |name, record| visit(name, record).into())
+    }
+
+    fn each_past(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+    ) -> std::result::Result<(), String> {
         if self.about()?.0.synchronised.is_none() {
             return Err(self.say("the replica has never been synchronised with the master"));
         }
-        let mut last: Option<MailboxName> = None;
+        let mut last: Option<Vec<u8>> = None;
         loop {
-            let rows = self.piece(prefix, last.as_ref()).map_err(|error| self.say(error))?;
+            let rows = self.piece(prefix, last.as_deref()).map_err(|error| self.say(error))?;
             if rows.is_empty() {
                 return Ok(());
             }
@@ -338,10 +347,14 @@ impl MailboxList for LocklessReplica {
                 let record = value::row(&record)
                     .map_err(|bad| self.say(format_args!("record of {name}: {bad}")))?
                     .walked();
-                if visit(&name, &record).is_break() {
-                    return Ok(());
+                match visit(&name, &record) {
+                    Step::Stop => return Ok(()),
+                    Step::On => last = Some(name.as_bytes().to_vec()),
+                    Step::Past(length) => {
+                        last = Some(keys::behind_all(name.as_bytes(), length));
+                        break;
+                    }
                 }
-                last = Some(name);
             }
         }
     }
