@@ -24,6 +24,7 @@ const SOCKET: &str = "unix:/run/murder-route";
 const TRANSPORT: &str = "murder";
 const CONFIG_DIRECTORY: &str = "/etc/postfix/";
 const QUEUE_DIRECTORY: &str = "/var/spool/postfix/";
+const CA_FILE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// What stands around the map `canonical` to ask it less often.
 const ASKED_LESS: [&str; 2] =
@@ -212,7 +213,7 @@ pub enum Misfit {
     )]
     NotByProxy(Verify),
     /// It cannot stand in main.cf.
-    #[error("Postfix cannot be told the path {path}: it takes no blanks, commas or `$`", path = .0.display())]
+    #[error("Postfix cannot be told the path {path}: it takes whole paths without blanks, commas or `$`", path = .0.display())]
     OddPath(PathBuf),
 }
 
@@ -229,6 +230,8 @@ pub struct Plan {
     wanted: Wanted,
     host: Host,
     lower_case_stays: bool,
+    /// The certificates of the authorities for `--tls`, unless they are those of the system.
+    ca_file: Option<String>,
     /// Whether the daemon does not listen there yet; and whether it is told where to listen at all.
     missing: Option<bool>,
 }
@@ -334,8 +337,18 @@ impl Plan {
             wanted,
             host,
             lower_case_stays: site.lower_case_stays,
+            ca_file: None,
             missing,
         })
+    }
+
+    /// With the certificates of the authorities in this file.
+    pub fn with_ca_file(self, file: &Path) -> Result<Self, Misfit> {
+        // lmtp(8) has the queue directory for its own.
+        if !file.is_absolute() {
+            return Err(Misfit::OddPath(file.to_owned()));
+        }
+        Ok(Self { ca_file: Some(plain(file)?.to_owned()), ..self })
     }
 
     /// For `main.cf`.
@@ -522,7 +535,8 @@ impl Plan {
                     .replace(SOCKET, &self.socket)
                     .replace(" socketmap:", &format!(" {proxy}socketmap:"))
                     .replace(&format!("= {DOMAIN}"), &format!("= {}", self.domains))
-                    .replace(PROBED, &self.probed()),
+                    .replace(PROBED, &self.probed())
+                    .replace(CA_FILE, self.ca_file.as_deref().unwrap_or(CA_FILE)),
             };
             filled += &line;
             filled.push('\n');

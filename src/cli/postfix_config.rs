@@ -36,6 +36,10 @@ pub(super) struct PostfixConfig {
     /// Demand TLS of the backends, and a certificate of their name
     #[arg(long)]
     tls: bool,
+    /// The certificates of the authorities that are trusted with --tls, in PEM [default: those of the
+    /// system]
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    ca_file: Option<PathBuf>,
     /// The piece for one file only [default: all]
     #[arg(value_enum, value_name = "FILE")]
     piece: Option<Piece>,
@@ -96,7 +100,12 @@ impl PostfixConfig {
         self.warn_of_fallback(&site);
         let wanted =
             Wanted { verify: self.verify, chroot: self.chroot, sasl: self.sasl, tls: self.tls };
-        let plan = Plan::new(&site, self.host(), wanted).map_err(|e| {
+        let plan = Plan::new(&site, self.host(), wanted);
+        let plan = plan.and_then(|plan| match &self.ca_file {
+            Some(file) => plan.with_ca_file(file),
+            None => Ok(plan),
+        });
+        let plan = plan.map_err(|e| {
             complain!("murder-route: {e}");
             match e {
                 Misfit::NotByProxy(_) => Exit::Usage,

@@ -329,6 +329,22 @@ fn a_login_demands_no_certificate_and_a_certificate_no_login() {
 }
 
 #[test]
+fn authority_of_the_site_takes_the_place_of_those_of_the_system() {
+    let wanted = Wanted { tls: true, ..wanted(Verify::Transport) };
+    let plan = |transport| Plan::new(&site(&[transport], &[]), Host::default(), wanted).unwrap();
+    let with = |transport| plan(transport).with_ca_file(Path::new("/etc/ssl/ours.pem")).unwrap();
+    let master_cf = with("murder").master_cf();
+    assert!(master_cf.contains("    -o lmtp_tls_CAfile=/etc/ssl/ours.pem\n"), "{master_cf}");
+    assert!(!master_cf.contains("ca-certificates"), "{master_cf}");
+    let main_cf = with("lmtp").main_cf();
+    assert!(has(&main_cf, "lmtp_tls_CAfile = /etc/ssl/ours.pem"), "{main_cf}");
+    for odd in ["ours.pem", "/etc/ssl/o urs.pem", "/etc/$x"] {
+        let error = plan("murder").with_ca_file(Path::new(odd)).unwrap_err();
+        assert!(matches!(error, Misfit::OddPath(_)), "{odd}");
+    }
+}
+
+#[test]
 fn what_cannot_be_is_said_and_not_printed() {
     let asked = |listeners: &[&str], chroot: Option<Chroot>, verify| {
         plan(listeners, true, Wanted { chroot, ..wanted(verify) }).unwrap_err().to_string()

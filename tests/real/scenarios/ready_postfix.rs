@@ -37,6 +37,9 @@ const STAND_IN: &str = "127.0.1.42";
 /// Where a backend's lmtpd runs without `-a`.
 const LOGIN_PORT: u16 = 2004;
 
+/// The authority of the backends' certificates.
+const CA_FILE: &str = "/etc/ssl/murder-ca.pem";
+
 /// The sections of the README.
 pub const DAEMON: &str = "The daemon";
 const SOCKET: &str = "A socket in the chroot";
@@ -555,14 +558,14 @@ fn waits_since(world: &World, queued: &Queued, why: &'static str) -> Done {
 /// With the password in the clear, but under TLS. A backend with another's certificate gets nothing.
 fn by_login_and_tls(world: &mut World) -> Done {
     let tls = Tls::make(world.murder.cyrus)?;
-    let authorities = in_root("/etc/ssl/certs");
-    fs::create_dir_all(&authorities)?;
-    fs::copy(&tls.authority, format!("{authorities}/ca-certificates.crt"))?;
+    fs::create_dir_all(in_root("/etc/ssl"))?;
+    fs::copy(&tls.authority, in_root(CA_FILE))?;
     let seen = on_a_host(world, &by_name(world), |world| {
         let [be1, be2] = &mut world.murder.backends;
         be1.restart_with(&showing(&tls.backends[0]))?;
         be2.restart_with(&showing(&tls.misnamed))?;
-        follow(world, &[DAEMON, LOGIN, PIECES], "--sasl --tls")?;
+        let options = format!("--sasl --tls --ca-file {CA_FILE}");
+        follow(world, &[DAEMON, LOGIN, PIECES], &options)?;
         add_names(world)?;
         world.mail_server.restart_as_it_is()?;
         arrives_by_login(world, "jane@example.org", 0, "jane")?;
@@ -581,7 +584,7 @@ fn by_login_and_tls(world: &mut World) -> Done {
 
 /// One thing wrong at a time, on a host that is sound again afterwards.
 fn doctor_sees_what_postfix_will_refuse(world: &mut World, tls: &Tls) -> Done {
-    let authorities = in_root("/etc/ssl/certs/ca-certificates.crt");
+    let authorities = in_root(CA_FILE);
     let password = in_root("/etc/postfix/murder-route-password");
     let foreign = fs::read(&tls.foreign.certificate)?;
     for (file, instead, check, says) in [
