@@ -199,10 +199,14 @@ fn list_cut_off(world: &mut World<Exim>) -> Done {
 fn bad_configuration(world: &mut World<Exim>) -> Done {
     let socket_gone = format!("unix:{SOCKET}-that-is-not-there");
     let nobody_to_ask = format!("\n[[listen]]\nendpoint = {socket_gone:?}\n");
+    let imapd_conf = format!("imapd-conf = {:?}\n", world.murder.frontend.imapd_conf());
     for (settings, says) in [
         ("domain = \"example.org\"\n".to_owned(), "unknown field `domain`"),
         ("imapd-conf = \"/nowhere\"\n".to_owned(), "/nowhere: No such file"),
         (fs::read_to_string(in_root(CONFIGURATION))? + &nobody_to_ask, "that-is-not-there"),
+        // Exim has taken the domain for ours, so nobody of it is refused.
+        (imapd_conf.clone(), "no domains are configured"),
+        (format!("{imapd_conf}domains = [\"elsewhere.test\"]\n"), "is it missing in `domains`?"),
     ] {
         let since = world.logs.mark();
         fs::write(in_root(CONFIGURATION), settings)?;
@@ -213,6 +217,8 @@ fn bad_configuration(world: &mut World<Exim>) -> Done {
             lines.iter().any(|line| line.text.contains(says)).then_some(())
         })?;
     }
+    fs::remove_file(in_root(CONFIGURATION))?;
+    world.put_off("jane@example.org").map_err(|e| format!("no configuration: {e}"))?;
     fs::remove_file(in_root(LIBRARY))?;
     world.put_off("jane@example.org").map_err(|e| format!("no library: {e}"))?;
     library::install(world.release)?;
