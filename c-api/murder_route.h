@@ -215,7 +215,8 @@ void mr_close(mr_router *router);
 
 /*
  * A warning about the configuration, as `murder-route check` gives it; NULL: there are not so many.
- * The first one is 0. The text belongs to the router and stays until that is closed. A NULL router has
+ * What it says beside of lists, sockets and the master depends on their state: see mr_check. The first
+ * one is 0. The text belongs to the router and stays until that is closed. A NULL router has
  * none. Any thread.
  */
 const char *mr_warning(mr_router *router, size_t nth);

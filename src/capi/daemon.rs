@@ -162,8 +162,10 @@ impl Daemon {
     fn connect(&self, deadline: Instant) -> Result<OwnedFd, String> {
         let none = || "no daemon is configured that could be asked".to_owned();
         let mut why = self.unusable.last().cloned().unwrap_or_else(none);
-        for place in &self.places {
-            match place.connect(deadline) {
+        for (at, place) in self.places.iter().enumerate() {
+            // One that takes no connection leaves the others their share of the time.
+            let share = left(deadline) / (self.places.len() - at).try_into().unwrap_or(u32::MAX);
+            match place.connect(Instant::now() + share) {
                 Ok(socket) => return Ok(socket),
                 Err((at, error)) => why = format!("the daemon at {at}: {error}"),
             }
@@ -225,8 +227,10 @@ impl Place {
             }
             Place::Inet(addresses) => {
                 let mut last = ("inet".to_owned(), io::ErrorKind::NotFound.into());
-                for address in addresses {
-                    match TcpStream::connect_timeout(address, left(deadline)) {
+                for (at, address) in addresses.iter().enumerate() {
+                    let share =
+                        left(deadline) / (addresses.len() - at).try_into().unwrap_or(u32::MAX);
+                    match TcpStream::connect_timeout(address, share.max(LEAST)) {
                         Ok(stream) => {
                             let _ = stream.set_nodelay(true);
                             return Ok(stream.into());
@@ -363,9 +367,11 @@ fn send_all(socket: &OwnedFd, mut bytes: &[u8], deadline: Instant) -> io::Result
     Ok(())
 }
 
-/// Never zero, which would be for ever.
+/// A timeout is never zero, which would be for ever.
+const LEAST: Duration = Duration::from_millis(1);
+
 fn left(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+    deadline.saturating_duration_since(Instant::now()).max(LEAST)
 }
 
 fn time_left(deadline: Instant) -> io::Result<TimeVal> {
@@ -380,6 +386,9 @@ fn time_left(deadline: Instant) -> io::Result<TimeVal> {
 mod tests {
     use super::*;
     use crate::router::Decision;
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+    };
     use std::io::{Read as _, Write as _};
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::thread;
@@ -525,7 +534,9 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_cannot_be_asked_is_named_with_its_reason() {
-        let at = ["inet:host.invalid:10026", "inet:127.0.0.1:0", "systemd:x.socket"];
+        // No name has a label that long, so no name server is asked.
+        let host = format!("inet:{}.invalid:10026", "x".repeat(64));
+        let at = [host.as_str(), "inet:127.0.0.1:0", "systemd:x.socket"];
         let daemon = Daemon::at(at.map(|at| at.parse().unwrap()));
         assert!(!daemon.is_configured());
         assert_eq!(daemon.unusable().len(), at.len());
@@ -563,6 +574,25 @@ mod tests {
             pool.idle.lock().unwrap().clear();
             assert!(daemon.ask(pool, &[b"a@b"], LONG).remove(0).is_ok());
         });
+    }
+
+    #[test]
+    fn endpoint_that_takes_no_connection_leaves_time_for_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let full = dir.path().join("full");
+        // A queue for one connection, which is there: the next one has to wait for ever.
+        let listening =
+            socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
+        bind(listening.as_raw_fd(), &UnixAddr::new(&full).unwrap()).unwrap();
+        listen(&listening, Backlog::new(0).unwrap()).unwrap();
+        let _waiting = UnixStream::connect(&full).unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let thread = thread::spawn(move || saying(UNKNOWN)(listener.accept().unwrap().0));
+        let daemon = Daemon::at([Endpoint::Unix(full), Endpoint::Unix(path)]);
+        let answer = daemon.ask(&Pool::default(), &[b"a@b"], Duration::from_secs(4)).remove(0);
+        assert_eq!(answer.unwrap().decision, Decision::Unknown);
+        thread.join().unwrap();
     }
 
     #[test]

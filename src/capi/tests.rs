@@ -657,3 +657,28 @@ fn recipient_to_give_a_backend_is_in_its_canonical_form() {
     let given = library.rcpt_to(b"\"jane\"@EXAMPLE.org", &route);
     assert_eq!(given.as_deref(), Some("jane@example.org"));
 }
+
+#[test]
+fn warnings_are_those_of_the_configuration_and_of_addresses_that_cannot_be_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let text = "configdirectory: /nonexistent\nmupdate_server: 127.0.0.1:1\n\
+                lmtp_fuzzy_mailbox_match: yes\nautocreate_post: yes\nautocreate_quota: 0\n";
+    fs::write(path("imapd.conf"), text).unwrap();
+    // No name has a label that long, so no name server is asked.
+    let host = format!("{}.invalid:10026", "x".repeat(64));
+    let text = format!(
+        "domains = [\"example.org\"]\nimapd-conf = \"imapd.conf\"\nsource = \"find\"\n\
+         [[listen]]\nendpoint = \"inet:{host}\"\n"
+    );
+    fs::write(path("c.toml"), text).unwrap();
+    let given = Overrides { config: Some(path("c.toml")), ..Overrides::default() };
+    let library = Library::open(given, None, LONG).unwrap();
+    let warnings: Vec<_> = library.warnings().map(|warning| warning.to_str().unwrap()).collect();
+    for wanted in ["needs a list to search", "autocreate_post", &host] {
+        assert!(warnings.iter().any(|warning| warning.contains(wanted)), "{wanted}: {warnings:?}");
+    }
+    // And so says who is not found.
+    let told = library.look_up(b"jane@example.org");
+    assert!(told.route.reason.contains(&host), "{told:?}");
+}

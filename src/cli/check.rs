@@ -165,12 +165,6 @@ impl Report {
                 }
             }
         }
-        if settings.router.rules.fuzzy && settings.sources == [SourceName::Find] {
-            self.warn(
-                "lmtp_fuzzy_mailbox_match needs a list to search: with the source `find` a shared \
-                 folder that is not there under its exact name is deferred",
-            );
-        }
     }
 
     fn file(&mut self, path: &Path, settings: &Settings) {
@@ -424,11 +418,7 @@ impl Report {
             match (&backends.autocreate, &settings.maps.fallback) {
                 (Some(server), _) => self.say("new users", format!("made on {server}")),
                 (None, Some(fallback)) => self.say("new users", format!("left to {fallback}")),
-                (None, None) => self.warn(
-                    "autocreate_post in imapd.conf has lmtpd make the mailboxes of new users; mail to \
-                     users without a mailbox is deferred; set `autocreate` in [backends] to the \
-                     server on which they are made",
-                ),
+                (None, None) => {}
             }
         }
         for (server, Override { place, transport, drain }) in backends.overrides() {

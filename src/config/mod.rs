@@ -350,13 +350,17 @@ impl Settings {
         let service = service.map_or(LMTP_SERVICES[0], String::as_str).to_owned();
         let user_deny = user_deny.map(|imapd| (imapd.userdeny_db_path.clone(), service));
         let vital = Vital::of(imapd.as_ref(), murder, !domains.is_empty());
+        let rules = rules_of(&release);
+        if rules.fuzzy && sources == [SourceName::Find] {
+            warnings.push(FUZZY_WITHOUT_LIST.into());
+        }
+        let new_users_go_somewhere = backends.autocreate.is_some() || maps.fallback.is_some();
+        if rules.autocreate.is_some() && !new_users_go_somewhere {
+            warnings.push(NEW_USERS_ARE_DEFERRED.into());
+        }
+        let older = older.iter().map(rules_of).collect();
         Ok(Self {
-            router: Router {
-                domains,
-                rules: rules_of(&release),
-                older: older.iter().map(rules_of).collect(),
-                backends,
-            },
+            router: Router { domains, rules, older, backends },
             maps,
             mailboxes_db,
             user_deny,
@@ -378,6 +382,13 @@ impl Settings {
         })
     }
 }
+
+const FUZZY_WITHOUT_LIST: &str = "lmtp_fuzzy_mailbox_match needs a list to search: with the source \
+    `find` a shared folder that is not there under its exact name is deferred";
+
+const NEW_USERS_ARE_DEFERRED: &str = "autocreate_post in imapd.conf has lmtpd make the mailboxes of new \
+    users; mail to users without a mailbox is deferred; set `autocreate` in [backends] to the server on \
+    which they are made";
 
 /// What of the configuration is needed to find a running daemon and its replica, and to tell Postfix
 /// of it. Nothing but our own file is read for it.

@@ -39,6 +39,9 @@ pub(super) unsafe extern "C" fn mr_answer(
         let (kind, text) = match answer.fit() {
             Reply::Ok(text) => (c::MR_REPLY_OK, text),
             Reply::NotFound => (c::MR_REPLY_NOT_FOUND, String::new()),
+            Reply::Temp(why) if why.is_empty() => {
+                (c::MR_REPLY_TEMPORARY, "the map gives no reason".to_owned())
+            }
             Reply::Temp(why) => (c::MR_REPLY_TEMPORARY, why),
         };
         let [text] = structs::memory_of(reply).keep([&[text.as_bytes()]]);
