@@ -63,6 +63,8 @@ enum Again {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Findings {
     master: Vec<(MailboxName, Finding)>,
+    /// Names for which the master was asked again and gave no answer in time.
+    unanswered: Vec<MailboxName>,
     rest: Rest,
     generation: Option<KeyGeneration>,
     masters_word: bool,
@@ -83,6 +85,7 @@ impl Findings {
     const fn nothing(rest: Rest, masters_word: bool) -> Self {
         Self {
             master: Vec::new(),
+            unanswered: Vec::new(),
             rest,
             generation: None,
             masters_word,
@@ -100,6 +103,17 @@ impl Findings {
             }
             Said::Lists(Ok(())) => self.rest = Rest::Believed,
             Said::Lists(Err(why)) => self.rest = Rest::Doubted(why),
+        }
+    }
+
+    /// Takes note of what came of asking again for a name that the lists have
+    /// ([`Verdict::AskAgain`](crate::router::Verdict::AskAgain)). Without an answer what the lists say
+    /// stands, and a refusal has yet to be confirmed: where the master cannot be asked at all, by the
+    /// slave.
+    pub fn learn_again(&mut self, name: MailboxName, said: Said) {
+        match said {
+            Said::Master(Finding::Unsure(_)) => self.unanswered.push(name),
+            said => self.learn(name, said),
         }
     }
 
@@ -160,7 +174,10 @@ impl Belief for Findings {
     }
 
     fn can_ask_again(&self, name: &MailboxName) -> bool {
-        self.again != Again::None && self.may_ask_the_master() && self.of_master(name).is_none()
+        self.again != Again::None
+            && self.may_ask_the_master()
+            && self.of_master(name).is_none()
+            && !self.unanswered.contains(name)
     }
 
     fn in_any_case(&self) -> bool {

@@ -273,6 +273,31 @@ fn who_moved_a_moment_ago_and_has_moved_on_is_not_sent_where_he_was() {
 }
 
 #[test]
+fn a_right_just_taken_away_is_confirmed_by_the_slave_where_the_master_cannot_be_asked() {
+    let mut list = FakeList::of(&[("board", on(State::Active, "be1"))]);
+    list.new = Some("board");
+    let mut findings = Findings::ASK_THE_MASTER.ask_again();
+    let verdict = |findings: &Findings| {
+        router().route(b"+board@example.org", &findings.over(&list), findings, None)
+    };
+    let board = || MailboxName::new("board").unwrap();
+    assert_eq!(verdict(&findings), Verdict::AskAgain(board()));
+    findings.learn_again(board(), Said::Master(Finding::Unsure("no mechanism".into())));
+    // It is no confirmation that there was no answer, nor a doubt.
+    assert_eq!(verdict(&findings), Verdict::Confirm(board()));
+    for (said, decision) in [
+        (Said::Lists(Ok(())), Decision::Unknown),
+        (Said::Master(Finding::Unsure("hung".into())), Decision::Deferred(Cause::Mailbox)),
+        (Said::Lists(Err("no slave".into())), Decision::Deferred(Cause::Mailbox)),
+    ] {
+        let mut findings = findings.clone();
+        findings.learn(board(), said);
+        let Verdict::Final(route) = verdict(&findings) else { panic!("{:?}", verdict(&findings)) };
+        assert_eq!(route.decision, decision);
+    }
+}
+
+#[test]
 fn who_moved_a_moment_ago_is_answered_also_without_the_master() {
     let mut list = FakeList::of(&[("user.jane", active("be1"))]);
     list.new = Some("user.jane");

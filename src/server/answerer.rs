@@ -225,7 +225,9 @@ impl Serving {
                 Verdict::AskAgain(name) => {
                     counters.asking_again();
                     let said = self.confirmer.ask_again(&name).await;
-                    (name, said)
+                    findings.learn_again(name, said);
+                    findings.learn_generation(self.confirmer.key_generation());
+                    continue;
                 }
             };
             findings.learn(name, said);

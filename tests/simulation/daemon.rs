@@ -514,7 +514,11 @@ impl Daemon {
         now: Duration,
     ) {
         question.gave_up |= matches!(finding, Finding::Unsure(_));
-        question.findings.learn(question.open.clone(), Said::Master(finding));
+        let (name, said) = (question.open.clone(), Said::Master(finding));
+        match question.soon {
+            true => question.findings.learn_again(name, said),
+            false => question.findings.learn(name, said),
+        }
         self.look(question, net, now);
     }
 
