@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 /// A set of mail domains, or every domain.
 ///
-/// Compared without regard to ASCII case. An internationalised domain is compared as it is written:
-/// list both forms if the mail server uses both. A domain with a trailing dot is none of ours, for
+/// Compared without regard to case. An internationalised domain is one in both of its forms, and kept
+/// as the mail protocols and Cyrus' lists have it: `xn--…` (A-label, RFC 5890). A domain with a trailing dot is none of ours, for
 /// `lmtpd` finds no mailbox in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Domains {
@@ -30,18 +30,19 @@ impl Domains {
                 continue;
             }
             let domain = word.strip_suffix('.').unwrap_or(word);
+            let bad = || BadDomain(word.escape_debug().to_string());
             let odd = |c: char| c.is_whitespace() || c.is_control() || "@*!,;<>\"/".contains(c);
             if domain.is_empty() || domain.starts_with('.') || domain.contains(odd) {
-                return Err(BadDomain(word.escape_default().to_string()));
+                return Err(bad());
             }
-            domains.named.push(domain.to_ascii_lowercase().into_bytes().into());
+            domains.named.push(a_labels(domain.as_bytes()).ok_or_else(bad)?.into_owned().into());
         }
         domains.named.sort_unstable();
         domains.named.dedup();
         Ok(domains)
     }
 
-    /// Whether this domain, already in lower case, is one of ours.
+    /// Whether this domain, as [`a_labels`] writes it, is one of ours.
     pub fn contains(&self, domain: &[u8]) -> bool {
         self.every || self.named.binary_search_by(|named| (**named).cmp(domain)).is_ok()
     }
@@ -62,6 +63,20 @@ impl Domains {
     }
 }
 
+/// The domain in lower case, and in ASCII: U-labels as A-labels, by UTS 46 as browsers and Postfix do.
+/// `None`: it is not ASCII, and no domain.
+pub fn a_labels(domain: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if !domain.is_ascii() {
+        // It folds case, and composes what was typed decomposed.
+        let ascii = idna::domain_to_ascii_cow(domain, idna::AsciiDenyList::EMPTY).ok()?;
+        return Some(Cow::Owned(ascii.as_bytes().to_ascii_lowercase()));
+    }
+    Some(match domain.iter().any(u8::is_ascii_uppercase) {
+        true => Cow::Owned(domain.to_ascii_lowercase()),
+        false => Cow::Borrowed(domain),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +91,38 @@ mod tests {
         assert!(!domains.contains(b""));
         assert!(Domains::new(["*"]).unwrap().contains(b"anything.example"));
         assert!(!Domains::new(Vec::<String>::new()).unwrap().contains(b"example.org"));
+    }
+
+    #[test]
+    fn an_internationalised_domain_is_one_in_both_of_its_forms() {
+        const A: &[u8] = b"xn--mnchen-3ya.example";
+        for word in [
+            "m\u{fc}nchen.example",
+            "M\u{dc}NCHEN.Example.",
+            "mu\u{308}nchen.example",
+            "m\u{fc}nchen\u{3002}example",
+            "XN--Mnchen-3ya.example",
+        ] {
+            let domains = Domains::new([word]).unwrap();
+            assert_eq!(domains.names(), [String::from_utf8_lossy(A)], "{word}");
+            for typed in
+                ["m\u{fc}nchen.example", "MU\u{308}NCHEN.EXAMPLE", "xn--mnchen-3YA.example"]
+            {
+                let typed = a_labels(typed.as_bytes()).unwrap();
+                assert!(domains.contains(&typed), "{word} {typed:?}");
+            }
+            assert!(!domains.contains(b"munchen.example"));
+        }
+        assert_eq!(a_labels("stra\u{df}e.de".as_bytes()).unwrap(), &b"xn--strae-oqa.de"[..]);
+        // What is ASCII stays as it is, even if no registry would take it.
+        for odd in ["a_b.example", "xn--a", "[127.0.0.1]", "-"] {
+            assert_eq!(a_labels(odd.as_bytes()).unwrap(), odd.as_bytes());
+        }
+        for bad in [&b"\xff.example"[..], "\u{ad}".as_bytes(), "a\u{200e}b.example".as_bytes()] {
+            let read = a_labels(bad);
+            assert!(read.is_none() || read == Some(Cow::Borrowed(&b""[..])), "{read:?}");
+        }
+        assert!(Domains::new(["a\u{200e}b.example"]).is_err());
     }
 
     #[test]

@@ -302,3 +302,43 @@ fn the_commands_know_which_socket_speaks_what() {
     let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(status["counters"]["deliver"], 1, "{status}");
 }
+
+#[test]
+fn an_internationalised_domain_is_served_in_both_forms_by_every_protocol() {
+    let site = Site::new();
+    let list = "xn--mnchen-3ya.example!user.uwe\t1 be1.example.org!default uwe\tlrswipkxtecda\t\n";
+    fs::write(site.path("mailboxes.db"), list).unwrap();
+    let release = "cyrus-release = \"3.4\"\n";
+    let [u_labels, a_labels] = ["m\u{fc}nchen.example", "xn--mnchen-3ya.example"];
+    for configured in [u_labels, a_labels] {
+        site.config(&format!("domains = [{configured:?}]\n{release}"));
+        let daemon = Daemon::start(&site);
+        let mut by_policy = daemon.connect();
+        let mut by_milter = daemon.connect();
+        let mut by_line = daemon.connect();
+        by_milter.exchange(&offer(), &offered());
+        for domain in [u_labels, a_labels, "M\u{dc}NCHEN.Example"] {
+            let [known, unknown] = ["uwe", "nobody"].map(|local| format!("{local}@{domain}"));
+            let backend = "lmtp:inet:be1.example.org:2003";
+            assert_eq!(daemon.ask("lmtp", &known), format!("OK {backend}"), "{known}");
+            assert_eq!(daemon.ask("lmtp", &unknown), format!("OK error:{UNKNOWN}"), "{unknown}");
+            let sendmail = format!("OK lmtp:be1.example.org:2003!uwe@{a_labels}");
+            assert_eq!(daemon.ask("sendmail", &known), sendmail);
+            let canonical = match domain == a_labels {
+                true => "NOTFOUND ".to_owned(),
+                false => format!("OK uwe@{a_labels}"),
+            };
+            assert_eq!(daemon.ask("canonical", &known), canonical);
+            by_policy.exchange(&policy(&known), b"action=DUNNO\n\n");
+            by_policy.exchange(&policy(&unknown), format!("action=550 {UNKNOWN}\n\n").as_bytes());
+            by_milter.exchange(&rcpt(&format!("<{known}>")), &packet(b'c', b""));
+            let refused = packet(b'y', format!("550 {UNKNOWN}\0").as_bytes());
+            by_milter.exchange(&rcpt(&format!("<{unknown}>")), &refused);
+            by_line.exchange(
+                format!("get {known}\n").as_bytes(),
+                format!("200 {backend}\n").as_bytes(),
+            );
+        }
+        assert_eq!(daemon.ask("lmtp", "uwe@munchen.example"), "NOTFOUND ");
+    }
+}

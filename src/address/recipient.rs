@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::domains::a_labels;
+
 /// Longest key taken for a recipient, in bytes. RFC 5321 §4.5.3.1 allows 64 + 1 + 255; the rest is
 /// room for quoting and long details.
 pub const MAX_KEY: usize = 1000;
@@ -83,7 +85,13 @@ impl<'a> Recipient<'a> {
         };
         let quotes = local.is_empty() || local.iter().any(|b| !stands_unquoted(*b));
         let plus = local.iter().position(|b| *b == b'+');
-        Ok(Self { local, domain: domain.map(lower_case), typed_domain: domain, plus, quotes })
+        let folded = domain.map(|domain| match a_labels(domain) {
+            Some(folded) => folded,
+            None => Cow::Borrowed(domain),
+        });
+        // lmtpd takes no U-labels, so nobody gets to see them.
+        let typed_domain = domain.filter(|domain| domain.is_ascii());
+        Ok(Self { local, domain: folded, typed_domain, plus, quotes })
     }
 
     /// The local part with its detail, without quotes and backslashes, in the case it came in.
@@ -101,15 +109,15 @@ impl<'a> Recipient<'a> {
         self.split().1
     }
 
-    /// The domain in lower case; an IDN stays in the form it came in, U-label or A-label. `None`
-    /// without an `@`.
+    /// The domain in lower case, an IDN as A-label; as it came in if it is no domain. `None` without an
+    /// `@`.
     pub fn domain(&self) -> Option<&[u8]> {
         self.domain.as_deref()
     }
 
-    /// The domain in the case it came in.
+    /// The domain in the case it came in, an IDN as A-label.
     pub fn typed_domain(&self) -> Option<&[u8]> {
-        self.typed_domain
+        self.typed_domain.or(self.domain())
     }
 
     /// Whether `lmtpd` can be given the local part in quotes only. Quotes that are not needed are
@@ -206,13 +214,6 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     out
 }
 
-fn lower_case(domain: &[u8]) -> Cow<'_, [u8]> {
-    match domain.iter().any(u8::is_ascii_uppercase) {
-        true => Cow::Owned(domain.to_ascii_lowercase()),
-        false => Cow::Borrowed(domain),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,6 +262,14 @@ mod tests {
             ("\"jane doe\"", "jane doe", None, None, true, "quoted, no domain"),
             ("@a.org,@b.org:jane@x.org", "jane", None, Some("x.org"), false, "source route"),
             ("jane@[127.0.0.1]", "jane", None, Some("[127.0.0.1]"), false, "address literal"),
+            (
+                "jane@M\u{dc}nchen.example",
+                "jane",
+                None,
+                Some("xn--mnchen-3ya.example"),
+                false,
+                "a U-label is its A-label",
+            ),
             ("*@x.org", "*", None, Some("x.org"), false, "only the bare * is the wildcard"),
         ];
         for (key, user, detail, domain, quotes, why) in table {

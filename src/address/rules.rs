@@ -262,7 +262,7 @@ impl Rules {
             return Ok(NONE);
         };
         if !folded.is_ascii() {
-            // lmtpd takes A-labels only, and mail servers turn U-labels into them on the way.
+            // A U-label would be an A-label by now; lmtpd takes only those.
             return if self.virtdomains { Err(NoTarget::Doubtful(U_LABEL)) } else { Ok(NONE) };
         }
         if !lmtpd_takes_domain(folded) {
@@ -393,7 +393,7 @@ pub(super) const QUOTED: &str =
     "lmtpd looks for a mailbox with the quotes in its name, and there is none";
 pub(super) const BAD_DOMAIN: &str = "lmtpd takes only letters, digits, `-` and `.` in a domain";
 pub(super) const U_LABEL: &str =
-    "the domain is not ASCII, and its mailboxes are listed under its A-label (xn--…)";
+    "the domain is not ASCII and has no A-label (xn--…), under which mailboxes are listed";
 const EMPTY_DOMAIN: &str = "nothing after the `@`";
 const NO_USER: &str = "no user before the `+`";
 const NO_FOLDER: &str = "no folder after the `+`";
@@ -485,7 +485,8 @@ mod tests {
                 ("jane@", "550", "an empty domain is none"),
                 ("jane@x_y.org", "501", "lmtpd: no underscore in a domain"),
                 ("jane@[IPv6:::1]", "501", "lmtpd: digits and dots only"),
-                ("jane@m\u{fc}ller.de", "451", "the list has the A-label: which one is a doubt"),
+                ("jane@m\u{fc}ller.de", "xn--mller-kva.de!user.jane", "the list has the A-label"),
+                ("jane@a\u{200e}b.de", "451", "there is none: what is meant is a doubt"),
             ],
         );
         let off = Rules { virtdomains: false, ..site() };
