@@ -30,7 +30,7 @@ use crate::doctor::lmtp::{Facts, Own, Tried};
 use crate::doctor::login::{self, Plan};
 use crate::doctor::postfix::transports::Answer;
 use crate::doctor::postfix::uses::{Use, uses_with};
-use crate::doctor::postfix::{Ask as _, domains, kept, lookups, tables, transports};
+use crate::doctor::postfix::{Ask as _, domains, fallback, kept, lookups, tables, transports};
 use crate::doctor::recipients::{self, Asked};
 use crate::doctor::report::Report;
 use crate::doctor::socket::{Outcome, Who, daemon, of_listener, of_use};
@@ -687,6 +687,9 @@ impl<'a> Examination<'a> {
             let answers = self.answers(ours, by_library, wanted);
             findings.extend(domains::examine(&postfix.settings, ours, &router.domains, postfix));
             findings.extend(transports::examine(&postfix.settings, &answers, postfix));
+            if let Some(way) = &maps.fallback {
+                findings.extend(fallback::examine(&postfix.settings, way, ours, postfix));
+            }
         }
         self.findings.extend(findings);
     }
@@ -723,8 +726,8 @@ impl<'a> Examination<'a> {
                 }
             }
         }
-        if let Some(fallback) = &maps.fallback {
-            answers.insert(Answer { place: "fallback".into(), text: fallback.clone() });
+        if let Some(way) = &maps.fallback {
+            answers.insert(Answer { place: transports::FALLBACK.into(), text: way.clone() });
         }
         answers
     }

@@ -102,6 +102,10 @@ impl Ask for Postfix {
         (!plugins.is_empty()).then_some(plugins)
     }
 
+    fn exists(&self, path: &str) -> bool {
+        Path::new(path).exists()
+    }
+
     /// getent(1) of glibc can leave the files out.
     fn in_dns(&self, host: &str) -> Option<bool> {
         let mut getent = Command::new("getent");

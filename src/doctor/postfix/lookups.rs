@@ -202,7 +202,9 @@ fn transports(
     ask: &dyn Ask,
 ) -> Vec<Finding> {
     const PARAMETER: &str = "transport_maps";
-    let rewrite = settings.running("trivial-rewrite").next();
+    // That of the queue manager; smtpd may have one of its own.
+    let named = settings.main("rewrite_service_name");
+    let rewrite = settings.running("trivial-rewrite").find(|service| service.name == named);
     let list = rewrite.map_or(settings.main(PARAMETER), |service| settings.of(service, PARAMETER));
     let tables = tables(list);
     match tables.iter().position(|table| is_ours(ours, PARAMETER, table)) {

@@ -2,10 +2,11 @@
 //!
 //! [`Settings`] is what `postconf` prints. [`uses`] finds who asks whom; the rules are [`tables`]
 //! for that, [`kept`] for what smtpd makes of it, [`lookups`] for whether Postfix can ask its tables and
-//! ends with us, [`domains`] for what Postfix takes messages for, and [`transports`] for how it delivers
+//! ends with us, [`fallback`] for that of the site, [`domains`] for what Postfix takes messages for, and [`transports`] for how it delivers
 //! them.
 
 pub mod domains;
+pub mod fallback;
 pub mod kept;
 pub mod lookups;
 pub mod settings;
@@ -27,6 +28,11 @@ pub trait Ask {
     /// Whether the DNS, and not only a file of this host, has an address of a host. `None`: it cannot
     /// be told.
     fn in_dns(&self, host: &str) -> Option<bool>;
+
+    /// Whether there is anything at a path.
+    fn exists(&self, _path: &str) -> bool {
+        false
+    }
 
     /// The plugins of Cyrus SASL that are installed, as in `plain` for `libplain.so`. `None`: where they
     /// are is not known.

@@ -15,9 +15,12 @@ pub struct Answer {
     pub text: String,
 }
 
+/// The place of the answer that is `fallback`.
+pub const FALLBACK: &str = "fallback";
+
 /// As Postfix words the refusal of a backend that has no such mailbox: lmtpd's own lines, with who
 /// said them (seen with 3.6.1).
-const REFUSAL: &str = "5.1.1 host be1.example.org[192.0.2.1] said: 550-Mailbox unknown.  Either there is no mailbox \
+pub(super) const REFUSAL: &str = "5.1.1 host be1.example.org[192.0.2.1] said: 550-Mailbox unknown.  Either there is no mailbox \
      associated with this 550-name or you do not have authorization to see it. 550 5.1.1 User \
      unknown (in reply to RCPT TO command)";
 
@@ -61,7 +64,8 @@ pub fn examine<'a>(
             }
             continue;
         };
-        if transports.insert(transport) {
+        // What must hold for a backend's transport must not for the fallback's.
+        if place != FALLBACK && transports.insert(transport) {
             findings.extend(program(service, place));
             findings.extend(softened(settings, service, ask));
         }
@@ -336,6 +340,21 @@ mod tests {
         assert_eq!(found("murder:inet:192.0.2.1", &SOUND, other), port);
         let nowhere = [("postfix/nexthop", Severity::Error)];
         assert_eq!(found("murder:", &SOUND, |s| s), nowhere);
+    }
+
+    #[test]
+    fn of_the_fallback_only_the_way_to_it_is_judged() {
+        let judged = |text: &str| {
+            let answers = [Answer { place: FALLBACK.into(), text: text.into() }];
+            let [_, settings, _] = sites();
+            let found = examine(&settings, &answers, &SOUND);
+            found.iter().map(|finding| finding.check).collect::<Vec<_>>()
+        };
+        // `lmtp` of this site has no status filter, and `smtp` no LMTP.
+        assert_eq!(judged("lmtp:inet:192.0.2.1:24"), [""; 0]);
+        assert_eq!(judged("smtp:[192.0.2.1]"), [""; 0]);
+        assert_eq!(judged("lmtp:inet:192.0.2.1"), ["postfix/port"]);
+        assert_eq!(judged("old:inet:192.0.2.1:24"), ["postfix/transport"]);
     }
 
     #[test]

@@ -100,10 +100,10 @@ pub fn uses_with(settings: &Settings, read: &dyn Fn(&str) -> Option<String>) -> 
     let mut all: Vec<Use> = Vec::new();
     let mut add = |parameter: &'static str, programs: &[&str], find: &Find| {
         for service in programs.iter().flat_map(|program| settings.running(program)) {
-            let mut list = settings.of(service, parameter).to_owned();
-            if RESTRICTIONS.contains(&parameter) {
-                list = expanded(settings, service, list, read);
-            }
+            let list = match RESTRICTIONS.contains(&parameter) {
+                true => restrictions(settings, service, parameter, read),
+                false => settings.of(service, parameter).to_owned(),
+            };
             let found = find(&list);
             for mut found in found.into_iter().map(|found| found.of(settings, service, parameter)) {
                 let same = all.iter().any(|known| {
@@ -131,12 +131,13 @@ pub fn uses_with(settings: &Settings, read: &dyn Fn(&str) -> Option<String>) -> 
 
 /// A list of restrictions with all that it leads to: the classes of restrictions in it, and the
 /// right-hand sides of the access tables (access(5), RESTRICTION_CLASS_README).
-fn expanded(
+pub(super) fn restrictions(
     settings: &Settings,
     service: &Service,
-    list: String,
+    parameter: &str,
     read: &dyn Fn(&str) -> Option<String>,
 ) -> String {
+    let list = settings.of(service, parameter).to_owned();
     let classes: Vec<&str> = words(settings.of(service, "smtpd_restriction_classes")).collect();
     let mut seen = BTreeSet::new();
     let mut rest = vec![list];

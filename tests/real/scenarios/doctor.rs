@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::left_out::left_out;
 use crate::murder::MASTER;
 use crate::router::{SOCKET, cyrus_release};
 use crate::sandbox::{self, STATE};
@@ -28,7 +29,7 @@ enum Edit {
     Master(&'static str, &'static str),
 }
 
-const BROKEN: [Broken; 12] = [
+const BROKEN: [Broken; 17] = [
     (
         "a chroot without proxy",
         "socket/answer",
@@ -106,6 +107,36 @@ const BROKEN: [Broken; 12] = [
         &[Edit::Main("transport_maps = socketmap:unix:/run/murder-route:lmpt")],
     ),
     (
+        "a socketmap without its map",
+        "postfix/table",
+        "no message of this host moves",
+        &[Edit::Main("transport_maps = socketmap:unix:/run/murder-route")],
+    ),
+    (
+        "a transport_maps that was forgotten",
+        "postfix/route",
+        "not to the backends",
+        &[Edit::Main("transport_maps =")],
+    ),
+    (
+        "a table that is not there",
+        "postfix/table",
+        "cannot be asked",
+        &[Edit::Main("transport_maps = hash:/etc/none, socketmap:unix:/run/murder-route:lmtp")],
+    ),
+    (
+        "a status filter that is not there",
+        "postfix/softening",
+        "cannot be asked",
+        &[Edit::Master("=regexp:/etc/postfix/backend_status", "=pcre:/etc/none")],
+    ),
+    (
+        "a milter for what no SMTP client sent",
+        "postfix/milter",
+        "bounces for all",
+        &[Edit::Main("non_smtpd_milters = unix:/run/murder-route")],
+    ),
+    (
         "a socket nobody listens at",
         "socket/answer",
         "no such socket",
@@ -148,7 +179,9 @@ fn can_run() -> Done<bool> {
     install()?;
     let Err(e) = run(sandbox::command(PROGRAM).arg("--version")) else { return Ok(true) };
     ensure!(e.to_string().contains("GLIBC_"), "the program does not run in the root: {e}");
-    println!("    not tried: the program needs a newer C library than this root has");
+    let why = "the program needs a newer C library than this root has";
+    println!("    not tried: {why}");
+    left_out(&format!("the doctor in a root: {why}"));
     Ok(false)
 }
 
@@ -315,6 +348,8 @@ fn by_config(world: &World) -> Done<Done> {
         ("[backends]\nport = 2004\n", "backend/login", "wants a login"),
         ("[backends]\nport = 143\n", "backend/lmtp", "no LMTP"),
         ("fallback = \"lmtp:inet:127.0.1.11\"\n", "postfix/port", "24"),
+        ("fallback = \"lmtp:inet:127.0.1.11:24\"\n", "postfix/fallback", "status filter"),
+        ("[backends]\nport = 2005\n", "socket/recipient", "127.0.1.11:2005"),
         ("[backends]\ntransport = \"murder\"\n", "postfix/transport", "murder"),
         (
             "[backends.servers]\n\"127.0.1.11\" = { address = \"127.0.1.12\" }\n",
