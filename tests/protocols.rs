@@ -34,7 +34,7 @@ fn offer() -> Vec<u8> {
 }
 
 fn offered() -> Vec<u8> {
-    packet(b'O', b"\0\0\0\x06\0\0\0\0\0\0\x03\x77")
+    packet(b'O', b"\0\0\0\x06\0\0\0\0\0\0\x03\x76")
 }
 
 /// The macros that come before a recipient, and the recipient as it was typed.

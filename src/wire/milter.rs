@@ -8,7 +8,9 @@
 //! MTA  R <Joe+Ext@example.org> NUL …    we answer c, or y 550 5.1.1 User unknown NUL
 //! ```
 //!
-//! Everything but RCPT is negotiated away. An MTA of an old version, which has not all of these
+//! Everything but the connection and RCPT is negotiated away. The connection tells of Postfix'
+//! `non_smtpd_milters` (a message of sendmail(1), a bounce, a forward), where nobody is left to refuse a
+//! recipient to: the answer would void the whole message. An MTA of an old version, which has not all of these
 //! options, sends some of it nevertheless: it is told to go on, and the data are dropped as they
 //! come. Sources: mfdef.h of libmilter; what Postfix 3.7 sends was recorded.
 
@@ -25,10 +27,10 @@ pub const REQUEST_LIMIT: usize = 10_000;
 /// The versions of the protocol that we speak. That of Sendmail since 8.14 is 6.
 pub const VERSIONS: std::ops::RangeInclusive<u32> = 2..=6;
 
-/// The steps that an MTA may leave out: `SMFIP_NOCONNECT`, `NOHELO`, `NOMAIL`, `NOBODY`, `NOHDRS`,
+/// The steps that an MTA may leave out: `SMFIP_NOHELO`, `NOMAIL`, `NOBODY`, `NOHDRS`,
 /// `NOEOH`, `NOUNKNOWN` and `NODATA`. `NORCPT` is not among them, and neither are the `SMFIP_NR_`
 /// bits, which would promise no answer to a step.
-const LEFT_OUT: u32 = 0x377;
+const LEFT_OUT: u32 = 0x376;
 
 /// Why a stream is not one of milter packets. Nothing is answered: the MTA does what it is
 /// configured to do without its filter (`milter_default_action`, `F=T`).
@@ -65,6 +67,12 @@ pub enum Command<'a> {
     /// A recipient, without the angle brackets and without ESMTP arguments. Answer with
     /// [`encode_into`].
     Recipient(&'a [u8]),
+    /// A client has connected. Answer with [`AtRcpt::Pass`].
+    Connection {
+        /// It is Postfix itself, with a message that did not come by SMTP: recipients are to be let
+        /// pass.
+        submitted: bool,
+    },
     /// Something else that is to be let pass: answer with [`AtRcpt::Pass`].
     Other,
     /// Something that has no answer.
@@ -134,6 +142,7 @@ fn packet(out: &mut Vec<u8>, command: u8, data: &[u8]) {
 enum Kind {
     Negotiate,
     Recipient,
+    Connection,
     Skip(Command<'static>),
 }
 
@@ -142,10 +151,9 @@ impl Kind {
         Some(match command {
             b'O' => Kind::Negotiate,
             b'R' => Kind::Recipient,
-            // Connect, helo, mail, data, header, end of headers, body, end of body, unknown.
-            b'C' | b'H' | b'M' | b'T' | b'L' | b'N' | b'B' | b'E' | b'U' => {
-                Kind::Skip(Command::Other)
-            }
+            b'C' => Kind::Connection,
+            // Helo, mail, data, header, end of headers, body, end of body, unknown.
+            b'H' | b'M' | b'T' | b'L' | b'N' | b'B' | b'E' | b'U' => Kind::Skip(Command::Other),
             // Macros, abort, and the end of this client while the connection stays for the next.
             b'D' | b'A' | b'K' => Kind::Skip(Command::Silent),
             b'Q' => Kind::Skip(Command::Quit),
@@ -236,6 +244,7 @@ impl Decoder {
         self.start = end;
         let command = match kind {
             Kind::Negotiate => Offer::read(data).map(Command::Negotiate),
+            Kind::Connection => Ok(connection(data)),
             _ => recipient(data).map(Command::Recipient),
         };
         self.negotiated = true;
@@ -259,15 +268,31 @@ fn head(bytes: &[u8], negotiated: bool) -> Result<Option<(Kind, usize)>, BadPack
         return Err(BadPacket::Empty);
     }
     let Some(command) = rest.first() else { return Ok(None) };
-    let kind = Kind::of(*command).ok_or(BadPacket::Unknown(*command))?;
+    let kind = match Kind::of(*command).ok_or(BadPacket::Unknown(*command))? {
+        // It tells nothing that would be needed.
+        Kind::Connection if within(REQUEST_LIMIT).is_none() => Kind::Skip(Command::Other),
+        kind => kind,
+    };
     let limit = match kind {
         Kind::Negotiate => REQUEST_LIMIT,
         _ if !negotiated => return Err(BadPacket::TooEarly(*command)),
-        Kind::Recipient => REQUEST_LIMIT,
+        Kind::Recipient | Kind::Connection => REQUEST_LIMIT,
         Kind::Skip(_) => PACKET_LIMIT,
     };
     let length = within(limit).ok_or(too_long)?;
     Ok(Some((kind, length.saturating_sub(1))))
+}
+
+/// `localhost` NUL `4` PORT `127.0.0.1` NUL. For a message that did not come by SMTP Postfix pretends a
+/// connection from this host, with the port 0 (`cleanup_milter.c:cleanup_milter_client_init`).
+fn connection(data: &[u8]) -> Command<'static> {
+    let end = memchr::memchr(0, data).unwrap_or(data.len());
+    let submitted = match data.get(end..).unwrap_or_default() {
+        [0, b'4', 0, 0, address @ ..] => address == b"127.0.0.1\0",
+        [0, b'6', 0, 0, address @ ..] => matches!(address, b"::1\0" | b"IPv6:::1\0"),
+        _ => false,
+    };
+    Command::Connection { submitted }
 }
 
 /// `<Joe+Ext@example.org>` NUL, as it was typed; Sendmail takes it without brackets as well.

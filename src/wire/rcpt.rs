@@ -1,5 +1,7 @@
 //! The answer at RCPT, for mail servers that ask whether to take a recipient and not where it goes.
 
+use std::borrow::Cow;
+
 /// What the mail server is to do with a recipient. [`policy`](super::policy) and
 /// [`milter`](super::milter) put it into their words.
 ///
@@ -19,4 +21,93 @@ impl AtRcpt {
     /// When no answer can be had: the mail server logs the text as well, so it is the one that
     /// Postfix itself has for this.
     pub const FAILED: Self = AtRcpt::Defer("4.3.0 Temporary lookup failure");
+}
+
+/// The recipient that Postfix makes of one as it was typed (`trivial-rewrite/rewrite.c:rewrite_tree`,
+/// and Sendmail's rule set 3 likewise): `site!user` and `user%site` without an `@` are `user@site`
+/// (`swap_bangpath`, `allow_percent_hack`), and a dot at the end of the domain is dropped.
+pub fn rewritten(typed: &[u8]) -> Cow<'_, [u8]> {
+    let mut recipient = Cow::Borrowed(typed);
+    if last_unquoted(typed, b'@').is_none() {
+        if let Some((site, user)) = split_at(typed, first_unquoted(typed, b'!')) {
+            recipient = Cow::Owned([user, b"@", site].concat());
+        } else if let Some((user, site)) = split_at(typed, last_unquoted(typed, b'%')) {
+            recipient = Cow::Owned([user, b"@", site].concat());
+        }
+    }
+    if let [head @ .., before, b'.'] = &*recipient
+        && !matches!(before, b'.' | b'@')
+        && last_unquoted(&recipient, b'@').is_some()
+    {
+        let length = head.len() + 1;
+        match &mut recipient {
+            Cow::Borrowed(bytes) => *bytes = bytes.get(..length).unwrap_or_default(),
+            Cow::Owned(bytes) => bytes.truncate(length),
+        }
+    }
+    recipient
+}
+
+fn split_at(text: &[u8], at: Option<usize>) -> Option<(&[u8], &[u8])> {
+    let (before, rest) = text.split_at_checked(at?)?;
+    Some((before, rest.get(1..)?))
+}
+
+fn first_unquoted(text: &[u8], wanted: u8) -> Option<usize> {
+    unquoted(text).find(|(_, b)| *b == wanted).map(|(at, _)| at)
+}
+
+fn last_unquoted(text: &[u8], wanted: u8) -> Option<usize> {
+    unquoted(text).filter(|(_, b)| *b == wanted).last().map(|(at, _)| at)
+}
+
+/// The bytes that stand neither in quotes nor behind a backslash.
+fn unquoted(text: &[u8]) -> impl Iterator<Item = (usize, u8)> + '_ {
+    let (mut quoted, mut escaped) = (false, false);
+    text.iter().enumerate().filter_map(move |(at, b)| {
+        if std::mem::take(&mut escaped) {
+            return None;
+        }
+        match b {
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if !quoted => return Some((at, *b)),
+            _ => {}
+        }
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipients_are_rewritten_as_postfix_does_it() {
+        for (typed, meant) in [
+            ("jane@example.org", "jane@example.org"),
+            ("jane@example.org.", "jane@example.org"),
+            ("jane@example.org..", "jane@example.org.."),
+            ("jane@.", "jane@."),
+            ("jane.", "jane."),
+            ("example.org!jane", "jane@example.org"),
+            ("example.org.!jane+x", "jane+x@example.org"),
+            ("a.example!b.example!jane", "b.example!jane@a.example"),
+            ("example.org!jane@example.net", "example.org!jane@example.net"),
+            ("jane%example.org", "jane@example.org"),
+            ("jane%x%example.org.", "jane%x@example.org"),
+            ("jane%x@example.org", "jane%x@example.org"),
+            ("example.org!jane%x", "jane%x@example.org"),
+            ("\"a!b\"@example.org.", "\"a!b\"@example.org"),
+            ("\"a@b\"%example.org", "\"a@b\"@example.org"),
+            ("a\\@b!example.org", "example.org@a\\@b"),
+            ("!jane", "jane@"),
+            ("", ""),
+            (".", "."),
+            ("@", "@"),
+        ] {
+            let seen = rewritten(typed.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&seen), meant, "{typed}");
+        }
+    }
 }

@@ -9,7 +9,11 @@ use crate::wire::protocol::Protocol;
 use crate::wire::rcpt::AtRcpt;
 
 #[derive(Default)]
-pub(super) struct Talker(Decoder);
+pub(super) struct Talker {
+    decoder: Decoder,
+    /// The message did not come by SMTP.
+    submitted: bool,
+}
 
 impl Talk for Talker {
     const PROTOCOL: Protocol = Protocol::Milter;
@@ -20,10 +24,18 @@ impl Talk for Talker {
         bytes: &[u8],
         out: &mut Vec<u8>,
     ) -> io::Result<Heard> {
-        self.0.push(bytes);
-        while let Some(command) = self.0.next_command() {
+        self.decoder.push(bytes);
+        while let Some(command) = self.decoder.next_command() {
             match command {
-                Ok(Command::Negotiate(offer)) => offer.encode_into(out),
+                Ok(Command::Negotiate(offer)) => {
+                    self.submitted = false;
+                    offer.encode_into(out);
+                }
+                Ok(Command::Connection { submitted }) => {
+                    self.submitted = submitted;
+                    encode_into(out, AtRcpt::Pass);
+                }
+                Ok(Command::Recipient(_)) if self.submitted => encode_into(out, AtRcpt::Pass),
                 Ok(Command::Recipient(recipient)) => {
                     let answer = with.at_rcpt(recipient, out)?;
                     encode_into(out, answer);
@@ -39,7 +51,7 @@ impl Talk for Talker {
     }
 
     fn is_between(&self) -> bool {
-        self.0.is_empty()
+        self.decoder.is_empty()
     }
 
     /// Nothing: what becomes of the letter without its filter is for the MTA's configuration to say.

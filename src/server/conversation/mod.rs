@@ -23,7 +23,7 @@ use super::connection::Stream;
 use super::log::RateLimit;
 use super::{Answer, Limits};
 use crate::wire::protocol::{BEGINNING, Protocol, Protocols};
-use crate::wire::rcpt::AtRcpt;
+use crate::wire::rcpt::{AtRcpt, rewritten};
 
 /// Read at most so much at once, in bytes, where a request is a name. A mail server waits for each
 /// answer, so one request of some 40 bytes is what comes; and the less a connection spreads over its
@@ -200,7 +200,8 @@ impl<A: Answer> Conversation<'_, A> {
     }
 
     /// What to do with a recipient.
-    fn at_rcpt(&self, recipient: &[u8], out: &mut Vec<u8>) -> io::Result<AtRcpt> {
+    fn at_rcpt(&self, typed: &[u8], out: &mut Vec<u8>) -> io::Result<AtRcpt> {
+        let recipient = &*rewritten(typed);
         let at_once = || self.answer.rcpt_at_once(recipient);
         self.answered(
             out,

@@ -27,7 +27,7 @@ fn milter(packets: &[(u8, &[u8])]) -> Vec<u8> {
 
 /// What Postfix 3.7 offers, and what it is answered.
 const OFFER: (u8, &[u8]) = (b'O', b"\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff");
-const OFFERED: (u8, &[u8]) = (b'O', b"\0\0\0\x06\0\0\0\0\0\0\x03\x77");
+const OFFERED: (u8, &[u8]) = (b'O', b"\0\0\0\x06\0\0\0\0\0\0\x03\x76");
 
 /// A conversation in each protocol, and all that must be answered to it.
 fn conversations() -> [(Protocol, Vec<u8>, Vec<u8>); 4] {

@@ -101,9 +101,10 @@ fn every_other_command_is_survived_also_with_all_the_data_it_may_have() {
         let stream =
             packets(&[(b'O', OFFER), (command, &large), (command, b""), (b'R', b"<a@b>\0")]);
         let word = if answered { "Other" } else { "Silent" };
+        let short = if command == b'C' { "Connection { submitted: false }" } else { word };
         for piece in [1, 511, stream.len()] {
             let (commands, error, between) = decode(stream.chunks(piece));
-            assert_eq!(commands[1..], [word, word, "R a@b"], "{}", char::from(command));
+            assert_eq!(commands[1..], [word, short, "R a@b"], "{}", char::from(command));
             assert_eq!((error, between), (None, true));
         }
     }
@@ -133,11 +134,11 @@ fn the_oldest_version_that_is_understood_is_not_turned_away() {
 #[test]
 fn only_rcpt_is_asked_for_and_only_what_was_offered() {
     for (version, offered, answer) in [
-        (6, 0x001f_ffff, b"\0\0\0\x0dO\0\0\0\x06\0\0\0\0\0\0\x03\x77"),
+        (6, 0x001f_ffff, b"\0\0\0\x0dO\0\0\0\x06\0\0\0\0\0\0\x03\x76"),
         // A newer one.
-        (9, u32::MAX, b"\0\0\0\x0dO\0\0\0\x06\0\0\0\0\0\0\x03\x77"),
+        (9, u32::MAX, b"\0\0\0\x0dO\0\0\0\x06\0\0\0\0\0\0\x03\x76"),
         // Sendmail 8.12: no NOUNKNOWN, no NODATA.
-        (2, 0x7f, b"\0\0\0\x0dO\0\0\0\x02\0\0\0\0\0\0\x00\x77"),
+        (2, 0x7f, b"\0\0\0\x0dO\0\0\0\x02\0\0\0\0\0\0\x00\x76"),
         (3, 0, b"\0\0\0\x0dO\0\0\0\x03\0\0\0\0\0\0\0\0"),
     ] {
         let mut out = Vec::new();
@@ -202,5 +203,29 @@ proptest! {
     ) {
         let stream = [packets(&[(b'O', OFFER)]), parts.concat()].concat();
         prop_assert_eq!(decode(stream.chunks(piece)), decode([stream.as_slice()]));
+    }
+}
+
+/// As Postfix 3.7.11 sends them: of sendmail(1), and of clients of smtpd.
+#[test]
+fn connection_that_postfix_pretends_is_told_from_a_client() {
+    for (data, submitted) in [
+        (&b"localhost\x004\0\x00127.0.0.1\0"[..], true),
+        (b"localhost\x006\0\0IPv6:::1\0", true),
+        (b"localhost\x006\0\0::1\0", true),
+        (b"localhost\x004\x30\x39127.0.0.1\0", false),
+        (b"mx.example.com\x004\0\x00192.0.2.1\0", false),
+        (b"mx.example.com\x004\0", false),
+        (b"unknown\0U", false),
+        (b"localhost", false),
+        (b"", false),
+    ] {
+        let stream = packets(&[(b'O', OFFER), (b'C', data), (b'R', b"<a@b>\0")]);
+        let connection = format!("Connection {{ submitted: {submitted} }}");
+        for piece in [1, stream.len()] {
+            let (commands, error, _) = decode(stream.chunks(piece));
+            assert_eq!(commands[1..], [&*connection, "R a@b"], "{}", data.escape_ascii());
+            assert_eq!(error, None);
+        }
     }
 }

@@ -42,16 +42,19 @@ local function recipients(conn)
     replied(conn, "jane again", SMFIR_CONTINUE)
 end
 
--- All steps offered: everything but RCPT is declined, and the end of the message is answered.
+-- All steps offered: everything but the connection and RCPT is declined, and the end of the message is answered.
 local conn = demand(mt.connect("local:/run/murder-route"), "no connection")
 say("negotiate", mt.negotiate(conn, nil, nil, nil))
 for name, step in pairs({
-    connect = SMFIP_NOCONNECT, helo = SMFIP_NOHELO, mail = SMFIP_NOMAIL, data = SMFIP_NODATA,
+    helo = SMFIP_NOHELO, mail = SMFIP_NOMAIL, data = SMFIP_NODATA,
     headers = SMFIP_NOHDRS, eoh = SMFIP_NOEOH, body = SMFIP_NOBODY, unknown = SMFIP_NOUNKNOWN,
 }) do
     demand(mt.test_option(conn, step), name .. " is not declined")
 end
 demand(not mt.test_option(conn, SMFIP_NORCPT), "RCPT is declined")
+demand(not mt.test_option(conn, SMFIP_NOCONNECT), "the connection is declined")
+say("connect", mt.conninfo(conn, "client.test", "192.0.2.1"))
+replied(conn, "connect", SMFIR_CONTINUE)
 for name, action in pairs({
     addhdrs = SMFIF_ADDHDRS, chghdrs = SMFIF_CHGHDRS, chgbody = SMFIF_CHGBODY, addrcpt = SMFIF_ADDRCPT,
     delrcpt = SMFIF_DELRCPT, quarantine = SMFIF_QUARANTINE, chgfrom = SMFIF_CHGFROM,
