@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::os::unix::fs::{
+    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown,
+};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::libc;
 use nix::sys::socket::{
     AddressFamily, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getsockname, getsockopt,
     sockopt,
@@ -215,35 +219,62 @@ impl Drop for Placed {
 }
 
 /// A directory in which a socket is made ready; gone when dropped.
-struct Nursery(PathBuf);
+///
+/// Others may be able to write to the directory around it, and may have made something of this name, or
+/// put a symbolic link in its place later. So the name is random, what is there already is never used,
+/// and all paths lead through the directory as it was opened.
+struct Nursery {
+    path: PathBuf,
+    /// Kept open, for `through` to lead to it.
+    _directory: File,
+    through: PathBuf,
+}
+
+/// Names that are tried.
+const NURSERIES: u64 = 16;
 
 impl Nursery {
     fn new(parent: &Path) -> Result<Self, String> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = parent.join(format!(".mr{}.{count}", std::process::id()));
-        let make = || DirBuilder::new().mode(0o700).create(&path);
-        make()
-            .or_else(|error| match error.kind() {
-                // Left by a killed process that had our number.
-                io::ErrorKind::AlreadyExists => {
-                    drop(Nursery(path.clone()));
-                    make()
-                }
-                _ => Err(error),
-            })
-            .map_err(failed(format_args!("cannot write in the directory {}", parent.display())))?;
-        Ok(Nursery(path))
+        let fail = |error: io::Error| {
+            format!("cannot write in the directory {}: {error}", parent.display())
+        };
+        let mut taken = None;
+        for attempt in 0..NURSERIES {
+            // Keyed at random, for each of them.
+            let name = RandomState::new().hash_one(attempt);
+            let path = parent.join(format!(".mr{name:016x}"));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Self::made(path).map_err(fail),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = Some(error),
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        Err(taken.map_or_else(String::new, fail))
+    }
+
+    fn made(path: PathBuf) -> io::Result<Self> {
+        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let directory = OpenOptions::new().read(true).custom_flags(flags).open(&path)?;
+        let metadata = directory.metadata()?;
+        if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+            return Err(io::Error::other("somebody has put a directory in the place of ours"));
+        }
+        // proc(5): the directory itself, whatever its name leads to now.
+        let through = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        let is_same = fs::metadata(&through)
+            .is_ok_and(|seen| (seen.dev(), seen.ino()) == (metadata.dev(), metadata.ino()));
+        let through = if is_same { through } else { path.clone() };
+        Ok(Self { path, _directory: directory, through })
     }
 
     /// One letter, for the path has to be a socket address too.
     fn socket(&self) -> PathBuf {
-        self.0.join("s")
+        self.through.join("s")
     }
 
     /// The socket that the new one replaces.
     fn former(&self) -> PathBuf {
-        self.0.join("f")
+        self.through.join("f")
     }
 }
 
@@ -252,7 +283,7 @@ impl Drop for Nursery {
         // The socket is there only if something failed half-way.
         let _ = fs::remove_file(self.socket());
         let _ = fs::remove_file(self.former());
-        let _ = fs::remove_dir(&self.0);
+        let _ = fs::remove_dir(&self.path);
     }
 }
 
@@ -420,4 +451,65 @@ fn listening(fd: &OwnedFd) -> Result<Socket<NewSocket>, String> {
         _ => return Err("is neither unix nor TCP".to_owned()),
     };
     socket.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A directory with files of the names that a nursery uses.
+    fn victim(around: &Path) -> PathBuf {
+        let victim = around.join("victim");
+        fs::create_dir(&victim).unwrap();
+        ["s", "f"].iter().for_each(|name| fs::write(victim.join(name), "precious").unwrap());
+        victim
+    }
+
+    fn is_whole(victim: &Path) -> bool {
+        ["s", "f"].iter().all(|name| fs::read(victim.join(name)).is_ok_and(|it| it == b"precious"))
+    }
+
+    #[test]
+    fn what_is_put_in_the_place_of_a_nursery_is_left_alone() {
+        let around = tempfile::tempdir().unwrap();
+        let victim = victim(around.path());
+        let nursery = Nursery::new(around.path()).unwrap();
+        let aside = around.path().join("aside");
+        fs::rename(&nursery.path, &aside).unwrap();
+        symlink(&victim, &nursery.path).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(nursery.socket()).unwrap();
+        assert!(fs::symlink_metadata(aside.join("s")).unwrap().file_type().is_socket());
+        drop(nursery);
+        assert!(is_whole(&victim));
+        assert!(fs::symlink_metadata(aside.join("s")).is_err());
+    }
+
+    #[test]
+    fn a_directory_that_is_not_ours_alone_is_no_nursery() {
+        let around = tempfile::tempdir().unwrap();
+        let victim = victim(around.path());
+        let link = around.path().join("link");
+        symlink(&victim, &link).unwrap();
+        assert!(Nursery::made(link).is_err());
+        fs::set_permissions(&victim, Permissions::from_mode(0o777)).unwrap();
+        assert!(Nursery::made(victim.clone()).is_err());
+        assert!(is_whole(&victim));
+    }
+
+    #[test]
+    fn names_that_can_be_guessed_are_not_used() {
+        let around = tempfile::tempdir().unwrap();
+        let victim = victim(around.path());
+        for count in 0..1000 {
+            let guessed = format!(".mr{}.{count}", std::process::id());
+            symlink(&victim, around.path().join(guessed)).unwrap();
+        }
+        let names: Vec<PathBuf> =
+            (0..2).map(|_| Nursery::new(around.path()).unwrap().path.clone()).collect();
+        assert_ne!(names[0], names[1]);
+        assert!(is_whole(&victim));
+        assert!(names.iter().all(|name| !name.exists()));
+    }
 }
