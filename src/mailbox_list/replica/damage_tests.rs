@@ -295,3 +295,116 @@ fn a_file_cut_off_while_it_is_in_use_is_an_error_and_no_sigbus() {
         assert!(matches!(list.lookup(&name(9)), Lookup::Present(_)));
     }
 }
+
+type Spoil<'s> = &'s dyn Fn(&Path);
+
+/// What can stand in the place of a file and is none.
+const NO_FILES: [(&str, Spoil<'static>); 3] = [
+    ("a FIFO", &|path| {
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    }),
+    ("a directory", &|path| std::fs::create_dir(path).unwrap()),
+    ("a device", &|path| std::os::unix::fs::symlink("/dev/zero", path).unwrap()),
+];
+
+fn remove(path: &Path) {
+    let _ = std::fs::remove_file(path).or_else(|_| std::fs::remove_dir(path));
+}
+
+fn why(found: Lookup) -> String {
+    match found {
+        Lookup::Unsure(why) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_no_file_in_the_place_of_one_is_waited_for_by_nobody_and_recovered_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open(dir.path()).unwrap();
+    list_of(&mut place, 0..10, 0);
+    drop(place);
+    for (file, readers) in [("data.mdb", true), ("lock.mdb", true), ("lock", false)] {
+        for (what, spoil) in NO_FILES {
+            let (path, aside) = (dir.path().join(file), dir.path().join("aside"));
+            std::fs::rename(&path, &aside).unwrap();
+            spoil(&path);
+            let error = Place::open(dir.path()).map(drop).unwrap_err().to_string();
+            assert!(error.contains(file), "{file}, {what}: {error}");
+            if readers {
+                let list = ReplicaList::open(dir.path()).unwrap();
+                let why = why(list.lookup(&name(1)));
+                assert!(why.contains(file) && why.contains("not a regular file"), "{why}");
+                remove(&path);
+                std::fs::rename(&aside, &path).unwrap();
+                assert!(matches!(list.lookup(&name(1)), Lookup::Present(_)), "{file}, {what}");
+            } else {
+                remove(&path);
+                std::fs::rename(&aside, &path).unwrap();
+            }
+            Place::open(dir.path()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_file_of_an_open_replica_may_become_a_fifo_and_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Place::open(dir.path()).unwrap();
+    list_of(&mut place, 0..10, 0);
+    drop(place);
+    let list = ReplicaList::open(dir.path()).unwrap();
+    assert_eq!(list.lookup(&name(11)), Lookup::Absent);
+    let (data, aside) = (dir.path().join("data.mdb"), dir.path().join("aside"));
+    std::fs::rename(&data, &aside).unwrap();
+    NO_FILES[0].1(&data);
+    for n in [1, 11] {
+        assert!(!matches!(list.lookup(&name(n)), Lookup::Absent | Lookup::Busy));
+    }
+    remove(&data);
+    std::fs::rename(&aside, &data).unwrap();
+    assert!(matches!(list.lookup(&name(1)), Lookup::Present(_)));
+    assert_eq!(list.lookup(&name(11)), Lookup::Absent);
+}
+
+#[test]
+fn an_empty_or_foreign_file_is_told_of_in_words_of_the_replica() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data.mdb");
+    for (bytes, said) in [(&b""[..], "the file is empty"), (b"user.jane\t0 default \n", "damaged")]
+    {
+        std::fs::write(&data, bytes).unwrap();
+        let list = ReplicaList::open(dir.path()).unwrap();
+        let mut told = vec![why(list.lookup(&name(1)))];
+        #[cfg(feature = "capi")]
+        {
+            let at = std::sync::Arc::new(crate::mailbox_list::foothold::Foothold::at(data.clone()));
+            let list = LocklessReplica::at(at, std::time::Duration::ZERO);
+            told.push(why(list.lookup(&name(1))));
+            told.push(list.about().unwrap_err());
+        }
+        for told in told {
+            assert!(told.contains(said) && told.contains("serve"), "{told}");
+            assert!(!told.contains("Cyrus"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_path_with_the_end_of_a_line_or_other_bytes_in_it_has_its_guard() {
+    use std::os::unix::ffi::OsStrExt;
+    map::guard();
+    for folder in [&b"with a\nline"[..], b"with\\012", b"with \xff\xfe"] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join(std::ffi::OsStr::from_bytes(folder));
+        let mut place = Place::open(&dir).unwrap();
+        list_of(&mut place, 0..2000, 0);
+        let list = place.list();
+        assert!(matches!(list.lookup(&name(1)), Lookup::Present(_)));
+        let data = std::fs::File::options().write(true).open(dir.join("data.mdb")).unwrap();
+        data.set_len(8192).unwrap();
+        // Without the guard, this kills the process.
+        let found = list.lookup(&name(1999));
+        assert!(matches!(found, Lookup::Unsure(_)), "{}: {found:?}", folder.escape_ascii());
+    }
+}

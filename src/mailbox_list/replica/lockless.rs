@@ -17,7 +17,7 @@ use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Re
 use crate::mailbox_list::foothold::Foothold;
 use crate::mailbox_list::keys;
 use crate::mailbox_list::map::Danger;
-use crate::mailbox_list::view::{FEW_LOOKUPS, Identity, ListFile, MappedFile};
+use crate::mailbox_list::view::{FEW_LOOKUPS, Identity, ListFile, MappedFile, open_regular};
 use crate::replica::{About, generation};
 
 /// So often a look is begun anew because something was committed meanwhile. One takes microseconds,
@@ -104,6 +104,28 @@ impl LocklessReplica {
         format!("{}: {what}", self.at.path().display())
     }
 
+    /// What an error of the file means for a replica, and what to do.
+    fn fault(&self, error: &Error) -> String {
+        let deferred = "recipients that only the replica knows are deferred";
+        let anew = "start or restart murder-route serve";
+        match error {
+            Error::Empty => self.say(format_args!(
+                "the file is empty; {deferred}; {anew}, which fetches the list from the master"
+            )),
+            Error::Corrupt { .. } | Error::Unknown | Error::Unsupported(_) => {
+                let what = match error {
+                    Error::Unsupported(_) => "a directory",
+                    _ => &error.to_string(),
+                };
+                self.say(format_args!(
+                    "not a replica, or damaged: {what}; {deferred}; {anew}, which sets it aside and \
+                     begins anew"
+                ))
+            }
+            Error::Io(error) => self.say(error),
+        }
+    }
+
     /// In nanoseconds since it was made.
     fn now(&self) -> u64 {
         nanoseconds(self.started.elapsed())
@@ -130,8 +152,7 @@ impl LocklessReplica {
         {
             self.about.store(None);
         }
-        let file = self.at.open()?;
-        let metadata = file.metadata()?;
+        let (file, metadata) = open_regular(&self.at)?;
         let identity = Identity::of(&metadata);
         let opened = match known {
             Some(known) if known.identity == identity => {
@@ -242,7 +263,7 @@ impl LocklessReplica {
                 Ok((about, snapshot.commit.entries.saturating_sub(1)))
             })
         };
-        let (about, names) = read().map_err(|error: Error| self.say(error))?;
+        let (about, names) = read().map_err(|error: Error| self.fault(&error))?;
         let about = match about {
             Some(about) => about.map_err(|bad| self.say(bad))?,
             None => About::default(),
@@ -305,7 +326,7 @@ impl MailboxList for LocklessReplica {
                 false => self.look_up(&now, name),
             }
         };
-        look().unwrap_or_else(|error: Error| (Lookup::Unsure(self.say(error)), false))
+        look().unwrap_or_else(|error: Error| (Lookup::Unsure(self.fault(&error)), false))
     }
 
     fn moment(&self) -> Option<Moment> {
@@ -338,7 +359,7 @@ impl MailboxList for LocklessReplica {
         }
         let mut last: Option<Vec<u8>> = None;
         loop {
-            let rows = self.piece(prefix, last.as_deref()).map_err(|error| self.say(error))?;
+            let rows = self.piece(prefix, last.as_deref()).map_err(|error| self.fault(&error))?;
             if rows.is_empty() {
                 return Ok(());
             }

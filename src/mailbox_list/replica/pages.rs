@@ -86,8 +86,10 @@ pub(super) struct Snapshot<'s, S: ?Sized> {
 /// The size of the pages of a file.
 pub(super) fn page_size<S: ByteSource + ?Sized>(source: &S) -> Result<u64> {
     let mut meta = [0; META];
-    if source.read_at(0, &mut meta)? < META {
-        return Err(Error::Empty);
+    match source.read_at(0, &mut meta)? {
+        0 => return Err(Error::Empty),
+        META => {}
+        _ => return Err(Error::corrupt(0, "too short for a database")),
     }
     if (u32_at(&meta, HEAD), u32_at(&meta, HEAD + 4)) != (Some(MAGIC), Some(VERSION)) {
         return Err(Error::corrupt(HEAD as u64, "not a database of LMDB 0.9"));

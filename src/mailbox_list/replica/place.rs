@@ -10,6 +10,7 @@ use std::time::Instant;
 use heed::RwTxn;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
 
 use super::list::ReplicaList;
 use super::rights::{Writer, explained};
@@ -107,9 +108,13 @@ impl Place {
             DirBuilder::new().recursive(true).mode(0o750).create(dir).map_err(err(dir))?;
         }
         let path = dir.join("lock");
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).open(&path);
-        let file = file.map_err(err(&path))?;
+        let mut options = OpenOptions::new();
+        // A FIFO in its place is not waited for.
+        options.write(true).create(true).truncate(false).mode(0o640).custom_flags(libc::O_NONBLOCK);
+        let file = options.open(&path).map_err(err(&path))?;
+        if !file.metadata().map_err(err(&path))?.is_file() {
+            return Err(Error::NoFile(path));
+        }
         let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
             Err((_, Errno::EWOULDBLOCK)) => return Err(Error::InUse(dir.to_owned())),

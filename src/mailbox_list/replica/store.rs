@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -55,6 +56,20 @@ pub enum Error {
     /// Another process follows the master into this directory.
     #[error("{path}: another murder-route follows the master into this directory", path = .0.display())]
     InUse(PathBuf),
+    /// Something else stands in the place of a file.
+    #[error(
+        "{path}: not a regular file; recipients that only the replica knows are deferred; remove it, \
+         and serve begins anew",
+        path = .0.display()
+    )]
+    NoFile(PathBuf),
+    /// The file has no bytes.
+    #[error(
+        "{path}: the file is empty; recipients that only the replica knows are deferred; start serve, \
+         which fetches the list from the master",
+        path = .0.display()
+    )]
+    Empty(PathBuf),
     /// What is there is a database, but of somebody else.
     #[error("{path}: data.mdb is another program's: name a directory of the replica's own", path = .0.display())]
     NotOurs(PathBuf),
@@ -254,6 +269,7 @@ impl Store {
             _ => Error::Io { path: data, source: error },
         })?;
         self.make_lock(&metadata);
+        self.check_files(&metadata, writable)?;
         let mut options = EnvOpenOptions::new();
         // 0: as it was written.
         options.map_size(if metadata.len() == 0 { map } else { 0 }).max_readers(READERS);
@@ -333,6 +349,27 @@ impl Store {
         if let Ok(lock) = options.open(self.dir.join("lock.mdb")) {
             let _ = lock.set_permissions(fs::Permissions::from_mode(0o660));
             let _ = fchown(&lock, Some(data.uid()), Some(data.gid()));
+        }
+    }
+
+    /// LMDB opens what stands there, and would wait for ever at a FIFO; of a file without a byte it says
+    /// that it is invalid.
+    fn check_files(&self, data: &fs::Metadata, writable: bool) -> Result<(), Error> {
+        let lock = self.dir.join("lock.mdb");
+        let is_file = |path: PathBuf, metadata: &fs::Metadata| match metadata.is_file() {
+            true => Ok(()),
+            false => Err(Error::NoFile(path)),
+        };
+        is_file(self.data(), data)?;
+        match fs::metadata(&lock) {
+            Ok(metadata) => is_file(lock, &metadata)?,
+            // LMDB says why it cannot make it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(Error::Io { path: lock, source }),
+        }
+        match data.len() {
+            0 if !writable => Err(Error::Empty(self.data())),
+            _ => Ok(()),
         }
     }
 
@@ -538,11 +575,21 @@ fn needed(env: &Env) -> u64 {
 
 /// Where LMDB has mapped the data of a directory, which it does not tell: address and length.
 fn mapped(dir: &Path) -> Option<(usize, usize)> {
-    let maps = fs::read_to_string("/proc/self/maps").ok()?;
-    let data = dir.join("data.mdb");
-    let data = data.to_str()?;
-    let line = maps.lines().find(|line| line.ends_with(data) && line.contains(" r--s "))?;
-    let (begin, end) = line.split_once(' ')?.0.split_once('-')?;
+    let maps = fs::read("/proc/self/maps").ok()?;
+    // Paths need not be UTF-8, and the kernel escapes the end of a line (`show_map_vma`).
+    let mut data = Vec::new();
+    for byte in dir.join("data.mdb").as_os_str().as_bytes() {
+        match byte {
+            b'\n' => data.extend_from_slice(b"\\012"),
+            byte => data.push(*byte),
+        }
+    }
+    let ours = [b" ", &*data].concat();
+    let mut lines = maps.split(|byte| *byte == b'\n');
+    let line = lines
+        .find(|line| line.ends_with(&ours) && memchr::memmem::find(line, b" r--s ").is_some())?;
+    let range = line.split(|byte| *byte == b' ').next()?;
+    let (begin, end) = std::str::from_utf8(range).ok()?.split_once('-')?;
     let [begin, end] = [begin, end].map(|address| usize::from_str_radix(address, 16).ok());
     Some((begin?, end?.checked_sub(begin?)?))
 }
