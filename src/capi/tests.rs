@@ -120,7 +120,7 @@ fn replica_with_jane(directory: &Path, ago: u64) {
     };
     let event = Event::Record(MailboxName::new("user.jane").unwrap(), record);
     let then = now - Duration::from_secs(ago);
-    Follower::default().apply(&mut change, &event, Duration::ZERO, then).unwrap();
+    Follower::default().apply(&mut change, &event, then).unwrap();
     change.commit().unwrap();
 }
 

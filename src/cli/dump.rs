@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::behind::stored;
 use super::{Common, Exit};
-use crate::mailbox::{MailboxList, MailboxName, Record};
+use crate::mailbox::{Lookup, MailboxList, MailboxName, Record, State};
 use crate::resolver::Resolver;
 
 /// Print the whole mailbox list in internal names.
@@ -33,6 +33,10 @@ impl Dump {
         let mut out = BufWriter::new(io::stdout().lock());
         let mut written = Ok(());
         let read = list.each(b"", &mut |name, record| {
+            // A walk shows missing names as reserved ones. They have no record.
+            if record.state == State::Reserved && matches!(list.lookup(name), Lookup::Unsure(_)) {
+                return ControlFlow::Continue(());
+            }
             written = self.print(&mut out, name, record);
             if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });

@@ -55,6 +55,8 @@ pub(super) struct FileReplica {
     pub(super) accept_after: Option<Duration>,
     #[serde(deserialize_with = "seconds")]
     pub(super) max_age: Option<Duration>,
+    #[serde(deserialize_with = "names")]
+    pub(super) max_names: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -452,6 +454,13 @@ fn seconds<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::E
     match meant::<u32, _>(input, "a number of seconds")? {
         0 => Err(de::Error::custom("0 seconds is no time")),
         seconds => Ok(Some(Duration::from_secs(seconds.into()))),
+    }
+}
+
+fn names<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u64>, D::Error> {
+    match meant::<u64, _>(input, "a number")? {
+        0 => Err(de::Error::custom("with 0 names no list would do")),
+        names => Ok(Some(names)),
     }
 }
 

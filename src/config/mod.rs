@@ -122,6 +122,9 @@ pub struct ReplicaSettings {
     pub accept_after: Duration,
     /// Who is in a replica that has been stale for longer is deferred; `None`: is answered for ever.
     pub max_age: Option<Duration>,
+    /// Maximum number of names of the master's list; `None`: ten times the present list, and
+    /// 10,000,000 at least.
+    pub max_names: Option<u64>,
 }
 
 /// What the command line says. It wins over the file.
@@ -369,6 +372,7 @@ impl Settings {
                 directory: replica_directory(given, &file, base),
                 accept_after: file.replica.accept_after.unwrap_or(ACCEPT_AFTER),
                 max_age: file.replica.max_age,
+                max_names: file.replica.max_names,
             },
             state: state_directory(given, &file, base),
             mupdate,

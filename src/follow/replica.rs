@@ -13,7 +13,7 @@ use crate::config::ReplicaSettings;
 use crate::mailbox::{Lookup, MailboxList as _, MailboxName};
 use crate::mailbox_list::lists::Trust;
 use crate::mailbox_list::replica::{Error, Place, ReplicaList};
-use crate::mupdate::{Event, Failure};
+use crate::mupdate::{Event, Failure, Limit};
 use crate::replica::{About, HeldBack, Outcome, Standing, Status};
 
 /// So many bunches wait for the writer, each of a thousand events at most.
@@ -42,6 +42,10 @@ pub struct LinkStatus {
     pub connections: u64,
     /// How many changes the stream has told.
     pub changes: u64,
+    /// How many records of the last list had a location that cannot be used.
+    pub doubtful: u64,
+    /// How many records of the last list had no name that a mailbox can have.
+    pub skipped: u64,
 }
 
 /// Why the list is wanted again.
@@ -58,6 +62,8 @@ pub(super) enum Wanted {
 pub(super) struct Shared {
     clock: Clock,
     max_age: Option<Duration>,
+    /// `None`: by the present list.
+    max_names: Option<u64>,
     standing: Mutex<Standing>,
     link: Mutex<Link>,
     /// When the last barrier that was answered was asked for.
@@ -75,6 +81,8 @@ struct Link {
     disk: Option<String>,
     connections: u64,
     changes: u64,
+    doubtful: u64,
+    skipped: u64,
 }
 
 impl Link {
@@ -119,7 +127,8 @@ impl Replica {
         // What the clock said when durations began.
         let epoch = SystemTime::now().checked_sub(clock.now()).unwrap_or(SystemTime::UNIX_EPOCH);
         let standing = Standing::new(about, names, epoch);
-        let shared = Arc::new(Shared::new(clock, standing, options.max_age));
+        let shared = Shared::new(clock, standing, options.max_age);
+        let shared = Arc::new(Shared { max_names: options.max_names, ..shared });
         shared.link().disk = unwritten;
         let (tell, told) = mpsc::channel(QUEUE);
         let writer = writer::Writer {
@@ -195,6 +204,8 @@ impl Replica {
             failure: link.why_none(),
             connections: link.connections,
             changes: link.changes,
+            doubtful: link.doubtful,
+            skipped: link.skipped,
         }
     }
 
@@ -222,6 +233,7 @@ impl Shared {
         Self {
             clock,
             max_age,
+            max_names: None,
             standing: Mutex::new(standing),
             link: Mutex::default(),
             barrier: watch::Sender::new(None),
@@ -320,6 +332,20 @@ impl Shared {
     /// A loss is about to be committed as held back.
     pub(super) fn held_back(&self, loss: &HeldBack) {
         self.standing().held_back(loss);
+    }
+
+    /// How long the master's list may be.
+    pub(super) fn list_limit(&self) -> Limit {
+        match self.max_names {
+            Some(names) => Limit::of_names(names),
+            None => Limit::by_present(self.standing().names()),
+        }
+    }
+
+    /// What of a list could not be used.
+    pub(super) fn odd(&self, doubtful: u64, skipped: u64) {
+        let mut link = self.link();
+        (link.doubtful, link.skipped) = (doubtful, skipped);
     }
 
     /// What was committed last, as far as this process knows.

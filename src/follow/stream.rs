@@ -11,7 +11,7 @@ use super::replica::{Shared, Wanted};
 use super::retry::{Retry, Trouble};
 use super::upstream::{self, PIECE, Upstream};
 use super::writer::Told;
-use crate::mupdate::{Failure, Need, Session, Stream};
+use crate::mupdate::{Event, Failure, Need, Session, Stream};
 
 /// So many events at most go to the writer at once.
 const BUNCH: usize = 1024;
@@ -89,7 +89,9 @@ async fn follow(
 ) -> End {
     let clock = upstream.clock();
     let banner = session.banner.clone();
-    let mut stream = Stream::new(session, upstream.timings(), clock.now());
+    let limit = shared.list_limit();
+    let mut stream = Stream::new(session, upstream.timings(), clock.now()).limited(limit);
+    let mut noted = (0, 0);
     let connected = Told::Connected { master: banner.server, release: banner.release };
     if told.send(connected).await.is_err() {
         return End::Over;
@@ -132,6 +134,19 @@ async fn follow(
                 Err(failure) => break Some(failure),
             }
         };
+        let odd = (stream.doubtful(), stream.skipped());
+        let is_listed = bunch.iter().any(|event| matches!(event, Event::Listed));
+        if is_listed && odd != noted {
+            noted = odd;
+            shared.odd(odd.0, odd.1);
+            let first = stream.first_doubtful();
+            let example = first.map_or_else(String::new, |name| format!(", the first is {name}"));
+            warn!(
+                "the list of the MUPDATE master has {} records whose location cannot be used{example}: \
+                 their mail is deferred; {} records with no name that a mailbox can have are left out",
+                odd.0, odd.1
+            );
+        }
         if !bunch.is_empty() && told.send(Told::Events(bunch)).await.is_err() {
             return End::Over;
         }

@@ -15,9 +15,6 @@ use crate::replica::{Follower, Heard, Listing, Outcome};
 /// So many events that wait make one transaction, and a bunch more.
 const BATCH: usize = 8192;
 
-/// Maximum number of names of one batch that are logged.
-const MAX_LOGGED: usize = 10;
-
 /// What the stream tells the writer.
 pub(super) enum Told {
     /// A full list follows: its records, and [`Event::Listed`].
@@ -218,13 +215,8 @@ impl Writer {
             self.shared.changed(events);
             let clock = SystemTime::now();
             let mut change = place.begin()?;
-            let mut missed = Vec::new();
             for event in events {
-                if follower.apply(&mut change, event, now, clock)?
-                    && let Event::Deleted(name) = event
-                {
-                    missed.push(name);
-                }
+                follower.apply(&mut change, event, clock)?;
             }
             let as_of = asked.map(|asked| self.shared.clock_at(asked));
             let (about, names) = follower.finish(&mut change, as_of, now, clock)?;
@@ -233,13 +225,6 @@ impl Writer {
             }
             change.commit()?;
             self.shared.stored(about, names);
-            for name in missed.into_iter().take(MAX_LOGGED) {
-                warn!(
-                    "{name} was deleted while it was reserved or being moved; its mail is deferred \
-                     for {} s; if it exists, have its backend tell the master again (ctl_mboxlist -m)",
-                    self.accept_after.as_secs()
-                );
-            }
         }
         if let Some(asked) = asked {
             self.shared.current(asked);

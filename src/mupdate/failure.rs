@@ -79,6 +79,17 @@ pub enum Failure {
         /// The one in the banner.
         found: String,
     },
+    /// Its list has no end, or is longer than it may be.
+    #[error(
+        "the list of the MUPDATE server has more than {limit} {what}: if it is that long, raise \
+         `max-names` in [replica]"
+    )]
+    TooLong {
+        /// `names` or `bytes`.
+        what: &'static str,
+        /// How many are allowed.
+        limit: u64,
+    },
     /// It did not speak MUPDATE as it should.
     #[error("the MUPDATE server does not keep to the protocol: {0}")]
     Protocol(String),
@@ -115,7 +126,8 @@ impl Failure {
             Failure::Refused(_)
             | Failure::FalseServer(_)
             | Failure::NotMaster { .. }
-            | Failure::OtherServer { .. } => FailureKind::Login,
+            | Failure::OtherServer { .. }
+            | Failure::TooLong { .. } => FailureKind::Login,
             Failure::Protocol(_) => FailureKind::Protocol,
         }
     }

@@ -163,13 +163,20 @@ impl Finder {
 
     fn read_listed(&mut self) -> Result<Listed, Failure> {
         loop {
-            let Some(response) = Response::read(&mut self.input)? else { return Ok(Listed::More) };
+            let Some(response) = Response::read(&mut self.input)? else {
+                if self.input.again() {
+                    continue;
+                }
+                return Ok(Listed::More);
+            };
             match response {
-                Response::Record { tag, state, name, location, acl } if LIST.is(tag) => {
+                Response::Record { tag, state, name, location, acl, is_long } if LIST.is(tag) => {
                     // A name that cannot be one is nobody's.
                     let Ok(name) = MailboxName::new(name) else { continue };
-                    let record =
-                        record::of_location(state, &location, &acl).unwrap_or_else(|_| doubtful());
+                    let record = match record::of_location(state, &location, &acl) {
+                        Ok(record) if !is_long => record,
+                        _ => doubtful(),
+                    };
                     return Ok(Listed::Record(name, record));
                 }
                 Response::Record { .. } | Response::Deleted { .. } => {
@@ -290,15 +297,23 @@ impl Finder {
 
     fn read(&mut self) -> Result<Option<(Ticket, MailboxName, Finding)>, Failure> {
         loop {
-            let Some(response) = Response::read(&mut self.input)? else { return Ok(None) };
+            let Some(response) = Response::read(&mut self.input)? else {
+                if self.input.again() {
+                    continue;
+                }
+                return Ok(None);
+            };
             let first = self.flights.front_mut();
             match response {
-                Response::Record { tag, state, name, location, acl } => {
+                Response::Record { tag, state, name, location, acl, is_long } => {
                     match first.filter(|flight| flight.tag.is(tag)).map(|flight| &mut flight.what) {
                         Some(What::Find { name: asked, found, .. })
                             if asked.as_bytes() == &*name && found.is_none() =>
                         {
                             *found = Some(match record::of_location(state, &location, &acl) {
+                                _ if is_long => Finding::Unsure(format!(
+                                    "the MUPDATE server's record of {asked} is too long"
+                                )),
                                 Ok(record) => Finding::Found(record),
                                 Err(error) => Finding::Unsure(format!(
                                     "the MUPDATE server's record of {asked}: {error}"

@@ -39,7 +39,7 @@ pub use login::{Login, Need, Policy, Step};
 #[cfg(feature = "daemon")]
 pub(crate) use sasl::{Circumstances, Exchange, choose};
 pub use session::{Session, Timings};
-pub use stream::Stream;
+pub use stream::{Limit, Stream};
 
 use crate::mailbox::{MailboxName, Record};
 

@@ -24,6 +24,8 @@ pub enum Response<'a> {
         location: Cow<'a, [u8]>,
         /// The ACL: `identifier TAB rights TAB`, repeated.
         acl: Cow<'a, [u8]>,
+        /// One of the strings was longer than its limit, and stands here as an empty one.
+        is_long: bool,
     },
     /// `DELETE`: a name has no record any more.
     Deleted {
@@ -98,18 +100,18 @@ fn read<'a>(cursor: &mut Cursor<'a>) -> Result<Response<'a>, Stop> {
     cursor.skip(tag.len() + 1 + end);
     match word {
         Word::Record(state) => {
-            let name = cursor.string(MAX_NAME)?;
-            let location = cursor.string(MAX_LOCATION)?;
+            let name = cursor.long_string(MAX_NAME)?;
+            let location = cursor.long_string(MAX_LOCATION)?;
             // A reservation has no ACL; one that says so with an empty string will do.
             let acl = match state {
                 State::Reserved if cursor.line()?.trim_ascii().is_empty() => Cow::default(),
-                _ => cursor.string(MAX_ACL)?,
+                _ => cursor.long_string(MAX_ACL)?,
             };
             cursor.end()?;
-            Ok(Response::Record { tag, state, name, location, acl })
+            Ok(Response::Record { tag, state, name, location, acl, is_long: cursor.is_long() })
         }
         Word::Delete => {
-            let name = cursor.string(MAX_NAME)?;
+            let name = cursor.long_string(MAX_NAME)?;
             cursor.end()?;
             Ok(Response::Deleted { tag, name })
         }

@@ -35,6 +35,37 @@ pub struct Stream {
     noops: u64,
     skipped: u64,
     doubtful: u64,
+    first_doubtful: Option<MailboxName>,
+    limit: Limit,
+    /// What has come of the list.
+    listed: Limit,
+}
+
+/// How much a list may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// Maximum number of records.
+    pub names: u64,
+    /// Maximum number of bytes.
+    pub bytes: u64,
+}
+
+/// Maximum number of names of a list where nothing is configured, unless the present list is long.
+const MAX_NAMES: u64 = 10_000_000;
+
+/// Maximum number of bytes for each name of the limit. A record of Cyrus has some hundred.
+const BYTES_PER_NAME: u64 = 512;
+
+impl Limit {
+    /// For so many names.
+    pub fn of_names(names: u64) -> Self {
+        Self { names, bytes: names.saturating_mul(BYTES_PER_NAME) }
+    }
+
+    /// Where nothing is configured: ten times the present list, and 10,000,000 at least.
+    pub fn by_present(names: u64) -> Self {
+        Self::of_names(names.saturating_mul(10).max(MAX_NAMES))
+    }
 }
 
 #[derive(Debug)]
@@ -67,7 +98,22 @@ impl Stream {
             noops: 0,
             skipped: 0,
             doubtful: 0,
+            first_doubtful: None,
+            limit: Limit::by_present(0),
+            listed: Limit { names: 0, bytes: 0 },
         }
+    }
+
+    /// The same with another limit for the list.
+    #[must_use]
+    pub fn limited(mut self, limit: Limit) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// The first of the names with a location that cannot be used.
+    pub fn first_doubtful(&self) -> Option<&MailboxName> {
+        self.first_doubtful.as_ref()
     }
 
     /// What the server said of itself.
@@ -96,6 +142,10 @@ impl Stream {
             Phase::Listing { heard, .. } => {
                 *heard = self.now;
                 self.tick(now);
+                self.listed.bytes = self.listed.bytes.saturating_add(bytes.len() as u64);
+                if self.listed.bytes > self.limit.bytes {
+                    self.fail(Failure::TooLong { what: "bytes", limit: self.limit.bytes });
+                }
             }
             Phase::Listed { noop: Noop::Due(_) } => self.tick(now),
             Phase::Listed { .. } => {}
@@ -195,17 +245,30 @@ impl Stream {
 
     fn read(&mut self) -> Result<Option<Event>, Failure> {
         loop {
-            let Some(response) = Response::read(&mut self.input)? else { return Ok(None) };
+            let Some(response) = Response::read(&mut self.input)? else {
+                if self.input.again() {
+                    continue;
+                }
+                return Ok(None);
+            };
             match response {
-                Response::Record { state, name, location, acl, .. } => {
+                Response::Record { state, name, location, acl, is_long, .. } => {
+                    if matches!(self.state, Phase::Listing { .. }) {
+                        self.listed.names += 1;
+                        if self.listed.names > self.limit.names {
+                            let limit = self.limit.names;
+                            return Err(Failure::TooLong { what: "names", limit });
+                        }
+                    }
                     let Ok(name) = MailboxName::new(name) else {
                         self.skipped += 1;
                         continue;
                     };
                     let record = match record::of_location(state, &location, &acl) {
-                        Ok(record) => record,
-                        Err(_) => {
+                        Ok(record) if !is_long => record,
+                        _ => {
                             self.doubtful += 1;
+                            self.first_doubtful.get_or_insert_with(|| name.clone());
                             doubtful()
                         }
                     };

@@ -4,7 +4,8 @@
 //! any bytes and lets the line go on after them. A response is read only once it is there as a
 //! whole, in one piece of memory; what is missing until then is remembered, so that a response that
 //! comes byte by byte is not read anew for each of them. A limit is checked against the announced
-//! length, before anything is kept for it.
+//! length, before anything is kept for it. The strings of a record may be longer than their limit: they
+//! are passed over, so that one such record does not keep the rest of the list away.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -17,6 +18,8 @@ pub const MAX_NAME: usize = 4096;
 pub const MAX_LOCATION: usize = 4096;
 /// Longest ACL, in bytes.
 pub const MAX_ACL: usize = 1 << 20;
+/// Longest string of a record that is passed over, in bytes.
+pub const MAX_SKIPPED: usize = 64 << 20;
 /// Longest line, in bytes without its literals.
 pub const MAX_LINE: usize = 64 * 1024;
 /// Longest line before the login is over, in bytes: banners and SASL challenges.
@@ -56,6 +59,8 @@ enum Wanted {
     Bytes(usize),
     /// The end of the line that begins at `line`; up to `seen` there is none.
     Newline { line: usize, seen: usize },
+    /// The end of the content of a literal of this length at `at`, of which nothing is kept.
+    Skipped { at: usize, left: usize },
 }
 
 /// Why reading stopped.
@@ -84,6 +89,10 @@ pub struct Input {
     start: usize,
     wanted: Wanted,
     max_line: usize,
+    /// Where the contents of literals were that have been passed over, counted as in [`Wanted`].
+    skipped: Vec<usize>,
+    /// One has to be passed over now.
+    again: bool,
 }
 
 const FRESH: Wanted = Wanted::Newline { line: 0, seen: 0 };
@@ -91,7 +100,8 @@ const FRESH: Wanted = Wanted::Newline { line: 0, seen: 0 };
 impl Input {
     /// Reads lines of at most `max_line` bytes.
     pub fn new(max_line: usize) -> Self {
-        Self { bytes: Vec::new(), start: 0, wanted: FRESH, max_line }
+        let (bytes, skipped) = (Vec::new(), Vec::new());
+        Self { bytes, start: 0, wanted: FRESH, max_line, skipped, again: false }
     }
 
     pub(super) fn set_max_line(&mut self, max_line: usize) {
@@ -107,7 +117,34 @@ impl Input {
         if self.bytes.is_empty() && self.bytes.capacity() > KEEP {
             self.bytes = Vec::new();
         }
+        let mut bytes = bytes;
+        if let Wanted::Skipped { at, left } = self.wanted {
+            let now = left.min(bytes.len());
+            bytes = bytes.get(now..).unwrap_or_default();
+            self.wanted = match left - now {
+                0 => Wanted::Bytes(at),
+                left => Wanted::Skipped { at, left },
+            };
+        }
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// To be called when [`next`](Self::next) has read nothing. Whether that is to be called again at
+    /// once.
+    pub(super) fn again(&mut self) -> bool {
+        let Wanted::Skipped { at, left } = self.wanted else { return false };
+        if !std::mem::take(&mut self.again) {
+            return false;
+        }
+        let from = self.bytes.len().min(self.start + at);
+        let there = left.min(self.bytes.len() - from);
+        self.bytes.drain(from..from + there);
+        self.skipped.push(at);
+        self.wanted = match left - there {
+            0 => Wanted::Bytes(at),
+            left => Wanted::Skipped { at, left },
+        };
+        left == there
     }
 
     /// Whether nothing is left to read.
@@ -120,6 +157,8 @@ impl Input {
         self.bytes = Vec::new();
         self.start = 0;
         self.wanted = FRESH;
+        self.skipped.clear();
+        self.again = false;
     }
 
     /// Reads one response, if it is there as a whole.
@@ -127,8 +166,12 @@ impl Input {
         &'a mut self,
         read: impl FnOnce(&mut Cursor<'a>) -> Result<T, Stop>,
     ) -> Result<Option<T>, WireError> {
+        if self.wanted == FRESH {
+            self.skipped.clear();
+        }
         let rest = self.bytes.get(self.start..).unwrap_or_default();
         match self.wanted {
+            Wanted::Skipped { .. } => return Ok(None),
             Wanted::Bytes(bytes) if rest.len() < bytes => return Ok(None),
             Wanted::Bytes(_) => {}
             Wanted::Newline { line, seen } => {
@@ -141,12 +184,20 @@ impl Input {
                 }
             }
         }
-        let mut cursor = Cursor { bytes: rest, at: 0, max_line: self.max_line };
+        let skipped = &self.skipped;
+        let mut cursor =
+            Cursor { bytes: rest, at: 0, max_line: self.max_line, skipped, is_long: false };
         match read(&mut cursor) {
             Ok(value) => {
                 self.start += cursor.at;
                 self.wanted = FRESH;
                 Ok(Some(value))
+            }
+            Err(Stop::More(Wanting(Wanted::Skipped { at, left }))) => {
+                // What has come of it is passed over by `again`.
+                self.wanted = Wanted::Skipped { at, left };
+                self.again = true;
+                Ok(None)
             }
             Err(Stop::More(Wanting(wanted))) => {
                 self.wanted = wanted;
@@ -162,9 +213,63 @@ pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
     max_line: usize,
+    skipped: &'a [usize],
+    is_long: bool,
 }
 
 impl<'a> Cursor<'a> {
+    /// Whether a [`long_string`](Self::long_string) was longer than its limit.
+    pub(super) fn is_long(&self) -> bool {
+        self.is_long
+    }
+
+    /// A space and a string; one that is longer than `max`, but not than [`MAX_SKIPPED`], is empty, and
+    /// [`is_long`](Self::is_long) says so.
+    pub(super) fn long_string(&mut self, max: usize) -> Result<Cow<'a, [u8]>, Stop> {
+        let spaces = self.rest().iter().take_while(|byte| **byte == b' ').count();
+        if spaces > 0 && self.rest().get(spaces) == Some(&b'{') {
+            self.at += spaces;
+            return self.long_literal(max).map(Cow::Borrowed);
+        }
+        let string = self.string(self.max_line)?;
+        if string.len() <= max {
+            return Ok(string);
+        }
+        self.is_long = true;
+        Ok(Cow::default())
+    }
+
+    fn long_literal(&mut self, max: usize) -> Result<&'a [u8], Stop> {
+        let (content, length) = self.announced(MAX_SKIPPED)?;
+        if length <= max {
+            return self.literal(max);
+        }
+        if !self.skipped.contains(&content) {
+            return Err(Stop::More(Wanting(Wanted::Skipped { at: content, left: length })));
+        }
+        self.at = content;
+        self.is_long = true;
+        Ok(&[])
+    }
+
+    /// Where the content of the literal begins, and its length.
+    fn announced(&self, max: usize) -> Result<(usize, usize), Stop> {
+        let line = self.line()?;
+        let digits = line
+            .strip_prefix(b"{")
+            .and_then(|line| line.strip_suffix(b"}"))
+            .map(|line| line.strip_suffix(b"+").unwrap_or(line))
+            .ok_or(WireError::BadLiteral)?;
+        let length = number(digits).ok_or(WireError::BadLiteral)?;
+        if length > max {
+            return Err(WireError::StringTooLong(max).into());
+        }
+        // From the number on, no more than the limits: nothing can overflow.
+        let mut content = self.at + line.len();
+        content += if self.bytes.get(content) == Some(&b'\r') { 2 } else { 1 };
+        Ok((content, length))
+    }
+
     fn rest(&self) -> &'a [u8] {
         self.bytes.get(self.at..).unwrap_or_default()
     }
@@ -221,19 +326,7 @@ impl<'a> Cursor<'a> {
 
     /// `{n}` or `{n+}`, the end of the line, and n bytes.
     pub(super) fn literal(&mut self, max: usize) -> Result<&'a [u8], Stop> {
-        let line = self.line()?;
-        let digits = line
-            .strip_prefix(b"{")
-            .and_then(|line| line.strip_suffix(b"}"))
-            .map(|line| line.strip_suffix(b"+").unwrap_or(line))
-            .ok_or(WireError::BadLiteral)?;
-        let length = number(digits).ok_or(WireError::BadLiteral)?;
-        if length > max {
-            return Err(WireError::StringTooLong(max).into());
-        }
-        // From the number on, no more than the limits: nothing can overflow.
-        let mut content = self.at + line.len();
-        content += if self.bytes.get(content) == Some(&b'\r') { 2 } else { 1 };
+        let (content, length) = self.announced(max)?;
         match self.bytes.get(content..content + length) {
             Some(bytes) => {
                 self.at = content + length;

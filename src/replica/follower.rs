@@ -4,7 +4,6 @@ use std::time::{Duration, SystemTime};
 
 use super::{ACCEPT_AFTER, About, Batch, Fate, HeldBack, Mark, Outcome, Put};
 use crate::changes::Changed;
-use crate::mailbox::{MailboxName, State};
 use crate::mupdate::Event;
 use crate::shrink::{Loss, ShrinkGuard};
 
@@ -45,49 +44,20 @@ impl Follower {
     }
 
     /// Writes what an event changes. Told twice is as good as told once; barriers and the end of
-    /// the list change nothing. Whether a name has gone missing: one that was deleted while it was
-    /// reserved or moving.
+    /// the list change nothing.
     pub fn apply<B: Batch>(
         &mut self,
         batch: &mut B,
         event: &Event,
-        now: Duration,
         clock: SystemTime,
-    ) -> Result<bool, B::Error> {
+    ) -> Result<(), B::Error> {
         match event {
             Event::Record(name, record) => {
                 self.told = self.told.saturating_add(1);
                 self.repeated |= batch.put(name, record, Changed::at(clock))? == Put::Same;
             }
-            Event::Deleted(name) => {
-                let passing = batch
-                    .get(name)?
-                    .is_some_and(|record| matches!(record.state, State::Reserved | State::Moving));
-                if passing && !self.accept_after.is_zero() {
-                    self.miss(batch, name, now, clock)?;
-                    return Ok(true);
-                }
-                batch.delete(name)?;
-            }
+            Event::Deleted(name) => drop(batch.delete(name)?),
             Event::Listed | Event::Current { .. } => {}
-        }
-        Ok(false)
-    }
-
-    fn miss<B: Batch>(
-        &self,
-        batch: &mut B,
-        name: &MailboxName,
-        now: Duration,
-        clock: SystemTime,
-    ) -> Result<(), B::Error> {
-        let mut about = batch.about()?;
-        let at = about.followed + now.saturating_sub(self.counted);
-        let since = Changed::at(clock);
-        batch.miss(name, &Mark { since, at, master: about.master.clone() })?;
-        if about.oldest.is_none() {
-            about.oldest = Some(at);
-            batch.set_about(&about)?;
         }
         Ok(())
     }

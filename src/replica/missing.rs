@@ -8,8 +8,8 @@ use crate::changes::Changed;
 use crate::mailbox::{MailboxName, Record};
 
 /// A name that was known and is in the master's list no more, although nobody has told that it was
-/// deleted, or that was deleted while it was reserved or moving: a master that starts removes
-/// reserved names (`ctl_cyrusdb -r`), also those in the middle of an XFER. Its mail is deferred.
+/// deleted. A master that starts, for instance, removes reserved names (`ctl_cyrusdb -r`), also those
+/// in the middle of an XFER. Its mail is deferred.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
     /// Its last record.

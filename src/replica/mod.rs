@@ -18,7 +18,6 @@
 //! | how the name went | what becomes of it |
 //! |---|---|
 //! | `DELETE` in the stream | its record is removed |
-//! | `DELETE` in the stream, while reserved or moving | [`Missing`] |
 //! | not in a full list | [`Missing`] |
 //! | not in a full list that has lost much | its record stays: the list is [held back](HeldBack) |
 //!
@@ -75,8 +74,6 @@ pub trait Batch {
     ) -> Result<Put, Self::Error>;
     /// Removes a name, whether it has a record or is missing. Whether it had a record.
     fn delete(&mut self, name: &MailboxName) -> Result<bool, Self::Error>;
-    /// Marks a name as missing if it has a record. Whether it had one.
-    fn miss(&mut self, name: &MailboxName, mark: &Mark) -> Result<bool, Self::Error>;
     /// Asks `judge` what becomes of each name, in internal form, with its mark if it is missing.
     /// Names that go missing now get `mark`.
     fn sweep(

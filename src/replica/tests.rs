@@ -83,11 +83,11 @@ fn what_a_list_changes_changed_just_now_and_the_rest_when_it_did() {
     let mut follower = Follower::default();
     for (n, server) in [(3, "be2"), (4, "be1"), (5, "be2"), (20, "be1")] {
         let event = Event::Record(name(n), record(server));
-        follower.apply(&mut table, &event, seconds(100), at(100)).unwrap();
+        follower.apply(&mut table, &event, at(100)).unwrap();
     }
     assert_eq!(changed_at(&table, [3, 4, 5, 20], 100), [3, 5, 20]);
     let event = Event::Record(name(5), record("be1"));
-    follower.apply(&mut table, &event, seconds(110), at(110)).unwrap();
+    follower.apply(&mut table, &event, at(110)).unwrap();
     // The list has 3 back at its old place, and 30 anew.
     list(&mut table, (0..10).chain([20, 30]), 120);
     assert_eq!(changed_at(&table, [20], 100), [20]);
@@ -98,8 +98,8 @@ fn what_a_list_changes_changed_just_now_and_the_rest_when_it_did() {
     for again in [1, 2] {
         let gone: Vec<u64> = if again == 1 { vec![20] } else { (0..10).chain([20, 30]).collect() };
         for n in &gone {
-            let (now, clock) = (seconds(200 * again), at(200 * again));
-            follower.apply(&mut table, &Event::Deleted(name(*n)), now, clock).unwrap();
+            let clock = at(200 * again);
+            follower.apply(&mut table, &Event::Deleted(name(*n)), clock).unwrap();
         }
         list(&mut table, (0..10).chain([20, 30]), 200 * again);
         assert_eq!(changed_at(&table, gone.clone(), 200 * again), gone);
@@ -266,7 +266,7 @@ fn deletions(
     now: u64,
 ) -> About {
     for n in names {
-        follower.apply(table, &Event::Deleted(name(n)), seconds(now), at(now)).unwrap();
+        follower.apply(table, &Event::Deleted(name(n)), at(now)).unwrap();
     }
     follower.finish(table, None, seconds(now), at(now)).unwrap().0
 }
@@ -301,11 +301,11 @@ fn a_master_that_is_told_again_of_what_it_lost_is_soon_believed() {
     follower.listed(&outcome, 1000, seconds(10));
     for n in 10..505 {
         let event = Event::Record(name(n), record("be1"));
-        follower.apply(&mut table, &event, seconds(15), at(15)).unwrap();
+        follower.apply(&mut table, &event, at(15)).unwrap();
         assert!(!follower.wants_list(&table.about, seconds(15)), "after {n}");
     }
     let event = Event::Record(name(505), record("be1"));
-    follower.apply(&mut table, &event, seconds(15), at(15)).unwrap();
+    follower.apply(&mut table, &event, at(15)).unwrap();
     assert!(follower.wants_list(&table.about, seconds(15)));
     // Not all of it was back.
     let outcome = list(&mut table, 0..506, 20);
@@ -314,7 +314,7 @@ fn a_master_that_is_told_again_of_what_it_lost_is_soon_believed() {
     assert!(!follower.wants_list(&table.about, seconds(15)));
     for n in 506..1000 {
         let event = Event::Record(name(n), record("be1"));
-        follower.apply(&mut table, &event, seconds(15), at(15)).unwrap();
+        follower.apply(&mut table, &event, at(15)).unwrap();
     }
     assert!(follower.wants_list(&table.about, seconds(15)));
     let outcome = list(&mut table, 0..1000, 30);
@@ -355,11 +355,11 @@ fn changes_may_be_told_twice_and_deletions_of_names_that_never_were() {
     let mut follower = Follower::default();
     let moved = Event::Record(name(1), record("be2"));
     for event in [&moved, &moved, &Event::Deleted(name(9)), &Event::Listed] {
-        follower.apply(&mut table, event, seconds(1), at(1)).unwrap();
+        follower.apply(&mut table, event, at(1)).unwrap();
     }
     assert_eq!(table.get(&name(1)).unwrap(), Some(record("be2")));
     for _ in 0..2 {
-        follower.apply(&mut table, &Event::Deleted(name(1)), seconds(1), at(1)).unwrap();
+        follower.apply(&mut table, &Event::Deleted(name(1)), at(1)).unwrap();
         assert_eq!(table.names().unwrap(), 0);
     }
 }

@@ -155,13 +155,6 @@ impl Batch for Table {
         Ok(self.records.remove(name.as_bytes()).is_some())
     }
 
-    fn miss(&mut self, name: &MailboxName, mark: &Mark) -> Result<bool, Infallible> {
-        let Some((record, _)) = self.records.remove(name.as_bytes()) else { return Ok(false) };
-        let missing = Missing { record, mark: mark.clone() };
-        self.missing.insert(name.as_bytes().to_vec(), missing);
-        Ok(true)
-    }
-
     fn sweep(
         &mut self,
         mark: &Mark,
@@ -176,7 +169,9 @@ impl Batch for Table {
                 Fate::Keep => {}
                 Fate::Miss => {
                     swept.missed += 1;
-                    self.miss(&MailboxName::new(name).unwrap(), mark)?;
+                    if let Some((record, _)) = self.records.remove(&name) {
+                        self.missing.insert(name, Missing { record, mark: mark.clone() });
+                    }
                 }
                 Fate::Remove => {
                     swept.removed += 1;

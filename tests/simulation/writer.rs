@@ -161,7 +161,7 @@ impl Writer {
             }
             let mut batch = shared.store().begin();
             for event in events {
-                let Ok(_) = self.follower.apply(&mut batch, event, now, shared.clock(now));
+                let Ok(()) = self.follower.apply(&mut batch, event, shared.clock(now));
             }
             let as_of = asked.map(|asked| shared.clock(asked));
             let Ok((about, names)) =

@@ -83,7 +83,8 @@ fn to_ask(mupdate: &Mupdate) -> Murder {
 
 fn replica_in(dir: &Path) -> ReplicaSettings {
     let accept_after = Duration::from_secs(600);
-    ReplicaSettings { directory: dir.join("replica"), accept_after, max_age: None }
+    let (max_age, max_names) = (None, None);
+    ReplicaSettings { directory: dir.join("replica"), accept_after, max_age, max_names }
 }
 
 /// Follows the servers into a directory.

@@ -244,10 +244,6 @@ impl Batch for Change<'_> {
         Ok(is_there && !missing)
     }
 
-    fn miss(&mut self, name: &MailboxName, mark: &Mark) -> Result<bool, Error> {
-        self.miss_key(name.as_bytes(), mark)
-    }
-
     fn sweep(
         &mut self,
         mark: &Mark,

@@ -113,7 +113,7 @@ where
                 0 => Event::Deleted(name),
                 _ => Event::Record(name, be(random)),
             };
-            follower.apply(batch, &event, Duration::from_secs(now), at(now)).unwrap();
+            follower.apply(batch, &event, at(now)).unwrap();
         }
         follower.finish(batch, Some(at(now)), Duration::from_secs(now), at(now)).unwrap();
         return None;
@@ -311,7 +311,7 @@ fn who_changed_a_moment_ago_is_known_by_all_who_read_the_replica_and_after_a_res
     let apply = |place: &mut Place, event: Event, ago| {
         let mut change = place.begin().unwrap();
         let clock = SystemTime::now() - Duration::from_secs(ago);
-        Follower::default().apply(&mut change, &event, Duration::ZERO, clock).unwrap();
+        Follower::default().apply(&mut change, &event, clock).unwrap();
         change.commit().unwrap();
     };
     apply(&mut place, event(1, "be2"), 0);

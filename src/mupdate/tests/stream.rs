@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mailbox::{AnonymousRights, State};
-use crate::mupdate::wire::{MAX_ACL, MAX_LOCATION, MAX_NAME};
+use crate::mupdate::wire::{MAX_ACL, MAX_LOCATION, MAX_NAME, MAX_SKIPPED};
 
 fn stream() -> Stream {
     let mut stream = Stream::new(session(Role::Master), Timings::default(), at(0.));
@@ -332,14 +332,12 @@ fn what_is_whole_when_the_connection_ends_is_told() {
 #[test]
 fn what_is_too_long_is_refused_when_it_is_announced() {
     for said in [
-        format!("U1 MAILBOX {{{}+}}\r\n", MAX_NAME + 1),
+        format!("U1 MAILBOX {{{}+}}\r\n", MAX_SKIPPED + 1),
         "U1 MAILBOX {99999999999999999999999999+}\r\n".into(),
-        format!("U1 MAILBOX user.a {{{}}}\r\n", MAX_LOCATION + 1),
-        format!("U1 MAILBOX user.a be1!x {{{}+}}\r\n", MAX_ACL + 1),
-        format!("U1 DELETE {{{}+}}\r\n", MAX_NAME + 1),
+        format!("U1 MAILBOX user.a {{{}}}\r\n", MAX_SKIPPED + 1),
+        format!("U1 MAILBOX user.a be1!x {{{}+}}\r\n", MAX_SKIPPED + 1),
+        format!("U1 DELETE {{{}+}}\r\n", MAX_SKIPPED + 1),
         format!("U1 NO {{{}+}}\r\n", MAX_NAME + 1),
-        format!("U1 MAILBOX \"{}\" a \"\"\r\n", "x".repeat(MAX_NAME + 1)),
-        format!("U1 MAILBOX {} a \"\"\r\n", "x".repeat(MAX_NAME + 1)),
         "x".repeat(MAX_LINE + 1),
         format!("U1 OK {}\r\n", "x".repeat(MAX_LINE)),
         format!("U1 MAILBOX {{1+}}\r\nx{}", "x".repeat(MAX_LINE + 1)),
@@ -349,6 +347,99 @@ fn what_is_too_long_is_refused_when_it_is_announced() {
         assert_eq!(events, [], "{begin}");
         assert_eq!(failure.map(|failure| failure.kind()), Some(FailureKind::Protocol), "{begin}");
     }
+}
+
+/// A record with strings of these lengths, as literals or quoted.
+fn long(name: &str, location: usize, acl: usize, literal: bool) -> String {
+    let string = |text: String| match literal {
+        true => format!("{{{}+}}\r\n{text}", text.len()),
+        false => format!("\"{text}\""),
+    };
+    let location = format!("be1!{}", "l".repeat(location));
+    let acl = format!("a\t{}\t", "r".repeat(acl));
+    format!("U1 MAILBOX {} {} {}\r\n", string(name.into()), string(location), string(acl))
+}
+
+#[test]
+fn record_that_is_too_long_does_not_keep_the_others_away() {
+    let (normal, line) = (long("user.z", 3, 3, true), 30_000);
+    for (record, is_told) in [
+        (long("user.a", MAX_LOCATION + 1, 3, true), true),
+        (long("user.a", 5 << 20, 3, true), true),
+        (long("user.a", MAX_LOCATION + 1, 3, false), true),
+        (long("user.a", line, 3, false), true),
+        (long("user.a", 3, MAX_ACL + 1, true), true),
+        (long("user.a", 2 * MAX_LOCATION, 2 * MAX_ACL, true), true),
+        (long(&"n".repeat(MAX_NAME + 1), 3, 3, true), false),
+        (long(&"n".repeat(MAX_NAME + 1), 2 * MAX_LOCATION, 3, false), false),
+        (format!("U1 DELETE {{5000+}}\r\n{}\r\n", "n".repeat(5000)), false),
+    ] {
+        let said = match record.contains("DELETE") {
+            true => format!("{normal}U1 OK \"x\"\r\n{record}{normal}"),
+            false => format!("{normal}{record}{normal}U1 OK \"x\"\r\n"),
+        };
+        for piece in [7_919, said.len()] {
+            let mut stream = stream();
+            let (mut told, mut failed) = (Vec::new(), None);
+            for piece in said.as_bytes().chunks(piece) {
+                stream.receive(piece, at(0.));
+                let (events, failure) = all(&mut stream);
+                told.extend(events);
+                failed = failed.or(failure);
+            }
+            let begin = &record[..30];
+            assert_eq!(failed, None, "{begin}");
+            let normal = active("user.z", "be1", "lll");
+            let mut records = told.iter().filter(|event| matches!(event, Event::Record(..)));
+            assert_eq!(records.next(), Some(&normal), "{begin}");
+            if is_told {
+                let Some(Event::Record(name, record)) = records.next() else { panic!("{begin}") };
+                assert_eq!((name.as_bytes(), record.state), (&b"user.a"[..], State::Reserved));
+                assert_eq!(stream.first_doubtful(), Some(name));
+            }
+            assert_eq!(records.collect::<Vec<_>>(), [&normal], "{begin}");
+            assert!(told.contains(&Event::Listed), "{begin}");
+            let counts = (stream.doubtful(), stream.skipped());
+            assert_eq!(counts, (u64::from(is_told), u64::from(!is_told)), "{begin}");
+        }
+    }
+}
+
+#[test]
+fn list_without_an_end_is_given_up() {
+    let record = mailbox("U1", "user.jane", "be1!default", "");
+    let limit = Limit { names: 100, bytes: 1 << 20 };
+    let mut limited = stream().limited(limit);
+    for _ in 0..100 {
+        limited.receive(record.as_bytes(), at(0.));
+        assert_eq!(all(&mut limited).1, None);
+    }
+    let mut endless = stream().limited(limit);
+    limited.receive(record.as_bytes(), at(0.));
+    let failure = all(&mut limited).1.unwrap();
+    assert_eq!(failure, Failure::TooLong { what: "names", limit: 100 });
+    assert!(failure.to_string().contains("max-names"));
+    // One that is never whole.
+    endless.receive(b"U1 MAILBOX user.jane {60000000+}\r\n", at(0.));
+    let failure = (0..100).find_map(|_| {
+        endless.receive(&[b'x'; 65_536], at(0.));
+        all(&mut endless).1
+    });
+    assert_eq!(failure, Some(Failure::TooLong { what: "bytes", limit: 1 << 20 }));
+    // What comes after the list has no such limit.
+    let mut listed = stream().limited(limit);
+    listed.receive(b"U1 OK \"x\"\r\n", at(0.));
+    for _ in 0..200 {
+        listed.receive(record.as_bytes(), at(0.));
+        assert_eq!(all(&mut listed).1, None);
+    }
+}
+
+#[test]
+fn limit_of_a_list_grows_with_the_present_one() {
+    assert_eq!(Limit::by_present(0).names, 10_000_000);
+    assert_eq!(Limit::by_present(3_000_000).names, 30_000_000);
+    assert_eq!(Limit::of_names(u64::MAX).bytes, u64::MAX);
 }
 
 #[test]

@@ -66,6 +66,11 @@ impl Mupdate {
         self.command(&format!("RESERVE \"{mailbox}\" \"{location}\""))
     }
 
+    /// The mailbox, which is active, is about to move away from `location`: the first step of an XFER.
+    pub fn deactivate(&mut self, mailbox: &str, location: &str) -> Done {
+        self.command(&format!("DEACTIVATE \"{mailbox}\" \"{location}\""))
+    }
+
     /// The mailbox is at `location`.
     pub fn activate(&mut self, mailbox: &str, location: &str) -> Done {
         self.command(&format!("ACTIVATE \"{mailbox}\" \"{location}\" \"\""))

@@ -12,6 +12,7 @@ mod faults;
 mod function;
 mod kills;
 mod logins;
+mod losses;
 mod master;
 mod migration;
 mod milter;
@@ -148,6 +149,10 @@ fn run_in(world: &mut World, report: &mut Report) {
     scenario("the master forgets everybody", upheavals::master_forgets);
     scenario("a slave takes the master's place", upheavals::slave_is_promoted);
     if release == without_cyrus::THOROUGH {
+        scenario(
+            "the frontend's list after an emptied master",
+            losses::frontends_list_after_an_emptied_master,
+        );
         scenario("mailboxes move while letters flow", churn::moved_to_and_fro);
     }
     scenario("every answer is lmtpd's own", |w| comparison::same_as_lmtpd(w));

@@ -2,7 +2,7 @@
 //! a frontend, and as many of them as make sense there.
 
 use super::{
-    asked, beside, churn, doctor, kills, logins, outages, paths, race, resync, threads,
+    asked, beside, churn, doctor, kills, logins, losses, outages, paths, race, resync, threads,
     whoever_asks,
 };
 use crate::Done;
@@ -49,6 +49,8 @@ pub fn run_in(world: &mut World, report: &mut Report) {
         scenario("a slave is promoted", outages::replaced_by_a_slave);
         scenario("others have all connections", outages::connections_taken);
         scenario("the master loses its list", outages::list_lost);
+        scenario("backends push to an emptied master one by one", losses::backends_push_one_by_one);
+        scenario("the master restarts in an XFER", losses::master_restarts_in_an_xfer);
         scenario("the master is asked for everybody", asked::of_the_master);
         scenario("a slave is asked for everybody", asked::of_a_slave);
         scenario("the daemon is killed every second", kills::every_second);
