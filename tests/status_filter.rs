@@ -68,6 +68,11 @@ fn refusals_that_say_nothing_of_the_recipient_become_temporary() {
         let kept = format!("host {BACKEND} {said}");
         assert!(filtered.starts_with("4.") && filtered.ends_with(&kept), "{filtered}");
     }
+    let failed =
+        "SASL authentication failed; server be1[192.0.2.1] said: 501 5.5.4 undefined error!";
+    for status in ["5.5.4", "5.7.8"] {
+        assert_eq!(filtered(&format!("{status} {failed}")), format!("4.7.0 {failed}"));
+    }
     let socket = "5.7.0 host mx[/run/lmtp] said: 530 No (in reply to MAIL FROM command)";
     assert!(filtered(socket).starts_with("4.7.0 host mx[/run/lmtp]"));
 }
@@ -81,6 +86,10 @@ fn refusals_of_a_recipient_or_a_message_stay() {
         (
             "5.7.1",
             "said: 550-5.7.1 host x said: 530 a (in reply to MAIL FROM command) 550 5.7.1 b (in reply to end of DATA command)",
+        ),
+        (
+            "5.7.1",
+            "said: 550 5.7.1 SASL authentication failed; no (in reply to end of DATA command)",
         ),
         ("5.3.4", "said: 552 5.3.4 Too big (in reply to MAIL FROM command)"),
         ("5.1.10", "said: 550 5.1.10 no mail (in reply to RCPT TO command)"),

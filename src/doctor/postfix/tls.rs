@@ -297,7 +297,8 @@ pub(crate) fn denied(why: &str) -> bool {
     why.contains("Permission denied")
 }
 
-/// A file or table that cannot be used, unless it is only the doctor who may not read it.
+/// A file or table that cannot be used, unless it is only the doctor who may not read it, or another
+/// server has to be asked, which may answer the next time.
 pub(crate) fn unreadable(
     check: &'static str,
     place: &str,
@@ -305,8 +306,14 @@ pub(crate) fn unreadable(
     why: &str,
     so: &str,
 ) -> Finding {
+    const SERVERS: [&str; 7] =
+        ["ldap", "memcache", "mongodb", "mysql", "pgsql", "socketmap", "tcp"];
+    let kind = name.strip_prefix("proxy:").unwrap_or(name).split(':').next().unwrap_or_default();
     match denied(why) {
         true => Finding::skipped(check, place, format!("{why}: run it as root")),
+        false if SERVERS.contains(&kind) => {
+            Finding::untested(check, place, format!("{name} cannot be asked now: {why}"))
+        }
         false => Finding::error(check, place, format!("cannot be used: {why}; {so}"))
             .mend(format!("put {name} there, or name another one")),
     }
@@ -336,7 +343,9 @@ mod tests {
         fn table(&self, table: &str, key: &str) -> Result<Option<String>, String> {
             match table {
                 "hash:/denied" => Err("open /denied.db: Permission denied".into()),
-                "hash:/missing" => Err("open /missing.db: No such file or directory".into()),
+                "hash:/missing" | "proxy:ldap:/missing" => {
+                    Err("open /missing.db: No such file or directory".into())
+                }
                 _ => Ok(self.policies.get(key).map(|policy| (*policy).to_owned())),
             }
         }
@@ -451,9 +460,11 @@ mod tests {
         let odd = of("be1.example.org:2003", "yes");
         assert!(matches!(found(&odd)[..], [(Severity::Error, _)]));
         let host = with_authority(&authority);
-        for (table, severity) in
-            [("hash:/missing", Severity::Error), ("hash:/denied", Severity::Skipped)]
-        {
+        for (table, severity) in [
+            ("hash:/missing", Severity::Error),
+            ("hash:/denied", Severity::Skipped),
+            ("proxy:ldap:/missing", Severity::Untested),
+        ] {
             let policy = policy(&host, &[("lmtp_tls_policy_maps", table)]);
             assert_eq!(policy.level, Level::Unknown);
             assert!(matches!(found(&policy)[..], [(this, _)] if this == severity), "{table}");

@@ -3,13 +3,15 @@
 use std::fs;
 use std::io::Write;
 
+use serde_json::Value;
+
 use super::{faults, function, master, newcomer, paths, stand, whoever_asks};
 use crate::clients::gate::Gate;
 use crate::clients::sink::Sink;
 use crate::exim::Exim;
 use crate::logs::{Line, Logs};
 use crate::murder::{ADMIN, PASSWORD};
-use crate::readme::Readme;
+use crate::readme::{PROGRAM, Readme};
 use crate::releases::is_wanted;
 use crate::report::Report;
 use crate::root::Root;
@@ -156,13 +158,18 @@ fn without_the_daemon(world: &mut World<Exim>) -> Done {
     world.holds_once(&world.murder.backends[0], "jane", "INBOX", &queued.id)
 }
 
+/// The configuration of such a daemon.
+fn another_way() -> String {
+    format!("{STATE}/another-way.toml")
+}
+
 /// The daemon with another way to the backend of jane, while something is done.
 fn with_backend<T>(
     world: &mut World<Exim>,
     settings: &str,
     what: impl FnOnce(&mut World<Exim>) -> Done<T>,
 ) -> Done<T> {
-    let file = format!("{STATE}/another-way.toml");
+    let file = another_way();
     let imapd_conf = world.murder.frontend.imapd_conf();
     let server = world.murder.backends[0].address;
     let text = format!(
@@ -279,6 +286,7 @@ fn with_tls_and_login(world: &mut World<Exim>) -> Done {
             world.delivered(&queued)?;
             world.holds_once(&world.murder.backends[0], "jane", "INBOX/Work", &queued.id)?;
         }
+        doctor_tries_the_login(&right)?;
         let queued = world.send(&["jane@example.org", "\"o.brien\"@example.org"])?;
         let attempts = world.delivered(&queued)?;
         ensure!(attempts.len() == 2, "{attempts:?}");
@@ -288,6 +296,45 @@ fn with_tls_and_login(world: &mut World<Exim>) -> Done {
     fs::remove_file(&file)?;
     world.murder.backends[0].restart_with(&[])?;
     seen
+}
+
+/// The doctor on a host without Postfix: what Exim's transport will meet at the first backend.
+/// `access`: the settings for its login that are right.
+fn doctor_tries_the_login(access: &str) -> Done {
+    let file = format!("{STATE}/doctor.toml");
+    let daemon = fs::read_to_string(another_way())?;
+    let findings = |access: &str| -> Done<Vec<Value>> {
+        fs::write(&file, format!("{daemon}{access}"))?;
+        let mut doctor = sandbox::command(PROGRAM);
+        doctor.args(["doctor", "--json", "--no-master", "--config", &file]);
+        let output = doctor.args(["--recipient", "jane+Work@Example.Org"]).output()?;
+        let report: Value = serde_json::from_slice(&output.stdout)
+            .map_err(|e| format!("{e}: {}", String::from_utf8_lossy(&output.stderr)))?;
+        Ok(report["findings"].as_array().ok_or("no findings")?.clone())
+    };
+    let all = findings(access)?;
+    for check in ["backend/login", "backend/recipient"] {
+        let fine = all.iter().any(|f| f["check"] == check && f["severity"] == "ok");
+        ensure!(fine, "nothing of {check}: {all:?}");
+    }
+    for (access, says) in [
+        (String::new(), "has none for it"),
+        (
+            access.replace("username = ", "username = \"nobody\"\n#"),
+            "refused the login of `nobody`",
+        ),
+        (access.replace("tls-name = ", "tls-name = \"other.test\"\n#"), "is not for `other.test`"),
+        (access.replace("ca-file = ", "ca-file = \"/nothing\"\n#"), "/nothing: No such file"),
+    ] {
+        let all = findings(&access)?;
+        let told = all.iter().any(|finding| {
+            finding["check"] == "backend/login"
+                && finding["severity"] == "error"
+                && finding["what"].as_str().is_some_and(|what| what.contains(says))
+        });
+        ensure!(told, "no error that says {says:?}: {all:?}");
+    }
+    Ok(())
 }
 
 /// The same by Exim's smtp transport.

@@ -525,6 +525,7 @@ fn by_login(world: &mut World) -> Done {
         doctor::agrees()?;
         let right = fs::read_to_string(&file)?;
         fs::write(&file, right.replace(&format!(":{PASSWORD}"), ":wrong"))?;
+        add_to_main_cf("lmtp_sasl_auth_soft_bounce = no")?;
         world.mail_server.restart_as_it_is()?;
         waits_for(world, |world| {
             fs::write(&file, &right)?;
