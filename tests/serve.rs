@@ -51,6 +51,22 @@ fn every_map_answers_in_the_exact_words_mail_servers_know() {
 }
 
 #[test]
+fn a_user_is_known_whatever_the_length_of_the_detail() {
+    let site = Site::new();
+    let daemon = Daemon::start(&site);
+    let mut client = daemon.connect();
+    for length in [900, 1000, 1001, 2048, 4000, 9000] {
+        let detail = "x".repeat(length);
+        let answer = client.ask("lmtp", &format!("jane+{detail}@example.org"));
+        assert_eq!(answer, "OK lmtp:inet:be1.example.org:2003", "{length}");
+        let answer = client.ask("lmtp", &format!("{detail}@example.org"));
+        assert_eq!(answer, "OK error:5.1.1 User unknown", "{length}");
+        assert_eq!(client.ask("lmtp", &format!("jane+{detail}@elsewhere.example")), "NOTFOUND ");
+    }
+    assert_eq!(client.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:2003");
+}
+
+#[test]
 fn a_list_that_is_torn_emptied_or_gone_defers_and_recovers_by_itself() {
     let site = Site::new();
     let daemon = Daemon::start(&site);

@@ -5,9 +5,10 @@ use std::fmt;
 
 use crate::domains::a_labels;
 
-/// Longest key taken for a recipient, in bytes. RFC 5321 §4.5.3.1 allows 64 + 1 + 255; the rest is
-/// room for quoting and long details.
-pub const MAX_KEY: usize = 1000;
+/// Longest key taken for a recipient, in bytes: as long as a socketmap request may be. RFC 5321
+/// §4.5.3.1 allows 64 + 1 + 255, but mail servers take more (Postfix: `line_length_limit`, 2,048), and
+/// `lmtpd` drops a detail of any length where there is no folder of its name.
+pub const MAX_KEY: usize = 10_000;
 
 /// A recipient as a mail server names it in a lookup.
 ///
