@@ -28,6 +28,7 @@ mod resync;
 mod sendmail;
 mod table;
 mod threads;
+mod trouble;
 mod units;
 mod upheavals;
 mod without_cyrus;

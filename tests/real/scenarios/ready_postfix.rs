@@ -9,7 +9,7 @@ use std::process::Command;
 use super::beside::{becomes_well, switch};
 use super::faults::{Target, restarts_under_load};
 use super::without_cyrus::THOROUGH;
-use super::{doctor, migration, newcomer, paths, refusals};
+use super::{doctor, migration, newcomer, paths, refusals, trouble};
 use crate::clients::sink::Sink;
 use crate::clients::socketmap::Socketmap;
 use crate::exchanger::{self, Exchanger};
@@ -44,6 +44,7 @@ const CA_FILE: &str = "/etc/ssl/murder-ca.pem";
 pub const DAEMON: &str = "The daemon";
 const SOCKET: &str = "A socket in the chroot";
 pub const PIECES: &str = "The pieces";
+pub const STOPPED: &str = "While murder-route is stopped";
 const LOGIN: &str = "Backends that want a login, or TLS";
 
 /// Runs them.
@@ -62,6 +63,8 @@ pub fn run_in(world: &mut World, report: &mut Report) {
     scenario("policy in the chroot, restarted under load", by_policy);
     scenario("milter in the chroot", by_milter);
     if release == THOROUGH {
+        scenario("while the daemon is stopped", trouble::stopped_daemon);
+        scenario("a backend hangs beside the others", trouble::hung_backend);
         scenario("from lmtpproxyd to murder-route, and back", migration::there_and_back);
         scenario("backends want a login, and the password stays secret", by_login);
         scenario("a backend that refuses Postfix itself bounces nothing", refuses_us);
@@ -167,7 +170,7 @@ fn chrooted() -> Done {
 }
 
 /// A setting as Postfix has it.
-fn setting(name: &str) -> Done<String> {
+pub fn setting(name: &str) -> Done<String> {
     let value = run(sandbox::command("postconf").args(["-h", name]))?;
     Ok(value.trim_end().to_owned())
 }
