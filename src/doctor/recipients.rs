@@ -5,7 +5,7 @@ use super::socket::Outcome;
 use super::{Finding, shown};
 use crate::domains::Domains;
 use crate::mailbox::MailboxName;
-use crate::maps::Maps;
+use crate::maps::{BUILT_IN, Maps, UnknownPolicy};
 use crate::router::{Decision, Route, Router};
 use crate::wire::netstring::Decoder;
 use crate::wire::policy;
@@ -15,6 +15,12 @@ use crate::wire::socketmap::{REPLY_LIMIT, Reply, Request};
 
 /// Longest answer in lines or packets that is waited for, in bytes. Ours are far shorter.
 const ANSWER_LIMIT: usize = 16_384;
+
+/// What is expected of the map `lmtp` where it cannot be told here what the daemon knows.
+const DEFERRED: &str = "deferred";
+
+/// What the map `lmtp` says of a recipient that is none of ours.
+const FOREIGN: &str = "NOTFOUND ";
 
 /// What a milter says to a recipient that it lets pass.
 const CONTINUE: &str = "continue";
@@ -120,9 +126,10 @@ pub fn expected(
     recipient: &str,
     route: &Route,
 ) -> Option<String> {
-    // The daemon may know more than a command does.
+    // The daemon may know more than a command does, but the domain is ours to it as well: see `agrees`.
     if matches!(route.decision, Decision::Deferred(_)) {
-        return None;
+        let told_apart = map == Some(BUILT_IN[0]) && maps.unknown != UnknownPolicy::NotFound;
+        return (told_apart && maps.fallback.is_none()).then(|| DEFERRED.to_owned());
     }
     match protocol {
         Protocol::Socketmap | Protocol::Line => {
@@ -153,9 +160,11 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Whether both say the same.
+    /// Whether both say the same. Where the configuration defers, any other answer for a recipient of ours
+    /// may be right.
     pub fn agrees(&self) -> bool {
-        matches!(&self.outcome, Outcome::Said { answer } if *answer == self.expected)
+        let Outcome::Said { answer } = &self.outcome else { return false };
+        *answer == self.expected || (self.expected == DEFERRED && *answer != FOREIGN)
     }
 }
 
@@ -292,8 +301,13 @@ mod tests {
             }
         }
         let deferred = route(Decision::Deferred(Cause::List));
-        let of = expected(Protocol::Policy, None, &maps, &router, "a@example.org", &deferred);
-        assert_eq!(of, None);
+        let of = |maps: &Maps, map| {
+            expected(Protocol::Socketmap, Some(map), maps, &router, "a@example.org", &deferred)
+        };
+        assert_eq!(of(&maps, "recipient"), None);
+        assert_eq!(of(&maps, "lmtp").as_deref(), Some(DEFERRED));
+        assert_eq!(of(&Maps::new(UnknownPolicy::NotFound, None), "lmtp"), None);
+        assert_eq!(of(&Maps::new(UnknownPolicy::Reject, Some("a:b".into())), "lmtp"), None);
     }
 
     #[test]
@@ -333,6 +347,16 @@ mod tests {
             assert_eq!(found.severity, severity, "{outcome:?}");
             let named = severity == Severity::Ok || found.what.contains("jane@example.org");
             assert!(named, "{found:?}");
+        }
+        // Where it cannot be told here, the domain must be ours to the daemon all the same.
+        for (answer, severity) in [
+            ("OK lmtp:inet:be2:2003", Severity::Ok),
+            ("OK error:5.1.1 User unknown", Severity::Ok),
+            ("TEMP busy", Severity::Ok),
+            ("NOTFOUND ", Severity::Error),
+        ] {
+            let deferred = Asked { expected: DEFERRED.into(), ..said(answer) };
+            assert_eq!(judge("s", &[deferred]).unwrap().severity, severity, "{answer}");
         }
         let found = judge("s", &[said("NOTFOUND "), said("NOTFOUND "), fine]).unwrap();
         assert!(found.what.ends_with("of 1 others"), "{found:?}");

@@ -87,11 +87,15 @@ fn unverified(settings: &Settings, ours: &[Use], place: &str, ask: &dyn Ask) -> 
             words(&all).any(|word| word.ends_with("reject_unverified_recipient"))
         })
     };
-    // Who logs in to submit may be told by a bounce.
+    // Who logs in to submit is known, and may be told by a bounce.
+    let submits = |smtpd: &Service| {
+        let port = smtpd.name.rsplit(':').next().unwrap_or_default();
+        ["submission", "submissions", "smtps", "587", "465"].contains(&port)
+    };
     let open = settings.running("smtpd").find(|smtpd| {
         let exempt = words(settings.of(smtpd, "receive_override_options"))
             .any(|option| option == "no_unknown_recipient_checks");
-        smtpd.name == "smtp" && !exempt && !asks(smtpd)
+        !submits(smtpd) && !exempt && !asks(smtpd)
     })?;
     let what = format!(
         "smtpd ({}) does not ask it before it takes a message (reject_unverified_recipient), and we take \
