@@ -146,6 +146,9 @@ pub(super) fn shown(text: &[u8]) -> String {
             byte => shown.extend(byte.escape_ascii().map(char::from)),
         }
     }
+    if text.len() > MAX_SHOWN {
+        shown.push_str("...");
+    }
     shown
 }
 
@@ -164,4 +167,16 @@ pub(super) fn unknown(line: &[u8]) -> Result<(), Failure> {
 /// What a status line means whose tag nothing waits for.
 pub(super) fn unasked(text: &[u8]) -> Failure {
     Failure::protocol(format!("an answer to nothing that was asked: `{}`", shown(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_is_cut_ends_in_dots() {
+        let long = "no ".repeat(100);
+        assert!(shown(long.as_bytes()).ends_with("no no..."), "{}", shown(long.as_bytes()));
+        assert_eq!(shown(b"it's \"no\"\x07"), r#"it's "no"\x07"#);
+    }
 }
