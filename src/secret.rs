@@ -2,18 +2,18 @@
 
 use std::fmt;
 
-/// A password: it is neither shown by `Debug` nor by `Display`.
+/// A password: bytes, as Cyrus takes them, and neither shown by `Debug` nor by `Display`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Vec<u8>);
 
 impl Secret {
     /// Keeps a password.
-    pub fn new(password: impl Into<String>) -> Self {
+    pub fn new(password: impl Into<Vec<u8>>) -> Self {
         Self(password.into())
     }
 
     /// The password itself.
-    pub fn reveal(&self) -> &str {
+    pub fn reveal(&self) -> &[u8] {
         &self.0
     }
 }
@@ -38,6 +38,6 @@ mod tests {
     fn a_password_is_not_shown() {
         let secret = Secret::new("geheim");
         assert_eq!(format!("{secret} {secret:?}"), "(not shown) (not shown)");
-        assert_eq!(secret.reveal(), "geheim");
+        assert_eq!(secret.reveal(), b"geheim");
     }
 }

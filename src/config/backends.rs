@@ -295,6 +295,6 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let credentials = access.credentials().unwrap().unwrap();
         assert_eq!(credentials.name(), "postman");
-        assert_eq!(credentials.password().unwrap().reveal(), "secret");
+        assert_eq!(credentials.password().unwrap().reveal(), b"secret");
     }
 }

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use crate::address::{Release, Rules};
 use crate::domains::Domains;
 use crate::endpoint::{Endpoint, Listen};
-use crate::imapd_conf::{self, ImapdConf, LMTP_SERVICES, Virtdomains};
+use crate::imapd_conf::{self, ImapdConf, LMTP_SERVICES, MupdateConfig, Virtdomains};
 use crate::maps::{Maps, UnknownPolicy};
 use crate::regular_file;
 use crate::replica::ACCEPT_AFTER;
@@ -323,13 +323,17 @@ impl Settings {
         });
 
         let domains = domains(given, &file)?;
-        let backends_list = imapd.as_ref().is_some_and(|imapd| imapd.proxyservers);
-        if backends_list && mailboxes_db.is_some() {
+        // lmtpd goes by both (`lib/libconfig.c`, `config_mupdate_config`): without a MUPDATE server there is
+        // no murder, and in a unified or replicated one every server has the whole list.
+        let server = imapd.as_ref().filter(|imapd| murder && imapd.proxyservers);
+        let server = server.filter(|_| mailboxes_db.is_some());
+        let standard =
+            |imapd: &imapd_conf::Options| imapd.mupdate_config == MupdateConfig::Standard;
+        if server.is_some_and(standard) {
             let murder = match proof {
-                Proof::Master { .. } => "all others are asked of the master, one by one",
                 Proof::Slave(_) => "misses cannot be confirmed here and are deferred",
-                Proof::Complete | Proof::List => {
-                    "whoever has his mailbox on another server is unknown here"
+                Proof::Master { .. } | Proof::Complete | Proof::List => {
+                    "all others are asked of the master, one by one"
                 }
             };
             warnings.push(format!(
@@ -343,6 +347,13 @@ impl Settings {
         };
         let rules_of = |release: &Release| rules(imapd.as_ref(), *release);
         let backends = file.backends.build().map_err(|text| file_error(&file_path, text))?;
+        if server.is_some_and(|imapd| !standard(imapd)) && backends.local.is_none() {
+            warnings.push(
+                "imapd.conf sets mupdate_config, so that this host has mailboxes of its own; mail for \
+                 them is deferred; set `local` in [backends]"
+                    .into(),
+            );
+        }
         let maps = file.maps(unknown).map_err(|text| file_error(&file_path, text))?;
         let listeners = match &*given.listen {
             [] => file.listeners(base),

@@ -88,7 +88,7 @@ impl Mupdate {
 
 impl Server {
     /// Reads an address as imapd.conf's `mupdate_server` has it: `host`, `host:port`, and after a
-    /// `/` options of no concern here (Cyrus `imap/backend.c:backend_connect`); besides
+    /// `/` options, which are passed over here (Cyrus `imap/backend.c:backend_connect`); besides
     /// `[address]:port` for IPv6, which Cyrus cannot write.
     pub fn parse(text: &str) -> Result<Self, String> {
         let bad =
@@ -140,13 +140,27 @@ pub(super) enum Mode {
     Find,
 }
 
+/// A server, and whether its name asks for TLS: `host/tls` (Cyrus `imap/backend.c:backend_connect`).
+#[derive(Debug, Clone)]
+struct Named {
+    server: Server,
+    tls: bool,
+}
+
+impl Named {
+    fn parse(text: &str) -> Result<Self, String> {
+        let tls = text.split('/').skip(1).any(|option| option == "tls");
+        Ok(Self { server: Server::parse(text)?, tls })
+    }
+}
+
 /// `[mupdate]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct FileMupdate {
     pub(super) mode: Option<Mode>,
     #[serde(deserialize_with = "servers")]
-    servers: Vec<Server>,
+    servers: Vec<Named>,
     pub(super) imapd_conf: Option<PathBuf>,
     username: Option<String>,
     authname: Option<String>,
@@ -186,12 +200,13 @@ impl FileMupdate {
     ) -> Result<Option<Result<Mupdate, String>>, ConfigError> {
         let servers = match (&*self.servers, conf.and_then(|conf| conf.mupdate_server.as_ref())) {
             ([], None) => return Ok(None),
-            ([], Some(named)) => match Server::parse(named) {
+            ([], Some(named)) => match Named::parse(named) {
                 Ok(server) => vec![server],
                 Err(why) => return Ok(Some(Err(format!("imapd.conf: mupdate_server: {why}")))),
             },
             (servers, _) => servers.to_vec(),
         };
+        let named_tls = servers.iter().any(|named| named.tls);
         let or = |own: &Option<String>, theirs: fn(&imapd_conf::Options) -> &Option<String>| {
             own.clone().or_else(|| conf.and_then(|conf| theirs(conf).clone()))
         };
@@ -216,7 +231,7 @@ impl FileMupdate {
             }
         };
         let tls = Tls {
-            when: self.tls.unwrap_or(match self.speaks_of_tls() {
+            when: self.tls.unwrap_or(match self.speaks_of_tls() || named_tls {
                 true => WhenTls::Required,
                 false => WhenTls::IfOffered,
             }),
@@ -225,7 +240,7 @@ impl FileMupdate {
             name: self.tls_name.clone(),
         };
         Ok(Some(Ok(Mupdate {
-            servers,
+            servers: servers.into_iter().map(|named| named.server).collect(),
             credentials,
             tls,
             allow_plaintext: self.allow_plaintext,
@@ -249,25 +264,25 @@ pub(super) fn read_password(path: &Path) -> Result<Secret, ConfigError> {
              write it (chmod 0640)"
         )));
     }
-    let mut text = String::new();
-    let read = file.take(PASSWORD_LIMIT + 1).read_to_string(&mut text).map_err(io)?;
-    let password = text.strip_suffix('\n').unwrap_or(&text);
-    let password = password.strip_suffix('\r').unwrap_or(password);
+    let mut bytes = Vec::new();
+    let read = file.take(PASSWORD_LIMIT + 1).read_to_end(&mut bytes).map_err(io)?;
+    let password = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let password = password.strip_suffix(b"\r").unwrap_or(password);
     if read as u64 > PASSWORD_LIMIT {
         return Err(wrong(format!("longer than {PASSWORD_LIMIT} bytes")));
     }
-    if password.is_empty() || password.contains(['\n', '\r', '\0']) {
+    if password.is_empty() || password.iter().any(|b| b"\n\r\0".contains(b)) {
         return Err(wrong("it must hold the password in one line, and nothing else".into()));
     }
     Ok(Secret::new(password))
 }
 
-fn servers<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Server>, D::Error> {
+fn servers<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Named>, D::Error> {
     let words = list(input)?;
     if words.is_empty() {
         return Err(de::Error::custom("without a server there is nobody to ask"));
     }
-    words.iter().map(|word| Server::parse(word).map_err(de::Error::custom)).collect()
+    words.iter().map(|word| Named::parse(word).map_err(de::Error::custom)).collect()
 }
 
 /// Longest `negative-cache`, in seconds: by then a new user has told somebody his address.

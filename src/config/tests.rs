@@ -79,7 +79,7 @@ fn options_alone_lead_to_a_replica_without_a_configuration_file() {
     let mupdate = settings.mupdate.unwrap();
     assert_eq!(mupdate.servers, [Server { host: "127.0.0.1".into(), port: 13905 }]);
     assert_eq!(mupdate.credentials.authname, "postman");
-    assert_eq!(mupdate.credentials.password.as_ref().unwrap().reveal(), "geheim");
+    assert_eq!(mupdate.credentials.password.as_ref().unwrap().reveal(), b"geheim");
     assert!(mupdate.allow_plaintext);
     assert_eq!(mupdate.tls.when, WhenTls::IfOffered);
 }
@@ -183,7 +183,7 @@ fn our_file_wins_over_imapd_conf_and_another_imapd_conf_may_lead_to_the_local_mu
     assert_eq!(mupdate.servers[0].to_string(), "localhost:3905");
     let Credentials { username, authname, password, .. } = mupdate.credentials;
     assert_eq!((username.as_str(), authname.as_str()), ("deputy", "here"));
-    assert_eq!(password.unwrap().reveal(), "s3cret ");
+    assert_eq!(password.unwrap().reveal(), b"s3cret ");
 }
 
 /// A refused login is explained by it.
@@ -222,7 +222,7 @@ fn a_password_that_others_can_read_is_refused_and_never_shown() {
         site.write("pw", text, mode);
         let settings = site.load().unwrap();
         assert!(!format!("{settings:?}").contains("s3cret"));
-        assert_eq!(settings.mupdate.unwrap().credentials.password.unwrap().reveal(), "s3cret");
+        assert_eq!(settings.mupdate.unwrap().credentials.password.unwrap().reveal(), b"s3cret");
     }
 }
 
@@ -238,6 +238,16 @@ fn who_says_how_the_master_proves_itself_insists_on_tls() {
     assert_eq!(of("ca-file = \"ca.pem\"\n"), WhenTls::Required);
     assert_eq!(of("tls-name = \"mu.example.org\"\n"), WhenTls::Required);
     assert_eq!(of("ca-file = \"ca.pem\"\ntls = \"if-offered\"\n"), WhenTls::IfOffered);
+    // As Cyrus' own slave does for such a name.
+    assert_eq!(of("servers = [\"mu:3905/tls\"]\n"), WhenTls::Required);
+    for (server, when) in [
+        ("mu:3905/tls", WhenTls::Required),
+        ("mu/noauth/tls", WhenTls::Required),
+        ("mu/noauth", WhenTls::IfOffered),
+    ] {
+        let mupdate = loaded(&format!("mupdate_server: {server}\n{LOGIN}"), "").mupdate.unwrap();
+        assert_eq!((mupdate.tls.when, &*mupdate.servers[0].host), (when, "mu"), "{server}");
+    }
 }
 
 #[test]
@@ -263,6 +273,45 @@ fn names_made_by_guess_refuse_nobody_unless_that_is_said() {
         assert!(settings.warnings[0].contains("empty.conf: sets nothing"));
     }
     assert_eq!(loaded("", "").maps.unknown, UnknownPolicy::Reject);
+}
+
+#[test]
+fn only_a_backend_of_a_standard_murder_is_warned_of_its_list() {
+    let warned = |imapd_conf: &str, toml: &str, text: &str| {
+        let warnings = loaded(imapd_conf, toml).warnings;
+        warnings.iter().any(|warning| warning.contains(text))
+    };
+    let murder = format!("proxyservers: fe\nmupdate_server: mu\n{LOGIN}");
+    for (imapd_conf, toml, own, local) in [
+        (murder.clone(), "", true, false),
+        (format!("{murder}mupdate_config: unified\n"), "", false, true),
+        (format!("{murder}mupdate_config: replicated\n"), "", false, true),
+        (format!("{murder}mupdate_config: unified\n"), "[backends]\nlocal = \"h\"\n", false, false),
+        ("proxyservers: fe\n".into(), "", false, false),
+        ("mupdate_config: unified\n".into(), "", false, false),
+    ] {
+        assert_eq!(warned(&imapd_conf, toml, "holds only its own"), own, "{imapd_conf}{toml}");
+        assert_eq!(warned(&imapd_conf, toml, "`local` in [backends]"), local, "{imapd_conf}{toml}");
+    }
+}
+
+#[test]
+fn a_password_is_taken_byte_by_byte() {
+    let site = Site::new("", "imapd-conf = \"imapd.conf\"\n");
+    let imapd_conf = b"configdirectory: /v\nmupdate_server: mu\nmupdate_authname: a\n\
+                       mupdate_password: p\xe4ss\n";
+    fs::write(site.path("imapd.conf"), imapd_conf).unwrap();
+    let settings = site.load().unwrap();
+    assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+    assert_eq!(settings.mupdate.unwrap().credentials.password.unwrap().reveal(), b"p\xe4ss");
+    fs::write(site.path("imapd.conf"), "configdirectory: /v\n").unwrap();
+    let toml = "imapd-conf = \"imapd.conf\"\n[mupdate]\nservers = [\"mu\"]\nauthname = \"a\"\n\
+                password-file = \"password\"\n";
+    site.write("murder-route.toml", toml, 0o600);
+    site.write("password", "", 0o600);
+    fs::write(site.path("password"), b"p\xe4ss\r\n").unwrap();
+    let mupdate = site.load().unwrap().mupdate.unwrap();
+    assert_eq!(mupdate.credentials.password.unwrap().reveal(), b"p\xe4ss");
 }
 
 #[test]

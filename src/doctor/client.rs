@@ -225,7 +225,7 @@ mod tests {
             assert_eq!(client.password, Some(true), "{key}");
             let credentials = client.credentials.unwrap();
             assert_eq!(credentials.name(), "postman");
-            assert_eq!(credentials.password().unwrap().reveal(), "se:cret");
+            assert_eq!(credentials.password().unwrap().reveal(), b"se:cret");
             assert_eq!(client.findings, []);
         }
         assert_eq!(client(&Host { key: "be2", ..HOST }, BE1, &[]).password, Some(false));

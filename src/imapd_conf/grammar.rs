@@ -24,6 +24,8 @@ pub(super) struct Line {
     /// In lower case.
     pub(super) key: String,
     pub(super) value: String,
+    /// The value as it stands, if it is not UTF-8.
+    pub(super) bytes: Option<Vec<u8>>,
     pub(super) place: Place,
 }
 
@@ -50,7 +52,8 @@ impl Parser<'_> {
     /// `from` is where the file is asked for.
     fn file(&mut self, path: &Path, depth: usize, from: &Place) -> Result<(), ConfError> {
         let wrong = |what: String| Err(ConfError { place: from.clone(), what });
-        if self.seen.iter().any(|seen| seen == path) {
+        // As strings, as Cyrus does: `/etc/./x` is another file than `/etc/x`.
+        if self.seen.iter().any(|seen| seen.as_os_str() == path.as_os_str()) {
             return wrong(format!("{} is included a second time", path.display()));
         }
         if depth > MAX_DEPTH {
@@ -59,6 +62,12 @@ impl Parser<'_> {
         self.seen.push(path.to_owned());
         let text = match (self.read)(path) {
             Ok(text) => text,
+            // fopen(3) opens a directory to read it, and fgets(3) gets nothing.
+            Err(error) if depth > 0 && error.kind() == io::ErrorKind::IsADirectory => {
+                let what = format!("{} is a directory: nothing in it is read", path.display());
+                self.warnings.push(Warning { place: from.clone(), what });
+                return Ok(());
+            }
             Err(error) => return wrong(format!("cannot read {}: {error}", path.display())),
         };
         match self.left.checked_sub(text.len()) {
@@ -73,6 +82,16 @@ impl Parser<'_> {
         let mut first = None;
         for (line, number) in text.split_inclusive(|byte| *byte == b'\n').zip(1u32..) {
             let line_one = *first.get_or_insert(number);
+            // C's strings end there, and a line that ends so is not continued.
+            let (line, nul) = match memchr::memchr(0, line) {
+                Some(end) => (&line[..end], true),
+                None => (line, false),
+            };
+            if nul {
+                let place = Place { file: path.to_owned(), line: Some(number) };
+                let what = "a NUL byte: Cyrus reads the line up to that";
+                self.warnings.push(Warning { place, what: what.into() });
+            }
             // Only before a LF: not at the end of the file, and not before CR LF.
             if let Some(begin) = line.strip_suffix(b"\\\n") {
                 joined.extend_from_slice(begin);
@@ -97,9 +116,6 @@ impl Parser<'_> {
             return Ok(());
         }
         let wrong = |what: &str| Err(ConfError { place: place.clone(), what: what.into() });
-        if line.contains(&0) {
-            return wrong("a NUL byte");
-        }
         let end = line
             .iter()
             .skip(usize::from(line[0] == b'@'))
@@ -113,18 +129,17 @@ impl Parser<'_> {
         };
         // Names are ASCII by now.
         let key = String::from_utf8_lossy(key).to_ascii_lowercase();
-        let value = match String::from_utf8_lossy(trim(value)) {
-            value if value.is_empty() => {
-                return wrong(&format!("`{key}` has no value: leave the line out instead"));
-            }
-            value => {
-                if value.contains(char::REPLACEMENT_CHARACTER) {
-                    let what = format!("the value of `{key}` is not UTF-8 and was changed");
-                    self.warnings.push(Warning { place: place.clone(), what });
-                }
-                value.into_owned()
-            }
-        };
+        let value = trim(value);
+        if value.is_empty() {
+            return wrong(&format!("`{key}` has no value: leave the line out instead"));
+        }
+        let bytes = std::str::from_utf8(value).is_err().then(|| value.to_vec());
+        // A password is taken as it stands.
+        if bytes.is_some() && !key.ends_with("_password") {
+            let what = format!("the value of `{key}` is not UTF-8 and was changed");
+            self.warnings.push(Warning { place: place.clone(), what });
+        }
+        let value = String::from_utf8_lossy(value).into_owned();
         match key.as_str() {
             "" => wrong("not an option: nothing before the colon"),
             "@include" => {
@@ -139,7 +154,7 @@ impl Parser<'_> {
                 wrong(&format!("`{key}` is unknown: there is only @include"))
             }
             _ => {
-                self.lines.push(Line { key, value, place });
+                self.lines.push(Line { key, value, bytes, place });
                 Ok(())
             }
         }
@@ -211,7 +226,6 @@ mod tests {
             (b"@: x\n", "i:1: `@` is unknown"),
             (b"@@include: x\n", "i:1: not an option"),
             (b"\xef\xbb\xbfa: b\n", "i:1: not an option"),
-            (b"a: b\0c\n", "i:1: a NUL byte"),
         ] {
             let found = read(&[("i", text)]).unwrap_err();
             assert!(found.starts_with(error), "{}: {found}", text.escape_ascii());
@@ -224,6 +238,15 @@ mod tests {
         assert_eq!(lines, ["a=b@i:1"]);
         assert_eq!(warnings, ["i:2: the last line is continued by nothing: Cyrus ignores it"]);
 
+        // Measured with cyr_info 3.6.1.
+        let (lines, warnings) =
+            read(&[("i", b"\0\0a: x\na: b\0c\\\nd: e\\\n\0f\ng: h\0\n")]).unwrap();
+        assert_eq!(lines, ["a=b@i:2", "d=e@i:3", "g=h@i:5"]);
+        assert_eq!(warnings.len(), 4);
+        assert_eq!(warnings[1], "i:2: a NUL byte: Cyrus reads the line up to that");
+
+        let (_, warnings) = read(&[("i", b"mupdate_password: \xe9\n")]).unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
         let (_, warnings) = read(&[("i", b"# \xe9 does not matter here\na: \xe9\n")]).unwrap();
         assert_eq!(warnings, ["i:2: the value of `a` is not UTF-8 and was changed"]);
     }
@@ -252,6 +275,28 @@ mod tests {
         let error = read(&[("i", b"@include: /j\n"), ("/j", b"x\n")]).unwrap_err();
         assert!(error.starts_with("/j:1: not an option"), "{error}");
         assert!(read(&[("i", b"")]).is_ok());
+    }
+
+    #[test]
+    fn an_include_that_is_a_directory_reads_as_nothing_and_is_warned_of() {
+        let mut read = |path: &Path| match path.to_str().unwrap() {
+            "i" => Ok(b"@include: /etc\na: b\n".to_vec()),
+            _ => Err(io::ErrorKind::IsADirectory.into()),
+        };
+        let (lines, warnings) = parse(Path::new("i"), &mut read).unwrap();
+        assert_eq!((lines.len(), warnings.len()), (1, 1));
+        assert_eq!(warnings[0].to_string(), "i:1: /etc is a directory: nothing in it is read");
+        assert!(parse(Path::new("/etc"), &mut read).is_err());
+    }
+
+    #[test]
+    fn an_include_is_the_same_file_if_its_name_is_the_same_string() {
+        let files: &[(&str, &[u8])] =
+            &[("/etc/i", b"@include: /etc//j\n@include: /etc/j\n"), ("/etc/j", b"a: b\n")];
+        assert_eq!(read(files).unwrap().0.len(), 2);
+        let files: &[(&str, &[u8])] =
+            &[("/etc/i", b"@include: /etc/j\n@include: /etc/j\n"), ("/etc/j", b"a: b\n")];
+        assert_eq!(read(files).unwrap_err(), "/etc/i:2: /etc/j is included a second time");
     }
 
     #[test]

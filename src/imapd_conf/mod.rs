@@ -15,6 +15,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use grammar::Line;
 pub(crate) use grammar::MAX_SIZE;
 pub use options::{MupdateConfig, Options, Virtdomains};
 
@@ -24,6 +25,27 @@ pub const LMTP_SERVICES: [&str; 4] = ["lmtp", "lmtpunix", "lmtpproxy", "lmtpprox
 
 /// What stands for the configuration directory at the beginning of a value.
 const CONFIGDIRECTORY: &str = "{configdirectory}";
+
+/// The options that decide about recipients, and whether only `lmtpd` reads them.
+const DECISIVE: [(&str, bool); 13] = [
+    ("virtdomains", false),
+    ("defaultdomain", false),
+    ("unixhierarchysep", false),
+    ("postuser", true),
+    ("lmtp_downcase_rcpt", true),
+    ("lmtp_strict_rfc2821", true),
+    ("lmtp_catchall_mailbox", true),
+    ("lmtp_fuzzy_mailbox_match", true),
+    ("autocreate_post", true),
+    ("autocreate_quota", false),
+    ("autocreate_users", false),
+    ("createonpost", true),
+    ("autocreatequota", false),
+];
+
+/// What the names of other services begin with: an override for these is none for `lmtpd`.
+const OTHER_SERVICES: [&str; 7] =
+    ["imap", "pop", "nntp", "http", "sieve", "managesieve", "mupdate"];
 
 /// A line of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +102,8 @@ pub struct ImapdConf {
 
 struct Setting {
     value: String,
+    /// The value as it stands, if it is not UTF-8.
+    bytes: Option<Vec<u8>>,
     place: Place,
 }
 
@@ -126,16 +150,18 @@ impl ImapdConf {
             set: HashMap::new(),
         };
         for line in lines {
-            let setting = Setting { value: line.value, place: line.place.clone() };
-            if let Some(before) = conf.set.insert(line.key.clone(), setting) {
+            let Line { key, value, bytes, place } = line;
+            let setting = Setting { value, bytes, place: place.clone() };
+            if let Some(before) = conf.set.insert(key.clone(), setting) {
                 let what = format!(
                     "`{}` is set already at {}: Cyrus does not start like that; the last one counts",
-                    line.key, before.place
+                    key, before.place
                 );
-                warnings.push(Warning { place: line.place, what });
+                warnings.push(Warning { place, what });
             }
         }
         conf.warn_of_rival_services(&mut warnings);
+        conf.warn_of_services_left_out(&mut warnings);
         conf.fill_in_configdirectory();
         Ok((conf, warnings))
     }
@@ -149,6 +175,12 @@ impl ImapdConf {
     /// set; the defaults depend on Cyrus' release.
     pub fn get(&self, option: &str) -> Option<&str> {
         self.setting(option).map(|setting| setting.value.as_str())
+    }
+
+    /// The value of an option as it stands, byte by byte.
+    pub fn bytes(&self, option: &str) -> Option<&[u8]> {
+        let setting = self.setting(option)?;
+        Some(setting.bytes.as_deref().unwrap_or(setting.value.as_bytes()))
     }
 
     /// Where the value that [`get`](ImapdConf::get) gives stands.
@@ -216,6 +248,56 @@ impl ImapdConf {
         }
         rivals.sort_by_key(|warning| (warning.place.file.clone(), warning.place.line));
         warnings.append(&mut rivals);
+    }
+
+    /// An override that counts for all mail here and for some services only in Cyrus, or that counts for
+    /// a service of `lmtpd` which is not known here.
+    fn warn_of_services_left_out(&self, warnings: &mut Vec<Warning>) {
+        let mut found: Vec<Warning> = DECISIVE
+            .iter()
+            .filter_map(|(option, _)| self.service_left_out(option))
+            .chain(self.set.iter().filter_map(|(key, setting)| self.unknown_service(key, setting)))
+            .collect();
+        found.sort_by_key(|warning| (warning.place.file.clone(), warning.place.line));
+        warnings.append(&mut found);
+    }
+
+    fn service_left_out(&self, option: &str) -> Option<Warning> {
+        let own = |service: &String| self.set.get(&format!("{service}_{option}"));
+        let (chosen, setting) =
+            self.services.iter().find_map(|service| Some((service, own(service)?)))?;
+        let plain = self.set.get(option).map(|setting| &setting.value);
+        // The usual names stand for those that a site has: mail exchangers come to the first.
+        let usual = self.services == LMTP_SERVICES;
+        let agree = plain == Some(&setting.value) || usual && self.services.first() == Some(chosen);
+        let without = self.services.iter().filter(|service| own(service).is_none());
+        let without: Vec<&str> = without.map(String::as_str).collect();
+        let what = format!(
+            "`{chosen}_{option}` does not hold for the services {}, and here for all mail; name the \
+             service of your mail exchangers in `services`",
+            without.join(", ")
+        );
+        (!agree && !without.is_empty()).then(|| Warning { place: setting.place.clone(), what })
+    }
+
+    fn unknown_service(&self, key: &str, setting: &Setting) -> Option<Warning> {
+        // `lmtp_downcase_rcpt` is an option of its own.
+        if DECISIVE.iter().any(|(known, _)| *known == key) {
+            return None;
+        }
+        let (service, option) = DECISIVE.iter().find_map(|(option, only_lmtpd)| {
+            let service = key.strip_suffix(option)?.strip_suffix('_')?;
+            let of_lmtpd = service.starts_with("lmtp")
+                || *only_lmtpd && !OTHER_SERVICES.iter().any(|other| service.starts_with(other));
+            (of_lmtpd && !service.is_empty()).then_some((service, *option))
+        })?;
+        let known = self.services.iter().any(|own| own == service);
+        let differs = self.get(option) != Some(&setting.value);
+        let what = format!(
+            "`{key}` is not heeded: `{service}` is none of the services of lmtpd known here; name the \
+             service of your mail exchangers in `services`"
+        );
+        (!known && differs).then(|| Warning { place: setting.place.clone(), what })
     }
 
     /// What could be an override: the service's number, the option and what it is set to.
@@ -286,8 +368,8 @@ mod tests {
     fn a_service_beats_the_generic_option_wherever_it_stands() {
         let conf = one("lmtp_postuser: bb\npostuser: shared\nimap_postuser: no\n");
         assert_eq!(conf.get("postuser"), Some("bb"));
-        let conf = one("postuser: shared\nLMTPproxyd_PostUser: bb\n");
-        assert_eq!(conf.get("postuser"), Some("bb"));
+        let text = "configdirectory: /v\npostuser: shared\nLMTPproxyd_PostUser: bb\n";
+        assert_eq!(super::tests::conf(&[("i", text)]).unwrap().0.get("postuser"), Some("bb"));
         assert_eq!(one("imap_postuser: no\n").get("postuser"), None);
     }
 
@@ -316,6 +398,40 @@ mod tests {
         let (conf, warnings) = conf(&[("i", text)]).unwrap();
         assert_eq!(conf.get("postuser"), Some("a"));
         assert_eq!(warnings, ["i:2: `lmtpunix_postuser` is not heeded: `lmtp_postuser` counts"]);
+    }
+
+    #[test]
+    fn an_override_that_not_all_services_have_is_warned_of() {
+        let warned = |services: &[&str], text: &str| {
+            let text = format!("configdirectory: /v\n{text}");
+            let mut read = |_: &Path| Ok(text.clone().into_bytes());
+            let (_, warnings) = ImapdConf::parse_for(Path::new("i"), services, &mut read).unwrap();
+            warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for (services, text, says) in [
+            // The services that mail exchangers come to have the plain option.
+            (&LMTP_SERVICES[..], "lmtpunix_postuser: bb\n", "`lmtpunix_postuser` does not hold"),
+            (&LMTP_SERVICES, "unixhierarchysep: no\nlmtpunix_unixhierarchysep: yes\n", "i:3: "),
+            (&["lmtp", "lmtpunix"], "lmtp_postuser: bb\n", "the services lmtpunix, and"),
+            // Prefixes that are no service of ours.
+            (&["mx"], "lmtp_postuser: bb\n", "`lmtp` is none of the services"),
+            (&LMTP_SERVICES, "mx2_postuser: bb\n", "`mx2` is none of the services"),
+            (&LMTP_SERVICES, "lmtptcp_virtdomains: on\n", "`lmtptcp` is none of the services"),
+            (&LMTP_SERVICES, "lmtptcp_lmtp_downcase_rcpt: no\n", "`lmtptcp` is none of"),
+        ] {
+            let warnings = warned(services, text);
+            assert_eq!(warnings.len(), 1, "{text}: {warnings:?}");
+            assert!(warnings[0].contains(says), "{text}: {warnings:?}");
+        }
+        for (services, text) in [
+            (&LMTP_SERVICES[..], "lmtp_postuser: bb\n"),
+            (&["lmtpunix"], "lmtpunix_postuser: bb\n"),
+            (&LMTP_SERVICES, "postuser: bb\nlmtpunix_postuser: bb\nlmtptcp_postuser: bb\n"),
+            (&LMTP_SERVICES, "imap_postuser: bb\nimaps_virtdomains: on\nmx_virtdomains: on\n"),
+            (&LMTP_SERVICES, "lmtp_downcase_rcpt: no\nlmtpunix_umask: 022\n"),
+        ] {
+            assert_eq!(warned(services, text), [""; 0], "{text}");
+        }
     }
 
     #[test]

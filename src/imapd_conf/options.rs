@@ -139,7 +139,7 @@ impl ImapdConf {
             mupdate_username: string("mupdate_username"),
             mupdate_authname: string("mupdate_authname"),
             mupdate_realm: string("mupdate_realm"),
-            mupdate_password: string("mupdate_password").map(Secret::new),
+            mupdate_password: self.bytes("mupdate_password").map(Secret::new),
         })
     }
 }
@@ -231,7 +231,7 @@ be1_password: x
         assert_eq!(options.mupdate_server.as_deref(), Some("mupdate.example.org:3905"));
         assert_eq!(options.mupdate_authname.as_deref(), Some("slave@example.org"));
         // No comment begins in a value, and quotes belong to it.
-        assert_eq!(options.mupdate_password.unwrap().reveal(), "p#ss \"word\"");
+        assert_eq!(options.mupdate_password.unwrap().reveal(), b"p#ss \"word\"");
         assert!(!options.proxyservers);
     }
 

@@ -117,7 +117,7 @@ fn long_response_follows_a_challenge() {
     let mut long = policy(WhenTls::Required, true);
     let password = "x".repeat(1000);
     if let Some(credentials) = &mut long.credentials {
-        credentials.password = Some(Secret::new(&password));
+        credentials.password = Some(Secret::new(password.as_str()));
     }
     let replies = [GREETING, CLEAR, "220 go", UNDER_TLS, "334 ", "235 ok"];
     let (said, ready) = talk(long, &replies);

@@ -215,7 +215,7 @@ impl SessionCallback for Callback {
         }
         request.satisfy::<AuthId>(credentials.name())?;
         if let Some(password) = credentials.password() {
-            request.satisfy::<Password>(password.reveal().as_bytes())?;
+            request.satisfy::<Password>(password.reveal())?;
         }
         Ok(())
     }

@@ -412,6 +412,26 @@ fn an_authorisation_identity_is_sent_only_if_it_is_another_one() {
 }
 
 #[test]
+fn a_password_that_is_not_utf8_is_sent_and_hashed_as_it_stands() {
+    let password = b"p\xe4ss";
+    let credentials =
+        || Credentials { password: Some(Secret::new(&password[..])), ..credentials() };
+    let mut login = Login::new(loose(), credentials(), at(0.));
+    login.receive(format!("* AUTH \"PLAIN\"\r\n{LAST}").as_bytes(), at(0.));
+    let told = STANDARD.encode([b"\0router\0", &password[..]].concat());
+    assert_eq!(take(&mut login), format!("A1 AUTHENTICATE \"PLAIN\" \"{told}\"\r\n"));
+
+    for mechanism in ["SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        let mut master = Master::new(mechanism, "router", "");
+        master.password = password;
+        let mut login = Login::new(Policy::default(), credentials(), at(0.));
+        let banner = master.banner();
+        talk(&mut login, &mut master, banner, 1000);
+        assert_eq!(logged_in(&mut login).mechanism, mechanism);
+    }
+}
+
+#[test]
 fn no_common_mechanism_says_what_there_is_on_both_sides() {
     let only = |mechanism| Policy { mechanisms: Some(vec![mechanism]), ..Policy::default() };
     for (policy, offered, parts) in [

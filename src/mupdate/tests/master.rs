@@ -20,7 +20,7 @@ pub(crate) struct Master {
     pub(super) starttls: bool,
     pub(super) tls: bool,
     user: &'static str,
-    password: &'static str,
+    pub(super) password: &'static [u8],
     input: Vec<u8>,
     exchange: Option<Session<Nothing>>,
     finished: bool,
@@ -35,7 +35,7 @@ impl Validation for Nothing {
 
 struct Account {
     user: &'static str,
-    password: &'static str,
+    password: &'static [u8],
 }
 
 impl Account {
@@ -49,7 +49,7 @@ impl Account {
             + Sync,
     {
         let mut salted = Default::default();
-        hash_password::<D>(self.password.as_bytes(), ROUNDS, SALT, &mut salted);
+        hash_password::<D>(self.password, ROUNDS, SALT, &mut salted);
         let (client, server) = derive_keys::<D>(salted.as_slice());
         let stored: Output<D> = D::digest(&client);
         (stored.to_vec(), server.to_vec())
@@ -84,7 +84,7 @@ impl Master {
             starttls: false,
             tls: false,
             user,
-            password: pass,
+            password: pass.as_bytes(),
             input: Vec::new(),
             exchange: None,
             finished: false,
