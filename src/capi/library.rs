@@ -56,6 +56,8 @@ pub struct Library {
     /// How long a call may wait that says nothing else.
     patience: Duration,
     warnings: Vec<CString>,
+    /// Whether a domain in lower case may have another form at a backend.
+    respells_domains: bool,
     inner: ArcSwap<Inner>,
 }
 
@@ -163,6 +165,7 @@ impl Library {
         };
         let inner = ArcSwap::from_pointee(Inner::of(&sources, deny.as_ref()));
         Ok(Self {
+            respells_domains: settings.router.respelled_domain().is_some(),
             router: settings.router,
             maps: settings.maps,
             murder: !matches!(settings.proof, Proof::List | Proof::Complete),
@@ -293,14 +296,17 @@ impl Library {
 
     /// The address to give in RCPT TO for a recipient that is delivered to: in the form that `lmtpd`
     /// knows it by, quoted where RFC 5321 wants it.
-    pub fn rcpt_to(&self, recipient: &[u8], route: &Route) -> Option<String> {
+    pub fn rcpt_to<'r>(&self, recipient: &'r [u8], route: &Route) -> Option<Cow<'r, str>> {
         let Decision::Deliver(_) = route.decision else { return None };
+        if !self.respells_domains && is_canonical_already(recipient) {
+            return std::str::from_utf8(recipient).ok().map(Cow::Borrowed);
+        }
         let parsed = Recipient::parse(recipient).ok()?;
         let canonical = route.mailbox.as_ref().and_then(|found| {
             let rules = self.router.rules_of(&parsed, found);
             String::from_utf8(rules.canonical(&parsed, found)).ok()
         });
-        Some(canonical.unwrap_or_else(|| parsed.to_string()))
+        Some(canonical.unwrap_or_else(|| parsed.to_string()).into())
     }
 
     fn ask_all(
@@ -595,11 +601,30 @@ fn without_domains(file: Option<&Path>) -> ConfigError {
 /// Whether an address that is not quoted has a space where none can be: at its beginning, or before its
 /// domain. A mail server's internal form has spaces only within a local part.
 fn begins_or_ends_with_space(recipient: &[u8]) -> bool {
+    if !recipient.contains(&b' ') {
+        return false;
+    }
     let local = match recipient.iter().rposition(|byte| *byte == b'@') {
         Some(at) => recipient.get(..at).unwrap_or_default(),
         None => recipient,
     };
     local.first() == Some(&b' ') || local.last() == Some(&b' ')
+}
+
+/// Whether an address has nothing that its canonical form could have otherwise, the case of its domain
+/// left aside: most have not, and need no look at the rules.
+pub(super) fn is_canonical_already(recipient: &[u8]) -> bool {
+    let (mut ats, mut begins, mut plain) = (0, true, true);
+    for byte in recipient {
+        let ends = matches!(byte, b'.' | b'@');
+        ats += u32::from(*byte == b'@');
+        plain &= match ends {
+            true => !begins,
+            false => matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'+'),
+        };
+        begins = ends;
+    }
+    plain && !begins && ats == 1
 }
 
 fn no_address() -> Told {

@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Library, Origin, State as Health, Told};
+use crate::address::Recipient;
 use crate::changes::Changed;
 use crate::config::Overrides;
 use crate::cyrusdb::node::Layout;
@@ -644,6 +645,8 @@ fn recipient_to_give_a_backend_is_in_its_canonical_form() {
         ("jane@example.org", "jane@example.org"),
         ("Jane+Work@EXAMPLE.org", "jane+Work@example.org"),
         ("\"jane\"@example.org", "jane@example.org"),
+        ("jane+a.b-c_d@example.org", "jane+a.b-c_d@example.org"),
+        ("jane+x..y@example.org", "jane@example.org"),
     ] {
         let told = library.look_up(recipient.as_bytes());
         let given = library.rcpt_to(recipient.as_bytes(), &told.route);
@@ -656,6 +659,36 @@ fn recipient_to_give_a_backend_is_in_its_canonical_form() {
     let route = crate::router::Route { mailbox: None, ..jane };
     let given = library.rcpt_to(b"\"jane\"@EXAMPLE.org", &route);
     assert_eq!(given.as_deref(), Some("jane@example.org"));
+    // What needs no look at the rules is what they would come to.
+    for recipient in ["a@b", "a.b+c@d.e", "a+b@example.org", "a_b-c@example.org", "a..b@c", "a.@b"]
+    {
+        let (parsed, found) = (
+            Recipient::parse(recipient.as_bytes()).unwrap(),
+            MailboxName::new("user.jane").unwrap(),
+        );
+        let rules = crate::address::Rules::defaults(crate::address::Release::V3_6);
+        let canonical = String::from_utf8(rules.canonical(&parsed, &found)).unwrap();
+        assert_eq!(
+            super::library::is_canonical_already(recipient.as_bytes()),
+            canonical == recipient
+        );
+    }
+    for recipient in ["A@b", "a@B", "\"a\"@b", "a b@c", "a@b@c", "a", "@b", "a@", "\u{fc}@b"] {
+        assert!(!super::library::is_canonical_already(recipient.as_bytes()), "{recipient}");
+    }
+    // Where imapd.conf writes the domain in another way, backends know it so.
+    let imapd_conf =
+        "configdirectory: /nonexistent\nvirtdomains: userid\ndefaultdomain: Example.ORG\n";
+    fs::write(directory.path().join("imapd.conf"), imapd_conf).unwrap();
+    let config = directory.path().join("respelled.toml");
+    let text = "domains = [\"example.org\"]\nimapd-conf = \"imapd.conf\"\n\
+                mailboxes-db = \"mailboxes.db\"\nmisses = \"final\"\n";
+    fs::write(&config, text).unwrap();
+    let given = Overrides { config: Some(config), ..Overrides::default() };
+    let library = Library::open(given, None, LONG).unwrap();
+    let told = library.look_up(b"jane@example.org");
+    let given = library.rcpt_to(b"jane@example.org", &told.route);
+    assert_eq!(given.as_deref(), Some("jane@Example.ORG"));
 }
 
 #[test]
