@@ -21,6 +21,7 @@
 //! never change once written. Replaying them up to the last COMMIT gives the committed state,
 //! and later only what was appended needs reading.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
@@ -65,8 +66,22 @@ pub struct Replay {
     header: Option<Header>,
     /// What is wrong before [`Self::committed`], or behind it where the file was cut off.
     damage: Vec<Problem>,
+    /// Those of `live` whose keys begin with none of [`USERS`].
+    others: HashSet<u32>,
     /// Offsets of the last records that came, by which the file is known again.
     last: Vec<u32>,
+}
+
+/// What the keys of most records of a list begin with: the mailboxes of users without a domain.
+const USERS: [&[u8]; 2] = [b"user.", b"Nuser\x1f"];
+
+/// What a key, or the beginning of one, has in common with all mailboxes of users without a domain.
+pub fn users_prefix(key: &[u8]) -> Option<&'static [u8]> {
+    USERS.into_iter().find(|start| key.starts_with(start))
+}
+
+fn is_users(key: &[u8]) -> bool {
+    users_prefix(key).is_some()
 }
 
 /// So many.
@@ -156,6 +171,16 @@ impl Replay {
     /// All keys and values, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.live.iter().filter_map(|at| self.entry(*at))
+    }
+
+    /// Those whose keys begin neither with `user.` nor with what that is from 3.6 on.
+    pub fn others(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.others.iter().filter_map(|at| self.entry(*at))
+    }
+
+    /// One of the rest.
+    pub fn of_users(&self) -> Option<(&[u8], &[u8])> {
+        self.iter().find(|(key, _)| is_users(key))
     }
 
     /// How many records there are.
@@ -301,7 +326,7 @@ impl Replay {
     }
 
     fn change(&mut self, change: Change) -> Result<()> {
-        let Self { bytes, live, hasher, damage, last, .. } = self;
+        let Self { bytes, live, hasher, damage, last, others, .. } = self;
         match change {
             Change::Put(record) => {
                 let key = key_at(bytes, record).unwrap_or_default();
@@ -310,6 +335,9 @@ impl Replay {
                 if let Some(known) = known {
                     // The DELETE before it may be among what is lost.
                     if !damage.is_empty() {
+                        if others.remove(known) {
+                            others.insert(record);
+                        }
                         *known = record;
                         return Ok(());
                     }
@@ -320,6 +348,9 @@ impl Replay {
                     last.remove(0);
                 }
                 last.push(record);
+                if !is_users(key) {
+                    others.insert(record);
+                }
                 live.insert_unique(hash, record, |at| {
                     hasher.hash_one(key_at(bytes, *at).unwrap_or_default())
                 });
@@ -331,6 +362,7 @@ impl Replay {
                 match live.find_entry(hasher.hash_one(key), |live| *live == record) {
                     Ok(found) => {
                         last.retain(|at| *at != record);
+                        others.remove(&record);
                         found.remove();
                     }
                     Err(_) if !damage.is_empty() => {}

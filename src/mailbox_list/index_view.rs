@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::cyrusdb::Problem;
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::flat::Table;
-use crate::cyrusdb::skiplist::Replay;
+use crate::cyrusdb::skiplist::{Replay, users_prefix};
 use crate::mailbox::{KeyGeneration, Moment, Step};
 
 use super::keys;
@@ -265,7 +265,23 @@ impl IndexView {
             // In no order: what is to be passed is known again.
             Kind::Skiplist(replay) => {
                 let mut passed: Vec<Vec<u8>> = Vec::new();
-                for (key, value) in replay.iter().filter(|(key, _)| key.starts_with(start)) {
+                // Most are of users, and need not be looked at if one of them tells so.
+                let is_rest = match replay.of_users() {
+                    Some((key, value)) if key.starts_with(start) => match visit(key, value) {
+                        Step::Past(length) => {
+                            users_prefix(key).is_some_and(|users| length <= users.len())
+                        }
+                        Step::On => false,
+                        Step::Stop => return,
+                    },
+                    // Unless it is about one of them.
+                    _ => users_prefix(start).is_none(),
+                };
+                let rows: Box<dyn Iterator<Item = (&[u8], &[u8])>> = match is_rest {
+                    true => Box::new(replay.others()),
+                    false => Box::new(replay.iter()),
+                };
+                for (key, value) in rows.filter(|(key, _)| key.starts_with(start)) {
                     if passed.iter().any(|passed| key.starts_with(passed)) {
                         continue;
                     }

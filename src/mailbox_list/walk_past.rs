@@ -314,6 +314,22 @@ mod tests {
             let (found, shown) = shared(&list, b"");
             assert!(shown < all, "{shown} of {all}");
             assert_eq!(found, rest);
+            // Below a user nothing is passed.
+            for prefix in ["user.", "user.a", "use"] {
+                let (mut below, mut every) = (BTreeSet::new(), BTreeSet::new());
+                list.each_past(prefix.as_bytes(), &mut |name, _| {
+                    below.insert(name.to_string());
+                    Step::On
+                })
+                .unwrap();
+                list.each(prefix.as_bytes(), &mut |name, _| {
+                    every.insert(name.to_string());
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+                assert!(!every.is_empty());
+                assert_eq!(below, every, "{prefix}");
+            }
         }
     }
 

@@ -6,8 +6,6 @@
 //! there. So behind a loss in the log a record counts only if the log leaves it there and pointers of
 //! other whole records lead to it, from the DUMMY on.
 
-use std::collections::HashSet;
-
 use super::*;
 
 /// Most problems that are listed of a file; all of it is read.
@@ -50,6 +48,7 @@ impl Replay {
         if in_log || whole.is_log_in_doubt {
             let reached = replay.reached(&whole.records);
             replay.live.retain(|at| reached.contains(at));
+            replay.others.retain(|at| reached.contains(at));
         }
         if replay.is_empty() {
             return Err(match replay.damage.into_iter().next() {
@@ -169,7 +168,9 @@ impl Replay {
         // Of a record that is there, all is in memory.
         let end = self.bytes.len();
         let bytes = &self.bytes;
-        self.live.retain(|at| (*at as usize) < end && key_at(bytes, *at).is_some());
+        let is_whole = |at: &u32| (*at as usize) < end && key_at(bytes, *at).is_some();
+        self.live.retain(|at| is_whole(at));
+        self.others.retain(is_whole);
         whole
     }
 

@@ -103,6 +103,24 @@ fn files_of_real_cyrus_say_what_they_must_even_if_the_writer_was_killed() {
 }
 
 #[test]
+fn records_that_are_not_of_users_are_known_apart() {
+    for list in expected::lists() {
+        let bytes = list.file("skiplist.db");
+        let mut replay = Replay::new();
+        let _ = replay.follow(&bytes, bytes.len() as u64 / 3);
+        replay.follow(&bytes, bytes.len() as u64).unwrap();
+        let mut damaged = bytes.clone();
+        damaged[9000..9100].fill(0);
+        for replay in [replay, left_of(&damaged).unwrap()] {
+            let others: Vec<_> = replay.iter().filter(|(key, _)| !is_users(key)).collect();
+            assert_eq!(replay.others().count(), others.len());
+            assert!(replay.others().all(|row| others.contains(&row)));
+            assert!(replay.of_users().is_some_and(|(key, _)| is_users(key)));
+        }
+    }
+}
+
+#[test]
 fn what_was_appended_is_followed_from_any_length_to_any_other() {
     for list in expected::lists() {
         let bytes = list.file("skiplist.db");
