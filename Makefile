@@ -175,6 +175,7 @@ install-daemon: $(PROGRAM)
 	    > $(DESTDIR)$(docdir)/exim/conf.d/main/00_murder-route
 	sed 's|/usr/local/share/doc/murder-route|$(docdir)|' exim/README.md \
 	    > $(DESTDIR)$(docdir)/exim/README.md
+	$(INSTALL) -m 644 exim/socket.conf $(DESTDIR)$(docdir)/exim/
 	$(INSTALL) -d $(DESTDIR)$(docdir)/postfix
 	$(INSTALL) -m 644 postfix/* $(DESTDIR)$(docdir)/postfix/
 	$(INSTALL) -d $(DESTDIR)$(docdir)/sendmail

@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -263,6 +263,51 @@ fn a_wrong_configuration_is_told_of_and_the_old_one_stays() {
     daemon.wait_for("answering at");
     assert_eq!(client.ask("lmtp", "eve@example.net"), "NOTFOUND ");
     assert_eq!(client.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:24");
+}
+
+/// With one descriptor for each connection that nobody uses.
+#[test]
+fn idle_connections_take_no_descriptor_that_a_known_recipient_needs() {
+    let site = Site::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 128; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_murder-route")]);
+    let socket = site.path("s");
+    let endpoint = format!("unix:{}", socket.display());
+    let daemon = Daemon::run(command, &site, &["--listen", &endpoint], socket);
+    let mut early = daemon.connect();
+    assert_eq!(early.ask("host", "jane@example.org"), "OK be1.example.org");
+    let mut idle = Vec::new();
+    for n in 0..300 {
+        idle.push(daemon.connect());
+        if n % 50 == 0 {
+            assert_eq!(daemon.ask("host", "jane@example.org"), "OK be1.example.org");
+        }
+    }
+    // The list is looked at anew.
+    fs::copy(LIST, site.path("new.db")).unwrap();
+    fs::rename(site.path("new.db"), site.path("mailboxes.db")).unwrap();
+    for client in [&mut early, &mut daemon.connect()] {
+        assert_eq!(client.ask("host", "jane@example.org"), "OK be1.example.org");
+        assert_eq!(client.ask("lmtp", "nobody@example.org"), "OK error:5.1.1 User unknown");
+    }
+    daemon.wait_for("never asked: the oldest is closed");
+}
+
+#[test]
+fn limit_of_connections_that_the_system_does_not_allow_is_told_of() {
+    let site = Site::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 128; exec \"$@\" 3>&2", "sh"]);
+    command.arg(env!("CARGO_BIN_EXE_murder-route"));
+    command.args(["serve", "--config"]).arg(site.path("murder-route.toml"));
+    let endpoint = format!("unix:{}", site.path("s").display());
+    let mut daemon = command.args(["--listen", &endpoint]).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(daemon.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let told: Vec<String> = lines.take_while(|line| !line.contains("answering at")).collect();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    let says = "this process may open 128 files, too few for `max-connections` = 2000";
+    assert!(told.iter().any(|line| line.contains(says)), "{told:?}");
 }
 
 /// Opened as any file, a FIFO waits for a writer for ever, and `/dev/zero` has no end.

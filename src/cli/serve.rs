@@ -19,7 +19,7 @@ use crate::endpoint::{Endpoint, Listen};
 use crate::resolver::Resolver;
 use crate::server::answerer::Answerer;
 use crate::server::sources::{self, Standing};
-use crate::server::{Limits, Server, log, marks, notify};
+use crate::server::{Limits, Server, descriptors, log, marks, notify};
 
 /// The name under which systemd passes the socket of our socket unit.
 const SOCKET_UNIT: &str = "murder-route.socket";
@@ -78,7 +78,13 @@ impl Serve {
             Exit::System
         })?;
         let listen = listeners(&settings);
-        let limits = Limits { connections: settings.max_connections, ..Limits::default() };
+        let descriptors =
+            descriptors::raise().inspect_err(|e| warn!("cannot open more files: {e}"));
+        let limits = Limits {
+            connections: settings.max_connections,
+            descriptors: descriptors.ok(),
+            ..Limits::default()
+        };
         let mut behind = Behind::of_daemon(&settings, None).map_err(|(exit, why)| {
             error!("{why}");
             exit

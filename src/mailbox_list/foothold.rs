@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::libc;
 use nix::sys::stat::Mode;
+use nix::unistd::{AccessFlags, eaccess};
 
 /// A path, and what was opened of it before.
 #[derive(Debug)]
@@ -128,7 +129,19 @@ impl Foothold {
     /// What stands there now. It is opened for that: a list that nobody may read any more is not one
     /// to call anybody unknown by.
     pub(crate) fn standing(&self) -> io::Result<fs::Metadata> {
-        self.open()?.metadata()
+        match self.open() {
+            Ok(file) => file.metadata(),
+            // No descriptor is left, and none is needed to see what stands there and whether it may be
+            // read: whoever is in a list that is open is found.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+                    && self.kept.as_ref().is_none_or(|kept| kept.root.is_still()) =>
+            {
+                eaccess(&self.path, AccessFlags::R_OK)?;
+                fs::metadata(&self.path)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -169,4 +182,50 @@ pub(crate) fn lacks_resources(error: &io::Error) -> bool {
 fn by_path(path: &Path) -> io::Result<File> {
     // O_NONBLOCK: a FIFO in its place must not keep us waiting for somebody to write.
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::mailbox::{Lookup, MailboxName};
+    use crate::mailbox_list::{FileList, Options};
+
+    #[test]
+    fn known_recipient_is_found_without_a_free_descriptor() {
+        const CHILD: &str = "MURDER_ROUTE_TEST_CHILD";
+        let name =
+            "mailbox_list::foothold::tests::known_recipient_is_found_without_a_free_descriptor";
+        // The limit is the process's: other tests must not run into it.
+        if std::env::var_os(CHILD).is_none() {
+            let mut child = Command::new("sh");
+            child.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]);
+            child.arg(std::env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]);
+            let output = child.env(CHILD, "1").output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mailboxes.db");
+        let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/demo/mailboxes.db");
+        fs::copy(demo, &path).unwrap();
+        // Each lookup looks at the file anew.
+        let options = Options { hit_age: Duration::ZERO, ..Options::default() };
+        let list = FileList::open(&path, options);
+        let look = |name: &str| list.lookup_now(&MailboxName::new(name).unwrap());
+        assert!(matches!(look("user.jane"), Lookup::Present(_)));
+        let mut hoard = Vec::new();
+        while let Ok(file) = File::open("/dev/null") {
+            hoard.push(file);
+        }
+        assert!(matches!(look("user.jane"), Lookup::Present(_)));
+        assert!(matches!(look("user.nobody"), Lookup::Absent));
+        // Another file cannot be opened, and nobody is missing for that.
+        fs::copy(&path, directory.path().join("new")).unwrap_err();
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(look("user.jane"), Lookup::Unsure(_)));
+        assert!(matches!(look("user.nobody"), Lookup::Unsure(_)));
+    }
 }

@@ -7,6 +7,7 @@
 //! that is idle costs some pages of stack.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -17,9 +18,10 @@ use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 
 use super::conversation::Conversation;
+use super::room::{Peer, Ticket};
 use super::{Answer, Limits};
 use crate::wire::protocol::Protocols;
 
@@ -41,10 +43,23 @@ pub(super) struct Shared<A> {
 pub struct Connections(Mutex<(u64, HashMap<u64, Open>)>);
 
 /// One of them.
-struct Open {
-    stream: Arc<Stream>,
-    /// Whether a question of it has been answered.
-    answered: Arc<AtomicBool>,
+#[derive(Clone)]
+pub(super) struct Open {
+    pub(super) stream: Arc<Stream>,
+    /// Whether a whole request came of it.
+    pub(super) asked: Arc<AtomicBool>,
+}
+
+impl Open {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { stream: Arc::new(stream), asked: Arc::default() }
+    }
+}
+
+impl fmt::Debug for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Open").field("asked", &self.asked).finish_non_exhaustive()
+    }
 }
 
 impl Connections {
@@ -58,9 +73,9 @@ impl Connections {
         self.end_input_if(|_| true);
     }
 
-    /// Ends that of those who have had an answer: what they wait for is the next letter.
-    pub(super) fn end_input_of_answered(&self) {
-        self.end_input_if(|open| open.answered.load(Ordering::Relaxed));
+    /// Ends that of those who have asked: after the answer, what they wait for is the next letter.
+    pub(super) fn end_input_of_those_who_asked(&self) {
+        self.end_input_if(|open| open.asked.load(Ordering::Relaxed));
     }
 
     fn end_input_if(&self, which: impl Fn(&Open) -> bool) {
@@ -156,6 +171,17 @@ impl Stream {
         }
     }
 
+    /// The client that places are counted for.
+    pub(super) fn client(&self) -> Peer {
+        match self {
+            Stream::Unix(stream) => getsockopt(stream, sockopt::PeerCredentials)
+                .map_or(Peer::Unknown, |peer| Peer::User(peer.uid())),
+            Stream::Tcp(stream) => {
+                stream.peer_addr().map_or(Peer::Unknown, |address| Peer::host(address.ip()))
+            }
+        }
+    }
+
     /// The other end, for the log.
     pub(super) fn peer(&self) -> String {
         match self {
@@ -182,22 +208,21 @@ impl Stream {
 /// If no thread can be had. The connection is closed then, and the mail server tries once more.
 pub(super) fn spawn<A: Answer>(
     shared: &Arc<Shared<A>>,
-    stream: Stream,
+    open: Open,
     protocols: Protocols,
-    permit: Option<OwnedSemaphorePermit>,
+    ticket: Option<Ticket>,
     stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let (shared, runtime, stream) = (shared.clone(), Handle::current(), Arc::new(stream));
-    let answered = Arc::<AtomicBool>::default();
+    let (shared, runtime) = (shared.clone(), Handle::current());
     // Before the thread runs: a server that stops must find it.
-    let open = Open { stream: stream.clone(), answered: answered.clone() };
-    let entry = shared.connections.enter(open);
+    let entry = shared.connections.enter(open.clone());
     let thread = thread::Builder::new().name("connection".to_owned()).stack_size(STACK);
     thread.spawn(move || {
-        let _held = (permit, entry);
+        let _held = (ticket, entry);
+        let Open { stream, asked } = open;
         let answer = &*shared.answer;
         let limits = &shared.limits;
-        Conversation { answer, limits, stream, answered, protocols, runtime, stop }.hold();
+        Conversation { answer, limits, stream, asked, protocols, runtime, stop }.hold();
     })?;
     Ok(())
 }

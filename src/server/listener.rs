@@ -11,6 +11,7 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::socket::{
@@ -19,6 +20,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::{Gid, Group, Uid, User};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::time::timeout;
 
 use crate::endpoint::{DEFAULT_MODE, Endpoint, ListenOptions};
 
@@ -107,17 +109,26 @@ pub(super) struct Ours<'a> {
     pub(super) inherited: &'a Inherited,
 }
 
+/// Longest time to open an endpoint: for the name service, of hosts and of accounts.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Opens an endpoint; a host name may stand for several sockets. No client notices yet.
 pub(super) async fn open(
     endpoint: &Endpoint,
     options: &ListenOptions,
     ours: &Ours<'_>,
 ) -> Result<Vec<Socket<NewSocket>>, ListenError> {
-    let sockets = match endpoint {
-        Endpoint::Unix(path) => unix(path, options, ours).await,
-        Endpoint::Inet { host, port } => tcp(host, *port, &ours.ports).await,
-        Endpoint::Systemd(name) => ours.inherited.sockets(name),
+    let open = async {
+        match endpoint {
+            Endpoint::Unix(path) => unix(path, options, ours).await,
+            Endpoint::Inet { host, port } => tcp(host, *port, &ours.ports).await,
+            Endpoint::Systemd(name) => ours.inherited.sockets(name),
+        }
     };
+    let sockets = timeout(OPEN_TIMEOUT, open).await.unwrap_or_else(|_| {
+        let seconds = OPEN_TIMEOUT.as_secs();
+        Err(format!("the name service did not answer within {seconds} s: give numbers instead"))
+    });
     sockets.map_err(|why| ListenError { endpoint: endpoint.clone(), why })
 }
 
@@ -142,7 +153,10 @@ async fn unix(
     if !replaces_ours {
         refuse_if_taken(path, ours.inherited).await?;
     }
-    let (uid, gid) = owner(options)?;
+    // Accounts may be kept in a directory service somewhere else.
+    let named = options.clone();
+    let accounts = tokio::task::spawn_blocking(move || owner(&named)).await;
+    let (uid, gid) = accounts.map_err(failed("cannot look up the owner or the group"))??;
     let mode = options.mode.unwrap_or(DEFAULT_MODE);
 
     let nursery = Nursery::new(path.parent().unwrap_or(Path::new("/")))?;
@@ -393,6 +407,15 @@ impl Inherited {
     /// The names of the sockets.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
+    }
+
+    /// Whether systemd opened a socket at this address and port.
+    pub(super) fn has_at(&self, address: Option<std::net::SocketAddr>) -> bool {
+        let Some(address) = address.map(SockaddrStorage::from) else { return false };
+        let at = |fd: &OwnedFd| {
+            getsockname::<SockaddrStorage>(fd.as_raw_fd()).is_ok_and(|name| name == address)
+        };
+        self.0.values().flatten().any(at)
     }
 
     /// The name of the socket that systemd opened at this path.

@@ -15,31 +15,36 @@ pub mod confirmer;
 mod connection;
 mod conversation;
 mod counters;
+pub mod descriptors;
 mod listener;
 pub mod log;
 pub mod marks;
 pub mod notify;
+mod room;
 pub mod sources;
 pub mod status;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
+use std::os::unix::net as unix;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 pub use self::connection::Connections;
-use self::connection::{Shared, Stream};
+use self::connection::{Open, Shared, Stream};
 pub use self::listener::ListenError;
 pub(crate) use self::listener::owner;
 use self::listener::{Inherited, NewSocket, Ours, Placed, Socket, SocketFile, same_place};
 use self::log::RateLimit;
+use self::room::{Entered, Peer, Room, Ticket};
 use crate::endpoint::{Endpoint, Listen};
 use crate::wire::protocol::Protocols;
 use crate::wire::rcpt::AtRcpt;
@@ -70,11 +75,18 @@ pub trait Answer: Send + Sync + 'static {
 /// What one client, or many, may cost.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections of one listening socket; further ones wait in the kernel's queue. Each socket has
-    /// its own count, so that nobody on the network can crowd out the local mail server. A connection
-    /// takes a file descriptor and a thread (`LimitNOFILE=`, `TasksMax=`); when these run out first,
-    /// the server waits for some to come free.
+    /// Connections of one client at one listening socket: a user of this host, or another host. For
+    /// all clients together there are a third more, and of those the last ones are for clients that
+    /// have few. Further ones wait; if there are many, they are closed. Where somebody has connected
+    /// and never asked, the oldest such connection is closed instead.
+    ///
+    /// Each socket has its own count, so that nobody on the network can crowd out the local mail
+    /// server. A connection takes a file descriptor and a thread (`LimitNOFILE=`, `TasksMax=`); when
+    /// these run out first, the server waits for some to come free.
     pub connections: usize,
+    /// Descriptors that this process may open. Where they are too few for [`Limits::connections`],
+    /// there are fewer connections, and some descriptors are left for other things. `None`: enough.
+    pub descriptors: Option<usize>,
     /// For one answer. Postfix gives up after 100 s and then fails every lookup of the session, so
     /// this has to be far below; and its queue manager waits for nothing else meanwhile.
     pub request: Duration,
@@ -92,6 +104,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 2000,
+            descriptors: None,
             request: Duration::from_secs(5),
             write: Duration::from_secs(10),
             // Clients connect when they have a question.
@@ -114,6 +127,8 @@ pub struct Server<A> {
     shared: Arc<Shared<A>>,
     inherited: Inherited,
     open: Vec<(Listen, Vec<Listener>)>,
+    /// Most connections of one client at one socket, as it was said last.
+    allotted: usize,
     /// Becomes true at the end. Each connection holds a receiver, which tells when all are gone.
     stop: watch::Sender<bool>,
 }
@@ -126,6 +141,7 @@ impl<A: Answer> Server<A> {
     /// When the environment speaks of sockets from systemd that are not there.
     pub fn new(answer: Arc<A>, limits: Limits) -> io::Result<Self> {
         Ok(Server {
+            allotted: limits.connections,
             shared: Arc::new(Shared { answer, limits, connections: Arc::default() }),
             inherited: Inherited::take().map_err(io::Error::other)?,
             open: Vec::new(),
@@ -144,6 +160,7 @@ impl<A: Answer> Server<A> {
         let wanted = one_for_each_place(wanted);
         let opened = self.open_missing(&wanted).await?;
         self.take_over(&wanted, opened).await?;
+        self.allot();
         for name in self.inherited.names() {
             let answers = |listen: &&Listen| listen.endpoint == Endpoint::Systemd(name.to_owned());
             if !wanted.iter().any(answers) {
@@ -154,6 +171,29 @@ impl<A: Answer> Server<A> {
             }
         }
         Ok(())
+    }
+
+    /// Gives each socket its part of the descriptors.
+    fn allot(&mut self) {
+        let rooms = || self.open.iter().flat_map(|(_, listeners)| listeners).map(|l| &l.room);
+        let limits = &self.shared.limits;
+        let limit = limits.descriptors.map_or(limits.connections, |all| {
+            let each = descriptors::for_connections(all) / rooms().count().max(1);
+            limits.connections.min(room::limit_for(each))
+        });
+        for room in rooms() {
+            room.set_limit(limit);
+        }
+        if limit < limits.connections && limit != self.allotted {
+            tracing::warn!(
+                "this process may open {} files, too few for `max-connections` = {}: at each socket, \
+                 {limit} connections of one client are served; raise LimitNOFILE= of the service, or \
+                 `ulimit -n`",
+                limits.descriptors.unwrap_or(usize::MAX),
+                limits.connections
+            );
+        }
+        self.allotted = limit;
     }
 
     /// The sockets that are wanted and not there. Nothing changes for any client.
@@ -195,7 +235,12 @@ impl<A: Answer> Server<A> {
         }
         // From here on nothing fails.
         let start = |(listen, sockets): (Listen, Vec<Socket<Placed>>)| {
-            let start = |socket| self.start(socket, listen.protocols);
+            // A socket that is replaced hands its connections on.
+            let same = |(open, _): &&(Listen, _)| open.endpoint == listen.endpoint;
+            let old = self.open.iter().find(same).and_then(|(_, listeners)| listeners.first());
+            let room = old.map(|listener| Arc::clone(&listener.room));
+            let room = || room.clone().unwrap_or_else(|| Room::new(self.allotted));
+            let start = |socket| self.start(socket, room(), listen.protocols);
             let listeners: Vec<Listener> = sockets.into_iter().map(start).collect();
             (listen, listeners)
         };
@@ -215,7 +260,7 @@ impl<A: Answer> Server<A> {
         }
         self.open.append(&mut fresh);
         for listener in old.into_iter().flat_map(|(_, listeners)| listeners) {
-            listener.close().await;
+            listener.close(GRACE).await;
         }
         Ok(())
     }
@@ -243,10 +288,10 @@ impl<A: Answer> Server<A> {
     /// answered, for [`Limits::drain`] at most.
     pub async fn shutdown(mut self) {
         for listener in self.open.drain(..).flat_map(|(_, listeners)| listeners) {
-            listener.close().await;
+            listener.close(Duration::ZERO).await;
         }
         self.stop.send_replace(true);
-        self.shared.connections.end_input_of_answered();
+        self.shared.connections.end_input_of_those_who_asked();
         let _ = timeout(self.shared.limits.first_question, self.stop.closed()).await;
         self.shared.connections.end_input();
         if timeout(self.shared.limits.drain, self.stop.closed()).await.is_err() {
@@ -255,24 +300,30 @@ impl<A: Answer> Server<A> {
         }
     }
 
-    fn start(&self, socket: Socket<Placed>, protocols: Protocols) -> Listener {
-        let (shared, stop) = (self.shared.clone(), self.stop.subscribe());
+    fn start(&self, socket: Socket<Placed>, room: Arc<Room>, protocols: Protocols) -> Listener {
         let protocols = watch::Sender::new(protocols);
-        let spoken = protocols.subscribe();
-        match socket {
-            Socket::Unix(listener, file) => Listener {
-                file: file.and_then(Placed::keep),
-                address: None,
-                task: tokio::spawn(accept(listener, shared, spoken, stop)),
-                protocols,
-            },
-            Socket::Tcp(listener) => Listener {
-                file: None,
-                address: listener.local_addr().ok(),
-                task: tokio::spawn(accept(listener, shared, spoken, stop)),
-                protocols,
-            },
-        }
+        let (close, closing) = oneshot::channel();
+        let gate = Gate {
+            shared: self.shared.clone(),
+            room: Arc::clone(&room),
+            protocols: protocols.subscribe(),
+            stop: self.stop.subscribe(),
+            waiting: VecDeque::new(),
+        };
+        let (file, address, ours, task) = match socket {
+            Socket::Unix(listener, file) => {
+                let ours = file.is_some();
+                let task = tokio::spawn(gate.serve(listener, closing));
+                (file.and_then(Placed::keep), None, ours, task)
+            }
+            Socket::Tcp(listener) => {
+                let address = listener.local_addr().ok();
+                // One of systemd outlives us: this is only our copy of it.
+                let ours = !self.inherited.has_at(address);
+                (None, address, ours, tokio::spawn(gate.serve(listener, closing)))
+            }
+        };
+        Listener { file, address, ours, room, protocols, close, task }
     }
 }
 
@@ -304,13 +355,30 @@ impl<A> Drop for Server<A> {
     }
 }
 
+/// How long a socket whose name is gone or leads to another takes connections: of a client that has
+/// looked the name up before, and is about to connect.
+const GRACE: Duration = Duration::from_millis(200);
+
 /// A socket that is being accepted from.
 struct Listener {
     file: Option<SocketFile>,
     address: Option<std::net::SocketAddr>,
+    /// Whether it ends with us. One of systemd keeps its queue for the next server.
+    ours: bool,
+    room: Arc<Room>,
     /// Those that it speaks with who comes from now on.
     protocols: watch::Sender<Protocols>,
+    close: oneshot::Sender<Closing>,
     task: JoinHandle<()>,
+}
+
+/// How a socket is to be closed.
+struct Closing {
+    /// Whether who is in its queue is still served.
+    drain: bool,
+    /// How long it goes on before.
+    grace: Duration,
+    closed: oneshot::Sender<()>,
 }
 
 impl Listener {
@@ -319,29 +387,41 @@ impl Listener {
         self.file.as_ref().is_none_or(SocketFile::is_in_place)
     }
 
-    /// The name goes first, then the socket.
-    async fn close(mut self) {
-        self.file.take();
-        self.task.abort();
-        let _ = (&mut self.task).await;
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// The name goes first, then the socket. Who is in its queue by then is served, unless the queue is
+    /// systemd's. A unix socket lives on for as long as `grace`, which is not waited for.
+    async fn close(self, grace: Duration) {
+        let Listener { file, ours, close, mut task, .. } = self;
+        let grace = if file.is_some() { grace } else { Duration::ZERO };
+        drop(file);
+        let (closed, is_closed) = oneshot::channel();
+        let _ = close.send(Closing { drain: ours, grace, closed });
+        if grace.is_zero() {
+            tokio::select! {
+                // An error means the same: the task is over.
+                _ = is_closed => {}
+                _ = &mut task => {}
+            }
+        }
     }
 }
 
 /// A listening socket, unix or TCP.
-trait Accept: Send + 'static {
+trait Accept: Send + Sync + 'static {
     fn accept(&self) -> impl Future<Output = io::Result<Stream>> + Send;
+
+    /// All who are in its queue, without waiting for more; then it is closed.
+    fn drain(self, take: impl FnMut(Stream)) -> io::Result<()>;
 }
 
 impl Accept for UnixListener {
     async fn accept(&self) -> io::Result<Stream> {
         let (stream, _) = UnixListener::accept(self).await?;
         stream.into_std().map(Stream::Unix)
+    }
+
+    fn drain(self, take: impl FnMut(Stream)) -> io::Result<()> {
+        let listener: unix::UnixListener = self.into_std()?;
+        queue(|| listener.accept().map(|(stream, _)| Stream::Unix(stream)), take)
     }
 }
 
@@ -350,50 +430,160 @@ impl Accept for TcpListener {
         let (stream, _) = TcpListener::accept(self).await?;
         stream.into_std().map(Stream::Tcp)
     }
+
+    fn drain(self, take: impl FnMut(Stream)) -> io::Result<()> {
+        let listener = self.into_std()?;
+        queue(|| listener.accept().map(|(stream, _)| Stream::Tcp(stream)), take)
+    }
 }
 
-/// Accepts for ever. Cancelled by aborting its task: between an accepted connection and its thread
-/// there is no point where that could happen.
-async fn accept<A: Answer>(
-    listener: impl Accept,
+/// Most connections that are taken out of a queue at its end: it holds no more (`somaxconn`).
+const QUEUE: usize = 4096;
+
+fn queue(accept: impl Fn() -> io::Result<Stream>, mut take: impl FnMut(Stream)) -> io::Result<()> {
+    for _ in 0..QUEUE {
+        match accept() {
+            Ok(stream) => take(stream),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// What is between a listening socket and its connections.
+struct Gate<A> {
     shared: Arc<Shared<A>>,
+    room: Arc<Room>,
     protocols: watch::Receiver<Protocols>,
     stop: watch::Receiver<bool>,
-) {
-    let most = shared.limits.connections;
-    let room = Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS)));
-    loop {
-        // Before accepting: a client that cannot be served is better off in the kernel's queue.
-        let permit = match room.clone().try_acquire_owned() {
-            Ok(permit) => Some(permit),
-            Err(_) => {
-                static FULL: RateLimit = RateLimit::new();
-                if let Some(more) = FULL.admit(Instant::now()) {
-                    tracing::warn!("{most} connections are open; further ones wait{more}");
-                }
-                // An error would mean that the semaphore was closed, which nobody does.
-                room.clone().acquire_owned().await.ok()
+    /// Those who were accepted and wait for a place. It is known only of an accepted connection whose
+    /// it is, so nobody can be left in the kernel's queue: the mail server may stand behind him.
+    waiting: VecDeque<(Peer, Open)>,
+}
+
+impl<A: Answer> Gate<A> {
+    /// Accepts until the server ends or the socket is to be closed. Between an accepted connection and
+    /// its thread, or its place among those who wait, there is no point where this can be cancelled.
+    async fn serve(mut self, listener: impl Accept, mut closing: oneshot::Receiver<Closing>) {
+        let (mut freed, mut stop) = (self.room.freed(), self.stop.clone());
+        let closing = loop {
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => return,
+                // An error means that the server was dropped: then it ends as well.
+                closing = &mut closing => match closing {
+                    Ok(closing) => break closing,
+                    Err(_) => return,
+                },
+                Ok(()) = freed.changed(), if !self.waiting.is_empty() => self.serve_waiting(),
+                accepted = listener.accept() => self.accepted(accepted).await,
             }
         };
-        let spawned = match listener.accept().await {
-            Ok(stream) => {
-                let protocols = *protocols.borrow();
-                connection::spawn(&shared, stream, protocols, permit, stop.clone())
+        let over = sleep(closing.grace);
+        tokio::pin!(over);
+        while !over.is_elapsed() && !closing.grace.is_zero() {
+            tokio::select! {
+                () = &mut over => {}
+                accepted = listener.accept() => self.accepted(accepted).await,
             }
-            Err(error) => Err(error),
-        };
-        match spawned {
-            Ok(()) => {}
+        }
+        if closing.drain {
+            // An error means that the system has no descriptor left; the client connects anew.
+            let _ = listener.drain(|stream| self.arrived(stream));
+        } else {
+            drop(listener);
+        }
+        let _ = closing.closed.send(());
+        while !self.waiting.is_empty() {
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => return,
+                Ok(()) = freed.changed() => self.serve_waiting(),
+            }
+        }
+    }
+
+    async fn accepted(&mut self, accepted: io::Result<Stream>) {
+        match accepted {
+            Ok(stream) => self.arrived(stream),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                // No file descriptor, memory or thread left: that is no reason to stop listening,
-                // and without a pause the error would come again at once and for ever.
-                static FAILED: RateLimit = RateLimit::new();
-                if let Some(more) = FAILED.admit(Instant::now()) {
-                    tracing::warn!("cannot accept a connection: {error}{more}");
-                }
+                // No file descriptor or memory left: that is no reason to stop listening, and
+                // without a pause the error would come again at once and for ever.
+                failed(&error);
                 sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+
+    /// Serves a client, has him wait, or closes.
+    fn arrived(&mut self, stream: Stream) {
+        let (peer, open) = (stream.client(), Open::new(stream));
+        match self.enter(peer, &open) {
+            Some(ticket) => self.begin(open, ticket),
+            None => {
+                let limit = self.room.limit();
+                let waits = self.waiting.len() < room::waiting_limit(limit);
+                static FULL: RateLimit = RateLimit::new();
+                if let Some(more) = FULL.admit(Instant::now()) {
+                    let what = if waits { "waits" } else { "is closed" };
+                    tracing::warn!(
+                        "{peer} has all connections that one client may have, of {limit} \
+                         (`max-connections`): the next one {what}{more}"
+                    );
+                }
+                if waits {
+                    self.waiting.push_back((peer, open));
+                }
+            }
+        }
+    }
+
+    fn enter(&self, peer: Peer, open: &Open) -> Option<Ticket> {
+        match self.room.enter(peer, open) {
+            Entered::Free(ticket) => Some(ticket),
+            Entered::InPlaceOf(gone, ticket) => {
+                static CROWDED: RateLimit = RateLimit::new();
+                if let Some(more) = CROWDED.admit(Instant::now()) {
+                    tracing::warn!(
+                        "{gone} has connections that never asked: the oldest is closed for the next \
+                         one of {peer}{more}"
+                    );
+                }
+                Some(ticket)
+            }
+            Entered::Full => None,
+        }
+    }
+
+    /// Those for whom there is a place by now, in the order in which they came.
+    fn serve_waiting(&mut self) {
+        for (peer, open) in std::mem::take(&mut self.waiting) {
+            match self.enter(peer, &open) {
+                Some(ticket) => self.begin(open, ticket),
+                None => self.waiting.push_back((peer, open)),
+            }
+        }
+    }
+
+    fn begin(&self, open: Open, ticket: Ticket) {
+        let (protocols, stop) = (*self.protocols.borrow(), self.stop.clone());
+        if let Err(error) = connection::spawn(&self.shared, open, protocols, Some(ticket), stop) {
+            failed(&error);
+        }
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the server is gone.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+fn failed(error: &io::Error) {
+    static FAILED: RateLimit = RateLimit::new();
+    if let Some(more) = FAILED.admit(Instant::now()) {
+        tracing::warn!("cannot accept a connection: {error}{more}");
     }
 }

@@ -144,8 +144,8 @@ fn line_for(limits: Limits, protocols: Protocols) -> Line {
     let toy = Arc::new(Toy::default());
     let shared = Shared { answer: toy.clone(), limits, connections: Arc::default() };
     let (shared, stop) = (Arc::new(shared), watch::Sender::new(false));
-    let stream = Stream::Unix(server);
-    connection::spawn(&shared, stream, protocols, None, stop.subscribe()).unwrap();
+    let open = Open::new(Stream::Unix(server));
+    connection::spawn(&shared, open, protocols, None, stop.subscribe()).unwrap();
     Line { client, toy, stop, shared }
 }
 
@@ -377,6 +377,80 @@ async fn the_connection_limit_makes_others_wait_and_not_fail() {
     assert!(pending.await);
     drop(first);
     assert_eq!(reply(&mut third, &mut Decoder::new(100)).await, Some(ok("3")));
+}
+
+#[tokio::test]
+async fn connections_that_never_ask_give_way_when_the_socket_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let limits = Limits { connections: 4, ..Limits::default() };
+    let server = server_with(limits, &[&path]).await;
+    let mut asked = UnixStream::connect(&path).await.unwrap();
+    assert_eq!(ask(&mut asked, "echo", "1").await, ok("1"));
+    let mut idle = Vec::new();
+    for n in 0..20 {
+        idle.push(UnixStream::connect(&path).await.unwrap());
+        // A byte is no request.
+        idle[n].write_all(b"1").await.unwrap();
+        assert!(asks(&path).await, "{n}");
+    }
+    assert_eq!(ask(&mut asked, "echo", "2").await, ok("2"), "who asked keeps the connection");
+    // The oldest were closed, without a word.
+    assert_eq!(replies(&mut idle[0]).await, []);
+    while server.connections().count() > 4 {
+        yield_now().await;
+    }
+}
+
+/// In the queues of sockets that a reload replaces and removes, and of a server that ends.
+#[tokio::test]
+async fn who_is_in_the_queue_of_a_socket_that_is_closed_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let [kept, gone] = ["kept", "gone"].map(|name| dir.path().join(name));
+    let mut server = server(&[&kept, &gone]).await;
+    // Nobody accepts before this task waits for something.
+    let queue = |path: &Path| -> Vec<_> {
+        let connect = |n: usize| {
+            let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+            std::io::Write::write_all(&mut stream, &request("echo", &n.to_string())).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            UnixStream::from_std(stream).unwrap()
+        };
+        (0..50).map(connect).collect()
+    };
+    async fn all_are_answered(queue: Vec<UnixStream>) {
+        for (n, mut stream) in queue.into_iter().enumerate() {
+            assert_eq!(reply(&mut stream, &mut Decoder::new(100)).await, Some(ok(&n.to_string())));
+        }
+    }
+    let (replaced, removed) = (queue(&kept), queue(&gone));
+    server.reconcile(&[with_mode(&kept, 0o600)]).await.unwrap();
+    all_are_answered(replaced).await;
+    all_are_answered(removed).await;
+    let last = queue(&kept);
+    let mut ended = JoinSet::new();
+    ended.spawn(server.shutdown());
+    all_are_answered(last).await;
+    ended.join_next().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn limit_of_connections_fits_the_descriptors_and_the_sockets() {
+    let dir = tempfile::tempdir().unwrap();
+    let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
+    let limits = Limits { descriptors: Some(1024), ..Limits::default() };
+    let mut server = server_with(limits, &[&one]).await;
+    let limit = |server: &Server<Toy>| server.open[0].1[0].room.limit();
+    assert_eq!(limit(&server), 506);
+    server.reconcile(&[unix(&one), unix(&two)]).await.unwrap();
+    assert_eq!(limit(&server), 250);
+    // A socket that is replaced goes on counting its connections.
+    let mut living = UnixStream::connect(&one).await.unwrap();
+    assert_eq!(ask(&mut living, "echo", "1").await, ok("1"));
+    let room = Arc::clone(&server.open[0].1[0].room);
+    server.reconcile(&[with_mode(&one, 0o600)]).await.unwrap();
+    assert!(Arc::ptr_eq(&room, &server.open[0].1[0].room));
+    assert_eq!(limit(&server), 506);
 }
 
 #[tokio::test]

@@ -50,8 +50,8 @@ pub(super) struct Conversation<'a, A> {
     pub(super) answer: &'a A,
     pub(super) limits: &'a Limits,
     pub(super) stream: Arc<Stream>,
-    /// Set with the first answer, for [`super::connection::Connections`].
-    pub(super) answered: Arc<AtomicBool>,
+    /// Set with the first whole request, for [`super::connection::Connections`] and [`super::room`].
+    pub(super) asked: Arc<AtomicBool>,
     pub(super) protocols: Protocols,
     pub(super) runtime: Handle,
     pub(super) stop: watch::Receiver<bool>,
@@ -138,8 +138,11 @@ impl<A: Answer> Conversation<'_, A> {
             return self.linger(&mut piece);
         }
         let mut heard = talk.hear(self, beginning, &mut out)?;
-        self.answered.store(true, Ordering::Relaxed);
         loop {
+            // An answer that needed nobody's decision is in there.
+            if !out.is_empty() {
+                self.has_asked();
+            }
             if let Heard::Garbage(why) = &heard {
                 static GARBAGE: RateLimit = RateLimit::new();
                 if let Some(more) = GARBAGE.admit(Instant::now()) {
@@ -167,6 +170,13 @@ impl<A: Answer> Conversation<'_, A> {
         }
     }
 
+    fn has_asked(&self) {
+        // A store for each request would have other processors fetch the line anew.
+        if !self.asked.load(Ordering::Relaxed) {
+            self.asked.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Whether the server ends. One that is gone without a word is an end as well.
     fn is_over(&self) -> bool {
         self.stop.has_changed().unwrap_or(true)
@@ -181,6 +191,7 @@ impl<A: Answer> Conversation<'_, A> {
         in_time: impl FnOnce() -> F,
         failed: impl FnOnce(String) -> R,
     ) -> io::Result<R> {
+        self.has_asked();
         let bug = || "a bug in murder-route, see its log".to_owned();
         // What a panic leaves behind is the implementation's care: many threads call it anyway.
         match catch_unwind(AssertUnwindSafe(at_once)) {

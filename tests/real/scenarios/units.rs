@@ -98,6 +98,7 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     scenario("the socket's unit alone is restarted and stopped", |w| follows_its_socket(&w.host));
     scenario("a killed daemon comes back", |w| comes_back(&w.host));
     scenario("a daemon that hangs is killed by systemd and comes back", |w| is_watched(&w.host));
+    scenario("a user who takes all connections takes none of Postfix", |w| is_crowded(&w.host));
     scenario("questions wait while the configuration is broken", |w| questions_wait(&w.host));
     scenario("a socket in Postfix' chroot, by the README", |w| is_in_the_chroot(w));
     scenario("a replica, as a user of its own", |w| keeps_a_replica(&w.host));
@@ -355,6 +356,64 @@ fn is_watched(host: &Booted) -> Done {
     host.run(&["systemctl", "daemon-reload"])?;
     host.run(&["systemctl", "restart", SERVICE])?;
     done?;
+    is(JANE)?;
+    is_running(host)
+}
+
+/// Connects as often as it is told and stays. With a third argument each connection asks once.
+const HOARD: &str = r#"
+use IO::Socket::UNIX;
+my ($path, $count, $asks) = @ARGV;
+my @held;
+$SIG{PIPE} = 'IGNORE';
+for (1 .. $count) {
+    my $s = IO::Socket::UNIX->new(Peer => $path) or last;
+    push @held, $s;
+    syswrite $s, "21:lmtp jane\@example.org," if $asks;
+}
+$| = 1;
+print "held ", scalar @held, "\n";
+sleep 600;
+"#;
+
+/// By user nobody, at the socket that everybody may write to; then only Postfix may.
+fn is_crowded(host: &Booted) -> Done {
+    let script = format!("{STATE}/hoard.pl");
+    fs::write(&script, HOARD)?;
+    fs::set_permissions(&script, Permissions::from_mode(0o644))?;
+    let postmap = ["runuser", "-u", "postfix", "--", "postmap", "-q", JANE.0];
+    let postmap = [&postmap[..], &["socketmap:unix:/run/murder-route:lmtp"]].concat();
+    let answered = || -> Done {
+        let answer = host.run(&postmap)?;
+        ensure!(JANE.1.strip_prefix("OK ") == Some(answer.trim_end()), "postmap: {answer}");
+        Ok(())
+    };
+    for asks in ["", "asks"] {
+        let hoard = format!(
+            "ulimit -n 4000; runuser -u nobody -- perl {script} /run/murder-route 2600 {asks} > \
+             {STATE}/held 2>&1 </dev/null & echo $!"
+        );
+        let pid = host.run(&["sh", "-c", &hoard])?;
+        sandbox::poll("the connections", 30, || {
+            let held = fs::read_to_string(format!("{STATE}/held")).unwrap_or_default();
+            Ok(held.starts_with("held ").then_some(held))
+        })
+        .map(|held| println!("    nobody {}{asks}", held.trim_end()))?;
+        let tried = (0..20).try_for_each(|_| answered());
+        host.run(&["kill", pid.trim()])?;
+        fs::remove_file(format!("{STATE}/held"))?;
+        tried?;
+    }
+    follow(host, "postfix", "Who may ask")?;
+    let rights = rights(host, "/run/murder-route")?;
+    ensure!(rights == "root:postfix 660", "{rights}");
+    answered()?;
+    let nobody = host.run(&[&["runuser", "-u", "nobody"], &postmap[3..]].concat());
+    ensure!(nobody.is_err(), "nobody is answered");
+    host.run(&["murder-route", "status"])?;
+    fs::remove_dir_all(in_root("/etc/systemd/system/murder-route.socket.d"))?;
+    host.run(&["systemctl", "daemon-reload"])?;
+    host.run(&["systemctl", "restart", SOCKET])?;
     is(JANE)?;
     is_running(host)
 }
