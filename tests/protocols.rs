@@ -46,6 +46,36 @@ fn rcpt(typed: &str) -> Vec<u8> {
 const UNKNOWN: &str = "5.1.1 User unknown";
 const MOVING: &str = "4.3.0 Mailbox is temporarily unavailable";
 
+/// As a canonical map is asked for every address in a header, however long.
+#[test]
+fn key_of_a_megabyte_or_less_is_no_error_in_any_protocol() {
+    let site = Site::new();
+    let daemon = Daemon::start(&site);
+    let mut client = daemon.connect();
+    for length in [9_950, 10_100, 24_000, 102_400, 900_000] {
+        let long = format!("{}@example.org", "x".repeat(length));
+        for map in ["canonical", "lmtp", "recipient"] {
+            let answer = client.ask(map, &long);
+            assert!(answer == "NOTFOUND " || length < 10_000, "{map} {length}: {answer}");
+        }
+        assert_eq!(client.ask("host", "jane@example.org"), "OK be1.example.org");
+    }
+    let mut line = daemon.connect();
+    let long = "x".repeat(24_000);
+    line.exchange(format!("canonical {long}@example.org\n").as_bytes(), b"NOTFOUND \n");
+    line.exchange(format!("get {long}@example.org\n").as_bytes(), b"500 not%20found\n");
+    line.exchange(b"host jane@example.org\n", b"OK be1.example.org\n");
+    let mut policy = daemon.connect();
+    let request = |helo: &str, recipient: &str| {
+        format!(
+            "request=smtpd_access_policy\nprotocol_state=RCPT\nhelo_name={helo}\n\
+             recipient={recipient}\n\n"
+        )
+    };
+    let later = b"action=DEFER_IF_PERMIT ";
+    policy.exchange(request(&"x".repeat(50_000), "jane@example.org").as_bytes(), later);
+}
+
 #[test]
 fn a_recipient_is_judged_alike_by_policy_milter_and_line_and_all_on_one_socket() {
     let site = Site::new();

@@ -5,27 +5,37 @@ use memchr::memmem;
 /// Above this a drained cutter gives its memory back, in bytes.
 const KEEP: usize = 2048;
 
+/// What is longer than a cutter's limit is skipped up to so many bytes.
+pub(super) const SKIP_LIMIT: usize = 1_000_000;
+
+/// Bytes of what is skipped that are told.
+pub(super) const HEAD: usize = 4;
+
 /// The cutter. It holds no more than `limit` bytes and one piece, if everything whole is taken out
-/// before more is pushed. After the first error it says nothing but that error.
+/// before more is pushed. What is longer is dropped as it comes. After the first error it says nothing
+/// but that error.
 #[derive(Debug)]
 pub(super) struct Cutter<E> {
     end: &'static [u8],
     limit: usize,
-    /// What comes is longer than the limit, its terminator included.
+    /// What comes is longer than [`SKIP_LIMIT`].
     too_long: E,
     buf: Vec<u8>,
     /// What was before this offset has been given out.
     start: usize,
     /// Before this offset no terminator begins.
     searched: usize,
+    /// How what is being skipped began, and how many bytes of it are gone.
+    skipping: Option<([u8; HEAD], usize)>,
     broken: Option<E>,
 }
 
 impl<E: Copy> Cutter<E> {
-    /// Cuts at `end`, which is not empty, what is at most `limit` bytes with it; what is longer is
-    /// the error `too_long`.
+    /// Cuts at `end`, which is not empty, what is at most `limit` bytes with it; what is longer than
+    /// [`SKIP_LIMIT`] is the error `too_long`.
     pub(super) fn new(end: &'static [u8], limit: usize, too_long: E) -> Self {
-        Cutter { end, limit, too_long, buf: Vec::new(), start: 0, searched: 0, broken: None }
+        let (buf, skipping, broken) = (Vec::new(), None, None);
+        Cutter { end, limit, too_long, buf, start: 0, searched: 0, skipping, broken }
     }
 
     /// Takes the next bytes of the stream.
@@ -38,10 +48,12 @@ impl<E: Copy> Cutter<E> {
         }
     }
 
-    /// What comes before the next terminator, as it is read. `None`: more bytes are needed.
+    /// What comes before the next terminator, as it is read; of what is longer than the limit, what
+    /// `long` makes of its first bytes. `None`: more bytes are needed.
     pub(super) fn next<'a, T>(
         &'a mut self,
         read: impl FnOnce(&'a [u8]) -> Result<T, E>,
+        long: impl FnOnce([u8; HEAD]) -> T,
     ) -> Option<Result<T, E>> {
         if let Some(error) = self.broken {
             return Some(Err(error));
@@ -50,10 +62,23 @@ impl<E: Copy> Cutter<E> {
         let end = memmem::find(unseen, self.end).map(|at| self.searched + at);
         let next = end.map_or(self.buf.len(), |end| end + self.end.len());
         let length = next - self.start;
-        if length > self.limit || (end.is_none() && length == self.limit) {
-            let error = self.too_long;
-            *self = Cutter { broken: Some(error), ..Cutter::new(self.end, self.limit, error) };
-            return Some(Err(error));
+        if length > self.limit || (end.is_none() && length == self.limit) || self.skipping.is_some()
+        {
+            let (head, gone) = self.skipping.unwrap_or_else(|| (self.head(), 0));
+            if end.is_some() {
+                (self.start, self.searched, self.skipping) = (next, next, None);
+                return Some(Ok(long(head)));
+            }
+            // A part of the terminator may be there.
+            let kept = (next + 1).saturating_sub(self.end.len()).max(self.start);
+            let gone = gone.saturating_add(kept - self.start);
+            if gone > SKIP_LIMIT {
+                let error = self.too_long;
+                *self = Cutter { broken: Some(error), ..Cutter::new(self.end, self.limit, error) };
+                return Some(Err(error));
+            }
+            (self.start, self.searched, self.skipping) = (kept, kept, Some((head, gone)));
+            return None;
         }
         let Some(end) = end else {
             // A part of the terminator may be there.
@@ -73,9 +98,17 @@ impl<E: Copy> Cutter<E> {
         Some(read.inspect_err(|error| self.broken = Some(*error)))
     }
 
+    fn head(&self) -> [u8; HEAD] {
+        let mut head = [0; HEAD];
+        for (to, from) in head.iter_mut().zip(self.buf.iter().skip(self.start)) {
+            *to = *from;
+        }
+        head
+    }
+
     /// Whether the stream stands behind a terminator.
     pub(super) fn is_empty(&self) -> bool {
-        self.start >= self.buf.len()
+        self.skipping.is_none() && self.start >= self.buf.len()
     }
 }
 
@@ -89,7 +122,9 @@ mod tests {
         let mut whole = Vec::new();
         for piece in pieces {
             cutter.push(piece);
-            while let Some(next) = cutter.next(|bytes| Ok(bytes.to_vec())) {
+            while let Some(next) =
+                cutter.next(|bytes| Ok(bytes.to_vec()), |head| [b"long ", &head[..]].concat())
+            {
                 match next {
                     Ok(bytes) => whole.push(bytes),
                     Err(()) => return (whole, true, cutter.is_empty()),
@@ -102,8 +137,10 @@ mod tests {
     #[test]
     fn the_limit_counts_the_terminator() {
         assert_eq!(cut([&b"12345678\n\n"[..]]), (vec![b"12345678".to_vec()], false, true));
-        assert_eq!(cut([&b"123456789\n\n"[..]]), (vec![], true, true));
-        assert_eq!(cut([&b"123456789\n"[..]]), (vec![], true, true));
+        let long = || vec![b"long 1234".to_vec()];
+        assert_eq!(cut([&b"123456789\n\n"[..]]), (long(), false, true));
+        assert_eq!(cut([&b"123456789\n"[..]]), (vec![], false, false));
+        assert_eq!(cut([&b"123456789\n"[..], b"\n"]), (long(), false, true));
         assert_eq!(cut([&b"12345678\n"[..]]), (vec![], false, false));
     }
 
@@ -111,8 +148,8 @@ mod tests {
     fn a_drained_cutter_gives_a_large_buffer_back() {
         let mut cutter = Cutter::new(b"\n", 10_000, ());
         cutter.push(&[&[b'x'; 9_000][..], b"\n"].concat());
-        assert_eq!(cutter.next(|line| Ok(line.len())), Some(Ok(9_000)));
-        assert_eq!(cutter.next(|line| Ok(line.len())), None);
+        assert_eq!(cutter.next(|line| Ok(line.len()), |_| 0), Some(Ok(9_000)));
+        assert_eq!(cutter.next(|line| Ok(line.len()), |_| 0), None);
         assert_eq!(cutter.buf.capacity(), 0);
     }
 
@@ -120,10 +157,33 @@ mod tests {
     fn nothing_is_read_after_what_could_not_be() {
         let mut cutter = Cutter::new(b"\n", 10, "too long");
         cutter.push(b"a\nb\nc\n");
-        assert_eq!(cutter.next(|line| Ok(line.to_vec())), Some(Ok(b"a".to_vec())));
-        assert_eq!(cutter.next(|_| Err::<(), _>("bad")), Some(Err("bad")));
+        let long = |_| Vec::new();
+        assert_eq!(cutter.next(|line| Ok(line.to_vec()), long), Some(Ok(b"a".to_vec())));
+        assert_eq!(cutter.next(|_| Err("bad"), long), Some(Err("bad")));
         cutter.push(b"d\n");
-        assert_eq!(cutter.next(|line| Ok(line.to_vec())), Some(Err("bad")));
+        assert_eq!(cutter.next(|line| Ok(line.to_vec()), long), Some(Err("bad")));
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_kept_and_has_an_end() {
+        let mut cutter = Cutter::new(b"\n", 10, "too long");
+        let piece = [b'x'; 1000];
+        for _ in 0..SKIP_LIMIT / piece.len() {
+            cutter.push(&piece);
+            assert_eq!(cutter.next(|_| Ok(()), |_| ()), None);
+            assert!(cutter.buf.len() <= piece.len() && !cutter.is_empty());
+        }
+        cutter.push(b"y\nnext\n");
+        assert_eq!(cutter.next(|_| Ok(false), |head| head == *b"xxxx"), Some(Ok(true)));
+        assert_eq!(cutter.next(|line| Ok(line == b"next"), |_| false), Some(Ok(true)));
+        for _ in 0..=SKIP_LIMIT / piece.len() {
+            cutter.push(&piece);
+            if let Some(end) = cutter.next(|_| Ok(()), |_| ()) {
+                assert_eq!(end, Err("too long"));
+                return;
+            }
+        }
+        panic!("it never ends");
     }
 
     proptest! {

@@ -13,7 +13,7 @@
 
 use std::borrow::Cow;
 
-use super::cutter::Cutter;
+use super::cutter::{Cutter, SKIP_LIMIT};
 use super::socketmap::Reply;
 
 /// The longest line of tcp_table(5), in bytes with its end; ours for both forms of a request.
@@ -25,8 +25,8 @@ pub const TABLE: &str = "lmtp";
 /// Why a stream is not one of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadLine {
-    /// The line is longer than [`LINE_LIMIT`].
-    #[error("line of more than {LINE_LIMIT} bytes")]
+    /// The line has no end.
+    #[error("line of more than {SKIP_LIMIT} bytes")]
     TooLong,
     /// A control character, CR among them: neither form has any.
     #[error("byte {0:#04x} in a line")]
@@ -40,6 +40,8 @@ pub enum Request<'a> {
     Get(Cow<'a, [u8]>),
     /// `get` or `put` as they cannot be answered, with the answer.
     Never(Refusal),
+    /// Longer than [`LINE_LIMIT`]: it has no address of ours. To be answered in this form.
+    Long(Form),
     /// `MAP KEY`. Without a space the key is empty.
     Map {
         /// The map.
@@ -47,6 +49,10 @@ pub enum Request<'a> {
         /// What is looked up; it may have spaces.
         key: &'a [u8],
     },
+}
+
+fn control(line: &[u8]) -> Option<u8> {
+    line.iter().copied().find(u8::is_ascii_control)
 }
 
 /// Why a request of tcp_table(5) is not answered.
@@ -77,6 +83,7 @@ impl<'a> Request<'a> {
         match self {
             Request::Get(_) | Request::Never(_) => Form::Table,
             Request::Map { .. } => Form::Map,
+            Request::Long(form) => *form,
         }
     }
 }
@@ -183,9 +190,12 @@ impl Decoder {
 
     /// The next whole request. `None`: more bytes are needed.
     pub fn next_request(&mut self) -> Option<Result<Request<'_>, BadLine>> {
-        self.0.next(|line| match line.iter().find(|b| b.is_ascii_control()) {
+        let read = |line| match control(line) {
             None => Ok(Request::parse(line)),
-            Some(byte) => Err(BadLine::Control(*byte)),
+            Some(byte) => Err(BadLine::Control(byte)),
+        };
+        self.0.next(read, |head| {
+            Request::Long(if head == *b"get " { Form::Table } else { Form::Map })
         })
     }
 
@@ -314,7 +324,6 @@ mod tests {
             (&b"get a\r\n"[..], BadLine::Control(b'\r')),
             (b"get a\0b\nget c\n", BadLine::Control(0)),
             (b"host \x7f\n", BadLine::Control(0x7f)),
-            (&[b'x'; LINE_LIMIT], BadLine::TooLong),
         ] {
             for piece in [stream.len(), 1] {
                 assert_eq!(decode(stream.chunks(piece)), (vec![], Some(error), false));
@@ -322,6 +331,26 @@ mod tests {
         }
         let most = [&[b'x'; LINE_LIMIT - 1][..], b"\n"].concat();
         assert_eq!(decode([&most[..]]).1, None);
+        assert_eq!(decode(vec![b'x'; 2 * SKIP_LIMIT].chunks(4096)).1, Some(BadLine::TooLong));
+    }
+
+    #[test]
+    fn line_above_the_limit_is_answered_in_its_form_and_the_stream_goes_on() {
+        for (begin, form) in [("get ", Form::Table), ("canonical ", Form::Map)] {
+            let stream = format!("{begin}{}@example.org\nget a\n", "x".repeat(24_000));
+            for piece in [1, 100, 5000, stream.len()] {
+                let mut decoder = Decoder::default();
+                let mut seen = Vec::new();
+                for bytes in stream.as_bytes().chunks(piece) {
+                    decoder.push(bytes);
+                    while let Some(request) = decoder.next_request() {
+                        let request = request.unwrap();
+                        seen.push((request == Request::Long(form), request == get(b"a")));
+                    }
+                }
+                assert_eq!(seen, [(true, false), (false, true)], "{begin} {piece}");
+            }
+        }
     }
 
     proptest! {

@@ -21,7 +21,8 @@ use super::rcpt::AtRcpt;
 pub const PACKET_LIMIT: usize = 65_536;
 
 /// The longest packet of those that are read and not only skipped, in bytes without its length: the
-/// lines of SMTP that go into them are bounded (2,048 in Postfix and Sendmail).
+/// lines of SMTP that go into them are bounded (2,048 in Postfix and Sendmail). A longer recipient is
+/// none of ours.
 pub const REQUEST_LIMIT: usize = 10_000;
 
 /// The versions of the protocol that we speak. That of Sendmail since 8.14 is 6.
@@ -269,15 +270,16 @@ fn head(bytes: &[u8], negotiated: bool) -> Result<Option<(Kind, usize)>, BadPack
     }
     let Some(command) = rest.first() else { return Ok(None) };
     let kind = match Kind::of(*command).ok_or(BadPacket::Unknown(*command))? {
-        // It tells nothing that would be needed.
-        Kind::Connection if within(REQUEST_LIMIT).is_none() => Kind::Skip(Command::Other),
+        // A connection tells nothing then that would be needed, and no address of ours is so long.
+        Kind::Connection | Kind::Recipient if within(REQUEST_LIMIT).is_none() => {
+            Kind::Skip(Command::Other)
+        }
         kind => kind,
     };
     let limit = match kind {
         Kind::Negotiate => REQUEST_LIMIT,
         _ if !negotiated => return Err(BadPacket::TooEarly(*command)),
-        Kind::Recipient | Kind::Connection => REQUEST_LIMIT,
-        Kind::Skip(_) => PACKET_LIMIT,
+        Kind::Recipient | Kind::Connection | Kind::Skip(_) => PACKET_LIMIT,
     };
     let length = within(limit).ok_or(too_long)?;
     Ok(Some((kind, length.saturating_sub(1))))

@@ -43,12 +43,23 @@ pub struct Decoder {
     /// What was before this offset has been given out.
     start: usize,
     broken: Option<FramingError>,
+    /// Bytes still to come of a frame that is only skipped.
+    skipping: Option<usize>,
+}
+
+/// What [`Decoder::next_or_skipped`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// The bytes between colon and comma.
+    Whole(&'a [u8]),
+    /// More of them than the limit allows; they were dropped as they came.
+    Skipped,
 }
 
 impl Decoder {
     /// A decoder of frames of at most `limit` bytes between colon and comma.
     pub fn new(limit: usize) -> Self {
-        Decoder { limit, buf: Vec::new(), start: 0, broken: None }
+        Decoder { limit, buf: Vec::new(), start: 0, broken: None, skipping: None }
     }
 
     /// Takes the next bytes of the stream.
@@ -62,15 +73,42 @@ impl Decoder {
 
     /// The next whole frame, without its length and comma. `None`: more bytes are needed.
     pub fn next_frame(&mut self) -> Option<Result<&[u8], FramingError>> {
+        match self.next_of_at_most(self.limit)? {
+            Ok(Frame::Whole(payload)) => Some(Ok(payload)),
+            // None is longer than the limit.
+            Ok(Frame::Skipped) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// As [`Self::next_frame`], but a frame longer than the limit and of at most `most` bytes is
+    /// skipped and told of once it is over: the stream goes on behind it.
+    pub fn next_or_skipped(&mut self, most: usize) -> Option<Result<Frame<'_>, FramingError>> {
+        self.next_of_at_most(most.max(self.limit))
+    }
+
+    fn next_of_at_most(&mut self, most: usize) -> Option<Result<Frame<'_>, FramingError>> {
         if let Some(error) = self.broken {
             return Some(Err(error));
         }
+        if self.skipping.is_none() {
+            let rest = self.buf.get(self.start..).unwrap_or_default();
+            if let Ok(Some((colon, length))) = length(rest, most)
+                && length > self.limit
+            {
+                self.start = self.start.saturating_add(colon + 1);
+                self.skipping = Some(length);
+            }
+        }
+        if let Some(left) = self.skipping {
+            return self.skip(left).map(|skipped| skipped.map(|()| Frame::Skipped));
+        }
         let rest = self.buf.get(self.start..).unwrap_or_default();
-        match first_frame(rest, self.limit) {
+        match first_frame(rest, most) {
             Ok(Some(payload)) => {
                 let whole = self.start..self.start + payload.end + 1;
                 self.start = whole.end;
-                self.buf.get(whole)?.get(payload).map(Ok)
+                self.buf.get(whole)?.get(payload).map(|payload| Ok(Frame::Whole(payload)))
             }
             Ok(None) => {
                 if rest.is_empty() {
@@ -82,26 +120,46 @@ impl Decoder {
                 }
                 None
             }
-            Err(error) => {
-                self.buf = Vec::new();
-                self.start = 0;
-                self.broken = Some(error);
-                Some(Err(error))
+            Err(error) => Some(Err(self.broken(error))),
+        }
+    }
+
+    /// Drops what has come of a frame of which so many bytes are left, and its comma.
+    fn skip(&mut self, left: usize) -> Option<Result<(), FramingError>> {
+        let come = self.buf.len().saturating_sub(self.start);
+        let dropped = come.min(left);
+        self.start = self.start.saturating_add(dropped);
+        match (left - dropped, self.buf.get(self.start)) {
+            (0, Some(b',')) => {
+                self.start += 1;
+                self.skipping = None;
+                Some(Ok(()))
+            }
+            (0, Some(&other)) => Some(Err(self.broken(FramingError::NoComma(other)))),
+            (left, _) => {
+                self.skipping = Some(left);
+                None
             }
         }
     }
 
+    fn broken(&mut self, error: FramingError) -> FramingError {
+        self.buf = Vec::new();
+        self.start = 0;
+        self.broken = Some(error);
+        error
+    }
+
     /// Whether the stream stands between two frames: the right place for it to end.
     pub fn is_empty(&self) -> bool {
-        self.start >= self.buf.len()
+        self.skipping.is_none() && self.start >= self.buf.len()
     }
 }
 
-/// Where the payload of the first frame in `bytes` is; the comma follows it. `None`: the frame is
-/// not whole yet.
-fn first_frame(bytes: &[u8], limit: usize) -> Result<Option<Range<usize>>, FramingError> {
+/// Where the colon of the first frame in `bytes` is, and the length before it. `None`: it is not
+/// there yet.
+fn length(bytes: &[u8], limit: usize) -> Result<Option<(usize, usize)>, FramingError> {
     let mut length = 0usize;
-    let mut colon = None;
     for (at, &byte) in bytes.iter().enumerate() {
         match byte {
             b'0'..=b'9' if at == 1 && length == 0 => return Err(FramingError::LeadingZero),
@@ -112,14 +170,17 @@ fn first_frame(bytes: &[u8], limit: usize) -> Result<Option<Range<usize>>, Frami
                     .filter(|&n| n <= limit)
                     .ok_or(FramingError::TooLong(limit))?;
             }
-            b':' if at > 0 => {
-                colon = Some(at);
-                break;
-            }
+            b':' if at > 0 => return Ok(Some((at, length))),
             other => return Err(FramingError::NotALength(other)),
         }
     }
-    let Some(colon) = colon else { return Ok(None) };
+    Ok(None)
+}
+
+/// Where the payload of the first frame in `bytes` is; the comma follows it. `None`: the frame is
+/// not whole yet.
+fn first_frame(bytes: &[u8], limit: usize) -> Result<Option<Range<usize>>, FramingError> {
+    let Some((colon, length)) = length(bytes, limit)? else { return Ok(None) };
     let payload = colon + 1..(colon + 1).saturating_add(length);
     match bytes.get(payload.end) {
         None => Ok(None),
@@ -272,6 +333,36 @@ mod tests {
         ) {
             let (frames, _, _) = decode(30, stream.chunks(piece));
             prop_assert!(frames.iter().all(|frame| frame.len() <= 30));
+        }
+    }
+
+    #[test]
+    fn frame_above_the_limit_is_skipped_and_the_stream_goes_on() {
+        let stream = b"3:one,20:01234567890123456789,3:two,11:01234567890,10:0123456789,";
+        for size in 1..=stream.len() {
+            let mut decoder = Decoder::new(10);
+            let mut seen = Vec::new();
+            for piece in stream.chunks(size) {
+                decoder.push(piece);
+                while let Some(frame) = decoder.next_or_skipped(20) {
+                    seen.push(match frame.unwrap() {
+                        Frame::Whole(payload) => String::from_utf8_lossy(payload).into_owned(),
+                        Frame::Skipped => "skipped".to_owned(),
+                    });
+                }
+                assert!(decoder.buf.len() <= 10 + 3 + size, "what is skipped is not kept");
+            }
+            assert_eq!(seen, ["one", "skipped", "two", "skipped", "0123456789"], "{size}");
+            assert!(decoder.is_empty());
+        }
+        for (stream, error) in [
+            (&b"21:"[..], FramingError::TooLong(20)),
+            (b"20:01234567890123456789;", FramingError::NoComma(b';')),
+        ] {
+            let mut decoder = Decoder::new(10);
+            decoder.push(stream);
+            assert_eq!(decoder.next_or_skipped(20), Some(Err(error)));
+            assert_eq!(decoder.next_or_skipped(20), Some(Err(error)));
         }
     }
 }

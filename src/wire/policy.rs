@@ -12,7 +12,7 @@
 //!
 //! Attributes that are not known count for nothing: each release of Postfix adds some.
 
-use super::cutter::Cutter;
+use super::cutter::{Cutter, SKIP_LIMIT};
 use super::rcpt::AtRcpt;
 
 /// The longest request taken, in bytes. Those of Postfix have about 1,000, and the lines of SMTP
@@ -23,8 +23,8 @@ pub const REQUEST_LIMIT: usize = 32_768;
 /// defers the letter (`smtpd_policy_service_default_action`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
-    /// The request is longer than [`REQUEST_LIMIT`].
-    #[error("request of more than {REQUEST_LIMIT} bytes")]
+    /// The request has no end.
+    #[error("request of more than {SKIP_LIMIT} bytes")]
     TooLong,
     /// A line is not `name=value`.
     #[error("a line without an attribute")]
@@ -106,9 +106,11 @@ impl Decoder {
         self.0.push(bytes);
     }
 
-    /// The next whole request. `None`: more bytes are needed.
-    pub fn next_request(&mut self) -> Option<Result<Request<'_>, BadRequest>> {
-        self.0.next(Request::parse)
+    /// The next whole request; nothing in place of one that is longer than [`REQUEST_LIMIT`]. `None`:
+    /// more bytes are needed.
+    pub fn next_request(&mut self) -> Option<Result<Option<Request<'_>>, BadRequest>> {
+        // Whose recipient it is was not read, and a long attribute must not get a stranger in.
+        self.0.next(|lines| Request::parse(lines).map(Some), |_| None)
     }
 
     /// Whether the stream stands between two requests.
@@ -156,7 +158,9 @@ mod tests {
             decoder.push(piece);
             while let Some(next) = decoder.next_request() {
                 match next {
-                    Ok(request) => requests.push(request.at_rcpt.map(<[u8]>::to_vec)),
+                    Ok(request) => {
+                        requests.push(request.and_then(|r| r.at_rcpt).map(<[u8]>::to_vec))
+                    }
                     Err(error) => {
                         assert_eq!(decoder.next_request(), Some(Err(error)));
                         return (requests, Some(error), false);
@@ -233,15 +237,26 @@ mod tests {
     }
 
     #[test]
-    fn too_long_a_request_is_refused_without_keeping_it() {
+    fn request_above_the_limit_is_not_read_and_the_stream_goes_on() {
         let begin = "a=".to_owned() + &"x".repeat(REQUEST_LIMIT - 4);
         let whole = begin.clone() + "\n\n";
         assert_eq!(decode([whole.as_bytes()]).1, Some(BadRequest::Missing("request")));
         for piece in [1, 512, REQUEST_LIMIT] {
-            let longer = begin.clone() + "xx";
-            let said = decode(longer.as_bytes().chunks(piece));
-            assert_eq!(said.1, Some(BadRequest::TooLong), "{piece}");
+            let longer = begin.clone() + "xx\n\n";
+            let mut decoder = Decoder::default();
+            let next = "request=smtpd_access_policy\nprotocol_state=RCPT\nrecipient=a@b\n\n";
+            let mut seen = Vec::new();
+            for bytes in [longer.as_bytes(), next.as_bytes()].concat().chunks(piece) {
+                decoder.push(bytes);
+                while let Some(request) = decoder.next_request() {
+                    let recipient = request.unwrap().and_then(|request| request.at_rcpt);
+                    seen.push(recipient.map(<[u8]>::to_vec));
+                }
+            }
+            assert_eq!(seen, [None, Some(b"a@b".to_vec())], "{piece}");
         }
+        let endless = "x".repeat(2 * SKIP_LIMIT);
+        assert_eq!(decode(endless.as_bytes().chunks(4096)).1, Some(BadRequest::TooLong));
     }
 
     #[test]

@@ -17,6 +17,12 @@ use super::netstring;
 /// address that SMTP can carry comes near it.
 pub const REQUEST_LIMIT: usize = 10_000;
 
+/// The longest request that is skipped, in bytes, and answered NOTFOUND: what is longer than
+/// [`REQUEST_LIMIT`] is no address of ours, but it may stand in a header of a message for somebody
+/// else (`header_size_limit` of Postfix, 102,400), and a canonical map is asked for all of it. An error
+/// would stop that message.
+pub const SKIPPED_REQUEST_LIMIT: usize = 1_000_000;
+
 /// The longest reply that Postfix reads, in bytes, status included (`socketmap_max_reply_size`).
 /// A longer one would leave Postfix in the middle of the stream.
 pub const REPLY_LIMIT: usize = 100_000;

@@ -42,6 +42,7 @@ impl Talk for Talker {
                     Form::Table.encode_into(out, &reply);
                 }
                 Request::Never(refusal) => refusal.encode_into(out),
+                Request::Long(form) => form.encode_into(out, &Reply::NotFound),
                 Request::Map { map, key } => {
                     let reply = with.of_map(map, key, out)?;
                     Form::Map.encode_into(out, &reply);

@@ -4,7 +4,7 @@ use std::io;
 
 use super::{Conversation, Heard, Talk};
 use crate::server::Answer;
-use crate::wire::policy::{Decoder, encode_into};
+use crate::wire::policy::{Decoder, Request, encode_into};
 use crate::wire::protocol::Protocol;
 use crate::wire::rcpt::AtRcpt;
 
@@ -23,10 +23,10 @@ impl Talk for Talker {
         self.0.push(bytes);
         while let Some(request) = self.0.next_request() {
             let answer = match request {
-                Ok(request) => match request.at_rcpt {
-                    Some(recipient) => with.at_rcpt(recipient, out)?,
-                    None => AtRcpt::Pass,
-                },
+                Ok(Some(Request { at_rcpt: Some(recipient) })) => with.at_rcpt(recipient, out)?,
+                Ok(Some(Request { at_rcpt: None })) => AtRcpt::Pass,
+                // It could not be read, and is asked for again later.
+                Ok(None) => AtRcpt::FAILED,
                 Err(error) => return Ok(Heard::Garbage(error.to_string())),
             };
             encode_into(out, answer);

@@ -4,9 +4,9 @@ use std::io;
 
 use super::{Conversation, Heard, Talk};
 use crate::server::Answer;
-use crate::wire::netstring::Decoder;
+use crate::wire::netstring::{Decoder, Frame};
 use crate::wire::protocol::Protocol;
-use crate::wire::socketmap::{REQUEST_LIMIT, Reply, Request};
+use crate::wire::socketmap::{REQUEST_LIMIT, Reply, Request, SKIPPED_REQUEST_LIMIT};
 
 pub(super) struct Talker(Decoder);
 
@@ -26,12 +26,16 @@ impl Talk for Talker {
         out: &mut Vec<u8>,
     ) -> io::Result<Heard> {
         self.0.push(bytes);
-        while let Some(frame) = self.0.next_frame() {
-            let request = match frame {
-                Ok(payload) => Request::parse(payload),
+        while let Some(frame) = self.0.next_or_skipped(SKIPPED_REQUEST_LIMIT) {
+            let reply = match frame {
+                Ok(Frame::Whole(payload)) => {
+                    let request = Request::parse(payload);
+                    with.of_map(request.map, request.key, out)?
+                }
+                Ok(Frame::Skipped) => Reply::NotFound,
                 Err(error) => return Ok(Heard::Garbage(error.to_string())),
             };
-            with.of_map(request.map, request.key, out)?.encode_into(out);
+            reply.encode_into(out);
             with.send_if_much(out)?;
         }
         Ok(Heard::More)

@@ -174,7 +174,6 @@ fn what_is_no_packet_ends_the_stream_before_anything_is_kept_for_it() {
         (packets(&[(b'O', &OFFER[..11])]), BadPacket::Negotiation(11)),
         (packets(&[(b'O', b"\0\0\0\x01\0\0\0\0\0\0\0\0")]), BadPacket::Version(1)),
         (after(b"\xff\xff\xff\xff"), BadPacket::TooLong(u32::MAX)),
-        (after(b"\0\0\x27\x11R"), BadPacket::TooLong(10_001)),
         (after(b"\0\0\0\x06R<a@b>"), BadPacket::Unterminated),
         (after(b"\0\0\0\x01R"), BadPacket::Unterminated),
         (after(b"\0\0\0\x01r"), BadPacket::Unknown(b'r')),
@@ -183,6 +182,27 @@ fn what_is_no_packet_ends_the_stream_before_anything_is_kept_for_it() {
             let said = decode(stream.chunks(piece));
             assert_eq!(said.1, Some(error), "{}", stream.escape_ascii());
         }
+    }
+}
+
+#[test]
+fn recipient_above_the_limit_is_let_pass_and_the_stream_goes_on() {
+    let long = [b"<", &vec![b'x'; 24_000][..], b"@example.org>\0"].concat();
+    let stream = packets(&[(b'O', OFFER), (b'R', &long), (b'R', b"<a@b>\0")]);
+    for piece in [stream.len(), 4096, 1] {
+        let mut decoder = Decoder::default();
+        let mut seen = Vec::new();
+        for bytes in stream.chunks(piece) {
+            decoder.push(bytes);
+            while let Some(command) = decoder.next_command() {
+                seen.push(match command.unwrap() {
+                    Command::Recipient(recipient) => recipient.to_vec(),
+                    Command::Other => b"other".to_vec(),
+                    _ => b"offer".to_vec(),
+                });
+            }
+        }
+        assert_eq!(seen, [&b"offer"[..], b"other", b"a@b"], "{piece}");
     }
 }
 
