@@ -28,6 +28,11 @@ pub trait Master: Send + Sync {
     /// A list has this name: what was kept of its absence (`negative-cache`) is over.
     fn is_listed(&self, _name: &MailboxName) {}
 
+    /// Whether [`Master::find`] would answer for this name without asking anybody.
+    fn needs_no_question(&self, _name: &MailboxName) -> bool {
+        false
+    }
+
     /// Whether a name that the master does not have was deleted a moment ago, as far as the stream
     /// tells. The second half of a rename may follow then, and the master must be asked twice.
     fn deleted_lately(&self, _name: &MailboxName) -> bool {

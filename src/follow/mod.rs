@@ -155,6 +155,10 @@ impl Master for Murder {
         }
     }
 
+    fn needs_no_question(&self, name: &MailboxName) -> bool {
+        self.lately_absent(name)
+    }
+
     fn deleted_lately(&self, name: &MailboxName) -> bool {
         self.replica.as_ref().is_some_and(|replica| replica.deleted_lately(name))
     }

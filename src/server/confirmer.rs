@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::warn;
 
 use super::barrier::{Barrier, PAUSE};
+use super::budget::Budget;
 use crate::confirm::Said;
 use crate::mailbox::{KeyGeneration, MailboxName};
 use crate::mailbox_list::kick::kick;
@@ -33,6 +34,8 @@ pub struct Confirmer {
     slave: Option<Barrier>,
     /// The lists, where a miss is believed if they are complete by themselves.
     lists: Option<Lists>,
+    /// How often the master is asked for what strangers choose; `None`: as often as it takes.
+    budget: Option<Budget>,
     /// Names are also sought by likeness, on a walk over the lists.
     walks: bool,
     impossible: Once,
@@ -65,9 +68,10 @@ impl Confirmer {
             (None, Some(lists)) => Some(Barrier::new(pause, move || lists.are_complete())),
             (None, None) => None,
         };
+        let budget = (!pause.is_zero()).then(Budget::default);
         let walks = resolver.router.rules.fuzzy;
         let (impossible, silent) = (Once::new(), Mutex::new(None));
-        Self { master, ask_master, slave, lists, walks, impossible, silent }
+        Self { master, ask_master, slave, lists, budget, walks, impossible, silent }
     }
 
     /// Who is asked for names.
@@ -88,6 +92,15 @@ impl Confirmer {
     /// The same. `walks`: the lists are searched for other names that are like it, so they have to
     /// have caught up with the master.
     pub async fn ask_or_walk(&self, name: &MailboxName, walks: bool) -> Said {
+        if self.ask_master
+            && let Some(said) = self.waits_for_turn(name).await
+        {
+            return said;
+        }
+        self.confirm(name, walks).await
+    }
+
+    async fn confirm(&self, name: &MailboxName, walks: bool) -> Said {
         if self.ask_master {
             match self.find(name, self.walks || walks).await {
                 Ok(finding) => return Said::Master(finding),
@@ -105,6 +118,34 @@ impl Confirmer {
         self.caught_up().await
     }
 
+    /// Waits until the master may be asked for another name that the lists do not have. Where too many
+    /// are asked for, the lists catch up instead, which all who wait share: an account that was made a
+    /// moment ago is found by that, and a stranger is not refused without the master's word.
+    async fn waits_for_turn(&self, name: &MailboxName) -> Option<Said> {
+        let (budget, master) = (self.budget.as_ref()?, self.master.as_ref()?);
+        // Then it is the slave who is asked, once for all who wait; or nobody.
+        if master.is_impossible() || master.needs_no_question(name) {
+            return None;
+        }
+        let now = Instant::now();
+        match budget.turn(now) {
+            Some(turn) if turn <= now => None,
+            Some(turn) => {
+                sleep_until(turn).await;
+                None
+            }
+            None => {
+                // Whether they have is seen by another look at them.
+                match &self.slave {
+                    Some(slave) => drop(slave.wait().await),
+                    None => drop(master.caught_up().await),
+                }
+                let why = "more unknown names a second than the MUPDATE master is asked for";
+                Some(Said::Master(Finding::Unsure(why.into())))
+            }
+        }
+    }
+
     /// Asks the master for a name that the lists have, if he can be asked just now. Takes up to a
     /// quarter of a second; unless he says that he does not have it, which is confirmed as any miss.
     pub async fn ask_again(&self, name: &MailboxName) -> Said {
@@ -120,7 +161,8 @@ impl Confirmer {
         }
         master.is_listed(name);
         match timeout(SOON, master.find(name)).await {
-            Ok(Ok(Finding::Absent)) => self.ask(name).await,
+            // The lists have it, so it is no stranger.
+            Ok(Ok(Finding::Absent)) => self.confirm(name, false).await,
             Ok(Ok(finding)) => Said::Master(finding),
             Ok(Err(Impossible(why))) => unsure(why),
             Err(_) => {
@@ -268,6 +310,42 @@ mod tests {
         master.deleted = true;
         let confirmer = confirmer(Proof::Master { slave: None }, false, Some(Arc::new(master)));
         assert_eq!(confirmer.ask(&name()).await, Said::Master(found));
+    }
+
+    /// 500 strangers a second, for ten seconds.
+    #[tokio::test(start_paused = true)]
+    async fn flood_of_strangers_has_a_budget_and_holds_up_no_new_account() {
+        let master = Arc::new(fake(vec![Ok(Finding::Absent)]));
+        let asked: Arc<dyn Master> = master.clone();
+        let confirmer = Arc::new(confirmer(Proof::Master { slave: None }, false, Some(asked)));
+        let began = Instant::now();
+        let mut strangers = Vec::new();
+        for n in 0..5000u64 {
+            sleep_until(began + Duration::from_millis(2) * u32::try_from(n).unwrap()).await;
+            let confirmer = Arc::clone(&confirmer);
+            let stranger = MailboxName::new(format!("user.u{n}")).unwrap();
+            strangers.push(tokio::spawn(async move { confirmer.ask(&stranger).await }));
+        }
+        let at = Instant::now();
+        // In the list, and made a moment ago.
+        assert_eq!(confirmer.ask_again(&name()).await, Said::Master(Finding::Absent));
+        assert!(at.elapsed() <= Duration::from_secs(1));
+        let (mut absent, mut unsure) = (0, 0);
+        for stranger in strangers {
+            match stranger.await.unwrap() {
+                Said::Master(Finding::Absent) => absent += 1,
+                Said::Master(Finding::Unsure(_)) => unsure += 1,
+                said => panic!("{said:?}"),
+            }
+        }
+        let asked = master.asked.load(Ordering::SeqCst);
+        assert!((2000..=2500).contains(&asked), "{asked}");
+        assert!(absent >= 2000 && unsure >= 2000, "{absent} {unsure}");
+        // A moment later nobody has to wait.
+        sleep(Duration::from_secs(2)).await;
+        let at = Instant::now();
+        assert_eq!(confirmer.ask(&name()).await, Said::Master(Finding::Absent));
+        assert_eq!(at.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@
 
 pub mod answerer;
 mod barrier;
+mod budget;
 pub mod confirmer;
 mod connection;
 mod conversation;
