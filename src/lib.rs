@@ -56,6 +56,7 @@ pub mod imapd_conf;
 #[cfg(test)]
 #[path = "../tests/common/left_out.rs"]
 mod left_out;
+pub mod lingering;
 pub mod mailbox;
 pub mod mailbox_list;
 pub mod maps;

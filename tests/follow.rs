@@ -303,3 +303,30 @@ fn a_reload_keeps_the_replica_and_its_connection() {
     assert_eq!(daemon.ask("lmtp", "jane@example.org"), JANE);
     assert_eq!(status(&site, &daemon).0, Some(0));
 }
+
+#[test]
+fn mailbox_that_two_backends_claim_is_named() {
+    let master = Master::start(LIST);
+    let site = site(&master, "\"replica\"");
+    let daemon = Daemon::start(&site);
+    fresh(&site, &daemon);
+    for server in ["be2", "be1", "be2"] {
+        master.set("user.jane", &format!("{server}.example.org!default"));
+        let place = format!("OK lmtp:inet:{server}.example.org:2003");
+        let moved = || stored(&site).contains(&format!("user.jane\tactive\t{server}."));
+        until(&place, moved);
+    }
+    let (_, said) = status(&site, &daemon);
+    assert_eq!(said["flipping"][0]["mailbox"], "user.jane", "{said}");
+    assert_eq!(said["flipping"][0]["times"], 2, "{said}");
+    assert_eq!((&said["missing"], &said["reserved"]), (&0.into(), &0.into()), "{said}");
+    let listen = format!("unix:{}", daemon.socket.display());
+    let text = site.run("status", &["--listen", &listen]).stdout;
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("user.jane by be"), "{text}");
+}
+
+/// What `dump` says.
+fn stored(site: &Site) -> String {
+    String::from_utf8(site.run("dump", &[]).stdout).unwrap()
+}

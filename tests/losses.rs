@@ -111,3 +111,27 @@ fn daemon_that_cannot_keep_the_mark_says_so_and_serves() {
     assert_eq!(daemon.ask("lmtp", "u0007@example.org"), DELIVER);
     assert_eq!(daemon.ask("lmtp", "stranger@example.org"), UNKNOWN);
 }
+
+#[test]
+fn mailbox_that_is_reserved_is_named_with_its_age() {
+    // carol is reserved in it.
+    let site = Site::new();
+    let daemon = Daemon::start(&site);
+    let until = Instant::now() + common::PATIENCE;
+    let status = loop {
+        let answer = daemon.ask("status", "");
+        let status: serde_json::Value =
+            serde_json::from_str(answer.strip_prefix("OK ").unwrap()).unwrap();
+        if status["reserved"] != 0 {
+            break status;
+        }
+        assert!(Instant::now() < until, "{status}");
+        thread::sleep(Duration::from_millis(50));
+    };
+    let waiting = &status["waiting"][0];
+    assert_eq!(
+        (&waiting["mailbox"], &waiting["state"]),
+        (&"user.carol".into(), &"reserved".into())
+    );
+    assert!(waiting["seconds"].is_u64(), "{waiting}");
+}

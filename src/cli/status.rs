@@ -186,6 +186,25 @@ fn in_words(status: &Value) -> String {
     line("master", shown(&status["master"]));
     line("trouble", shown(&status["trouble"]));
     line("names", shown(&status["names"]));
+    for (what, member) in
+        [("missing", "missing"), ("unusable", "unusable"), ("reserved", "reserved")]
+    {
+        line(what, shown(&status[member]).filter(|count| count != "0"));
+    }
+    for waiting in status["waiting"].as_array().into_iter().flatten() {
+        let [mailbox, state, server] = ["mailbox", "state", "server"]
+            .map(|member| shown(&waiting[member]).unwrap_or_default());
+        let seconds = waiting["seconds"].as_u64().unwrap_or_default();
+        line(
+            "",
+            Some(format!("{mailbox} {state} on {server} for {seconds} s: ctl_mboxlist -m there")),
+        );
+    }
+    for flip in status["flipping"].as_array().into_iter().flatten() {
+        let mailbox = shown(&flip["mailbox"]).unwrap_or_default();
+        let [one, other] = [0, 1].map(|nth| shown(&flip["servers"][nth]).unwrap_or_default());
+        line("claimed twice", Some(format!("{mailbox} by {one} and {other}")));
+    }
     line("connections", shown(&status["connections"]));
     let lost = &status["log_lines_lost"];
     line("log lines lost", shown(lost).filter(|_| lost.as_u64() != Some(0)));

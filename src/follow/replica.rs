@@ -10,7 +10,8 @@ use tokio::task::{JoinHandle as Task, spawn_blocking};
 use super::upstream::{Clock, Upstream};
 use super::{stream, writer};
 use crate::config::ReplicaSettings;
-use crate::mailbox::{Lookup, MailboxList as _, MailboxName};
+use crate::lingering::Flips;
+use crate::mailbox::{Lookup, MailboxList as _, MailboxName, Record, State};
 use crate::mailbox_list::lists::Trust;
 use crate::mailbox_list::replica::{Error, Place, ReplicaList};
 use crate::mupdate::{Event, Failure, Limit};
@@ -83,6 +84,7 @@ struct Link {
     changes: u64,
     doubtful: u64,
     skipped: u64,
+    flips: Flips,
 }
 
 impl Link {
@@ -273,7 +275,11 @@ impl Shared {
 
     fn status(&self) -> Status {
         let status = self.standing().status(self.now());
-        Status { doubt: self.doubt(), ..status }
+        let (unusable, flipping) = {
+            let link = self.link();
+            (link.doubtful + link.skipped, link.flips.all(self.now()))
+        };
+        Status { doubt: self.doubt(), unusable: Some(unusable), flipping, ..status }
     }
 
     /// There is a connection to this master.
@@ -346,6 +352,20 @@ impl Shared {
     pub(super) fn odd(&self, doubtful: u64, skipped: u64) {
         let mut link = self.link();
         (link.doubtful, link.skipped) = (doubtful, skipped);
+    }
+
+    /// The stream has told where a mailbox is that was active before, if it was.
+    pub(super) fn placed(&self, name: &MailboxName, before: Option<&Record>, record: &Record) {
+        let now = self.now();
+        let mut link = self.link();
+        match (before, record) {
+            (
+                Some(Record { state: State::Active, server: Some(before), .. }),
+                Record { state: State::Active, server: Some(server), .. },
+            ) => link.flips.changed(name, before, server, now),
+            (_, Record { state: State::Active, .. }) => {}
+            _ => link.flips.forget(name),
+        }
     }
 
     /// What was committed last, as far as this process knows.

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 use super::replica::{Shared, Wanted};
 use crate::mailbox_list::replica::{Error, Place};
 use crate::mupdate::Event;
-use crate::replica::{Follower, Heard, Listing, Outcome};
+use crate::replica::{Batch as _, Follower, Heard, Listing, Outcome};
 
 /// So many events that wait make one transaction, and a bunch more.
 const BATCH: usize = 8192;
@@ -216,6 +216,10 @@ impl Writer {
             let clock = SystemTime::now();
             let mut change = place.begin()?;
             for event in events {
+                if let Event::Record(name, record) = event {
+                    let before = change.get(name)?;
+                    self.shared.placed(name, before.as_ref(), record);
+                }
                 follower.apply(&mut change, event, clock)?;
             }
             let as_of = asked.map(|asked| self.shared.clock_at(asked));

@@ -126,6 +126,9 @@ impl Trust for Stored {
             synchronised: about.synchronised,
             master: about.master,
             release: about.release,
+            missing: about.missing,
+            unusable: None,
+            flipping: Vec::new(),
             held_back: about.held_back,
         })
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::recent::Recent;
 use super::{About, HeldBack, utc};
+use crate::lingering::Flip;
 use crate::mailbox::MailboxName;
 
 /// The last barrier may be so old. They are asked for every 2 to 3 seconds.
@@ -71,6 +72,12 @@ pub struct Status {
     pub release: String,
     /// The loss that is held back.
     pub held_back: Option<HeldBack>,
+    /// How many names are missing.
+    pub missing: u64,
+    /// How many records of the last list could not be used, as far as that is known.
+    pub unusable: Option<u64>,
+    /// Mailboxes that two backends claim in turn.
+    pub flipping: Vec<Flip>,
 }
 
 impl Standing {
@@ -195,6 +202,9 @@ impl Standing {
             master: self.about.master.clone(),
             release: self.about.release.clone(),
             held_back: self.about.held_back.clone(),
+            missing: self.about.missing,
+            unusable: None,
+            flipping: Vec::new(),
         }
     }
 

@@ -1,8 +1,8 @@
 //! From a request to its reply: the daemon's side of the [`Resolver`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
@@ -14,7 +14,8 @@ use super::log::{Escaped, RateLimit};
 use super::status::Status;
 use super::{Answer, Connections};
 use crate::confirm::{Findings, MOST_ROUNDS};
-use crate::mailbox::{MailboxList, MailboxName};
+use crate::lingering::{Lingering, Stuck};
+use crate::mailbox::{MailboxList, MailboxName, State};
 use crate::maps::{STATUS_MAP, is_about_now, is_in_any_case};
 use crate::master::Master;
 use crate::resolver::{self, Resolver};
@@ -28,6 +29,8 @@ pub struct Answerer {
     trouble: RateLimit,
     counters: Counters,
     connections: OnceLock<Arc<Connections>>,
+    started: Instant,
+    lingering: Mutex<Lingering>,
 }
 
 struct Serving {
@@ -86,7 +89,23 @@ impl Answerer {
             trouble: RateLimit::new(),
             counters: Counters::default(),
             connections: OnceLock::new(),
+            started: Instant::now(),
+            lingering: Mutex::default(),
         }
+    }
+
+    /// What a look over the lists has found reserved or moving.
+    pub(super) fn found_waiting(&self, found: Vec<(MailboxName, State, Option<String>)>) {
+        let now = self.started.elapsed();
+        self.lingering.lock().unwrap_or_else(PoisonError::into_inner).look(found, now);
+    }
+
+    /// The mailboxes that have been reserved or moving for so long, and for how long.
+    pub(super) fn waiting(&self, at_least: Duration) -> Vec<(Stuck, Duration)> {
+        let now = self.started.elapsed();
+        let lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        let longer = lingering.longer_than(at_least, now).into_iter();
+        longer.map(|waiting| (waiting.clone(), now.saturating_sub(waiting.since))).collect()
     }
 
     /// Counts these connections in its status. Once: what comes later has no effect.
@@ -99,9 +118,12 @@ impl Answerer {
         let (serving, counted) = (Arc::clone(serving), self.counters.counted());
         let connections = self.connections.get().map_or(0, |connections| connections.count());
         let slave_trouble = serving.confirmer.slave_trouble().await;
+        let waiting = self.waiting(Duration::ZERO);
         let look = move || {
             let master = serving.confirmer.master();
-            let status = Status::of(&serving.resolver, master, slave_trouble, connections, counted);
+            let mut status =
+                Status::of(&serving.resolver, master, slave_trouble, connections, counted);
+            status.wait(&waiting);
             serde_json::to_string(&status).map_err(|e| e.to_string())
         };
         match tokio::task::spawn_blocking(look).await {

@@ -1,8 +1,11 @@
 //! How the daemon is, for `murder-route status`.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::counters::Counted;
+use crate::lingering::Stuck;
 use crate::mailbox_list::Inspection;
 use crate::mailbox_list::lists::Source;
 use crate::master::Master;
@@ -33,6 +36,16 @@ pub struct Status {
     pub trouble: Option<String>,
     /// How many names the replica, or else the list of this host, holds.
     pub names: Option<u64>,
+    /// How many names have vanished from the master's list without being deleted, and are deferred.
+    pub missing: Option<u64>,
+    /// How many records of the master's last list could not be used; their mail is deferred.
+    pub unusable: Option<u64>,
+    /// How many mailboxes are reserved or moving.
+    pub reserved: usize,
+    /// Those of them that have been so for the longest time.
+    pub waiting: Vec<WaitingStatus>,
+    /// Mailboxes that two backends claim in turn.
+    pub flipping: Vec<FlipStatus>,
     /// Open connections of mail servers.
     pub connections: usize,
     /// Lines of the log that were lost since the daemon began: it could not be written, or not fast
@@ -40,6 +53,33 @@ pub struct Status {
     pub log_lines_lost: u64,
     /// What was answered since the daemon began.
     pub counters: Counted,
+}
+
+/// Maximum number of mailboxes named in a status.
+const MAX_NAMED: usize = 20;
+
+/// A mailbox that is reserved or moving.
+#[derive(Debug, Clone, Serialize)]
+pub struct WaitingStatus {
+    /// Its name.
+    pub mailbox: String,
+    /// `reserved` or `moving`.
+    pub state: &'static str,
+    /// The server of its record.
+    pub server: Option<String>,
+    /// For how many seconds it has been seen so, at least.
+    pub seconds: u64,
+}
+
+/// A mailbox that two backends claim in turn.
+#[derive(Debug, Clone, Serialize)]
+pub struct FlipStatus {
+    /// Its name.
+    pub mailbox: String,
+    /// The backends.
+    pub servers: [String; 2],
+    /// How often its location went back within a day.
+    pub times: u32,
 }
 
 /// How one source is.
@@ -89,6 +129,11 @@ impl Status {
             master: master.and_then(Master::servername),
             trouble,
             names: None,
+            missing: None,
+            unusable: None,
+            reserved: 0,
+            waiting: Vec::new(),
+            flipping: Vec::new(),
             connections,
             log_lines_lost: super::log::lost(),
             counters,
@@ -111,6 +156,18 @@ impl Status {
         let worst = worst.or(status.sources.first());
         status.state = worst.map_or_else(String::new, |source| source.state.clone());
         status
+    }
+
+    /// Names the mailboxes that are reserved or moving, and for how long.
+    pub(super) fn wait(&mut self, waiting: &[(Stuck, Duration)]) {
+        self.reserved = waiting.len();
+        let named = waiting.iter().take(MAX_NAMED).map(|(waiting, age)| WaitingStatus {
+            mailbox: waiting.name.to_string(),
+            state: waiting.state.as_str(),
+            server: waiting.server.clone(),
+            seconds: age.as_secs(),
+        });
+        self.waiting = named.collect();
     }
 
     fn file(&mut self, list: &crate::mailbox_list::FileList) -> SourceStatus {
@@ -138,6 +195,14 @@ impl Status {
         // To the millisecond, which is more than anybody needs.
         self.barrier_age = said.age.map(|age| (age.as_secs_f64() * 1000.0).round() / 1000.0);
         self.names = Some(said.names);
+        self.missing = Some(said.missing);
+        self.unusable = said.unusable;
+        let flipping = said.flipping.into_iter().take(MAX_NAMED).map(|flip| FlipStatus {
+            mailbox: flip.name.to_string(),
+            servers: flip.servers,
+            times: flip.times,
+        });
+        self.flipping = flipping.collect();
         if !said.master.is_empty() {
             self.master = Some(said.master);
         }
