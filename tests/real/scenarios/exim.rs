@@ -67,6 +67,13 @@ fn quoted(world: &World<Exim>) -> Done {
     world.arrives("\"Jane+Work\"@Example.Org", be1, "jane", "INBOX/Work")?;
     world.arrives("\"o.bri\\en\"@example.org", be1, "o.brien", "INBOX")?;
     world.arrives("\"bob\"@example.net", be2, "bob@example.net", "INBOX")?;
+    // No list of addresses, no file and no command.
+    for odd in ["\":include:/etc/hosts\"", "\"/etc/hosts\"", "\"|/bin/true\"", "|/bin/true"] {
+        let reply = world.rcpt(&format!("{odd}@example.org"))?;
+        ensure!((500..600).contains(&reply.code), "{odd}: {reply}");
+    }
+    let service = fs::read_to_string(sandbox::in_root("/etc/default/exim4"))?;
+    ensure!(service.contains("\nEXIMSERVICE='-bdf -q1m'\n"), "/etc/default/exim4: {service}");
     // Nobody can have a mailbox whose name needs them.
     world.refused("\"jane doe\"@example.org")?;
     world.refused("\"jane\\\"\"@example.org")
