@@ -70,6 +70,7 @@ pub struct Findings {
     masters_word: bool,
     again: Again,
     any_case: bool,
+    list_alone: bool,
 }
 
 impl Findings {
@@ -78,6 +79,13 @@ impl Findings {
 
     /// Nothing yet, and the local slave can be asked whether the lists have caught up.
     pub const ASK_THE_SLAVE: Self = Self::nothing(Rest::Unconfirmed, false);
+
+    /// Nothing yet, and nobody knows more than the lists; it can be found out whether they are complete.
+    pub const LISTS_ALONE: Self = {
+        let mut findings = Self::nothing(Rest::Unconfirmed, false);
+        findings.list_alone = true;
+        findings
+    };
 
     /// Nothing yet, and the master can be asked for each name.
     pub const ASK_THE_MASTER: Self = Self::nothing(Rest::Unconfirmed, true);
@@ -91,6 +99,7 @@ impl Findings {
             masters_word,
             again: Again::None,
             any_case: false,
+            list_alone: false,
         }
     }
 
@@ -171,6 +180,10 @@ impl Belief for Findings {
             (None, Rest::Unconfirmed) => Misses::Unconfirmed,
             (None, Rest::Doubted(why)) => Misses::Doubted(why),
         }
+    }
+
+    fn is_lists_alone(&self) -> bool {
+        self.list_alone
     }
 
     fn can_ask_again(&self, name: &MailboxName) -> bool {

@@ -98,7 +98,8 @@ impl Resolver {
     pub fn nothing_found(&self, generation: Option<KeyGeneration>) -> Findings {
         let mut findings = match self.proof {
             Proof::List => Findings::NOBODY_TO_ASK,
-            Proof::Complete | Proof::Slave(_) => Findings::ASK_THE_SLAVE,
+            Proof::Complete => Findings::LISTS_ALONE,
+            Proof::Slave(_) => Findings::ASK_THE_SLAVE,
             Proof::Master { .. } => Findings::ASK_THE_MASTER,
         };
         findings.learn_generation(generation);

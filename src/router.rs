@@ -103,6 +103,12 @@ pub trait Belief {
     /// What a miss of this name is worth.
     fn of(&self, name: &MailboxName) -> Misses<'_>;
 
+    /// Whether nobody knows more than the list, so that no name can be there that it has not heard of
+    /// yet.
+    fn is_lists_alone(&self) -> bool {
+        false
+    }
+
     /// Whether somebody can be asked for this name, and has not been yet, so that a record that
     /// changed a moment ago need not be believed ([`MailboxList::lookup_dated`]).
     fn can_ask_again(&self, _name: &MailboxName) -> bool {
@@ -444,6 +450,14 @@ impl Search<'_> {
             true => None,
             false => target.others.iter().find(|name| self.is_there(name)),
         };
+        // lmtpd without a MUPDATE server goes by likeness at once. A folder that is found like that is
+        // known as any, whatever the misses of this list are worth.
+        if self.belief.is_lists_alone() && !target.names().any(|name| self.is_there(name)) {
+            let searches = Fuzzy::all(&self.router.rules, target);
+            if let Some(found) = self.fuzzy(searches)? {
+                return Ok(found);
+            }
+        }
         let found = match other {
             Some(name) => self.look_up(&Target::by_name(target.kind, name.clone()))?,
             None => self.look_up(target)?,

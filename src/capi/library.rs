@@ -495,7 +495,7 @@ impl Library {
     fn nothing_found(&self) -> Findings {
         match (self.murder, self.complete) {
             (true, _) => Findings::ASK_THE_MASTER,
-            (false, true) => Findings::ASK_THE_SLAVE,
+            (false, true) => Findings::LISTS_ALONE,
             (false, false) => Findings::NOBODY_TO_ASK,
         }
     }

@@ -273,6 +273,36 @@ fn who_moved_a_moment_ago_and_has_moved_on_is_not_sent_where_he_was() {
 }
 
 #[test]
+fn a_folder_of_nearly_the_name_is_known_where_only_the_list_can_be_asked() {
+    let mut router = router();
+    router.rules.fuzzy = true;
+    let mut folder = active("be2");
+    folder.anonymous.post = true;
+    let list = FakeList::of(&[("News.Press Room", folder)]);
+    let mut findings = Findings::LISTS_ALONE;
+    let decide = |findings: &Findings, recipient: &str| {
+        router.route(recipient.as_bytes(), &findings.over(&list), findings, None)
+    };
+    for learnt in [false, true] {
+        if learnt {
+            let name = MailboxName::new("nothing").unwrap();
+            findings.learn(name, Said::Lists(Err("records of other servers".into())));
+        }
+        let found = decide(&findings, "+news/press_room@example.org");
+        assert!(
+            matches!(&found, Verdict::Final(route) if server(route) == Some("be2")),
+            "{found:?}"
+        );
+    }
+    let missed = decide(&findings, "+other@example.org");
+    let Verdict::Final(route) = missed else { panic!("{missed:?}") };
+    assert_eq!(route.decision, Decision::Deferred(Cause::Mailbox));
+    // Where somebody may know of a folder of the very name, he is asked first.
+    let asked = decide(&Findings::ASK_THE_SLAVE, "+news/press_room@example.org");
+    assert!(matches!(asked, Verdict::Confirm(_)), "{asked:?}");
+}
+
+#[test]
 fn a_right_just_taken_away_is_confirmed_by_the_slave_where_the_master_cannot_be_asked() {
     let mut list = FakeList::of(&[("board", on(State::Active, "be1"))]);
     list.new = Some("board");
