@@ -256,9 +256,10 @@ fn names_made_by_guess_refuse_nobody_unless_that_is_said() {
     for (more, policy) in
         [("", UnknownPolicy::Defer), ("unknown = \"reject\"\n", UnknownPolicy::Reject)]
     {
+        // A list that is named keeps /etc/imapd.conf out, which hosts with Cyrus have.
         let toml = format!(
-            "{more}source = \"replica\"\n[mupdate]\nservers = [\"mu\"]\nauthname = \"a\"\n\
-             password-file = \"password\"\n"
+            "{more}mailboxes-db = \"unread\"\nsource = \"replica\"\n[mupdate]\nservers = [\"mu\"]\n\
+             authname = \"a\"\npassword-file = \"password\"\n"
         );
         site.write("murder-route.toml", &toml, 0o600);
         site.write("password", "geheim\n", 0o600);
