@@ -131,6 +131,7 @@ impl Deployment {
         for name in ["main", "master", "overrides", "types"] {
             let mut text = fs::read_to_string(recorded.join(name)).unwrap();
             text = text.replace("/run/murder-route", &socket);
+            text = text.replace("smtputf8_enable = yes", "smtputf8_enable = no");
             text = text.replace("mail_owner = postfix", &format!("mail_owner = {own}"));
             text = text.replace(
                 "\nqueue_directory = /var/spool/postfix",

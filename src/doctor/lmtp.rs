@@ -70,6 +70,8 @@ pub struct Facts {
     pub release: Option<(u32, u32)>,
     /// Whether it offers STARTTLS.
     pub starttls: bool,
+    /// Whether it offers SMTPUTF8 (RFC 6531).
+    pub smtputf8: bool,
     /// The mechanisms it offers in the clear.
     pub auth: Vec<String>,
     /// What STARTTLS came to, if it is offered.
@@ -271,6 +273,7 @@ impl Conversation {
                 let name = first.and_then(|line| line.split_whitespace().next());
                 self.facts.name = name.map(shown);
                 self.facts.starttls = offers(&reply, "STARTTLS");
+                self.facts.smtputf8 = offers(&reply, "SMTPUTF8");
                 self.facts.auth = auth_mechanisms(&reply);
                 self.say("MAIL FROM:<>", Phase::Mail);
             }

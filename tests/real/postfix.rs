@@ -38,6 +38,7 @@ relay_recipient_maps =
 transport_maps = {proxy}socketmap:unix:/run/murder-route:lmtp
 recipient_canonical_maps = {proxy}socketmap:unix:/run/murder-route:canonical
 recipient_canonical_classes = envelope_recipient
+smtputf8_enable = no
 lmtp_connect_timeout = 10s
 lmtp_destination_concurrency_failed_cohort_limit = 100
 ",

@@ -57,6 +57,22 @@ pub fn examine(settings: &Settings, ours: &[Use], maps: &Maps) -> Vec<Finding> {
     findings
 }
 
+/// Postfix offers SMTPUTF8 to clients and needs it of the backend for what they then send; where that
+/// has not got it, the message is bounced (5.6.7), also of an existing recipient. `without`: whether a
+/// backend was seen that does not offer it.
+pub fn smtputf8(settings: &Settings, without: bool) -> Option<Finding> {
+    let offers = |smtpd: &Service| settings.of(smtpd, "smtputf8_enable") == "yes";
+    if !without || !settings.running("smtpd").any(offers) {
+        return None;
+    }
+    let what = "smtpd offers SMTPUTF8 and a backend does not: messages that need it are accepted and \
+                bounced";
+    Some(
+        Finding::error("postfix/smtputf8", "smtputf8_enable = yes", what)
+            .mend("smtputf8_enable = no"),
+    )
+}
+
 /// A service that is not there is waited for, without an end (`resolve_clnt.c`).
 fn missing(settings: &Settings) -> Vec<Finding> {
     let is_there =
@@ -190,6 +206,16 @@ mod tests {
         });
         assert_eq!((found.len(), found[0].0, found[0].1), (1, "postfix/kept", Severity::Error));
         assert!(found[0].2.contains("(submission) asks the service `smtpd-rewite`"), "{found:?}");
+    }
+
+    #[test]
+    fn smtputf8_that_no_backend_takes_is_an_error() {
+        for settings in sites() {
+            let found = smtputf8(&settings, true).unwrap();
+            assert_eq!((found.check, found.severity), ("postfix/smtputf8", Severity::Error));
+            assert_eq!(smtputf8(&settings, false), None);
+            assert_eq!(smtputf8(&settings.with("smtputf8_enable", "no"), true), None);
+        }
     }
 
     #[test]
