@@ -33,6 +33,8 @@ pub struct Resolver {
     pub proof: Proof,
     /// What a reload must not lose.
     pub vital: Vital,
+    /// How long a known name that vanished without a DELETE is deferred (`accept-after`).
+    pub accept_after: Duration,
 }
 
 /// How it is confirmed that there is no such mailbox.
@@ -90,6 +92,7 @@ impl Resolver {
             maps: settings.maps,
             proof: settings.proof,
             vital: settings.vital,
+            accept_after: settings.replica.accept_after,
         }
     }
 

@@ -221,6 +221,35 @@ fn an_account_that_the_frontends_slave_lost_is_routed_all_the_same() {
     assert_eq!(site.lookup("lost@example.org")["answer"], JANE);
 }
 
+/// `ctl_cyrusdb -r` of a master that restarts in the middle of an XFER removes the user's name.
+#[test]
+fn name_last_seen_reserved_is_deferred_when_it_vanishes() {
+    let later = |answer: &str| answer.starts_with("OK retry:4.3.0") || answer.starts_with("TEMP ");
+    for source in ["\"mailboxes-db\"", "\"find\""] {
+        let master = Master::start(&[("user.moves", "be1.example.org!default")]);
+        let site = Site::new();
+        site.imapd_conf(&master.imapd_conf());
+        site.config(&format!(
+            "domains = [\"example.org\"]\nsource = {source}\n[mupdate]\nallow-plaintext = true\n"
+        ));
+        let daemon = Daemon::start(&site);
+        assert_eq!(daemon.ask("lmtp", "moves@example.org"), JANE);
+        master.reserve("user.moves");
+        let reserved = daemon.ask("lmtp", "moves@example.org");
+        assert!(later(&reserved), "{source}: {reserved}");
+        master.delete("user.moves");
+        let vanished = daemon.ask("lmtp", "moves@example.org");
+        assert!(later(&vanished), "{source}: {vanished}");
+        daemon.wait_for("was reserved or moving");
+        assert_eq!(daemon.ask("lmtp", "nobody@example.org"), UNKNOWN);
+        // A backend has pushed it again; after that its deletion is what it seems.
+        master.set("user.moves", "be1.example.org!default");
+        assert_eq!(daemon.ask("lmtp", "moves@example.org"), JANE);
+        master.delete("user.moves");
+        assert_eq!(daemon.ask("lmtp", "moves@example.org"), UNKNOWN, "{source}");
+    }
+}
+
 #[test]
 fn a_password_that_would_go_in_the_clear_is_not_sent() {
     let master = Master::start(LIST);

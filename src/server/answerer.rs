@@ -1,7 +1,7 @@
 //! From a request to its reply: the daemon's side of the [`Resolver`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -13,11 +13,13 @@ use super::counters::Counters;
 use super::log::{Escaped, RateLimit};
 use super::status::Status;
 use super::{Answer, Connections};
-use crate::confirm::{Findings, MOST_ROUNDS};
-use crate::lingering::{Lingering, Stuck};
-use crate::mailbox::{MailboxList, MailboxName, State};
+use crate::confirm::{Findings, MOST_ROUNDS, Said};
+use crate::lingering::{Lingering, Stuck, Unsettled};
+use crate::mailbox::{Lookup, MailboxList, MailboxName, State};
+use crate::mailbox_list::lists::Source;
 use crate::maps::{STATUS_MAP, is_about_now, is_in_any_case};
 use crate::master::Master;
+use crate::mupdate::Finding;
 use crate::resolver::{self, Resolver};
 use crate::router::{Belief, Cause, Decision, Route, Verdict};
 use crate::wire::rcpt::AtRcpt;
@@ -31,6 +33,7 @@ pub struct Answerer {
     connections: OnceLock<Arc<Connections>>,
     started: Instant,
     lingering: Mutex<Lingering>,
+    unsettled: Mutex<Unsettled>,
 }
 
 struct Serving {
@@ -91,13 +94,70 @@ impl Answerer {
             connections: OnceLock::new(),
             started: Instant::now(),
             lingering: Mutex::default(),
+            unsettled: Mutex::default(),
         }
     }
 
     /// What a look over the lists has found reserved or moving.
     pub(super) fn found_waiting(&self, found: Vec<(MailboxName, State, Option<String>)>) {
         let now = self.started.elapsed();
+        let serving = self.serving.load();
+        for (name, ..) in &found {
+            self.saw_unsettled(&serving.resolver, name);
+        }
         self.lingering.lock().unwrap_or_else(PoisonError::into_inner).look(found, now);
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, Unsettled> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps that a name is reserved or moving. A replica needs no such memory: its stream tells how
+    /// names go.
+    fn saw_unsettled(&self, resolver: &Resolver, name: &MailboxName) {
+        let sources = resolver.lists.sources();
+        if !sources.iter().any(|source| matches!(source, Source::Replica(_))) {
+            self.unsettled().saw(name, self.started.elapsed(), resolver.accept_after);
+        }
+    }
+
+    /// Weighs what was said of a name against what was seen of it: a name that was reserved or moving
+    /// and is absent now may be a user's whose XFER ended with a restart of the master.
+    fn weigh(&self, resolver: &Resolver, name: &MailboxName, said: Said) -> Said {
+        match &said {
+            Said::Master(Finding::Found(record)) => {
+                match record.state {
+                    State::Reserved | State::Moving => self.saw_unsettled(resolver, name),
+                    State::Active => self.unsettled().settled(name),
+                    State::Deleted | State::Intermediate => {}
+                }
+                return said;
+            }
+            Said::Master(Finding::Absent) | Said::Lists(Ok(())) => {}
+            Said::Master(Finding::Unsure(_)) | Said::Lists(Err(_)) => return said,
+        }
+        let by_slave = matches!(said, Said::Lists(_));
+        if by_slave && !matches!(resolver.lists.now().lookup(name), Lookup::Absent) {
+            return said;
+        }
+        let now = self.started.elapsed();
+        let Some(vanished) = self.unsettled().vanished(name, now, resolver.accept_after) else {
+            return said;
+        };
+        let why = format!(
+            "{name} was reserved or moving {} s ago and vanished; its mail is deferred for {} s, since a \
+             master that restarts removes the names of mailboxes that are being moved; if the mailbox is \
+             whole on its backend, run there: ctl_mboxlist -m",
+            vanished.age.as_secs(),
+            resolver.accept_after.as_secs()
+        );
+        if vanished.is_new {
+            warn!("{why}");
+        }
+        match by_slave {
+            true => Said::Lists(Err(why.into())),
+            false => Said::Master(Finding::Unsure(why)),
+        }
     }
 
     /// The mailboxes that have been reserved or moving for so long, and for how long.
@@ -187,7 +247,7 @@ impl Answer for Answerer {
         if map == STATUS_MAP {
             return self.status(&serving).await;
         }
-        let route = serving.route(key, serving.nothing(map), &self.counters).await;
+        let route = serving.route(key, serving.nothing(map), self).await;
         self.reply(&serving.resolver, map, key, &route)
     }
 
@@ -201,7 +261,7 @@ impl Answer for Answerer {
 
     async fn rcpt_in_time(&self, recipient: &[u8]) -> AtRcpt {
         let serving = self.serving.load_full();
-        let route = serving.route(recipient, &serving.nothing, &self.counters).await;
+        let route = serving.route(recipient, &serving.nothing, self).await;
         self.at_rcpt(&serving.resolver, recipient, &route)
     }
 }
@@ -216,7 +276,7 @@ impl Serving {
     }
 
     /// Decides, and has names confirmed as often as it takes.
-    async fn route(&self, key: &[u8], nothing: &Findings, counters: &Counters) -> Route {
+    async fn route(&self, key: &[u8], nothing: &Findings, answerer: &Answerer) -> Route {
         let mut findings = nothing.clone();
         findings.learn_generation(self.confirmer.key_generation());
         for _ in 0..=MOST_ROUNDS {
@@ -239,19 +299,26 @@ impl Serving {
                 Verdict::Final(route) => return route,
                 Verdict::Wait => return resolver::busy(),
                 Verdict::Confirm(name) => {
-                    counters.confirming();
+                    answerer.counters.confirming();
+                    if let Lookup::Present(record) = self.resolver.lists.now().lookup(&name)
+                        && matches!(record.state, State::Reserved | State::Moving)
+                    {
+                        answerer.saw_unsettled(&self.resolver, &name);
+                    }
                     let said =
                         self.confirmer.ask_or_walk(&name, self.walks(&name, &findings)).await;
                     (name, said)
                 }
                 Verdict::AskAgain(name) => {
-                    counters.asking_again();
+                    answerer.counters.asking_again();
                     let said = self.confirmer.ask_again(&name).await;
+                    let said = answerer.weigh(&self.resolver, &name, said);
                     findings.learn_again(name, said);
                     findings.learn_generation(self.confirmer.key_generation());
                     continue;
                 }
             };
+            let said = answerer.weigh(&self.resolver, &name, said);
             findings.learn(name, said);
             findings.learn_generation(self.confirmer.key_generation());
         }

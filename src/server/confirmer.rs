@@ -280,7 +280,8 @@ mod tests {
         };
         let maps = Default::default();
         let (lists, vital) = (Lists::default(), Default::default());
-        let resolver = Resolver { router, maps, lists, proof, vital };
+        let accept_after = Duration::from_secs(600);
+        let resolver = Resolver { router, maps, lists, proof, vital, accept_after };
         Confirmer::new(&resolver, master)
     }
 

@@ -71,6 +71,13 @@ impl Master {
         state.changed.push(name.to_owned());
     }
 
+    /// Reserves a name: its mailbox is being created or moved.
+    pub fn reserve(&self, name: &str) {
+        let mut state = self.state.lock().unwrap();
+        state.list.insert(name.to_owned(), None);
+        state.changed.push(name.to_owned());
+    }
+
     /// Deletes a mailbox.
     pub fn delete(&self, name: &str) {
         let mut state = self.state.lock().unwrap();

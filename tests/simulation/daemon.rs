@@ -222,6 +222,7 @@ impl Daemon {
             lists: Lists::new(vec![Source::Replica(Replicated { list, trust })]),
             proof: Proof::Master { slave: None },
             vital: Default::default(),
+            accept_after: ACCEPT_AFTER,
         };
         Self {
             shared,

@@ -36,9 +36,11 @@ pub fn reserved_is_put_off<M: Mta>(world: &World<M>) -> Done {
     world.put_off("reserved@example.org")?;
     world.put_off("reserved+Work@example.org")?;
 
+    // The frontend's list does not tell whether the name was deleted or lost by a master that
+    // restarted in the middle of an XFER. The daemon has seen it reserved; a command has not.
     master.delete(NAME)?;
     world.becomes_unknown("reserved@example.org")?;
-    world.refused("reserved@example.org")
+    world.put_off("reserved@example.org")
 }
 
 /// Foreign senders and recipients keep every letter, and nobody looks them up in the list.
