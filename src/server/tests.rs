@@ -223,7 +223,7 @@ async fn a_framing_error_gets_one_answer_and_a_close() {
         (&b"GET / HTTP/1.1\r\n\r\n"[..], "byte 0x47 in the length"),
         (b"6:echo abc1:a,", "byte 0x62 where"),
         (b"010:", "leading zero"),
-        (b"10001:", "more than 10000 bytes"),
+        (b"1000001:", "more than 1000000 bytes"),
     ] {
         let mut line = line(Limits { write: SHORT, ..Limits::default() });
         let all = [&request("echo", "before"), garbage, &request("echo", "after")].concat();
