@@ -178,6 +178,8 @@ install-daemon: $(PROGRAM)
 	$(INSTALL) -m 644 exim/socket.conf $(DESTDIR)$(docdir)/exim/
 	$(INSTALL) -d $(DESTDIR)$(docdir)/postfix
 	$(INSTALL) -m 644 postfix/* $(DESTDIR)$(docdir)/postfix/
+	sed 's|/usr/local/share/doc/murder-route|$(docdir)|' postfix/README.md \
+	    > $(DESTDIR)$(docdir)/postfix/README.md
 	$(INSTALL) -d $(DESTDIR)$(docdir)/sendmail
 	$(INSTALL) -m 644 sendmail/README.md sendmail/example.mc sendmail/murder_route.m4 \
 	    $(DESTDIR)$(docdir)/sendmail/

@@ -19,7 +19,7 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 4 | [`MISSING`], which no time is |
+//! | 4 | the constant `MISSING`, which no time is |
 //! | 8 | milliseconds for which the replica had been followed, big endian |
 //! | 2 | length of the name of the master that had it, big endian |
 //! | … | that name |
