@@ -205,7 +205,9 @@ fn a_sound_deployment_has_nothing_to_mend_and_gets_no_letter() {
     assert_eq!(examined.checks("error"), [""; 0], "{}", examined.report);
     assert_eq!(examined.code, Some(0));
     let ok = examined.checks("ok");
-    for check in ["socket/answer", "socket/daemon", "postfix/domains", "postfix/softening"] {
+    for check in
+        ["socket/answer", "socket/daemon", "list/reserved", "postfix/domains", "postfix/softening"]
+    {
         assert!(ok.iter().any(|ok| ok == check), "{check}: {}", examined.report);
     }
     assert_eq!(ok.iter().filter(|check| *check == "backend/lmtp").count(), 2);

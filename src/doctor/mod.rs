@@ -4,7 +4,8 @@
 //!
 //! * [`postfix`] reads Postfix' settings and knows the mistakes people make in them.
 //! * [`socket`] knows what to ask at a socket, and what it means if nobody answers; [`recipients`],
-//!   whether what is said there of recipients is what the configuration says.
+//!   whether what is said there of recipients is what the configuration says; [`waiting`], the mailboxes
+//!   that a daemon names as reserved for long or claimed twice.
 //! * [`lmtp`] is the conversation with a backend; [`backend`] judges what it brought, also against
 //!   what Postfix will do there, which is the [`client`]: the [`certificate`], and the [`login`].
 //! * [`comparison`] finds where two mailbox lists differ.
@@ -21,6 +22,7 @@ pub mod postfix;
 pub mod recipients;
 pub mod report;
 pub mod socket;
+pub mod waiting;
 
 /// How bad a finding is. The order is that of weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

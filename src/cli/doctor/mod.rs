@@ -34,7 +34,7 @@ use crate::doctor::postfix::{Ask as _, domains, fallback, kept, lookups, tables,
 use crate::doctor::recipients::{self, Asked};
 use crate::doctor::report::Report;
 use crate::doctor::socket::{Outcome, Who, daemon, of_listener, of_use};
-use crate::doctor::{Finding, Severity, shown};
+use crate::doctor::{Finding, Severity, shown, waiting};
 use crate::endpoint::{Endpoint, Listen};
 use crate::follow::{Upstream, Visit};
 use crate::mailbox::MailboxName;
@@ -297,6 +297,7 @@ impl<'a> Examination<'a> {
             }
             if let (Some(status), false) = (outcome.status(), known) {
                 self.findings.extend(daemon(&endpoint.to_string(), &status));
+                self.findings.extend(waiting::judge(&endpoint.to_string(), &status));
                 known = true;
             }
             if let (Endpoint::Unix(path), Some(queue)) = (endpoint, &queue)
