@@ -57,11 +57,13 @@ pub struct Outcome {
 /// Reads a full list into one [`Batch`], whatever its order. Writes only what differs from what
 /// stands there.
 ///
-/// Takes 8 bytes for every name, 8 MB for a million: what came is remembered by hashes, whose seed
-/// is new each time. A name that is gone and has the hash of one that came stays until the next list.
+/// What came is remembered by hashes, whose seed is new each time. A name that is gone and has the hash
+/// of one that came stays until the next list. They take 8 bytes for every name, 8 MB for a million, in
+/// memory only once the list is complete: see [`Batch::note`].
 #[derive(Debug)]
 pub struct Listing {
     hasher: RandomState,
+    /// Sorted; empty until the list is complete.
     came: Vec<u64>,
     /// The replica was synchronised before.
     again: bool,
@@ -75,10 +77,8 @@ impl Listing {
     /// Begins with what the batch has. Nothing but the list may be put there until it is finished.
     pub fn begin<B: Batch>(batch: &B) -> Result<Self, B::Error> {
         let (had, again) = (batch.names()?, batch.about()?.synchronised.is_some());
-        // Room for what will most likely come, so that it need not grow; bounded, whatever is stored.
-        let room = usize::try_from(had + had / 16).unwrap_or(0).min(1 << 24);
-        let came = Vec::with_capacity(room);
-        Ok(Self { hasher: RandomState::new(), came, again, had, new: 0, back: 0, changed: 0 })
+        let (hasher, came) = (RandomState::new(), Vec::new());
+        Ok(Self { hasher, came, again, had, new: 0, back: 0, changed: 0 })
     }
 
     /// One record of the list, which came when the clock said this.
@@ -103,8 +103,7 @@ impl Listing {
             Put::Changed => self.changed += 1,
             Put::Same => {}
         }
-        self.came.push(self.hasher.hash_one(name.as_bytes()));
-        Ok(())
+        batch.note(self.hasher.hash_one(name.as_bytes()))
     }
 
     /// The list is complete. Names that did not come go missing, or the loss is held back.
@@ -119,6 +118,7 @@ impl Listing {
         heard: &Heard<'_>,
         accept_after: Duration,
     ) -> Result<Outcome, B::Error> {
+        self.came = batch.noted()?;
         self.came.sort_unstable();
         self.came.dedup();
         let listed = self.came.len() as u64;

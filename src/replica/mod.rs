@@ -88,6 +88,10 @@ pub trait Batch {
     /// Replaces that, except [`About::missing`], which the batch counts itself. Times may lose what
     /// is below a millisecond.
     fn set_about(&mut self, about: &About) -> Result<(), Self::Error>;
+    /// Notes a number for [`Self::noted`]. Any count of them takes little memory.
+    fn note(&mut self, number: u64) -> Result<(), Self::Error>;
+    /// Takes all numbers that were noted.
+    fn noted(&mut self) -> Result<Vec<u64>, Self::Error>;
 }
 
 /// What became of a record that was put.

@@ -13,6 +13,7 @@ pub(crate) struct Table {
     pub(crate) records: BTreeMap<Vec<u8>, (Record, Changed)>,
     pub(crate) missing: BTreeMap<Vec<u8>, Missing>,
     pub(crate) about: About,
+    pub(crate) notes: Vec<u64>,
 }
 
 impl Batch for Table {
@@ -83,5 +84,14 @@ impl Batch for Table {
     fn set_about(&mut self, about: &About) -> Result<(), Infallible> {
         self.about = About { missing: self.missing.len() as u64, ..about.clone() };
         Ok(())
+    }
+
+    fn note(&mut self, number: u64) -> Result<(), Infallible> {
+        self.notes.push(number);
+        Ok(())
+    }
+
+    fn noted(&mut self) -> Result<Vec<u64>, Infallible> {
+        Ok(std::mem::take(&mut self.notes))
     }
 }

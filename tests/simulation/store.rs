@@ -23,6 +23,7 @@ pub(crate) struct Table {
     most: u64,
     /// Likewise: when each name changed last.
     changed: BTreeMap<Vec<u8>, Duration>,
+    notes: Vec<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -193,6 +194,15 @@ impl Batch for Table {
     fn set_about(&mut self, about: &About) -> Result<(), Infallible> {
         self.about = About { missing: self.missing.len() as u64, ..about.clone() };
         Ok(())
+    }
+
+    fn note(&mut self, number: u64) -> Result<(), Infallible> {
+        self.notes.push(number);
+        Ok(())
+    }
+
+    fn noted(&mut self) -> Result<Vec<u64>, Infallible> {
+        Ok(std::mem::take(&mut self.notes))
     }
 }
 

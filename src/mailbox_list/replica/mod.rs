@@ -5,6 +5,7 @@
 //! | `data.mdb` | 0640 | the records, see [`value`] |
 //! | `lock.mdb` | 0660 | LMDB's table of readers |
 //! | `lock` | 0640 | locked (`flock`) by the one who follows the master |
+//! | `names` | 0600 | hashes of the names of a long list while that comes; removed at once, and open |
 //! | `*.set-aside` | | a store that was damaged, or of another version, when the daemon began anew |
 //!
 //! One process follows the master and writes, through a [`Place`]. Any number of processes read,
@@ -41,6 +42,7 @@ mod list;
 mod lockless;
 #[cfg(all(test, feature = "capi"))]
 mod lockless_tests;
+mod notes;
 #[cfg(feature = "capi")]
 mod pages;
 mod place;

@@ -13,6 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 
 use super::list::ReplicaList;
+use super::notes::Notes;
 use super::rights::{Writer, explained};
 use super::store::{Error, MAP, Open, Store};
 use super::value::{self, BadValue};
@@ -161,13 +162,15 @@ pub struct Change<'p> {
     value: Vec<u8>,
     /// How many names have come to be missing, less those that are so no more.
     missing: i64,
+    notes: Notes,
 }
 
 impl<'p> Change<'p> {
     fn begin(store: &'p Store, open: &'p Open) -> Result<Self, Error> {
         let txn = open.env.write_txn().map_err(|error| Error::lmdb(store.dir(), error))?;
         store.whole(open)?;
-        Ok(Self { store, open, txn, value: Vec::new(), missing: 0 })
+        let notes = Notes::new(store.dir().join("names"));
+        Ok(Self { store, open, txn, value: Vec::new(), missing: 0, notes })
     }
 
     /// Lets everybody see it. It survives the end of the process; see the module for what a power
@@ -303,6 +306,14 @@ impl Batch for Change<'_> {
         self.open.records.put(&mut self.txn, value::ABOUT_KEY, &value).map_err(err)?;
         self.missing = 0;
         Ok(())
+    }
+
+    fn note(&mut self, number: u64) -> Result<(), Error> {
+        self.notes.push(number)
+    }
+
+    fn noted(&mut self) -> Result<Vec<u64>, Error> {
+        self.notes.take()
     }
 }
 
