@@ -254,13 +254,14 @@ pub fn never_settled() -> Route {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
     use crate::config::Overrides;
     use crate::cyrusdb::node::Layout;
     use crate::cyrusdb::order::Order;
     use crate::cyrusdb::writer::{Random, Writer};
-    use crate::router::{Cause, Decision};
+    use crate::router::{Cause, Decision, Misses};
 
     const FINAL: &str =
         "mailboxes-db = \"list\"\nmisses = \"final\"\ndomains = [\"example.org\"]\n";
@@ -308,6 +309,86 @@ mod tests {
         assert_eq!(list.each(b"", &mut |_, _| ControlFlow::Break(())), Ok(()));
         given_up.store(true, Relaxed);
         assert!(list.each(b"", &mut |_, _| panic!("it is not walked")).is_err());
+    }
+
+    /// A list, and how many records it has shown.
+    struct Counting(FileList, AtomicUsize);
+
+    impl MailboxList for Counting {
+        fn lookup(&self, name: &MailboxName) -> Lookup {
+            self.0.lookup(name)
+        }
+
+        fn each(
+            &self,
+            _prefix: &[u8],
+            _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+        ) -> Result<(), String> {
+            panic!("a walk that passes nothing by");
+        }
+
+        fn each_past(
+            &self,
+            prefix: &[u8],
+            visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+        ) -> Result<(), String> {
+            self.0.each_past(prefix, &mut |name, record| {
+                self.1.fetch_add(1, Relaxed);
+                visit(name, record)
+            })
+        }
+    }
+
+    #[test]
+    fn a_fuzzy_miss_reads_shared_folders_however_many_users_there_are() {
+        const SHARED: usize = 50;
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("imapd.conf"), "lmtp_fuzzy_mailbox_match: 1\nconfigdirectory: /v\n")
+            .unwrap();
+        // Each order of the keys is walked, until one is known to be it.
+        let most = 2 * (SHARED + 1);
+        for (generation, order) in [
+            (KeyGeneration::Separated, Order::Raw),
+            (KeyGeneration::Internal, Order::Raw),
+            (KeyGeneration::Internal, Order::Mbox),
+        ] {
+            let compare = match order {
+                Order::Raw => |a: &[u8], b: &[u8]| Order::Raw.compare(a, b),
+                Order::Mbox => |a: &[u8], b: &[u8]| Order::Mbox.compare(a, b),
+            };
+            for users in [10, 3000] {
+                let mut writer = Writer::new(Layout::Twoskip, Random(7), 1, compare);
+                let shared = (0..SHARED).map(|n| format!("{}.f{n}", ["News", "Zoo"][n % 2]));
+                let users = (0..users).map(|n| format!("user.u{n}"));
+                for name in shared.chain(users) {
+                    let mut key = Vec::new();
+                    MailboxName::new(name).unwrap().push_key(generation, &mut key);
+                    writer.put(&key, b"%(T er P default S be1.example.org)");
+                }
+                writer.commit();
+                fs::write(path("list"), &writer.file).unwrap();
+                for release in ["2.5", "3.6", "3.13"] {
+                    let imapd_conf = "imapd-conf = \"imapd.conf\"\n";
+                    let release = format!("cyrus-release = \"{release}\"\n");
+                    fs::write(path("c"), [imapd_conf, &release, FINAL].concat()).unwrap();
+                    let given = Overrides { config: Some(path("c")), ..Overrides::default() };
+                    let router = Settings::load(&given).unwrap().router;
+                    let list = FileList::open(path("list"), Options::default());
+                    let list = Counting(list, AtomicUsize::new(0));
+                    let route = |recipient: &[u8]| {
+                        list.1.store(0, Relaxed);
+                        let verdict = router.route(recipient, &list, &Misses::Believed, None);
+                        let Verdict::Final(route) = verdict else { panic!("{verdict:?}") };
+                        (route.decision, list.1.load(Relaxed))
+                    };
+                    let (decision, shown) = route(b"+stranger@example.org");
+                    assert_eq!(decision, Decision::Unknown, "{release} {generation:?} {order:?}");
+                    let all = SHARED..=most;
+                    assert!(all.contains(&shown), "{release} {generation:?} {order:?}: {shown}");
+                }
+            }
+        }
     }
 
     #[test]
