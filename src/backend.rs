@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
+use crate::shown::Shown;
+
 /// The port of `lmtpd` on Debian (`lmtp` in its `/etc/services`); Postfix' own default is 24.
 pub const LMTP_PORT: u16 = 2003;
 
@@ -42,7 +44,7 @@ pub struct BadPlace(String);
 impl Place {
     /// Reads `HOST`, `HOST:PORT`, `[IPV6]`, `[IPV6]:PORT`, a bare IPv6 address or `unix:/PATH`.
     pub fn parse(text: &str, default_port: u16) -> Result<Self, BadPlace> {
-        let bad = || BadPlace(text.escape_default().to_string());
+        let bad = || BadPlace(Shown(text).to_string());
         if let Some(path) = text.strip_prefix("unix:") {
             let fine = path.starts_with('/')
                 && path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b',' | b'%'));
@@ -213,7 +215,7 @@ impl Backends {
         let named = if self.servers.is_empty() { None } else { self.find(server) };
         let named = named.map(|(_, named)| named);
         if named.is_some_and(|named| named.drain) {
-            return Err(NoBackend::Draining(server.escape_default().to_string()));
+            return Err(NoBackend::Draining(Shown(server).to_string()));
         }
         let transport = named.and_then(|named| named.transport.as_ref()).unwrap_or(&self.transport);
         let place = match named.and_then(|named| named.place.as_ref()) {

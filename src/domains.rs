@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::shown::Shown;
+
 /// A set of mail domains, or every domain.
 ///
 /// Compared without regard to case. An internationalised domain is one in both of its forms, and kept
@@ -30,7 +32,7 @@ impl Domains {
                 continue;
             }
             let domain = word.strip_suffix('.').unwrap_or(word);
-            let bad = || BadDomain(word.escape_debug().to_string());
+            let bad = || BadDomain(Shown(word).to_string());
             let odd = |c: char| c.is_whitespace() || c.is_control() || "@*!,;<>\"/".contains(c);
             if domain.is_empty() || domain.starts_with('.') || domain.contains(odd) {
                 return Err(bad());

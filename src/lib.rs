@@ -67,6 +67,7 @@ pub mod replica;
 pub mod resolver;
 pub mod router;
 pub mod secret;
+mod shown;
 mod shrink;
 pub mod wire;
 

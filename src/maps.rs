@@ -37,6 +37,7 @@ use crate::address::Recipient;
 use crate::backend::Place;
 use crate::mailbox::MailboxName;
 use crate::router::{Cause, Decision, Refusal, Route, Router};
+use crate::shown::Shown;
 use crate::wire::decision;
 use crate::wire::rcpt::AtRcpt;
 use crate::wire::socketmap::Reply;
@@ -151,7 +152,7 @@ impl Maps {
             || BUILT_IN.contains(&name)
             || name == STATUS_MAP
         {
-            return Err(BadTemplate::Name(name.escape_default().to_string()));
+            return Err(BadTemplate::Name(Shown(name).to_string()));
         }
         self.templates.insert(name.to_owned(), templates);
         Ok(())
@@ -388,7 +389,7 @@ impl Template {
             "OK" => Kind::Ok,
             "NOTFOUND" if rest.is_empty() => Kind::NotFound,
             "TEMP" => Kind::Temp,
-            _ => return Err(BadTemplate::Reply(text.escape_default().to_string())),
+            _ => return Err(BadTemplate::Reply(Shown(text).to_string())),
         };
         let mut parts = Vec::new();
         let mut literal = String::new();

@@ -25,6 +25,7 @@ use crate::address::{Fuzzy, Kind, NoTarget, Recipient, Release, Rules, Target};
 use crate::backend::{Backend, Backends, NoBackend};
 use crate::domains::Domains;
 use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State, Step};
+use crate::shown::Shown;
 
 /// What the router decided for one recipient, and all that an answer may want to say of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -677,7 +678,7 @@ impl Search<'_> {
 }
 
 fn in_words(record: &Record) -> String {
-    let server = record.server.as_deref().unwrap_or("this host").escape_default();
+    let server = Shown(record.server.as_deref().unwrap_or("this host"));
     format!("{} on {server}, partition `{}`", record.state.as_str(), record.partition)
 }
 

@@ -3,6 +3,8 @@
 use super::recipient::Recipient;
 use super::rules::{DomainInName, Kind, NoTarget, Release, Rules};
 
+use crate::shown::ShownBytes;
+
 impl Rules {
     /// Says, a sentence a step, which rules made the mailbox name and what they did. Only rules
     /// that matter to this recipient are named, each by its option in `imapd.conf`.
@@ -45,13 +47,13 @@ impl Rules {
     }
 
     fn explain_domain(&self, recipient: &Recipient<'_>, steps: &mut Vec<String>) {
-        let Some(domain) = recipient.domain().map(|d| d.escape_ascii().to_string()) else {
+        let Some(domain) = recipient.domain().map(ShownBytes) else {
             steps.push("it has no domain".to_owned());
             return;
         };
         steps.push(match self.domain_in_name(recipient) {
             Ok(DomainInName { lmtpd: Some(domain), .. }) => {
-                format!("virtdomains: names of this domain begin with {}!", domain.escape_ascii())
+                format!("virtdomains: names of this domain begin with {}!", ShownBytes(domain))
             }
             _ if !self.virtdomains => "virtdomains is off: the domain does not matter".to_owned(),
             _ => format!("{domain} is the defaultdomain: its names have no domain"),
@@ -99,7 +101,7 @@ impl Rules {
 }
 
 fn show(text: &[u8]) -> String {
-    format!("`{}`", text.escape_ascii())
+    format!("`{}`", ShownBytes(text))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use super::{panics, text};
 use crate::backend::Place;
 use crate::config::Overrides;
 use crate::router::{Decision, Route};
+use crate::shown::ShownBytes;
 use crate::wire::socketmap::Reply;
 
 /// What the function returns, by Exim's `local_scan.h`.
@@ -150,6 +151,6 @@ fn by_map(library: &Library, map: &[u8], recipient: &[u8]) -> (Code, String) {
         Some(Reply::Ok(text)) => (Code::Ok, text),
         Some(Reply::NotFound) => (Code::FailForced, "murder-route: not found".into()),
         Some(Reply::Temp(why)) => (Code::Fail, format!("murder-route: {why}")),
-        None => (Code::Fail, format!("murder-route: no map `{}`", map.escape_ascii())),
+        None => (Code::Fail, format!("murder-route: no map `{}`", ShownBytes(map))),
     }
 }

@@ -8,6 +8,7 @@ use super::mupdate::read_password;
 use super::{ConfigError, Tls};
 use crate::backend::Place;
 use crate::mupdate::{Credentials, WhenTls};
+use crate::shown::Shown;
 
 /// TLS and login at one backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +105,7 @@ impl BackendsAccess {
             return Err(format!(
                 "[backends.servers]: `{}` is at {}, as is another server with another login or TLS: \
                  write the same for both",
-                server.escape_default(),
+                Shown(server),
                 place.host_and_port()
             ));
         }
@@ -177,7 +178,7 @@ pub(super) fn username<'de, D: serde::Deserializer<'de>>(
 ) -> Result<Option<String>, D::Error> {
     let name = String::deserialize(input)?;
     if name.len() > 255 || name.chars().any(char::is_control) {
-        let odd = name.escape_default();
+        let odd = Shown(&name);
         return Err(serde::de::Error::custom(format!("`{odd}` cannot be a user's name")));
     }
     Ok(Some(name))

@@ -17,6 +17,7 @@ use crate::endpoint::{Endpoint, Listen, ListenOptions};
 use crate::maps::{Maps, Template, Templates, UnknownPolicy};
 use crate::mupdate::WhenTls;
 use crate::regular_file;
+use crate::shown::Shown;
 use crate::wire::protocol::{Protocol, Protocols};
 
 /// Maximum size of the file, in bytes.
@@ -208,7 +209,7 @@ fn once(text: &str) -> Option<(usize, String)> {
     text.lines().zip(1..).find_map(|(line, number)| {
         let (name, _) = line.trim().strip_prefix("[[")?.split_once("]]")?;
         let name = name.trim();
-        (name != "listen").then(|| (number, name.escape_debug().to_string()))
+        (name != "listen").then(|| (number, Shown(name).to_string()))
     })
 }
 
@@ -248,7 +249,7 @@ impl FileBackends {
         let mut named: BTreeMap<String, &str> = BTreeMap::new();
         for (name, server) in &self.servers {
             if let Some(other) = named.insert(folded(name), name) {
-                let [name, other] = [name, other].map(str::escape_debug);
+                let [name, other] = [name, other].map(Shown);
                 return Err(format!(
                     "[backends.servers]: `{other}` and `{name}` are one server (case and what follows \
                      a slash do not count), so the settings of one would be lost: put all into one \
@@ -276,7 +277,7 @@ impl FileBackends {
         plain.port = port;
         plain.domain = self.domain.clone();
         for (name, server) in &self.servers {
-            let table = || format!("backends.servers.\"{}\"", name.escape_default());
+            let table = || format!("backends.servers.\"{}\"", Shown(name));
             let access = server.keys().or(common).build(base).map_err(|e| in_table(&table(), e))?;
             let own_port = server.port.unwrap_or(port);
             let place = match (&server.address, server.port) {
@@ -477,7 +478,7 @@ fn release<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Release>, D::Er
         (Some(3), Some(_)) => Ok(Some(Release::V3_13)),
         _ => Err(de::Error::custom(format!(
             "`{}` is no release of Cyrus: write it as in \"3.6\", from 2.2 on",
-            text.escape_default()
+            Shown(&text)
         ))),
     }
 }
@@ -503,10 +504,7 @@ fn transport<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Box<str>>, D:
     let name = String::deserialize(input)?;
     let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if name.is_empty() || !name.bytes().all(fine) {
-        return Err(de::Error::custom(format!(
-            "`{}` cannot name a transport",
-            name.escape_default()
-        )));
+        return Err(de::Error::custom(format!("`{}` cannot name a transport", Shown(&name))));
     }
     Ok(Some(name.into()))
 }
@@ -535,7 +533,7 @@ fn suffix<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Box<str>>, D::Er
             Ok(Some(domain.into()))
         }
         _ => {
-            let odd = name.escape_default();
+            let odd = Shown(&name);
             Err(de::Error::custom(format!("`{odd}` is no domain: write it as in \"example.org\"")))
         }
     }
@@ -577,7 +575,7 @@ fn mode<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
         Ok(mode) if mode <= 0o777 => Ok(Some(mode)),
         _ => Err(de::Error::custom(format!(
             "`{}` is no mode: write it in octal, as in \"0660\"",
-            text.escape_default()
+            Shown(&text)
         ))),
     }
 }
@@ -587,10 +585,7 @@ fn answer<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Erro
     let text = String::deserialize(input)?;
     let printable = text.bytes().all(|b| (0x20..0x7f).contains(&b));
     if !printable || text.len() > 1000 || !text.contains(':') {
-        return Err(de::Error::custom(format!(
-            "`{}` is no transport:nexthop",
-            text.escape_default()
-        )));
+        return Err(de::Error::custom(format!("`{}` is no transport:nexthop", Shown(&text))));
     }
     Ok(Some(text))
 }

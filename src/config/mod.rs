@@ -4,6 +4,8 @@
 //! column. Paths in it are relative to it. What imapd.conf already says need not be said again:
 //! `imapd-conf` and `domains` suffice.
 
+use crate::shown::Shown;
+
 mod backends;
 mod file;
 mod mupdate;
@@ -72,7 +74,7 @@ impl FromStr for SourceName {
     fn from_str(word: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|source| source.as_str() == word).ok_or_else(|| {
             let known = Self::ALL.map(Self::as_str).join(", ");
-            format!("`{}` is none of {known}", word.escape_default())
+            format!("`{}` is none of {known}", Shown(word))
         })
     }
 }
@@ -95,7 +97,7 @@ impl FromStr for MissPolicy {
         match word {
             "confirm" => Ok(Self::Confirm),
             "final" => Ok(Self::Final),
-            word => Err(format!("`{}` is neither confirm nor final", word.escape_default())),
+            word => Err(format!("`{}` is neither confirm nor final", Shown(word))),
         }
     }
 }

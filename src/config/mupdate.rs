@@ -14,6 +14,7 @@ use crate::imapd_conf;
 use crate::mupdate::{Credentials, Mechanism, WhenTls};
 use crate::regular_file;
 use crate::secret::Secret;
+use crate::shown::Shown;
 
 /// The port of MUPDATE (RFC 3656 §7).
 pub const MUPDATE_PORT: u16 = 3905;
@@ -91,8 +92,7 @@ impl Server {
     /// `/` options, which are passed over here (Cyrus `imap/backend.c:backend_connect`); besides
     /// `[address]:port` for IPv6, which Cyrus cannot write.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let bad =
-            |why: &str| Err(format!("`{}` is no MUPDATE server: {why}", text.escape_default()));
+        let bad = |why: &str| Err(format!("`{}` is no MUPDATE server: {why}", Shown(text)));
         let address = text.split('/').next().unwrap_or_default();
         let (host, port) = match address.strip_prefix('[') {
             Some(rest) => match rest.split_once(']') {

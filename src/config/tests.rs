@@ -559,3 +559,35 @@ fn the_lmtpd_of_another_name_makes_names_by_its_own_options() {
     assert_eq!(postuser("services = [\"lmtpmx\"]\n"), "mx");
     assert_eq!(postuser("services = []\n"), "all");
 }
+
+#[test]
+fn errors_show_a_value_as_it_was_written() {
+    let odd = "O'Brien \\\\ x";
+    for toml in [
+        "domains = [VALUE]",
+        "cyrus-release = VALUE",
+        "source = [VALUE]",
+        "misses = VALUE",
+        "fallback = VALUE",
+        "[backends]\ntransport = VALUE",
+        "[backends]\nlocal = VALUE",
+        "[backends]\ndomain = VALUE",
+        "[backends.servers.be1]\naddress = VALUE",
+        "[backends.servers.VALUE]\nusername = \"postman\"",
+        "[backends.servers.VALUE]\n[backends.servers.\"o'brien \\\\ x\"]",
+        "[mupdate]\nservers = [VALUE]",
+        "[mupdate]\nmechanisms = [VALUE]",
+        "[[listen]]\nendpoint = \"unix:/s\"\nmode = VALUE",
+        "[[listen]]\nendpoint = \"unix:/s\"\nprotocols = [VALUE]",
+        "[maps.VALUE]\ndeliver = \"OK x\"",
+        "[maps.x]\ndeliver = VALUE",
+    ] {
+        let toml = toml.replace("VALUE", &format!("\"{odd}\""));
+        let site = Site::new("", &format!("imapd-conf = \"imapd.conf\"\n{toml}"));
+        let Err(error) = site.load() else { panic!("{toml} is taken") };
+        // In the line itself, which the TOML reader may show, it stands as written.
+        let said = error.replace(odd, "");
+        assert!(error.contains("'"), "{toml}: {error}");
+        assert!(!said.contains("\\'") && !said.contains("\\\\"), "{toml}: {error}");
+    }
+}

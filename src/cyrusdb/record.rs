@@ -18,6 +18,7 @@ use memchr::memchr;
 use super::dlist::{Kind, Malformed, Reader};
 use crate::changes::Changed;
 use crate::mailbox::{AnonymousRights, Record, State};
+use crate::shown::ShownBytes;
 
 /// Why a value says nothing that can be relied on. The lookup becomes temporary.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -269,11 +270,11 @@ fn record(
         Some(server) => Some(
             printable(server)
                 .filter(|server| !server.is_empty())
-                .ok_or_else(|| RecordError::BadServer(server.escape_ascii().to_string()))?,
+                .ok_or_else(|| RecordError::BadServer(ShownBytes(server).to_string()))?,
         ),
     };
     let partition = printable(partition)
-        .ok_or_else(|| RecordError::BadPartition(partition.escape_ascii().to_string()))?;
+        .ok_or_else(|| RecordError::BadPartition(ShownBytes(partition).to_string()))?;
     Ok(Record { state, server, partition, anonymous: acl.rights() })
 }
 

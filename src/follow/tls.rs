@@ -18,6 +18,7 @@ use rustls::{CertificateError, ClientConfig, RootCertStore};
 use crate::config::{self, ClientCertificate};
 use crate::mupdate::Failure;
 use crate::regular_file;
+use crate::shown::Shown;
 
 /// Maximum size of a file of certificates or keys, in bytes. All authorities of a system take 250 kB.
 const PEM_LIMIT: u64 = 16 << 20;
@@ -64,7 +65,7 @@ impl Tls {
 /// The name that must stand in a server's certificate.
 pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, String> {
     let named = ServerName::try_from(name.to_owned());
-    named.map_err(|_| format!("`{}` can stand in no certificate", name.escape_default()))
+    named.map_err(|_| format!("`{}` can stand in no certificate", Shown(name)))
 }
 
 /// As a password file: whoever reads the key may log in to the master, which has admins only.

@@ -21,6 +21,7 @@ use crate::cyrusdb::{Engine, record};
 use crate::mailbox::{
     KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record, State, Step,
 };
+use crate::shown::Shown;
 
 use super::elsewhere::Elsewhere;
 use super::foothold::Foothold;
@@ -211,7 +212,7 @@ impl FileList {
             "has mailboxes of other servers ({}) but no MUPDATE server is configured to confirm \
              misses; set `mupdate_server` in imapd.conf or `servers` in [mupdate], or \
              `misses = \"final\"` if the list is complete by itself",
-            server.escape_debug()
+            Shown(server)
         )))
     }
 

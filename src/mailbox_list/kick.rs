@@ -16,6 +16,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::shown::ShownBytes;
+
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
 };
@@ -58,7 +60,7 @@ pub fn kick(path: &Path, patience: Duration) -> Result<(), String> {
     if got == b"ok" {
         Ok(())
     } else {
-        let got = got.escape_ascii();
+        let got = ShownBytes(&got);
         Err(format!("the MUPDATE slave at {} said `{got}` instead of `ok`", path.display()))
     }
 }

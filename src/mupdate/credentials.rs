@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use crate::secret::Secret;
+use crate::shown::Shown;
 
 /// Who logs in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl FromStr for Mechanism {
         Self::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(name)).ok_or_else(
             || {
                 let known = Self::ALL.map(Self::as_str).join(", ");
-                format!("`{}` is none of {known}", name.escape_default())
+                format!("`{}` is none of {known}", Shown(name))
             },
         )
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::utc;
 use crate::changes::Changed;
 use crate::mailbox::{MailboxName, Record};
+use crate::shown::Shown;
 
 /// A name that was known and is in the master's list no more, although nobody has told that it was
 /// deleted. A master that starts, for instance, removes reserved names (`ctl_cyrusdb -r`), also those
@@ -48,7 +49,7 @@ impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { record, mark } = self;
         let since = utc(mark.since.time());
-        let server = record.server.as_deref().unwrap_or("an unknown server").escape_default();
+        let server = Shown(record.server.as_deref().unwrap_or("an unknown server"));
         let state = record.state.as_str();
         write!(f, "vanished from the master's list without being deleted ({state} on {server}")?;
         write!(f, " until {since})")

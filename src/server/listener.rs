@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::time::timeout;
 
 use crate::endpoint::{DEFAULT_MODE, Endpoint, ListenOptions};
+use crate::shown::Shown;
 
 /// Why an endpoint could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -342,8 +343,8 @@ fn user(name: &str) -> Result<u32, String> {
     }
     match User::from_name(name) {
         Ok(Some(user)) => Ok(Uid::as_raw(user.uid)),
-        Ok(None) => Err(format!("there is no user {name:?}")),
-        Err(error) => Err(format!("cannot look the user {name:?} up: {error}")),
+        Ok(None) => Err(format!("there is no user `{}`", Shown(name))),
+        Err(error) => Err(format!("cannot look the user `{}` up: {error}", Shown(name))),
     }
 }
 
@@ -353,15 +354,15 @@ fn group(name: &str) -> Result<u32, String> {
     }
     match Group::from_name(name) {
         Ok(Some(group)) => Ok(Gid::as_raw(group.gid)),
-        Ok(None) => Err(format!("there is no group {name:?}")),
-        Err(error) => Err(format!("cannot look the group {name:?} up: {error}")),
+        Ok(None) => Err(format!("there is no group `{}`", Shown(name))),
+        Err(error) => Err(format!("cannot look the group `{}` up: {error}", Shown(name))),
     }
 }
 
 async fn tcp(host: &str, port: u16, ours: &[u16]) -> Result<Vec<Socket<NewSocket>>, String> {
     let addresses = tokio::net::lookup_host((host, port))
         .await
-        .map_err(failed(format_args!("cannot resolve {host:?}")))?;
+        .map_err(failed(format_args!("cannot resolve `{}`", Shown(host))))?;
     let mut sockets = Vec::new();
     for address in addresses {
         let listener = TcpListener::bind(address).await.map_err(|error| {
@@ -374,7 +375,7 @@ async fn tcp(host: &str, port: u16, ours: &[u16]) -> Result<Vec<Socket<NewSocket
         sockets.push(Socket::Tcp(listener));
     }
     if sockets.is_empty() {
-        return Err(format!("{host:?} has no address"));
+        return Err(format!("`{}` has no address", Shown(host)));
     }
     Ok(sockets)
 }

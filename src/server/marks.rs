@@ -13,6 +13,7 @@ use super::answerer::Answerer;
 use crate::lingering::LONG;
 use crate::mailbox::{Lookup, MailboxList as _, State};
 use crate::mailbox_list::lists::{Lists, Source};
+use crate::shown::Shown;
 
 /// How often the lists are looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -80,7 +81,7 @@ fn tell(answerer: &Answerer, lists: &Lists) -> bool {
     let long = answerer.waiting(LONG);
     if !long.is_empty() {
         let named = long.iter().take(MAX_LOGGED).map(|(waiting, age)| {
-            let server = waiting.server.as_deref().unwrap_or("an unknown server").escape_default();
+            let server = Shown(waiting.server.as_deref().unwrap_or("an unknown server"));
             let minutes = age.as_secs() / 60;
             format!("{} ({} on {server} for {minutes} min)", waiting.name, waiting.state.as_str())
         });
@@ -100,7 +101,7 @@ fn tell(answerer: &Answerer, lists: &Lists) -> bool {
     }
     if !flipping.is_empty() {
         let named = flipping.iter().take(MAX_LOGGED).map(|flip| {
-            let [one, other] = flip.servers.each_ref().map(|server| server.escape_default());
+            let [one, other] = flip.servers.each_ref().map(|server| Shown(server));
             format!("{} ({one} and {other})", flip.name)
         });
         warn!(

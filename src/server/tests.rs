@@ -539,8 +539,8 @@ async fn what_is_wrong_with_a_socket_is_said() {
     for (path, options, why) in [
         (dir.path().join("none/s"), ListenOptions::default(), "cannot write in the directory"),
         (dir.path().join("x".repeat(120)), ListenOptions::default(), "longer than 107 bytes"),
-        (dir.path().join("s"), no_user, "there is no user \"no-such-user\""),
-        (dir.path().join("s"), no_group, "there is no group \"no-such-group\""),
+        (dir.path().join("s"), no_user, "there is no user `no-such-user`"),
+        (dir.path().join("s"), no_group, "there is no group `no-such-group`"),
     ] {
         let listen = Listen { options, ..unix(&path) };
         let error = server.reconcile(&[listen]).await.unwrap_err().to_string();

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::shown::Shown;
+
 /// A protocol in which mail servers ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -61,7 +63,7 @@ impl FromStr for Protocol {
     fn from_str(word: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|protocol| protocol.as_str() == word).ok_or_else(|| {
             let known = Self::ALL.map(Self::as_str).join(", ");
-            format!("`{}` is none of {known}", word.escape_default())
+            format!("`{}` is none of {known}", Shown(word))
         })
     }
 }

@@ -8,6 +8,7 @@ use crate::capi::library::Library;
 use crate::capi::text;
 use crate::capi::waiting::PATIENCE;
 use crate::config::Overrides;
+use crate::shown::Shown;
 use crate::wire::socketmap::Reply;
 
 /// What `transport_maps` wants, so it need not be named.
@@ -64,7 +65,7 @@ impl Table {
         let overrides = Overrides { config: Some(path.into()), ..Overrides::default() };
         let library = Library::open(overrides, None, PATIENCE).map_err(|why| why.to_string())?;
         if !library.has_map(map) {
-            return Err(format!("there is no map `{}`", map.escape_default()));
+            return Err(format!("there is no map `{}`", Shown(map)));
         }
         let name = String::from_utf8_lossy(name).into_owned();
         Ok(Self { name, library, map: map.to_owned() })
