@@ -139,7 +139,7 @@ impl<'a> Recipient<'a> {
 impl fmt::Display for Recipient<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = Vec::with_capacity(self.local.len() + 2);
-        push_quoted(&self.local, &mut text);
+        push_quoted(&self.local, self.domain.is_none(), &mut text);
         if let Some(domain) = &self.domain {
             text.push(b'@');
             text.extend_from_slice(domain);
@@ -148,9 +148,10 @@ impl fmt::Display for Recipient<'_> {
     }
 }
 
-/// Appends a local part, in quotes if it is no `Dot-string` (RFC 5321 §4.1.2).
-pub(super) fn push_quoted(local: &[u8], to: &mut Vec<u8>) {
-    if is_dot_string(local) {
+/// Appends a local part, in quotes if it is no `Dot-string` (RFC 5321 §4.1.2), or if it is `*` and no
+/// domain follows: that is what Postfix asks for to see whether a table matches everything.
+pub(super) fn push_quoted(local: &[u8], is_alone: bool, to: &mut Vec<u8>) {
+    if is_dot_string(local) && !(is_alone && local == b"*") {
         to.extend_from_slice(local);
         return;
     }

@@ -223,7 +223,7 @@ impl Rules {
             local.truncate(user.len());
         }
         let mut address = Vec::with_capacity(local.len() + 32);
-        push_quoted(&local, &mut address);
+        push_quoted(&local, recipient.domain().is_none(), &mut address);
         if let Some(domain) = recipient.domain() {
             address.push(b'@');
             address.extend_from_slice(match (found.domain(), &self.defaultdomain) {
@@ -773,6 +773,10 @@ mod tests {
             let canonical = rules.canonical(&parsed, &found);
             assert_eq!(std::str::from_utf8(&canonical).unwrap(), *expected);
         }
+        // The wildcard key of Postfix' tables is no recipient.
+        let star = Recipient::parse(b"\\*").unwrap();
+        let found = MailboxName::new("user.*").unwrap();
+        assert_eq!(Rules::defaults(Release::V3_6).canonical(&star, &found), b"\"*\"");
         // The backend must not be told of another recipient, whoever gets the letter.
         let caught = MailboxName::new("y.org!user.everybody").unwrap();
         let nobody = Recipient::parse(b"Nobody@X.org").unwrap();
