@@ -219,19 +219,15 @@ impl Router {
         std::iter::once(&self.rules).chain(&self.older).find_map(Rules::respelled_domain)
     }
 
-    /// Whether a recipient that came in lower case may stand for a mailbox whose name has capital
-    /// letters, where `name` is what it stands for as it came. `generation`: that of the list's keys,
-    /// as far as that is known.
-    pub fn case_matters(&self, name: &MailboxName, generation: Option<KeyGeneration>) -> bool {
-        let kind = match name.without_domain().starts_with(b"user.") {
-            true => Kind::Inbox,
-            false => Kind::Shared,
-        };
+    /// Whether this recipient, which came in lower case, may stand for a mailbox whose name has capital
+    /// letters. `generation`: that of the list's keys, as far as that is known.
+    pub fn case_matters(&self, recipient: &[u8], generation: Option<KeyGeneration>) -> bool {
+        let Ok(recipient) = self.ours(recipient) else { return false };
         let older = match generation {
             Some(KeyGeneration::Separated) => &[][..],
             Some(KeyGeneration::Internal) | None => &self.older,
         };
-        std::iter::once(&self.rules).chain(older).any(|rules| rules.case_matters(kind))
+        std::iter::once(&self.rules).chain(older).any(|rules| rules.case_matters_for(&recipient))
     }
 
     /// Reads the recipient and checks that it is for one of our domains.
@@ -305,15 +301,21 @@ impl Search<'_> {
             None => rules.target(recipient),
         };
         let lost = match target {
-            Ok(target) => match self.by_name(&target)? {
+            Ok(target) => match self.by_name(&target, rules)? {
                 Found::Decided(route) => return Ok(route),
                 Found::Missed(route) => {
+                    if let Some(route) = self.before_folding(recipient, may_be_older)? {
+                        return Ok(route);
+                    }
                     if may_be_older && let Some(route) = self.older_rules(recipient)? {
                         return Ok(route);
                     }
                     route
                 }
                 Found::Barred(route) => {
+                    if let Some(route) = self.before_folding(recipient, may_be_older)? {
+                        return Ok(route);
+                    }
                     if may_be_older && let Some(doubted) = self.doubt_older_rules(recipient)? {
                         return Ok(doubted);
                     }
@@ -330,6 +332,9 @@ impl Search<'_> {
                 let route = Route::without_mailbox(decision, no_target.to_string().into());
                 if matches!(route.decision, Decision::Deferred(_)) && !any_release {
                     explain!(self.explain, "decision: {}", route.reason);
+                    return Ok(route);
+                }
+                if let Some(route) = self.before_folding(recipient, may_be_older)? {
                     return Ok(route);
                 }
                 if may_be_older && let Some(route) = self.older_rules(recipient)? {
@@ -367,10 +372,26 @@ impl Search<'_> {
     fn made_by_lmtpd(&mut self, recipient: &Recipient<'_>, lost: &Route) -> Option<Route> {
         let Router { rules, backends, .. } = self.router;
         let autocreate = rules.autocreate.as_ref()?;
-        let target = rules.target(recipient).ok().filter(|target| autocreate.makes(target))?;
-        if lost.decision != Decision::Unknown {
+        // Where one spelling is refused, another is perhaps unknown.
+        if lost.decision != Decision::Unknown && !self.belief.in_any_case() {
             return None;
         }
+        let target = rules.target(recipient).ok();
+        let target = target.filter(|target| autocreate.makes(target)).or_else(|| {
+            if !self.belief.in_any_case() {
+                return None;
+            }
+            let targets =
+                rules.target(recipient).into_iter().chain(rules.folded_targets(recipient));
+            let mut each = targets.flat_map(|Target { kind, name, others }| {
+                let names = std::iter::once(name).chain(others);
+                names.map(move |name| Target::by_name(kind, name))
+            });
+            each.find(|target| match rules.case_matters(target.kind) {
+                true => autocreate.makes_in_some_case(target),
+                false => autocreate.makes(target),
+            })
+        })?;
         explain!(self.explain, "rule: autocreate_post: lmtpd would make {}", target.name);
         if self.list.denies(&target.name) {
             let decision = Decision::Deferred(Cause::Mailbox);
@@ -391,7 +412,10 @@ impl Search<'_> {
     /// mailbox that is reserved or moving; that is not imitated, and those never come here: they
     /// would end in a stranger's mailbox.
     fn is_caught(&self, lost: &Route) -> bool {
-        lost.decision == Decision::Unknown || self.router.rules.release >= Release::V3_0
+        // A folded recipient may have been typed in a spelling that is unknown.
+        lost.decision == Decision::Unknown
+            || self.router.rules.release >= Release::V3_0
+            || self.belief.in_any_case()
     }
 
     /// The mailbox that an older release makes of the recipient, if that is there and ours is not.
@@ -418,7 +442,10 @@ impl Search<'_> {
             return Ok(doubted);
         }
         Ok(match self.fuzzy_by_older_rules(recipient)? {
-            Some(Found::Decided(route) | Found::Barred(route)) => Some(route),
+            Some(Found::Decided(route)) => Some(route),
+            // As it was typed it may be for the catch-all.
+            Some(Found::Barred(_)) if self.belief.in_any_case() => None,
+            Some(Found::Barred(route)) => Some(route),
             Some(Found::Missed(_)) | None => None,
         })
     }
@@ -434,29 +461,50 @@ impl Search<'_> {
                 }
             }
         }
-        for rules in &router.older {
-            if let Ok(target) = rules.target(recipient)
-                && let Some(Found::Decided(route)) = self.in_another_case(&target, rules)?
-            {
-                return Ok(Some(route));
+        Ok(None)
+    }
+
+    /// What becomes of a recipient that is not found as it came, where it may have been folded and was
+    /// perhaps typed as something else ([`Rules::folded_targets`]). `None`: that is not found either.
+    fn before_folding(
+        &mut self,
+        recipient: &Recipient<'_>,
+        may_be_older: bool,
+    ) -> Result<Option<Route>, Open> {
+        if !self.belief.in_any_case() {
+            return Ok(None);
+        }
+        let router = self.router;
+        let older = if may_be_older { &router.older[..] } else { &[] };
+        for rules in std::iter::once(&router.rules).chain(older) {
+            // By which rules it was sought so far is open where there are several.
+            let as_it_came = may_be_older.then(|| rules.target(recipient).ok()).flatten();
+            for target in as_it_came.into_iter().chain(rules.folded_targets(recipient)) {
+                explain!(self.explain, "rule: the recipient may have been folded: {}", target.name);
+                if let Found::Decided(route) = self.by_name(&target, rules)? {
+                    return Ok(Some(route));
+                }
             }
         }
         Ok(None)
     }
 
-    /// Looks a target up under the first of its names that is there.
-    fn by_name(&mut self, target: &Target) -> Result<Found, Open> {
+    /// Looks a target of these rules up under the first of its names that is there.
+    fn by_name(&mut self, target: &Target, rules: &Rules) -> Result<Found, Open> {
         // Before a miss is weighed: what is there under another name needs no confirmation.
         let other = match target.others.is_empty() || self.is_there(&target.name) {
             true => None,
             false => target.others.iter().find(|name| self.is_there(name)),
         };
+        // Another spelling may be taken where this one is not.
+        let may_be_folded = self.belief.in_any_case() && rules.case_matters(target.kind);
         // lmtpd without a MUPDATE server goes by likeness at once. A folder that is found like that is
         // known as any, whatever the misses of this list are worth.
         if self.belief.is_lists_alone() && !target.names().any(|name| self.is_there(name)) {
-            let searches = Fuzzy::all(&self.router.rules, target);
-            if let Some(found) = self.fuzzy(searches)? {
-                return Ok(found);
+            match self.fuzzy(Fuzzy::all(rules, target))? {
+                Some(Found::Decided(route)) => return Ok(Found::Decided(route)),
+                Some(found) if !may_be_folded => return Ok(found),
+                Some(_) | None => {}
             }
         }
         let found = match other {
@@ -471,13 +519,39 @@ impl Search<'_> {
                 return Ok(Found::Decided(doubted));
             }
         }
-        if let Some(found) = self.in_another_case(target, &self.router.rules)? {
+        if let Some(found) = self.in_another_case(target, rules)? {
             return Ok(found);
         }
-        let Found::Missed(missed) = found else { return Ok(found) };
         // lmtpd, too, goes by likeness only where nothing has the name.
-        let searches = Fuzzy::all(&self.router.rules, target);
-        Ok(self.fuzzy(searches)?.unwrap_or(Found::Missed(missed)))
+        if let (Found::Barred(_), false) = (&found, may_be_folded) {
+            return Ok(found);
+        }
+        Ok(match (self.fuzzy_in_any_case(target, rules)?, found) {
+            (Some(other @ Found::Decided(_)), _) => other,
+            (_, barred @ Found::Barred(_)) => barred,
+            (other, missed) => other.unwrap_or(missed),
+        })
+    }
+
+    /// `lmtp_fuzzy_mailbox_match`, in spite of the case of the beginnings that have to be right there.
+    fn fuzzy_in_any_case(&mut self, target: &Target, rules: &Rules) -> Result<Option<Found>, Open> {
+        let mut spelled = target.clone();
+        if self.belief.in_any_case() && rules.fuzzy && target.kind == Kind::Shared {
+            // What begins like this is no user's, and may be nearly anything.
+            spelled.others.extend(target.names().filter_map(any_case::not_a_users));
+            for search in Fuzzy::all(rules, &spelled.clone()) {
+                let (wanted, length) = (search.wanted(), search.prefix().len());
+                match any_case::other_beginnings(self.list, wanted, length) {
+                    Ok(others) => spelled.others.extend(others),
+                    Err(why) => {
+                        let decision = Decision::Deferred(Cause::List);
+                        let route = Route::about(wanted, None, decision, why.into());
+                        return Ok(Some(Found::Decided(route)));
+                    }
+                }
+            }
+        }
+        self.fuzzy(Fuzzy::all(rules, &spelled))
     }
 
     /// Whether the list has the mailbox, or cannot say that it has not.
@@ -612,7 +686,7 @@ impl Search<'_> {
             return Ok(None);
         }
         for wanted in target.names() {
-            let names = match any_case::other_cases(self.list, wanted) {
+            let names = match any_case::other_cases(self.list, wanted, target.kind) {
                 Ok(names) => names,
                 Err(why) => {
                     let decision = Decision::Deferred(Cause::List);
@@ -666,14 +740,19 @@ impl Search<'_> {
             let route = Route::about(wanted, None, decision, why.into());
             return Ok(Some(Found::Decided(route)));
         }
+        let mut barred = None;
         for name in searches.into_iter().filter_map(Fuzzy::best) {
             explain!(self.explain, "rule: lmtp_fuzzy_mailbox_match takes {name}");
             match self.look_up(&Target::by_name(Kind::Shared, name))? {
                 Found::Missed(_) => {}
+                // Another spelling may be for another folder.
+                found @ Found::Barred(_) if self.belief.in_any_case() => {
+                    barred.get_or_insert(found);
+                }
                 found => return Ok(Some(found)),
             }
         }
-        Ok(None)
+        Ok(barred)
     }
 }
 

@@ -17,15 +17,37 @@ impl Autocreate {
     /// Whether `lmtpd` makes this mailbox if it is not there. A user of whom that cannot be told,
     /// because groups would have to be asked, counts as one.
     pub fn makes(&self, target: &Target) -> bool {
+        self.makes_if(target, |entry, user| entry == user, |entry, user| entry == user)
+    }
+
+    /// The same of a user who may have been spelled in another case: there is one that it makes.
+    pub fn makes_in_some_case(&self, target: &Target) -> bool {
+        self.makes_if(
+            target,
+            <[u8]>::eq_ignore_ascii_case,
+            // Another spelling of the same user is excepted by no name.
+            |entry, user| entry == user && !user.iter().any(u8::is_ascii_alphabetic),
+        )
+    }
+
+    fn makes_if(
+        &self,
+        target: &Target,
+        is_admitted: impl Fn(&[u8], &[u8]) -> bool,
+        is_excepted: impl Fn(&[u8], &[u8]) -> bool,
+    ) -> bool {
         if target.kind != Kind::Inbox {
             return false;
         }
         let Some(user) = target.name.user() else { return false };
-        let named = |entry: &String| entry.as_bytes() == user;
-        let admitted =
-            |entry: &String| entry == "anyone" || entry.starts_with("group:") || named(entry);
-        user != b"anonymous"
-            && !self.except.iter().any(|entry| entry == "anyone" || named(entry))
+        let admitted = |entry: &String| {
+            entry == "anyone" || entry.starts_with("group:") || is_admitted(entry.as_bytes(), &user)
+        };
+        !is_excepted(b"anonymous", &user)
+            && !self
+                .except
+                .iter()
+                .any(|entry| entry == "anyone" || is_excepted(entry.as_bytes(), &user))
             && self.users.iter().any(admitted)
     }
 }

@@ -152,6 +152,43 @@ impl Rules {
     /// The mailbox the recipient stands for.
     pub fn target(&self, recipient: &Recipient<'_>) -> Result<Target, NoTarget> {
         let domain = self.domain_in_name(recipient)?;
+        self.target_in(domain, recipient, self.is_postuser(recipient.user()))
+    }
+
+    /// What else the recipient may stand for, if it was folded to lower case on its way here: as it was
+    /// typed it may have been the `postuser`, or not, and may not have been in the `defaultdomain`. The
+    /// names are in lower case too: where [`Rules::case_matters`], each stands for all its spellings.
+    pub fn folded_targets(&self, recipient: &Recipient<'_>) -> Vec<Target> {
+        let Ok(domain) = self.domain_in_name(recipient) else { return Vec::new() };
+        let mut domains = vec![domain];
+        // lmtpd 3.x compares byte by byte, and 3.0 to 3.4 before they fold.
+        let by_spelling = match self.release {
+            Release::V2_4 | Release::V2_5 => false,
+            Release::V3_0 => true,
+            Release::V3_6 | Release::V3_13 => !self.downcase,
+        };
+        if by_spelling && self.virtdomains && domain.lmtpd.is_none() {
+            let kept = recipient.domain();
+            domains.push(DomainInName { lmtpd: kept, caseless: kept });
+        }
+        let as_it_came = self.is_postuser(recipient.user());
+        let both = !self.downcase && self.is_postuser_in_another_case(recipient.user());
+        let mut targets = Vec::new();
+        for (nth, domain) in domains.into_iter().enumerate() {
+            let kinds = [(as_it_came, nth > 0), (!as_it_came, both)].into_iter();
+            for (as_postuser, _) in kinds.filter(|(_, new)| *new) {
+                targets.extend(self.target_in(domain, recipient, as_postuser));
+            }
+        }
+        targets
+    }
+
+    fn target_in(
+        &self,
+        domain: DomainInName<'_>,
+        recipient: &Recipient<'_>,
+        as_postuser: bool,
+    ) -> Result<Target, NoTarget> {
         if self.strict && !recipient.local().is_ascii() {
             return Err(NoTarget::Refused(EIGHT_BIT));
         }
@@ -159,16 +196,13 @@ impl Rules {
             return Err(NoTarget::Nobody(QUOTED));
         }
         let mut name = begin_name(domain.lmtpd, b"user.".len() + recipient.local().len());
-        let before_user = name.len();
-        name.extend_from_slice(b"user.");
-        let before_local = name.len();
-        name.extend_from_slice(recipient.user());
-        self.make_internal(&mut name[before_local..]);
-
-        let mut target = if self.is_postuser(&name[before_local..], recipient.user()) {
-            name.truncate(before_user);
+        let mut target = if as_postuser {
             self.shared(name, recipient.detail().unwrap_or_default())?
         } else {
+            name.extend_from_slice(b"user.");
+            let before_local = name.len();
+            name.extend_from_slice(recipient.user());
+            self.make_internal(&mut name[before_local..]);
             match &name[before_local..] {
                 [] => return Err(NoTarget::Nobody(NO_USER)),
                 user if user.contains(&b'!') => return Err(NoTarget::Nobody(UNNAMEABLE)),
@@ -252,6 +286,11 @@ impl Rules {
         kind == Kind::Shared || !self.downcase
     }
 
+    /// The same of recipients that differ in case only from this one.
+    pub fn case_matters_for(&self, recipient: &Recipient<'_>) -> bool {
+        !self.downcase || self.target(recipient).is_ok_and(|target| target.kind == Kind::Shared)
+    }
+
     /// The domain that stands before the `!` of the mailbox name.
     pub(super) fn domain_in_name<'r>(
         &self,
@@ -324,16 +363,28 @@ impl Rules {
         }
     }
 
-    /// Cyrus 2 compares after the translation of separators, Cyrus 3 before.
-    fn is_postuser(&self, internal: &[u8], typed: &[u8]) -> bool {
+    /// Whether `lmtpd` takes this user for the `postuser`.
+    fn is_postuser(&self, typed: &[u8]) -> bool {
         let postuser = self.postuser.as_bytes();
+        typed.len() == postuser.len()
+            && typed.iter().zip(postuser).all(|(t, p)| self.as_compared(*t) == *p)
+    }
+
+    /// The same of another spelling of this user than the one given.
+    fn is_postuser_in_another_case(&self, typed: &[u8]) -> bool {
+        let postuser = self.postuser.as_bytes();
+        typed.len() == postuser.len()
+            && typed.iter().any(u8::is_ascii_alphabetic)
+            && typed.iter().zip(postuser).all(|(t, p)| self.as_compared(*t).eq_ignore_ascii_case(p))
+    }
+
+    /// Cyrus 2 compares after the translation of separators, Cyrus 3 before.
+    fn as_compared(&self, b: u8) -> u8 {
+        let folded = |b: u8| if self.downcase { b.to_ascii_lowercase() } else { b };
         match self.release {
-            Release::V2_4 | Release::V2_5 => internal == postuser,
-            Release::V3_0 | Release::V3_6 | Release::V3_13 if self.downcase => {
-                typed.len() == postuser.len()
-                    && typed.iter().zip(postuser).all(|(t, p)| t.to_ascii_lowercase() == *p)
-            }
-            Release::V3_0 | Release::V3_6 | Release::V3_13 => typed == postuser,
+            Release::V2_4 | Release::V2_5 if !b.is_ascii() => self.old_separator(folded(b'X')),
+            Release::V2_4 | Release::V2_5 => self.old_separator(folded(b)),
+            Release::V3_0 | Release::V3_6 | Release::V3_13 => folded(b),
         }
     }
 

@@ -8,6 +8,8 @@ use crate::address::{Autocreate, Release};
 use crate::backend::{Override, Place};
 use crate::mailbox::AnonymousRights;
 
+mod folded;
+
 #[derive(Default)]
 struct FakeList {
     records: HashMap<Vec<u8>, Record>,
@@ -557,16 +559,17 @@ fn folded_recipient_finds_names_with_capitals() {
         assert_eq!(decide(&sensitive, recipient, &Folded), sensitively, "{recipient}, sensitive");
         assert_eq!(decide(&older, recipient, &Folded), sensitively, "{recipient}, older");
     }
-    let name = |name: &str| MailboxName::new(name).unwrap();
-    for (router, mailbox, generation, matters) in [
-        (&router(), "user.jane", None, false),
-        (&router(), "news", Some(KeyGeneration::Separated), true),
-        (&sensitive, "x.org!user.jane", Some(KeyGeneration::Separated), true),
-        (&older, "user.jane", Some(KeyGeneration::Separated), false),
-        (&older, "user.jane", Some(KeyGeneration::Internal), true),
-        (&older, "user.jane", None, true),
+    for (router, recipient, generation, matters) in [
+        (&router(), "jane@example.org", None, false),
+        (&router(), "+news@example.org", Some(KeyGeneration::Separated), true),
+        (&router(), "+user/jane@example.org", Some(KeyGeneration::Separated), true),
+        (&sensitive, "jane@example.org", Some(KeyGeneration::Separated), true),
+        (&sensitive, "jane@example.com", Some(KeyGeneration::Separated), false),
+        (&older, "jane@example.org", Some(KeyGeneration::Separated), false),
+        (&older, "jane@example.org", Some(KeyGeneration::Internal), true),
+        (&older, "jane@example.org", None, true),
     ] {
-        assert_eq!(router.case_matters(&name(mailbox), generation), matters, "{mailbox}");
+        assert_eq!(router.case_matters(recipient.as_bytes(), generation), matters, "{recipient}");
     }
 }
 
@@ -574,10 +577,10 @@ fn folded_recipient_finds_names_with_capitals() {
 fn spellings_that_no_name_begins_with_are_not_tried() {
     let list = FakeList::default().with("Aaaaaaaaaaaaaaaaaaaaaaaaaaaa", shared(true, true));
     let wanted = MailboxName::new("a".repeat(400)).unwrap();
-    assert_eq!(any_case::other_cases(&list, &wanted), Ok(vec![]));
+    assert_eq!(any_case::other_cases(&list, &wanted, Kind::Shared), Ok(vec![]));
     let wanted = MailboxName::new("a".repeat(28)).unwrap();
-    assert_eq!(any_case::other_cases(&list, &wanted).unwrap().len(), 1);
+    assert_eq!(any_case::other_cases(&list, &wanted, Kind::Shared).unwrap().len(), 1);
     let torn = FakeList { trouble: Some(Lookup::Unsure("torn".into())), ..list };
     // What cannot be read is not unknown.
-    assert_eq!(any_case::other_cases(&torn, &wanted).unwrap().len(), 1);
+    assert_eq!(any_case::other_cases(&torn, &wanted, Kind::Shared).unwrap().len(), 1);
 }

@@ -305,8 +305,7 @@ impl Serving {
                     {
                         answerer.saw_unsettled(&self.resolver, &name);
                     }
-                    let said =
-                        self.confirmer.ask_or_walk(&name, self.walks(&name, &findings)).await;
+                    let said = self.confirmer.ask_or_walk(&name, self.walks(key, &findings)).await;
                     (name, said)
                 }
                 Verdict::AskAgain(name) => {
@@ -325,10 +324,10 @@ impl Serving {
         resolver::never_settled()
     }
 
-    /// Whether the lists are searched for names that are like this one.
-    fn walks(&self, name: &MailboxName, findings: &Findings) -> bool {
+    /// Whether the lists are searched for names that are like that of this recipient.
+    fn walks(&self, key: &[u8], findings: &Findings) -> bool {
         let generation = findings.over(&self.resolver.lists).key_generation();
-        findings.in_any_case() && self.resolver.router.case_matters(name, generation)
+        findings.in_any_case() && self.resolver.router.case_matters(key, generation)
     }
 
     /// Runs what may wait for a lock where it holds up no worker of the runtime. `None` after a
