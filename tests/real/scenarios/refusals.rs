@@ -36,11 +36,17 @@ pub fn reserved_is_put_off<M: Mta>(world: &World<M>) -> Done {
     world.put_off("reserved@example.org")?;
     world.put_off("reserved+Work@example.org")?;
 
-    // The frontend's list does not tell whether the name was deleted or lost by a master that
-    // restarted in the middle of an XFER. The daemon has seen it reserved; a command has not.
     master.delete(NAME)?;
     world.becomes_unknown("reserved@example.org")?;
-    world.put_off("reserved@example.org")
+    // The stream has told the replica that the name was deleted. A frontend's list does not tell
+    // whether it was, or was lost by a master that restarted in the middle of an XFER: the daemon has
+    // seen it reserved, and the command, which says unknown, has not.
+    let (_, status) = world.setup.status()?;
+    let sources = status["sources"].as_array().ok_or("no sources")?;
+    match sources.iter().any(|source| source["source"] == "replica") {
+        true => world.refused("reserved@example.org"),
+        false => world.put_off("reserved@example.org"),
+    }
 }
 
 /// Foreign senders and recipients keep every letter, and nobody looks them up in the list.

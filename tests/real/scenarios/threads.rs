@@ -345,6 +345,8 @@ pub fn beside_cyrus(world: &mut World) -> Done {
     names("x", OTHER).for_each(|user| gone += &delete(&user));
     list.batch(&(gone + "COMMIT\n"))?;
     coming.all_go()?;
+    // The slave hears of it a tick later.
+    (0..COMING).try_for_each(|number| world.becomes_unknown(&format!("o{number}@example.org")))?;
     // This one has seen them all, and would not believe a list that has lost so many.
     world.daemon.stop()?;
     world.daemon.resume()?;
