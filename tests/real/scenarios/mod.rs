@@ -128,6 +128,7 @@ fn run_in(world: &mut World, report: &mut Report) {
         paths::each_on_its_backend(w)
     });
     scenario("one message for both backends", |w| paths::one_message_for_both(w));
+    scenario("a user that cyr_deny blocks is put off", |w| refusals::blocked_user_is_put_off(w));
     scenario("postmap reads every map", |_| paths::postmap_reads_every_map());
     scenario(
         "Postfix in Debian's chroot asks through proxymap",

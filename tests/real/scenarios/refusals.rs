@@ -3,7 +3,7 @@
 
 use crate::clients::mail::Session;
 use crate::world::{self, Mta, SMTP, World, message};
-use crate::{Done, ensure, sandbox};
+use crate::{Done, ensure, run, sandbox};
 
 /// Nobody has it: refused at RCPT, and the others of the same message get theirs.
 pub fn unknown_is_refused_at_rcpt<M: Mta>(world: &World<M>) -> Done {
@@ -47,6 +47,37 @@ pub fn reserved_is_put_off<M: Mta>(world: &World<M>) -> Done {
         true => world.refused("reserved@example.org"),
         false => world.put_off("reserved@example.org"),
     }
+}
+
+/// A user whom `cyr_deny` blocks from lmtp on the frontend is put off, as by the `lmtpd` there, and
+/// accepted again once the block is gone.
+pub fn blocked_user_is_put_off<M: Mta>(world: &World<M>) -> Done {
+    const MAX: &str = "max@example.org";
+    let imapd_conf = world.murder.frontend.imapd_conf();
+    let cyr_deny = |arguments: &[&str]| {
+        run(sandbox::command("cyr_deny").args(["-C", &imapd_conf]).args(arguments)).map(drop)
+    };
+    let becomes = |outcome: &str| {
+        sandbox::poll(&format!("{MAX} to be {outcome}"), 20, || {
+            let lookup = world.setup.lookup_one(MAX)?;
+            ensure!(lookup.outcome == outcome, "{lookup:?}");
+            Ok(Some(()))
+        })
+    };
+    cyr_deny(&["-s", "lmtp", "max"])?;
+    becomes("deferred")?;
+    // The daemon looks at the file once a second.
+    sandbox::poll("the daemon to see the block", 20, || {
+        world.put_off(MAX).and_then(|()| world.put_off("max+Work@example.org")).map(Some)
+    })?;
+    world.refused("nobody@example.org")?;
+    cyr_deny(&["-a", "max"])?;
+    becomes("deliver")?;
+    sandbox::poll("the daemon to see that it is gone", 20, || {
+        let reply = world.rcpt(MAX)?;
+        ensure!(reply.code == 250, "{MAX}: {reply}");
+        Ok(Some(()))
+    })
 }
 
 /// Foreign senders and recipients keep every letter, and nobody looks them up in the list.
