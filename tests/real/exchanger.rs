@@ -58,6 +58,13 @@ impl Exchanger {
         Ok(exchanger)
     }
 
+    /// Removes the replica: a mailbox of an earlier scenario that was deleted while no daemon followed
+    /// would be deferred, since nobody told of its deletion.
+    pub fn forget_replica(&self) -> Done {
+        fs::remove_dir_all(replica())?;
+        sandbox::make_dir(&replica(), USER)
+    }
+
     /// Writes a file that only its user may read; its path.
     pub fn write(&self, name: &str, text: &str) -> Done<String> {
         let path = path(name);

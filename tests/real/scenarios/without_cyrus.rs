@@ -63,6 +63,7 @@ pub fn run_in(world: &mut World, report: &mut Report) {
 fn on_this_host(world: &mut World) -> Done {
     if !world.setup.runs_as(USER) {
         let exchanger = Exchanger::make(&world.murder)?;
+        exchanger.forget_replica()?;
         beside::switch(world, exchanger.by_options("replica"))?;
         beside::becomes_well(world)?;
     }
