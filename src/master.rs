@@ -55,6 +55,11 @@ pub trait Master: Send + Sync {
         None
     }
 
+    /// Whether the first connection is being made, so that a question waits for it.
+    fn is_connecting(&self) -> bool {
+        false
+    }
+
     /// Whether that would be the same later, as things are configured: [`Impossible`].
     fn is_impossible(&self) -> bool {
         false

@@ -182,6 +182,11 @@ impl Master for Murder {
         server.is_none().then(|| failure.unwrap_or_else(none))
     }
 
+    fn is_connecting(&self) -> bool {
+        let AskerStatus { server, failure, .. } = self.asker.status();
+        server.is_none() && failure.is_none()
+    }
+
     fn is_impossible(&self) -> bool {
         self.asker.status().impossible
     }

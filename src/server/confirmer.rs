@@ -153,7 +153,10 @@ impl Confirmer {
         let Some(master) = self.master.as_ref().filter(|_| self.ask_master) else {
             return unsure("there is no connection to the MUPDATE master".into());
         };
-        if let Some(trouble) = master.trouble() {
+        // A daemon that has just started waits for its first connection: its list may be some seconds
+        // behind the master, as before the restart.
+        let connecting = master.is_connecting();
+        if let Some(trouble) = master.trouble().filter(|_| !connecting) {
             return unsure(trouble);
         }
         if self.silent().is_some_and(|until| Instant::now() < until) {
@@ -166,7 +169,9 @@ impl Confirmer {
             Ok(Ok(finding)) => Said::Master(finding),
             Ok(Err(Impossible(why))) => unsure(why),
             Err(_) => {
-                *self.silent() = Some(Instant::now() + SILENCE);
+                if !connecting {
+                    *self.silent() = Some(Instant::now() + SILENCE);
+                }
                 unsure(format!("the MUPDATE master did not answer within {} s", SOON.as_secs_f32()))
             }
         }
@@ -237,6 +242,7 @@ mod tests {
         deleted: bool,
         behind: bool,
         trouble: bool,
+        connecting: bool,
     }
 
     impl Master for Fake {
@@ -262,11 +268,15 @@ mod tests {
         fn trouble(&self) -> Option<String> {
             self.trouble.then(|| "down".to_owned())
         }
+
+        fn is_connecting(&self) -> bool {
+            self.connecting
+        }
     }
 
     fn fake(answers: Vec<Result<Finding, Impossible>>) -> Fake {
         let (answers, asked) = (Mutex::new(answers), AtomicUsize::new(0));
-        Fake { answers, asked, deleted: false, behind: false, trouble: false }
+        Fake { answers, asked, deleted: false, behind: false, trouble: false, connecting: false }
     }
 
     fn confirmer(proof: Proof, fuzzy: bool, master: Option<Arc<dyn Master>>) -> Confirmer {
@@ -445,5 +455,19 @@ mod tests {
         let master = Arc::new(master);
         assert_eq!(at_master(&master).ask_again(&name()).await, Said::Master(found()));
         assert_eq!(master.asked.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn first_connection_is_waited_for_and_its_silence_is_no_silence() {
+        let starting = |answers| Fake { trouble: true, connecting: true, ..fake(answers) };
+        let master = Arc::new(starting(vec![Ok(found())]));
+        assert_eq!(at_master(&master).ask_again(&name()).await, Said::Master(found()));
+        let master = Arc::new(starting(Vec::new()));
+        let confirmer = at_master(&master);
+        for _ in 0..2 {
+            let said = confirmer.ask_again(&name()).await;
+            assert!(matches!(said, Said::Master(Finding::Unsure(_))), "{said:?}");
+        }
+        assert_eq!(master.asked.load(Ordering::SeqCst), 2);
     }
 }
