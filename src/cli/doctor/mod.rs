@@ -682,11 +682,11 @@ impl<'a> Examination<'a> {
         findings.extend(lookups::examine(&postfix.settings, ours, &probes, domains, postfix));
         let respelled = router.respelled_domain();
         findings.extend(kept::examine(&postfix.settings, ours, maps));
-        let without = facts.iter().any(|facts| facts.name.is_some() && !facts.smtputf8);
-        findings.extend(kept::smtputf8(&postfix.settings, without));
         findings.extend(tables::held_back(&postfix.settings, respelled.as_deref(), postfix));
         let by_library = tables::by_library(&postfix.settings, "transport_maps");
         if !ours.is_empty() || by_library.is_some() {
+            let without = facts.iter().any(|facts| facts.name.is_some() && !facts.smtputf8);
+            findings.extend(kept::smtputf8(&postfix.settings, without));
             let answers = self.answers(ours, by_library, wanted);
             findings.extend(domains::examine(&postfix.settings, ours, &router.domains, postfix));
             findings.extend(transports::examine(&postfix.settings, &answers, postfix));
