@@ -444,6 +444,7 @@ fn by_milter(world: &mut World) -> Done {
 /// The same host, but of Cyrus there is only a copy of an imapd.conf.
 fn on_an_exchanger(world: &mut World) -> Done {
     let exchanger = Exchanger::make(&world.murder)?;
+    exchanger.forget_replica()?;
     let before = world.setup.clone();
     let seen = begin_on_an_exchanger(world, &exchanger).and_then(|()| {
         follow(world, &[DAEMON, PIECES], "")?;

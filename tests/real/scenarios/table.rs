@@ -333,6 +333,7 @@ fn list_cut_off(world: &mut World) -> Done {
 /// The daemon writes it as a user of its own, and nobody else may look into its directory.
 fn from_the_replica(world: &mut World) -> Done {
     let exchanger = Exchanger::make(&world.murder)?;
+    exchanger.forget_replica()?;
     fs::set_permissions(exchanger::replica(), Permissions::from_mode(0o700))?;
     let login = "password-file = \"password\"\nallow-plaintext = true\n";
     let setup = |sockets: &[&str]| {
