@@ -24,6 +24,10 @@ const WALK_INTERVAL: Duration = Duration::from_secs(30);
 /// How often it is logged what stays reserved.
 const LOG_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// Maximum number of reserved or moving names that one walk keeps: those that are missing after a great
+/// loss look like them.
+const MAX_FOUND: usize = 100_000;
+
 /// Maximum number of mailboxes in one line of the log.
 const MAX_LOGGED: usize = 10;
 
@@ -63,7 +67,7 @@ fn walk(answerer: &Answerer) {
     }
     let mut found = Vec::new();
     let walked = lists.each(b"", &mut |name, record| {
-        if matches!(record.state, State::Reserved | State::Moving) {
+        if matches!(record.state, State::Reserved | State::Moving) && found.len() < MAX_FOUND {
             found.push((name.clone(), record.state, record.server.clone()));
         }
         ControlFlow::Continue(())
