@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use murder_route::mailbox::{Lookup, MailboxList, MailboxName};
-use murder_route::mailbox_list::map;
+use murder_route::model::mailbox::{Lookup, MailboxList, MailboxName};
+use murder_route::os::map;
 use murder_route::resolver::Resolver;
-use murder_route::router::{Decision, Verdict};
+use murder_route::routing::router::{Decision, Verdict};
 
 use crate::list::{self, DIR, Random, Site};
 use crate::sandbox::STATE;

@@ -8,9 +8,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use murder_route::config::{Overrides, Settings, SourceName};
-use murder_route::mailbox_list::map;
-use murder_route::mailbox_list::replica::ReplicaList;
-use murder_route::mailbox_list::stored::Stored;
+use murder_route::os::map;
+use murder_route::replica::read::offline::OfflineReplica;
+use murder_route::replica::store::ReplicaList;
 use murder_route::resolver::Resolver;
 
 use crate::list::{self, FOLDERS, Random, Site, USERS};
@@ -42,7 +42,7 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
         domains: vec!["example.org".into()],
         ..Overrides::default()
     })?;
-    let resolver = Resolver::new(settings, Some(Stored::open(Path::new(&dir), None)?));
+    let resolver = Resolver::new(settings, Some(OfflineReplica::open(Path::new(&dir), None)?));
     let postfix = Postfix::prepare("postmap")?;
     let lmdb = format!("lmdb:{}", postfix.table);
 

@@ -13,10 +13,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
-use murder_route::mailbox::{AnonymousRights, MailboxName, Record, State};
-use murder_route::mailbox_list::replica::Place;
-use murder_route::maps::STATUS_MAP;
-use murder_route::replica::{Heard, Listing};
+use murder_route::model::mailbox::{AnonymousRights, MailboxName, Record, State};
+use murder_route::replica::store::Place;
+use murder_route::replica::{FullSync, Heard};
+use murder_route::routing::maps::STATUS_MAP;
 use murder_route::wire::netstring::Decoder;
 use murder_route::wire::socketmap::{REPLY_LIMIT, Request};
 
@@ -267,7 +267,7 @@ pub fn fill(dir: &str, users: u32, folders: usize) -> Done {
     let now = SystemTime::now() - Duration::from_secs(86_400);
     let mut place = Place::open(Path::new(dir))?;
     let mut change = place.begin()?;
-    let mut listing = Listing::begin(&change)?;
+    let mut listing = FullSync::begin(&change)?;
     for user in 0..users {
         for folder in 0..folders {
             let record = Record {

@@ -7,14 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::config::{Settings, SourceName, Vital};
-use crate::confirm::{Findings, MOST_ROUNDS, Said};
-use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record, Step};
-use crate::mailbox_list::high_water::MarkFile;
-use crate::mailbox_list::lists::{Lists, Replicated, Source};
-use crate::mailbox_list::user_deny::UserDeny;
-use crate::mailbox_list::{FileList, Options, kick::kick};
-use crate::maps::Maps;
-use crate::router::{Explain, Route, Router, Verdict};
+use crate::lists::combined::{Lists, Replicated, Source};
+use crate::lists::mailboxes_db::mark_file::MarkFile;
+use crate::lists::user_deny::UserDeny;
+use crate::lists::{FileList, Options};
+use crate::model::mailbox::{
+    KeyGeneration, Lookup, MailboxList, MailboxName, Record, Revision, Step,
+};
+use crate::os::kick::kick;
+use crate::routing::confirm::{Confirmation, Evidence, MOST_ROUNDS};
+use crate::routing::maps::Maps;
+use crate::routing::router::{Explain, Route, Router, Verdict};
 
 /// How long a kick may take. The mail server's own patience is far longer, but Postfix' queue
 /// manager resolves one recipient at a time and waits for each.
@@ -30,7 +33,7 @@ pub struct Resolver {
     /// What is asked.
     pub lists: Lists,
     /// How what the lists do not have is confirmed.
-    pub proof: Proof,
+    pub proof: ConfirmVia,
     /// What a reload must not lose.
     pub vital: Vital,
     /// How long a known name that vanished without a DELETE is deferred (`accept-after`).
@@ -39,7 +42,7 @@ pub struct Resolver {
 
 /// How it is confirmed that there is no such mailbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Proof {
+pub enum ConfirmVia {
     /// Not at all: the site says that the list is complete by itself (`misses = "final"`).
     List,
     /// There is no MUPDATE server. A list that has mailboxes of this host only is believed; the
@@ -98,12 +101,12 @@ impl Resolver {
 
     /// What is known of a recipient before anybody was asked. `generation` is that of the master's
     /// names, if he was heard before.
-    pub fn nothing_found(&self, generation: Option<KeyGeneration>) -> Findings {
+    pub fn nothing_found(&self, generation: Option<KeyGeneration>) -> Evidence {
         let mut findings = match self.proof {
-            Proof::List => Findings::NOBODY_TO_ASK,
-            Proof::Complete => Findings::LISTS_ALONE,
-            Proof::Slave(_) => Findings::ASK_THE_SLAVE,
-            Proof::Master { .. } => Findings::ASK_THE_MASTER,
+            ConfirmVia::List => Evidence::NOBODY_TO_ASK,
+            ConfirmVia::Complete => Evidence::LISTS_ALONE,
+            ConfirmVia::Slave(_) => Evidence::ASK_THE_SLAVE,
+            ConfirmVia::Master { .. } => Evidence::ASK_THE_MASTER,
         };
         findings.learn_generation(generation);
         findings
@@ -116,14 +119,14 @@ impl Resolver {
 
     /// Decides on the lists as they stand and what was found out, without waiting for a lock and
     /// without walking the list.
-    pub fn look_now(&self, recipient: &[u8], findings: &Findings) -> Verdict {
+    pub fn look_now(&self, recipient: &[u8], findings: &Evidence) -> Verdict {
         let now = self.lists.now();
         let verdict = self.router.route(recipient, &findings.over(&now), findings, None);
         if now.was_to_walk() { Verdict::Wait } else { verdict }
     }
 
     /// Decides on the lists as they stand and what was found out. Waits for a lock if it must.
-    pub fn look(&self, recipient: &[u8], findings: &Findings, explain: Explain<'_>) -> Verdict {
+    pub fn look(&self, recipient: &[u8], findings: &Evidence, explain: Explain<'_>) -> Verdict {
         self.router.route(recipient, &findings.over(&self.lists), findings, explain)
     }
 
@@ -131,7 +134,7 @@ impl Resolver {
     pub fn look_until(
         &self,
         recipient: &[u8],
-        findings: &Findings,
+        findings: &Evidence,
         given_up: &AtomicBool,
     ) -> Verdict {
         let list = Abandonable { list: &findings.over(&self.lists), given_up };
@@ -144,8 +147,8 @@ impl Resolver {
         &self,
         recipient: &[u8],
         mut explain: Explain<'_>,
-        mut findings: Findings,
-        ask: &mut dyn FnMut(&MailboxName, &mut Findings) -> Said,
+        mut findings: Evidence,
+        ask: &mut dyn FnMut(&MailboxName, &mut Evidence) -> Confirmation,
     ) -> Route {
         if let Some(steps) = explain.as_deref_mut() {
             steps.push(format!("sources: {}", self.lists));
@@ -168,14 +171,16 @@ impl Resolver {
 
     /// Asks the MUPDATE slave of this host, or reads the list, if that is how misses are confirmed.
     /// Blocks for up to [`KICK_PATIENCE`].
-    pub fn ask_slave(&self, _name: &MailboxName) -> Said {
+    pub fn ask_slave(&self, _name: &MailboxName) -> Confirmation {
         match &self.proof {
-            Proof::Slave(socket) | Proof::Master { slave: Some(socket) } => {
-                Said::Lists(kick(socket, KICK_PATIENCE).map_err(Into::into))
+            ConfirmVia::Slave(socket) | ConfirmVia::Master { slave: Some(socket) } => {
+                Confirmation::Lists(kick(socket, KICK_PATIENCE).map_err(Into::into))
             }
-            Proof::Complete => Said::Lists(self.lists.are_complete().map_err(Into::into)),
-            Proof::List | Proof::Master { slave: None } => {
-                Said::Lists(Err("nobody can be asked".into()))
+            ConfirmVia::Complete => {
+                Confirmation::Lists(self.lists.are_complete().map_err(Into::into))
+            }
+            ConfirmVia::List | ConfirmVia::Master { slave: None } => {
+                Confirmation::Lists(Err("nobody can be asked".into()))
             }
         }
     }
@@ -205,7 +210,7 @@ impl MailboxList for Abandonable<'_> {
         self.list.lookup_dated(name)
     }
 
-    fn moment(&self) -> Option<Moment> {
+    fn moment(&self) -> Option<Revision> {
         self.list.moment()
     }
 
@@ -258,10 +263,10 @@ mod tests {
 
     use super::*;
     use crate::config::Overrides;
-    use crate::cyrusdb::node::Layout;
     use crate::cyrusdb::order::Order;
+    use crate::cyrusdb::skip::node::Layout;
     use crate::cyrusdb::writer::{Random, Writer};
-    use crate::router::{Cause, Decision, Misses};
+    use crate::routing::router::{Cause, Decision, MissTrust};
 
     const FINAL: &str =
         "mailboxes-db = \"list\"\nmisses = \"final\"\ndomains = [\"example.org\"]\n";
@@ -281,10 +286,10 @@ mod tests {
         ) -> Result<(), String> {
             let name = MailboxName::new("news").unwrap();
             let record = Record {
-                state: crate::mailbox::State::Active,
+                state: crate::model::mailbox::State::Active,
                 server: None,
                 partition: String::new(),
-                anonymous: crate::mailbox::AnonymousRights::default(),
+                anonymous: crate::model::mailbox::AnonymousRights::default(),
             };
             while visit(&name, &record).is_continue() {}
             Ok(())
@@ -378,7 +383,7 @@ mod tests {
                     let list = Counting(list, AtomicUsize::new(0));
                     let route = |recipient: &[u8]| {
                         list.1.store(0, Relaxed);
-                        let verdict = router.route(recipient, &list, &Misses::Believed, None);
+                        let verdict = router.route(recipient, &list, &MissTrust::Believed, None);
                         let Verdict::Final(route) = verdict else { panic!("{verdict:?}") };
                         (route.decision, list.1.load(Relaxed))
                     };
@@ -412,7 +417,7 @@ mod tests {
         };
         let nobody = |resolver: &Resolver| {
             let nothing = resolver.nothing_found(None);
-            let mut ask = |_: &MailboxName, _: &mut Findings| panic!("there is nobody to ask");
+            let mut ask = |_: &MailboxName, _: &mut Evidence| panic!("there is nobody to ask");
             resolver.route(b"nobody@example.org", None, nothing, &mut ask).decision
         };
         let settings = || Settings::load(&given).unwrap();

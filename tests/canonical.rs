@@ -9,13 +9,13 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use murder_route::address::{Release, Rules};
-use murder_route::backend::Backends;
-use murder_route::domains::Domains;
-use murder_route::mailbox::{
+use murder_route::model::backend::Backends;
+use murder_route::model::domains::Domains;
+use murder_route::model::mailbox::{
     AnonymousRights, KeyGeneration, Lookup, MailboxList, MailboxName, Record, State,
 };
-use murder_route::maps::{Map, Maps};
-use murder_route::router::{Decision, Misses, Router, Verdict};
+use murder_route::routing::maps::{Map, Maps};
+use murder_route::routing::router::{Decision, MissTrust, Router, Verdict};
 use murder_route::wire::socketmap::Reply;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -127,7 +127,8 @@ prop_compose! {
 
 /// What the map says of a key.
 fn canonical(router: &Router, list: &Half, key: &str) -> (Decision, Reply) {
-    let Verdict::Final(route) = router.route(key.as_bytes(), list, &Misses::Believed, None) else {
+    let Verdict::Final(route) = router.route(key.as_bytes(), list, &MissTrust::Believed, None)
+    else {
         panic!("{key}: misses are believed")
     };
     let reply = Maps::default().reply(Map::Canonical, router, key, &route);

@@ -17,10 +17,10 @@ use build::{program, target, well};
 use common::left_out::{self, left_out};
 use common::master::Master;
 use common::{Daemon, Site};
-use murder_route::changes::Changed;
-use murder_route::mailbox::{AnonymousRights, MailboxName, Record, State};
-use murder_route::mailbox_list::replica::Place;
-use murder_route::replica::{About, Batch};
+use murder_route::model::mailbox::{AnonymousRights, MailboxName, Record, State};
+use murder_route::model::mod_time::ModTime;
+use murder_route::replica::store::Place;
+use murder_route::replica::{ReplicaMeta, Transaction};
 
 const DIALECTS: [(&str, &str); 4] =
     [("cc", "-std=c99"), ("cc", "-std=c11"), ("c++", "-std=c++98"), ("c++", "-std=c++17")];
@@ -76,14 +76,14 @@ fn put(place: &mut Place, names: &[(&str, &str)]) {
             partition: "default".into(),
             anonymous: AnonymousRights::default(),
         };
-        change.put(&MailboxName::new(*name).unwrap(), &record, Changed::NOT_LATELY).unwrap();
+        change.put(&MailboxName::new(*name).unwrap(), &record, ModTime::NOT_LATELY).unwrap();
     }
-    let about = About {
+    let about = ReplicaMeta {
         synchronised: Some(SystemTime::now()),
         as_of: Some(SystemTime::now()),
         master: "mupdate.example.org".into(),
         release: "3.6.1".into(),
-        ..About::default()
+        ..ReplicaMeta::default()
     };
     change.set_about(&about).unwrap();
     change.commit().unwrap();
@@ -113,8 +113,8 @@ fn the_library_exports_what_is_in_the_list_and_in_the_header_and_nothing_else() 
 
 /// What abidiff 2.2 says of a struct that has got another member.
 const GROWN: &str = "\
-Functions changes summary: 0 Removed, 1 Changed (1 filtered out), 0 Added functions
-Variables changes summary: 0 Removed, 0 Changed, 0 Added variable
+Functions changes summary: 0 Removed, 1 ModTime (1 filtered out), 0 Added functions
+Variables changes summary: 0 Removed, 0 ModTime, 0 Added variable
 
 1 function with some indirect sub-type change:
 

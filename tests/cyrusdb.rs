@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use murder_route::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName};
-use murder_route::mailbox_list::{FileList, Options};
+use murder_route::lists::{FileList, Options};
+use murder_route::model::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName};
 use serde_json::Value;
 
 struct Expected {

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use murder_route::cyrusdb::order::Order;
+use murder_route::cyrusdb::skip::snapshot::{Header, Reader, Scratch, Walked};
 use murder_route::cyrusdb::skiplist::Replay;
-use murder_route::cyrusdb::snapshot::{Header, Reader, Scratch, Walked};
 
 /// The seeds of a target, each cut short and with a byte changed here and there, too.
 fn run(name: &str, target: fuzz::Target) {

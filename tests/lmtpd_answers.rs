@@ -10,17 +10,19 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use murder_route::address::Release;
-use murder_route::backend::Backends;
 use murder_route::config::rules;
-use murder_route::cyrusdb::record;
-use murder_route::domains::Domains;
+use murder_route::cyrusdb::value;
 use murder_route::imapd_conf::ImapdConf;
-use murder_route::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State};
-use murder_route::mailbox_list::replica::{Place, ReplicaList};
+use murder_route::model::backend::Backends;
+use murder_route::model::domains::Domains;
+use murder_route::model::mailbox::{
+    KeyGeneration, Lookup, MailboxList, MailboxName, Record, State,
+};
 use murder_route::mupdate::wire::{Input, MAX_LINE};
 use murder_route::mupdate::{Banner, Event, Role, Session, Stream, Timings};
-use murder_route::replica::{ACCEPT_AFTER, Heard, Listing};
-use murder_route::router::{Decision, Misses, Refusal, Router, Verdict};
+use murder_route::replica::store::{Place, ReplicaList};
+use murder_route::replica::{ACCEPT_AFTER, FullSync, Heard};
+use murder_route::routing::router::{Decision, MissTrust, Refusal, Router, Verdict};
 
 /// The release as differences.txt names it, whose rules it has, and what it said. 3.10.2 and 3.12.4
 /// say the same as 3.6.1.
@@ -83,7 +85,7 @@ impl Table {
             };
             let acl = if acl == "-" { "" } else { acl };
             let value = format!("%(T {letters} P {partition} S {server} A %({acl}))");
-            (name, record::parse(value.as_bytes()).unwrap())
+            (name, value::parse(value.as_bytes()).unwrap())
         };
         Self(lines(MAILBOXES).map(record).collect(), KeyGeneration::Separated)
     }
@@ -162,7 +164,7 @@ fn replica(dir: &Path) -> ReplicaList {
     stream.receive(update().as_bytes(), Duration::ZERO);
     let mut place = Place::open(dir).unwrap();
     let mut change = place.begin().unwrap();
-    let mut listing = Listing::begin(&change).unwrap();
+    let mut listing = FullSync::begin(&change).unwrap();
     while let Some(event) = stream.next().unwrap() {
         if let Event::Record(name, record) = event {
             listing.record(&mut change, &name, &record, SystemTime::UNIX_EPOCH).unwrap();
@@ -177,7 +179,7 @@ fn replica(dir: &Path) -> ReplicaList {
 
 /// The class of our answer; what is no address is nobody's, so `unknown`.
 fn ours(router: &Router, list: &dyn MailboxList, key: &str) -> &'static str {
-    match router.route(key.as_bytes(), list, &Misses::Believed, None) {
+    match router.route(key.as_bytes(), list, &MissTrust::Believed, None) {
         Verdict::Final(route) => match route.decision {
             Decision::Deliver(_) => "deliver",
             Decision::Deferred(_) => "temporary",

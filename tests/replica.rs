@@ -10,10 +10,10 @@ use std::process::Output;
 use std::time::{Duration, SystemTime};
 
 use common::{Daemon, Site, run};
-use murder_route::changes::Changed;
-use murder_route::mailbox::{AnonymousRights, MailboxName, Record, State};
-use murder_route::mailbox_list::replica::Place;
-use murder_route::replica::{About, Batch, HeldBack};
+use murder_route::model::mailbox::{AnonymousRights, MailboxName, Record, State};
+use murder_route::model::mod_time::ModTime;
+use murder_route::replica::store::Place;
+use murder_route::replica::{HeldBack, ReplicaMeta, Transaction};
 use serde_json::Value;
 
 /// Nobody listens there.
@@ -29,14 +29,14 @@ fn fill(directory: &Path, held_back: Option<HeldBack>) {
         partition: "default".into(),
         anonymous: AnonymousRights::default(),
     };
-    change.put(&MailboxName::new("user.jane").unwrap(), &record, Changed::NOT_LATELY).unwrap();
-    let about = About {
+    change.put(&MailboxName::new("user.jane").unwrap(), &record, ModTime::NOT_LATELY).unwrap();
+    let about = ReplicaMeta {
         synchronised: Some(SystemTime::now()),
         as_of: Some(SystemTime::now()),
         master: "mupdate.example.org".into(),
         release: "3.6.1".into(),
         held_back,
-        ..About::default()
+        ..ReplicaMeta::default()
     };
     change.set_about(&about).unwrap();
     change.commit().unwrap();

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use common::{Client, Daemon, LIST, Site};
-use murder_route::mailbox::{MailboxList, State};
-use murder_route::mailbox_list::{FileList, Options};
+use murder_route::lists::{FileList, Options};
+use murder_route::model::mailbox::{MailboxList, State};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;

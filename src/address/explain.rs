@@ -3,7 +3,7 @@
 use super::recipient::Recipient;
 use super::rules::{DomainInName, Kind, NoTarget, Release, Rules};
 
-use crate::shown::ShownBytes;
+use crate::model::shown::ShownBytes;
 
 impl Rules {
     /// Says, a sentence a step, which rules made the mailbox name and what they did. Only rules

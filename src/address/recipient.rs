@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::domains::a_labels;
+use crate::model::domains::a_labels;
 
 /// Longest key taken for a recipient, in bytes: as long as a socketmap request may be. RFC 5321
 /// §4.5.3.1 allows 64 + 1 + 255, but mail servers take more (Postfix: `line_length_limit`, 2,048), and

@@ -12,12 +12,12 @@ use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
 use crate::config::DEFAULT_SOCKET;
-use crate::endpoint::{Endpoint, Listen};
-use crate::mailbox_list::foothold::Root;
-use crate::mailbox_list::kick;
-use crate::maps::DECISION_MAP;
-use crate::router::Route;
-use crate::wire::decision;
+use crate::os::kick;
+use crate::os::pinned_path::Root;
+use crate::routing::decision_line;
+use crate::routing::maps::DECISION_MAP;
+use crate::routing::router::Route;
+use crate::wire::endpoint::{Endpoint, Listen};
 use crate::wire::netstring::Decoder;
 use crate::wire::protocol::Protocol;
 use crate::wire::socketmap::{REPLY_LIMIT, REQUEST_LIMIT, Reply, Request};
@@ -328,7 +328,7 @@ fn is_too_long(recipient: &[u8]) -> bool {
 
 fn understood(reply: Reply) -> Result<Route, String> {
     match reply {
-        Reply::Ok(line) => decision::decode(&line).ok_or_else(|| {
+        Reply::Ok(line) => decision_line::decode(&line).ok_or_else(|| {
             "the daemon's answer is not understood: is it of another release?".into()
         }),
         Reply::NotFound => {
@@ -385,7 +385,7 @@ fn time_left(deadline: Instant) -> io::Result<TimeVal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::router::Decision;
+    use crate::routing::router::Decision;
     use nix::sys::socket::{
         AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
     };

@@ -17,9 +17,11 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::library::{Origin, Told};
 use super::prefetch::prefetch;
-use crate::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Moment, Record, Step};
-use crate::mailbox_list::view::FEW_LOOKUPS;
-use crate::router::Decision;
+use crate::lists::mailboxes_db::view::FEW_LOOKUPS;
+use crate::model::mailbox::{
+    KeyGeneration, Lookup, MailboxList, MailboxName, Record, Revision, Step,
+};
+use crate::routing::router::Decision;
 
 /// Each is a part of its own, so that threads seldom meet; who does meet another looks up as ever.
 const PARTS: usize = 64;
@@ -49,7 +51,7 @@ pub(super) struct Decided {
 /// The recipients whose hashes begin alike, all of one moment.
 #[derive(Debug, Default)]
 struct Part {
-    moment: Option<Moment>,
+    moment: Option<Revision>,
     /// Where in `bytes` each of them stands, in [units](UNIT).
     places: HashTable<u16>,
     /// One after the other: lengths of the recipient and of the mailbox's name, a byte each; number in
@@ -101,7 +103,7 @@ impl Decided {
     }
 
     /// This was told of him when the list was in this state, or a later one.
-    pub(super) fn put(&self, recipient: &[u8], moment: Moment, told: &Told) {
+    pub(super) fn put(&self, recipient: &[u8], moment: Revision, told: &Told) {
         let Told { route, origin: Origin::MailboxesDb | Origin::Replica, .. } = told else {
             return;
         };
@@ -132,7 +134,7 @@ impl Asked<'_> {
     /// Tells what was told of him when the list was as it is; `false`: nothing was.
     pub(super) fn tell(
         mut self,
-        moment: Moment,
+        moment: Revision,
         age: Option<Duration>,
         then: &mut dyn FnMut(&Told),
     ) -> bool {
@@ -155,7 +157,7 @@ impl Part {
         &mut self,
         hash: u64,
         recipient: &[u8],
-        moment: Moment,
+        moment: Revision,
         age: Option<Duration>,
     ) -> Option<&Told> {
         if self.moment != Some(moment) {
@@ -170,7 +172,7 @@ impl Part {
     }
 
     /// Forgets all that is not of this moment.
-    fn begin(&mut self, moment: Moment) {
+    fn begin(&mut self, moment: Revision) {
         self.moment = Some(moment);
         self.places.clear();
         self.bytes.clear();
@@ -288,10 +290,10 @@ impl MailboxList for Watched<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Backend, Place};
-    use crate::router::Route;
+    use crate::model::backend::{Backend, Place};
+    use crate::routing::router::Route;
 
-    const THEN: Moment = Moment::new(7, 100);
+    const THEN: Revision = Revision::new(7, 100);
 
     fn told(mailbox: &str, host: &str) -> Told {
         let place = Place::Inet { host: host.into(), port: 2003 };
@@ -309,7 +311,7 @@ mod tests {
         get_at(decided, recipient, THEN)
     }
 
-    fn get_at(decided: &Decided, recipient: &[u8], moment: Moment) -> Option<Told> {
+    fn get_at(decided: &Decided, recipient: &[u8], moment: Revision) -> Option<Told> {
         let mut told = None;
         let age = Some(Duration::ZERO);
         decided.lookups.store(FEW_LOOKUPS, Relaxed);
@@ -329,11 +331,11 @@ mod tests {
             assert_eq!(get(&decided, &number(user)), Some(of(user)));
         }
         assert_eq!(get(&decided, b"u20000@example.org"), None);
-        for other in [Moment::new(7, 101), Moment::new(8, 100)] {
+        for other in [Revision::new(7, 101), Revision::new(8, 100)] {
             assert_eq!(get_at(&decided, &number(1), other), None);
         }
         // What comes of a later state takes the place of all that was told before.
-        decided.put(&number(1), Moment::new(7, 101), &told("user.u1", "elsewhere"));
+        decided.put(&number(1), Revision::new(7, 101), &told("user.u1", "elsewhere"));
         assert_eq!(get(&decided, &number(1)), None);
     }
 

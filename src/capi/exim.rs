@@ -13,10 +13,10 @@ use std::path::PathBuf;
 use super::library::Library;
 use super::waiting::PATIENCE;
 use super::{panics, text};
-use crate::backend::Place;
 use crate::config::Overrides;
-use crate::router::{Decision, Route};
-use crate::shown::ShownBytes;
+use crate::model::backend::Place;
+use crate::model::shown::ShownBytes;
+use crate::routing::router::{Decision, Route};
 use crate::wire::socketmap::Reply;
 
 /// What the function returns, by Exim's `local_scan.h`.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::library::Library;
 use super::waiting::Waiting;
-use crate::mailbox_list::lists::{Replicated, Source};
-use crate::mailbox_list::{FileList, lock};
+use crate::lists::FileList;
+use crate::lists::combined::{Replicated, Source};
+use crate::lists::mailboxes_db::lock;
 
 /// How something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

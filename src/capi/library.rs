@@ -15,18 +15,20 @@ use super::waiting::Waiting;
 use super::{panics, process, text};
 use crate::address::Recipient;
 use crate::config::{ConfigError, Overrides, Settings, SourceName};
-use crate::confirm::{Findings, Said};
-use crate::endpoint::Endpoint;
-use crate::mailbox::{MailboxList, MailboxName};
-use crate::mailbox_list::foothold::Foothold;
-use crate::mailbox_list::lists::{Lists, Source};
-use crate::mailbox_list::map::Danger;
-use crate::mailbox_list::user_deny::UserDeny;
-use crate::mailbox_list::view::FEW_LOOKUPS;
-use crate::mailbox_list::{FileList, Options, lock, stored::Stored};
-use crate::maps::{Maps, UnknownPolicy, is_in_any_case};
-use crate::resolver::{Proof, busy};
-use crate::router::{Cause, Decision, Route, Router, Verdict};
+use crate::lists::combined::{Lists, Source};
+use crate::lists::mailboxes_db::lock;
+use crate::lists::mailboxes_db::view::FEW_LOOKUPS;
+use crate::lists::user_deny::UserDeny;
+use crate::lists::{FileList, Options};
+use crate::model::mailbox::{MailboxList, MailboxName};
+use crate::os::map::Danger;
+use crate::os::pinned_path::PinnedPath;
+use crate::replica::read::offline::OfflineReplica;
+use crate::resolver::{ConfirmVia, busy};
+use crate::routing::confirm::{Confirmation, Evidence};
+use crate::routing::maps::{Maps, UnknownPolicy, is_in_any_case};
+use crate::routing::router::{Cause, Decision, Route, Router, Verdict};
+use crate::wire::endpoint::Endpoint;
 use crate::wire::socketmap::Reply;
 
 /// Longest wait for the daemon where the list has the recipient: the daemon gives the master a quarter
@@ -51,7 +53,7 @@ pub struct Library {
     complete: bool,
     sources: Vec<KeptSource>,
     /// The database of blocked users, and the service they are blocked from.
-    deny: Option<(Arc<Foothold>, String)>,
+    deny: Option<(Arc<PinnedPath>, String)>,
     pub(super) daemon: Daemon,
     /// How long a call may wait that says nothing else.
     patience: Duration,
@@ -64,8 +66,8 @@ pub struct Library {
 /// A source, as far as it is the same for a process and its children.
 #[derive(Debug)]
 enum KeptSource {
-    MailboxesDb(Arc<Foothold>),
-    Replica(Arc<Foothold>, Option<Duration>),
+    MailboxesDb(Arc<PinnedPath>),
+    Replica(Arc<PinnedPath>, Option<Duration>),
 }
 
 /// What belongs to one process.
@@ -137,7 +139,7 @@ impl Library {
         if settings.router.domains.is_empty() {
             return Err(without_domains(settings.file.as_deref()));
         }
-        let keep = |path: &Path| match Foothold::keep(path.to_owned()) {
+        let keep = |path: &Path| match PinnedPath::keep(path.to_owned()) {
             Ok(at) => Ok(Arc::new(at)),
             Err(source) => Err(ConfigError::Io { path: path.to_owned(), source }),
         };
@@ -168,8 +170,8 @@ impl Library {
             respells_domains: settings.router.respelled_domain().is_some(),
             router: settings.router,
             maps: settings.maps,
-            murder: !matches!(settings.proof, Proof::List | Proof::Complete),
-            complete: settings.proof == Proof::Complete,
+            murder: !matches!(settings.proof, ConfirmVia::List | ConfirmVia::Complete),
+            complete: settings.proof == ConfirmVia::Complete,
             sources,
             deny,
             daemon,
@@ -463,7 +465,7 @@ impl Library {
         lists: &Lists,
         list: &dyn MailboxList,
         recipient: &[u8],
-        findings: &Findings,
+        findings: &Evidence,
     ) -> Looked {
         match self.decide(list, recipient, findings) {
             Verdict::Final(route) if route.decision == Decision::Deferred(Cause::List) => {
@@ -478,7 +480,7 @@ impl Library {
             }
             Verdict::Confirm(name) if self.complete => {
                 let mut findings = findings.clone();
-                findings.learn(name, Said::Lists(lists.are_complete().map_err(Into::into)));
+                findings.learn(name, Confirmation::Lists(lists.are_complete().map_err(Into::into)));
                 self.look_with(lists, list, recipient, &findings)
             }
             Verdict::Confirm(name) => Looked::Open(Open::Confirm(name)),
@@ -492,15 +494,15 @@ impl Library {
         }
     }
 
-    fn nothing_found(&self) -> Findings {
+    fn nothing_found(&self) -> Evidence {
         match (self.murder, self.complete) {
-            (true, _) => Findings::ASK_THE_MASTER,
-            (false, true) => Findings::LISTS_ALONE,
-            (false, false) => Findings::NOBODY_TO_ASK,
+            (true, _) => Evidence::ASK_THE_MASTER,
+            (false, true) => Evidence::LISTS_ALONE,
+            (false, false) => Evidence::NOBODY_TO_ASK,
         }
     }
 
-    fn decide(&self, list: &dyn MailboxList, recipient: &[u8], findings: &Findings) -> Verdict {
+    fn decide(&self, list: &dyn MailboxList, recipient: &[u8], findings: &Evidence) -> Verdict {
         self.router.route(recipient, &findings.over(list), findings, None)
     }
 
@@ -515,7 +517,7 @@ impl Library {
             Open::Changed(told) => return told,
         };
         let mut findings = self.nothing_found();
-        findings.learn(name, Said::Lists(Err(why.into())));
+        findings.learn(name, Confirmation::Lists(Err(why.into())));
         let route = match self.decide(lists, recipient, &findings) {
             // Of a list that cannot be read, only that is said: the other half is that nobody else was asked.
             Verdict::Final(route) if !route.reason.contains(why) => {
@@ -551,7 +553,7 @@ impl Drop for Library {
 }
 
 impl Inner {
-    fn of(sources: &[KeptSource], deny: Option<&(Arc<Foothold>, String)>) -> Self {
+    fn of(sources: &[KeptSource], deny: Option<&(Arc<PinnedPath>, String)>) -> Self {
         let source = |source: &KeptSource| match source {
             KeptSource::MailboxesDb(at) => {
                 let options = Options {
@@ -562,7 +564,7 @@ impl Inner {
                 Source::File(Arc::new(FileList::open_at(Arc::clone(at), options)))
             }
             KeptSource::Replica(at, max_age) => {
-                Source::Replica(Stored::lockless(Arc::clone(at), *max_age))
+                Source::Replica(OfflineReplica::lockless(Arc::clone(at), *max_age))
             }
         };
         let deny = deny.map(|(at, service)| UserDeny::open_at(Arc::clone(at), service));

@@ -12,10 +12,10 @@
 //! Sendmail fork for each connection. So:
 //!
 //! * what a chroot or a change of user takes away is opened when the library is
-//!   (`mailbox_list::foothold`), or reached through the daemon;
+//!   (`os::pinned_path`), or reached through the daemon;
 //! * what a fork may catch halfway belongs to one process, and a child begins with its own (see
 //!   [`Library`]);
-//! * a list's map is touched only right after a look at the file's length (`mailbox_list::map`), since a
+//! * a list's map is touched only right after a look at the file's length (`os::map`), since a
 //!   file that has been cut off would kill the process;
 //! * the replica is read without LMDB, which must not be opened twice in a process, nor be used after a
 //!   fork.
@@ -24,7 +24,7 @@
 //!
 //! Whom a list has is answered here. Whom it has not is asked of the daemon, which alone can have a
 //! miss confirmed, shares the confirmations among all who ask, and tells its whole decision
-//! ([`decision`](crate::wire::decision)). If it does not, the recipient is deferred. Who was delivered to
+//! ([`decision`](crate::routing::decision_line)). If it does not, the recipient is deferred. Who was delivered to
 //! on the word of the list alone is told the same until something is committed to it (`decided`).
 
 mod abi;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::library::Library;
 use crate::config::{ConfigError, Overrides};
-use crate::endpoint::Endpoint;
-use crate::mailbox_list::foothold::lacks_resources;
+use crate::os::pinned_path::lacks_resources;
+use crate::wire::endpoint::Endpoint;
 
 /// The members of `mr_options`; `None`: nothing was said.
 #[derive(Debug, Default)]

@@ -14,18 +14,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Library, Origin, State as Health, Told};
 use crate::address::Recipient;
-use crate::changes::Changed;
 use crate::config::Overrides;
-use crate::cyrusdb::node::Layout;
 use crate::cyrusdb::order::Order;
+use crate::cyrusdb::skip::node::Layout;
 use crate::cyrusdb::writer::{Random, Write, Writer};
-use crate::endpoint::Endpoint;
-use crate::mailbox::{AnonymousRights, KeyGeneration, MailboxName, Record, State};
-use crate::mailbox_list::replica::Place;
-use crate::mailbox_list::{Options, lock};
+use crate::lists::Options;
+use crate::lists::mailboxes_db::lock;
+use crate::model::mailbox::{AnonymousRights, KeyGeneration, MailboxName, Record, State};
+use crate::model::mod_time::ModTime;
 use crate::mupdate::Event;
-use crate::replica::{About, Batch as _, Follower, Heard, Listing};
-use crate::router::{Cause, Decision};
+use crate::replica::store::Place;
+use crate::replica::{ChangeApplier, FullSync, Heard, ReplicaMeta, Transaction as _};
+use crate::routing::router::{Cause, Decision};
+use crate::wire::endpoint::Endpoint;
 use crate::wire::socketmap::Reply;
 
 const THREADS: &str = "8";
@@ -110,7 +111,7 @@ fn replica_with_jane(directory: &Path, ago: u64) {
     let mut place = Place::open(directory).unwrap();
     let mut change = place.begin().unwrap();
     let (now, wait) = (SystemTime::now(), Duration::ZERO);
-    let listing = Listing::begin(&change).unwrap();
+    let listing = FullSync::begin(&change).unwrap();
     let (master, release, passed) = ("mupdate.example.org", "3.6.1", Duration::ZERO);
     listing.finish(&mut change, &Heard { master, release, now, passed }, wait).unwrap();
     let record = Record {
@@ -121,7 +122,7 @@ fn replica_with_jane(directory: &Path, ago: u64) {
     };
     let event = Event::Record(MailboxName::new("user.jane").unwrap(), record);
     let then = now - Duration::from_secs(ago);
-    Follower::default().apply(&mut change, &event, then).unwrap();
+    ChangeApplier::default().apply(&mut change, &event, then).unwrap();
     change.commit().unwrap();
 }
 
@@ -266,31 +267,31 @@ fn eight_threads_of_a_c_program_are_always_right_while_the_daemon_writes_its_rep
         for n in all.chain((0..50).map(|_| random.below(NAMES))) {
             // Another record, at the same backend.
             change
-                .put(&known(n), &record(format!("p{round}"), HOSTS[0]), Changed::NOT_LATELY)
+                .put(&known(n), &record(format!("p{round}"), HOSTS[0]), ModTime::NOT_LATELY)
                 .unwrap();
         }
         let movers = if round == 0 { 0..MOVING } else { 0..0 };
         for n in movers.chain([random.below(MOVING)]) {
             let (partition, server) = moved(round);
             let mover = MailboxName::new(format!("user.m{n}")).unwrap();
-            change.put(&mover, &record(partition, server), Changed::NOT_LATELY).unwrap();
+            change.put(&mover, &record(partition, server), ModTime::NOT_LATELY).unwrap();
         }
         let other = MailboxName::new(format!("user.o{}", random.below(COMING))).unwrap();
         match random.below(2) {
             0 => drop(change.delete(&other).unwrap()),
             _ => drop(
                 change
-                    .put(&other, &record("default".to_owned(), HOSTS[1]), Changed::NOT_LATELY)
+                    .put(&other, &record("default".to_owned(), HOSTS[1]), ModTime::NOT_LATELY)
                     .unwrap(),
             ),
         }
         let now = SystemTime::now();
-        let about = About {
+        let about = ReplicaMeta {
             synchronised: Some(now),
             as_of: Some(now),
             master: "mupdate.example.org".into(),
             release: "3.6.1".into(),
-            ..About::default()
+            ..ReplicaMeta::default()
         };
         change.set_about(&about).unwrap();
         change.commit().unwrap();
@@ -385,7 +386,7 @@ fn who_was_looked_up_often_and_moves_is_not_delivered_to_where_he_was() {
                     anonymous: AnonymousRights::default(),
                 };
                 let jane = MailboxName::new("user.jane").unwrap();
-                change.put(&jane, &record, Changed::NOT_LATELY).unwrap();
+                change.put(&jane, &record, ModTime::NOT_LATELY).unwrap();
                 change.commit().unwrap();
             }
             _ => {
@@ -656,7 +657,7 @@ fn recipient_to_give_a_backend_is_in_its_canonical_form() {
     assert_eq!(library.rcpt_to(b"nobody@example.org", &told.route), None);
     // What the daemon has decided without telling the mailbox.
     let jane = library.look_up(b"jane@example.org").route;
-    let route = crate::router::Route { mailbox: None, ..jane };
+    let route = crate::routing::router::Route { mailbox: None, ..jane };
     let given = library.rcpt_to(b"\"jane\"@EXAMPLE.org", &route);
     assert_eq!(given.as_deref(), Some("jane@example.org"));
     // What needs no look at the rules is what they would come to.

@@ -7,11 +7,11 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::backend::Place;
 use crate::config::BackendAccess;
-use crate::follow::connection::Connection;
-use crate::follow::tls::{self, Tls};
 use crate::lmtp::{Failure, Login, Policy, Ready, Step};
+use crate::master::connection::Connection;
+use crate::master::tls::{self, Tls};
+use crate::model::backend::Place;
 use crate::mupdate;
 
 /// Longest wait for the name service, and for each address of a backend to accept the connection.

@@ -11,25 +11,25 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::behind::need;
+use super::services::need;
 use super::{Common, Exit};
-use crate::backend::{Override, folded};
 use crate::config::{DEFAULT_SOCKET, Mupdate, ReplicaSettings, Settings, SourceName};
 use crate::doctor::shown;
-use crate::endpoint::{DEFAULT_MODE, Endpoint};
-use crate::follow::{Upstream, Visit};
-use crate::mailbox::{KeyGeneration, MailboxList, MailboxName};
-use crate::mailbox_list::kick::kick;
-use crate::mailbox_list::replica::{Error, ReplicaList};
-use crate::mailbox_list::user_deny::UserDeny;
-use crate::mailbox_list::{FileList, Options, Status};
-use crate::maps::UnknownPolicy;
-use crate::master::{Impossible, Master};
+use crate::lists::user_deny::UserDeny;
+use crate::lists::{FileList, Options, Status};
+use crate::master::client::{Impossible, Master};
+use crate::master::{Upstream, Visit};
+use crate::model::backend::{Override, folded};
+use crate::model::mailbox::{KeyGeneration, MailboxList, MailboxName};
 use crate::mupdate::{FailureKind, Finding, Mechanism, WhenTls};
-use crate::regular_file;
+use crate::os::kick::kick;
+use crate::os::regular_file;
+use crate::replica::store::{Error, ReplicaList};
 use crate::replica::utc;
-use crate::resolver::Proof;
+use crate::resolver::ConfirmVia;
+use crate::routing::maps::UnknownPolicy;
 use crate::server::owner;
+use crate::wire::endpoint::{DEFAULT_MODE, Endpoint};
 use crate::wire::protocol::Protocols;
 
 /// Read the configuration and say what it means and what will hurt.
@@ -246,11 +246,11 @@ impl Report {
             self.mupdate(mupdate);
         }
         match &settings.proof {
-            Proof::Master { slave } => {
+            ConfirmVia::Master { slave } => {
                 self.say("unknown is", "what the MUPDATE master confirms, name by name");
                 self.master(ask, slave.as_deref());
             }
-            Proof::Slave(socket) => {
+            ConfirmVia::Slave(socket) => {
                 self.say(
                     "unknown is",
                     format!(
@@ -262,7 +262,7 @@ impl Report {
                     self.warn(format!("the list may be stale, so nobody is called unknown: {why}"));
                 }
             }
-            Proof::Complete => {
+            ConfirmVia::Complete => {
                 self.say("unknown is", "what the list does not hold (there is no MUPDATE server)");
                 let path = settings.mailboxes_db.as_deref().unwrap_or(Path::new(""));
                 let list = FileList::open(path, Options::default());
@@ -270,7 +270,7 @@ impl Report {
                     self.warn(format!("unknown recipients are deferred: {why}"));
                 }
             }
-            Proof::List => self.say(
+            ConfirmVia::List => self.say(
                 "unknown is",
                 "what the list does not hold, unconfirmed (misses = \"final\"): a lagging list can \
                  reject valid recipients",

@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use clap::Args;
 use serde_json::json;
 
-use super::behind::stored;
+use super::services::stored;
 use super::{Common, Exit};
-use crate::mailbox::{Lookup, MailboxList, MailboxName, Record, State};
+use crate::model::mailbox::{Lookup, MailboxList, MailboxName, Record, State};
 use crate::resolver::Resolver;
 
 /// Print the whole mailbox list in internal names.

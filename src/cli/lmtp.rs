@@ -12,11 +12,11 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::{Exit, backend};
-use crate::backend::{LMTP_PORT, Place};
 use crate::config::{self, BackendAccess};
-use crate::follow::connection::{Connection, Stream};
 use crate::lmtp;
-use crate::wire::softener::Softener;
+use crate::lmtp::reply_filter::ReplyFilter;
+use crate::master::connection::{Connection, Stream};
+use crate::model::backend::{LMTP_PORT, Place};
 
 /// Pieces of standard input that wait for the backend, of [`PIECE`] bytes each.
 const PIECES: usize = 8;
@@ -84,7 +84,7 @@ fn carry(place: &Place, access: &BackendAccess) -> Result<(), Ended> {
         let connection =
             connected.map_err(|e| Ended("4.4.1", format!("cannot reach {name}: {e}")))?;
         let (connection, softener) = match access.is_plain() {
-            true => (connection, Softener::default()),
+            true => (connection, ReplyFilter::default()),
             false => {
                 let us = super::host_name();
                 let logged_in = backend::log_in(connection, place, access, &us).await;
@@ -92,7 +92,7 @@ fn carry(place: &Place, access: &BackendAccess) -> Result<(), Ended> {
                     logged_in.map_err(|e| Ended(status(&e), format!("{name}: {e}")))?;
                 let said = io::stdout().write_all(&greeting).and_then(|()| io::stdout().flush());
                 said.map_err(|e| Ended("4.4.2", e.to_string()))?;
-                (connection, Softener::after_login())
+                (connection, ReplyFilter::after_login())
             }
         };
         let lost = |e| Ended("4.4.2", format!("the connection with {name} is lost: {e}"));
@@ -120,7 +120,7 @@ fn status(why: &backend::NoLogin) -> &'static str {
 
 /// Ends when the backend has nothing more to say, or nobody listens to it. How long to wait for a
 /// reply is the mail server's decision: it ends us.
-async fn converse(connection: Connection, mut softener: Softener) -> io::Result<()> {
+async fn converse(connection: Connection, mut softener: ReplyFilter) -> io::Result<()> {
     let (mut from_backend, to_backend) = split(connection.into_stream());
     tokio::spawn(pass_on(standard_input()?, to_backend));
     let (mut out, mut piece) = (Vec::new(), vec![0; PIECE]);

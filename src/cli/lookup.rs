@@ -7,9 +7,9 @@ use serde_json::json;
 
 use super::sources::Sources;
 use super::{Common, Exit};
-use crate::maps::{BUILT_IN, Map};
 use crate::resolver::Resolver;
-use crate::router::{Decision, Route};
+use crate::routing::maps::{BUILT_IN, Map};
+use crate::routing::router::{Decision, Route};
 
 /// Look recipients up, as the daemon would.
 #[derive(Debug, Args)]

@@ -13,7 +13,6 @@ macro_rules! complain {
 }
 
 mod backend;
-mod behind;
 mod check;
 mod demo;
 mod doctor;
@@ -23,6 +22,7 @@ mod lookup;
 mod postfix_config;
 mod replica;
 mod serve;
+mod services;
 mod sources;
 mod status;
 mod verify;
@@ -34,9 +34,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{MissPolicy, Overrides, Settings, SourceName};
-use crate::endpoint::Endpoint;
-use crate::mailbox_list::map;
+use crate::os::map;
 use crate::server::log;
+use crate::wire::endpoint::Endpoint;
 
 /// The exit status of the command, after sysexits(3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

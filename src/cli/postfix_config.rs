@@ -1,14 +1,16 @@
 //! `murder-route postfix-config`: the pieces for Postfix' own files.
 
+#[cfg(feature = "daemon")]
+pub(crate) mod text;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use clap::{Args, ValueEnum};
 
 use super::Exit;
+use crate::cli::postfix_config::text::{Chroot, Host, Misfit, Plan, Site, Verify, Wanted};
 use crate::config::{self, Overrides, Settings};
-use crate::maps::UnknownPolicy;
-use crate::postfix_config::{Chroot, Host, Misfit, Plan, Site, Verify, Wanted};
+use crate::routing::maps::UnknownPolicy;
 
 /// Print what Postfix' files must say so that it asks us, for this host and configuration.
 ///

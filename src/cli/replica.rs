@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 
 use super::Exit;
 use crate::config::{self, Overrides};
-use crate::mailbox_list::high_water;
-use crate::mailbox_list::replica::{Accepted, accept};
+use crate::lists::mailboxes_db::mark_file;
+use crate::replica::store::{Accepted, accept};
 use crate::replica::utc;
 
 /// Decide about the replica of the master's list.
@@ -46,7 +46,7 @@ impl Replica {
             complain!("murder-route: {e}");
             Exit::Config
         })?;
-        let lists = high_water::accept(&glance.state).map_err(|e| {
+        let lists = mark_file::accept(&glance.state).map_err(|e| {
             complain!("murder-route: {}: {e}", glance.state.display());
             Exit::Temporary
         })?;

@@ -12,14 +12,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
-use super::behind::Behind;
+use super::services::Services;
 use super::{Common, Exit};
 use crate::config::{ConfigError, DEFAULT_SOCKET, Overrides, Settings};
-use crate::endpoint::{Endpoint, Listen};
 use crate::resolver::Resolver;
 use crate::server::answerer::Answerer;
-use crate::server::sources::{self, Standing};
-use crate::server::{Limits, Server, descriptors, log, marks, notify};
+use crate::server::source_watch::{self, SourceReport};
+use crate::server::{Limits, Server, descriptors, list_watch, log, notify};
+use crate::wire::endpoint::{Endpoint, Listen};
 
 /// The name under which systemd passes the socket of our socket unit.
 const SOCKET_UNIT: &str = "murder-route.socket";
@@ -85,7 +85,7 @@ impl Serve {
             descriptors: descriptors.ok(),
             ..Limits::default()
         };
-        let mut behind = Behind::of_daemon(&settings, None).map_err(|(exit, why)| {
+        let mut behind = Services::of_daemon(&settings, None).map_err(|(exit, why)| {
             error!("{why}");
             exit
         })?;
@@ -100,15 +100,15 @@ impl Serve {
             error!("{e}");
             Exit::System
         })?;
-        let standing = Arc::new(Standing::default());
+        let standing = Arc::new(SourceReport::default());
         let text = announce(&server, &answerer);
         standing.is(&text);
         notify::ready(&text);
-        let watched = sources::watch(Arc::clone(&answerer), Arc::clone(&standing));
+        let watched = source_watch::watch(Arc::clone(&answerer), Arc::clone(&standing));
         let watching = tokio::spawn(watched);
         let mut watchdog = Watchdog::new();
         let reading = Arc::new(Semaphore::new(1));
-        tokio::spawn(marks::keep(Arc::clone(&answerer)));
+        tokio::spawn(list_watch::keep(Arc::clone(&answerer)));
         loop {
             match watchdog.during(signals.next()).await {
                 Told::Stop => break,
@@ -150,7 +150,7 @@ impl Serve {
         &self,
         server: &mut Server<Answerer>,
         answerer: &Answerer,
-        behind: &mut Behind,
+        behind: &mut Services,
         reading: &Arc<Semaphore>,
     ) -> Result<(), String> {
         let stays = |e: &dyn std::fmt::Display| format!("the old configuration stays: {e}");
@@ -162,7 +162,7 @@ impl Serve {
             let _turn = turn;
             let settings = settings(&given).map_err(|e| e.to_string())?;
             old.vital.may_become(&settings.vital)?;
-            let new = Behind::of_daemon(&settings, Some(&before)).map_err(|(_, why)| why)?;
+            let new = Services::of_daemon(&settings, Some(&before)).map_err(|(_, why)| why)?;
             Ok::<_, String>((settings, new))
         });
         let read = timeout(RELOAD_TIMEOUT, read).await.map_err(|_| {

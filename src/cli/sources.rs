@@ -3,14 +3,14 @@
 use tokio::runtime::{Builder, Runtime};
 
 use super::Exit;
-use super::behind::Behind;
+use super::services::Services;
 use crate::config::Settings;
-use crate::confirm::Findings;
-use crate::mailbox::MailboxName;
-use crate::maps::is_in_any_case;
+use crate::master::confirmer::Confirmer;
+use crate::model::mailbox::MailboxName;
 use crate::resolver::Resolver;
-use crate::router::{Explain, Route};
-use crate::server::confirmer::Confirmer;
+use crate::routing::confirm::Evidence;
+use crate::routing::maps::is_in_any_case;
+use crate::routing::router::{Explain, Route};
 
 /// A resolver, and who is asked for a name, with a runtime to ask in.
 pub(super) struct Sources {
@@ -27,7 +27,7 @@ impl Sources {
         })?;
         let (resolver, confirmer) = {
             let _inside = runtime.enter();
-            let behind = Behind::of_command(&settings).map_err(|(exit, why)| {
+            let behind = Services::of_command(&settings).map_err(|(exit, why)| {
                 complain!("murder-route: {why}");
                 exit
             })?;
@@ -43,7 +43,7 @@ impl Sources {
         let folded = is_in_any_case(map);
         let findings = self.resolver.nothing_found(self.confirmer.key_generation()).ask_again();
         let findings = if folded { findings.folded() } else { findings };
-        let mut ask = |name: &MailboxName, findings: &mut Findings| {
+        let mut ask = |name: &MailboxName, findings: &mut Evidence| {
             let said = self.runtime.block_on(self.confirmer.ask_or_walk(name, folded));
             findings.learn_generation(self.confirmer.key_generation());
             said

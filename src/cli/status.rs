@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use super::{Common, Exit};
 use crate::config::{self, DEFAULT_SOCKET};
-use crate::endpoint::{Endpoint, Listen};
-use crate::mailbox_list::kick::connect_to;
-use crate::maps::STATUS_MAP;
+use crate::os::kick::connect_to;
+use crate::routing::maps::STATUS_MAP;
 use crate::server::status::is_well;
+use crate::wire::endpoint::{Endpoint, Listen};
 use crate::wire::netstring::Decoder;
 use crate::wire::protocol::Protocol;
 use crate::wire::socketmap::{REPLY_LIMIT, Reply, Request};

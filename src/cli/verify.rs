@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Common, Exit};
-use crate::mailbox_list::verify;
-use crate::regular_file;
+use crate::lists::mailboxes_db::verify;
+use crate::os::regular_file;
 
 /// Read a whole mailboxes.db and report everything wrong with it.
 #[derive(Debug, Args)]

@@ -6,9 +6,9 @@ use serde::Deserialize;
 
 use super::mupdate::read_password;
 use super::{ConfigError, Tls};
-use crate::backend::Place;
+use crate::model::backend::Place;
+use crate::model::shown::Shown;
 use crate::mupdate::{Credentials, WhenTls};
-use crate::shown::Shown;
 
 /// TLS and login at one backend.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,13 +11,13 @@ use super::backends::{BackendsAccess, Keys, username};
 use super::mupdate::{FileMupdate, Mode};
 use super::{ConfigError, DEFAULT_FILE, MissPolicy, SourceName};
 use crate::address::Release;
-use crate::backend::{Backends, LMTP_PORT, Override, Place, connect_string, folded};
-use crate::domains::Domains;
-use crate::endpoint::{Endpoint, Listen, ListenOptions};
-use crate::maps::{Maps, Template, Templates, UnknownPolicy};
+use crate::model::backend::{Backends, LMTP_PORT, Override, Place, connect_string, folded};
+use crate::model::domains::Domains;
+use crate::model::shown::Shown;
 use crate::mupdate::WhenTls;
-use crate::regular_file;
-use crate::shown::Shown;
+use crate::os::regular_file;
+use crate::routing::maps::{Maps, Template, Templates, UnknownPolicy};
+use crate::wire::endpoint::{Endpoint, Listen, ListenOptions};
 use crate::wire::protocol::{Protocol, Protocols};
 
 /// Maximum size of the file, in bytes.

@@ -4,7 +4,7 @@
 //! column. Paths in it are relative to it. What imapd.conf already says need not be said again:
 //! `imapd-conf` and `domains` suffice.
 
-use crate::shown::Shown;
+use crate::model::shown::Shown;
 
 mod backends;
 mod file;
@@ -24,14 +24,14 @@ pub use self::vital::Vital;
 use serde::Deserialize;
 
 use crate::address::{Release, Rules};
-use crate::domains::Domains;
-use crate::endpoint::{Endpoint, Listen};
 use crate::imapd_conf::{self, ImapdConf, LMTP_SERVICES, MupdateConfig, Virtdomains};
-use crate::maps::{Maps, UnknownPolicy};
-use crate::regular_file;
+use crate::model::domains::Domains;
+use crate::os::regular_file;
 use crate::replica::ACCEPT_AFTER;
-use crate::resolver::Proof;
-use crate::router::Router;
+use crate::resolver::ConfirmVia;
+use crate::routing::maps::{Maps, UnknownPolicy};
+use crate::routing::router::Router;
+use crate::wire::endpoint::{Endpoint, Listen};
 
 /// The configuration file that is read if none is named.
 pub const DEFAULT_FILE: &str = "/etc/murder-route.toml";
@@ -189,7 +189,7 @@ pub struct Settings {
     /// The MUPDATE server, if there is one and it can be asked as things are configured.
     pub mupdate: Option<Mupdate>,
     /// How misses are confirmed.
-    pub proof: Proof,
+    pub proof: ConfirmVia,
     /// Where to listen; empty: at [`DEFAULT_SOCKET`], or at the socket that systemd opened.
     pub listeners: Vec<Listen>,
     /// Most connections at a time on one socket. A running daemon keeps those it began with.
@@ -300,7 +300,7 @@ impl Settings {
             .map(|imapd| Slave::of(imapd, mailboxes_db.as_deref()));
         let misses = given.misses.or(file.misses).unwrap_or_default();
         let (mupdate, proof) = match given.without_login && murder {
-            true => (None, Proof::Master { slave: None }),
+            true => (None, ConfirmVia::Master { slave: None }),
             false => proof(&sources, mupdate, slave, misses, &mut warnings)?,
         };
         let mupdate = mupdate.map(|mupdate| Mupdate {
@@ -333,8 +333,8 @@ impl Settings {
             |imapd: &imapd_conf::Options| imapd.mupdate_config == MupdateConfig::Standard;
         if server.is_some_and(standard) {
             let murder = match proof {
-                Proof::Slave(_) => "misses cannot be confirmed here and are deferred",
-                Proof::Master { .. } | Proof::Complete | Proof::List => {
+                ConfirmVia::Slave(_) => "misses cannot be confirmed here and are deferred",
+                ConfirmVia::Master { .. } | ConfirmVia::Complete | ConfirmVia::List => {
                     "all others are asked of the master, one by one"
                 }
             };
@@ -497,7 +497,7 @@ fn proof(
     slave: Option<Slave>,
     misses: MissPolicy,
     warnings: &mut Vec<String>,
-) -> Result<(Option<Mupdate>, Proof), ConfigError> {
+) -> Result<(Option<Mupdate>, ConfirmVia), ConfigError> {
     let needed = sources.iter().find(|source| **source != SourceName::MailboxesDb);
     let Some(mupdate) = mupdate else {
         return match needed {
@@ -508,8 +508,8 @@ fn proof(
             None => Ok((
                 None,
                 match misses {
-                    MissPolicy::Confirm => Proof::Complete,
-                    MissPolicy::Final => Proof::List,
+                    MissPolicy::Confirm => ConfirmVia::Complete,
+                    MissPolicy::Final => ConfirmVia::List,
                 },
             )),
         };
@@ -523,23 +523,23 @@ fn proof(
     });
     match (askable, needed, slave) {
         (Ok(mupdate), None, Some(Slave::Keeps(socket))) => {
-            Ok((Some(mupdate), Proof::Master { slave: Some(socket) }))
+            Ok((Some(mupdate), ConfirmVia::Master { slave: Some(socket) }))
         }
         // What the slave says of the file is no word on the other sources.
-        (Ok(mupdate), ..) => Ok((Some(mupdate), Proof::Master { slave: None })),
+        (Ok(mupdate), ..) => Ok((Some(mupdate), ConfirmVia::Master { slave: None })),
         (Err(why), None, Some(Slave::KeepsAnother)) => {
             warnings.push(format!(
                 "nobody is called unknown: `mailboxes-db` is not the list that the MUPDATE slave of \
                  this host keeps, and the master cannot be asked: {why}"
             ));
-            Ok((None, Proof::Master { slave: None }))
+            Ok((None, ConfirmVia::Master { slave: None }))
         }
         (Err(why), None, Some(Slave::Keeps(slave))) => {
             warnings.push(format!(
                 "the MUPDATE master cannot be asked who is unknown, so it is whom the MUPDATE slave \
                  of this host does not have, and a slave's resync can lose accounts: {why}"
             ));
-            Ok((None, Proof::Slave(slave)))
+            Ok((None, ConfirmVia::Slave(slave)))
         }
         (Err(why), _, _) => Err(ConfigError::NoMaster {
             source_name: needed.copied().unwrap_or(SourceName::MailboxesDb),

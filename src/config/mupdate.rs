@@ -11,10 +11,10 @@ use serde::{Deserialize, Deserializer, de};
 use super::ConfigError;
 use super::file::{list, meant};
 use crate::imapd_conf;
+use crate::model::secret::Secret;
+use crate::model::shown::Shown;
 use crate::mupdate::{Credentials, Mechanism, WhenTls};
-use crate::regular_file;
-use crate::secret::Secret;
-use crate::shown::Shown;
+use crate::os::regular_file;
 
 /// The port of MUPDATE (RFC 3656 §7).
 pub const MUPDATE_PORT: u16 = 3905;

@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::backend::NoBackend;
-use crate::endpoint::ListenOptions;
+use crate::model::backend::NoBackend;
 use crate::mupdate::{Credentials, Mechanism, WhenTls};
-use crate::router::{Cause, Decision, Refusal, Route};
+use crate::routing::router::{Cause, Decision, Refusal, Route};
+use crate::wire::endpoint::ListenOptions;
 use crate::wire::protocol::Protocol;
 
 /// A directory with an imapd.conf and a murder-route.toml.
@@ -72,7 +72,7 @@ fn options_alone_lead_to_a_replica_without_a_configuration_file() {
     };
     let settings = site.load_with(given).unwrap();
     assert_eq!(settings.sources, [SourceName::Replica]);
-    assert_eq!((settings.mailboxes_db, settings.proof), (None, Proof::Master { slave: None }));
+    assert_eq!((settings.mailboxes_db, settings.proof), (None, ConfirmVia::Master { slave: None }));
     assert_eq!(settings.replica.directory, Path::new("/srv/replica"));
     assert_eq!(settings.replica.accept_after, Duration::from_secs(600));
     assert_eq!(settings.replica.max_age, None);
@@ -87,12 +87,12 @@ fn options_alone_lead_to_a_replica_without_a_configuration_file() {
 #[test]
 fn a_frontend_as_it_stands_asks_the_master_if_it_can_and_else_its_slave() {
     let settings = loaded("", "");
-    assert_eq!((settings.proof, settings.mupdate), (Proof::Complete, None));
+    assert_eq!((settings.proof, settings.mupdate), (ConfirmVia::Complete, None));
     let settings = loaded("", "misses = \"final\"\n");
-    assert_eq!((settings.proof, settings.mupdate), (Proof::List, None));
+    assert_eq!((settings.proof, settings.mupdate), (ConfirmVia::List, None));
     let socket = PathBuf::from("/var/lib/cyrus/socket/mupdate.target");
     let settings = loaded(&format!("mupdate_server: mu\n{LOGIN}"), "");
-    assert_eq!(settings.proof, Proof::Master { slave: Some(socket.clone()) });
+    assert_eq!(settings.proof, ConfirmVia::Master { slave: Some(socket.clone()) });
     assert!(settings.mupdate.is_some() && settings.warnings.is_empty());
     // A server that can be asked is asked, whatever is said for where there is none.
     let told = loaded(&format!("mupdate_server: mu\n{LOGIN}"), "misses = \"final\"\n");
@@ -100,23 +100,23 @@ fn a_frontend_as_it_stands_asks_the_master_if_it_can_and_else_its_slave() {
     // A resync of the slave can lose accounts, so the postmaster is told.
     for login in ["", "mupdate_authname: postman\n", "mupdate_password: x\n"] {
         let settings = loaded(&format!("mupdate_server: mu\n{login}"), "");
-        assert_eq!(settings.proof, Proof::Slave(socket.clone()), "{login}");
+        assert_eq!(settings.proof, ConfirmVia::Slave(socket.clone()), "{login}");
         assert!(settings.mupdate.is_none());
         assert!(settings.warnings[0].contains("resync"), "{:?}", settings.warnings);
     }
     // Nothing that Cyrus runs with makes us stop.
     let settings = loaded(&format!("mupdate_server: mu:port\n{LOGIN}"), "");
-    assert_eq!(settings.proof, Proof::Slave(socket));
+    assert_eq!(settings.proof, ConfirmVia::Slave(socket));
 }
 
 #[test]
 fn the_slave_is_no_proof_for_a_copy_of_the_list_it_keeps() {
     let copy = "mailboxes-db = \"/srv/copy/mailboxes.db\"\n";
     let settings = loaded(&format!("mupdate_server: mu\n{LOGIN}"), copy);
-    assert_eq!(settings.proof, Proof::Master { slave: None });
+    assert_eq!(settings.proof, ConfirmVia::Master { slave: None });
     assert!(settings.mupdate.is_some() && settings.warnings.is_empty());
     let settings = loaded("mupdate_server: mu\n", copy);
-    assert_eq!((settings.proof, settings.mupdate), (Proof::Master { slave: None }, None));
+    assert_eq!((settings.proof, settings.mupdate), (ConfirmVia::Master { slave: None }, None));
     assert!(settings.warnings[0].contains("not the list"), "{:?}", settings.warnings);
     // By another path it is the same one.
     let site = Site::new("", "");
@@ -127,7 +127,7 @@ fn the_slave_is_no_proof_for_a_copy_of_the_list_it_keeps() {
     site.write("imapd.conf", &imapd_conf, 0o600);
     let toml = "imapd-conf = \"imapd.conf\"\nmailboxes-db = \"lists/mailboxes.db\"\n";
     site.write("murder-route.toml", toml, 0o600);
-    assert!(matches!(site.load().unwrap().proof, Proof::Slave(_)));
+    assert!(matches!(site.load().unwrap().proof, ConfirmVia::Slave(_)));
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn the_slave_is_no_proof_for_a_list_it_does_not_keep() {
     for source in ["\"replica\"", "\"find\"", "[\"replica\", \"mailboxes-db\"]"] {
         let toml = format!("source = {source}");
         let settings = loaded(&format!("mupdate_server: mu\n{LOGIN}"), &toml);
-        assert_eq!(settings.proof, Proof::Master { slave: None }, "{source}");
+        assert_eq!(settings.proof, ConfirmVia::Master { slave: None }, "{source}");
         let error = refused("mupdate_server: mu\n", &toml);
         assert!(error.contains("mupdate_authname"), "{error}");
         assert!(refused("", &toml).contains("mupdate_server"));

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::error::Result;
-use super::fingers::{Amount, Builder, Fingers, Progress};
-use super::node::Layout;
 use super::order::Order;
-use super::snapshot::{Found, Header, Reader, Scratch};
+use super::skip::node::Layout;
+use super::skip::snapshot::{Found, Header, Reader, Scratch};
+use super::skip::sparse_index::{Amount, Builder, Fingers, Progress};
 use super::writer::{Random, Writer};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;

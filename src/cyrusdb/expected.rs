@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::record;
+use super::value;
 
 /// One list: the same records in a file of each engine.
 pub(crate) struct Expected {
@@ -39,7 +39,7 @@ impl Expected {
         for wanted in self.json["records"].as_array().unwrap() {
             let key = wanted["key"].as_str().unwrap();
             let value = rows.remove(key.as_bytes()).unwrap_or_else(|| panic!("{key} is missing"));
-            let found = record::parse(value).unwrap_or_else(|error| panic!("{key}: {error}"));
+            let found = value::parse(value).unwrap_or_else(|error| panic!("{key}: {error}"));
             assert_eq!(found.state.as_str(), wanted["state"], "{key}");
             assert_eq!(found.server.as_deref(), wanted["server"].as_str(), "{key}");
         }

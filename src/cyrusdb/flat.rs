@@ -14,7 +14,7 @@ use memchr::{memchr, memrchr};
 
 use super::error::{Error, Result};
 use super::order::Order;
-use super::{Problem, Row, record};
+use super::{Problem, Row, value};
 
 /// Announces an escaped byte.
 const ESCAPE: u8 = 0xff;
@@ -169,7 +169,7 @@ pub(super) fn begins_like_lines(head: &[u8]) -> bool {
     }
 }
 
-/// Whether a value begins like one of [`record`]'s.
+/// Whether a value begins like one of [`value`]'s.
 fn is_value_of_a_mailbox(value: &[u8]) -> bool {
     let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
     value.starts_with(b"%(")
@@ -244,7 +244,7 @@ fn unambiguous(lines: &[Line], bytes: &[u8], problems: &mut Problems) -> Vec<Lin
     let mut kept = Vec::new();
     for group in lines.chunk_by(|a, b| a.key(bytes) == b.key(bytes)) {
         let [first, others @ ..] = group else { continue };
-        let says = |line: &Line| record::parse(line.value(bytes)).ok();
+        let says = |line: &Line| value::parse(line.value(bytes)).ok();
         let same = |other: &Line| {
             other.value(bytes) == first.value(bytes)
                 || says(other).is_some() && says(other) == says(first)

@@ -4,9 +4,9 @@
 //! `mboxlist_db` in imapd.conf, because Cyrus too opens a file with the engine it finds, whatever
 //! is configured (`lib/cyrusdb.c`, `_myopen`).
 //!
-//! Each engine is a map from key to value, both bytes. [`record`] makes a
-//! [`Record`](crate::mailbox::Record) of a value; the keys are
-//! [`MailboxName`](crate::mailbox::MailboxName)'s business.
+//! Each engine is a map from key to value, both bytes. [`value`] makes a
+//! [`Record`](crate::model::mailbox::Record) of a value; the keys are
+//! [`MailboxName`](crate::model::mailbox::MailboxName)'s business.
 
 #[cfg(test)]
 mod damage_tests;
@@ -14,19 +14,14 @@ pub mod dlist;
 pub mod error;
 #[cfg(test)]
 mod expected;
-pub mod fingers;
 pub mod flat;
 #[cfg(test)]
 mod model_tests;
-pub(crate) mod node;
 pub mod order;
-mod recent;
-pub mod record;
+pub mod skip;
 pub mod skiplist;
-pub mod snapshot;
 pub mod source;
-mod twom;
-mod twoskip;
+pub mod value;
 pub mod verify;
 #[cfg(test)]
 pub(crate) mod writer;

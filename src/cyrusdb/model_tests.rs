@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::fingers::{Amount, Builder, Fingers, Progress};
-use super::node::Layout;
 use super::order::Order;
-use super::snapshot::{Found, Header, Reader, Scratch, Walked};
+use super::skip::node::Layout;
+use super::skip::snapshot::{Found, Header, Reader, Scratch, Walked};
+use super::skip::sparse_index::{Amount, Builder, Fingers, Progress};
 use super::writer::{Random, Write, Writer, apply};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// A reader that remembers, as [`crate::mailbox_list`] does.
-struct Follower {
+/// A reader that remembers, as [`crate::lists`] does.
+struct ChangeApplier {
     order: Order,
     header: Header,
     fingers: Option<Fingers>,
@@ -23,7 +23,7 @@ struct Follower {
     used: usize,
 }
 
-impl Follower {
+impl ChangeApplier {
     fn new(file: &Vec<u8>, order: Order) -> Self {
         Self {
             order,
@@ -123,7 +123,7 @@ fn history(layout: Layout, order: Order, seed: u64, transactions: usize) -> usiz
     };
     let mut writer = Writer::new(layout, Random(random.below(u64::MAX)), 1, compare);
     let mut file = writer.file.clone();
-    let mut follower = Follower::new(&file, order);
+    let mut follower = ChangeApplier::new(&file, order);
     let mut used = 0;
     let mut committed = Map::new();
     for transaction in 0..transactions {
@@ -185,7 +185,7 @@ fn history(layout: Layout, order: Order, seed: u64, transactions: usize) -> usiz
             writer = writer.repack();
             file.clone_from(&writer.file);
             used += follower.used;
-            follower = Follower::new(&file, order);
+            follower = ChangeApplier::new(&file, order);
             follower.check_all(&file, &committed);
         }
     }

@@ -1,9 +1,9 @@
 //! Everything that is wrong with a twoskip or twom file.
 
 use super::error::{Error, Result};
-use super::node::{Kind, Layout, MAX_LEVEL};
 use super::order::Order;
-use super::snapshot::{Header, Reader, Scratch, Step};
+use super::skip::node::{Kind, Layout, MAX_LEVEL};
+use super::skip::snapshot::{Header, Reader, Scratch, Step};
 use super::source::ByteSource;
 use super::{Problem, Row};
 

@@ -2,7 +2,7 @@
 //! from the readers. It writes as Cyrus does, down to the order of the single writes, and keeps
 //! them in a journal, so that a test can look at the file between any two of them.
 
-use crate::cyrusdb::node::Layout;
+use crate::cyrusdb::skip::node::Layout;
 
 /// One write to the file.
 #[derive(Debug, Clone)]

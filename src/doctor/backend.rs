@@ -308,9 +308,9 @@ mod tests {
     use super::super::postfix::Ask;
     use super::super::postfix::settings::tests::sites;
     use super::*;
-    use crate::backend::Place;
     use crate::doctor::Severity;
     use crate::lmtp;
+    use crate::model::backend::Place;
     use crate::mupdate::Mechanism;
 
     struct Passwords(&'static str);

@@ -4,9 +4,9 @@ use super::lmtp::{Facts, Tls};
 use super::postfix::tls::{TlsPolicy, unreadable};
 use super::postfix::{Ask, Service, Settings, words};
 use super::{Finding, shown};
-use crate::backend::Place;
+use crate::model::backend::Place;
+use crate::model::secret::Secret;
 use crate::mupdate::Credentials;
-use crate::secret::Secret;
 
 /// The mechanisms of each plugin of Cyrus SASL whose name is not that of its mechanism.
 const PLUGINS: [(&str, &str); 5] = [

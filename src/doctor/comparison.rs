@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Finding;
-use crate::mailbox::{MailboxName, Record, State};
+use crate::model::mailbox::{MailboxName, Record, State};
 
 /// So many names that differ are looked at once more, at most; a list that differs by more differs
 /// for another reason than that it is read while it changes.
@@ -287,7 +287,7 @@ pub fn findings(
 mod tests {
     use super::*;
     use crate::doctor::Severity;
-    use crate::mailbox::AnonymousRights;
+    use crate::model::mailbox::AnonymousRights;
 
     fn name(text: &str) -> MailboxName {
         MailboxName::new(text).unwrap()

@@ -77,7 +77,7 @@ mod tests {
     use super::super::postfix::settings::tests::sites;
     use super::super::postfix::{Ask, Settings};
     use super::*;
-    use crate::backend::Place;
+    use crate::model::backend::Place;
 
     struct Passwords;
 

@@ -24,7 +24,7 @@ pub mod report;
 pub mod socket;
 pub mod waiting;
 
-use crate::shown::Shown;
+use crate::model::shown::Shown;
 
 /// How bad a finding is. The order is that of weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,14 +3,14 @@
 
 use super::socket::Outcome;
 use super::{Finding, shown};
-use crate::domains::Domains;
-use crate::mailbox::MailboxName;
-use crate::maps::{BUILT_IN, Maps, UnknownPolicy};
-use crate::router::{Decision, Route, Router};
+use crate::model::domains::Domains;
+use crate::model::mailbox::MailboxName;
+use crate::routing::maps::{BUILT_IN, Maps, UnknownPolicy};
+use crate::routing::router::{Decision, Route, Router};
 use crate::wire::netstring::Decoder;
 use crate::wire::policy;
 use crate::wire::protocol::Protocol;
-use crate::wire::rcpt::AtRcpt;
+use crate::wire::rcpt::RcptVerdict;
 use crate::wire::socketmap::{REPLY_LIMIT, Reply, Request};
 
 /// Longest answer in lines or packets that is waited for, in bytes. Ours are far shorter.
@@ -52,7 +52,8 @@ pub fn question(protocol: Protocol, map: Option<&str>, recipient: &str) -> Vec<u
 
 /// What came back, once it is whole; `None`: more bytes are needed.
 pub fn answer(protocol: Protocol, came: &[u8]) -> Option<Outcome> {
-    let said = |text: &[u8]| Some(Outcome::Said { answer: String::from_utf8_lossy(text).into() });
+    let said =
+        |text: &[u8]| Some(Outcome::Confirmation { answer: String::from_utf8_lossy(text).into() });
     let odd = |why: &str| Some(Outcome::Odd { why: why.to_owned() });
     if came.len() > REPLY_LIMIT.saturating_add(16) {
         return odd("it says more than any answer holds");
@@ -93,10 +94,10 @@ fn milter(came: &[u8]) -> Option<Outcome> {
     }
     match packet(rest) {
         Packet::Cut => None,
-        Packet::Whole([b'c'], _) => Some(Outcome::Said { answer: CONTINUE.into() }),
+        Packet::Whole([b'c'], _) => Some(Outcome::Confirmation { answer: CONTINUE.into() }),
         Packet::Whole([b'y', text @ ..], _) => {
             let text = text.strip_suffix(b"\0").unwrap_or(text);
-            Some(Outcome::Said { answer: String::from_utf8_lossy(text).into() })
+            Some(Outcome::Confirmation { answer: String::from_utf8_lossy(text).into() })
         }
         Packet::Whole(..) | Packet::TooLong => odd(),
     }
@@ -142,7 +143,7 @@ pub fn expected(
         }
         // It need not refuse whoever asks without the steps of SMTP before it.
         Protocol::Milter => {
-            let passes = maps.at_rcpt(&route.decision) == AtRcpt::Pass;
+            let passes = maps.at_rcpt(&route.decision) == RcptVerdict::Pass;
             passes.then(|| CONTINUE.to_owned())
         }
     }
@@ -163,7 +164,7 @@ impl Asked {
     /// Whether both say the same. Where the configuration defers, any other answer for a recipient of ours
     /// may be right.
     pub fn agrees(&self) -> bool {
-        let Outcome::Said { answer } = &self.outcome else { return false };
+        let Outcome::Confirmation { answer } = &self.outcome else { return false };
         *answer == self.expected || (self.expected == DEFERRED && *answer != FOREIGN)
     }
 }
@@ -184,7 +185,7 @@ pub fn judge(place: &str, asked: &[Asked]) -> Option<Finding> {
     let of = shown(&first.recipient);
     let expected = shown(&first.expected);
     Some(match &first.outcome {
-        Outcome::Said { answer } if is_deferral(answer) => {
+        Outcome::Confirmation { answer } if is_deferral(answer) => {
             let what = format!(
                 "defers {of} (`{}`), which is `{expected}` by the configuration{more}",
                 shown(answer)
@@ -192,7 +193,7 @@ pub fn judge(place: &str, asked: &[Asked]) -> Option<Finding> {
             Finding::untested(CHECK, place, what)
                 .mend("see what the log of murder-route says, and `murder-route status`")
         }
-        Outcome::Said { answer } => {
+        Outcome::Confirmation { answer } => {
             let what = format!(
                 "says `{}` of {of}, and by the configuration it is `{expected}`{more}",
                 shown(answer)
@@ -245,9 +246,9 @@ fn is_ours(domains: &Domains, domain: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Backend, Place};
     use crate::doctor::Severity;
-    use crate::router::{Cause, Refusal};
+    use crate::model::backend::{Backend, Place};
+    use crate::routing::router::{Cause, Refusal};
 
     fn route(decision: Decision) -> Route {
         Route { decision, mailbox: None, server: None, partition: None, reason: "".into() }
@@ -293,7 +294,9 @@ mod tests {
                 for end in 0..came.len() {
                     assert_eq!(answer(protocol, &came[..end]), None, "{protocol:?} {end}");
                 }
-                let Some(Outcome::Said { answer }) = answer(protocol, &came) else { panic!() };
+                let Some(Outcome::Confirmation { answer }) = answer(protocol, &came) else {
+                    panic!()
+                };
                 match of(protocol, map) {
                     Some(expected) => assert_eq!(answer, expected, "{protocol:?}"),
                     None => assert!(protocol == Protocol::Milter && answer.starts_with('5')),
@@ -331,7 +334,7 @@ mod tests {
             expected: "OK lmtp:inet:be1:2003".into(),
             outcome,
         };
-        let said = |answer: &str| asked(Outcome::Said { answer: answer.into() });
+        let said = |answer: &str| asked(Outcome::Confirmation { answer: answer.into() });
         let fine = said("OK lmtp:inet:be1:2003");
         assert_eq!(judge("s", &[]), None);
         for (outcome, severity) in [

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::postfix::uses::Use;
 use super::{Finding, shown};
-use crate::endpoint::Endpoint;
-use crate::maps::STATUS_MAP;
+use crate::routing::maps::STATUS_MAP;
 use crate::server::status::is_well;
+use crate::wire::endpoint::Endpoint;
 use crate::wire::netstring::Decoder;
 use crate::wire::protocol::Protocol;
 use crate::wire::socketmap::{REPLY_LIMIT, Reply, Request};
@@ -90,7 +90,7 @@ pub enum Outcome {
         status: Option<String>,
     },
     /// Somebody answered for a recipient.
-    Said {
+    Confirmation {
         /// The answer.
         answer: String,
     },
@@ -128,7 +128,7 @@ impl Outcome {
     /// The outcome of a question, in words.
     pub(super) fn in_words(&self) -> String {
         match self {
-            Outcome::Answered { .. } | Outcome::Said { .. } => "it answers".into(),
+            Outcome::Answered { .. } | Outcome::Confirmation { .. } => "it answers".into(),
             Outcome::Missing => "there is no such socket".into(),
             Outcome::Nobody => "nobody listens there".into(),
             Outcome::Closed { at } => format!("{at} is closed to this user"),
@@ -218,7 +218,7 @@ fn judge(
                  murder-route must be replaced",
             )
         }
-        Outcome::Answered { .. } | Outcome::Said { .. } => {
+        Outcome::Answered { .. } | Outcome::Confirmation { .. } => {
             Finding::ok(CHECK, place, format!("answers {} ({who})", protocol.as_str()))
         }
         Outcome::Missing => error("there is no such socket".into()).mend(serve),

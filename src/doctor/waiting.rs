@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{Finding, shown};
-use crate::lingering::LONG;
+use crate::model::unsettled::LONG;
 
 /// Judges the members `waiting` and `flipping` of a status. An older daemon has neither.
 pub fn judge(place: &str, status: &Value) -> Vec<Finding> {

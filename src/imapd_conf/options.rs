@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ConfError, ImapdConf};
 use crate::address::Autocreate;
-use crate::secret::Secret;
+use crate::model::secret::Secret;
 
 /// `virtdomains`. `userid` and `on` are the same for `lmtpd`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

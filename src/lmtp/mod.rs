@@ -5,6 +5,7 @@
 
 mod login;
 mod reply;
+pub mod reply_filter;
 
 pub use login::{Failure, Login, Policy, Ready, Step};
 pub use reply::{LINE_LIMIT, NotLmtp, Reader, Reply, auth_mechanisms, offers};

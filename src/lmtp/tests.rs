@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
-use crate::secret::Secret;
+use crate::model::secret::Secret;
 
 fn policy(tls: WhenTls, login: bool) -> Policy {
     let credentials = login.then(|| Credentials {

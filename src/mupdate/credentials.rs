@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::secret::Secret;
-use crate::shown::Shown;
+use crate::model::secret::Secret;
+use crate::model::shown::Shown;
 
 /// Who logs in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use super::response::{Response, Status, shown, unasked, unknown};
 use super::stream::doubtful;
 use super::wire::Input;
 use super::{Finding, Session, Timings};
-use crate::cyrusdb::record;
-use crate::mailbox::{MailboxName, Record};
+use crate::cyrusdb::value;
+use crate::model::mailbox::{MailboxName, Record};
 
 /// Most FINDs that are on their way at once.
 pub const MAX_IN_FLIGHT: usize = 256;
@@ -173,7 +173,7 @@ impl Finder {
                 Response::Record { tag, state, name, location, acl, is_long } if LIST.is(tag) => {
                     // A name that cannot be one is nobody's.
                     let Ok(name) = MailboxName::new(name) else { continue };
-                    let record = match record::of_location(state, &location, &acl) {
+                    let record = match value::of_location(state, &location, &acl) {
                         Ok(record) if !is_long => record,
                         _ => doubtful(),
                     };
@@ -310,7 +310,7 @@ impl Finder {
                         Some(What::Find { name: asked, found, .. })
                             if asked.as_bytes() == &*name && found.is_none() =>
                         {
-                            *found = Some(match record::of_location(state, &location, &acl) {
+                            *found = Some(match value::of_location(state, &location, &acl) {
                                 _ if is_long => Finding::Unsure(format!(
                                     "the MUPDATE server's record of {asked} is too long"
                                 )),

@@ -8,8 +8,8 @@ use super::failure::Failure;
 use super::response::{Response, Status, shown, unasked, unknown};
 use super::wire::Input;
 use super::{Event, Session, Timings};
-use crate::cyrusdb::record;
-use crate::mailbox::{AnonymousRights, MailboxName, Record, State};
+use crate::cyrusdb::value;
+use crate::model::mailbox::{AnonymousRights, MailboxName, Record, State};
 
 const UPDATE: Tag = Tag::new('U', 1);
 
@@ -70,7 +70,7 @@ impl Limit {
 
 #[derive(Debug)]
 enum Phase {
-    Listing { began: Duration, heard: Duration },
+    FullSync { began: Duration, heard: Duration },
     Listed { noop: Noop },
     Failed(Failure),
 }
@@ -92,7 +92,7 @@ impl Stream {
             timings,
             input,
             output,
-            state: Phase::Listing { began: now, heard: now },
+            state: Phase::FullSync { began: now, heard: now },
             now,
             ended: false,
             noops: 0,
@@ -139,7 +139,7 @@ impl Stream {
         // A flow without a pause, in which no deadline is ever waited for, has them as well.
         match &mut self.state {
             Phase::Failed(_) => return,
-            Phase::Listing { heard, .. } => {
+            Phase::FullSync { heard, .. } => {
                 *heard = self.now;
                 self.tick(now);
                 self.listed.bytes = self.listed.bytes.saturating_add(bytes.len() as u64);
@@ -169,7 +169,7 @@ impl Stream {
         match self.read() {
             Ok(None) if self.ended => {
                 let closed = Failure::Closed(match self.state {
-                    Phase::Listing { .. } => "while it sent its list",
+                    Phase::FullSync { .. } => "while it sent its list",
                     _ => "while it streamed its changes",
                 });
                 self.fail(closed.clone());
@@ -196,7 +196,7 @@ impl Stream {
     /// When [`tick`](Self::tick) has to be called.
     pub fn deadline(&self) -> Option<Duration> {
         match self.state {
-            Phase::Listing { began, heard } => {
+            Phase::FullSync { began, heard } => {
                 Some((heard + self.timings.list_silence).min(began + self.timings.list))
             }
             Phase::Listed { noop: Noop::Due(due) } => Some(due),
@@ -212,7 +212,7 @@ impl Stream {
             return;
         }
         match self.state {
-            Phase::Listing { heard, .. } => {
+            Phase::FullSync { heard, .. } => {
                 let silent = self.now >= heard + self.timings.list_silence;
                 self.fail(Failure::Timeout(if silent {
                     "the MUPDATE master fell silent in the middle of its list"
@@ -253,7 +253,7 @@ impl Stream {
             };
             match response {
                 Response::Record { state, name, location, acl, is_long, .. } => {
-                    if matches!(self.state, Phase::Listing { .. }) {
+                    if matches!(self.state, Phase::FullSync { .. }) {
                         self.listed.names += 1;
                         if self.listed.names > self.limit.names {
                             let limit = self.limit.names;
@@ -264,7 +264,7 @@ impl Stream {
                         self.skipped += 1;
                         continue;
                     };
-                    let record = match record::of_location(state, &location, &acl) {
+                    let record = match value::of_location(state, &location, &acl) {
                         Ok(record) if !is_long => record,
                         _ => {
                             self.doubtful += 1;
@@ -275,7 +275,7 @@ impl Stream {
                     return Ok(Some(Event::Record(name, record)));
                 }
                 Response::Deleted { name, .. } => {
-                    if matches!(self.state, Phase::Listing { .. }) {
+                    if matches!(self.state, Phase::FullSync { .. }) {
                         return Err(Failure::protocol("DELETE in the middle of the list"));
                     }
                     match MailboxName::new(name) {
@@ -287,7 +287,7 @@ impl Stream {
                     return Err(Failure::Bye(shown(&text)));
                 }
                 Response::Status { status: Status::Ok, tag, text } => match self.state {
-                    Phase::Listing { .. } if UPDATE.is(tag) => {
+                    Phase::FullSync { .. } if UPDATE.is(tag) => {
                         self.ask();
                         return Ok(Some(Event::Listed));
                     }

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::table::Table;
-use super::{ACCEPT_AFTER, Batch as _, Follower, Heard, Listing, Outcome};
-use crate::mailbox::{AnonymousRights, MailboxName, Record, State};
+use super::{ACCEPT_AFTER, ChangeApplier, FullSync, Heard, Outcome, Transaction as _};
+use crate::model::mailbox::{AnonymousRights, MailboxName, Record, State};
 use crate::mupdate::Event;
 
 const WAIT: u64 = ACCEPT_AFTER.as_secs();
@@ -13,7 +13,7 @@ const WAIT: u64 = ACCEPT_AFTER.as_secs();
 /// process on, and the one on the wall.
 struct Site {
     table: Table,
-    follower: Follower,
+    follower: ChangeApplier,
     /// Seconds of the process.
     now: u64,
     /// Seconds of the wall.
@@ -39,7 +39,7 @@ fn told(n: u64) -> Event {
 
 impl Site {
     fn new(names: std::ops::Range<u64>) -> Self {
-        let follower = Follower::new(ACCEPT_AFTER, Duration::ZERO);
+        let follower = ChangeApplier::new(ACCEPT_AFTER, Duration::ZERO);
         let mut site = Self { table: Table::default(), follower, now: 0, clock: 1_795_536_000 };
         site.list("mu1", names);
         site
@@ -66,12 +66,12 @@ impl Site {
     fn restart(&mut self) {
         self.now = 0;
         self.clock += 3600;
-        self.follower = Follower::new(ACCEPT_AFTER, Duration::ZERO);
+        self.follower = ChangeApplier::new(ACCEPT_AFTER, Duration::ZERO);
     }
 
     fn list(&mut self, master: &str, names: impl IntoIterator<Item = u64>) -> Outcome {
         let (now, wall) = (Duration::from_secs(self.now), self.wall());
-        let mut listing = Listing::begin(&self.table).unwrap();
+        let mut listing = FullSync::begin(&self.table).unwrap();
         for n in names {
             listing.record(&mut self.table, &name(n), &record(State::Active), wall).unwrap();
         }

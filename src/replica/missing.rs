@@ -4,9 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use super::utc;
-use crate::changes::Changed;
-use crate::mailbox::{MailboxName, Record};
-use crate::shown::Shown;
+use crate::model::mailbox::{MailboxName, Record};
+use crate::model::mod_time::ModTime;
+use crate::model::shown::Shown;
 
 /// A name that was known and is in the master's list no more, although nobody has told that it was
 /// deleted. A master that starts, for instance, removes reserved names (`ctl_cyrusdb -r`), also those
@@ -23,8 +23,8 @@ pub struct Missing {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mark {
     /// By the clock of this host: to be shown.
-    pub since: Changed,
-    /// As [`About::followed`](super::About::followed).
+    pub since: ModTime,
+    /// As [`ReplicaMeta::followed`](super::ReplicaMeta::followed).
     pub at: Duration,
     /// The master that had the name, as its banner names it. Only this one can say that the name is
     /// gone: another one may never have heard of it.

@@ -1,17 +1,17 @@
 //! The logic of a replica of the master's mailbox list, without I/O: what a full list, a change, a
 //! barrier and a lost connection do to it, and how far it may be believed.
 //!
-//! Where it is kept is a [`Batch`]'s care. One thread writes, with these:
+//! Where it is kept is a [`Transaction`]'s care. One thread writes, with these:
 //!
-//! * [`Listing`] reads a full list into one batch and takes away what did not come, unless that is
+//! * [`FullSync`] reads a full list into one batch and takes away what did not come, unless that is
 //!   so much that the list is [held back](HeldBack).
-//! * [`Follower`] applies the changes that come after it, any number to a batch.
+//! * [`ChangeApplier`] applies the changes that come after it, any number to a batch.
 //!
-//! All others read [`Standing`]: how fresh the replica is, and whether a miss in it may be believed.
+//! All others read [`ReplicaState`]: how fresh the replica is, and whether a miss in it may be believed.
 //!
 //! Three kinds of time: what is said to somebody is a [`SystemTime`]; what is waited for is a
 //! [`Duration`] since a moment of the caller's choice, which only grows; and what is waited for over
-//! restarts is measured by [`About::followed`], which no clock step changes.
+//! restarts is measured by [`ReplicaMeta::followed`], which no clock step changes.
 //!
 //! # Names that were known
 //!
@@ -25,13 +25,15 @@
 //! to be deleted, by `replica accept`, or after `accept-after`, if the master that had the name
 //! still lacks it.
 
-mod follower;
-mod listing;
+mod apply;
+mod full_sync;
 #[cfg(test)]
 mod losses_tests;
 mod missing;
-mod recent;
-mod standing;
+pub mod read;
+mod recent_deletions;
+mod state;
+pub mod store;
 #[cfg(test)]
 pub(crate) mod table;
 #[cfg(test)]
@@ -40,14 +42,14 @@ mod utc;
 
 use std::time::{Duration, SystemTime};
 
-use crate::changes::Changed;
-use crate::mailbox::{KeyGeneration, MailboxName, Record};
+use crate::model::mailbox::{KeyGeneration, MailboxName, Record};
+use crate::model::mod_time::ModTime;
 use crate::mupdate::banner::family;
 
-pub use follower::Follower;
-pub use listing::{Heard, Listing, Outcome};
+pub use apply::ChangeApplier;
+pub use full_sync::{FullSync, Heard, Outcome};
 pub use missing::{Fate, Mark, Missing, Swept};
-pub use standing::{Freshness, Standing, Status};
+pub use state::{Freshness, ReplicaState, Status};
 pub use utc::utc;
 
 /// How long a loss that is held back waits for its confirmation (`accept-after`), unless configured
@@ -58,7 +60,7 @@ pub const ACCEPT_AFTER: Duration = Duration::from_secs(600);
 /// is committed, and then all of it; dropped, it leaves nothing behind.
 ///
 /// After an error the transaction can only be dropped.
-pub trait Batch {
+pub trait Transaction {
     /// Why the place cannot be read or written, in words.
     type Error: std::fmt::Display;
 
@@ -70,7 +72,7 @@ pub trait Batch {
         &mut self,
         name: &MailboxName,
         record: &Record,
-        changed: Changed,
+        changed: ModTime,
     ) -> Result<Put, Self::Error>;
     /// Removes a name, whether it has a record or is missing. Whether it had a record.
     fn delete(&mut self, name: &MailboxName) -> Result<bool, Self::Error>;
@@ -84,10 +86,10 @@ pub trait Batch {
     /// How many names have a record.
     fn names(&self) -> Result<u64, Self::Error>;
     /// What is known of the replica as a whole.
-    fn about(&self) -> Result<About, Self::Error>;
-    /// Replaces that, except [`About::missing`], which the batch counts itself. Times may lose what
+    fn about(&self) -> Result<ReplicaMeta, Self::Error>;
+    /// Replaces that, except [`ReplicaMeta::missing`], which the batch counts itself. Times may lose what
     /// is below a millisecond.
-    fn set_about(&mut self, about: &About) -> Result<(), Self::Error>;
+    fn set_about(&mut self, about: &ReplicaMeta) -> Result<(), Self::Error>;
     /// Notes a number for [`Self::noted`]. Any count of them takes little memory.
     fn note(&mut self, number: u64) -> Result<(), Self::Error>;
     /// Takes all numbers that were noted.
@@ -102,17 +104,17 @@ pub enum Put {
     /// The name was [`Missing`].
     Back,
     /// The name had another.
-    Changed,
+    ModTime,
     /// The name had it already.
     Same,
 }
 
 /// What is kept beside the records.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct About {
+pub struct ReplicaMeta {
     /// When the last full list was taken over; `None`: never.
     pub synchronised: Option<SystemTime>,
-    /// Up to when every change of the master is in it, give or take [`Follower`]'s minute.
+    /// Up to when every change of the master is in it, give or take [`ChangeApplier`]'s minute.
     pub as_of: Option<SystemTime>,
     /// The master it came from, as its banner names it (`servername`).
     pub master: String,
@@ -129,7 +131,7 @@ pub struct About {
     pub oldest: Option<Duration>,
 }
 
-impl About {
+impl ReplicaMeta {
     /// The generation of names that the master's release makes of recipients: its lists were, or
     /// are, written like that. `None` if the release cannot be told.
     pub fn key_generation(&self) -> Option<KeyGeneration> {
@@ -181,9 +183,9 @@ pub(crate) fn generation(release: &str) -> Option<KeyGeneration> {
 pub struct HeldBack {
     /// When the first such list came, by the clock of this host: to be shown.
     pub since: SystemTime,
-    /// When the wait began, as [`About::followed`].
+    /// When the wait began, as [`ReplicaMeta::followed`].
     pub began: Duration,
-    /// When the latest such list came, as [`About::followed`].
+    /// When the latest such list came, as [`ReplicaMeta::followed`].
     pub last: Duration,
     /// How many names the replica had before.
     pub had: u64,

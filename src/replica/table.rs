@@ -1,22 +1,22 @@
-//! A [`Batch`] in memory, for tests.
+//! A [`Transaction`] in memory, for tests.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use super::{About, Batch, Fate, Mark, Missing, Put, Swept};
-use crate::changes::Changed;
-use crate::mailbox::{MailboxName, Record};
+use super::{Fate, Mark, Missing, Put, ReplicaMeta, Swept, Transaction};
+use crate::model::mailbox::{MailboxName, Record};
+use crate::model::mod_time::ModTime;
 
 /// A replica in memory. A clone of it that is put back is a transaction that was aborted.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Table {
-    pub(crate) records: BTreeMap<Vec<u8>, (Record, Changed)>,
+    pub(crate) records: BTreeMap<Vec<u8>, (Record, ModTime)>,
     pub(crate) missing: BTreeMap<Vec<u8>, Missing>,
-    pub(crate) about: About,
+    pub(crate) about: ReplicaMeta,
     pub(crate) notes: Vec<u64>,
 }
 
-impl Batch for Table {
+impl Transaction for Table {
     type Error = Infallible;
 
     fn get(&self, name: &MailboxName) -> Result<Option<Record>, Infallible> {
@@ -27,12 +27,12 @@ impl Batch for Table {
         &mut self,
         name: &MailboxName,
         record: &Record,
-        changed: Changed,
+        changed: ModTime,
     ) -> Result<Put, Infallible> {
         let key = name.as_bytes();
         let put = match self.records.get(key) {
             Some((before, _)) if before == record => return Ok(Put::Same),
-            Some(_) => Put::Changed,
+            Some(_) => Put::ModTime,
             None if self.missing.contains_key(key) => Put::Back,
             None => Put::New,
         };
@@ -77,12 +77,12 @@ impl Batch for Table {
         Ok(self.records.len() as u64)
     }
 
-    fn about(&self) -> Result<About, Infallible> {
-        Ok(About { missing: self.missing.len() as u64, ..self.about.clone() })
+    fn about(&self) -> Result<ReplicaMeta, Infallible> {
+        Ok(ReplicaMeta { missing: self.missing.len() as u64, ..self.about.clone() })
     }
 
-    fn set_about(&mut self, about: &About) -> Result<(), Infallible> {
-        self.about = About { missing: self.missing.len() as u64, ..about.clone() };
+    fn set_about(&mut self, about: &ReplicaMeta) -> Result<(), Infallible> {
+        self.about = ReplicaMeta { missing: self.missing.len() as u64, ..about.clone() };
         Ok(())
     }
 

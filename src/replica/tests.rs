@@ -1,9 +1,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::table::Table;
-use super::{About, Batch as _, Follower, Freshness, Heard, HeldBack, Listing, Outcome, Standing};
-use crate::changes::Changed;
-use crate::mailbox::{AnonymousRights, KeyGeneration, MailboxName, Record, State};
+use super::{
+    ChangeApplier, Freshness, FullSync, Heard, HeldBack, Outcome, ReplicaMeta, ReplicaState,
+    Transaction as _,
+};
+use crate::model::mailbox::{AnonymousRights, KeyGeneration, MailboxName, Record, State};
+use crate::model::mod_time::ModTime;
 use crate::mupdate::Event;
 
 const WAIT: Duration = super::ACCEPT_AFTER;
@@ -37,7 +40,7 @@ fn heard<'m>(table: &Table, master: &'m str, now: u64) -> Heard<'m> {
 
 /// Reads a list of these names into the table, complete at `now`.
 fn list(table: &mut Table, names: impl IntoIterator<Item = u64>, now: u64) -> Outcome {
-    let mut listing = Listing::begin(table).unwrap();
+    let mut listing = FullSync::begin(table).unwrap();
     for n in names {
         listing.record(table, &name(n), &record("be1"), at(now)).unwrap();
     }
@@ -46,7 +49,7 @@ fn list(table: &mut Table, names: impl IntoIterator<Item = u64>, now: u64) -> Ou
 
 /// Whether the list is to be asked for again at `now`.
 fn wants_list(table: &Table, now: u64) -> bool {
-    About { followed: seconds(now), ..table.about.clone() }.wants_list(WAIT)
+    ReplicaMeta { followed: seconds(now), ..table.about.clone() }.wants_list(WAIT)
 }
 
 #[test]
@@ -54,7 +57,7 @@ fn a_list_is_taken_over_whatever_its_order_and_what_did_not_come_goes() {
     let mut table = Table::default();
     let outcome = list(&mut table, (0..1000).rev(), 0);
     assert_eq!(outcome, Outcome { listed: 1000, new: 1000, ..Outcome::default() });
-    table.put(&name(7), &record("be2"), Changed::NOT_LATELY).unwrap();
+    table.put(&name(7), &record("be2"), ModTime::NOT_LATELY).unwrap();
     // Twice told is once listed.
     let outcome = list(&mut table, (50..1010).chain(5..60).chain(0..5).chain(0..9), 1);
     assert_eq!(outcome, Outcome { listed: 1010, new: 10, changed: 1, ..Outcome::default() });
@@ -69,7 +72,7 @@ fn a_list_is_taken_over_whatever_its_order_and_what_did_not_come_goes() {
 
 /// Which of these names changed at this moment, as the table has it.
 fn changed_at(table: &Table, names: impl IntoIterator<Item = u64>, moment: u64) -> Vec<u64> {
-    let changed = |n: &u64| table.records[name(*n).as_bytes()].1 == Changed::at(at(moment));
+    let changed = |n: &u64| table.records[name(*n).as_bytes()].1 == ModTime::at(at(moment));
     names.into_iter().filter(changed).collect()
 }
 
@@ -78,9 +81,9 @@ fn what_a_list_changes_changed_just_now_and_the_rest_when_it_did() {
     let mut table = Table::default();
     list(&mut table, 0..10, 0);
     let not_lately =
-        |table: &Table| table.records.values().filter(|row| row.1 == Changed::NOT_LATELY).count();
+        |table: &Table| table.records.values().filter(|row| row.1 == ModTime::NOT_LATELY).count();
     assert_eq!(not_lately(&table), 10, "nothing is known of those that fill it");
-    let mut follower = Follower::default();
+    let mut follower = ChangeApplier::default();
     for (n, server) in [(3, "be2"), (4, "be1"), (5, "be2"), (20, "be1")] {
         let event = Event::Record(name(n), record(server));
         follower.apply(&mut table, &event, at(100)).unwrap();
@@ -120,7 +123,7 @@ fn a_first_list_that_is_empty_makes_nobody_unknown() {
     let outcome = list(&mut table, [], 0);
     assert_eq!(outcome, Outcome::default());
     assert_eq!(table.about.synchronised, Some(at(0)));
-    let mut standing = Standing::new(table.about.clone(), 0, at(0));
+    let mut standing = ReplicaState::new(table.about.clone(), 0, at(0));
     standing.current(seconds(1));
     assert_eq!(standing.freshness(seconds(1)), Freshness::Fresh { as_of: seconds(1) });
     assert!(standing.misses(seconds(1)).unwrap_err().contains("empty"));
@@ -169,7 +172,7 @@ fn a_sharp_loss_is_held_back_and_an_ordinary_one_is_not() {
 fn what_a_list_has_is_kept_even_if_the_list_is_held_back() {
     let mut table = Table::default();
     list(&mut table, 0..1000, 0);
-    table.put(&name(3), &record("be2"), Changed::NOT_LATELY).unwrap();
+    table.put(&name(3), &record("be2"), ModTime::NOT_LATELY).unwrap();
     let outcome = list(&mut table, (0..500).chain(2000..2010), 1);
     assert_eq!((outcome.new, outcome.changed, outcome.removed), (10, 1, 0));
     assert_eq!(outcome.held_back.unwrap().lost, 500);
@@ -260,11 +263,11 @@ fn a_held_back_list_is_asked_for_again_but_not_all_the_time() {
 
 /// One batch of deletions of these names, at `now`.
 fn deletions(
-    follower: &mut Follower,
+    follower: &mut ChangeApplier,
     table: &mut Table,
     names: impl IntoIterator<Item = u64>,
     now: u64,
-) -> About {
+) -> ReplicaMeta {
     for n in names {
         follower.apply(table, &Event::Deleted(name(n)), at(now)).unwrap();
     }
@@ -274,7 +277,7 @@ fn deletions(
 #[test]
 fn a_flood_of_deletions_is_held_back_until_a_later_list_confirms_it() {
     let mut table = Table::default();
-    let mut follower = Follower::default();
+    let mut follower = ChangeApplier::default();
     let outcome = list(&mut table, 0..1000, 0);
     follower.listed(&outcome, 1000, seconds(0));
     assert_eq!(deletions(&mut follower, &mut table, 0..100, 10).held_back, None);
@@ -294,7 +297,7 @@ fn a_flood_of_deletions_is_held_back_until_a_later_list_confirms_it() {
 #[test]
 fn a_master_that_is_told_again_of_what_it_lost_is_soon_believed() {
     let mut table = Table::default();
-    let mut follower = Follower::default();
+    let mut follower = ChangeApplier::default();
     let outcome = list(&mut table, 0..1000, 0);
     follower.listed(&outcome, 1000, seconds(0));
     let outcome = list(&mut table, 0..10, 10);
@@ -326,7 +329,7 @@ fn a_master_that_is_told_again_of_what_it_lost_is_soon_believed() {
 #[test]
 fn losing_a_little_with_every_connection_does_not_fool_it() {
     let mut table = Table::default();
-    let mut follower = Follower::default();
+    let mut follower = ChangeApplier::default();
     let held = (0..10).find(|round| {
         let outcome = list(&mut table, 50 * round..1000, *round);
         follower.listed(&outcome, table.names().unwrap(), seconds(*round));
@@ -341,7 +344,7 @@ fn losing_a_little_with_every_connection_does_not_fool_it() {
 #[test]
 fn when_the_last_name_is_deleted_nobody_becomes_unknown() {
     let mut table = Table::default();
-    let mut follower = Follower::default();
+    let mut follower = ChangeApplier::default();
     let outcome = list(&mut table, 0..3, 0);
     follower.listed(&outcome, 3, seconds(0));
     assert_eq!(deletions(&mut follower, &mut table, 0..2, 1).held_back, None);
@@ -352,7 +355,7 @@ fn when_the_last_name_is_deleted_nobody_becomes_unknown() {
 #[test]
 fn changes_may_be_told_twice_and_deletions_of_names_that_never_were() {
     let mut table = Table::default();
-    let mut follower = Follower::default();
+    let mut follower = ChangeApplier::default();
     let moved = Event::Record(name(1), record("be2"));
     for event in [&moved, &moved, &Event::Deleted(name(9)), &Event::Listed] {
         follower.apply(&mut table, event, at(1)).unwrap();
@@ -367,7 +370,7 @@ fn changes_may_be_told_twice_and_deletions_of_names_that_never_were() {
 #[test]
 fn the_time_of_a_barrier_is_stored_with_changes_and_once_a_minute() {
     let mut table = Table::default();
-    let mut follower = Follower::default();
+    let mut follower = ChangeApplier::default();
     assert!(follower.wants_stamp(&table.about, seconds(0)));
     follower.finish(&mut table, None, seconds(1), at(1)).unwrap();
     assert_eq!(table.about.as_of, None);
@@ -379,7 +382,7 @@ fn the_time_of_a_barrier_is_stored_with_changes_and_once_a_minute() {
 
 #[test]
 fn a_miss_is_believed_only_while_barriers_are_answered() {
-    let standing = Standing::new(About::default(), 0, at(0));
+    let standing = ReplicaState::new(ReplicaMeta::default(), 0, at(0));
     assert_eq!(standing.freshness(seconds(0)), Freshness::Never);
     assert!(standing.misses(seconds(0)).unwrap_err().contains("never been synchronised"));
     assert_eq!(standing.status(seconds(0)).state, "never");
@@ -387,8 +390,8 @@ fn a_miss_is_believed_only_while_barriers_are_answered() {
     // As a process finds it that has just started.
     let (synchronised, as_of) = (Some(at(0)), Some(at(50)));
     let (master, release) = ("master".into(), "3.6.1".into());
-    let about = About { synchronised, as_of, master, release, ..About::default() };
-    let mut standing = Standing::new(about, 10, at(100));
+    let about = ReplicaMeta { synchronised, as_of, master, release, ..ReplicaMeta::default() };
+    let mut standing = ReplicaState::new(about, 10, at(100));
     assert_eq!(standing.freshness(seconds(0)), Freshness::Stale { since: None });
     let why = "the replica is stale since 2026-11-24T16:00:50Z (55 s); \
                there is no connection to the master";
@@ -417,7 +420,7 @@ fn a_miss_is_believed_only_while_barriers_are_answered() {
     let (since, began, last) = (at(0), seconds(0), seconds(0));
     let held_back =
         HeldBack { since, began, last, had: 10, lost: 9, lacked: None, accepted: false };
-    standing.stored(About { held_back: Some(held_back), ..standing.about().clone() }, 10);
+    standing.stored(ReplicaMeta { held_back: Some(held_back), ..standing.about().clone() }, 10);
     let why = "the master's list has lost 9 of 10 names, held back since 2026-11-24T16:00:00Z; \
                if that is meant: murder-route replica accept";
     assert_eq!(standing.misses(seconds(31)), Err(why.into()));
@@ -428,7 +431,7 @@ fn a_miss_is_believed_only_while_barriers_are_answered() {
 
 #[test]
 fn a_name_that_was_deleted_just_now_is_to_be_asked_for_twice() {
-    let mut standing = Standing::new(About::default(), 0, at(0));
+    let mut standing = ReplicaState::new(ReplicaMeta::default(), 0, at(0));
     standing.deleted(&name(1), seconds(5));
     assert!(standing.lately_deleted(&name(1), seconds(15)));
     assert!(!standing.lately_deleted(&name(2), seconds(6)));
@@ -461,7 +464,7 @@ fn the_generation_of_names_follows_from_the_masters_release() {
 #[test]
 fn a_murder_without_mailboxes_has_lost_none_that_somebody_must_accept() {
     let mut table = Table::default();
-    let mut follower = Follower::default();
+    let mut follower = ChangeApplier::default();
     let outcome = list(&mut table, [], 0);
     follower.listed(&outcome, 0, seconds(0));
     let (about, _) = follower.finish(&mut table, Some(at(1)), seconds(1), at(1)).unwrap();
@@ -480,8 +483,8 @@ fn who_accepts_that_nearly_all_are_lost_has_not_accepted_an_empty_list() {
 
 #[test]
 fn nobody_is_unknown_to_who_sees_a_batch_before_we_know_that_it_is_committed() {
-    let about = About { synchronised: Some(at(0)), ..About::default() };
-    let mut standing = Standing::new(about, 10, at(0));
+    let about = ReplicaMeta { synchronised: Some(at(0)), ..ReplicaMeta::default() };
+    let mut standing = ReplicaState::new(about, 10, at(0));
     standing.current(seconds(1));
     assert_eq!(standing.misses(seconds(1)), Ok(()));
     assert!(!standing.lately_deleted(&name(1), seconds(1)));

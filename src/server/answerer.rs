@@ -8,21 +8,21 @@ use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use super::confirmer::Confirmer;
 use super::counters::Counters;
 use super::log::{Escaped, RateLimit};
 use super::status::Status;
 use super::{Answer, Connections};
-use crate::confirm::{Findings, MOST_ROUNDS, Said};
-use crate::lingering::{Lingering, Stuck, Unsettled};
-use crate::mailbox::{Lookup, MailboxList, MailboxName, State};
-use crate::mailbox_list::lists::Source;
-use crate::maps::{STATUS_MAP, is_about_now, is_in_any_case};
-use crate::master::Master;
+use crate::lists::combined::Source;
+use crate::master::client::Master;
+use crate::master::confirmer::Confirmer;
+use crate::model::mailbox::{Lookup, MailboxList, MailboxName, State};
+use crate::model::unsettled::{Lingering, Stuck, Unsettled};
 use crate::mupdate::Finding;
 use crate::resolver::{self, Resolver};
-use crate::router::{Belief, Cause, Decision, Route, Verdict};
-use crate::wire::rcpt::AtRcpt;
+use crate::routing::confirm::{Confirmation, Evidence, MOST_ROUNDS};
+use crate::routing::maps::{STATUS_MAP, is_about_now, is_in_any_case};
+use crate::routing::router::{Cause, Decision, NameTrust, Route, Verdict};
+use crate::wire::rcpt::RcptVerdict;
 use crate::wire::socketmap::Reply;
 
 /// Answers requests from a resolver that can be exchanged while it does.
@@ -40,11 +40,11 @@ struct Serving {
     resolver: Arc<Resolver>,
     confirmer: Confirmer,
     /// What is known of a recipient before anybody was asked.
-    nothing: Findings,
+    nothing: Evidence,
     /// The same for one whose letter is about to be delivered.
-    nothing_now: Findings,
+    nothing_now: Evidence,
     /// The same for one that may have been folded to lower case.
-    nothing_folded: Findings,
+    nothing_folded: Evidence,
     /// How many looks may wait for locks or walk the list at a time. Strangers choose how many there
     /// are to be, and each takes a thread of the pool that kicks need as well.
     looks: Arc<Semaphore>,
@@ -123,9 +123,9 @@ impl Answerer {
 
     /// Weighs what was said of a name against what was seen of it: a name that was reserved or moving
     /// and is absent now may be a user's whose XFER ended with a restart of the master.
-    fn weigh(&self, resolver: &Resolver, name: &MailboxName, said: Said) -> Said {
+    fn weigh(&self, resolver: &Resolver, name: &MailboxName, said: Confirmation) -> Confirmation {
         match &said {
-            Said::Master(Finding::Found(record)) => {
+            Confirmation::Master(Finding::Found(record)) => {
                 match record.state {
                     State::Reserved | State::Moving => self.saw_unsettled(resolver, name),
                     State::Active => self.unsettled().settled(name),
@@ -133,10 +133,10 @@ impl Answerer {
                 }
                 return said;
             }
-            Said::Master(Finding::Absent) | Said::Lists(Ok(())) => {}
-            Said::Master(Finding::Unsure(_)) | Said::Lists(Err(_)) => return said,
+            Confirmation::Master(Finding::Absent) | Confirmation::Lists(Ok(())) => {}
+            Confirmation::Master(Finding::Unsure(_)) | Confirmation::Lists(Err(_)) => return said,
         }
-        let by_slave = matches!(said, Said::Lists(_));
+        let by_slave = matches!(said, Confirmation::Lists(_));
         if by_slave && !matches!(resolver.lists.now().lookup(name), Lookup::Absent) {
             return said;
         }
@@ -155,8 +155,8 @@ impl Answerer {
             warn!("{why}");
         }
         match by_slave {
-            true => Said::Lists(Err(why.into())),
-            false => Said::Master(Finding::Unsure(why)),
+            true => Confirmation::Lists(Err(why.into())),
+            false => Confirmation::Master(Finding::Unsure(why)),
         }
     }
 
@@ -214,7 +214,7 @@ impl Answerer {
         }
     }
 
-    fn at_rcpt(&self, resolver: &Resolver, recipient: &[u8], route: &Route) -> AtRcpt {
+    fn at_rcpt(&self, resolver: &Resolver, recipient: &[u8], route: &Route) -> RcptVerdict {
         self.decided("rcpt", &String::from_utf8_lossy(recipient), route);
         resolver.maps.at_rcpt(&route.decision)
     }
@@ -251,7 +251,7 @@ impl Answer for Answerer {
         self.reply(&serving.resolver, map, key, &route)
     }
 
-    fn rcpt_at_once(&self, recipient: &[u8]) -> Option<AtRcpt> {
+    fn rcpt_at_once(&self, recipient: &[u8]) -> Option<RcptVerdict> {
         let serving = self.serving.load();
         match serving.resolver.look_now(recipient, &serving.nothing) {
             Verdict::Final(route) => Some(self.at_rcpt(&serving.resolver, recipient, &route)),
@@ -259,7 +259,7 @@ impl Answer for Answerer {
         }
     }
 
-    async fn rcpt_in_time(&self, recipient: &[u8]) -> AtRcpt {
+    async fn rcpt_in_time(&self, recipient: &[u8]) -> RcptVerdict {
         let serving = self.serving.load_full();
         let route = serving.route(recipient, &serving.nothing, self).await;
         self.at_rcpt(&serving.resolver, recipient, &route)
@@ -267,7 +267,7 @@ impl Answer for Answerer {
 }
 
 impl Serving {
-    fn nothing(&self, map: &str) -> &Findings {
+    fn nothing(&self, map: &str) -> &Evidence {
         match map {
             _ if is_about_now(map) => &self.nothing_now,
             _ if is_in_any_case(map) => &self.nothing_folded,
@@ -276,7 +276,7 @@ impl Serving {
     }
 
     /// Decides, and has names confirmed as often as it takes.
-    async fn route(&self, key: &[u8], nothing: &Findings, answerer: &Answerer) -> Route {
+    async fn route(&self, key: &[u8], nothing: &Evidence, answerer: &Answerer) -> Route {
         let mut findings = nothing.clone();
         findings.learn_generation(self.confirmer.key_generation());
         for _ in 0..=MOST_ROUNDS {
@@ -325,7 +325,7 @@ impl Serving {
     }
 
     /// Whether the lists are searched for names that are like that of this recipient.
-    fn walks(&self, key: &[u8], findings: &Findings) -> bool {
+    fn walks(&self, key: &[u8], findings: &Evidence) -> bool {
         let generation = findings.over(&self.resolver.lists).key_generation();
         findings.in_any_case() && self.resolver.router.case_matters(key, generation)
     }

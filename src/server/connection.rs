@@ -1,4 +1,4 @@
-//! The connections of mail servers. What is said on one is in [`super::conversation`].
+//! The connections of mail servers. What is said on one is in [`super::session`].
 //!
 //! Each connection has a thread that blocks in `read`. That is the fastest way to answer a client
 //! that waits for each answer, as mail servers do: one read and one write, and nobody to be woken in
@@ -20,8 +20,8 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::conversation::Conversation;
-use super::room::{Peer, Ticket};
+use super::connection_limit::{Peer, Ticket};
+use super::session::Conversation;
 use super::{Answer, Limits};
 use crate::wire::protocol::Protocols;
 

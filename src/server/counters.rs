@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use serde::Serialize;
 
-use crate::router::Decision;
+use crate::routing::router::Decision;
 
 /// So many sets of counters there are. Each thread counts in one of them, so that two that answer at
 /// the same time do not fight for a cache line.

@@ -22,8 +22,8 @@ use nix::unistd::{Gid, Group, Uid, User};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::time::timeout;
 
-use crate::endpoint::{DEFAULT_MODE, Endpoint, ListenOptions};
-use crate::shown::Shown;
+use crate::model::shown::Shown;
+use crate::wire::endpoint::{DEFAULT_MODE, Endpoint, ListenOptions};
 
 /// Why an endpoint could not be opened.
 #[derive(Debug, thiserror::Error)]

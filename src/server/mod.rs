@@ -10,19 +10,16 @@
 //! What happens for every recipient, one read and one write, blocks in a thread of its own.
 
 pub mod answerer;
-mod barrier;
-mod budget;
-pub mod confirmer;
 mod connection;
-mod conversation;
+mod connection_limit;
 mod counters;
 pub mod descriptors;
+pub mod list_watch;
 mod listener;
 pub mod log;
-pub mod marks;
 pub mod notify;
-mod room;
-pub mod sources;
+mod session;
+pub mod source_watch;
 pub mod status;
 #[cfg(test)]
 mod tests;
@@ -41,14 +38,14 @@ use tokio::time::{sleep, timeout};
 
 pub use self::connection::Connections;
 use self::connection::{Open, Shared, Stream};
+use self::connection_limit::{Entered, Peer, Room, Ticket};
 pub use self::listener::ListenError;
 pub(crate) use self::listener::owner;
 use self::listener::{Inherited, NewSocket, Ours, Placed, Socket, SocketFile, same_place};
 use self::log::RateLimit;
-use self::room::{Entered, Peer, Room, Ticket};
-use crate::endpoint::{Endpoint, Listen};
+use crate::wire::endpoint::{Endpoint, Listen};
 use crate::wire::protocol::Protocols;
-use crate::wire::rcpt::AtRcpt;
+use crate::wire::rcpt::RcptVerdict;
 use crate::wire::socketmap::Reply;
 
 /// What decides. It is asked by many connections at a time, and one connection asks one question
@@ -67,10 +64,10 @@ pub trait Answer: Send + Sync + 'static {
     fn in_time(&self, map: &str, key: &[u8]) -> impl Future<Output = Reply> + Send;
 
     /// Whether to take a recipient, as [`Answer::at_once`].
-    fn rcpt_at_once(&self, recipient: &[u8]) -> Option<AtRcpt>;
+    fn rcpt_at_once(&self, recipient: &[u8]) -> Option<RcptVerdict>;
 
     /// Whether to take a recipient, as [`Answer::in_time`].
-    fn rcpt_in_time(&self, recipient: &[u8]) -> impl Future<Output = AtRcpt> + Send;
+    fn rcpt_in_time(&self, recipient: &[u8]) -> impl Future<Output = RcptVerdict> + Send;
 }
 
 /// What one client, or many, may cost.
@@ -180,7 +177,7 @@ impl<A: Answer> Server<A> {
         let limits = &self.shared.limits;
         let limit = limits.descriptors.map_or(limits.connections, |all| {
             let each = descriptors::for_connections(all) / rooms().count().max(1);
-            limits.connections.min(room::limit_for(each))
+            limits.connections.min(connection_limit::limit_for(each))
         });
         for room in rooms() {
             room.set_limit(limit);
@@ -526,7 +523,7 @@ impl<A: Answer> Gate<A> {
             Some(ticket) => self.begin(open, ticket),
             None => {
                 let limit = self.room.limit();
-                let waits = self.waiting.len() < room::waiting_limit(limit);
+                let waits = self.waiting.len() < connection_limit::waiting_limit(limit);
                 static FULL: RateLimit = RateLimit::new();
                 if let Some(more) = FULL.admit(Instant::now()) {
                     let what = if waits { "waits" } else { "is closed" };

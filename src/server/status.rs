@@ -5,14 +5,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::counters::Counted;
-use crate::lingering::Stuck;
-use crate::mailbox_list::Inspection;
-use crate::mailbox_list::lists::Source;
-use crate::master::Master;
+use crate::lists::Inspection;
+use crate::lists::combined::Source;
+use crate::master::client::Master;
+use crate::model::unsettled::Stuck;
 use crate::replica::utc;
-use crate::resolver::{Proof, Resolver};
+use crate::resolver::{ConfirmVia, Resolver};
 
-/// What [`STATUS_MAP`](crate::maps::STATUS_MAP) answers. A member that does not apply is `null`.
+/// What [`STATUS_MAP`](crate::routing::maps::STATUS_MAP) answers. A member that does not apply is `null`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
     /// The daemon's version.
@@ -111,12 +111,14 @@ impl Status {
         counters: Counted,
     ) -> Self {
         let trouble = match (&resolver.proof, master) {
-            (Proof::Master { .. }, None) => Some("there is no connection to the master".to_owned()),
-            (Proof::Master { slave: Some(_) }, Some(master)) if master.is_impossible() => {
+            (ConfirmVia::Master { .. }, None) => {
+                Some("there is no connection to the master".to_owned())
+            }
+            (ConfirmVia::Master { slave: Some(_) }, Some(master)) if master.is_impossible() => {
                 slave_trouble
             }
-            (Proof::Master { .. }, Some(master)) => master.trouble(),
-            (Proof::List | Proof::Complete | Proof::Slave(_), _) => slave_trouble,
+            (ConfirmVia::Master { .. }, Some(master)) => master.trouble(),
+            (ConfirmVia::List | ConfirmVia::Complete | ConfirmVia::Slave(_), _) => slave_trouble,
         };
         let mut status = Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -170,7 +172,7 @@ impl Status {
         self.waiting = named.collect();
     }
 
-    fn file(&mut self, list: &crate::mailbox_list::FileList) -> SourceStatus {
+    fn file(&mut self, list: &crate::lists::FileList) -> SourceStatus {
         let read = list.status();
         if let Ok(read) = &read {
             self.names = self.names.or(Some(read.records));

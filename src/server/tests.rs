@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinSet, yield_now};
 
 use super::*;
-use crate::endpoint::ListenOptions;
+use crate::wire::endpoint::ListenOptions;
 use crate::wire::netstring::Decoder;
 use crate::wire::socketmap::{REPLY_LIMIT, Request};
 
@@ -61,16 +61,16 @@ impl Answer for Toy {
     }
 
     /// By the domain of the recipient: `no`, or one of the maps above.
-    fn rcpt_at_once(&self, recipient: &[u8]) -> Option<AtRcpt> {
+    fn rcpt_at_once(&self, recipient: &[u8]) -> Option<RcptVerdict> {
         match domain(recipient) {
-            "no" => Some(AtRcpt::Reject("5.1.1 100% unknown")),
-            map => self.at_once(map, recipient).map(|_| AtRcpt::Pass),
+            "no" => Some(RcptVerdict::Reject("5.1.1 100% unknown")),
+            map => self.at_once(map, recipient).map(|_| RcptVerdict::Pass),
         }
     }
 
-    async fn rcpt_in_time(&self, recipient: &[u8]) -> AtRcpt {
+    async fn rcpt_in_time(&self, recipient: &[u8]) -> RcptVerdict {
         self.in_time(domain(recipient), recipient).await;
-        AtRcpt::Defer("4.3.0 Later")
+        RcptVerdict::Defer("4.3.0 Later")
     }
 }
 

@@ -13,7 +13,7 @@
 
 use std::borrow::Cow;
 
-use super::cutter::{Cutter, SKIP_LIMIT};
+use super::framing::{Cutter, SKIP_LIMIT};
 use super::socketmap::Reply;
 
 /// The longest line of tcp_table(5), in bytes with its end; ours for both forms of a request.

@@ -14,7 +14,7 @@
 //! options, sends some of it nevertheless: it is told to go on, and the data are dropped as they
 //! come. Sources: mfdef.h of libmilter; what Postfix 3.7 sends was recorded.
 
-use super::rcpt::AtRcpt;
+use super::rcpt::RcptVerdict;
 
 /// The longest packet, in bytes without its length: a command and the 65,535 bytes of data that an
 /// MTA sends to a filter that has not asked for more (`MILTER_MAX_DATA_SIZE`).
@@ -68,13 +68,13 @@ pub enum Command<'a> {
     /// A recipient, without the angle brackets and without ESMTP arguments. Answer with
     /// [`encode_into`].
     Recipient(&'a [u8]),
-    /// A client has connected. Answer with [`AtRcpt::Pass`].
+    /// A client has connected. Answer with [`RcptVerdict::Pass`].
     Connection {
         /// It is Postfix itself, with a message that did not come by SMTP: recipients are to be let
         /// pass.
         submitted: bool,
     },
-    /// Something else that is to be let pass: answer with [`AtRcpt::Pass`].
+    /// Something else that is to be let pass: answer with [`RcptVerdict::Pass`].
     Other,
     /// Something that has no answer.
     Silent,
@@ -119,11 +119,11 @@ fn number(bytes: &[u8]) -> Option<(u32, &[u8])> {
 }
 
 /// Appends the answer to a recipient, or to anything else that is let pass.
-pub fn encode_into(out: &mut Vec<u8>, answer: AtRcpt) {
+pub fn encode_into(out: &mut Vec<u8>, answer: RcptVerdict) {
     let (code, text) = match answer {
-        AtRcpt::Pass => return packet(out, b'c', &[]),
-        AtRcpt::Defer(text) => ("451 ", text),
-        AtRcpt::Reject(text) => ("550 ", text),
+        RcptVerdict::Pass => return packet(out, b'c', &[]),
+        RcptVerdict::Defer(text) => ("451 ", text),
+        RcptVerdict::Reject(text) => ("550 ", text),
     };
     // The MTA takes the text for a format of printf(3).
     let text = text.replace('%', "%%");

@@ -1,7 +1,7 @@
 //! The protocols in which mail servers ask, as bytes and values: no sockets, no clock.
 
-mod cutter;
-pub mod decision;
+pub mod endpoint;
+mod framing;
 pub mod line;
 pub mod milter;
 pub mod netstring;
@@ -9,4 +9,3 @@ pub mod policy;
 pub mod protocol;
 pub mod rcpt;
 pub mod socketmap;
-pub mod softener;

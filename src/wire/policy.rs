@@ -12,8 +12,8 @@
 //!
 //! Attributes that are not known count for nothing: each release of Postfix adds some.
 
-use super::cutter::{Cutter, SKIP_LIMIT};
-use super::rcpt::AtRcpt;
+use super::framing::{Cutter, SKIP_LIMIT};
+use super::rcpt::RcptVerdict;
 
 /// The longest request taken, in bytes. Those of Postfix have about 1,000, and the lines of SMTP
 /// that go into them are bounded (`line_length_limit`, 2,048).
@@ -120,13 +120,13 @@ impl Decoder {
 }
 
 /// Appends the answer. What passes is `DUNNO`: `OK` would switch off the restrictions after ours.
-pub fn encode_into(out: &mut Vec<u8>, answer: AtRcpt) {
+pub fn encode_into(out: &mut Vec<u8>, answer: RcptVerdict) {
     let (action, text) = match answer {
-        AtRcpt::Pass => ("DUNNO", ""),
+        RcptVerdict::Pass => ("DUNNO", ""),
         // At the end of the restrictions, if nothing else rejects.
-        AtRcpt::Defer(text) => ("DEFER_IF_PERMIT ", text),
+        RcptVerdict::Defer(text) => ("DEFER_IF_PERMIT ", text),
         // `REJECT` would be 554 (`access_map_reject_code`).
-        AtRcpt::Reject(text) => ("550 ", text),
+        RcptVerdict::Reject(text) => ("550 ", text),
     };
     for part in ["action=", action, text, "\n\n"] {
         out.extend_from_slice(part.as_bytes());
@@ -149,9 +149,9 @@ mod tests {
         encryption_cipher=\nencryption_keysize=0\npolicy_context=\n\n";
 
     /// The recipients asked for, `None` in other states, and what ended it.
-    type Said = (Vec<Option<Vec<u8>>>, Option<BadRequest>, bool);
+    type Confirmation = (Vec<Option<Vec<u8>>>, Option<BadRequest>, bool);
 
-    fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Said {
+    fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Confirmation {
         let mut decoder = Decoder::default();
         let mut requests = Vec::new();
         for piece in pieces {
@@ -262,9 +262,9 @@ mod tests {
     #[test]
     fn answers_are_the_bytes_postfix_reads() {
         for (answer, bytes) in [
-            (AtRcpt::Pass, "action=DUNNO\n\n"),
-            (AtRcpt::Reject("5.1.1 User unknown"), "action=550 5.1.1 User unknown\n\n"),
-            (AtRcpt::Defer("4.3.0 Later"), "action=DEFER_IF_PERMIT 4.3.0 Later\n\n"),
+            (RcptVerdict::Pass, "action=DUNNO\n\n"),
+            (RcptVerdict::Reject("5.1.1 User unknown"), "action=550 5.1.1 User unknown\n\n"),
+            (RcptVerdict::Defer("4.3.0 Later"), "action=DEFER_IF_PERMIT 4.3.0 Later\n\n"),
         ] {
             let mut out = Vec::new();
             encode_into(&mut out, answer);

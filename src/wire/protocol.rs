@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::shown::Shown;
+use crate::model::shown::Shown;
 
 /// A protocol in which mail servers ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 /// The texts go to the sender: each begins with an enhanced status code (RFC 3463) of the class of
 /// its variant and is one line of printable ASCII.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AtRcpt {
+pub enum RcptVerdict {
     /// Nothing speaks against it: the mail server's other rules decide.
     Pass,
     /// Not now: `4.x.y text`.
@@ -17,10 +17,10 @@ pub enum AtRcpt {
     Reject(&'static str),
 }
 
-impl AtRcpt {
+impl RcptVerdict {
     /// When no answer can be had: the mail server logs the text as well, so it is the one that
     /// Postfix itself has for this.
-    pub const FAILED: Self = AtRcpt::Defer("4.3.0 Temporary lookup failure");
+    pub const FAILED: Self = RcptVerdict::Defer("4.3.0 Temporary lookup failure");
 }
 
 /// The recipient that Postfix makes of one as it was typed (`trivial-rewrite/rewrite.c:rewrite_tree`,

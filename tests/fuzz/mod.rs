@@ -13,17 +13,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use murder_route::cyrusdb::order::Order;
-use murder_route::cyrusdb::snapshot::{Found, Header, Reader, Scratch};
-use murder_route::cyrusdb::{Engine, Problem, detect, dlist, flat, record, skiplist};
+use murder_route::cyrusdb::skip::snapshot::{Found, Header, Reader, Scratch};
+use murder_route::cyrusdb::{Engine, Problem, detect, dlist, flat, skiplist, value};
 use murder_route::imapd_conf::ImapdConf;
-use murder_route::mailbox::{MailboxName, Record};
+use murder_route::lmtp::reply_filter::{REPLY_LIMIT, ReplyFilter};
+use murder_route::model::mailbox::{MailboxName, Record};
 use murder_route::mupdate::wire::{Input, MAX_LINE};
 use murder_route::mupdate::{
     Banner, BannerReader, Event, Failure, Finder, Finding, Role, Session, Stream, Timings,
 };
 use murder_route::wire::protocol::Protocol;
 use murder_route::wire::socketmap::Reply;
-use murder_route::wire::softener::{REPLY_LIMIT, Softener};
 use murder_route::wire::{line, milter, netstring, policy};
 
 /// Takes any bytes; a panic is a bug.
@@ -176,7 +176,7 @@ pub(crate) fn record(value: &[u8]) {
     if let Err(error) = skipped {
         assert!(error.at <= value.len());
     }
-    if let Ok(record) = record::parse(value) {
+    if let Ok(record) = value::parse(value) {
         assert!(skipped.is_ok() || value[0] != b'%');
         let server = record.server.as_deref().unwrap_or("local");
         assert!(!server.is_empty());
@@ -361,7 +361,7 @@ pub(crate) fn milter(stream: &[u8]) {
 /// that of an unknown user is touched.
 pub(crate) fn softener(replies: &[u8]) {
     let outcomes = [replies.len().max(1), 1, 7].map(|piece| {
-        let (mut softener, mut out) = (Softener::default(), Vec::new());
+        let (mut softener, mut out) = (ReplyFilter::default(), Vec::new());
         let said = replies.chunks(piece).try_for_each(|piece| softener.hear(piece, &mut out));
         (out, said)
     });
@@ -530,8 +530,8 @@ fn banner(said: &[u8]) {
 mod login {
     use std::time::Duration;
 
+    use murder_route::model::secret::Secret;
     use murder_route::mupdate::{Credentials, Login, Policy, Step, WhenTls};
-    use murder_route::secret::Secret;
 
     fn logged_in(said: &[u8], piece: usize, tls: WhenTls) -> String {
         let credentials = Credentials {

@@ -4,7 +4,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 
-use crate::murder::{ADMIN, MASTER, Murder, PASSWORD};
+use crate::murder::{ADMIN, MASTER, MasterClient, PASSWORD};
 use crate::root::Release;
 use crate::router::{Setup, cyrus_release};
 use crate::sandbox::{self, STATE, User};
@@ -33,7 +33,7 @@ pub fn replica() -> String {
 
 impl Exchanger {
     /// Makes its files.
-    pub fn make(murder: &Murder) -> Done<Self> {
+    pub fn make(murder: &MasterClient) -> Done<Self> {
         sandbox::make_dir(&format!("{STATE}/mx"), USER)?;
         sandbox::make_dir(&replica(), USER)?;
         let exchanger = Self { release: murder.frontend.release };

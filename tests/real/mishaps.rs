@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::chown;
 
-use crate::murder::{Access, Host, MASTER, Murder, Role, make_login};
+use crate::murder::{Access, Host, MASTER, MasterClient, Role, make_login};
 use crate::sandbox::User;
 use crate::{Done, imapd_conf, run, sandbox};
 
@@ -38,7 +38,7 @@ impl Host {
 }
 
 /// A frontend made master in the emergency: it has the list as its slave had it last.
-pub fn promote_a_slave(murder: &Murder) -> Done<Host> {
+pub fn promote_a_slave(murder: &MasterClient) -> Done<Host> {
     let mut host = Host::new("deputy", PROMOTED, Role::Master, murder.master.release);
     host.configure(murder.cyrus, MASTER, &Access::usual(Role::Master))?;
     make_login(PROMOTED, murder.cyrus)?;

@@ -37,7 +37,7 @@ pub struct Host {
 }
 
 /// All of them.
-pub struct Murder {
+pub struct MasterClient {
     pub master: Host,
     pub backends: [Host; 2],
     pub frontend: Host,
@@ -284,7 +284,7 @@ impl Host {
     }
 }
 
-impl Murder {
+impl MasterClient {
     /// Sets everything up and starts it, the master first.
     pub fn start(release: Release) -> Done<Self> {
         let cyrus = sandbox::user("cyrus")?;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::clients::mail::{Outcome, Reply, Session};
 use crate::clients::sink::Sink;
 use crate::logs::{Line, Logs, Mark};
-use crate::murder::{Host, Murder};
+use crate::murder::{Host, MasterClient};
 use crate::postfix::Postfix;
 use crate::root::Release;
 use crate::router::{Daemon, Setup};
@@ -50,7 +50,7 @@ pub struct Delivery {
 pub struct World<M = Postfix> {
     pub release: Release,
     pub logs: Logs,
-    pub murder: Murder,
+    pub murder: MasterClient,
     pub mail_server: M,
     pub setup: Setup,
     pub daemon: Daemon,

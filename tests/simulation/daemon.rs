@@ -1,4 +1,4 @@
-//! Our side: what `follow` and `server::confirmer` do with their tasks, thread and sockets, as one
+//! Our side: what `follow` and `master::confirmer` do with their tasks, thread and sockets, as one
 //! loop over a clock that is told. All that decides is the crate's: the protocol, the replica's
 //! logic, the router over the lists with what was found out.
 
@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use murder_route::address::{Release, Rules};
-use murder_route::backend::Backends;
-use murder_route::confirm::{Findings, MOST_ROUNDS, Said};
-use murder_route::domains::Domains;
-use murder_route::mailbox::{Lookup, MailboxList, MailboxName, Record, State};
-use murder_route::mailbox_list::lists::{Lists, Replicated, Source, Trust};
+use murder_route::lists::combined::{Lists, Replicated, Source, SourceTrust};
+use murder_route::model::backend::Backends;
+use murder_route::model::domains::Domains;
+use murder_route::model::mailbox::{Lookup, MailboxList, MailboxName, Record, State};
 use murder_route::mupdate::{Event, Failure, Finder, Finding, Stream, Ticket};
-use murder_route::replica::Standing;
-use murder_route::resolver::{Proof, Resolver, never_settled};
-use murder_route::router::{Decision, Route, Router, Verdict};
+use murder_route::replica::ReplicaState;
+use murder_route::resolver::{ConfirmVia, Resolver, never_settled};
+use murder_route::routing::confirm::{Confirmation, Evidence, MOST_ROUNDS};
+use murder_route::routing::router::{Decision, Route, Router, Verdict};
 
 use crate::link::Link;
 use crate::network::{Line, Network, Piece};
@@ -29,15 +29,15 @@ use crate::writer::{Told, Writer};
 /// How long a loss waits for its confirmation.
 pub(crate) const ACCEPT_AFTER: Duration = Duration::from_secs(60);
 
-/// Longest wait for the answer to a question (`follow::asker`).
+/// Longest wait for the answer to a question (`master::query`).
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long the answer for somebody whom the replica has waits for the master, and how long the
-/// master is not asked for such once he did not answer (`server::confirmer`).
+/// master is not asked for such once he did not answer (`master::confirmer`).
 pub(crate) const SOON: Duration = Duration::from_millis(250);
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// Between the two questions for a name that was deleted a moment ago (`server::confirmer`).
+/// Between the two questions for a name that was deleted a moment ago (`master::confirmer`).
 const RENAME_GAP: Duration = Duration::from_secs(1);
 
 /// What the clock on the wall says that was set this many seconds wrong.
@@ -48,7 +48,7 @@ fn clock(now: Duration, wrong: i64) -> SystemTime {
 /// What all parts of the process share.
 pub(crate) struct Shared {
     store: Arc<Mutex<Store>>,
-    standing: Mutex<Standing>,
+    standing: Mutex<ReplicaState>,
     /// When the last barrier that was answered was asked for.
     barrier: Mutex<Option<Duration>>,
     /// In milliseconds.
@@ -62,7 +62,7 @@ impl Shared {
         self.store.lock().unwrap()
     }
 
-    pub(crate) fn standing(&self) -> MutexGuard<'_, Standing> {
+    pub(crate) fn standing(&self) -> MutexGuard<'_, ReplicaState> {
         self.standing.lock().unwrap()
     }
 
@@ -101,7 +101,7 @@ impl MailboxList for Shared {
     }
 }
 
-impl Trust for Shared {
+impl SourceTrust for Shared {
     fn hits(&self) -> Result<(), String> {
         self.standing().positives(self.now(), None)
     }
@@ -140,7 +140,7 @@ struct Question {
     name: Name,
     recipient: String,
     since: Duration,
-    findings: Findings,
+    findings: Evidence,
     rounds: usize,
     known: bool,
     to_ask_again: bool,
@@ -199,7 +199,7 @@ impl Daemon {
         let names = store.lock().unwrap().committed_names();
         let shared = Arc::new(Shared {
             store: Arc::clone(store),
-            standing: Mutex::new(Standing::new(
+            standing: Mutex::new(ReplicaState::new(
                 committed.about,
                 names,
                 clock(Duration::ZERO, wrong),
@@ -208,7 +208,7 @@ impl Daemon {
             now: AtomicU64::new(now.as_millis() as u64),
             wrong: wrong.into(),
         });
-        let (list, trust): (Arc<dyn MailboxList>, Arc<dyn Trust>) =
+        let (list, trust): (Arc<dyn MailboxList>, Arc<dyn SourceTrust>) =
             (shared.clone(), shared.clone());
         let router = Router {
             domains: Domains::new(["example.org"]).unwrap(),
@@ -220,7 +220,7 @@ impl Daemon {
             router,
             maps: Default::default(),
             lists: Lists::new(vec![Source::Replica(Replicated { list, trust })]),
-            proof: Proof::Master { slave: None },
+            proof: ConfirmVia::Master { slave: None },
             vital: Default::default(),
             accept_after: ACCEPT_AFTER,
         };
@@ -308,7 +308,7 @@ impl Daemon {
         }
     }
 
-    /// As `follow::stream`: tells the writer what has come.
+    /// As `master::stream`: tells the writer what has come.
     fn after_stream(&mut self, so_far: Result<(), Failure>, net: &mut Network, now: Duration) {
         let mut failed = so_far.err();
         let mut bunch = Vec::new();
@@ -343,7 +343,7 @@ impl Daemon {
         self.stream.send(net, now);
     }
 
-    /// As `follow::asker`: answers those who wait.
+    /// As `master::query`: answers those who wait.
     fn after_asker(&mut self, so_far: Result<(), Failure>, net: &mut Network, now: Duration) {
         let mut failed = so_far.err();
         let mut answers = HashMap::new();
@@ -479,7 +479,7 @@ impl Daemon {
         }
     }
 
-    /// As `follow::Murder` and `server::confirmer`: what an answer of the master is worth.
+    /// As `master::MasterClient` and `master::confirmer`: what an answer of the master is worth.
     fn found(
         &mut self,
         mut question: Question,
@@ -515,7 +515,7 @@ impl Daemon {
         now: Duration,
     ) {
         question.gave_up |= matches!(finding, Finding::Unsure(_));
-        let (name, said) = (question.open.clone(), Said::Master(finding));
+        let (name, said) = (question.open.clone(), Confirmation::Master(finding));
         match question.soon {
             true => question.findings.learn_again(name, said),
             false => question.findings.learn(name, said),
@@ -523,13 +523,13 @@ impl Daemon {
         self.look(question, net, now);
     }
 
-    /// As `follow::Replica::deleted_lately`.
+    /// As `master::Replica::deleted_lately`.
     fn deleted_lately(&self, name: &MailboxName, now: Duration) -> bool {
         !matches!(self.shared.lookup(name), Lookup::Absent)
             || self.shared.standing().lately_deleted(name, now)
     }
 
-    /// As `follow::Replica::doubts_absent`.
+    /// As `master::Replica::doubts_absent`.
     fn doubts_absent(&self, _asked: Duration, now: Duration) -> Option<String> {
         if let Err(why) = self.shared.standing().misses(now) {
             return Some(why);

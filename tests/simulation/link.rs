@@ -1,5 +1,5 @@
 //! A connection of the daemon's to the master: login, and again after a pause when it is gone. What
-//! `follow::upstream` and `follow::retry` do, without their sockets.
+//! `master::upstream` and `follow::retry` do, without their sockets.
 
 use std::time::Duration;
 
@@ -207,7 +207,7 @@ impl LoggingIn {
         if sasl {
             let credentials = Credentials {
                 authname: "router".into(),
-                password: Some(murder_route::secret::Secret::new("geheim")),
+                password: Some(murder_route::model::secret::Secret::new("geheim")),
                 ..Credentials::default()
             };
             let policy = Policy { allow_plaintext: true, ..Policy::default() };

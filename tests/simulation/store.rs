@@ -1,22 +1,22 @@
 //! A place for a replica, in memory, with what a crash does to one on disk: a process that dies loses
 //! the batch it was in, a host without power also the last batch that was only committed, not brought
-//! to the disk (see `mailbox_list::replica`).
+//! to the disk (see `replica::store`).
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use murder_route::changes::Changed;
-use murder_route::mailbox::{Lookup, MailboxName, Record};
-use murder_route::replica::{About, Batch, Fate, Mark, Missing, Put, Swept};
+use murder_route::model::mailbox::{Lookup, MailboxName, Record};
+use murder_route::model::mod_time::ModTime;
+use murder_route::replica::{Fate, Mark, Missing, Put, ReplicaMeta, Swept, Transaction};
 
 /// One state of the replica. A copy that is changed is a batch; one that is put in its place is
 /// committed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Table {
-    records: BTreeMap<Vec<u8>, (Record, Changed)>,
+    records: BTreeMap<Vec<u8>, (Record, ModTime)>,
     missing: BTreeMap<Vec<u8>, Missing>,
-    pub(crate) about: About,
+    pub(crate) about: ReplicaMeta,
     /// For judging answers: every change that the master knew then is in it.
     pub(crate) complete_to: Option<Duration>,
     /// Likewise: the most names that there were since a full list was taken over.
@@ -126,7 +126,7 @@ impl Store {
     }
 }
 
-impl Batch for Table {
+impl Transaction for Table {
     type Error = Infallible;
 
     fn get(&self, name: &MailboxName) -> Result<Option<Record>, Infallible> {
@@ -137,12 +137,12 @@ impl Batch for Table {
         &mut self,
         name: &MailboxName,
         record: &Record,
-        changed: Changed,
+        changed: ModTime,
     ) -> Result<Put, Infallible> {
         let key = name.as_bytes();
         let put = match self.records.get(key) {
             Some((before, _)) if before == record => return Ok(Put::Same),
-            Some(_) => Put::Changed,
+            Some(_) => Put::ModTime,
             None if self.missing.contains_key(key) => Put::Back,
             None => Put::New,
         };
@@ -187,12 +187,12 @@ impl Batch for Table {
         Ok(self.records.len() as u64)
     }
 
-    fn about(&self) -> Result<About, Infallible> {
-        Ok(About { missing: self.missing.len() as u64, ..self.about.clone() })
+    fn about(&self) -> Result<ReplicaMeta, Infallible> {
+        Ok(ReplicaMeta { missing: self.missing.len() as u64, ..self.about.clone() })
     }
 
-    fn set_about(&mut self, about: &About) -> Result<(), Infallible> {
-        self.about = About { missing: self.missing.len() as u64, ..about.clone() };
+    fn set_about(&mut self, about: &ReplicaMeta) -> Result<(), Infallible> {
+        self.about = ReplicaMeta { missing: self.missing.len() as u64, ..about.clone() };
         Ok(())
     }
 
@@ -206,10 +206,10 @@ impl Batch for Table {
     }
 }
 
-/// As `mailbox_list::replica::ReplicaList`.
+/// As `replica::store::ReplicaList`.
 impl Store {
     /// What is said of a name, and when it changed.
-    pub(crate) fn look_up(&self, name: &MailboxName) -> (Lookup, Changed) {
+    pub(crate) fn look_up(&self, name: &MailboxName) -> (Lookup, ModTime) {
         let found = match self.committed.records.get(name.as_bytes()) {
             Some((record, changed)) => return (Lookup::Present(record.clone()), *changed),
             None if self.committed.about.synchronised.is_none() => {
@@ -220,6 +220,6 @@ impl Store {
                 None => Lookup::Absent,
             },
         };
-        (found, Changed::NOT_LATELY)
+        (found, ModTime::NOT_LATELY)
     }
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murder_route::replica::{Batch as _, Fate, Freshness, HeldBack, Mark};
-use murder_route::router::Decision;
+use murder_route::replica::{Fate, Freshness, HeldBack, Mark, Transaction as _};
+use murder_route::routing::router::Decision;
 
 use crate::daemon::{ACCEPT_AFTER, Answered, Daemon, SOON, server};
 use crate::master::{Entry, List, Master, Sent};

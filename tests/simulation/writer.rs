@@ -1,11 +1,13 @@
-//! The daemon's writer, as `follow::writer`: it takes what the stream tells, bunch by bunch, and each
+//! The daemon's writer, as `master::writer`: it takes what the stream tells, bunch by bunch, and each
 //! commit takes its time. The places where a process may die are where it waits.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use murder_route::mupdate::Event;
-use murder_route::replica::{About, Batch as _, Follower, Heard, Listing, Outcome};
+use murder_route::replica::{
+    ChangeApplier, FullSync, Heard, Outcome, ReplicaMeta, Transaction as _,
+};
 
 use crate::daemon::{ACCEPT_AFTER, Shared};
 use crate::random::Random;
@@ -20,7 +22,7 @@ pub(crate) enum Told {
 
 pub(crate) struct Writer {
     pub(crate) told: VecDeque<Told>,
-    follower: Follower,
+    follower: ChangeApplier,
     phase: Phase,
     commit: Option<Commit>,
     /// A list is wanted again.
@@ -31,7 +33,7 @@ pub(crate) struct Writer {
 
 enum Phase {
     Waiting,
-    Listing { listing: Box<Listing>, batch: Box<Table>, master: String, release: String },
+    FullSync { listing: Box<FullSync>, batch: Box<Table>, master: String, release: String },
     Following,
 }
 
@@ -41,7 +43,7 @@ struct Commit {
     /// it is there.
     at: Duration,
     batch: Option<Table>,
-    about: About,
+    about: ReplicaMeta,
     names: u64,
     asked: Option<Duration>,
     /// Of a full list.
@@ -54,7 +56,7 @@ impl Writer {
     pub(crate) fn new(disk: u64, now: Duration) -> Self {
         Self {
             told: VecDeque::new(),
-            follower: Follower::new(ACCEPT_AFTER, now),
+            follower: ChangeApplier::new(ACCEPT_AFTER, now),
             phase: Phase::Waiting,
             commit: None,
             relist: false,
@@ -64,7 +66,7 @@ impl Writer {
 
     /// Whether somebody else can write now.
     pub(crate) fn is_idle(&self) -> bool {
-        self.commit.is_none() && !matches!(self.phase, Phase::Listing { .. })
+        self.commit.is_none() && !matches!(self.phase, Phase::FullSync { .. })
     }
 
     /// Whether a batch would be lost now.
@@ -93,14 +95,14 @@ impl Writer {
             None => {}
             Some(Told::Connected { master, release }) => {
                 let batch = shared.store().begin();
-                let Ok(listing) = Listing::begin(&batch);
+                let Ok(listing) = FullSync::begin(&batch);
                 let (listing, batch) = (Box::new(listing), Box::new(batch));
-                self.phase = Phase::Listing { listing, batch, master, release };
+                self.phase = Phase::FullSync { listing, batch, master, release };
             }
             Some(Told::Lost) => self.phase = Phase::Waiting,
             Some(Told::Events(events)) => match &self.phase {
                 Phase::Waiting => {}
-                Phase::Listing { .. } => self.list(events, shared, random, now),
+                Phase::FullSync { .. } => self.list(events, shared, random, now),
                 Phase::Following => self.apply(&events, shared, random, now),
             },
         }
@@ -114,12 +116,12 @@ impl Writer {
         let mut events = events.into_iter();
         while let Some(event) = events.next() {
             match (&mut self.phase, event) {
-                (Phase::Listing { listing, batch, .. }, Event::Record(name, record)) => {
+                (Phase::FullSync { listing, batch, .. }, Event::Record(name, record)) => {
                     let Ok(()) = listing.record(&mut **batch, &name, &record, shared.clock(now));
                 }
-                (Phase::Listing { .. }, Event::Listed) => {
+                (Phase::FullSync { .. }, Event::Listed) => {
                     let phase = std::mem::replace(&mut self.phase, Phase::Following);
-                    let Phase::Listing { listing, mut batch, master, release } = phase else {
+                    let Phase::FullSync { listing, mut batch, master, release } = phase else {
                         return;
                     };
                     let passed = self.follower.passed(now);

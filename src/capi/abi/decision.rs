@@ -8,8 +8,8 @@ use super::super::library::{Library, Origin, Told};
 use super::super::{panics, text};
 use super::structs::{self, Allocated as _};
 use super::{in_words, library, seconds};
-use crate::backend::Place;
-use crate::router::{Cause, Decision, Refusal};
+use crate::model::backend::Place;
+use crate::routing::router::{Cause, Decision, Refusal};
 
 /// What a decision says that was to be made, and was not.
 const NOT_MADE: &CStr = c"no decision was reached (a bug)";

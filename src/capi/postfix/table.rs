@@ -8,7 +8,7 @@ use crate::capi::library::Library;
 use crate::capi::text;
 use crate::capi::waiting::PATIENCE;
 use crate::config::Overrides;
-use crate::shown::Shown;
+use crate::model::shown::Shown;
 use crate::wire::socketmap::Reply;
 
 /// What `transport_maps` wants, so it need not be named.

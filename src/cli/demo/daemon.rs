@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep};
 
 use super::postfix::query;
 use crate::config::{Overrides, Settings};
-use crate::follow::{Murder, Upstream};
-use crate::mailbox_list::lists::Replicated;
-use crate::master::Master;
+use crate::lists::combined::Replicated;
+use crate::master::client::Master;
+use crate::master::{MasterClient, Upstream};
 use crate::resolver::Resolver;
 use crate::server::answerer::Answerer;
 use crate::server::{Limits, Server};
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A daemon with a replica.
 pub(super) struct DemoDaemon {
     server: Server<Answerer>,
-    murder: Arc<Murder>,
+    murder: Arc<MasterClient>,
 }
 
 impl DemoDaemon {
@@ -34,7 +34,8 @@ impl DemoDaemon {
         let listen = settings.listeners.clone();
         let mupdate = settings.mupdate.as_ref().ok_or_else(|| io::Error::other("no master"))?;
         let upstream = Upstream::new(mupdate).map_err(io::Error::other)?;
-        let murder = Murder::to_follow(upstream, &settings.replica).map_err(io::Error::other)?;
+        let murder =
+            MasterClient::to_follow(upstream, &settings.replica).map_err(io::Error::other)?;
         let replica = murder.replica().map(|replica| Replicated {
             list: Arc::new(replica.list().clone()),
             trust: replica.trust(),

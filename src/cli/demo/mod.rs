@@ -23,8 +23,8 @@ use self::daemon::{DemoDaemon, until};
 use self::master::DemoMaster;
 use self::postfix::{Delivered, deliver, query};
 use super::Exit;
-use crate::mailbox::{MailboxList as _, MailboxName, Record, State};
-use crate::mailbox_list::{FileList, Options};
+use crate::lists::{FileList, Options};
+use crate::model::mailbox::{MailboxList as _, MailboxName, Record, State};
 use crate::wire::socketmap::Reply;
 
 /// Ten mailboxes on `be1.example.org` and `be2.example.org`, written by `cyr_dbtool` of Cyrus 3.6.1.

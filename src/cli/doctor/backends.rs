@@ -13,9 +13,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::backend::Place;
 use crate::doctor::lmtp::{Conversation, Facts, Failure, LINE_LIMIT, Step, Tls};
-use crate::follow::connection::Stream;
+use crate::master::connection::Stream;
+use crate::model::backend::Place;
 
 /// For the name service, for each address to take the connection, for each reply and for TLS.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);

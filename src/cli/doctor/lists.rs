@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::doctor::Finding;
 use crate::doctor::comparison::{Comparison, Difference, Differing, difference, findings};
-use crate::follow::Visit;
-use crate::mailbox::{Lookup, MailboxList as _, MailboxName, Record};
-use crate::mailbox_list::lists::Lists;
-use crate::master::Master;
+use crate::lists::combined::Lists;
+use crate::master::Visit;
+use crate::master::client::Master;
+use crate::model::mailbox::{Lookup, MailboxList as _, MailboxName, Record};
 use crate::mupdate::{FailureKind, Finding as Found};
 
 const CHECK: &str = "list/comparison";

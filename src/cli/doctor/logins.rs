@@ -8,13 +8,13 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
 use super::backends::{ALL_OF_IT, AT_ONCE, PATIENCE, Wanted, connect, line, under_tls};
-use crate::backend::Place;
 use crate::cli::backend::{self, NoLogin};
 use crate::config::BackendAccess;
 use crate::doctor::lmtp::{Own, Tls, Tried};
 use crate::doctor::login::Attempt;
-use crate::follow::connection::Stream;
 use crate::lmtp::{self, Login, Reader, Ready, Reply, Step};
+use crate::master::connection::Stream;
+use crate::model::backend::Place;
 
 /// What to try at a backend.
 pub(super) struct Trial {

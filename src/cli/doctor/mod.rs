@@ -18,12 +18,10 @@ use self::backends::Wanted;
 use self::logins::Trial;
 use self::postconf::{NoPostfix, Postfix};
 use self::socket::Way;
-use super::behind::{need, stored};
+use super::services::{need, stored};
 use super::{Common, Exit, check};
 use crate::address::Recipient;
-use crate::backend::{Backend, NoBackend};
 use crate::config::{self, BackendAccess, DEFAULT_SOCKET, Settings};
-use crate::confirm::Findings;
 use crate::doctor::backend::{Client, judge};
 use crate::doctor::comparison::Comparison;
 use crate::doctor::lmtp::{Facts, Own, Tried};
@@ -35,15 +33,17 @@ use crate::doctor::recipients::{self, Asked};
 use crate::doctor::report::Report;
 use crate::doctor::socket::{Outcome, Who, daemon, of_listener, of_use};
 use crate::doctor::{Finding, Severity, shown, waiting};
-use crate::endpoint::{Endpoint, Listen};
-use crate::follow::{Upstream, Visit};
-use crate::mailbox::MailboxName;
-use crate::maps::BUILT_IN;
-use crate::master::Master;
+use crate::master::client::Master;
+use crate::master::confirmer::Confirmer;
+use crate::master::{Upstream, Visit};
+use crate::model::backend::{Backend, NoBackend};
+use crate::model::mailbox::MailboxName;
 use crate::mupdate::FailureKind;
-use crate::resolver::{Proof, Resolver};
-use crate::router::{Decision, Route};
-use crate::server::confirmer::Confirmer;
+use crate::resolver::{ConfirmVia, Resolver};
+use crate::routing::confirm::Evidence;
+use crate::routing::maps::BUILT_IN;
+use crate::routing::router::{Decision, Route};
+use crate::wire::endpoint::{Endpoint, Listen};
 use crate::wire::protocol::Protocol;
 use crate::wire::socketmap::Reply;
 
@@ -140,7 +140,7 @@ fn login(settings: &Settings, visit: &Result<Option<Arc<Visit>>, String>) -> Opt
         mupdate.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     });
     // Where the slave of this host confirms misses, `check` has warned.
-    let needed = !matches!(settings.proof, Proof::Master { slave: Some(_) });
+    let needed = !matches!(settings.proof, ConfirmVia::Master { slave: Some(_) });
     match failure.kind() {
         FailureKind::Login | FailureKind::Config if needed => {
             Some(Finding::error(CHECK, place, format!("{failure}; nobody is called unknown")).mend(
@@ -441,7 +441,7 @@ impl<'a> Examination<'a> {
             Confirmer::without_pause(&self.resolver, master)
         };
         let findings = self.resolver.nothing_found(confirmer.key_generation());
-        let mut ask = |name: &MailboxName, findings: &mut Findings| {
+        let mut ask = |name: &MailboxName, findings: &mut Evidence| {
             let said = self.runtime.block_on(confirmer.ask(name));
             findings.learn_generation(confirmer.key_generation());
             said

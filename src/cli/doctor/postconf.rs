@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::doctor::postfix::{Ask, Settings};
 use crate::doctor::shown;
-use crate::regular_file;
+use crate::os::regular_file;
 
 /// postconf takes milliseconds; a table that postmap asks may be another server's.
 const PATIENCE: Duration = Duration::from_secs(20);

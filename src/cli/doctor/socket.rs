@@ -12,7 +12,7 @@ use nix::unistd::{User, chdir, chroot, geteuid, getgrouplist, setgid, setgroups,
 use super::super::{Exit, status};
 use crate::doctor::recipients;
 use crate::doctor::socket::{Outcome, answer, question};
-use crate::endpoint::Endpoint;
+use crate::wire::endpoint::Endpoint;
 use crate::wire::protocol::Protocol;
 
 /// A connection that is not made, or a question that is not answered, for so long never will be.
@@ -66,7 +66,8 @@ impl AskAs {
         let mut outcomes = Vec::new();
         for question in questions {
             let outcome = self.ask(question);
-            let answered = matches!(outcome, Outcome::Answered { .. } | Outcome::Said { .. });
+            let answered =
+                matches!(outcome, Outcome::Answered { .. } | Outcome::Confirmation { .. });
             outcomes.push(outcome);
             if !answered {
                 break;

@@ -4,7 +4,7 @@ use super::tables::by_library;
 use super::uses::Use;
 use super::{Ask, Settings, words};
 use crate::doctor::{Finding, shown};
-use crate::domains::Domains;
+use crate::model::domains::Domains;
 
 /// The classes of addresses, in the order in which Postfix decides (ADDRESS_CLASS_README), and where
 /// the recipients of each are listed.

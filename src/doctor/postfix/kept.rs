@@ -8,7 +8,7 @@ use super::tables::by_library;
 use super::uses::Use;
 use super::{Service, Settings, words};
 use crate::doctor::Finding;
-use crate::maps::{Maps, UnknownPolicy};
+use crate::routing::maps::{Maps, UnknownPolicy};
 use crate::wire::protocol::Protocol;
 
 /// The tables of recipients that smtpd asks.

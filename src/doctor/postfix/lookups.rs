@@ -7,7 +7,7 @@ use super::domains::contains;
 use super::uses::{Use, unproxied};
 use super::{Ask, Settings, words};
 use crate::doctor::{Finding, Severity, shown};
-use crate::domains::Domains;
+use crate::model::domains::Domains;
 
 /// Parameters whose tables decide about recipients. Not `local_recipient_maps`: its default names
 /// files that a host without local users need not have.

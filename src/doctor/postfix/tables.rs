@@ -3,7 +3,7 @@
 use super::uses::{Use, unproxied};
 use super::{Ask, Settings, words};
 use crate::doctor::Finding;
-use crate::maps::{Map, Maps, UnknownPolicy};
+use crate::routing::maps::{Map, Maps, UnknownPolicy};
 use crate::wire::protocol::Protocol;
 
 /// What is wrong with the tables that mean us. `oldest`: the oldest Cyrus among the backends, as far
@@ -218,7 +218,7 @@ fn not_by_smtp(ours: &[Use]) -> Option<Finding> {
 
 /// Whether the table before our map `canonical`, in a `pipemap:`, holds somebody back whom that would
 /// give another form. `respelled`: a domain that has capital letters in canonical recipients though it
-/// was given in lower case ([`crate::router::Router::respelled_domain`]).
+/// was given in lower case ([`crate::routing::router::Router::respelled_domain`]).
 pub fn held_back(settings: &Settings, respelled: Option<&str>, ask: &dyn Ask) -> Option<Finding> {
     let parameter = "recipient_canonical_maps";
     let piped = settings.main(parameter).split_once("pipemap:{")?.1.split('}').next()?;

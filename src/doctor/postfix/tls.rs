@@ -1,9 +1,9 @@
 //! What Postfix demands of TLS at a backend: the level, the names and the authorities.
 
 use super::{Ask, Service, Settings, words};
-use crate::backend::Place;
 use crate::doctor::certificate::{self, Verdict};
 use crate::doctor::{Finding, shown};
+use crate::model::backend::Place;
 
 /// The check of everything about TLS.
 const CHECK: &str = "backend/tls";

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{Service, Settings, words};
-use crate::endpoint::Endpoint;
+use crate::wire::endpoint::Endpoint;
 use crate::wire::line::TABLE;
 use crate::wire::protocol::Protocol;
 

@@ -3,7 +3,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::master::Master;
 use super::*;
-use crate::secret::Secret;
+use crate::model::secret::Secret;
 
 const PASSWORD: &str = "geheim";
 /// `\0router\0geheim`

@@ -150,9 +150,9 @@ fn only_rcpt_is_asked_for_and_only_what_was_offered() {
 #[test]
 fn answers_are_the_bytes_mtas_read_with_every_percent_sign_doubled() {
     for (answer, bytes) in [
-        (AtRcpt::Pass, &b"\0\0\0\x01c"[..]),
-        (AtRcpt::Reject("5.1.1 User unknown"), b"\0\0\0\x18y550 5.1.1 User unknown\0"),
-        (AtRcpt::Defer("4.3.0 100% busy"), b"\0\0\0\x16y451 4.3.0 100%% busy\0"),
+        (RcptVerdict::Pass, &b"\0\0\0\x01c"[..]),
+        (RcptVerdict::Reject("5.1.1 User unknown"), b"\0\0\0\x18y550 5.1.1 User unknown\0"),
+        (RcptVerdict::Defer("4.3.0 100% busy"), b"\0\0\0\x16y451 4.3.0 100%% busy\0"),
     ] {
         let mut out = Vec::new();
         encode_into(&mut out, answer);

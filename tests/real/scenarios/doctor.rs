@@ -161,7 +161,7 @@ pub fn finds_what_is_wrong(world: &mut World) -> Done {
     sound(&as_configured)?;
     for (name, check, says, edits) in BROKEN {
         settings(edits)?;
-        Findings::of(&["--no-master"])?.error(check, says).map_err(|e| format!("{name}: {e}"))?;
+        Evidence::of(&["--no-master"])?.error(check, says).map_err(|e| format!("{name}: {e}"))?;
     }
     settings(&[])?;
     let config = by_config(world)?;
@@ -217,12 +217,12 @@ fn settings(edits: &[Edit]) -> Done {
 }
 
 /// What the doctor found.
-struct Findings {
+struct Evidence {
     code: Option<i32>,
     all: Vec<Value>,
 }
 
-impl Findings {
+impl Evidence {
     /// With the configuration of the run, and these options.
     fn of(options: &[&str]) -> Done<Self> {
         Self::with(&format!("{STATE}/murder-route.toml"), options)
@@ -276,7 +276,7 @@ pub fn agrees() -> Done {
     if !can_run()? {
         return Ok(());
     }
-    let found = Findings::as_installed(&["--no-master"])?;
+    let found = Evidence::as_installed(&["--no-master"])?;
     let errors = found.of_severity("error");
     ensure!(errors.is_empty() && found.code == Some(0), "{:?}: {errors:?}", found.all);
     for check in ["postfix/domains", "postfix/softening", "socket/answer", "backend/lmtp"] {
@@ -288,7 +288,7 @@ pub fn agrees() -> Done {
 /// A host that was set up as the README says, where this was tested and is well.
 pub fn is_content(check: &str) -> Done {
     if can_run()? {
-        let found = Findings::as_installed(&["--no-master"])?;
+        let found = Evidence::as_installed(&["--no-master"])?;
         ensure!(found.says("ok", check), "nothing of {check}: {:?}", found.all);
     }
     Ok(())
@@ -297,7 +297,7 @@ pub fn is_content(check: &str) -> Done {
 /// A host that was set up as the README says, and has this wrong.
 pub fn finds(check: &str, says: &str) -> Done {
     match can_run()? {
-        true => Findings::as_installed(&["--no-master"])?.error(check, says),
+        true => Evidence::as_installed(&["--no-master"])?.error(check, says),
         false => Ok(()),
     }
 }
@@ -314,7 +314,7 @@ pub fn finds_a_replica_sound(world: &World) -> Done {
 
 /// Nothing has to be mended, and everything was looked at.
 fn sound(options: &[&str]) -> Done {
-    let found = Findings::by(&[options, &["--recipient", "jane+Work@Example.Org"]].concat())?;
+    let found = Evidence::by(&[options, &["--recipient", "jane+Work@Example.Org"]].concat())?;
     let mut bad = found.of_severity("error");
     bad.extend(found.of_severity("not-tested"));
     ensure!(bad.is_empty() && found.code == Some(0), "{:?}: {bad:?}", found.code);
@@ -369,7 +369,7 @@ fn by_config(world: &World) -> Done<Done> {
     ];
     for (more, check, says) in broken {
         write(more)?;
-        if let Err(e) = Findings::with(&own, &["--no-master"])?.error(check, says) {
+        if let Err(e) = Evidence::with(&own, &["--no-master"])?.error(check, says) {
             return Ok(Err(format!("{more}: {e}").into()));
         }
     }
@@ -378,14 +378,14 @@ fn by_config(world: &World) -> Done<Done> {
 
 fn closed_socket() -> Done {
     fs::set_permissions(SOCKET, Permissions::from_mode(0o600))?;
-    let found = Findings::of(&["--no-master"]);
+    let found = Evidence::of(&["--no-master"]);
     fs::set_permissions(SOCKET, Permissions::from_mode(0o666))?;
     found?.error("socket/answer", "postfix may not write to it")
 }
 
 fn stopped_backend(world: &mut World) -> Done {
     world.murder.backends[1].stop()?;
-    let found = Findings::of(&["--no-master"]);
+    let found = Evidence::of(&["--no-master"]);
     world.murder.backends[1].start()?;
     let found = found?;
     found.error("backend/lmtp", "cannot be reached")?;
@@ -405,7 +405,7 @@ fn old_list(world: &mut World) -> Done {
     admin.command("DELETE user/former")?;
     admin.command("CREATE user/latter")?;
     world.moves_to("latter@example.org", be1)?;
-    let found = Findings::of(&["--mailboxes-db", &old])?;
+    let found = Evidence::of(&["--mailboxes-db", &old])?;
     found.error("list/comparison", "user.latter")?;
     found.error("list/comparison", "user.former")?;
     // And a master that is away is no fault of the list.
@@ -413,7 +413,7 @@ fn old_list(world: &mut World) -> Done {
     admin.command("DELETE user/latter")?;
     world.becomes_unknown("latter@example.org")?;
     world.murder.master.kill()?;
-    let found = Findings::of(&[]);
+    let found = Evidence::of(&[]);
     world.murder.master.start()?;
     ensure!(found?.says("not-tested", "list/comparison"), "{MASTER} was away");
     world.recovers()

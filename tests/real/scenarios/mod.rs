@@ -40,7 +40,7 @@ use std::sync::atomic::AtomicU32;
 
 use crate::clients::sink::Sink;
 use crate::logs::Logs;
-use crate::murder::Murder;
+use crate::murder::MasterClient;
 use crate::postfix::Postfix;
 use crate::releases::is_wanted;
 use crate::report::Report;
@@ -93,7 +93,7 @@ fn stand<M>(
 
 fn build<M>(root: Root, logs: Logs, start: fn() -> Done<M>) -> Done<World<M>> {
     let release = root.release;
-    let murder = Murder::start(release)?;
+    let murder = MasterClient::start(release)?;
     paths::populate(&murder)?;
     router::install()?;
     let imapd_conf = murder.frontend.imapd_conf();

@@ -1,7 +1,7 @@
 //! Every kind of recipient reaches its own backend, and the frontend's lmtpd is not on the way.
 
 use crate::clients::mail::Session;
-use crate::murder::Murder;
+use crate::murder::MasterClient;
 use crate::postfix::Chroot;
 use crate::world::{Mta, World, message};
 use crate::{Done, ensure, run, sandbox};
@@ -19,7 +19,7 @@ const MAILBOXES: [(usize, &str); 8] = [
 ];
 
 /// Makes them, and waits until the frontend's list has the last of them.
-pub fn populate(murder: &Murder) -> Done {
+pub fn populate(murder: &MasterClient) -> Done {
     for (backend, mailbox) in MAILBOXES {
         murder.backends[backend].admin()?.command(&format!("CREATE {mailbox}"))?;
     }

@@ -14,7 +14,7 @@ use crate::booted::{Booted, Cgroup, RUN};
 use crate::clients::socketmap::Socketmap;
 use crate::left_out::left_out;
 use crate::logs::Logs;
-use crate::murder::{ADMIN, MASTER, Murder, PASSWORD};
+use crate::murder::{ADMIN, MASTER, MasterClient, PASSWORD};
 use crate::readme::{self, Readme};
 use crate::releases::is_wanted;
 use crate::report::Report;
@@ -37,7 +37,7 @@ const MAX: (&str, &str) = ("max@example.org", "OK lmtp:inet:127.0.1.12:2003");
 
 /// The host, and the murder around it.
 struct World {
-    murder: Murder,
+    murder: MasterClient,
     host: Booted,
     /// Whether the program was installed as it is, so that it can start itself anew, as the doctor does.
     as_it_is: bool,
@@ -114,7 +114,7 @@ fn with_journal(host: &Booted, error: &Error) -> Error {
 
 /// The frontend of the murder becomes a host of its own.
 fn build(root: Root, cgroup: Cgroup) -> Done<World> {
-    let mut murder = Murder::start(root.release)?;
+    let mut murder = MasterClient::start(root.release)?;
     paths::populate(&murder)?;
     murder.frontend.stop()?;
     let (dir, old) = (murder.frontend.dir(), murder.frontend.imapd_conf());

@@ -1,0 +1,534 @@
+//! Several mailbox lists as one.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::FileList;
+use super::user_deny::UserDeny;
+#[cfg(feature = "capi")]
+use crate::model::mailbox::Revision;
+use crate::model::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State, Step};
+use crate::replica::Status;
+
+/// How far a replica may be believed just now: a list on disk cannot tell by itself.
+pub trait SourceTrust: Send + Sync {
+    /// Whether a record of it may be believed; `Err` says why not.
+    fn hits(&self) -> Result<(), String>;
+
+    /// Whether what it has no record of may be called absent; `Err` says why not: it was never
+    /// filled, it is stale, a list that lost too much is held back.
+    fn misses(&self) -> Result<(), String>;
+
+    /// How long ago the replica was as the master's list, as far as that is known.
+    fn age(&self) -> Option<Duration> {
+        None
+    }
+
+    /// All that is known of it, for who watches over the daemon.
+    fn status(&self) -> Option<Status> {
+        None
+    }
+}
+
+/// A replica of the master's list, and how far it may be believed.
+#[derive(Clone)]
+pub struct Replicated {
+    /// The replica. It answers without waiting.
+    pub list: Arc<dyn MailboxList>,
+    /// How far it may be believed.
+    pub trust: Arc<dyn SourceTrust>,
+}
+
+/// The replica that is not there: it knows nobody, and makes nobody unknown.
+struct NoReplica;
+
+const NO_REPLICA: &str = "the replica is not open";
+
+impl MailboxList for NoReplica {
+    fn lookup(&self, _name: &MailboxName) -> Lookup {
+        Lookup::Unsure(NO_REPLICA.into())
+    }
+
+    fn each(
+        &self,
+        _prefix: &[u8],
+        _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        Err(NO_REPLICA.into())
+    }
+}
+
+impl SourceTrust for NoReplica {
+    fn hits(&self) -> Result<(), String> {
+        Err(NO_REPLICA.into())
+    }
+
+    fn misses(&self) -> Result<(), String> {
+        Err(NO_REPLICA.into())
+    }
+}
+
+impl Default for Replicated {
+    fn default() -> Self {
+        Self { list: Arc::new(NoReplica), trust: Arc::new(NoReplica) }
+    }
+}
+
+/// One of the lists.
+#[derive(Clone)]
+pub enum Source {
+    /// Cyrus' own list, on this host.
+    File(Arc<FileList>),
+    /// A replica of the master's.
+    Replica(Replicated),
+}
+
+/// The lists of a site, in the order in which they are asked. None at all (the source `find`) knows
+/// nobody, and cannot be walked.
+///
+/// What they say together of a name:
+///
+/// 1. The first record of a mailbox that takes mail, or will again (active, reserved, moving),
+///    counts. No list hinders another from that: neither one that cannot be read, nor one that has
+///    to be waited for.
+/// 2. Else, if one of them has to be waited for: [`Lookup::Busy`].
+/// 3. Else, if one of them is unsure: [`Lookup::Unsure`]. A list that cannot be read, is stale, has
+///    shrunk or is held back is the sign that the master himself may have lost his list, and such a
+///    master says of everybody that there is no such mailbox. So his word alone makes nobody
+///    unknown while a list of ours is in doubt.
+/// 4. Else a tombstone or a name without a mailbox, if one of them has that; else
+///    [`Lookup::Absent`].
+#[derive(Debug, Clone, Default)]
+pub struct Lists(Vec<Source>, Option<Arc<UserDeny>>);
+
+impl fmt::Display for Lists {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("the MUPDATE master, name by name");
+        }
+        for (at, source) in self.0.iter().enumerate() {
+            let then = if at > 0 { ", then " } else { "" };
+            match source {
+                Source::File(list) => write!(f, "{then}{}", list.path().display())?,
+                Source::Replica(_) => write!(f, "{then}the replica")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::File(list) => write!(f, "mailboxes-db {}", list.path().display()),
+            Source::Replica(_) => f.write_str("replica"),
+        }
+    }
+}
+
+impl Source {
+    fn lookup(&self, name: &MailboxName, may_wait: bool) -> (Lookup, bool) {
+        match self {
+            Source::File(list) => list.look_up(name, may_wait),
+            Source::Replica(Replicated { list, trust }) => {
+                let (found, lately) = list.lookup_dated(name);
+                let trusted = match &found {
+                    Lookup::Present(record) if takes_mail(record) => trust.hits(),
+                    Lookup::Present(_) | Lookup::Absent => trust.misses(),
+                    Lookup::Unsure(_) | Lookup::Busy => Ok(()),
+                };
+                (trusted.map_or_else(Lookup::Unsure, |()| found), lately)
+            }
+        }
+    }
+
+    /// The state that its hits are of, and how long ago that was as the master's list; `None`: not
+    /// to be told, or its hits are not to be believed.
+    #[cfg(feature = "capi")]
+    pub(crate) fn believed(&self) -> Option<(Revision, Option<Duration>)> {
+        match self {
+            Source::File(list) => Some((list.moment()?, Some(Duration::ZERO))),
+            Source::Replica(Replicated { list, trust }) => {
+                trust.hits().ok()?;
+                Some((list.moment()?, trust.age()))
+            }
+        }
+    }
+
+    /// Whether it has a record of a mailbox that takes mail, or will again.
+    #[cfg(feature = "capi")]
+    pub(crate) fn has(&self, name: &MailboxName) -> bool {
+        matches!(self.lookup(name, true).0, Lookup::Present(record) if takes_mail(&record))
+    }
+
+    fn list(&self) -> &dyn MailboxList {
+        match self {
+            Source::File(list) => &**list,
+            Source::Replica(replica) => &*replica.list,
+        }
+    }
+}
+
+impl Lists {
+    /// These lists, in this order.
+    pub fn new(sources: Vec<Source>) -> Self {
+        Self(sources, None)
+    }
+
+    /// The same, with users who take no mail whatever the lists say.
+    pub fn with_deny(self, deny: Option<UserDeny>) -> Self {
+        Self(self.0, deny.map(Arc::new))
+    }
+
+    /// Whether the owner of any INBOX may take no mail now.
+    pub fn may_deny(&self) -> bool {
+        self.1.as_ref().is_some_and(|deny| !deny.is_empty())
+    }
+
+    /// The lists, in their order.
+    pub fn sources(&self) -> &[Source] {
+        &self.0
+    }
+
+    /// The list of this host that is at this path, if it is among them.
+    pub fn file(&self, path: &Path) -> Option<&Arc<FileList>> {
+        self.files().find(|list| list.path() == path)
+    }
+
+    /// The lists of this host.
+    pub fn files(&self) -> impl Iterator<Item = &Arc<FileList>> {
+        self.0.iter().filter_map(|source| match source {
+            Source::File(list) => Some(list),
+            Source::Replica(_) => None,
+        })
+    }
+
+    /// Whether they are complete by themselves ([`FileList::known_complete`]).
+    pub fn known_complete(&self) -> Option<Result<(), String>> {
+        self.files().map(|list| list.known_complete()).collect()
+    }
+
+    /// The same, and reads lists if need be.
+    pub fn are_complete(&self) -> Result<(), String> {
+        self.files().try_for_each(|list| list.is_complete())
+    }
+
+    /// The same lists, asked without waiting: [`Lookup::Busy`] where a lock would have to be waited
+    /// for or a whole file read.
+    pub fn now(&self) -> WithoutWaiting<'_> {
+        WithoutWaiting { lists: self, was_to_walk: AtomicBool::new(false) }
+    }
+
+    /// What they say, and whether the name changed a moment ago in any of them: one may have heard of
+    /// what another has not.
+    fn look_up(&self, name: &MailboxName, may_wait: bool) -> (Lookup, bool) {
+        let (mut rest, mut lately) = (Lookup::Absent, false);
+        let mut sources = self.0.iter();
+        while let Some(source) = sources.next() {
+            let (found, changed) = source.lookup(name, may_wait);
+            lately |= changed;
+            match &found {
+                Lookup::Present(record) if takes_mail(record) => {
+                    // Nor does one that has to be waited for hinder another here.
+                    return (found, lately || sources.any(|source| source.lookup(name, false).1));
+                }
+                _ if weight(&found) > weight(&rest) => rest = found,
+                _ => {}
+            }
+        }
+        (rest, lately)
+    }
+}
+
+/// Whether the mailbox is there, if perhaps not for mail just now.
+fn takes_mail(record: &Record) -> bool {
+    !matches!(record.state, State::Deleted | State::Intermediate)
+}
+
+/// What outweighs what where no list has the mailbox.
+fn weight(lookup: &Lookup) -> u8 {
+    match lookup {
+        Lookup::Absent => 0,
+        Lookup::Present(_) => 1,
+        Lookup::Unsure(_) => 2,
+        Lookup::Busy => 3,
+    }
+}
+
+impl MailboxList for Lists {
+    fn lookup(&self, name: &MailboxName) -> Lookup {
+        self.look_up(name, true).0
+    }
+
+    fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
+        self.look_up(name, true)
+    }
+
+    fn denies(&self, inbox: &MailboxName) -> bool {
+        self.1.as_ref().is_some_and(|deny| deny.denies(inbox))
+    }
+
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        self.0.iter().find_map(|source| source.list().key_generation())
+    }
+
+    /// Walks one list after the other; of a name that several have, the record is that of the first.
+    /// A list that cannot be walked does not keep the others from it, but is told of in the end.
+    fn each(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        // Each list is walked name by name, so that none is shown twice.
+        self.walk(
+            &mut |list, visit| {
+                list.each(prefix, &mut |name, record| match visit(name, record) {
+                    Step::Stop => ControlFlow::Break(()),
+                    Step::On | Step::Past(_) => ControlFlow::Continue(()),
+                })
+            },
+            &mut |name, record| visit(name, record).into(),
+        )
+    }
+
+    fn each_past(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+    ) -> Result<(), String> {
+        self.walk(&mut |list, visit| list.each_past(prefix, visit), visit)
+    }
+}
+
+/// Is shown a name and its record.
+type Visit<'v> = dyn FnMut(&MailboxName, &Record) -> Step + 'v;
+
+impl Lists {
+    fn walk(
+        &self,
+        walk: &mut dyn FnMut(&dyn MailboxList, &mut Visit<'_>) -> Result<(), String>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), String> {
+        if self.0.is_empty() {
+            return Err("there is no list to walk: a MUPDATE server is asked name by name".into());
+        }
+        let mut outcome = Ok(());
+        for (at, source) in self.0.iter().enumerate() {
+            let before = self.0.get(..at).unwrap_or_default();
+            let mut ended = false;
+            let walked = walk(source.list(), &mut |name, record| {
+                let told = |list: &Source| matches!(list.list().lookup(name), Lookup::Present(_));
+                if before.iter().any(told) {
+                    return Step::On;
+                }
+                let step = visit(name, record);
+                ended = step == Step::Stop;
+                step
+            });
+            if ended {
+                return Ok(());
+            }
+            outcome = outcome.and(walked);
+        }
+        outcome
+    }
+}
+
+/// [`Lists`] asked without waiting.
+#[derive(Debug)]
+pub struct WithoutWaiting<'a> {
+    lists: &'a Lists,
+    was_to_walk: AtomicBool,
+}
+
+impl WithoutWaiting<'_> {
+    /// Whether a walk was wanted and refused, so that what was decided does not count.
+    pub fn was_to_walk(&self) -> bool {
+        self.was_to_walk.load(Relaxed)
+    }
+}
+
+impl MailboxList for WithoutWaiting<'_> {
+    fn lookup(&self, name: &MailboxName) -> Lookup {
+        self.lists.look_up(name, false).0
+    }
+
+    fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
+        self.lists.look_up(name, false)
+    }
+
+    fn denies(&self, inbox: &MailboxName) -> bool {
+        self.lists.denies(inbox)
+    }
+
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        self.lists.key_generation()
+    }
+
+    fn each(
+        &self,
+        _prefix: &[u8],
+        _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        self.was_to_walk.store(true, Relaxed);
+        Err("walking the mailbox list takes too long here".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::mailbox::AnonymousRights;
+
+    /// What it says of everybody, and whether that changed a moment ago.
+    struct Fake(Lookup, bool);
+
+    impl MailboxList for Fake {
+        fn lookup(&self, _name: &MailboxName) -> Lookup {
+            self.0.clone()
+        }
+
+        fn lookup_dated(&self, _name: &MailboxName) -> (Lookup, bool) {
+            (self.0.clone(), self.1)
+        }
+
+        fn each(
+            &self,
+            _prefix: &[u8],
+            visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+        ) -> Result<(), String> {
+            match &self.0 {
+                Lookup::Present(record) => {
+                    let _ = visit(&name(), record);
+                    Ok(())
+                }
+                Lookup::Absent => Ok(()),
+                Lookup::Unsure(why) => Err(why.clone()),
+                Lookup::Busy => Err("busy".into()),
+            }
+        }
+    }
+
+    struct Trusted(Result<(), &'static str>, Result<(), &'static str>);
+
+    impl SourceTrust for Trusted {
+        fn hits(&self) -> Result<(), String> {
+            self.0.map_err(str::to_owned)
+        }
+
+        fn misses(&self) -> Result<(), String> {
+            self.1.map_err(str::to_owned)
+        }
+    }
+
+    fn name() -> MailboxName {
+        MailboxName::new("user.jane").unwrap()
+    }
+
+    fn present(state: State, server: &str) -> Lookup {
+        Lookup::Present(Record {
+            state,
+            server: Some(server.into()),
+            partition: String::new(),
+            anonymous: AnonymousRights::default(),
+        })
+    }
+
+    fn unsure(why: &str) -> Lookup {
+        Lookup::Unsure(why.into())
+    }
+
+    fn source(found: Lookup, trust: Trusted) -> Source {
+        Source::Replica(Replicated { list: Arc::new(Fake(found, false)), trust: Arc::new(trust) })
+    }
+
+    fn say(lists: &[Lookup]) -> Lookup {
+        let trusted = |found: &Lookup| source(found.clone(), Trusted(Ok(()), Ok(())));
+        Lists::new(lists.iter().map(trusted).collect()).lookup(&name())
+    }
+
+    #[test]
+    fn whom_any_list_has_is_answered_whatever_is_the_matter_with_the_others() {
+        let jane = present(State::Active, "be1");
+        let gone = present(State::Deleted, "be2");
+        for other in [Lookup::Absent, unsure("torn"), Lookup::Busy, gone] {
+            assert_eq!(say(&[jane.clone(), other.clone()]), jane);
+            assert_eq!(say(&[other, jane.clone()]), jane);
+        }
+        let moving = present(State::Moving, "be2");
+        assert_eq!(say(&[moving.clone(), jane]), moving);
+    }
+
+    #[test]
+    fn what_any_list_has_heard_of_counts_as_changed_wherever_the_record_is_from() {
+        let jane = present(State::Active, "be1");
+        let lately = |lists: &[(&Lookup, bool)]| {
+            let source = |(found, lately): &(&Lookup, bool)| {
+                let list = Arc::new(Fake((*found).clone(), *lately));
+                Source::Replica(Replicated { list, trust: Arc::new(Trusted(Ok(()), Ok(()))) })
+            };
+            let lists = Lists::new(lists.iter().map(source).collect());
+            let (found, lately) = lists.lookup_dated(&name());
+            assert_eq!(found, jane);
+            assert_eq!(lists.now().lookup_dated(&name()), (found, lately));
+            lately
+        };
+        assert!(!lately(&[(&jane, false)]) && lately(&[(&jane, true)]));
+        let gone = present(State::Deleted, "be2");
+        for other in [&jane, &gone, &Lookup::Absent, &Lookup::Busy] {
+            for changed in [false, true] {
+                assert_eq!(lately(&[(&jane, false), (other, changed)]), changed);
+            }
+        }
+        for other in [&gone, &Lookup::Absent] {
+            assert!(lately(&[(other, true), (&jane, false)]));
+        }
+    }
+
+    #[test]
+    fn nobody_is_absent_while_one_list_is_unsure() {
+        let gone = present(State::Deleted, "be1");
+        for other in [Lookup::Absent, gone.clone()] {
+            assert_eq!(say(&[other.clone(), unsure("torn")]), unsure("torn"));
+            assert_eq!(say(&[unsure("torn"), other]), unsure("torn"));
+        }
+        assert_eq!(say(&[unsure("torn"), Lookup::Busy]), Lookup::Busy);
+        assert_eq!(say(&[Lookup::Absent, gone.clone()]), gone);
+        assert_eq!(say(&[Lookup::Absent, Lookup::Absent]), Lookup::Absent);
+    }
+
+    #[test]
+    fn what_a_stale_replica_does_not_have_is_not_absent() {
+        let stale = || Trusted(Ok(()), Err("stale"));
+        let say = |found, trust| Lists::new(vec![source(found, trust)]).lookup(&name());
+        assert_eq!(say(Lookup::Absent, stale()), unsure("stale"));
+        assert_eq!(say(present(State::Deleted, "be1"), stale()), unsure("stale"));
+        let jane = present(State::Active, "be1");
+        assert_eq!(say(jane.clone(), stale()), jane);
+        let too_old = Trusted(Err("too old"), Err("stale"));
+        assert_eq!(say(jane, too_old), unsure("too old"));
+    }
+
+    #[test]
+    fn a_walk_tells_of_each_name_once_and_of_a_list_it_could_not_read() {
+        let trusted = |found: Lookup| source(found, Trusted(Ok(()), Ok(())));
+        let walk = |lists: Vec<Source>| {
+            let mut servers = Vec::new();
+            let walked = Lists::new(lists).each(b"", &mut |_, record| {
+                servers.extend(record.server.clone());
+                ControlFlow::Continue(())
+            });
+            (walked, servers)
+        };
+        let (jane, twin) = (present(State::Active, "be1"), present(State::Active, "be2"));
+        assert_eq!(
+            walk(vec![trusted(unsure("torn")), trusted(jane), trusted(twin)]),
+            (Err("torn".into()), vec!["be1".to_owned()])
+        );
+        assert!(walk(Vec::new()).0.is_err());
+    }
+}

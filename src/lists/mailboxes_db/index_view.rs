@@ -1,0 +1,327 @@
+//! A skiplist or flat file, all of it in memory.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::cyrusdb::Problem;
+use crate::cyrusdb::error::{Error, Result};
+use crate::cyrusdb::flat::Table;
+use crate::cyrusdb::skiplist::{Replay, users_prefix};
+use crate::model::mailbox::{KeyGeneration, Revision, Step};
+
+use super::keys;
+use super::view::{Identity, ListFile};
+
+/// A change of the file is told from its time only from then on: the kernel's clock for it ticks.
+const TICK: Duration = Duration::from_millis(50);
+
+/// A file that is written in place is not taken for whole for so long after the last write.
+const COPYING: Duration = Duration::from_secs(10);
+
+/// Most beginnings of keys that a walk passes by without asking.
+const MOST_PASSED: usize = 64;
+
+/// The content of one file, for as long as the path leads to it.
+#[derive(Debug)]
+pub(crate) struct IndexView {
+    pub(crate) identity: Identity,
+    opening: u64,
+    content: RwLock<Content>,
+}
+
+#[derive(Debug)]
+struct Content {
+    kind: Kind,
+    keys: Option<KeyGeneration>,
+    stamp: Stamp,
+    /// It was read in the tick of the last write, so that another one in that tick would not show.
+    is_fresh: bool,
+    /// The file was overwritten in place, at last then.
+    overwritten: Option<SystemTime>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Grows with the file.
+    Skiplist(Replay),
+    /// Never changes: Cyrus renames a new file into place.
+    Flat(Table),
+}
+
+/// By what a change of a file shows. The time is the inode's, which nobody can put back as he can that
+/// of the last modification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self { size: metadata.len(), changed: (metadata.ctime(), metadata.ctime_nsec()) }
+    }
+
+    fn time(self) -> SystemTime {
+        let (seconds, rest) = self.changed;
+        let since = |seconds: i64, rest: i64| {
+            Some(Duration::new(seconds.try_into().ok()?, rest.try_into().ok()?))
+        };
+        since(seconds, rest).and_then(|since| UNIX_EPOCH.checked_add(since)).unwrap_or(UNIX_EPOCH)
+    }
+
+    /// Whether the last change is no longer ago than that.
+    fn is_within(self, time: Duration) -> bool {
+        let now = SystemTime::now();
+        let apart = now.duration_since(self.time()).unwrap_or_else(|ahead| ahead.duration());
+        apart < time
+    }
+}
+
+impl Content {
+    /// `before`: what was known of the same file, which was then written in place.
+    fn new(kind: Kind, stamp: Stamp, before: Option<&IndexView>) -> Self {
+        let overwritten = before.and_then(|before| {
+            let before = before.content();
+            // Cyrus cuts off what a writer that died has left, and nothing else.
+            let grew = match &before.kind {
+                Kind::Skiplist(replay) => replay.committed() <= stamp.size,
+                Kind::Flat(_) => false,
+            };
+            let again = before.is_fresh && before.stamp == stamp;
+            if grew || again { before.overwritten } else { Some(stamp.time()) }
+        });
+        let is_fresh = before.is_some() && stamp.is_within(TICK);
+        let mut content = Self { kind, keys: None, stamp, is_fresh, overwritten };
+        content.decide();
+        content
+    }
+
+    fn rows(&self) -> Box<dyn Iterator<Item = (&[u8], &[u8])> + '_> {
+        match &self.kind {
+            Kind::Skiplist(replay) => Box::new(replay.iter()),
+            Kind::Flat(table) => Box::new(table.iter()),
+        }
+    }
+
+    fn decide(&mut self) {
+        if self.keys.is_none() {
+            let shown = self.rows().find_map(|(key, _)| keys::generation_shown_by(key));
+            self.keys = shown;
+        }
+    }
+}
+
+impl IndexView {
+    /// Reads a skiplist file, whose shared lock the caller holds. `before`: the view of the same file
+    /// that this one replaces.
+    ///
+    /// A file of which something was lost, or whose end is missing (the rest of a writer that died, or
+    /// of a file that was cut off), answers for whom it has left.
+    pub(crate) fn skiplist(
+        file: &ListFile,
+        metadata: &Metadata,
+        before: Option<&Self>,
+    ) -> Result<Self> {
+        let size = metadata.len();
+        let mut replay = Replay::new();
+        let refused = match replay.follow(file, size) {
+            Ok(()) => replay.leads_past(size),
+            Err(Error::Corrupt { offset, what }) => Some(Problem { offset, what }),
+            Err(error) => return Err(error),
+        };
+        if let Some(refused) = refused {
+            replay = Replay::of_damaged(file, size, refused)?;
+        }
+        Ok(Self {
+            identity: Identity::of(metadata),
+            opening: Revision::opening(),
+            content: RwLock::new(Content::new(Kind::Skiplist(replay), Stamp::of(metadata), before)),
+        })
+    }
+
+    /// Reads a flat file. `before`: the view of the same file that this one replaces.
+    pub(crate) fn flat(mut file: File, before: Option<&Self>) -> Result<Self> {
+        let stamp = Stamp::of(&file.metadata()?);
+        let mut bytes = Vec::new();
+        (&mut file).take(stamp.size.saturating_add(1)).read_to_end(&mut bytes)?;
+        let after = file.metadata()?;
+        if Stamp::of(&after) != stamp || bytes.len() as u64 != stamp.size {
+            return Err(Error::corrupt(0, "the file was changed while it was read"));
+        }
+        let table = Table::read(bytes)?;
+        Ok(Self {
+            identity: Identity::of(&after),
+            opening: Revision::opening(),
+            content: RwLock::new(Content::new(Kind::Flat(table), stamp, before)),
+        })
+    }
+
+    fn content(&self) -> RwLockReadGuard<'_, Content> {
+        self.content.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn engine(&self) -> &'static str {
+        match self.content().kind {
+            Kind::Skiplist(_) => "skiplist",
+            Kind::Flat(_) => "flat",
+        }
+    }
+
+    pub(crate) fn key_generation(&self) -> Option<KeyGeneration> {
+        self.content().keys
+    }
+
+    pub(crate) fn records(&self) -> u64 {
+        match &self.content().kind {
+            Kind::Skiplist(replay) => replay.len() as u64,
+            Kind::Flat(table) => table.len() as u64,
+        }
+    }
+
+    /// The same among the states of all files.
+    pub(crate) fn moment(&self) -> Revision {
+        Revision::new(self.opening, self.state())
+    }
+
+    pub(crate) fn state(&self) -> u64 {
+        match &self.content().kind {
+            Kind::Skiplist(replay) => replay.committed(),
+            Kind::Flat(_) => 0,
+        }
+    }
+
+    /// Whether this is all that the file holds.
+    pub(crate) fn is_current(&self, metadata: &Metadata) -> bool {
+        let content = self.content();
+        let stamp = Stamp::of(metadata);
+        content.stamp == stamp && (!content.is_fresh || stamp.is_within(TICK))
+    }
+
+    /// Reads what a skiplist file has grown by; the caller holds its shared lock. `false`: this
+    /// content cannot be carried on.
+    pub(crate) fn follow(&self, file: &ListFile, metadata: &Metadata) -> bool {
+        let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
+        let stamp = Stamp::of(metadata);
+        // Cyrus never cuts off what was committed, and what it overwrites shows by the length.
+        if content.is_fresh || stamp.size == content.stamp.size {
+            return false;
+        }
+        let followed = match &mut content.kind {
+            Kind::Skiplist(replay) => {
+                replay.continues(file, stamp.size) && replay.follow(file, stamp.size).is_ok()
+            }
+            Kind::Flat(_) => false,
+        };
+        content.stamp = stamp;
+        content.decide();
+        followed
+    }
+
+    pub(crate) fn find<T>(&self, key: &[u8], take: impl Fn(&[u8]) -> T) -> Option<T> {
+        match &self.content().kind {
+            Kind::Skiplist(replay) => replay.get(key).map(take),
+            Kind::Flat(table) => table.get(key).map(take),
+        }
+    }
+
+    /// All rows, for as long as `visit` wants more. It must not wait for this list.
+    pub(crate) fn each(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
+        for (key, value) in self.content().rows() {
+            visit(key, value);
+        }
+    }
+
+    /// Rows whose keys begin with `start`, for as long as `visit` wants more, past those that it says.
+    /// It must not wait for this list.
+    pub(crate) fn each_past(&self, start: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Step) {
+        let content = self.content();
+        match &content.kind {
+            Kind::Flat(table) => {
+                let mut from = start.to_vec();
+                loop {
+                    let mut behind = None;
+                    for (key, value) in table.iter_from(&from) {
+                        if !key.starts_with(start) {
+                            return;
+                        }
+                        match visit(key, value) {
+                            Step::On => {}
+                            Step::Stop => return,
+                            Step::Past(length) => {
+                                behind = Some(keys::behind_all(key, length));
+                                break;
+                            }
+                        }
+                    }
+                    match behind {
+                        Some(behind) => from = behind,
+                        None => return,
+                    }
+                }
+            }
+            // In no order: what is to be passed is known again.
+            Kind::Skiplist(replay) => {
+                let mut passed: Vec<Vec<u8>> = Vec::new();
+                // Most are of users, and need not be looked at if one of them tells so.
+                let is_rest = match replay.of_users() {
+                    Some((key, value)) if key.starts_with(start) => match visit(key, value) {
+                        Step::Past(length) => {
+                            users_prefix(key).is_some_and(|users| length <= users.len())
+                        }
+                        Step::On => false,
+                        Step::Stop => return,
+                    },
+                    // Unless it is about one of them.
+                    _ => users_prefix(start).is_none(),
+                };
+                let rows: Box<dyn Iterator<Item = (&[u8], &[u8])>> = match is_rest {
+                    true => Box::new(replay.others()),
+                    false => Box::new(replay.iter()),
+                };
+                for (key, value) in rows.filter(|(key, _)| key.starts_with(start)) {
+                    if passed.iter().any(|passed| key.starts_with(passed)) {
+                        continue;
+                    }
+                    match visit(key, value) {
+                        Step::On => {}
+                        Step::Stop => return,
+                        Step::Past(length) if passed.len() < MOST_PASSED => {
+                            passed.push(key.get(..length).unwrap_or(key).to_vec());
+                        }
+                        Step::Past(_) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn incomplete(&self) -> Option<Error> {
+        let content = self.content();
+        let (first, count) = match &content.kind {
+            Kind::Skiplist(replay) => (replay.damage().first(), replay.damage().len()),
+            Kind::Flat(table) => (table.problems().first(), table.problems().len()),
+        };
+        if let Some(Problem { offset, what }) = first {
+            let more = match count {
+                1 => String::new(),
+                _ => format!(", and {} more like it", count - 1),
+            };
+            let advice = "; recipients with a whole record are answered, others deferred; see \
+                          `murder-route verify`";
+            return Some(Error::corrupt(*offset, format!("{what}{more}{advice}")));
+        }
+        // A copy over the file may have come no further than the end of a record.
+        let overwritten = content.overwritten?;
+        let age = SystemTime::now().duration_since(overwritten).unwrap_or_default();
+        let what = "the file was overwritten in place a moment ago, and may not be whole yet";
+        (age < COPYING).then(|| Error::corrupt(content.stamp.size, what))
+    }
+}
+
+/// The error that says that the answer takes waiting or much reading.
+pub(crate) fn busy() -> Error {
+    io::Error::from(io::ErrorKind::WouldBlock).into()
+}

@@ -1,0 +1,113 @@
+//! Whether a list can be read, without a question of a mail server.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::cyrusdb::error::Error;
+use crate::cyrusdb::skip::snapshot::{Scratch, Walked};
+use crate::model::mailbox::{Lookup, MailboxList as _, MailboxName};
+
+use super::view::View;
+use crate::lists::FileList;
+
+/// Records that one look walks along. All of a list with 1,000,000 are looked at within an hour or two.
+const PIECE: usize = 1000;
+
+/// The state of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inspection {
+    /// It answers for every name.
+    Well,
+    /// Names that are not found, or some that are in it, are deferred; the text says why.
+    Doubted(String),
+    /// It cannot be read; the text says why.
+    Unreadable(String),
+    /// A writer has it locked: nothing can be told.
+    Locked,
+}
+
+/// Where something was wrong in a list, or may be found to be.
+#[derive(Debug, Default)]
+pub(crate) struct Suspects(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// The last name whose lookup failed.
+    failed: Option<MailboxName>,
+    /// The key behind which the next walk begins.
+    walked_to: Vec<u8>,
+}
+
+impl Suspects {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lookup of this name failed, because of the file.
+    pub(crate) fn failed(&self, name: &MailboxName) {
+        self.inner().failed = Some(name.clone());
+    }
+}
+
+impl FileList {
+    /// Looks at the list: whether the file can be read, and the next of its records. Waits for locks, as a
+    /// lookup does.
+    pub fn inspect(&self) -> Inspection {
+        let mut scratch = Scratch::default();
+        match self.checked(&mut scratch) {
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                return Inspection::Locked;
+            }
+            Err(error) => return Inspection::Unreadable(self.say(error)),
+            Ok(_) => {}
+        }
+        if let Err(why) = self.trust() {
+            return Inspection::Doubted(why);
+        }
+        match self.walk_on(&mut scratch) {
+            Ok(()) => Inspection::Well,
+            Err(error) => Inspection::Doubted(self.say(error)),
+        }
+    }
+
+    /// Why a name that could not be looked up still cannot.
+    pub(crate) fn doubt_of_suspects(&self) -> Result<(), String> {
+        let failed = self.suspects.inner().failed.clone();
+        let Some(name) = failed else { return Ok(()) };
+        match self.lookup(&name) {
+            Lookup::Unsure(why) => Err(why),
+            _ => {
+                self.suspects.inner().failed = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads the next piece of a list that is not in memory; at its end, begins anew.
+    fn walk_on(&self, scratch: &mut Scratch) -> Result<(), Error> {
+        let from = self.suspects.inner().walked_to.clone();
+        let view = self.checked(scratch)?;
+        let View::Skip(view) = &*view else { return Ok(()) };
+        let header = view.header();
+        let mut last = Vec::new();
+        let mut left = PIECE;
+        let walked = view.walk(&from, scratch, &mut |key, _| {
+            last.clear();
+            last.extend_from_slice(key);
+            left -= 1;
+            left > 0
+        });
+        match walked {
+            Ok(Walked::ToEnd) => last.clear(),
+            Ok(Walked::Stopped | Walked::OtherOrder) => {}
+            // A writer may have overtaken the walk.
+            Err(error) => {
+                let now = self.checked(scratch)?;
+                let is_same = matches!(&*now, View::Skip(now) if now.is_at(header));
+                return if is_same && !header.dirty { Err(error) } else { Ok(()) };
+            }
+        }
+        self.suspects.inner().walked_to = last;
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! The high-water mark of a list of this host, kept over restarts in a file of the state directory.
+//!
+//! Without it a daemon that starts beside an emptied list would take the list for what it always was.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::model::loss_guard::HighWater;
+
+/// The first word of the file.
+const MAGIC: &str = "murder-route-high-water";
+
+/// The word in place of the state that says that the loss is right.
+const ACCEPTED: &str = "accepted";
+
+/// Maximum length of the file that is read.
+const MAX_LENGTH: u64 = 8192;
+
+/// Begins the names of all such files.
+const PREFIX: &str = "mailboxes-db-";
+
+/// What a file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// What the list had.
+    Mark(HighWater),
+    /// Its loss is right (`replica accept`): what it has now is what counts.
+    Accepted,
+}
+
+/// The file for one list.
+#[derive(Debug, Clone)]
+pub struct MarkFile {
+    path: PathBuf,
+    list: PathBuf,
+}
+
+impl MarkFile {
+    /// For the list at this path, in this directory, which need not be there.
+    pub fn new(directory: &Path, list: &Path) -> Self {
+        // FNV-1a, which is the same in every process. Lists do not share a file.
+        let hash =
+            list.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |sum, b| {
+                (sum ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
+            });
+        let path = directory.join(format!("{PREFIX}{hash:016x}"));
+        Self { path, list: list.to_owned() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it says; `None`: it is not there, cannot be read, or says nothing of use.
+    pub fn load(&self) -> Option<Kept> {
+        parse(&read(&self.path).ok()?, Some(&self.list))
+    }
+
+    /// Replaces it. Makes the directory if only that is missing.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written; it then is as before.
+    pub fn store(&self, mark: HighWater) -> io::Result<()> {
+        if let Some(directory) = self.path.parent()
+            && !directory.is_dir()
+        {
+            DirBuilder::new().mode(0o750).create(directory)?;
+        }
+        let state = if mark.distrusted { "distrusted" } else { "trusted" };
+        write(&self.path, &format!("{MAGIC} {} {state} {}\n", mark.names, self.list.display()))
+    }
+}
+
+/// Says of all lists of this directory which have lost much that this is right. How many there were.
+///
+/// # Errors
+///
+/// If a file cannot be written.
+pub fn accept(directory: &Path) -> io::Result<u64> {
+    let mut accepted = 0;
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !name.starts_with(PREFIX) || name.contains('.') {
+            continue;
+        }
+        let Ok(text) = read(&path) else { continue };
+        let Some(Kept::Mark(HighWater { names, distrusted: true })) = parse(&text, None) else {
+            continue;
+        };
+        let list = text.splitn(4, ' ').nth(3).unwrap_or_default();
+        write(&path, &format!("{MAGIC} {names} {ACCEPTED} {list}"))?;
+        accepted += 1;
+    }
+    Ok(accepted)
+}
+
+fn parse(text: &str, list: Option<&Path>) -> Option<Kept> {
+    let mut words = text.strip_suffix('\n')?.splitn(4, ' ');
+    if words.next() != Some(MAGIC) {
+        return None;
+    }
+    let (names, state, of) = (words.next()?.parse().ok()?, words.next()?, words.next()?);
+    if list.is_some_and(|list| list.display().to_string() != of) {
+        return None;
+    }
+    match state {
+        "trusted" => Some(Kept::Mark(HighWater { names, distrusted: false })),
+        "distrusted" => Some(Kept::Mark(HighWater { names, distrusted: true })),
+        ACCEPTED => Some(Kept::Accepted),
+        _ => None,
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    // A FIFO must not keep us.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(MAX_LENGTH).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    // Left behind by a process that was killed.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mark_is_read_as_it_was_stored_and_for_its_own_list_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        let file = MarkFile::new(&state, Path::new("/var/lib/cyrus/mailboxes.db"));
+        assert_eq!(file.load(), None);
+        for distrusted in [false, true, false] {
+            let mark = HighWater { names: 130, distrusted };
+            file.store(mark).unwrap();
+            assert_eq!(file.load(), Some(Kept::Mark(mark)));
+        }
+        let other = MarkFile { list: "/elsewhere".into(), ..file.clone() };
+        assert_eq!(other.load(), None);
+        assert_ne!(MarkFile::new(&state, Path::new("/elsewhere")).path(), file.path());
+        for text in
+            ["", "x", "murder-route-high-water 1 odd /l\n", "murder-route-high-water -1 trusted"]
+        {
+            fs::write(file.path(), text).unwrap();
+            assert_eq!(file.load(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_loss_is_accepted() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = MarkFile::new(directory.path(), Path::new("/a list"));
+        assert_eq!(accept(&directory.path().join("none")).unwrap(), 0);
+        file.store(HighWater { names: 10, distrusted: false }).unwrap();
+        assert_eq!(accept(directory.path()).unwrap(), 0);
+        file.store(HighWater { names: 10, distrusted: true }).unwrap();
+        assert_eq!(accept(directory.path()).unwrap(), 1);
+        assert_eq!(file.load(), Some(Kept::Accepted));
+    }
+}

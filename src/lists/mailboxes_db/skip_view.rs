@@ -1,0 +1,351 @@
+//! A twoskip or twom file, and what is remembered of it between two lookups.
+
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU8, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::sync::{Arc, OnceLock};
+
+use crate::cyrusdb::error::{Error, Result};
+use crate::cyrusdb::order::Order;
+use crate::cyrusdb::skip::snapshot::{Found, Header, Reader, Scratch, Walked};
+use crate::cyrusdb::skip::sparse_index::{Amount, Builder, Fingers, Progress};
+use crate::model::mailbox::{KeyGeneration, Revision};
+
+use super::keys;
+use super::view::{Identity, ListFile, MappedFile, Search};
+use crate::os::map::Danger;
+
+/// A twoskip or twom file at its last known committed end.
+#[derive(Debug)]
+pub(crate) struct SkipView {
+    file: Arc<MappedFile>,
+    pub(crate) identity: Identity,
+    opening: u64,
+    keys: OnceLock<KeyGeneration>,
+    /// As it was when the file was opened.
+    first: Header,
+    /// The committed end that the fingers have been followed to. Read it before the fingers.
+    end: AtomicU64,
+    records: AtomicU64,
+    dirty: AtomicBool,
+    /// When anything was written to the file last, of what was seen, in nanoseconds since 1970.
+    written: AtomicI64,
+    order: AtomicU8,
+    fingers: Option<Fingers>,
+}
+
+const RAW_PRESUMED: u8 = 0;
+const RAW: u8 = 1;
+const MBOX: u8 = 2;
+
+/// More log than this between two looks is not followed; the fingers are then collected anew.
+const MOST_LOG: u64 = 4 << 20;
+
+/// By the inode's time, which nobody can put back as he can that of the last modification.
+fn written(metadata: &Metadata) -> i64 {
+    metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec())
+}
+
+impl SkipView {
+    /// A view without fingers at the committed end that the header names.
+    pub(crate) fn open(file: File, danger: Danger, scratch: &mut Scratch) -> Result<Self> {
+        let metadata = file.metadata()?;
+        let file = ListFile::new(file);
+        let header = Header::read(&file)?;
+        header.check_size(metadata.len())?;
+        let file = Arc::new(file.mapping(danger));
+        let view = Self {
+            file,
+            identity: Identity::of(&metadata),
+            opening: Revision::opening(),
+            keys: OnceLock::new(),
+            first: header,
+            end: AtomicU64::new(header.end),
+            records: AtomicU64::new(header.records),
+            dirty: AtomicBool::new(header.dirty),
+            written: AtomicI64::new(written(&metadata)),
+            order: AtomicU8::new(if header.engine() == "twom" { RAW } else { RAW_PRESUMED }),
+            fingers: None,
+        };
+        view.decide_keys(scratch);
+        Ok(view)
+    }
+
+    /// Which generation of Cyrus wrote the keys, if one of some has shown it.
+    pub(crate) fn keys(&self) -> Option<KeyGeneration> {
+        self.keys.get().copied()
+    }
+
+    /// Looks at a few keys, if none has shown the generation yet.
+    fn decide_keys(&self, scratch: &mut Scratch) {
+        if self.keys.get().is_none()
+            && let Some(keys) = key_generation(&self.file.file, self.header(), scratch)
+        {
+            // From 3.6 on there is one order only.
+            if keys == KeyGeneration::Separated {
+                self.order.store(RAW, Relaxed);
+            }
+            let _ = self.keys.set(keys);
+        }
+    }
+
+    /// The header, as far as it has been followed.
+    pub(crate) fn header(&self) -> Header {
+        Header {
+            end: self.end.load(Acquire),
+            records: self.records.load(Relaxed),
+            dirty: self.dirty.load(Relaxed),
+            ..self.first
+        }
+    }
+
+    /// Whether the keys are known to be in the plain order of their bytes, so that those with a
+    /// common beginning stand together.
+    pub(crate) fn surely_raw(&self) -> bool {
+        self.order.load(Relaxed) == RAW
+    }
+
+    /// Which state it is that is known. Somebody may have copied another list over this one, with the
+    /// same end.
+    pub(crate) fn moment(&self) -> Revision {
+        Revision::new(self.opening, self.end.load(Acquire)).written(self.written.load(Relaxed))
+    }
+
+    fn order(&self) -> Order {
+        if self.order.load(Relaxed) == MBOX { Order::Mbox } else { Order::Raw }
+    }
+
+    /// What has become of this state: the header as it stands in the file now.
+    pub(crate) fn header_now(&self) -> Result<Header> {
+        Header::read(&self.file.file)
+    }
+
+    /// Somebody has looked at the file.
+    pub(crate) fn seen(&self, now: &Metadata) {
+        self.file.reaches(now.len());
+        self.written.store(written(now), Relaxed);
+    }
+
+    /// Whether its map has lost pages, so that it is read by `pread`.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.file.is_torn()
+    }
+
+    /// Whether a header names the state that is known.
+    pub(crate) fn is_at(&self, header: Header) -> bool {
+        let known = self.header();
+        (header.generation, header.end) == (known.generation, known.end)
+    }
+
+    /// Goes on to the state of `now`; one thread at a time. `false`: that is not a later state of
+    /// this list, or too far away to follow.
+    pub(crate) fn follow(
+        &self,
+        now: Header,
+        builder: Option<&Builder>,
+        scratch: &mut Scratch,
+    ) -> bool {
+        let from = self.end.load(Relaxed);
+        if now.generation != self.first.generation || now.end < from {
+            return false;
+        }
+        if now.end > from {
+            let mut logged = now.end - from <= MOST_LOG;
+            if let Some(builder) = builder {
+                let reader = Reader::new(&self.file.file, now, builder.order(), scratch);
+                logged = logged && builder.follow(reader, from).is_ok();
+            }
+            if let Some(fingers) = &self.fingers {
+                let reader = Reader::new(&self.file.file, now, fingers.order(), scratch);
+                logged = logged && fingers.follow(reader, from).is_ok();
+            }
+            if !logged {
+                return false;
+            }
+        }
+        self.records.store(now.records, Relaxed);
+        self.dirty.store(now.dirty, Relaxed);
+        // Publishes the fingers with it.
+        self.end.store(now.end, Release);
+        self.decide_keys(scratch);
+        true
+    }
+
+    /// To collect so many fingers with.
+    pub(crate) fn builder(&self, amount: Amount) -> Builder {
+        Builder::new(self.order(), amount, self.records.load(Relaxed))
+    }
+
+    /// Whether so many fingers should be collected: there are fewer, or they are no longer good.
+    pub(crate) fn wants_fingers(&self, amount: Amount) -> bool {
+        self.fingers.as_ref().is_none_or(|fingers| {
+            let fewer = (fingers.amount(), amount) == (Amount::Few, Amount::Many);
+            fewer || fingers.worn_out() || fingers.order() != self.order()
+        })
+    }
+
+    /// Collects some fingers; one thread at a time, the one that follows, and right after it has. Who
+    /// wants many of them will make many searches, so they come through a map.
+    pub(crate) fn collect(
+        &self,
+        builder: &mut Builder,
+        count: usize,
+        scratch: &mut Scratch,
+    ) -> Result<Progress> {
+        if builder.amount() == Amount::Many {
+            self.file.map();
+        }
+        let reader = Reader::new(&*self.file, self.header(), builder.order(), scratch);
+        let progress = builder.collect(reader, count)?;
+        if progress == Progress::OtherOrder {
+            self.order.store(if builder.order() == Order::Mbox { MBOX } else { RAW }, Relaxed);
+        }
+        Ok(progress)
+    }
+
+    /// The same file with these fingers, which have been followed to its end.
+    pub(crate) fn with_fingers(&self, fingers: Fingers) -> Self {
+        Self {
+            file: Arc::clone(&self.file),
+            identity: self.identity,
+            opening: self.opening,
+            keys: self.keys.clone(),
+            first: self.first,
+            end: AtomicU64::new(self.end.load(Relaxed)),
+            records: AtomicU64::new(self.records.load(Relaxed)),
+            dirty: AtomicBool::new(self.dirty.load(Relaxed)),
+            written: AtomicI64::new(self.written.load(Relaxed)),
+            order: AtomicU8::new(self.order.load(Relaxed)),
+            fingers: Some(fingers),
+        }
+    }
+
+    /// Searches for a key and hands its value to `take`.
+    ///
+    /// Nothing in the file says whether it was written with `improved_mboxlist_sort`. It is in one
+    /// of two orders, so a key is absent if both miss; or if one misses and the other has met two
+    /// neighbours that are in order only by the one, which settles it for this file.
+    pub(crate) fn find<T>(
+        &self,
+        key: &[u8],
+        scratch: &mut Scratch,
+        take: impl Fn(&[u8]) -> T,
+    ) -> Result<Search<T>> {
+        // Before the fingers: they may be followed further at any moment, but never less far.
+        let header = self.header();
+        let quickly = Reader::new(&*self.file, header, self.order(), scratch)
+            .find(key, self.fingers.as_ref())?
+            .map(&take);
+        // Nobody is missing on the word of what is remembered, or of keys that were not checked.
+        let mut carefully = |order| -> Result<Found<T>> {
+            let mut reader = Reader::new(&*self.file, header, order, scratch).checking_keys();
+            Ok(reader.find(key, None)?.map(&take))
+        };
+        let first = match quickly {
+            Found::Value(value) => return Ok(Search::Found(value)),
+            Found::Moved => return Ok(Search::Overwritten),
+            Found::OtherOrder => Found::OtherOrder,
+            Found::Absent => carefully(self.order())?,
+        };
+        let known = self.order.load(Relaxed);
+        let contradiction =
+            || Error::corrupt(0, "the keys are in no order that this list can have");
+        let second = match first {
+            // The fingers have led astray: begin anew without them.
+            Found::Value(_) | Found::Moved => return Ok(Search::Overwritten),
+            Found::Absent if known != RAW_PRESUMED => return Ok(Search::Absent),
+            Found::OtherOrder if known != RAW_PRESUMED => return Err(contradiction()),
+            Found::Absent => carefully(Order::Mbox)?,
+            Found::OtherOrder => {
+                self.order.store(MBOX, Relaxed);
+                match carefully(Order::Mbox)? {
+                    Found::OtherOrder => return Err(contradiction()),
+                    found => found,
+                }
+            }
+        };
+        match second {
+            Found::Value(value) => {
+                self.order.store(MBOX, Relaxed);
+                Ok(Search::Found(value))
+            }
+            Found::OtherOrder => {
+                self.order.store(RAW, Relaxed);
+                Ok(Search::Absent)
+            }
+            Found::Absent => Ok(Search::Absent),
+            Found::Moved => Ok(Search::Overwritten),
+        }
+    }
+
+    /// Remembers where the record of this key stands at the present end; the thread that follows
+    /// calls it, or keeps it from following.
+    pub(crate) fn remember(&self, key: &[u8], at: u64) {
+        if let Some(fingers) = &self.fingers {
+            fingers.remember(key, at);
+        }
+    }
+
+    /// Calls `visit` for every key not less than `from` in the order of this file, and its value,
+    /// until it says `false`.
+    pub(crate) fn walk(
+        &self,
+        from: &[u8],
+        scratch: &mut Scratch,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<Walked> {
+        self.walk_in(self.order(), from, scratch, visit)
+    }
+
+    /// The orders that the keys may be in.
+    pub(crate) fn orders(&self) -> &'static [Order] {
+        match self.order.load(Relaxed) {
+            RAW => &[Order::Raw],
+            MBOX => &[Order::Mbox],
+            _ => &[Order::Raw, Order::Mbox],
+        }
+    }
+
+    /// As [`Self::walk`], in this order.
+    pub(crate) fn walk_in(
+        &self,
+        order: Order,
+        from: &[u8],
+        scratch: &mut Scratch,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<Walked> {
+        let walked = Reader::new(&self.file.file, self.header(), order, scratch)
+            .along_lists()
+            .walk(from, visit)?;
+        if walked == Walked::OtherOrder {
+            if self.order.load(Relaxed) != RAW_PRESUMED {
+                return Err(Error::corrupt(0, "the keys are in no order that this list can have"));
+            }
+            self.order.store(if order == Order::Raw { MBOX } else { RAW }, Relaxed);
+        }
+        Ok(walked)
+    }
+}
+
+/// The generation of the keys of a twoskip or twom file, if a few of them show it.
+fn key_generation(file: &ListFile, header: Header, scratch: &mut Scratch) -> Option<KeyGeneration> {
+    let mut decided = None;
+    // The first ones in whatever order; then where the mailboxes of users are, if there are any
+    // without a domain; then where those of Cyrus 3.6 and later are.
+    for (from, count) in [(&b""[..], 32), (b"user.", 1), (b"N", 32)] {
+        let mut left = count;
+        // An error here leaves it undecided: then a lookup probes both, and meets the error again.
+        let _ = Reader::new(file, header, Order::Raw, scratch).walk(from, &mut |key, _| {
+            decided = keys::generation_shown_by(key);
+            left -= 1;
+            decided.is_none() && left > 0
+        });
+        if decided.is_some() {
+            break;
+        }
+    }
+    decided
+}

@@ -1,0 +1,669 @@
+//! A [`FileList`] over a file that others write, replace and spoil.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write as _};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
+
+use crate::cyrusdb::order::Order;
+use crate::cyrusdb::skip::node::Layout;
+use crate::cyrusdb::skip::sparse_index::Amount;
+use crate::cyrusdb::writer::{Random, Write, Writer};
+use crate::lists::*;
+use crate::model::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, State};
+
+/// What is found is as new as what is missed.
+fn strict() -> Options {
+    Options {
+        hit_age: Duration::ZERO,
+        lock_patience: Duration::from_millis(30),
+        ..Options::default()
+    }
+}
+
+fn name(name: &str) -> MailboxName {
+    MailboxName::new(name).unwrap()
+}
+
+fn key(name: &str, generation: KeyGeneration) -> Vec<u8> {
+    let mut key = Vec::new();
+    self::name(name).push_key(generation, &mut key);
+    key
+}
+
+fn value(server: &str) -> Vec<u8> {
+    format!("%(T er P default S {server} M 1700000000 A %(anyone p))").into_bytes()
+}
+
+/// Name to server.
+type Map = BTreeMap<String, String>;
+
+struct Site {
+    folder: tempfile::TempDir,
+    generation: KeyGeneration,
+    writer: Writer,
+}
+
+impl Site {
+    fn new(layout: Layout, generation: KeyGeneration) -> Self {
+        Self::in_order(layout, generation, Order::Raw)
+    }
+
+    fn in_order(layout: Layout, generation: KeyGeneration, order: Order) -> Self {
+        let compare = match order {
+            Order::Raw => |a: &[u8], b: &[u8]| Order::Raw.compare(a, b),
+            Order::Mbox => |a: &[u8], b: &[u8]| Order::Mbox.compare(a, b),
+        };
+        let writer = Writer::new(layout, Random(7), 1, compare);
+        let site = Self { folder: tempfile::tempdir().unwrap(), generation, writer };
+        site.replace();
+        site
+    }
+
+    fn with(layout: Layout, names: impl Iterator<Item = String>) -> Self {
+        let mut site = Self::new(layout, KeyGeneration::Separated);
+        for name in names {
+            site.put(&name, "be1.example.org");
+        }
+        site.writer.commit();
+        site.replace();
+        site
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("mailboxes.db")
+    }
+
+    /// Read through a map, as programs do; tests/cyrusdb.rs reads by `pread`, as the library does.
+    fn list(&self) -> FileList {
+        crate::os::map::guard();
+        FileList::open(self.path(), strict())
+    }
+
+    fn put(&mut self, name: &str, server: &str) {
+        self.writer.put(&key(name, self.generation), &value(server));
+    }
+
+    fn delete(&mut self, name: &str) {
+        self.writer.delete(&key(name, self.generation));
+    }
+
+    /// Puts all that the writer has written into a new file in the place of the old one.
+    fn replace(&self) {
+        replace(&self.path(), &self.writer.file);
+    }
+
+    /// Does to the file what the writer has done since.
+    fn write(&mut self) {
+        let mut file = File::options().write(true).open(self.path()).unwrap();
+        for write in self.writer.journal.drain(..) {
+            write_one(&mut file, &write);
+        }
+    }
+}
+
+fn replace(path: &Path, bytes: &[u8]) {
+    let new = path.with_extension("NEW");
+    fs::write(&new, bytes).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
+fn write_one(file: &mut File, write: &Write) {
+    match write {
+        Write::At(offset, bytes) => {
+            file.seek(SeekFrom::Start(*offset)).unwrap();
+            file.write_all(bytes).unwrap();
+        }
+        Write::Truncate(size) => file.set_len(*size).unwrap(),
+    }
+}
+
+fn server(lookup: Lookup) -> Option<String> {
+    match lookup {
+        Lookup::Present(record) => Some(record.server.unwrap()),
+        Lookup::Absent => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn is_unsure(lookup: &Lookup) -> bool {
+    matches!(lookup, Lookup::Unsure(_))
+}
+
+fn all(list: &FileList, prefix: &str) -> Map {
+    let mut map = Map::new();
+    list.each(prefix.as_bytes(), &mut |name, record| {
+        let old = map.insert(name.to_string(), record.server.clone().unwrap());
+        assert_eq!(old, None, "{name} is visited once");
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    map
+}
+
+const TWOSKIP: Layout = Layout::Twoskip;
+const TWOM: Layout = Layout::Twom { checksums: true };
+
+fn some(n: usize) -> impl Iterator<Item = String> {
+    (0..n).map(|i| format!("user.u{i:04}"))
+}
+
+#[test]
+fn the_committed_list_is_seen_between_any_two_writes_of_its_writer() {
+    let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    for (layout, seed) in [(TWOSKIP, 1), (TWOSKIP, seed), (TWOM, 2), (TWOM, seed)] {
+        println!("{layout:?} seed {seed}");
+        let mut random = Random(seed);
+        let mut some_name = move || format!("user.u{}", random.below(40));
+        let mut random = Random(seed ^ 1);
+        let mut site = Site::with(layout, some(20));
+        let list = site.list();
+        let mut committed: Map = some(20).map(|name| (name, "be1.example.org".into())).collect();
+        for transaction in 0..40 {
+            let mut pending = committed.clone();
+            site.writer.journal.clear();
+            for _ in 0..1 + random.below(5) {
+                let name = some_name();
+                if random.below(3) == 0 {
+                    site.delete(&name);
+                    pending.remove(&name);
+                } else {
+                    let server = format!("be{}.example.org", random.below(9));
+                    site.put(&name, &server);
+                    pending.insert(name, server);
+                }
+            }
+            let rolled_back = random.below(5) == 0;
+            if rolled_back {
+                site.writer.abort();
+            } else {
+                site.writer.commit();
+            }
+            let writes: Vec<Write> = site.writer.journal.drain(..).collect();
+            let mut file = File::options().write(true).open(site.path()).unwrap();
+            for (i, write) in writes.iter().enumerate() {
+                write_one(&mut file, write);
+                if i + 1 == writes.len() && !rolled_back {
+                    committed.clone_from(&pending);
+                }
+                for _ in 0..3 {
+                    let name = some_name();
+                    let found = server(list.lookup(&self::name(&name)));
+                    assert_eq!(found.as_ref(), committed.get(&name), "{name}");
+                }
+            }
+            assert_eq!(all(&list, ""), committed);
+            if transaction % 10 == 9 {
+                site.writer = site.writer.repack();
+                site.replace();
+                let name = some_name();
+                let found = server(list.lookup(&self::name(&name)));
+                assert_eq!(found.as_ref(), committed.get(&name), "{name} after a repack");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_list_that_is_not_there_makes_nobody_unknown_and_is_taken_when_it_comes() {
+    let site = Site::with(TWOSKIP, some(5));
+    let path = site.path();
+    let away = path.with_extension("away");
+    fs::rename(&path, &away).unwrap();
+    let list = site.list();
+    for _ in 0..2 {
+        let Lookup::Unsure(why) = list.lookup(&name("user.u0001")) else { panic!() };
+        assert!(why.contains("mailboxes.db: No such file"), "{why}");
+        assert!(list.status().is_err() && list.trust().is_err());
+        fs::rename(&away, &path).unwrap();
+        assert!(server(list.lookup(&name("user.u0001"))).is_some());
+        assert_eq!(list.lookup(&name("user.x")), Lookup::Absent);
+        // Taken away again while it is known.
+        fs::rename(&path, &away).unwrap();
+        assert!(is_unsure(&list.lookup(&name("user.x"))));
+    }
+}
+
+#[test]
+fn what_stands_in_its_place_makes_nobody_unknown() {
+    let good = Site::with(TWOSKIP, some(30));
+    let bytes = &good.writer.file;
+    let mut torn = bytes.clone();
+    torn[50] ^= 1;
+    let sqlite = b"SQLite format 3\0".to_vec();
+    for (what, content) in [
+        ("empty", vec![]),
+        ("garbage", b"garbage".repeat(1000)),
+        ("zeros", vec![0; bytes.len()]),
+        ("a torn header", torn),
+        ("SQLite", sqlite),
+        ("the header alone", bytes[..64].to_vec()),
+        ("cut within the list", bytes[..bytes.len() / 2].to_vec()),
+    ] {
+        for in_place in [false, true] {
+            let list = good.list();
+            let present = name("user.u0007");
+            assert!(server(list.lookup(&present)).is_some());
+            if in_place {
+                fs::write(good.path(), &content).unwrap();
+            } else {
+                replace(&good.path(), &content);
+            }
+            let now = list.lookup(&name("user.nobody"));
+            assert!(is_unsure(&now), "{what}: {now:?}");
+            let now = list.lookup(&present);
+            assert!(matches!(now, Lookup::Unsure(_) | Lookup::Present(_)), "{what}: {now:?}");
+            assert!(matches!(list.lookup_now(&name("user.no")), Lookup::Unsure(_) | Lookup::Busy));
+            if in_place {
+                fs::write(good.path(), bytes).unwrap();
+            } else {
+                good.replace();
+            }
+            assert!(server(list.lookup(&present)).is_some(), "{what}");
+            assert_eq!(list.lookup(&name("user.nobody")), Lookup::Absent, "{what}");
+        }
+    }
+    let list = good.list();
+    fs::remove_file(good.path()).unwrap();
+    fs::create_dir(good.path()).unwrap();
+    let Lookup::Unsure(why) = list.lookup(&name("user.u0007")) else { panic!() };
+    assert!(why.contains("zeroskip"), "{why}");
+}
+
+#[test]
+fn a_list_replaced_while_open_answers_from_the_new_one_at_once() {
+    let mut site = Site::with(TWOSKIP, some(30));
+    // With time for hits: what is missed must be right nevertheless.
+    let list = FileList::open(
+        site.path(),
+        Options { hit_age: Duration::from_secs(3600), ..Options::default() },
+    );
+    for name in some(30) {
+        assert!(server(list.lookup(&self::name(&name))).is_some());
+    }
+    site.put("user.new", "be2.example.org");
+    site.writer.commit();
+    site.writer = site.writer.repack();
+    site.replace();
+    assert_eq!(server(list.lookup(&name("user.new"))).as_deref(), Some("be2.example.org"));
+
+    // Of another engine.
+    let other = Site::with(TWOM, ["user.twom".to_owned()].into_iter().chain(some(30)));
+    replace(&site.path(), &other.writer.file);
+    assert!(server(list.lookup(&name("user.twom"))).is_some());
+    assert_eq!(list.status().unwrap().engine, "twom");
+    assert_eq!(list.lookup(&name("user.new")), Lookup::Absent);
+
+    let flat = b"user.flat\t1 be3.example.org!default anyone\tp\t\n";
+    replace(&site.path(), flat);
+    assert_eq!(server(list.lookup(&name("user.flat"))).as_deref(), Some("be3.example.org"));
+    assert_eq!(list.status().unwrap().engine, "flat");
+}
+
+#[test]
+fn another_list_of_the_same_size_written_over_it_is_noticed() {
+    let make = |prefix: &str| {
+        let names: Vec<String> = (0..50).map(|i| format!("user.{prefix}{i:04}")).collect();
+        Site::with(TWOSKIP, names.into_iter())
+    };
+    let (a, b) = (make("a"), make("b"));
+    assert_eq!(a.writer.file.len(), b.writer.file.len());
+    let list = a.list();
+    for i in 0..50 {
+        assert!(server(list.lookup(&name(&format!("user.a{i:04}")))).is_some());
+    }
+    fs::write(a.path(), &b.writer.file).unwrap();
+    for i in 0..50 {
+        assert!(server(list.lookup(&name(&format!("user.b{i:04}")))).is_some(), "{i}");
+        assert_eq!(list.lookup(&name(&format!("user.a{i:04}"))), Lookup::Absent, "{i}");
+    }
+}
+
+#[test]
+fn a_writer_that_keeps_its_lock_is_waited_for_but_not_for_ever() {
+    let site = Site::with(TWOSKIP, some(30));
+    let list = site.list();
+    // Broken, so that only the lock could tell whether that is the writer's doing.
+    let mut bytes = site.writer.file.clone();
+    let at = bytes.windows(5).position(|w| w == b"u0020").unwrap();
+    bytes[at] ^= 1;
+    fs::write(site.path(), &bytes).unwrap();
+    let name = name("user.u0020");
+    let writer = File::options().write(true).open(site.path()).unwrap();
+    super::lock::hold_for_writing(&writer);
+    assert_eq!(list.lookup_now(&name), Lookup::Busy);
+    let Lookup::Unsure(why) = list.lookup(&name) else { panic!() };
+    assert!(why.contains("locked by a writer"), "{why}");
+    drop(writer);
+    let Lookup::Unsure(why) = list.lookup(&name) else { panic!() };
+    assert!(why.contains("mailboxes.db: offset "), "{why}");
+}
+
+#[test]
+fn a_process_that_soon_ends_does_not_begin_by_reading_half_the_list() {
+    for layout in [TWOSKIP, TWOM] {
+        let mut site = Site::with(layout, some(300));
+        let list = FileList::open(site.path(), Options { shortcuts_after: 100, ..strict() });
+        for (n, of) in some(300).take(150).enumerate() {
+            assert_eq!(list.has_shortcuts(Amount::Many), n > 100, "{n}");
+            assert!(server(list.lookup(&name(&of))).is_some());
+        }
+        // One that goes on is not slow anew after a repack.
+        site.writer = site.writer.repack();
+        site.replace();
+        assert!(server(list.lookup(&name("user.u0007"))).is_some());
+        assert!(list.has_shortcuts(Amount::Many));
+    }
+}
+
+#[test]
+fn who_moves_or_goes_is_seen_to_without_shortcuts_with_a_few_and_with_many() {
+    let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    for layout in [TWOSKIP, TWOM] {
+        let names: Vec<String> = some(2000).collect();
+        let mut site = Site::with(layout, names.iter().cloned());
+        let mut model: Map =
+            names.iter().map(|name| (name.clone(), "be1.example.org".to_owned())).collect();
+        let list = FileList::open(site.path(), Options { shortcuts_after: 900, ..strict() });
+        let mut some_name = || &names[random.below(2000) as usize];
+        for round in 0..450 {
+            let (moved, gone) = (some_name(), some_name());
+            let server = format!("be{}.example.org", round % 9);
+            site.put(moved, &server);
+            model.insert(moved.clone(), server);
+            if round % 3 == 0 && model.remove(gone).is_some() {
+                site.delete(gone);
+            }
+            site.writer.commit();
+            site.write();
+            for name in [moved, gone, some_name()] {
+                let found = self::server(list.lookup(&self::name(name)));
+                assert_eq!(found.as_ref(), model.get(name), "{name} in round {round}");
+            }
+            // Three look-ups a round; few come after 128, and all of them in one piece.
+            if matches!(round, 10 | 100) {
+                let has = [Amount::Few, Amount::Many].map(|amount| list.has_shortcuts(amount));
+                assert_eq!(has, [round == 100, false], "round {round}");
+            }
+        }
+        assert!(list.has_shortcuts(Amount::Many));
+    }
+}
+
+#[test]
+fn a_list_that_has_shrunk_sharply_makes_nobody_unknown() {
+    let whole = Site::with(TWOSKIP, some(300));
+    let part = Site::with(TWOSKIP, some(150));
+    let list = whole.list();
+    let stranger = name("user.stranger");
+    assert_eq!(list.lookup(&stranger), Lookup::Absent);
+    replace(&whole.path(), &part.writer.file);
+    let Lookup::Unsure(why) = list.lookup(&stranger) else { panic!() };
+    assert!(why.contains("lost 150 of 300"), "{why}");
+    assert!(list.trust().is_err());
+    assert!(is_unsure(&list.lookup(&name("user.u0200"))));
+    assert!(server(list.lookup(&name("user.u0100"))).is_some());
+    whole.replace();
+    assert_eq!(list.lookup(&stranger), Lookup::Absent);
+    assert_eq!(list.trust(), Ok(()));
+
+    replace(&whole.path(), &Site::new(TWOSKIP, KeyGeneration::Separated).writer.file);
+    assert!(is_unsure(&list.lookup(&stranger)));
+}
+
+#[test]
+fn a_legacy_list_is_found_in_whichever_order_it_was_written() {
+    let names = || {
+        (0..80).flat_map(|i| {
+            ["", ".Sent", "-x", ".Sent.a", "^y"].map(|end| format!("user.u{}{end}", i % 40))
+        })
+    };
+    for order in [Order::Raw, Order::Mbox] {
+        let mut site = Site::in_order(TWOSKIP, KeyGeneration::Internal, order);
+        for name in names().step_by(2) {
+            site.put(&name, "be1.example.org");
+        }
+        site.writer.commit();
+        site.replace();
+        let present: Vec<String> = names().step_by(2).collect();
+        let list = site.list();
+        for _ in 0..2 {
+            for name in names() {
+                let found = server(list.lookup(&self::name(&name))).is_some();
+                assert_eq!(found, present.contains(&name), "{order:?} {name}");
+            }
+            assert_eq!(list.lookup(&name("user.nobody")), Lookup::Absent);
+        }
+        let mut expected = present.clone();
+        expected.sort();
+        expected.dedup();
+        assert_eq!(all(&list, "").into_keys().collect::<Vec<_>>(), expected, "{order:?}");
+        let of_one = all(&list, "user.u3.").into_keys().collect::<Vec<_>>();
+        expected.retain(|name| name.starts_with("user.u3."));
+        assert_eq!(of_one, expected, "{order:?}");
+        assert_eq!(list.status().unwrap().key_generation, Some(KeyGeneration::Internal));
+    }
+}
+
+#[test]
+fn a_list_that_does_not_show_its_generation_is_asked_in_both() {
+    for generation in [KeyGeneration::Internal, KeyGeneration::Separated] {
+        let mut site = Site::new(TWOSKIP, generation);
+        site.put("news", "be1.example.org");
+        site.put("News", "be2.example.org");
+        site.writer.commit();
+        site.replace();
+        let list = site.list();
+        assert_eq!(list.status().unwrap().key_generation, None);
+        assert_eq!(server(list.lookup(&name("news"))).as_deref(), Some("be1.example.org"));
+        assert_eq!(server(list.lookup(&name("News"))).as_deref(), Some("be2.example.org"));
+        // No user's mailbox at all: this may be any other database.
+        assert!(matches!(list.lookup(&name("user.jane")), Lookup::Unsure(_)));
+        // Until it does.
+        site.put("user.jane", "be3.example.org");
+        site.writer.commit();
+        site.write();
+        assert_eq!(server(list.lookup(&name("user.jane"))).as_deref(), Some("be3.example.org"));
+        assert_eq!(list.status().unwrap().key_generation, Some(generation));
+    }
+}
+
+#[test]
+fn lookups_of_many_threads_are_right_while_a_writer_commits_and_repacks() {
+    for layout in [TWOSKIP, TWOM] {
+        // So many that a hundred of them less are no sharp loss.
+        let mut site = Site::with(layout, some(600));
+        let list = FileList::open(site.path(), Options::default());
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..3u64)
+                .map(|thread| {
+                    let (list, done) = (&list, &done);
+                    scope.spawn(move || {
+                        let mut random = Random(thread);
+                        let mut lookups = 0;
+                        while !done.load(Relaxed) || lookups < 2000 {
+                            let i = random.below(100);
+                            let steady = name(&format!("user.u{:04}", 2 * i));
+                            assert!(server(list.lookup(&steady)).is_some(), "{steady}");
+                            let never = name(&format!("user.v{i:04}"));
+                            assert_eq!(list.lookup(&never), Lookup::Absent);
+                            // Comes and goes: either is right, doubt is not.
+                            server(list.lookup(&name(&format!("user.u{:04}", 2 * i + 1))));
+                            lookups += 3;
+                        }
+                    })
+                })
+                .collect();
+            let mut random = Random(9);
+            for transaction in 0..300 {
+                site.writer.journal.clear();
+                for _ in 0..1 + random.below(4) {
+                    let changing = format!("user.u{:04}", 2 * random.below(100) + 1);
+                    match random.below(2) {
+                        0 => site.delete(&changing),
+                        _ => site.put(&changing, "be2.example.org"),
+                    }
+                    let steady = format!("user.u{:04}", 2 * random.below(100));
+                    site.put(&steady, "be3.example.org");
+                }
+                if transaction % 7 == 3 {
+                    site.writer.abort()
+                } else {
+                    site.writer.commit()
+                }
+                site.write();
+                if transaction % 50 == 49 {
+                    site.writer = site.writer.repack();
+                    site.replace();
+                }
+            }
+            done.store(true, Relaxed);
+            for thread in threads {
+                thread.join().unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn a_record_that_would_refuse_a_letter_is_never_older_than_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mailboxes.db");
+    let write = |state: &str, rights: &str| {
+        let value = format!("%(T {state} P default S be1.example.org A %(anyone {rights}))");
+        let list = format!("Nshared\t{value}\nNuser\x1fjane\t{value}\n");
+        replace(&path, list.as_bytes());
+    };
+    write("der", "l");
+    let options = Options { hit_age: Duration::from_secs(3600), ..Options::default() };
+    let list = FileList::open(&path, options);
+    let record = |of: &str| match list.lookup(&name(of)) {
+        Lookup::Present(record) => record,
+        other => panic!("{of}: {other:?}"),
+    };
+    assert_eq!(record("user.jane").state, State::Deleted);
+    write("er", "l");
+    assert_eq!(record("user.jane").state, State::Active);
+    assert!(!record("shared").anonymous.post);
+    write("er", "lp");
+    assert!(record("shared").anonymous.post);
+}
+
+#[test]
+fn another_database_is_not_taken_for_a_mailbox_list_without_anybody() {
+    for rows in ["alpha\tone\n", "/vendor/cmu/x\ty\n", "AS\x1e\tx\n", "$RACL\tx\n"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("annotations.db");
+        fs::write(&path, rows).unwrap();
+        let list = FileList::open(&path, strict());
+        assert!(matches!(list.lookup(&name("user.jane")), Lookup::Unsure(_)), "{rows:?}");
+    }
+}
+
+#[test]
+fn a_skiplist_torn_behind_its_last_commit_answers_whom_it_has_and_calls_nobody_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mailboxes.db");
+    let whole =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys/skiplist.db");
+    let whole = fs::read(whole).unwrap();
+    fs::write(&path, &whole).unwrap();
+    let list = FileList::open(&path, strict());
+    let mut names = Vec::new();
+    list.each(b"", &mut |name, _| {
+        names.push(name.clone());
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(names.len(), 120);
+    // The beginning of an ADD, and no more: to the list that is known, and to one that is not.
+    fs::write(&path, [&whole[..], b"\0\0\0\x02\0\0\0\x20Nuser\x1fnew"].concat()).unwrap();
+    for list in [&list, &FileList::open(&path, strict())] {
+        assert!(names.iter().all(|name| matches!(list.lookup(name), Lookup::Present(_))));
+        assert!(matches!(list.lookup(&name("user.nobody")), Lookup::Unsure(_)));
+    }
+    // Cyrus cuts the rest off before it writes again.
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(list.lookup(&name("user.nobody")), Lookup::Absent);
+}
+
+#[test]
+fn a_long_transaction_in_a_skiplist_defers_nobody_who_was_known_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mailboxes.db");
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
+    let clean = fs::read(format!("{fixture}/skiplist.db")).unwrap();
+    fs::write(&path, &clean).unwrap();
+    let list = FileList::open(&path, strict());
+    let mut known = None;
+    list.each(b"", &mut |name, _| {
+        known = Some(name.clone());
+        ControlFlow::Break(())
+    })
+    .unwrap();
+    let known = known.unwrap();
+    assert!(matches!(list.lookup(&known), Lookup::Present(_)));
+    let mut writer = File::options().append(true).open(&path).unwrap();
+    super::lock::hold_for_writing(&writer);
+    writer.write_all(b"\0\0\0\x02").unwrap();
+    assert!(matches!(list.lookup(&known), Lookup::Present(_)));
+    let Lookup::Unsure(why) = list.lookup(&name("user.nobody")) else { panic!() };
+    assert!(why.contains("locked by a writer"), "{why}");
+}
+
+#[test]
+fn who_may_not_wait_waits_neither_for_a_writer_nor_until_a_long_file_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mailboxes.db");
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
+    fs::write(&path, fs::read(format!("{fixture}/skiplist.db")).unwrap()).unwrap();
+    let writer = File::options().write(true).open(&path).unwrap();
+    super::lock::hold_for_writing(&writer);
+    // Who waits does so until the test is given up.
+    let list = FileList::open(
+        &path,
+        Options { lock_patience: Duration::from_secs(1 << 20), ..Options::default() },
+    );
+    assert_eq!(list.lookup_now(&name("user.nobody")), Lookup::Busy);
+    drop(writer);
+    assert_eq!(list.lookup_now(&name("user.nobody")), Lookup::Absent);
+
+    let long: String = (0..10_000)
+        .map(|n| format!("user.u{n:05}\t1 be1.example.org!default anyone\tp\t\n"))
+        .collect();
+    assert!(long.len() > 256 << 10);
+    replace(&path, long.as_bytes());
+    let list = FileList::open(&path, strict());
+    assert_eq!(list.lookup_now(&name("user.u00001")), Lookup::Busy);
+    assert!(server(list.lookup(&name("user.u00001"))).is_some());
+    assert!(server(list.lookup_now(&name("user.u00001"))).is_some());
+}
+
+#[test]
+fn a_record_is_new_for_a_minute_by_its_date() {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let names = ["user.old", "user.older", "user.new", "user.later"];
+    let dates = [now - 70, 1_700_000_000, now - 40, now + 40];
+    for layout in [TWOSKIP, TWOM] {
+        let mut site = Site::new(layout, KeyGeneration::Separated);
+        for (of, date) in names.iter().zip(dates) {
+            let value = format!("%(T er P default S be1.example.org M {date})");
+            site.writer.put(&key(of, site.generation), value.as_bytes());
+        }
+        site.writer.commit();
+        site.replace();
+        let list = site.list();
+        let lately = names.map(|of| {
+            let (found, lately) = list.lookup_dated(&name(of));
+            assert!(server(found).is_some());
+            lately
+        });
+        assert_eq!(lately, [false, false, true, true]);
+    }
+}

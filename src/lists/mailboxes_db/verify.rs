@@ -1,0 +1,110 @@
+//! Reads a whole list and reports everything wrong with it: `murder-route verify`.
+
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::keys::generation_shown_by;
+use super::view;
+use crate::cyrusdb::verify::verify;
+use crate::cyrusdb::{Engine, Problem, Row, detect, error, flat, skiplist, value};
+use crate::model::mailbox::{KeyGeneration, MailboxName};
+use crate::os::pinned_path::PinnedPath;
+
+/// What a whole list holds, and what is wrong with it.
+#[derive(Debug)]
+pub struct Report {
+    /// The file.
+    pub path: PathBuf,
+    /// Its engine; `None` if it has none that is known.
+    pub engine: Option<Engine>,
+    /// The generation of its keys, if one of them shows it.
+    pub keys: Option<KeyGeneration>,
+    /// Its records.
+    pub records: u64,
+    /// Everything wrong, in the order it was met.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads the file whole, without a lock: on a list that is being written, what is wrong may be
+/// nothing but the writing. Takes as much memory as the file has bytes.
+pub fn file(path: &Path) -> Report {
+    let mut report = Report {
+        path: path.to_owned(),
+        engine: None,
+        keys: None,
+        records: 0,
+        problems: Vec::new(),
+    };
+    match read(path) {
+        Ok(bytes) => report.read(bytes),
+        Err(error) => report.problem(error),
+    }
+    report
+}
+
+fn read(path: &Path) -> error::Result<Vec<u8>> {
+    let (mut file, metadata) = view::open_regular(&PinnedPath::at(path.to_owned()))?;
+    let mut bytes = Vec::new();
+    // What a file grows by meanwhile is not read.
+    (&mut file).take(metadata.len()).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+impl Report {
+    fn problem(&mut self, error: error::Error) {
+        let (offset, what) = match error {
+            error::Error::Corrupt { offset, what } => (offset, what),
+            other => (0, other.to_string()),
+        };
+        self.problems.push(Problem { offset, what });
+    }
+
+    fn read(&mut self, bytes: Vec<u8>) {
+        let engine = match detect(&bytes) {
+            Ok(engine) => engine,
+            Err(error) => return self.problem(error),
+        };
+        self.engine = Some(engine);
+        let mut odd = Vec::new();
+        let size = bytes.len() as u64;
+        let mut rows = |row: Row<'_>| {
+            self.records += 1;
+            self.keys = self.keys.or_else(|| generation_shown_by(row.key));
+            let generation = self.keys.unwrap_or(KeyGeneration::Separated);
+            if MailboxName::from_key(generation, row.key).is_none() {
+                return;
+            }
+            if let Err(error) = value::parse(row.value) {
+                let what = format!("the record of {}: {error}", row.key.escape_ascii());
+                odd.push(Problem { offset: row.offset, what });
+            }
+        };
+        let problems = match engine {
+            Engine::Skiplist => skiplist::verify(&bytes, size, &mut rows),
+            Engine::Flat => flat::verify(bytes, &mut rows),
+            Engine::Twoskip | Engine::Twom => verify(&bytes, &mut rows),
+        };
+        self.problems = problems;
+        self.problems.extend(odd);
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let engine = self.engine.map_or("unknown", Engine::name);
+        let keys = match self.keys {
+            Some(KeyGeneration::Internal) => "up to Cyrus 3.4",
+            Some(KeyGeneration::Separated) => "Cyrus 3.6 and later",
+            None => "of either generation",
+        };
+        writeln!(f, "file      {}", self.path.display())?;
+        writeln!(f, "engine    {engine}")?;
+        writeln!(f, "keys      {keys}")?;
+        writeln!(f, "records   {}", self.records)?;
+        for Problem { offset, what } in &self.problems {
+            writeln!(f, "problem   at offset {offset}: {what}")?;
+        }
+        writeln!(f, "problems  {}", self.problems.len())
+    }
+}

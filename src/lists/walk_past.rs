@@ -1,0 +1,362 @@
+//! A walk along a list that leaves out ranges of names: most of a list is of users, and a search for a
+//! shared folder has no use for them.
+
+use std::sync::Arc;
+
+use crate::cyrusdb::error::Error;
+use crate::cyrusdb::order::Order;
+use crate::cyrusdb::skip::snapshot::{Scratch, Walked};
+use crate::model::mailbox::{KeyGeneration, MailboxName, Record, Step};
+
+use super::mailboxes_db::file::{ATTEMPTS, FileList, PATIENCE, pause, read_record};
+use super::mailboxes_db::keys;
+use super::mailboxes_db::view::View;
+
+/// Is shown a name and its record.
+type Visit<'v> = dyn FnMut(&MailboxName, &Record) -> Step + 'v;
+
+/// What the names of one walk have in common.
+struct Range<'r> {
+    generation: KeyGeneration,
+    /// Of the keys.
+    start: &'r [u8],
+    /// Of the names.
+    prefix: &'r [u8],
+}
+
+/// A walk has come to an end before that of the range.
+enum Ended {
+    /// The visitor wants no more.
+    Stopped,
+    /// All has been visited, or the file turned out to be in the other order.
+    Done,
+}
+
+impl FileList {
+    /// See [`MailboxList::each_past`](crate::model::mailbox::MailboxList::each_past).
+    pub(super) fn walk_past(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), String> {
+        let mut scratch = Scratch::default();
+        let view = self.checked(&mut scratch).map_err(|error| self.say(error))?;
+        for generation in [KeyGeneration::Separated, KeyGeneration::Internal] {
+            if view.key_generation().is_some_and(|decided| decided != generation) {
+                continue;
+            }
+            for start in keys::key_prefixes(generation, prefix) {
+                let range = Range { generation, start: &start, prefix };
+                let ended = match &*view {
+                    View::Skip(_) => self.in_file(&view, &range, visit, &mut scratch)?,
+                    View::Index(_) => self.in_memory(&view, &range, visit)?,
+                };
+                if let Ended::Stopped = ended {
+                    return Ok(());
+                }
+            }
+        }
+        match view.incomplete() {
+            Some(why) => Err(self.say(why)),
+            None => Ok(()),
+        }
+    }
+
+    fn in_memory(
+        &self,
+        view: &View,
+        range: &Range<'_>,
+        visit: &mut Visit<'_>,
+    ) -> Result<Ended, String> {
+        let View::Index(index) = view else { return Ok(Ended::Done) };
+        let mut outcome = Ok(Ended::Done);
+        index.each_past(range.start, &mut |key, value| {
+            let step = range.show(key, value, visit);
+            match step {
+                Ok(Step::Stop) => outcome = Ok(Ended::Stopped),
+                Ok(_) => {}
+                Err(ref why) => outcome = Err(self.say(why)),
+            }
+            step.unwrap_or(Step::Stop)
+        });
+        outcome
+    }
+
+    /// In each order that the keys may be in. In the one that they are in, those that begin alike stand
+    /// together, so that nothing is missed; in the other one some may be shown once more.
+    fn in_file(
+        &self,
+        view: &Arc<View>,
+        range: &Range<'_>,
+        visit: &mut Visit<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<Ended, String> {
+        let View::Skip(skip) = &**view else { return Ok(Ended::Done) };
+        for order in skip.orders() {
+            if let Ended::Stopped = self.in_order(*order, range, visit, scratch)? {
+                return Ok(Ended::Stopped);
+            }
+        }
+        Ok(Ended::Done)
+    }
+
+    /// Where a writer overtakes the walk, it goes on from the last name, in the state there is then.
+    fn in_order(
+        &self,
+        order: Order,
+        range: &Range<'_>,
+        visit: &mut Visit<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<Ended, String> {
+        let mut from = range.start.to_vec();
+        let mut attempt = 0;
+        loop {
+            pause(attempt, true);
+            let view = self.checked(scratch).map_err(|error| self.say(error))?;
+            let View::Skip(view) = &*view else {
+                return Err(self.say("the list was replaced while it was walked"));
+            };
+            if !view.orders().contains(&order) {
+                return Ok(Ended::Done);
+            }
+            let end = view.header().end;
+            let (mut step, mut is_behind) = (Ok(Step::On), false);
+            let start = from.clone();
+            let walked = view.walk_in(order, &start, scratch, &mut |key, value| {
+                if !key.starts_with(range.start) {
+                    is_behind = true;
+                    return false;
+                }
+                attempt = 0;
+                step = range.show(key, value, visit);
+                from.clear();
+                match step {
+                    Ok(Step::Past(length)) => from = keys::behind_all(key, length),
+                    _ => from.extend_from_slice(key),
+                }
+                matches!(step, Ok(Step::On))
+            });
+            attempt += 1;
+            match (walked, step) {
+                (_, Err(why)) => return Err(self.say(why)),
+                (_, Ok(Step::Stop)) => return Ok(Ended::Stopped),
+                (Ok(Walked::Stopped), Ok(Step::Past(_))) if !is_behind => {}
+                (Ok(Walked::OtherOrder), _) => return Ok(Ended::Done),
+                // A walk that a writer has overtaken may seem to be at the end.
+                (Ok(_), _) if view.header_now().is_ok_and(|now| now.end == end) => {
+                    return Ok(Ended::Done);
+                }
+                (Ok(_), _) if attempt < PATIENCE => {}
+                (Err(Error::Corrupt { .. }), _) if attempt < ATTEMPTS => {}
+                (Ok(_), _) => return Err(self.say("changed all the time")),
+                (Err(error), _) => return Err(self.say(error)),
+            }
+        }
+    }
+}
+
+impl Range<'_> {
+    /// Shows a row, if it is one of this range.
+    fn show(&self, key: &[u8], value: &[u8], visit: &mut Visit<'_>) -> Result<Step, String> {
+        let Some(name) = MailboxName::from_key(self.generation, key) else { return Ok(Step::On) };
+        if !name.as_bytes().starts_with(self.prefix) {
+            return Ok(Step::On);
+        }
+        let step = visit(&name, &read_record(&name, value)?);
+        // The bytes of a name stand in its key one by one, behind an `N` in the keys of 3.6 and later.
+        let before = usize::from(self.generation == KeyGeneration::Separated);
+        Ok(match step {
+            Step::Past(length) => Step::Past(before + length),
+            step => step,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::ops::ControlFlow;
+
+    use super::*;
+    use crate::cyrusdb::skip::node::Layout;
+    use crate::cyrusdb::writer::{Random, Writer};
+    use crate::lists::Options;
+    use crate::model::mailbox::{AnonymousRights, MailboxList, State};
+    use crate::model::mod_time::ModTime;
+    use crate::replica::store::Place;
+    use crate::replica::{ReplicaMeta, Transaction as _};
+
+    /// Around the range of the users, in both orders.
+    const SHARED: [&str; 14] = [
+        "Info",
+        "News",
+        "News.Big",
+        "News-x",
+        "use",
+        "user",
+        "user-x",
+        "user!x",
+        "users",
+        "users.a",
+        "user^x",
+        "example.org!Info",
+        "example.org!users.b",
+        "zoo",
+    ];
+
+    fn names() -> Vec<MailboxName> {
+        let users = (0..500).flat_map(|n| {
+            [format!("user.u{n}"), format!("user.u{n}.Sent"), format!("example.org!user.u{n}")]
+        });
+        let all = users.chain(SHARED.map(str::to_owned));
+        all.map(|name| MailboxName::new(name).unwrap()).collect()
+    }
+
+    fn is_users(name: &MailboxName) -> bool {
+        name.without_domain().starts_with(b"user.")
+    }
+
+    /// What a walk past the users comes by, and how many names it was shown.
+    fn shared(list: &dyn MailboxList, prefix: &[u8]) -> (BTreeSet<String>, usize) {
+        let (mut found, mut shown) = (BTreeSet::new(), 0);
+        list.each_past(prefix, &mut |name, _| {
+            shown += 1;
+            match is_users(name) {
+                true => Step::Past(name.as_bytes().len() - name.without_domain().len() + 5),
+                false => {
+                    found.insert(name.to_string());
+                    Step::On
+                }
+            }
+        })
+        .unwrap();
+        (found, shown)
+    }
+
+    fn all_shared(prefix: &str) -> BTreeSet<String> {
+        SHARED.into_iter().filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
+    }
+
+    fn check(list: &dyn MailboxList, what: &str) {
+        for prefix in ["", "u", "user", "example.org!", "News"] {
+            let (found, shown) = shared(list, prefix.as_bytes());
+            assert_eq!(found, all_shared(prefix), "{what} {prefix:?}");
+            assert!(shown <= 4 * SHARED.len(), "{what} {prefix:?}: {shown}");
+        }
+        let mut shown = 0;
+        list.each_past(b"", &mut |_, _| {
+            shown += 1;
+            Step::Stop
+        })
+        .unwrap();
+        assert_eq!(shown, 1, "{what}");
+        let mut all = 0;
+        list.each(b"", &mut |_, _| {
+            all += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(all, names().len(), "{what}");
+    }
+
+    #[test]
+    fn a_walk_past_the_users_comes_by_all_shared_folders_in_every_engine() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("list");
+        let value = b"%(T er P default S be1.example.org)";
+        for layout in [Layout::Twoskip, Layout::Twom { checksums: true }] {
+            for generation in [KeyGeneration::Separated, KeyGeneration::Internal] {
+                for order in [Order::Raw, Order::Mbox] {
+                    let is_possible =
+                        layout == Layout::Twoskip && generation == KeyGeneration::Internal;
+                    if order == Order::Mbox && !is_possible {
+                        continue;
+                    }
+                    let compare = match order {
+                        Order::Raw => |a: &[u8], b: &[u8]| Order::Raw.compare(a, b),
+                        Order::Mbox => |a: &[u8], b: &[u8]| Order::Mbox.compare(a, b),
+                    };
+                    let mut writer = Writer::new(layout, Random(7), 1, compare);
+                    for name in names() {
+                        let mut key = Vec::new();
+                        name.push_key(generation, &mut key);
+                        writer.put(&key, value);
+                    }
+                    writer.commit();
+                    fs::write(&path, &writer.file).unwrap();
+                    let list = FileList::open(&path, Options::default());
+                    check(&list, &format!("{layout:?} {generation:?} {order:?}"));
+                }
+            }
+        }
+        let mut lines: Vec<Vec<u8>> = Vec::new();
+        for name in names() {
+            let mut key = Vec::new();
+            name.push_key(KeyGeneration::Internal, &mut key);
+            lines.push([&key[..], b"\t0 be1.example.org!default \n"].concat());
+        }
+        fs::write(&path, lines.concat()).unwrap();
+        check(&FileList::open(&path, Options::default()), "flat");
+    }
+
+    #[test]
+    fn a_walk_past_the_users_of_a_skiplist_comes_by_all_the_rest() {
+        for generation in ["current", "legacy"] {
+            let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/");
+            let path = format!("{data}{generation}-keys/skiplist.db");
+            let list = FileList::open(&path, Options::default());
+            let (mut rest, mut all) = (BTreeSet::new(), 0);
+            list.each(b"", &mut |name, _| {
+                all += 1;
+                if !is_users(name) {
+                    rest.insert(name.to_string());
+                }
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+            let (found, shown) = shared(&list, b"");
+            assert!(shown < all, "{shown} of {all}");
+            assert_eq!(found, rest);
+            // Below a user nothing is passed.
+            for prefix in ["user.", "user.a", "use"] {
+                let (mut below, mut every) = (BTreeSet::new(), BTreeSet::new());
+                list.each_past(prefix.as_bytes(), &mut |name, _| {
+                    below.insert(name.to_string());
+                    Step::On
+                })
+                .unwrap();
+                list.each(prefix.as_bytes(), &mut |name, _| {
+                    every.insert(name.to_string());
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+                assert!(!every.is_empty());
+                assert_eq!(below, every, "{prefix}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_walk_past_the_users_of_a_replica_comes_by_all_shared_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut place = Place::open(folder.path()).unwrap();
+        let mut change = place.begin().unwrap();
+        for name in names() {
+            let record = Record {
+                state: State::Active,
+                server: Some("be1.example.org".into()),
+                partition: "default".into(),
+                anonymous: AnonymousRights::default(),
+            };
+            change.put(&name, &record, ModTime::NOT_LATELY).unwrap();
+        }
+        let synchronised = Some(std::time::SystemTime::now());
+        change.set_about(&ReplicaMeta { synchronised, ..ReplicaMeta::default() }).unwrap();
+        change.commit().unwrap();
+        check(&place.list(), "LMDB");
+        #[cfg(feature = "capi")]
+        {
+            use crate::os::pinned_path::PinnedPath;
+            use crate::replica::store::LocklessReplica;
+            let at = Arc::new(PinnedPath::at(folder.path().join("data.mdb")));
+            check(&LocklessReplica::at(at, std::time::Duration::ZERO), "without LMDB");
+        }
+    }
+}

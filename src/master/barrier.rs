@@ -1,0 +1,140 @@
+//! One kick for many misses.
+//!
+//! A miss is believed only after the MUPDATE slave has caught up with its master. However many
+//! strangers knock, a few kicks a second go out: every miss waits for the next kick that *begins*
+//! after it came, and shares it with all the others that wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+/// Least time between the beginnings of two kicks, where strangers choose how many there are.
+pub(crate) const PAUSE: Duration = Duration::from_millis(250);
+
+/// Most misses that wait at a time. One more is told at once that it cannot be confirmed.
+const MOST_WAITING: usize = 4096;
+
+/// What came of a kick; the text says why it failed.
+pub(crate) type Kicked = Result<(), Arc<str>>;
+
+/// Where misses wait. Shared by tasks; the last one dropped ends the task behind it.
+#[derive(Debug, Clone)]
+pub(crate) struct Barrier {
+    waiting: mpsc::Sender<oneshot::Sender<Kicked>>,
+}
+
+impl Barrier {
+    /// Starts the task that kicks, with this pause between the beginnings of two kicks. `kick` blocks
+    /// and is called on a thread that may.
+    pub(crate) fn new(
+        pause: Duration,
+        kick: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        let (waiting, arrivals) = mpsc::channel(MOST_WAITING);
+        tokio::spawn(run(arrivals, pause, Arc::new(kick)));
+        Self { waiting }
+    }
+
+    /// Waits for a kick that begins after this call.
+    pub(crate) async fn wait(&self) -> Kicked {
+        let (tell, told) = oneshot::channel();
+        if self.waiting.try_send(tell).is_err() {
+            return Err("too many misses wait to be confirmed".into());
+        }
+        let gone = |_| Err("the task that confirms misses is gone".into());
+        told.await.unwrap_or_else(gone)
+    }
+}
+
+async fn run(
+    mut arrivals: mpsc::Receiver<oneshot::Sender<Kicked>>,
+    pause: Duration,
+    kick: Arc<impl Fn() -> Result<(), String> + Send + Sync + 'static>,
+) {
+    let mut next = Instant::now();
+    while let Some(first) = arrivals.recv().await {
+        sleep_until(next).await;
+        next = Instant::now() + pause;
+        let mut served = vec![first];
+        while let Ok(another) = arrivals.try_recv() {
+            served.push(another);
+        }
+        let kick = Arc::clone(&kick);
+        let kicked = match tokio::task::spawn_blocking(move || kick()).await {
+            Ok(kicked) => kicked.map_err(Into::into),
+            Err(_) => Err("asking the MUPDATE slave failed inside (a bug)".into()),
+        };
+        for waiter in served {
+            // Who stopped waiting met his deadline.
+            let _ = waiter.send(kicked.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc as std_mpsc;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_strangers_cost_one_kick() {
+        let kicks = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&kicks);
+        let barrier = Barrier::new(PAUSE, move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        });
+        let waits: Vec<_> = (0..1000)
+            .map(|_| {
+                let barrier = barrier.clone();
+                tokio::spawn(async move { barrier.wait().await })
+            })
+            .collect();
+        for wait in waits {
+            assert_eq!(wait.await.unwrap(), Ok(()));
+        }
+        // The first may have gone alone; all others share the next.
+        assert!(kicks.load(Ordering::SeqCst) <= 2);
+    }
+
+    #[tokio::test]
+    async fn a_miss_never_shares_a_kick_that_began_before_it() {
+        let (began, begins) = std_mpsc::channel();
+        let (finish, finishes) = std_mpsc::channel::<Result<(), String>>();
+        let finishes = Mutex::new(finishes);
+        let barrier = Barrier::new(PAUSE, move || {
+            began.send(()).unwrap();
+            finishes.lock().unwrap().recv().unwrap()
+        });
+        let wait = || {
+            let barrier = barrier.clone();
+            tokio::spawn(async move { barrier.wait().await })
+        };
+        let early = wait();
+        let begins = tokio::task::spawn_blocking(move || {
+            begins.recv().unwrap();
+            begins
+        });
+        let begins = begins.await.unwrap();
+        let late = wait();
+        // Let the late one take its place in the queue before the first kick ends.
+        tokio::task::yield_now().await;
+        finish.send(Ok(())).unwrap();
+        assert_eq!(early.await.unwrap(), Ok(()));
+        assert!(!late.is_finished());
+        tokio::task::spawn_blocking(move || begins.recv().unwrap()).await.unwrap();
+        finish.send(Err("no master".into())).unwrap();
+        assert_eq!(late.await.unwrap(), Err("no master".into()));
+    }
+
+    #[tokio::test]
+    async fn a_kick_that_panics_confirms_nothing() {
+        let barrier = Barrier::new(PAUSE, || panic!("a bug"));
+        assert!(barrier.wait().await.is_err());
+        assert!(barrier.wait().await.is_err());
+    }
+}

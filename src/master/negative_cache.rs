@@ -1,0 +1,83 @@
+//! Who the master did not have a moment ago, for sites that would rather not ask him again at once.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::model::mailbox::MailboxName;
+
+/// So many names are remembered at most; beyond that the master is asked.
+const ROOM: usize = 10_000;
+
+/// Names that the master was asked for in vain, each for a short while from the question on.
+#[derive(Debug)]
+pub(super) struct NegativeCache {
+    keep: Duration,
+    /// When each was asked for.
+    asked: HashMap<MailboxName, Duration>,
+}
+
+impl NegativeCache {
+    /// Remembers a name for so long.
+    pub(super) fn new(keep: Duration) -> Self {
+        Self { keep, asked: HashMap::new() }
+    }
+
+    /// The master, who was asked at this moment, does not have the name.
+    pub(super) fn put(&mut self, name: &MailboxName, asked: Duration, now: Duration) {
+        if self.asked.len() >= ROOM {
+            let keep = self.keep;
+            self.asked.retain(|_, asked| now.saturating_sub(*asked) < keep);
+        }
+        if self.asked.len() < ROOM {
+            self.asked.insert(name.clone(), asked);
+        }
+    }
+
+    /// Something happened to the name.
+    pub(super) fn forget(&mut self, name: &MailboxName) {
+        self.asked.remove(name);
+    }
+
+    /// Whether the master did not have it a moment ago, when he was asked over the connection that
+    /// is up since `up`.
+    pub(super) fn has(&self, name: &MailboxName, up: Duration, now: Duration) -> bool {
+        let fresh = |asked: &Duration| *asked >= up && now.saturating_sub(*asked) < self.keep;
+        self.asked.get(name).is_some_and(fresh)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn name(text: &str) -> MailboxName {
+        MailboxName::new(text).unwrap()
+    }
+
+    #[test]
+    fn an_absence_is_not_believed_beyond_its_time_its_connection_or_an_event() {
+        let mut absences = NegativeCache::new(2 * SECOND);
+        let bob = name("user.bob");
+        absences.put(&bob, 10 * SECOND, 10 * SECOND);
+        assert!(absences.has(&bob, 9 * SECOND, 11 * SECOND));
+        assert!(!absences.has(&bob, 9 * SECOND, 12 * SECOND), "it counts from the question on");
+        assert!(!absences.has(&bob, 11 * SECOND, 11 * SECOND), "that was another connection");
+        assert!(!absences.has(&name("user.ann"), 9 * SECOND, 11 * SECOND));
+        absences.forget(&bob);
+        assert!(!absences.has(&bob, 9 * SECOND, 11 * SECOND));
+    }
+
+    #[test]
+    fn a_dictionary_does_not_fill_the_memory_nor_shut_out_the_next_names() {
+        let mut absences = NegativeCache::new(SECOND);
+        for n in 0..3 * ROOM {
+            absences.put(&name(&format!("user.u{n}")), SECOND, SECOND);
+        }
+        assert_eq!(absences.asked.len(), ROOM);
+        absences.put(&name("user.bob"), 3 * SECOND, 3 * SECOND);
+        assert!(absences.has(&name("user.bob"), SECOND, 3 * SECOND));
+        assert_eq!(absences.asked.len(), 1);
+    }
+}

@@ -1,0 +1,478 @@
+//! Asks the master for names, over one connection that all share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::canaries::Canaries;
+use super::connection::Connection;
+use super::retry::{Retry, Trouble};
+use super::upstream::{self, PIECE, Upstream};
+use crate::master::client::Impossible;
+use crate::model::mailbox::{KeyGeneration, MailboxName};
+use crate::mupdate::{Failure, FailureKind, Finder, Finding, Need, Session, Ticket};
+use crate::replica::generation;
+
+/// Longest wait for an answer, the time to connect included. The mail server's own patience is far
+/// longer, but each of its lookups has a deadline of 5 s here.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// The same once nobody got an answer in time, until somebody does: a mail server's lookups queue
+/// behind each other, and strangers must not hold up those who are known.
+const SHORT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Most questions that wait for the task.
+const MOST_WAITING: usize = 4096;
+
+/// So many questions are taken at once.
+const BATCH: usize = 256;
+
+/// A master that seems to have lost its list is looked at again so often.
+const DOUBT_FOR: Duration = Duration::from_secs(10);
+
+type Answer = Result<Finding, Impossible>;
+
+/// A question on its way to the task.
+struct Question {
+    name: MailboxName,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// A connection for questions, kept up. Shared by tasks; dropping it ends the connection.
+///
+/// It remembers nothing: each answer was asked for after its question came. But while a FIND for a
+/// name is on its way, all further questions for the name wait for one more, so that their number
+/// does not reach the server.
+pub struct Asker {
+    questions: mpsc::Sender<Question>,
+    shared: Arc<Shared>,
+    upstream: Arc<Upstream>,
+    task: AbortHandle,
+}
+
+impl std::fmt::Debug for Asker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asker").field("upstream", &self.upstream).finish_non_exhaustive()
+    }
+}
+
+/// What the task tells everybody.
+#[derive(Default)]
+struct Shared {
+    known: Mutex<Known>,
+    /// The connection is to the wrong server.
+    leave: Notify,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Since when there is a connection, and to whom.
+    up: Option<(Duration, String)>,
+    /// Why there is none.
+    failure: Option<String>,
+    /// No server can be asked as things are configured.
+    impossible: bool,
+    generation: Option<KeyGeneration>,
+    asked: u64,
+    /// The last question had no answer in time.
+    silent: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the connection for questions stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AskerStatus {
+    /// The server it is to, as that calls itself; `None`: there is no connection.
+    pub server: Option<String>,
+    /// Why the last attempt failed, if there is no connection.
+    pub failure: Option<String>,
+    /// Whether it would fail again, as things are configured.
+    pub impossible: bool,
+    /// How many names were asked for.
+    pub asked: u64,
+}
+
+impl Asker {
+    /// Connects, and again whenever the connection is gone. `need`: whether a slave will do. What was
+    /// found before is asked for again on each connection, to notice a master that has lost its list.
+    /// Must be called within a tokio runtime.
+    pub fn new(upstream: Arc<Upstream>, need: Need) -> Self {
+        Self::with(upstream, need, Canaries::default())
+    }
+
+    /// The same beside a replica of the same master, whose stream notices that.
+    pub(super) fn beside_a_replica(upstream: Arc<Upstream>) -> Self {
+        Self::with(upstream, Need::Master, Canaries::none())
+    }
+
+    fn with(upstream: Arc<Upstream>, need: Need, witnesses: Canaries) -> Self {
+        let (questions, arrivals) = mpsc::channel(MOST_WAITING);
+        let shared = Arc::new(Shared::default());
+        let run = Run {
+            retry: Retry::new(upstream.servers().len()),
+            failures: vec![None; upstream.servers().len()],
+            last: 0,
+            worked: false,
+            upstream: Arc::clone(&upstream),
+            need,
+            arrivals,
+            shared: Arc::clone(&shared),
+            witnesses,
+        };
+        let task = tokio::spawn(run.for_ever()).abort_handle();
+        Self { questions, shared, upstream, task }
+    }
+
+    /// Asks for a name; see [`Master::find`](crate::master::client::Master::find).
+    pub async fn find(&self, name: &MailboxName) -> Answer {
+        let patience = {
+            let mut known = self.shared.lock();
+            known.asked += 1;
+            if known.silent { SHORT_PATIENCE } else { PATIENCE }
+        };
+        let (answer, answered) = oneshot::channel();
+        if self.questions.try_send(Question { name: name.clone(), answer }).is_err() {
+            return self.unsure("too many questions wait for the MUPDATE server");
+        }
+        match timeout(patience, answered).await {
+            Ok(Ok(answer)) => {
+                self.shared.lock().silent = false;
+                answer
+            }
+            Ok(Err(_)) => self.unsure("the MUPDATE server is not asked any more"),
+            Err(_) => {
+                let silence = format!("no answer within {} s", patience.as_secs_f32());
+                let before = {
+                    let mut known = self.shared.lock();
+                    known.silent = true;
+                    known.failure.clone()
+                };
+                self.unsure(&match before {
+                    Some(failure) => format!("{silence}; before that: {failure}"),
+                    None => silence,
+                })
+            }
+        }
+    }
+
+    fn unsure(&self, why: &str) -> Answer {
+        Ok(Finding::Unsure(format!("{}: {why}", self.upstream.named())))
+    }
+
+    /// Since when there is the connection that is there now, and to whom.
+    pub(super) fn up(&self) -> Option<(Duration, String)> {
+        self.shared.lock().up.clone()
+    }
+
+    /// Gives the connection up, for one to another server if there is one.
+    pub(super) fn leave(&self) {
+        // Whoever is not waiting now is told when the next question is answered.
+        self.shared.leave.notify_waiters();
+    }
+
+    /// What names the server keeps, from its release.
+    pub fn key_generation(&self) -> Option<KeyGeneration> {
+        self.shared.lock().generation
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> AskerStatus {
+        let known = self.shared.lock();
+        AskerStatus {
+            server: known.up.as_ref().map(|(_, server)| server.clone()),
+            failure: known.failure.clone(),
+            impossible: known.impossible,
+            asked: known.asked,
+        }
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The task behind it.
+struct Run {
+    upstream: Arc<Upstream>,
+    need: Need,
+    arrivals: mpsc::Receiver<Question>,
+    shared: Arc<Shared>,
+    retry: Retry,
+    witnesses: Canaries,
+    /// How each server failed last, unless it works.
+    failures: Vec<Option<Failure>>,
+    /// The one that was tried last.
+    last: usize,
+    /// A login has worked, so what keeps the next one from it may pass: a certificate that has
+    /// expired, somebody on the way who takes STARTTLS away.
+    worked: bool,
+}
+
+/// Those who wait for answers.
+#[derive(Default)]
+struct Waiting {
+    /// Whom the answer to a question on its way is for.
+    asked: HashMap<Ticket, Vec<oneshot::Sender<Answer>>>,
+    /// Of each name that has one: who came since, and may not be given that answer.
+    later: HashMap<MailboxName, Vec<oneshot::Sender<Answer>>>,
+}
+
+impl Waiting {
+    fn ask(&mut self, finder: &mut Finder, question: Question, now: Duration) {
+        let Question { name, answer } = question;
+        if answer.is_closed() {
+            return;
+        }
+        match self.later.get_mut(&name) {
+            Some(later) => {
+                if later.len() == later.capacity() {
+                    later.retain(|waits| !waits.is_closed());
+                }
+                later.push(answer);
+            }
+            None => self.send(finder, name, vec![answer], now),
+        }
+    }
+
+    fn send(
+        &mut self,
+        finder: &mut Finder,
+        name: MailboxName,
+        who: Vec<oneshot::Sender<Answer>>,
+        now: Duration,
+    ) {
+        match finder.ask(name.clone(), now) {
+            Ok(ticket) => {
+                self.asked.entry(ticket).or_default().extend(who);
+                self.later.insert(name, Vec::new());
+            }
+            Err(finding) => answer(who, &Ok(finding)),
+        }
+    }
+
+    /// An answer has come.
+    fn answer(
+        &mut self,
+        finder: &mut Finder,
+        (ticket, name): (Ticket, MailboxName),
+        finding: Finding,
+        now: Duration,
+    ) {
+        // Else it was asked for the witnesses.
+        let Some(who) = self.asked.remove(&ticket) else { return };
+        answer(who, &Ok(finding));
+        let mut later = self.later.remove(&name).unwrap_or_default();
+        later.retain(|waits| !waits.is_closed());
+        if !later.is_empty() {
+            self.send(finder, name, later, now);
+        }
+    }
+
+    fn refuse(self, why: &Failure) {
+        let refusal = Ok(refusal(why));
+        for who in self.asked.into_values().chain(self.later.into_values()) {
+            answer(who, &refusal);
+        }
+    }
+}
+
+/// Who stopped waiting has met his deadline.
+fn answer(who: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
+    for waits in who {
+        let _ = waits.send(answer.clone());
+    }
+}
+
+impl Run {
+    async fn for_ever(mut self) {
+        let clock = self.upstream.clock();
+        loop {
+            let (server, at) = self.retry.next(clock.now());
+            if !self.refuse_until(at).await {
+                return;
+            }
+            let failure = match self.upstream.log_in(server, self.need).await {
+                Ok((connection, session)) => {
+                    self.retry.worked(server);
+                    self.worked = true;
+                    self.note(server, None);
+                    info!(
+                        "asking the MUPDATE server {} for names ({}{})",
+                        session.banner.server,
+                        session.mechanism,
+                        if session.tls { ", TLS" } else { "" }
+                    );
+                    let generation = generation(&session.banner.release);
+                    {
+                        let mut known = self.shared.lock();
+                        known.up = Some((clock.now(), session.banner.server.clone()));
+                        known.failure = None;
+                        known.impossible = false;
+                        known.generation = generation.or(known.generation);
+                    }
+                    let mut waiting = Waiting::default();
+                    let failure = self.answer(connection, session, &mut waiting).await;
+                    self.shared.lock().up = None;
+                    let Some(failure) = failure else { return };
+                    waiting.refuse(&failure);
+                    failure
+                }
+                Err(failure) => failure,
+            };
+            self.shared.lock().failure = Some(failure.to_string());
+            if self.failures.get(server).is_some_and(|last| last.as_ref() != Some(&failure)) {
+                let servers = self.upstream.servers();
+                let named = servers.get(server).map(ToString::to_string).unwrap_or_default();
+                warn!("cannot ask the MUPDATE server at {named}: {failure}");
+            }
+            self.retry.failed(server, trouble(&failure), clock.now(), super::chance());
+            self.note(server, Some(failure));
+            self.shared.lock().impossible = self.is_impossible();
+        }
+    }
+
+    fn note(&mut self, server: usize, failure: Option<Failure>) {
+        if let Some(last) = self.failures.get_mut(server) {
+            *last = failure;
+            self.last = server;
+        }
+    }
+
+    /// Between two attempts everybody is told at once that there is no connection. False when
+    /// nobody can ask any more.
+    async fn refuse_until(&mut self, moment: Duration) -> bool {
+        let clock = self.upstream.clock();
+        // A timer takes a millisecond even for a moment that is past, and the first question of a
+        // command comes sooner.
+        while clock.now() < moment {
+            tokio::select! {
+                biased;
+                () = clock.reach(Some(moment)) => {}
+                question = self.arrivals.recv() => match question {
+                    Some(Question { answer: waits, .. }) => answer(vec![waits], &self.refusal()),
+                    None => return false,
+                }
+            }
+        }
+        true
+    }
+
+    /// Asking is impossible only if it is with every server, and was from the start: one that is down
+    /// may be the one that works.
+    fn is_impossible(&self) -> bool {
+        let config = |failure: &Option<Failure>| {
+            failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Config)
+        };
+        !self.worked && self.failures.iter().all(config)
+    }
+
+    /// What is said while there is no connection.
+    fn refusal(&self) -> Answer {
+        match self.failures.get(self.last) {
+            Some(Some(failure)) if self.is_impossible() => Err(Impossible(failure.to_string())),
+            Some(Some(failure)) => Ok(refusal(failure)),
+            _ => Ok(Finding::Unsure("there is no connection to the MUPDATE server".into())),
+        }
+    }
+
+    /// Answers questions over a connection until it fails. `None`: nobody can ask any more.
+    async fn answer(
+        &mut self,
+        mut connection: Connection,
+        session: Session,
+        waiting: &mut Waiting,
+    ) -> Option<Failure> {
+        let clock = self.upstream.clock();
+        let mut finder = Finder::new(session, self.upstream.timings(), clock.now());
+        let mut piece = vec![0; PIECE];
+        let mut batch = Vec::new();
+        let mut look_at = Some(clock.now());
+        loop {
+            if look_at.is_some_and(|moment| moment <= clock.now()) {
+                self.witnesses.begin();
+                for name in self.witnesses.names() {
+                    // Nobody waits for it; the answer is for the witnesses.
+                    let _ = finder.ask(name, clock.now());
+                }
+                look_at = None;
+            }
+            let failed = self.take_answers(&mut finder, waiting);
+            look_at = match self.witnesses.doubt() {
+                Some(_) => look_at.or(Some(clock.now() + DOUBT_FOR)),
+                None => None,
+            };
+            let output = std::mem::take(finder.output());
+            if let Err(failure) = upstream::send(&mut connection, &output).await {
+                return Some(failure);
+            }
+            if let Some(failure) = failed {
+                return Some(failure);
+            }
+            tokio::select! {
+                // What has come counts before a deadline, and that before a flood of questions.
+                biased;
+                read = connection.read(&mut piece) => match read {
+                    Ok(0) => finder.closed(),
+                    Ok(read) => finder.receive(upstream::bytes(&piece, read), clock.now()),
+                    Err(error) => return Some(Failure::Network(error.to_string())),
+                },
+                () = clock.reach(finder.deadline()) => finder.tick(clock.now()),
+                () = clock.reach(look_at) => {}
+                () = self.shared.leave.notified() => {
+                    let why = "the stream of changes comes from another server";
+                    return Some(Failure::Network(why.into()));
+                }
+                taken = self.arrivals.recv_many(&mut batch, BATCH) => {
+                    if taken == 0 {
+                        return None;
+                    }
+                    for question in batch.drain(..) {
+                        waiting.ask(&mut finder, question, clock.now());
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_answers(&mut self, finder: &mut Finder, waiting: &mut Waiting) -> Option<Failure> {
+        let now = self.upstream.clock().now();
+        loop {
+            match finder.next() {
+                Ok(Some((ticket, name, finding))) => {
+                    self.witnesses.heard(&name, &finding);
+                    let finding = match (finding, self.witnesses.doubt()) {
+                        (Finding::Absent, Some(doubt)) => Finding::Unsure(doubt),
+                        (finding, _) => finding,
+                    };
+                    waiting.answer(finder, (ticket, name), finding, now);
+                }
+                Ok(None) => return None,
+                Err(failure) => return Some(failure),
+            }
+        }
+    }
+}
+
+fn refusal(failure: &Failure) -> Finding {
+    Finding::Unsure(format!("the MUPDATE server cannot be asked: {failure}"))
+}
+
+/// How long such a failure keeps a server from being tried again.
+pub(super) fn trouble(failure: &Failure) -> Trouble {
+    match failure.kind() {
+        FailureKind::Network | FailureKind::Protocol => Trouble::Network,
+        FailureKind::Tls | FailureKind::Login | FailureKind::Config => Trouble::Refused,
+    }
+}

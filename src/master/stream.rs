@@ -1,0 +1,157 @@
+//! Follows the master: one connection after another, whatever happens to them.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::connection::Connection;
+use super::follower::{Shared, Wanted};
+use super::query::trouble;
+use super::retry::{Retry, Trouble};
+use super::upstream::{self, PIECE, Upstream};
+use super::writer::Told;
+use crate::mupdate::{Event, Failure, Need, Session, Stream};
+
+/// So many events at most go to the writer at once.
+const BUNCH: usize = 1024;
+
+/// How one connection ended.
+enum End {
+    Failed(Failure),
+    /// The list is wanted again.
+    Relist(Wanted),
+    /// The writer is gone.
+    Over,
+}
+
+/// Tells the writer what the master tells, for as long as there is a writer.
+pub(super) async fn run(upstream: Arc<Upstream>, shared: Arc<Shared>, told: mpsc::Sender<Told>) {
+    let clock = upstream.clock();
+    let mut retry = Retry::new(upstream.servers().len());
+    // What is no server's fault must not send us to another one.
+    let mut ours = Retry::new(1);
+    loop {
+        let (server, at) = retry.next(clock.now());
+        clock.reach(Some(at.max(ours.next(clock.now()).1))).await;
+        let named = upstream.servers().get(server).map(ToString::to_string).unwrap_or_default();
+        // Whatever wanted the list: here it comes.
+        shared.relisted();
+        let end = match upstream.log_in(server, Need::Master).await {
+            Ok((connection, session)) => {
+                info!(
+                    "following the MUPDATE master {} at {named} ({}{})",
+                    session.banner.server,
+                    session.mechanism,
+                    if session.tls { ", TLS" } else { "" }
+                );
+                shared.connected(&session.banner.server);
+                let began = clock.now();
+                let end = follow(connection, session, &upstream, &shared, &told).await;
+                shared.disconnected();
+                if shared.current_since(began) {
+                    retry.worked(server);
+                    ours.worked(0);
+                }
+                if told.send(Told::Lost).await.is_err() {
+                    break;
+                }
+                end
+            }
+            Err(failure) => End::Failed(failure),
+        };
+        match end {
+            End::Over => break,
+            End::Relist(why) => {
+                let trouble = match why {
+                    Wanted::HeldBack => Trouble::Network,
+                    Wanted::Unwritten => Trouble::Disk,
+                };
+                ours.failed(0, trouble, clock.now(), super::chance());
+            }
+            End::Failed(failure) => {
+                if shared.failed(&failure) {
+                    warn!("cannot follow the MUPDATE master at {named}: {failure}");
+                }
+                retry.failed(server, trouble(&failure), clock.now(), super::chance());
+            }
+        }
+    }
+    error!("the thread that writes the replica has ended: restart murder-route");
+}
+
+async fn follow(
+    mut connection: Connection,
+    session: Session,
+    upstream: &Upstream,
+    shared: &Shared,
+    told: &mpsc::Sender<Told>,
+) -> End {
+    let clock = upstream.clock();
+    let banner = session.banner.clone();
+    let limit = shared.list_limit();
+    let mut stream = Stream::new(session, upstream.timings(), clock.now()).limited(limit);
+    let mut noted = (0, 0);
+    let connected = Told::Connected { master: banner.server, release: banner.release };
+    if told.send(connected).await.is_err() {
+        return End::Over;
+    }
+    let mut piece = vec![0; PIECE];
+    loop {
+        let output = std::mem::take(stream.output());
+        if let Err(failure) = upstream::send(&mut connection, &output).await {
+            return End::Failed(failure);
+        }
+        tokio::select! {
+            // What has come counts before a deadline: the writer may have kept us from reading it.
+            biased;
+            wanted = shared.wants_list() => {
+                stream.log_out();
+                let goodbye = std::mem::take(stream.output());
+                // The connection is given up either way.
+                let _ = upstream::send(&mut connection, &goodbye).await;
+                return End::Relist(wanted);
+            }
+            read = connection.read(&mut piece) => match read {
+                Ok(0) => stream.closed(),
+                Ok(read) => stream.receive(upstream::bytes(&piece, read), clock.now()),
+                Err(error) => return End::Failed(Failure::Network(error.to_string())),
+            },
+            () = clock.reach(stream.deadline()) => stream.tick(clock.now()),
+        }
+        let mut bunch = Vec::new();
+        let failed = loop {
+            match stream.next() {
+                Ok(Some(event)) => {
+                    bunch.push(event);
+                    if bunch.len() >= BUNCH
+                        && told.send(Told::Events(std::mem::take(&mut bunch))).await.is_err()
+                    {
+                        return End::Over;
+                    }
+                }
+                Ok(None) => break None,
+                Err(failure) => break Some(failure),
+            }
+        };
+        let odd = (stream.doubtful(), stream.skipped());
+        let is_listed = bunch.iter().any(|event| matches!(event, Event::Listed));
+        if is_listed && odd != noted {
+            noted = odd;
+            shared.odd(odd.0, odd.1);
+            let first = stream.first_doubtful();
+            let example = first.map_or_else(String::new, |name| format!(", the first is {name}"));
+            warn!(
+                "the list of the MUPDATE master has {} records whose location cannot be used{example}: \
+                 their mail is deferred; {} records with no name that a mailbox can have are left out",
+                odd.0, odd.1
+            );
+        }
+        if !bunch.is_empty() && told.send(Told::Events(bunch)).await.is_err() {
+            return End::Over;
+        }
+        if let Some(failure) = failed {
+            return End::Failed(failure);
+        }
+    }
+}

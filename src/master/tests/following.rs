@@ -1,0 +1,460 @@
+//! The replica, and what is answered from it.
+
+use std::fs;
+use std::sync::atomic::Ordering::SeqCst;
+
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::mupdate::Event;
+use crate::replica::store::{Error, accept};
+use crate::replica::{ReplicaMeta, ReplicaState};
+
+const NAMES: usize = 300;
+
+async fn a_murder() -> (Server, TempDir, MasterClient) {
+    let (master, dir) = (Server::start(users(NAMES)).await, tempdir());
+    let murder = to_follow(&[&master], dir.path());
+    settled(&murder).await;
+    (master, dir, murder)
+}
+
+async fn is_disconnected(murder: &MasterClient) {
+    until("the connection is gone", async || replica(murder).link().server.is_none()).await;
+}
+
+#[tokio::test]
+async fn nobody_is_unknown_before_the_whole_list_is_there() {
+    let (master, dir) = (Server::start(users(NAMES)).await, tempdir());
+    master.pause_lists(true);
+    let murder = to_follow(&[&master], dir.path());
+    until("half the list came", async || master.updates() == 1).await;
+    until("questions are answered", async || murder.asker().status().server.is_some()).await;
+    for _ in 0..20 {
+        is_later(&answer(&murder, "user.stranger").await, "never been synchronised");
+        // The master himself is asked meanwhile.
+        assert_eq!(answer(&murder, "user.u1").await, Answer::At("be1".into()));
+    }
+    assert_eq!(replica(&murder).status().state, "never");
+    master.pause_lists(false);
+    settled(&murder).await;
+    all_are_found(&murder, NAMES);
+    let status = replica(&murder).status();
+    assert_eq!((status.state, status.names, status.doubt), ("fresh", NAMES as u64, None));
+    assert_eq!(replica(&murder).link().server.as_deref(), Some("mu.example.org"));
+    assert_eq!(murder.key_generation(), Some(KeyGeneration::Separated));
+}
+
+#[tokio::test]
+async fn the_old_list_is_served_while_a_new_one_comes_and_half_a_list_changes_nothing() {
+    let (mut master, _dir, murder) = a_murder().await;
+    master.kill().await;
+    is_disconnected(&murder).await;
+    master.lose(|name| name != "user.u7");
+    master.put("user.u8", "be2");
+    master.put("user.late", "be2");
+    master.ways().cut_list_at = Some(10_000);
+    master.restart().await;
+    // Cut off twice, then paused in its middle.
+    until("two lists are cut off", async || master.updates() == 3).await;
+    is_disconnected(&murder).await;
+    all_are_found(&murder, NAMES);
+    is_later(&answer(&murder, "user.stranger").await, "while it sent its list");
+    master.pause_lists(true);
+    master.ways().cut_list_at = None;
+    until("a list has begun", async || replica(&murder).link().server.is_some()).await;
+    all_are_found(&murder, NAMES);
+    is_later(&answer(&murder, "user.stranger").await, "stale");
+    master.pause_lists(false);
+    settled(&murder).await;
+    is_later(&answer(&murder, "user.u7").await, "vanished from the master's list");
+    assert_eq!(answer(&murder, "user.u8").await, Answer::At("be2".into()));
+    assert!(matches!(look(&murder, "user.late"), Lookup::Present(_)));
+}
+
+#[tokio::test]
+async fn a_change_is_seen_at_once_and_no_absent_outlives_it() {
+    let (master, _dir, murder) = a_murder().await;
+    for n in 0..50 {
+        let user = format!("user.new{n}");
+        assert_eq!(answer(&murder, &user).await, Answer::Unknown);
+        master.put(&user, "be3");
+        assert_eq!(answer(&murder, &user).await, Answer::At("be3".into()));
+    }
+    until("it is streamed", async || matches!(look(&murder, "user.new49"), Lookup::Present(_)))
+        .await;
+    master.put("user.u1", "be2");
+    until("the move is streamed", async || {
+        answer(&murder, "user.u1").await == Answer::At("be2".into())
+    })
+    .await;
+    murder.caught_up().await.unwrap();
+    assert!(replica(&murder).link().changes >= 51);
+}
+
+#[tokio::test]
+async fn of_a_list_that_is_read_again_only_what_it_changed_counts_as_changed() {
+    let (mut master, _dir, murder) = a_murder().await;
+    let list = replica(&murder).list();
+    let changed = || {
+        let names = users(NAMES).chain(["user.new".to_owned()]);
+        names.filter(|user| list.lookup_dated(&name(user)).1).collect::<Vec<_>>()
+    };
+    assert_eq!(changed(), [""; 0], "in a replica that was empty");
+    master.kill().await;
+    is_disconnected(&murder).await;
+    master.put("user.u8", "be2");
+    master.put("user.new", "be2");
+    master.restart().await;
+    settled(&murder).await;
+    assert_eq!(changed(), ["user.u8", "user.new"]);
+    // It stays so when nothing has changed.
+    master.kill().await;
+    is_disconnected(&murder).await;
+    master.restart().await;
+    settled(&murder).await;
+    assert_eq!(changed(), ["user.u8", "user.new"]);
+}
+
+#[tokio::test]
+async fn whoever_is_missing_since_a_deletion_may_be_in_the_middle_of_a_rename() {
+    let (master, _dir, murder) = a_murder().await;
+    // After a list every name counts as deleted lately for ten seconds.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    tokio::time::resume();
+    settled(&murder).await;
+    for n in 0..20 {
+        let user = format!("user.u{n}");
+        // That he is there, and the master would not have him: then he was deleted just now.
+        assert!(murder.deleted_lately(&name(&user)));
+        assert!(!murder.deleted_lately(&name(&format!("user.nobody{n}"))));
+        master.delete(&user);
+        while matches!(look(&murder, &user), Lookup::Present(_)) {
+            tokio::task::yield_now().await;
+        }
+        assert!(murder.deleted_lately(&name(&user)));
+    }
+    assert_eq!(answer(&murder, "user.u0").await, Answer::Unknown);
+}
+
+#[tokio::test]
+async fn a_master_that_is_gone_makes_nobody_unknown_and_it_is_said_why() {
+    let (mut master, _dir, murder) = a_murder().await;
+    master.kill().await;
+    is_disconnected(&murder).await;
+    for _ in 0..50 {
+        all_are_found(&murder, NAMES);
+        is_later(&answer(&murder, "user.stranger").await, "there is no connection to the master");
+    }
+    until("it is refused", async || {
+        let why = replica(&murder).status().doubt.unwrap();
+        why.contains("Connection refused")
+    })
+    .await;
+    master.restart().await;
+    settled(&murder).await;
+    assert_eq!(replica(&murder).link().connections, 2);
+}
+
+#[tokio::test]
+async fn a_master_that_hangs_makes_nobody_unknown_and_is_given_up() {
+    let (master, _dir, murder) = a_murder().await;
+    master.hang(true);
+    let began = Instant::now();
+    let finding = murder.find(&name("user.stranger")).await.unwrap();
+    assert!(matches!(&finding, Finding::Unsure(_)), "{finding:?}");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(murder.caught_up().await.is_err());
+    is_disconnected(&murder).await;
+    all_are_found(&murder, NAMES);
+    is_later(&answer(&murder, "user.stranger").await, "no connection to the master");
+    master.hang(false);
+    settled(&murder).await;
+}
+
+#[tokio::test]
+async fn a_master_that_comes_back_empty_is_believed_of_nobody() {
+    let (mut master, _dir, murder) = a_murder().await;
+    master.kill().await;
+    master.lose(|_| false);
+    master.restart().await;
+    until("it is held back", async || {
+        for user in ["user.stranger", "user.u1", "user.u2"] {
+            let finding = murder.find(&name(user)).await;
+            assert!(!matches!(finding, Ok(Finding::Absent)), "{user}: {finding:?}");
+        }
+        replica(&murder).status().state == "held-back"
+    })
+    .await;
+    until("a barrier later", async || replica(&murder).caught_up().await.is_ok()).await;
+    all_are_found(&murder, NAMES);
+    for user in ["user.stranger", "user.u1"] {
+        until("he is asked", async || {
+            let finding = murder.find(&name(user)).await.unwrap();
+            assert!(matches!(finding, Finding::Unsure(_)), "{finding:?}");
+            matches!(finding, Finding::Unsure(why) if why.contains("300 of 300"))
+        })
+        .await;
+    }
+    // The master has his table again.
+    master.kill().await;
+    for user in users(NAMES) {
+        master.put(&user, "be1");
+    }
+    master.restart().await;
+    settled(&murder).await;
+    all_are_found(&murder, NAMES);
+}
+
+#[tokio::test]
+async fn an_absent_is_believed_only_if_the_stream_has_caught_up_since_the_connection_was_made() {
+    let (_master, _dir, murder) = a_murder().await;
+    let (replica, (up, _)) = (replica(&murder), murder.asker().up().unwrap());
+    assert_eq!(replica.doubts_absent(Some(up)), None);
+    for up in [None, Some(up + PATIENCE)] {
+        assert!(replica.doubts_absent(up).unwrap().contains("has not caught up"));
+    }
+}
+
+/// A murder whose master has come back with a third of its names.
+async fn with_a_loss(accept_after: Duration) -> (Server, TempDir, MasterClient) {
+    let (mut master, dir) = (Server::start(users(NAMES)).await, tempdir());
+    let settings = ReplicaSettings { accept_after, ..replica_in(dir.path()) };
+    let murder = MasterClient::to_follow(upstream(&mupdate(&[&master])), &settings).unwrap();
+    settled(&murder).await;
+    master.kill().await;
+    master.lose(|name| name.len() < "user.u100".len());
+    master.restart().await;
+    until("it is held back", async || replica(&murder).status().state == "held-back").await;
+    (master, dir, murder)
+}
+
+async fn is_taken_over(murder: &MasterClient) {
+    settled(murder).await;
+    all_are_found(murder, 100);
+    assert_eq!(answer(murder, "user.u100").await, Answer::Unknown);
+    assert_eq!(replica(murder).status().held_back, None);
+}
+
+#[tokio::test]
+async fn a_loss_that_somebody_accepts_is_taken_over_and_not_before() {
+    let (master, dir, murder) = with_a_loss(Duration::from_secs(600)).await;
+    until("barriers later", async || replica(&murder).caught_up().await.is_ok()).await;
+    all_are_found(&murder, NAMES);
+    is_later(&answer(&murder, "user.stranger").await, "200 of 300");
+    assert_eq!(master.updates(), 2);
+    accept(&dir.path().join("replica")).unwrap().held_back.unwrap();
+    is_taken_over(&murder).await;
+}
+
+#[tokio::test]
+async fn a_loss_that_a_later_list_confirms_is_taken_over() {
+    let (master, _dir, murder) = with_a_loss(Duration::from_secs(1)).await;
+    is_taken_over(&murder).await;
+    assert!(master.updates() >= 3);
+}
+
+#[tokio::test]
+async fn a_loss_that_nobody_waits_for_does_not_make_a_hot_loop_of_lists() {
+    let (mut master, dir) = (Server::start(users(NAMES)).await, tempdir());
+    let settings = ReplicaSettings { accept_after: Duration::ZERO, ..replica_in(dir.path()) };
+    let murder = MasterClient::to_follow(upstream(&mupdate(&[&master])), &settings).unwrap();
+    settled(&murder).await;
+    master.kill().await;
+    master.lose(|_| false);
+    master.restart().await;
+    until("two more lists", async || master.updates() >= 4).await;
+    let updates = master.seen().updates.lock().unwrap().clone();
+    assert!(updates[3] - updates[2] >= Duration::from_millis(450));
+    all_are_found(&murder, NAMES);
+}
+
+#[tokio::test]
+async fn a_slave_is_not_followed() {
+    let ways = Ways { role: "mupdate://mu.example.org", ..Ways::default() };
+    let (slave, dir) = (Server::start_with(users(NAMES), ways).await, tempdir());
+    let murder = to_follow(&[&slave], dir.path());
+    until("it is refused", async || {
+        replica(&murder).link().failure.is_some_and(|why| why.contains("slave"))
+    })
+    .await;
+    assert_eq!(slave.updates(), 0);
+    assert!(matches!(answer(&murder, "user.u1").await, Answer::Later(_)));
+}
+
+#[tokio::test]
+async fn where_the_first_server_is_dead_the_second_is_followed() {
+    let (mut dead, master) = (Server::start([]).await, Server::start(users(NAMES)).await);
+    dead.kill().await;
+    let dir = tempdir();
+    let murder = to_follow(&[&dead, &master], dir.path());
+    settled(&murder).await;
+    all_are_found(&murder, NAMES);
+}
+
+#[tokio::test]
+async fn another_master_than_the_one_that_is_followed_makes_nobody_unknown() {
+    let other = Ways { servername: "other.example.org", ..Ways::default() };
+    let (master, other) = (Server::start(users(NAMES)).await, Server::start_with([], other).await);
+    let dir = tempdir();
+    let followed = Arc::new(upstream(&mupdate(&[&master])));
+    let replica = Replica::follow(&followed, &replica_in(dir.path())).unwrap();
+    let asker = Asker::beside_a_replica(Arc::new(upstream(&mupdate(&[&other, &master]))));
+    let murder = MasterClient::new(&followed, asker, Some(replica));
+    until("the other one is asked", async || {
+        murder.asker().status().server.as_deref() == Some("other.example.org")
+    })
+    .await;
+    until("the one is followed", async || murder.replica().unwrap().caught_up().await.is_ok())
+        .await;
+    is_later(&answer(&murder, "user.stranger").await, "other.example.org");
+    settled(&murder).await;
+    assert_eq!(murder.asker().status().server.as_deref(), Some("mu.example.org"));
+}
+
+#[tokio::test]
+async fn a_restart_without_a_master_still_finds_everybody() {
+    let (mut master, dir, murder) = a_murder().await;
+    murder.stop().await;
+    master.kill().await;
+    let murder = to_follow(&[&master], dir.path());
+    all_are_found(&murder, NAMES);
+    is_later(&answer(&murder, "user.stranger").await, "stale");
+    master.restart().await;
+    settled(&murder).await;
+}
+
+#[tokio::test]
+async fn nobody_is_routed_by_a_list_that_is_older_than_was_allowed() {
+    let (mut master, dir) = (Server::start(users(3)).await, tempdir());
+    let max_age = Some(Duration::from_secs(2));
+    let settings = ReplicaSettings { max_age, ..replica_in(dir.path()) };
+    let murder = MasterClient::to_follow(upstream(&mupdate(&[&master])), &settings).unwrap();
+    settled(&murder).await;
+    all_are_found(&murder, 3);
+    master.kill().await;
+    until("it is too old", async || match look(&murder, "user.u1") {
+        Lookup::Unsure(why) => why.contains("stale"),
+        found => matches!(found, Lookup::Absent),
+    })
+    .await;
+    is_later(&answer(&murder, "user.u1").await, "stale");
+    master.restart().await;
+    settled(&murder).await;
+    all_are_found(&murder, 3);
+}
+
+#[tokio::test]
+async fn two_daemons_do_not_follow_into_one_directory() {
+    let (master, dir, murder) = a_murder().await;
+    let second = MasterClient::to_follow(upstream(&mupdate(&[&master])), &replica_in(dir.path()));
+    assert!(matches!(second, Err(Error::InUse(_))));
+    all_are_found(&murder, NAMES);
+    // Nothing of a failed attempt is left, and of a daemon that was stopped neither.
+    murder.stop().await;
+    to_follow(&[&master], dir.path()).stop().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_be_written_at_the_start_is_served_and_makes_nobody_unknown() {
+    let (master, dir, murder) = a_murder().await;
+    murder.stop().await;
+    // Not even root can open that to write.
+    let lock = dir.path().join("replica/lock");
+    fs::remove_file(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
+    let murder = to_follow(&[&master], dir.path());
+    for _ in 0..2 {
+        all_are_found(&murder, NAMES);
+        is_later(&answer(&murder, "user.stranger").await, "cannot be written");
+        let status = replica(&murder).status();
+        assert!(status.doubt.is_some_and(|why| why.contains("cannot be written")));
+        until("it is connected", async || replica(&murder).link().connections > 0).await;
+    }
+    fs::remove_dir(&lock).unwrap();
+    settled(&murder).await;
+    assert_eq!(answer(&murder, "user.stranger").await, Answer::Unknown);
+    murder.stop().await;
+    // With nothing to serve it is an error.
+    fs::remove_dir_all(dir.path().join("replica")).unwrap();
+    fs::write(dir.path().join("replica"), "").unwrap();
+    let none = MasterClient::to_follow(upstream(&mupdate(&[&master])), &replica_in(dir.path()));
+    assert!(matches!(none, Err(Error::Io { .. })));
+}
+
+/// With one thread for all tasks a wait for the writer would be a wait for ever.
+#[tokio::test(flavor = "current_thread")]
+async fn stopping_ends_in_the_middle_of_a_list_as_well() {
+    let (master, dir) = (Server::start(users(NAMES)).await, tempdir());
+    master.pause_lists(true);
+    for _ in 0..3 {
+        let before = master.updates();
+        let murder = to_follow(&[&master], dir.path());
+        until("a list has begun", async || master.updates() > before).await;
+        tokio::time::timeout(PATIENCE, murder.stop()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_was_removed_is_built_anew_and_makes_nobody_unknown() {
+    let (master, dir, murder) = a_murder().await;
+    let data = dir.path().join("replica/data.mdb");
+    fs::remove_file(&data).unwrap();
+    // No file can be made there until this is gone.
+    std::os::unix::fs::symlink(dir.path().join("missing/data.mdb"), &data).unwrap();
+    master.put("user.new", "be1");
+    until("it is noticed", async || {
+        assert_ne!(answer(&murder, "user.u1").await, Answer::Unknown);
+        let doubt = replica(&murder).status().doubt.unwrap_or_default();
+        doubt.contains("the replica cannot be written") && doubt.contains("data.mdb")
+    })
+    .await;
+    assert!(matches!(answer(&murder, "user.stranger").await, Answer::Later(_)));
+    until("it is tried again", async || master.updates() >= 3).await;
+    let updates = master.seen().updates.lock().unwrap().clone();
+    assert!(updates[1] - updates[0] >= Duration::from_secs(2), "a hot loop of lists");
+    assert!(updates[2] - updates[1] >= Duration::from_secs(2), "a hot loop of lists");
+    fs::remove_file(&data).unwrap();
+    settled(&murder).await;
+    all_are_found(&murder, NAMES);
+    assert!(matches!(look(&murder, "user.new"), Lookup::Present(_)));
+}
+
+#[tokio::test]
+async fn a_writer_that_is_slow_holds_up_the_stream_and_loses_nothing() {
+    const MANY: usize = 150_000;
+    let master = Server::start(users(MANY)).await;
+    let upstream = Arc::new(upstream(&mupdate(&[&master])));
+    let standing = ReplicaState::new(ReplicaMeta::default(), 0, std::time::SystemTime::now());
+    let shared = Arc::new(super::super::follower::Shared::new(upstream.clock(), standing, None));
+    let (tell, mut told) = mpsc::channel(8);
+    let stream = tokio::spawn(stream::run(upstream, shared, tell));
+    until("nothing goes in any more", async || told.len() == 8).await;
+    // Longer than any silence that is allowed after the list.
+    tokio::time::sleep(timings().noop_answer * 2).await;
+    assert_eq!(told.len(), 8);
+    let (mut came, mut listed, mut barriers) = (std::collections::HashSet::new(), false, 0);
+    while barriers < 2 {
+        match told.recv().await.unwrap() {
+            writer::Told::Connected { .. } => assert!(came.is_empty()),
+            writer::Told::Lost => panic!("it was given up"),
+            writer::Told::Events(events) => {
+                assert!(events.len() <= 1024, "{}", events.len());
+                for event in events {
+                    match event {
+                        Event::Record(name, _) => assert!(came.insert(name) && !listed),
+                        Event::Listed => listed = true,
+                        Event::Current { .. } => barriers += 1,
+                        Event::Deleted(name) => panic!("{name}"),
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(came.len(), MANY);
+    assert_eq!(master.seen().connections.load(SeqCst), 1);
+    // The stream does not outlive its writer.
+    drop(told);
+    tokio::time::timeout(PATIENCE, stream).await.unwrap().unwrap();
+}

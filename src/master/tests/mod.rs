@@ -1,0 +1,167 @@
+//! A daemon's connections against a master that is killed, hangs, lies, and comes back.
+
+mod asking;
+mod following;
+mod logging_in;
+mod master;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use self::master::{Master as Server, PASSWORD, USER, Ways};
+use super::*;
+use crate::config::{Mupdate, ReplicaSettings, Tls};
+use crate::lists::combined::{Lists, Replicated, Source};
+use crate::model::mailbox::{Lookup, MailboxList};
+use crate::model::secret::Secret;
+use crate::mupdate::{Credentials, Timings, WhenTls};
+
+/// Nothing that is waited for takes longer, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// What a mail server would be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    At(String),
+    Unknown,
+    Later(String),
+}
+
+fn name(name: &str) -> MailboxName {
+    MailboxName::new(name).unwrap()
+}
+
+/// `user.u0` and so on.
+fn users(number: usize) -> impl Iterator<Item = String> {
+    (0..number).map(|n| format!("user.u{n}"))
+}
+
+fn timings() -> Timings {
+    Timings {
+        banner: Duration::from_secs(1),
+        login: Duration::from_secs(5),
+        list_silence: Duration::from_secs(5),
+        noop_every: Duration::from_millis(50),
+        noop_answer: Duration::from_millis(1500),
+        find_answer: Duration::from_millis(1500),
+        keep_alive: Duration::from_millis(100),
+        ..Timings::default()
+    }
+}
+
+fn credentials(password: &str) -> Credentials {
+    Credentials {
+        authname: USER.into(),
+        password: Some(Secret::new(password)),
+        ..Credentials::default()
+    }
+}
+
+/// How these servers are logged in to: in the clear, by SCRAM.
+fn mupdate(servers: &[&Server]) -> Mupdate {
+    Mupdate {
+        servers: servers.iter().map(|server| server.address()).collect(),
+        credentials: credentials(PASSWORD),
+        tls: Tls { when: WhenTls::Off, ..Tls::default() },
+        allow_plaintext: false,
+        master: None,
+        mechanisms: None,
+        negative_cache: None,
+    }
+}
+
+fn upstream(mupdate: &Mupdate) -> Upstream {
+    Upstream::new(mupdate).unwrap().with_timings(timings())
+}
+
+fn to_ask(mupdate: &Mupdate) -> MasterClient {
+    MasterClient::to_ask(upstream(mupdate), Need::Master)
+}
+
+fn replica_in(dir: &Path) -> ReplicaSettings {
+    let accept_after = Duration::from_secs(600);
+    let (max_age, max_names) = (None, None);
+    ReplicaSettings { directory: dir.join("replica"), accept_after, max_age, max_names }
+}
+
+/// Follows the servers into a directory.
+fn to_follow(servers: &[&Server], dir: &Path) -> MasterClient {
+    MasterClient::to_follow(upstream(&mupdate(servers)), &replica_in(dir)).unwrap()
+}
+
+fn replica(murder: &MasterClient) -> &Replica {
+    murder.replica().unwrap()
+}
+
+/// What the lists say, as the resolver asks them.
+fn look(murder: &MasterClient, who: &str) -> Lookup {
+    let sources = murder.replica().map(|replica| {
+        let list = Arc::new(replica.list().clone());
+        Source::Replica(Replicated { list, trust: replica.trust() })
+    });
+    Lists::new(sources.into_iter().collect()).lookup(&name(who))
+}
+
+/// What a mail server is told: the list's word, and for who is not in it the master's as well.
+async fn answer(murder: &MasterClient, who: &str) -> Answer {
+    let server = |record: crate::model::mailbox::Record| Answer::At(record.server.unwrap());
+    let looked = look(murder, who);
+    if let Lookup::Present(record) = looked {
+        return server(record);
+    }
+    let found = murder.find(&name(who)).await;
+    match (looked, found) {
+        (_, Ok(Finding::Found(record))) => server(record),
+        (Lookup::Unsure(why), _) => Answer::Later(why),
+        (_, Ok(Finding::Unsure(why)) | Err(Impossible(why))) => Answer::Later(why),
+        (_, Ok(Finding::Absent)) => Answer::Unknown,
+    }
+}
+
+/// Waits until something is so.
+async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !so().await {
+        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until strangers are unknown: the list is there, fresh, and the master is asked.
+async fn settled(murder: &MasterClient) {
+    let began = Instant::now();
+    loop {
+        let last = answer(murder, "user.stranger").await;
+        if last == Answer::Unknown {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "not settled: {last:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// All of these are where they were, without a question to anybody.
+fn all_are_found(murder: &MasterClient, number: usize) {
+    let asked = murder.asker().status().asked;
+    for user in users(number) {
+        match look(murder, &user) {
+            Lookup::Present(record) => assert_eq!(record.server.as_deref(), Some("be1")),
+            other => panic!("{user}: {other:?}"),
+        }
+    }
+    assert_eq!(murder.asker().status().asked, asked);
+}
+
+fn is_later(answer: &Answer, says: &str) {
+    match answer {
+        Answer::Later(why) => assert!(why.contains(says), "`{why}` does not say `{says}`"),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn tempdir() -> TempDir {
+    tempfile::tempdir().unwrap()
+}

@@ -1,0 +1,195 @@
+//! TLS to a master that proves who it is.
+//!
+//! Cyrus' own clients check no certificate at all (`imap/tls.c:tls_init_clientengine`). We do, the
+//! chain and the name: whoever can put himself between us and the master could have all mail sent
+//! to him.
+
+use std::error::Error as _;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
+
+use crate::config::{self, ClientCertificate};
+use crate::model::shown::Shown;
+use crate::mupdate::Failure;
+use crate::os::regular_file;
+
+/// Maximum size of a file of certificates or keys, in bytes. All authorities of a system take 250 kB.
+const PEM_LIMIT: u64 = 16 << 20;
+
+/// Ready to begin TLS with any server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Tls {
+    config: Arc<ClientConfig>,
+    /// Whether we show a certificate when we are asked for one.
+    pub(crate) shows_certificate: bool,
+}
+
+impl Tls {
+    /// Reads the files. The error says which one cannot be used and why.
+    pub(crate) fn new(files: &config::Tls) -> Result<Self, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?
+            .with_root_certificates(roots(files.ca_file.as_deref())?);
+        let mut config = match &files.client {
+            None => builder.with_no_client_auth(),
+            Some(ClientCertificate { certificate, key }) => {
+                let chain = certificates(certificate)?;
+                let said = |e: &dyn std::fmt::Display| format!("{}: {e}", key.display());
+                private(key).map_err(|e| said(&e))?;
+                let pem = regular_file::read(key, PEM_LIMIT).map_err(|e| said(&e))?;
+                let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| said(&e))?;
+                builder.with_client_auth_cert(chain, private).map_err(|e| said(&e))?
+            }
+        };
+        // Cyrus refuses to resume a session where it stores none (`tls_session_timeout: 0`), and a
+        // connection of ours lives for days.
+        config.resumption = Resumption::disabled();
+        Ok(Self { config: Arc::new(config), shows_certificate: files.client.is_some() })
+    }
+
+    /// What begins TLS.
+    pub(crate) fn connector(&self) -> tokio_rustls::TlsConnector {
+        Arc::clone(&self.config).into()
+    }
+}
+
+/// The name that must stand in a server's certificate.
+pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, String> {
+    let named = ServerName::try_from(name.to_owned());
+    named.map_err(|_| format!("`{}` can stand in no certificate", Shown(name)))
+}
+
+/// As a password file: whoever reads the key may log in to the master, which has admins only.
+fn private(key: &Path) -> Result<(), String> {
+    let metadata = std::fs::metadata(key).map_err(|e| e.to_string())?;
+    let mode = metadata.permissions().mode() & 0o777;
+    match mode & 0o027 {
+        0 => Ok(()),
+        _ => Err(format!(
+            "a private key with mode {mode:04o}: others must not read it, and only its owner may \
+             write it (chmod 0640)"
+        )),
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let said = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let pem = regular_file::read(path, PEM_LIMIT).map_err(|e| said(&e))?;
+    let read = CertificateDer::pem_slice_iter(&pem);
+    let read = read.collect::<Result<Vec<_>, _>>().map_err(|e| said(&e))?;
+    if read.is_empty() {
+        return Err(said(&"there is no certificate in it"));
+    }
+    Ok(read)
+}
+
+fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    match ca_file {
+        Some(path) => {
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|e| format!("{}: {e}", path.display()))?;
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+        }
+    }
+    Ok(roots)
+}
+
+/// Why TLS did not come about.
+pub(crate) fn failure(error: &io::Error, name: &str, ca_file: Option<&Path>) -> Failure {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let tls = tls.or_else(|| error.source().and_then(|s| s.downcast_ref::<rustls::Error>()));
+    match tls {
+        Some(rustls::Error::InvalidCertificate(wrong)) => {
+            Failure::Untrusted(in_words(wrong, name, ca_file))
+        }
+        Some(other) => Failure::Tls(other.to_string()),
+        None => Failure::Tls(error.to_string()),
+    }
+}
+
+/// What is wrong with a certificate, for the one who must act.
+fn in_words(wrong: &CertificateError, name: &str, ca_file: Option<&Path>) -> String {
+    let believed = match ca_file {
+        Some(path) => format!("by an authority in {}", path.display()),
+        None => "by an authority of this system; set `ca-file` for a private one".to_owned(),
+    };
+    match wrong {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "the server's certificate has expired: renew it".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "the server's certificate is not valid yet: are the clocks right?".to_owned()
+        }
+        // The second is that of an authority that was made anew under its old name.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            format!("the server's certificate is not signed {believed}")
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!(
+                "the server's certificate is not for `{name}`; if it is the right server, set \
+                 `tls-name` to a name in it"
+            )
+        }
+        other => format!("the server's certificate cannot be believed: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let files = config::Tls { ca_file: Some(path.clone()), ..config::Tls::default() };
+        for (text, says) in [
+            (None, "No such file"),
+            (Some("nothing"), "no certificate in it"),
+            (Some("-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n"), "ca.pem"),
+        ] {
+            if let Some(text) = text {
+                std::fs::write(&path, text).unwrap();
+            }
+            let why = Tls::new(&files).unwrap_err();
+            assert!(why.contains("ca.pem") && why.contains(says), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_belongs_to_another_certificate_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, other] =
+            ["one", "other"].map(|n| rcgen::generate_simple_self_signed([n.to_owned()]).unwrap());
+        let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        std::fs::write(&certificate, one.cert.pem()).unwrap();
+        let ca_file = Some(certificate.clone());
+        let client = Some(ClientCertificate { certificate, key: key.clone() });
+        let files = config::Tls { ca_file, client, ..config::Tls::default() };
+        std::fs::write(&key, one.signing_key.serialize_pem()).unwrap();
+        for mode in [0o644, 0o660, 0o604] {
+            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+            let why = Tls::new(&files).unwrap_err();
+            assert!(why.contains("key.pem: a private key with mode 06"), "{why}");
+        }
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+        std::fs::write(&key, other.signing_key.serialize_pem()).unwrap();
+        assert!(Tls::new(&files).unwrap_err().contains("key.pem"));
+        std::fs::write(&key, one.signing_key.serialize_pem()).unwrap();
+        assert!(Tls::new(&files).unwrap().shows_certificate);
+    }
+}

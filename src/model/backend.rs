@@ -1,0 +1,370 @@
+//! From the server of a record to a backend the mail server can reach.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+use crate::model::shown::Shown;
+
+/// The port of `lmtpd` on Debian (`lmtp` in its `/etc/services`); Postfix' own default is 24.
+pub const LMTP_PORT: u16 = 2003;
+
+/// Where a letter is handed over by LMTP.
+///
+/// Only what is safe to hand to a mail server can be made: Postfix' lmtp(8) dies of a bad port, and
+/// the text becomes a queue name there, so one backend must always be spelt the same way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Backend {
+    /// The mail server's transport for it (Postfix: first column of `master.cf`).
+    pub transport: Box<str>,
+    /// The other end of the connection.
+    pub place: Place,
+}
+
+/// The other end of an LMTP connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A host by name or address.
+    Inet {
+        /// In lower case; an IPv6 address without brackets.
+        host: Box<str>,
+        /// The TCP port, never 0.
+        port: u16,
+    },
+    /// A unix socket of this host, an absolute path.
+    Unix(Box<str>),
+}
+
+/// Why text is not a place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a backend: write `HOST`, `HOST:PORT`, `[IPV6]:PORT` or `unix:/PATH`")]
+pub struct BadPlace(String);
+
+impl Place {
+    /// Reads `HOST`, `HOST:PORT`, `[IPV6]`, `[IPV6]:PORT`, a bare IPv6 address or `unix:/PATH`.
+    pub fn parse(text: &str, default_port: u16) -> Result<Self, BadPlace> {
+        let bad = || BadPlace(Shown(text).to_string());
+        if let Some(path) = text.strip_prefix("unix:") {
+            let fine = path.starts_with('/')
+                && path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b',' | b'%'));
+            return if fine { Ok(Place::Unix(path.into())) } else { Err(bad()) };
+        }
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (host, port) = rest.split_once(']').ok_or_else(bad)?;
+            host.parse::<Ipv6Addr>().map_err(|_| bad())?;
+            (
+                host,
+                if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or_else(bad)?) },
+            )
+        } else {
+            match split_at(text, b':') {
+                Some(_) if text.parse::<Ipv6Addr>().is_ok() => (text, None),
+                Some((host, port)) if is_host(host) => (host, Some(port)),
+                None if is_host(text) => (text, None),
+                _ => return Err(bad()),
+            }
+        };
+        let port = match port {
+            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+                u16::from_str(digits).map_err(|_| bad())?
+            }
+            Some(_) => return Err(bad()),
+            None => default_port,
+        };
+        if port == 0 {
+            return Err(bad());
+        }
+        Ok(Place::Inet { host: host.to_ascii_lowercase().into(), port })
+    }
+
+    /// `host:port`, `[v6]:port` or `unix:/path`, as [`Place::parse`] reads it.
+    pub fn host_and_port(&self) -> String {
+        let nexthop = self.to_string();
+        nexthop.strip_prefix("inet:").map(str::to_owned).unwrap_or(nexthop)
+    }
+}
+
+/// What stands before and after the first of these (ASCII). Servers have names so short that
+/// [`str::split_once`] takes longer.
+fn split_at(text: &str, at: u8) -> Option<(&str, &str)> {
+    let at = text.bytes().position(|b| b == at)?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
+/// A DNS name or an IPv4 address. Underscores are no letters of DNS, but they are met.
+fn is_host(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host).as_bytes();
+    host.len() <= 253
+        && host.split(|b| *b == b'.').all(|label| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with(b"-")
+                && !label.ends_with(b"-")
+                && label.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        })
+}
+
+impl Backend {
+    /// `transport:nexthop`, as a transport map of Postfix answers. Made for nearly every answer, so
+    /// it is put together by hand.
+    pub fn nexthop(&self) -> String {
+        match &self.place {
+            Place::Inet { host, port } if !host.contains(':') => {
+                [&*self.transport, ":inet:", host, ":", itoa::Buffer::new().format(*port)].concat()
+            }
+            place => format!("{}:{place}", self.transport),
+        }
+    }
+}
+
+/// `inet:host:port`, `inet:[v6]:port` or `unix:/path`: a nexthop of Postfix' lmtp(8).
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Inet { host, port } if host.contains(':') => write!(f, "inet:[{host}]:{port}"),
+            Place::Inet { host, port } => write!(f, "inet:{host}:{port}"),
+            Place::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
+}
+
+/// What is configured for one server of the list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Override {
+    /// Where to reach it instead of by its own name.
+    pub place: Option<Place>,
+    /// Its transport, if not the common one.
+    pub transport: Option<Box<str>>,
+    /// Take nothing to it now: its letters wait.
+    pub drain: bool,
+}
+
+/// How the mail server reaches the servers of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backends {
+    /// The port of a server whose record names none.
+    pub port: u16,
+    /// The transport of a server without one of its own.
+    pub transport: Box<str>,
+    /// Where the mailboxes of this host are delivered.
+    pub local: Option<Place>,
+    /// The server on which mailboxes of new users are made (`autocreate_post`).
+    pub autocreate: Option<Box<str>>,
+    /// The domain of servers that have a short name, without a dot.
+    pub domain: Option<Box<str>>,
+    servers: HashMap<Box<str>, Override>,
+}
+
+impl Default for Backends {
+    fn default() -> Self {
+        Self {
+            port: LMTP_PORT,
+            transport: "lmtp".into(),
+            local: None,
+            autocreate: None,
+            domain: None,
+            servers: HashMap::new(),
+        }
+    }
+}
+
+/// Why a record's server is no backend (now).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoBackend {
+    /// The record has no server, and no local backend is configured.
+    #[error("the mailbox is local to this host, and `backends.local` is not configured")]
+    Local,
+    /// `drain` is set for it.
+    #[error("the backend {0} is being drained")]
+    Draining(String),
+    /// The server of the record cannot be a host.
+    #[error("the record's server: {0}")]
+    Odd(#[from] BadPlace),
+}
+
+impl Backends {
+    /// Configures one server, named as in the list (its `servername`, with the `:port` it has there).
+    pub fn set(&mut self, server: &str, what: Override) {
+        self.servers.insert(folded(server).into(), what);
+    }
+
+    /// The servers that are configured by name and that none of these servers of a list is, sorted.
+    /// Nothing that is set for them has an effect.
+    pub fn unlisted<'a>(&self, listed: impl IntoIterator<Item = &'a str>) -> Vec<&str> {
+        let met: HashSet<&str> =
+            listed.into_iter().filter_map(|server| Some(self.find(server)?.0)).collect();
+        let mut unlisted: Vec<&str> =
+            self.servers.keys().map(|name| &**name).filter(|name| !met.contains(name)).collect();
+        unlisted.sort_unstable();
+        unlisted
+    }
+
+    /// The servers that are configured by name, sorted.
+    pub fn overrides(&self) -> Vec<(&str, &Override)> {
+        let mut all: Vec<_> = self.servers.iter().map(|(name, what)| (&**name, what)).collect();
+        all.sort_unstable_by_key(|(name, _)| *name);
+        all
+    }
+
+    /// The backend of a record with this server, or of a local one.
+    pub fn resolve(&self, server: Option<&str>) -> Result<Backend, NoBackend> {
+        let Some(server) = server else {
+            let place = self.local.clone().ok_or(NoBackend::Local)?;
+            return Ok(Backend { transport: self.transport.clone(), place });
+        };
+        let named = if self.servers.is_empty() { None } else { self.find(server) };
+        let named = named.map(|(_, named)| named);
+        if named.is_some_and(|named| named.drain) {
+            return Err(NoBackend::Draining(Shown(server).to_string()));
+        }
+        let transport = named.and_then(|named| named.transport.as_ref()).unwrap_or(&self.transport);
+        let place = match named.and_then(|named| named.place.as_ref()) {
+            Some(place) => place.clone(),
+            None => self.own_place(server)?,
+        };
+        Ok(Backend { transport: transport.clone(), place })
+    }
+
+    /// Where a server is by its name alone.
+    pub(crate) fn own_place(&self, server: &str) -> Result<Place, BadPlace> {
+        let place = Place::parse(connect_string(server), self.port)?;
+        match (place, &self.domain) {
+            (Place::Inet { host, port }, Some(domain)) if !host.contains(['.', ':']) => {
+                // The whole name must be one that a mail server takes.
+                Place::parse(&format!("{host}.{domain}"), port)
+            }
+            (place, _) => Ok(place),
+        }
+    }
+
+    /// By the whole server text first, then without its port.
+    fn find(&self, server: &str) -> Option<(&str, &Override)> {
+        let server = folded(server);
+        let get = |name: &str| self.servers.get_key_value(name);
+        let found = get(&server).or_else(|| get(server.rsplit_once(':')?.0));
+        found.map(|(name, what)| (&**name, what))
+    }
+}
+
+/// A server as servers are compared: without the options for Cyrus' proxies, and without case.
+pub(crate) fn folded(server: &str) -> String {
+    connect_string(server).to_ascii_lowercase()
+}
+
+/// Cyrus' proxies use the server as `host[:port[/tls][/noauth]]` (`imap/backend.c`): the words after
+/// a slash are options for them.
+pub(crate) fn connect_string(server: &str) -> &str {
+    split_at(server, b'/').map_or(server, |(place, _options)| place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nexthop(server: &str) -> Result<String, NoBackend> {
+        Backends::default().resolve(Some(server)).map(|backend| backend.place.to_string())
+    }
+
+    #[test]
+    fn a_server_becomes_a_nexthop_with_an_explicit_port() {
+        assert_eq!(nexthop("127.0.1.11").unwrap(), "inet:127.0.1.11:2003");
+        assert_eq!(nexthop("BE1.Example.org").unwrap(), "inet:be1.example.org:2003");
+        assert_eq!(nexthop("be1.example.org:24").unwrap(), "inet:be1.example.org:24");
+        assert_eq!(nexthop("be1:2003/tls/noauth").unwrap(), "inet:be1:2003");
+        assert_eq!(nexthop("2001:db8::1").unwrap(), "inet:[2001:db8::1]:2003");
+        assert_eq!(nexthop("[2001:DB8::1]:24").unwrap(), "inet:[2001:db8::1]:24");
+    }
+
+    #[test]
+    fn a_server_that_would_kill_or_fool_the_mail_server_never_reaches_it() {
+        for odd in [
+            "",
+            ":24",
+            "be1:",
+            "be1:0",
+            "be1:65536",
+            "be1:lmtp",
+            "be1:+24",
+            "a b",
+            "be1\n",
+            "be1,be2",
+            "-be1",
+            "be1..org",
+            "[2001:db8::1",
+            "[be1]:24",
+            "bé1",
+            "be1;x",
+            "%s",
+        ] {
+            assert!(matches!(nexthop(odd), Err(NoBackend::Odd(_))), "{odd:?}: {:?}", nexthop(odd));
+        }
+    }
+
+    #[test]
+    fn a_socket_whose_path_the_mail_server_would_read_otherwise_is_none() {
+        for odd in ["unix:", "unix:run/lmtp", "unix:/run/a b", "unix:/run/a,b", "unix:/run/%s"] {
+            assert!(Place::parse(odd, 0).is_err(), "{odd}");
+        }
+        let socket = Place::parse("unix:/run/cyrus/socket/lmtp", 0).unwrap();
+        assert_eq!(socket.host_and_port(), "unix:/run/cyrus/socket/lmtp");
+    }
+
+    #[test]
+    fn the_colons_of_an_address_are_not_taken_for_that_of_its_port() {
+        for server in ["be1", "127.0.1.11:24", "2001:db8::1", "[2001:db8::1]:24"] {
+            let backend = Backends::default().resolve(Some(server)).unwrap();
+            assert_eq!(backend.nexthop(), format!("lmtp:{}", backend.place), "{server}");
+        }
+        let backend = Backends::default().resolve(Some("2001:db8::1")).unwrap();
+        assert_eq!(backend.nexthop(), "lmtp:inet:[2001:db8::1]:2003");
+    }
+
+    #[test]
+    fn short_name_gets_the_domain_and_no_other_does() {
+        let mut backends = Backends { domain: Some("example.org".into()), ..Backends::default() };
+        let address = Place::parse("be9", 24).unwrap();
+        backends.set("be4", Override { place: Some(address), ..Override::default() });
+        let place = |server| backends.resolve(Some(server)).unwrap().place.to_string();
+        for (server, expected) in [
+            ("be1", "inet:be1.example.org:2003"),
+            ("BE1:24", "inet:be1.example.org:24"),
+            ("be1/tls", "inet:be1.example.org:2003"),
+            ("be2.example.net", "inet:be2.example.net:2003"),
+            ("192.0.2.1", "inet:192.0.2.1:2003"),
+            ("2001:db8::1", "inet:[2001:db8::1]:2003"),
+            ("[2001:db8::1]:24", "inet:[2001:db8::1]:24"),
+            ("be4", "inet:be9:24"),
+        ] {
+            assert_eq!(place(server), expected, "{server}");
+        }
+    }
+
+    #[test]
+    fn what_is_configured_for_a_server_wins() {
+        let mut backends = Backends { port: 24, ..Backends::default() };
+        backends.set(
+            "BE1.example.org",
+            Override { place: Some(Place::parse("10.0.0.1", 24).unwrap()), ..Override::default() },
+        );
+        backends.set("be2.example.org", Override { drain: true, ..Override::default() });
+        // As it stands in the list, with the options for Cyrus' proxies.
+        backends.set("be4:2003/tls", Override { drain: true, ..Override::default() });
+        let place = |server| backends.resolve(server).map(|backend| backend.place.to_string());
+        assert_eq!(place(Some("be1.example.org")).unwrap(), "inet:10.0.0.1:24");
+        assert_eq!(place(Some("be1.example.org:2003")).unwrap(), "inet:10.0.0.1:24");
+        assert!(matches!(place(Some("be2.example.org")), Err(NoBackend::Draining(_))));
+        assert!(matches!(place(Some("be4:2003/tls")), Err(NoBackend::Draining(_))));
+        assert_eq!(place(Some("be3.example.org")).unwrap(), "inet:be3.example.org:24");
+        assert_eq!(place(None), Err(NoBackend::Local));
+    }
+
+    #[test]
+    fn settings_for_a_server_that_no_list_has_are_found() {
+        let mut backends = Backends::default();
+        for name in ["BE1.example.org", "be2", "be3:2003", "be4", "be5:24"] {
+            backends.set(name, Override::default());
+        }
+        let listed = ["be1.example.org", "be2.example.org", "be3:2003/tls", "be4:2003", "be5:2003"];
+        assert_eq!(backends.unlisted(listed), ["be2", "be5:24"]);
+    }
+}

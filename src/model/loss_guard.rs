@@ -1,0 +1,259 @@
+//! A list that has lost much is not believed when it says "absent".
+//!
+//! An upgrade from Cyrus 3.4 to 3.6 leaves a frontend with a valid list of no mailboxes at all
+//! until the first MUPDATE resync has filled it again, and a resync that goes wrong takes live
+//! accounts away. Both look like so many deletions.
+
+use std::time::Duration;
+
+/// A loss of more names than this and of more than one in [`ONE_IN`] is sharp.
+const NAMES: u64 = 100;
+/// See [`NAMES`].
+const ONE_IN: u64 = 10;
+/// Where a list is short, a loss of more than one in so many names is sharp.
+const ONE_IN_FEW: u64 = 4;
+/// A loss up to this many names is ordinary, however short the list: one user's mailboxes.
+const FEW: u64 = 2;
+/// The number of names is compared with the greatest of one to two of these.
+const PERIOD: Duration = Duration::from_secs(3600);
+
+/// Whether so many names lost of so many are more than is ordinary.
+pub(crate) fn is_sharp(had: u64, lost: u64) -> bool {
+    let one_in = if lost > NAMES { ONE_IN } else { ONE_IN_FEW };
+    lost > FEW && lost > had / one_in
+}
+
+/// A list that has got back most of what it lost is trusted once it has gained no name for so long:
+/// backends whose master was emptied tell it of their names one after the other.
+const SETTLED: Duration = Duration::from_secs(600);
+
+/// Names that a list had and has no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// How many it had.
+    pub(crate) had: u64,
+    /// How many of them it has lost; all of them, or none of none, if the list is empty.
+    pub(crate) lost: u64,
+}
+
+/// What of a [`LossGuard`] outlives the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HighWater {
+    /// The number of names that the present one is compared with.
+    pub names: u64,
+    /// The list is distrusted.
+    pub distrusted: bool,
+}
+
+/// Watches how many names a list has.
+///
+/// It compares with the greatest number of the last one to two hours, so that a list that loses
+/// slowly is noticed as well, and an ordinary decline over weeks is not. While a list is
+/// distrusted that number stays, until all names are back, or until the loss is ordinary again and
+/// nothing more has come back for [`SETTLED`].
+#[derive(Debug, Default)]
+pub(crate) struct LossGuard {
+    /// The greatest number in this period and in the one before.
+    greatest: [u64; 2],
+    last: u64,
+    period: u32,
+    distrust: Option<Loss>,
+    /// Since when a distrusted list has gained no name.
+    settled: Duration,
+}
+
+impl LossGuard {
+    /// Goes on where another process was.
+    pub(crate) fn restored(kept: HighWater, now: Duration) -> Self {
+        let HighWater { names, distrusted } = kept;
+        Self {
+            greatest: [names; 2],
+            last: names,
+            period: period(now),
+            distrust: distrusted.then_some(Loss { had: names, lost: names }),
+            settled: now,
+        }
+    }
+
+    /// What the next process has to know; `None`: nothing was seen.
+    pub(crate) fn high_water(&self) -> Option<HighWater> {
+        let distrusted = self.distrust.is_some();
+        (self.mark() > 0).then_some(HighWater { names: self.mark(), distrusted })
+    }
+
+    fn mark(&self) -> u64 {
+        self.greatest[0].max(self.greatest[1])
+    }
+
+    /// The list has `names` names at `now`, a time since some fixed moment.
+    pub(crate) fn seen(&mut self, names: u64, now: Duration) {
+        let period = period(now);
+        if self.distrust.is_none() && period != self.period {
+            // Also if nobody has asked for a day, what was seen last counts.
+            let before = if period == self.period + 1 { self.greatest[0] } else { self.last };
+            self.greatest = [self.last, before];
+        }
+        self.period = period;
+        let mark = self.mark();
+        let lost = mark.saturating_sub(names);
+        if self.distrust.is_none_or(|before| lost < before.lost) {
+            self.settled = now;
+        }
+        let sharp = names == 0 || is_sharp(mark, lost);
+        let is_back = lost == 0 || now.saturating_sub(self.settled) >= SETTLED;
+        let distrusted = sharp || (self.distrust.is_some() && !is_back);
+        if !distrusted && self.distrust.is_some() {
+            // What has not come back is not expected any more.
+            self.greatest = [names; 2];
+        }
+        self.distrust = distrusted.then_some(Loss { had: mark, lost });
+        if !distrusted {
+            self.greatest[0] = self.greatest[0].max(names);
+            self.last = names;
+        }
+    }
+
+    /// What it has lost, if it is not believed to be whole.
+    pub(crate) fn distrust(&self) -> Option<Loss> {
+        self.distrust
+    }
+}
+
+fn period(now: Duration) -> u32 {
+    (now.as_secs() / PERIOD.as_secs()) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minutes(n: u64) -> Duration {
+        Duration::from_secs(60 * n)
+    }
+
+    #[test]
+    fn an_empty_list_is_never_believed() {
+        let mut guard = LossGuard::default();
+        guard.seen(0, minutes(0));
+        assert!(guard.distrust().is_some());
+        guard.seen(1, minutes(0));
+        assert_eq!(guard.distrust(), None);
+    }
+
+    #[test]
+    fn loss_is_sharp_above_a_tenth_or_a_quarter_of_a_short_list() {
+        for (before, after, believed) in [
+            (1000, 900, true),
+            (1000, 899, false),
+            (10_000, 9_000, true),
+            (10_000, 8_999, false),
+            (400, 300, true),
+            (400, 299, false),
+            (130, 65, false),
+            (100, 75, true),
+            (100, 74, false),
+            (100, 1, false),
+            (9, 6, false),
+            (8, 6, true),
+            (5, 3, true),
+            (5, 2, false),
+        ] {
+            let mut guard = LossGuard::default();
+            guard.seen(before, minutes(0));
+            guard.seen(after, minutes(1));
+            assert_eq!(guard.distrust().is_none(), believed, "{before} to {after}");
+        }
+    }
+
+    #[test]
+    fn losing_slowly_does_not_fool_it() {
+        let mut guard = LossGuard::default();
+        let distrusted = (0..90).find(|minute| {
+            guard.seen(10_000 - 50 * minute, minutes(*minute));
+            guard.distrust().is_some()
+        });
+        assert_eq!(distrusted, Some(21));
+    }
+
+    #[test]
+    fn the_turn_of_an_hour_does_not_fool_it() {
+        let mut guard = LossGuard::default();
+        guard.seen(10_000, minutes(50));
+        guard.seen(9_500, minutes(59));
+        assert_eq!(guard.distrust(), None);
+        guard.seen(8_900, minutes(61));
+        assert_eq!(guard.distrust(), Some(Loss { had: 10_000, lost: 1_100 }));
+    }
+
+    #[test]
+    fn an_ordinary_decline_over_weeks_is_believed() {
+        let mut guard = LossGuard::default();
+        for hour in 0..500 {
+            guard.seen(10_000 - 15 * hour, minutes(60 * hour));
+            assert_eq!(guard.distrust(), None, "after {hour} hours");
+        }
+    }
+
+    #[test]
+    fn what_was_seen_before_a_quiet_night_still_counts() {
+        let mut guard = LossGuard::default();
+        guard.seen(10_000, minutes(0));
+        guard.seen(500, minutes(60 * 12));
+        assert!(guard.distrust().is_some());
+    }
+
+    #[test]
+    fn distrust_does_not_wear_off_and_ends_when_all_names_are_back() {
+        let mut guard = LossGuard::default();
+        guard.seen(10_000, minutes(0));
+        for hour in 1..100 {
+            guard.seen(5_000, minutes(60 * hour));
+            assert!(guard.distrust().is_some(), "after {hour} hours");
+        }
+        for (names, minute) in [(8_999, 6001), (9_500, 6002), (9_999, 6003)] {
+            guard.seen(names, minutes(minute));
+            assert!(guard.distrust().is_some(), "{names}");
+        }
+        guard.seen(10_000, minutes(6004));
+        assert_eq!(guard.distrust(), None);
+    }
+
+    #[test]
+    fn names_that_are_still_to_come_are_waited_for() {
+        let mut guard = LossGuard::default();
+        guard.seen(1_200, minutes(0));
+        guard.seen(0, minutes(1));
+        for backend in 1..12 {
+            guard.seen(100 * backend, minutes(9 * backend));
+            guard.seen(100 * backend, minutes(9 * backend + 8));
+            assert!(guard.distrust().is_some(), "{backend} of 12");
+        }
+        guard.seen(1_100, minutes(99 + 10));
+        assert_eq!(guard.distrust(), None, "the last one stays away");
+        guard.seen(1_000, minutes(99 + 11));
+        assert_eq!(guard.distrust(), None, "and is not missed again");
+    }
+
+    #[test]
+    fn loss_is_seen_over_a_restart() {
+        let mut guard = LossGuard::default();
+        assert_eq!(guard.high_water(), None);
+        guard.seen(130, minutes(3));
+        let kept = guard.high_water().unwrap();
+        assert_eq!(kept, HighWater { names: 130, distrusted: false });
+        let mut after = LossGuard::restored(kept, minutes(0));
+        after.seen(65, minutes(0));
+        assert_eq!(after.distrust(), Some(Loss { had: 130, lost: 65 }));
+        let kept = after.high_water().unwrap();
+        assert_eq!(kept, HighWater { names: 130, distrusted: true });
+        // Most are back, and there is another restart.
+        let mut again = LossGuard::restored(kept, minutes(0));
+        again.seen(120, minutes(0));
+        assert!(again.distrust().is_some());
+        again.seen(130, minutes(1));
+        assert_eq!(again.distrust(), None);
+        let mut whole = LossGuard::restored(guard.high_water().unwrap(), minutes(0));
+        whole.seen(129, minutes(0));
+        assert_eq!(whole.distrust(), None);
+    }
+}

@@ -1,0 +1,10 @@
+//! The values that everything else speaks of: mailbox names, records, backends, domains, endpoints.
+
+pub mod backend;
+pub mod domains;
+pub(crate) mod loss_guard;
+pub mod mailbox;
+pub mod mod_time;
+pub mod secret;
+pub(crate) mod shown;
+pub mod unsettled;

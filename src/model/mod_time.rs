@@ -1,0 +1,81 @@
+//! When a name changed, and whether that was a short while ago.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What changed no longer ago may be about to change again, and the list may not have heard of it
+/// yet: the stream is up to 5 s behind (Cyrus `imap/mupdate.c`, `update_wait`), and an operation is
+/// several changes. XFER lets a minute pass between two of them only for the largest mailboxes.
+pub const LATELY: Duration = Duration::from_secs(60);
+
+/// When a name changed last, by the clock of this host, as it stands in a list beside its record: in
+/// whole seconds since 1970, up to the year 2106.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ModTime(u32);
+
+impl ModTime {
+    /// Not lately, as far as is known.
+    pub const NOT_LATELY: Self = Self(0);
+
+    /// So many seconds after the beginning of 1970.
+    pub const fn seconds(since_1970: u32) -> Self {
+        Self(since_1970)
+    }
+
+    /// When the clock says this.
+    pub fn at(clock: SystemTime) -> Self {
+        let since_1970 = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u32::try_from(since_1970.as_secs()).unwrap_or(u32::MAX))
+    }
+
+    /// The seconds since 1970; 0 for [`NOT_LATELY`](Self::NOT_LATELY).
+    pub const fn since_1970(self) -> u32 {
+        self.0
+    }
+
+    /// The same as a time.
+    pub fn time(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.0.into())
+    }
+
+    /// Whether that was within the last [`LATELY`], or will be as soon: clocks are put right. The
+    /// clock is read only if something is known.
+    pub fn is_lately(self, clock: impl FnOnce() -> SystemTime) -> bool {
+        self != Self::NOT_LATELY
+            && u64::from(Self::at(clock()).0.abs_diff(self.0)) <= LATELY.as_secs()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_counts_for_a_minute_also_by_a_clock_that_was_put_right() {
+        for start in [61_000, 1_795_536_000_000, 1_795_536_000_999] {
+            let start = UNIX_EPOCH + Duration::from_millis(start);
+            let changed = ModTime::at(start);
+            for later in [0, 1, 30_000, 60_000] {
+                let later = Duration::from_millis(later);
+                assert!(changed.is_lately(|| start + later), "{start:?} + {later:?}");
+                assert!(changed.is_lately(|| start - later), "{start:?} - {later:?}");
+            }
+            assert!(!changed.is_lately(|| start + Duration::from_millis(61_001)));
+            assert!(!changed.is_lately(|| start - Duration::from_secs(61)));
+            assert_eq!(ModTime::seconds(changed.since_1970()), changed);
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_to_have_changed_has_not_whatever_the_clock_says() {
+        for seconds in [0, 1, 60] {
+            let clock = || UNIX_EPOCH + Duration::from_secs(seconds);
+            assert!(!ModTime::NOT_LATELY.is_lately(clock));
+        }
+        assert!(
+            !ModTime::NOT_LATELY.is_lately(|| unreachable!("nobody need know what time it is"))
+        );
+        // Before 1970 is no time of a change either.
+        assert_eq!(ModTime::at(UNIX_EPOCH - Duration::from_secs(5)), ModTime::NOT_LATELY);
+        assert_eq!(ModTime::at(UNIX_EPOCH + Duration::from_secs(1 << 33)).since_1970(), u32::MAX);
+    }
+}

@@ -1,0 +1,6 @@
+//! What the operating system is asked for.
+
+pub mod kick;
+pub mod map;
+pub(crate) mod pinned_path;
+pub(crate) mod regular_file;

@@ -1,0 +1,167 @@
+//! The changes that come after a full list.
+
+use std::time::{Duration, SystemTime};
+
+use super::{ACCEPT_AFTER, Fate, HeldBack, Mark, Outcome, Put, ReplicaMeta, Transaction};
+use crate::model::loss_guard::{Loss, LossGuard};
+use crate::model::mod_time::ModTime;
+use crate::mupdate::Event;
+
+/// [`ReplicaMeta::as_of`] and [`ReplicaMeta::followed`] are written at least this often, and with every change.
+const STAMP: Duration = Duration::from_secs(60);
+
+/// The same while something waits for its time: a restart makes it wait this much longer.
+const STAMP_WAITING: Duration = Duration::from_secs(5);
+
+/// Applies changes to the replica, any number to one batch, and notices when too many names go.
+///
+/// A great loss is held back as that of a full list is, except that these names are gone from the
+/// replica: the master told of each. [`HeldBack`] then keeps misses from being believed.
+#[derive(Debug)]
+pub struct ChangeApplier {
+    accept_after: Duration,
+    guard: LossGuard,
+    stamped: Option<Duration>,
+    /// Up to when time has been added to [`ReplicaMeta::followed`].
+    counted: Duration,
+    /// Records told since the last full list.
+    told: u64,
+    /// Some of those of this batch are as they were before: a name that a list lacked may be back.
+    repeated: bool,
+}
+
+impl Default for ChangeApplier {
+    fn default() -> Self {
+        Self::new(ACCEPT_AFTER, Duration::ZERO)
+    }
+}
+
+impl ChangeApplier {
+    /// Follows from `now` on.
+    pub fn new(accept_after: Duration, now: Duration) -> Self {
+        let (guard, stamped) = (LossGuard::default(), None);
+        Self { accept_after, guard, stamped, counted: now, told: 0, repeated: false }
+    }
+
+    /// Writes what an event changes. Told twice is as good as told once; barriers and the end of
+    /// the list change nothing.
+    pub fn apply<B: Transaction>(
+        &mut self,
+        batch: &mut B,
+        event: &Event,
+        clock: SystemTime,
+    ) -> Result<(), B::Error> {
+        match event {
+            Event::Record(name, record) => {
+                self.told = self.told.saturating_add(1);
+                self.repeated |= batch.put(name, record, ModTime::at(clock))? == Put::Same;
+            }
+            Event::Deleted(name) => drop(batch.delete(name)?),
+            Event::Listed | Event::Current { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// What [`ReplicaMeta::followed`] has grown by since this was asked last.
+    pub fn passed(&mut self, now: Duration) -> Duration {
+        let passed = now.saturating_sub(self.counted);
+        self.counted = self.counted.max(now);
+        passed
+    }
+
+    /// To be called before the batch is committed. `as_of` is the time of the last barrier that came
+    /// before these changes' end, if one did. Also removes the missing names whose time is over. What
+    /// the batch comes to, for [`ReplicaState::stored`](super::ReplicaState::stored).
+    pub fn finish<B: Transaction>(
+        &mut self,
+        batch: &mut B,
+        as_of: Option<SystemTime>,
+        now: Duration,
+        clock: SystemTime,
+    ) -> Result<(ReplicaMeta, u64), B::Error> {
+        let mut about = batch.about()?;
+        about.followed += self.passed(now);
+        if as_of.is_some() {
+            about.as_of = as_of;
+            self.stamped = Some(now);
+            // A barrier: the master has told what it has got back.
+            if about.wants_sweep(self.accept_after) {
+                about.oldest = self.sweep(batch, &about)?;
+            }
+        }
+        if let Some(held_back) = about.held_back.as_mut().filter(|_| self.repeated) {
+            held_back.lacked = None;
+        }
+        self.repeated = false;
+        let names = batch.names()?;
+        self.guard.seen(names, now);
+        if let Some(Loss { had, lost }) = self.guard.distrust().filter(|loss| loss.had > 0)
+            && about.held_back.is_none()
+        {
+            let (since, began, last) = (clock, about.followed, about.followed);
+            // Those names are gone: none of them is lacked.
+            let (lacked, accepted) = (None, false);
+            about.held_back = Some(HeldBack { since, began, last, had, lost, lacked, accepted });
+        }
+        batch.set_about(&about)?;
+        Ok((batch.about()?, names))
+    }
+
+    /// Removes the missing names whose time is over. When the first of the others went missing that
+    /// only waits for its time.
+    fn sweep<B: Transaction>(
+        &self,
+        batch: &mut B,
+        about: &ReplicaMeta,
+    ) -> Result<Option<Duration>, B::Error> {
+        let mut oldest = None;
+        let mut judge = |_: &[u8], missing: Option<&Mark>| match missing {
+            Some(mark) if mark.is_over(&about.master, about.followed, self.accept_after) => {
+                Fate::Remove
+            }
+            Some(mark) if mark.master == about.master => {
+                oldest = Some(oldest.map_or(mark.at, |oldest: Duration| oldest.min(mark.at)));
+                Fate::Keep
+            }
+            _ => Fate::Keep,
+        };
+        batch.sweep(&Mark::default(), &mut judge)?;
+        Ok(oldest)
+    }
+
+    /// Whether the time of the last barrier is worth a batch of its own, with what is stored.
+    pub fn wants_stamp(&self, about: &ReplicaMeta, now: Duration) -> bool {
+        let waits = about.held_back.is_some() || about.missing > 0;
+        let interval = if waits { STAMP_WAITING } else { STAMP };
+        self.stamped.is_none_or(|stamped| now.saturating_sub(stamped) >= interval)
+            || self.as_of(about, now).wants_sweep(self.accept_after)
+    }
+
+    /// What is stored, with the time that has passed since.
+    fn as_of(&self, about: &ReplicaMeta, now: Duration) -> ReplicaMeta {
+        let followed = about.followed + now.saturating_sub(self.counted);
+        ReplicaMeta { followed, ..about.clone() }
+    }
+
+    /// Whether the list that is held back is worth asking for again: its time has come, or so much has
+    /// been told since that the master may have got back what it lost. Backends that are started tell
+    /// a master which was emptied of all that they have (`ctl_mboxlist -m`).
+    pub fn wants_list(&self, about: &ReplicaMeta, now: Duration) -> bool {
+        self.as_of(about, now).wants_list(self.accept_after)
+            || about.held_back.as_ref().is_some_and(|held_back| self.told > held_back.lost / 2)
+    }
+
+    /// A full list has been committed, after which the replica has `names` names. If it has confirmed
+    /// a loss, losses are counted anew; else they add up over any number of connections.
+    pub fn listed(&mut self, outcome: &Outcome, names: u64, now: Duration) {
+        self.told = 0;
+        if outcome.released {
+            self.guard = LossGuard::default();
+        }
+        self.guard.seen(names, now);
+        if self.guard.distrust().is_some() {
+            // The first barrier after the list must not make misses believed before that is written.
+            self.stamped = None;
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! A replica as those see it who do not follow the master.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::lists::combined::{Replicated, SourceTrust};
+#[cfg(feature = "capi")]
+use crate::lists::mailboxes_db::file::HIT_AGE;
+use crate::model::mailbox::MailboxList;
+#[cfg(feature = "capi")]
+use crate::os::pinned_path::PinnedPath;
+use crate::replica::store::ReplicaList;
+use crate::replica::{ReplicaMeta, Status, utc};
+
+/// How far a replica may be believed by what is stored with it: for a command that is over in a
+/// moment, beside the daemon or without one. It cannot tell how fresh the replica is, so a miss is
+/// worth what the master says of it now; but a loss that is held back still makes nobody unknown.
+#[derive(Debug, Clone)]
+pub struct OfflineReplica {
+    list: Arc<dyn Whole>,
+    max_age: Option<Duration>,
+}
+
+/// Who tells what is known of a replica as a whole.
+trait Whole: std::fmt::Debug + Send + Sync {
+    /// That, and how many names it has.
+    fn about(&self) -> Result<(ReplicaMeta, u64), String>;
+
+    /// When the replica was as the master's list, or as that was known a moment ago.
+    fn as_of(&self) -> Result<Option<SystemTime>, String> {
+        Ok(self.about()?.0.as_of)
+    }
+}
+
+impl Whole for ReplicaList {
+    fn about(&self) -> Result<(ReplicaMeta, u64), String> {
+        self.about().map_err(|e| e.to_string())
+    }
+}
+
+#[cfg(feature = "capi")]
+impl Whole for crate::replica::store::LocklessReplica {
+    fn about(&self) -> Result<(ReplicaMeta, u64), String> {
+        self.about()
+    }
+
+    fn as_of(&self) -> Result<Option<SystemTime>, String> {
+        self.about_lately(|about| about.as_of)
+    }
+}
+
+impl OfflineReplica {
+    /// The replica in a directory, which need not be there. What is found is believed until it is
+    /// this old; `None`: for ever.
+    ///
+    /// # Errors
+    ///
+    /// If the directory cannot be one: the path is empty, or relative to one that is gone.
+    pub fn open(dir: &Path, max_age: Option<Duration>) -> std::io::Result<Replicated> {
+        Ok(Self::of(Arc::new(ReplicaList::open(dir)?), max_age))
+    }
+
+    /// The same for the replica whose `data.mdb` this is, read without LMDB.
+    #[cfg(feature = "capi")]
+    pub(crate) fn lockless(at: Arc<PinnedPath>, max_age: Option<Duration>) -> Replicated {
+        Self::of(Arc::new(crate::replica::store::LocklessReplica::at(at, HIT_AGE)), max_age)
+    }
+
+    fn of<L: MailboxList + Whole + 'static>(list: Arc<L>, max_age: Option<Duration>) -> Replicated {
+        let trust = Self { list: Arc::clone(&list) as Arc<dyn Whole>, max_age };
+        Replicated { list, trust: Arc::new(trust) }
+    }
+}
+
+/// How long ago the replica was as the master's list, if it ever was; give or take 10 ms.
+fn age(as_of: Option<SystemTime>) -> Option<Duration> {
+    // A clock that was put back makes nothing older.
+    Some(now().duration_since(as_of?).unwrap_or_default())
+}
+
+/// As of the last tick, which is enough for an age, and costs a hit next to nothing.
+fn now() -> SystemTime {
+    let tick = || {
+        let now = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).ok()?;
+        let (seconds, rest) = (now.tv_sec().try_into().ok()?, now.tv_nsec().try_into().ok()?);
+        UNIX_EPOCH.checked_add(Duration::new(seconds, rest))
+    };
+    tick().unwrap_or_else(SystemTime::now)
+}
+
+impl SourceTrust for OfflineReplica {
+    fn hits(&self) -> Result<(), String> {
+        let Some(max_age) = self.max_age else { return Ok(()) };
+        let as_of = self.list.as_of()?;
+        match (age(as_of), as_of) {
+            (Some(age), Some(as_of)) if age > max_age => {
+                Err(format!("the replica is stale since {}", utc(as_of)))
+            }
+            (None, _) => Err("the replica has never been synchronised with the master".into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn misses(&self) -> Result<(), String> {
+        let (about, names) = self.list.about()?;
+        about.misses(names)
+    }
+
+    fn age(&self) -> Option<Duration> {
+        age(self.list.as_of().ok()?)
+    }
+
+    fn status(&self) -> Option<Status> {
+        let (about, names) = self.list.about().ok()?;
+        let state = match (&about.held_back, about.synchronised) {
+            (Some(_), _) => "held-back",
+            (None, None) => "never",
+            (None, Some(_)) => "stale",
+        };
+        Some(Status {
+            state,
+            doubt: about.misses(names).err(),
+            age: age(about.as_of),
+            names,
+            synchronised: about.synchronised,
+            master: about.master,
+            release: about.release,
+            missing: about.missing,
+            unusable: None,
+            flipping: Vec::new(),
+            held_back: about.held_back,
+        })
+    }
+}

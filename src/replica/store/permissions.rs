@@ -1,0 +1,173 @@
+//! Whose the files of a replica are, where that keeps somebody out.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, Gid, Group, Uid, User, eaccess, getegid, geteuid};
+
+use super::env::Error;
+
+/// Who wants to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writer {
+    /// The one who follows the master: all of it is to be his.
+    ChangeApplier,
+    /// Somebody beside him.
+    Guest,
+}
+
+/// The same error, and what to do if it is that another user owns the files. It looks names of users up,
+/// which may take its time.
+pub(super) fn explained(dir: &Path, writer: Writer, error: Error) -> Error {
+    match error {
+        Error::Io { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+            let (path, why) = match advice(dir, writer) {
+                Some((path, advice)) => (path, format!("permission denied: {advice}")),
+                None => (path, source.to_string()),
+            };
+            Error::Io { path, source: io::Error::new(io::ErrorKind::PermissionDenied, why) }
+        }
+        error => error,
+    }
+}
+
+/// What keeps this process out, and what to do about it.
+fn advice(dir: &Path, writer: Writer) -> Option<(PathBuf, String)> {
+    let whole = match fs::metadata(dir) {
+        Ok(whole) => whole,
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound && writer == Writer::ChangeApplier =>
+        {
+            let (user, group, dir) = (user(geteuid()), group(getegid()), dir.to_owned());
+            let make = format!("install -d -o {user} -g {group} -m 0750 {}", dir.display());
+            return Some((dir, format!("user {user} cannot make it: {make}")));
+        }
+        Err(_) => return None,
+    };
+    let read_write = AccessFlags::R_OK | AccessFlags::W_OK;
+    let files = ["lock", "data.mdb", "lock.mdb"].map(|name| (dir.join(name), read_write));
+    // A directory that lets nobody in hides its files.
+    let all = files.into_iter().chain([(dir.to_owned(), read_write | AccessFlags::X_OK)]);
+    let (path, meta) = all
+        // Who is beside the follower does not lock.
+        .skip(usize::from(writer == Writer::Guest))
+        .filter(|(path, mode)| eaccess(path, *mode).is_err())
+        .find_map(|(path, _)| Some((path.clone(), fs::metadata(path).ok()?)))?;
+    let own = geteuid();
+    let (us, owner) = (user(own), user(Uid::from_raw(meta.uid())));
+    let advice = if meta.uid() == own.as_raw() {
+        let mode = meta.permissions().mode() & 0o7777;
+        format!("it is user {us}'s own, with mode {mode:04o}: chmod u+rwX {}", path.display())
+    } else if writer == Writer::ChangeApplier || whole.uid() == own.as_raw() {
+        format!(
+            "it belongs to user {owner}, and this murder-route runs as {us}: if the directory is for \
+             the replica alone, chown -R {us}:{} {}",
+            group(getegid()),
+            dir.display()
+        )
+    } else {
+        format!("it belongs to user {owner}: run this as {}", user(Uid::from_raw(whole.uid())))
+    };
+    Some((path, advice))
+}
+
+/// The name, or the number if it has none.
+fn user(uid: Uid) -> String {
+    let found = User::from_uid(uid).ok().flatten();
+    found.map_or_else(|| uid.to_string(), |user| user.name)
+}
+
+fn group(gid: Gid) -> String {
+    let found = Group::from_gid(gid).ok().flatten();
+    found.map_or_else(|| gid.to_string(), |group| group.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+    use std::os::unix::process::CommandExt as _;
+    use std::process::Command;
+
+    use super::super::{Place, ReplicaList, accept};
+    use super::*;
+
+    /// What this process is told that may not do it: as the one who follows the master, as one who accepts
+    /// a loss beside him, and as one who reads.
+    fn refusals(dir: &Path) -> [String; 3] {
+        let read = ReplicaList::open(dir).unwrap().about();
+        [Place::open_or_begin_anew(dir).map(drop), accept(dir).map(drop), read.map(drop)]
+            .map(|refused| refused.unwrap_err().to_string())
+    }
+
+    /// Else a daemon does not start, and says no more than that permission is denied.
+    #[test]
+    fn a_replica_of_another_user_is_told_with_its_owner_the_daemons_user_and_what_to_do() {
+        const CHILD: &str = "MURDER_ROUTE_TEST_REPLICA";
+        if let Some(dir) = std::env::var_os(CHILD) {
+            println!("refused: {}", refusals(Path::new(&dir)).join("; "));
+            return;
+        }
+        let own = user(geteuid());
+        if !geteuid().is_root() {
+            let [told, ..] = refusals(Path::new("/"));
+            assert!(told.starts_with("/: permission denied: it belongs to user root"), "{told}");
+            assert!(told.contains(&format!("runs as {own}: ")) && told.ends_with(" /"), "{told}");
+            return;
+        }
+        let stranger = 12_345;
+        let (us, ours) = (user(Uid::from_raw(stranger)), group(Gid::from_raw(stranger)));
+        let name =
+            "a_replica_of_another_user_is_told_with_its_owner_the_daemons_user_and_what_to_do";
+        let open = fs::Permissions::from_mode(0o755);
+        let outer = tempfile::Builder::new().permissions(open.clone()).tempdir().unwrap();
+        let dir = outer.path().join("replica");
+        let refused = || {
+            // By this name it can be run also where the stranger may not go.
+            let mut again = Command::new("/proc/self/exe");
+            again.args([
+                "--exact",
+                &format!("replica::store::permissions::tests::{name}"),
+                "--nocapture",
+            ]);
+            let output = again.env(CHILD, &dir).uid(stranger).gid(stranger).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            let text = String::from_utf8(output.stdout).unwrap();
+            let told = text.lines().find_map(|line| line.split_once("refused: ")).unwrap().1;
+            let [follower, guest, reader] = told.split("; ").collect::<Vec<_>>()[..] else {
+                panic!("{told}")
+            };
+            let makes_sense = reader.ends_with("run it as the daemon's user or in its group");
+            assert!(makes_sense || !dir.exists(), "{reader}");
+            [follower.to_owned(), guest.to_owned()]
+        };
+        let [dir_, lock, data, readers] =
+            ["", "/lock", "/data.mdb", "/lock.mdb"].map(|name| format!("{}{name}", dir.display()));
+        let denied = |path: &str| format!("{path}: permission denied: ");
+
+        let [follower, _] = refused();
+        let make = format!("user {us} cannot make it: install -d -o {us} -g {ours} -m 0750 {dir_}");
+        assert_eq!(follower, denied(&dir_) + &make);
+
+        drop(Place::open(&dir).unwrap());
+        let give = format!(
+            "it belongs to user root, and this murder-route runs as {us}: if the directory is for the \
+             replica alone, chown -R {us}:{ours} {dir_}"
+        );
+        let as_root = "it belongs to user root: run this as root";
+        assert_eq!(refused(), [denied(&dir_) + &give, denied(&dir_) + as_root]);
+        fs::set_permissions(&dir, open).unwrap();
+        assert_eq!(refused(), [denied(&lock) + &give, denied(&data) + as_root]);
+        // As after a change of the daemon's user that forgot one of them.
+        for (path, next) in [(&dir_, &lock), (&lock, &data), (&data, &readers)] {
+            chown(path, Some(stranger), Some(stranger)).unwrap();
+            assert_eq!(refused()[0], denied(next) + &give);
+        }
+        assert_eq!(refused()[1], denied(&readers) + &give);
+        chown(&readers, Some(stranger), Some(stranger)).unwrap();
+        fs::set_permissions(&readers, fs::Permissions::from_mode(0o000)).unwrap();
+        let own = format!("it is user {us}'s own, with mode 0000: chmod u+rwX {readers}");
+        assert_eq!(refused()[0], denied(&readers) + &own);
+    }
+}

@@ -1,0 +1,381 @@
+//! The replica as its one writer has it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use heed::RwTxn;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
+
+use super::env::{Error, MAP, Open, Store};
+use super::list::ReplicaList;
+use super::notes::Notes;
+use super::permissions::{Writer, explained};
+use super::value::{self, BadValue};
+use crate::model::mailbox::{MailboxName, Record};
+use crate::model::mod_time::ModTime;
+use crate::replica::{Fate, HeldBack, Mark, Put, ReplicaMeta, Swept, Transaction};
+
+/// So many names are collected before they are taken away.
+const PIECE: usize = 4096;
+
+/// Readers that were killed are looked for so often, in seconds.
+const READERS: u64 = 60;
+
+/// The place of a replica, open to the one who follows the master. While it is, no other process can
+/// open it like that.
+///
+/// An error leaves what is stored as it was committed last. After [`Error::Full`] the transaction may
+/// be tried again; after any other, drop the place and open it anew.
+#[derive(Debug)]
+pub struct Place {
+    store: Arc<Store>,
+    pub(super) open: Open,
+    checked: Instant,
+    _lock: Flock<File>,
+}
+
+impl Place {
+    /// Opens the replica in a directory to write to it; makes it if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InUse`] if another process follows the master into it. [`Error::Damaged`] and
+    /// [`Error::Version`] if what is there can be of no use: see [`Self::open_or_begin_anew`].
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_sized(dir, MAP)
+    }
+
+    /// The same, and if what is there can be of no use, or a transaction of this process has found it
+    /// damaged, sets it aside as `data.mdb.set-aside` and begins with an empty replica. Also returns
+    /// why, for the log.
+    pub fn open_or_begin_anew(dir: &Path) -> Result<(Self, Option<Error>), Error> {
+        let why = match Self::open(dir) {
+            Ok(place) if place.store.take_damaged() => {
+                drop(place);
+                let (path, why) = (dir.to_owned(), "a transaction has found a damaged page".into());
+                Error::Damaged { path, why }
+            }
+            Ok(place) => return Ok((place, None)),
+            Err(why) if why.is_beyond_use() => why,
+            Err(error) => return Err(error),
+        };
+        let anew =
+            Self::begin_anew(dir).map_err(|error| explained(dir, Writer::ChangeApplier, error));
+        Ok((anew?, Some(why)))
+    }
+
+    /// Sets what is there aside, as `data.mdb.set-aside`, and begins with an empty replica: every
+    /// answer is temporary then until a full list has been read.
+    fn begin_anew(dir: &Path) -> Result<Self, Error> {
+        let (store, lock) = Self::prepare(dir)?;
+        store.close();
+        for name in ["data.mdb", "lock.mdb"] {
+            let path = store.dir().join(name);
+            let aside = store.dir().join(format!("{name}.set-aside"));
+            match fs::rename(&path, aside) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                renamed => renamed.map_err(|source| Error::Io { path, source })?,
+            }
+        }
+        let open = store.open_to_write(MAP, true)?;
+        Ok(Self::new(store, open, lock))
+    }
+
+    /// As [`Self::open`], with a file that can grow to `map` bytes at first.
+    pub(super) fn open_sized(dir: &Path, map: usize) -> Result<Self, Error> {
+        let open = || {
+            let (store, lock) = Self::prepare(dir)?;
+            let open = store.open_to_write(map, true)?;
+            Ok(Self::new(store, open, lock))
+        };
+        open().map_err(|error| explained(dir, Writer::ChangeApplier, error))
+    }
+
+    fn new(store: Arc<Store>, open: Open, lock: Flock<File>) -> Self {
+        Self { store, open, checked: Instant::now(), _lock: lock }
+    }
+
+    fn prepare(dir: &Path) -> Result<(Arc<Store>, Flock<File>), Error> {
+        let err = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Io { path, source }
+        };
+        if !dir.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o750).create(dir).map_err(err(dir))?;
+        }
+        let path = dir.join("lock");
+        let mut options = OpenOptions::new();
+        // A FIFO in its place is not waited for.
+        options.write(true).create(true).truncate(false).mode(0o640).custom_flags(libc::O_NONBLOCK);
+        let file = options.open(&path).map_err(err(&path))?;
+        if !file.metadata().map_err(err(&path))?.is_file() {
+            return Err(Error::NoFile(path));
+        }
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => return Err(Error::InUse(dir.to_owned())),
+            Err((_, errno)) => return Err(err(&path)(errno.into())),
+        };
+        Ok((Store::of(dir).map_err(err(dir))?, lock))
+    }
+
+    /// The same replica, to read.
+    pub fn list(&self) -> ReplicaList {
+        ReplicaList::of(Arc::clone(&self.store))
+    }
+
+    /// What is known of the replica as a whole, and how many names it has: a short read, for who
+    /// waits for [`accept`].
+    pub fn about(&self) -> Result<(ReplicaMeta, u64), Error> {
+        self.list().about()
+    }
+
+    /// Begins a transaction. It waits for [`accept`], if that has one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Replaced`] if the file is not at its path any more: drop this and open the place
+    /// anew.
+    pub fn begin(&mut self) -> Result<Change<'_>, Error> {
+        if !self.store.stands(&self.open) {
+            return Err(Error::Replaced(self.store.dir().to_owned()));
+        }
+        if self.checked.elapsed().as_secs() >= READERS {
+            let _ = self.open.env.clear_stale_readers();
+            self.checked = Instant::now();
+        }
+        self.store.make_room()?;
+        Change::begin(&self.store, &self.open)
+    }
+}
+
+/// One transaction of a [`Place`]. Dropped, it leaves nothing behind.
+pub struct Change<'p> {
+    store: &'p Store,
+    open: &'p Open,
+    txn: RwTxn<'p>,
+    value: Vec<u8>,
+    /// How many names have come to be missing, less those that are so no more.
+    missing: i64,
+    notes: Notes,
+}
+
+impl<'p> Change<'p> {
+    fn begin(store: &'p Store, open: &'p Open) -> Result<Self, Error> {
+        let txn = open.env.write_txn().map_err(|error| Error::lmdb(store.dir(), error))?;
+        store.whole(open)?;
+        let notes = Notes::new(store.dir().join("names"));
+        Ok(Self { store, open, txn, value: Vec::new(), missing: 0, notes })
+    }
+
+    /// Lets everybody see it. It survives the end of the process; see the module for what a power
+    /// failure can undo.
+    pub fn commit(mut self) -> Result<(), Error> {
+        if self.missing != 0 {
+            // Counts them.
+            let about = self.about()?;
+            self.set_about(&about)?;
+        }
+        let Self { store, open, txn, .. } = self;
+        store.whole(open)?;
+        txn.commit()
+            .and_then(|()| open.fill_up())
+            .map_err(|error| store.failed(Error::lmdb(store.dir(), error)))
+    }
+
+    /// The same, and waits until no power failure can undo it. For full lists.
+    pub fn commit_to_disk(self) -> Result<(), Error> {
+        let (store, open) = (self.store, self.open);
+        self.commit()?;
+        open.env.force_sync().map_err(|error| Error::lmdb(store.dir(), error))
+    }
+
+    fn bad(&self, bad: BadValue) -> Error {
+        self.store.failed(Error::value(self.store.dir(), bad))
+    }
+
+    fn err(&self) -> impl Fn(heed::Error) -> Error + use<'p> {
+        let store = self.store;
+        move |error| store.failed(Error::lmdb(store.dir(), error))
+    }
+}
+
+impl Transaction for Change<'_> {
+    type Error = Error;
+
+    fn get(&self, name: &MailboxName) -> Result<Option<Record>, Error> {
+        let value = self.open.records.get(&self.txn, name.as_bytes()).map_err(self.err())?;
+        let value = value.filter(|value| !value::is_missing(value));
+        value.map(value::record).transpose().map_err(|bad| self.bad(bad))
+    }
+
+    fn put(&mut self, name: &MailboxName, record: &Record, changed: ModTime) -> Result<Put, Error> {
+        let err = self.err();
+        self.value.clear();
+        value::push_record(record, changed, &mut self.value).map_err(|bad| self.bad(bad))?;
+        let (records, name) = (&self.open.records, name.as_bytes());
+        // Finds the place in the tree once, for a name that is new and for one that is as it was.
+        match records.get_or_put(&mut self.txn, name, &self.value).map_err(&err)? {
+            None => Ok(Put::New),
+            Some(value) if value::is_same_record(value, &self.value) => Ok(Put::Same),
+            Some(value) => {
+                let put = match value::is_missing(value) {
+                    true => Put::Back,
+                    false => Put::ModTime,
+                };
+                records.put(&mut self.txn, name, &self.value).map_err(err)?;
+                self.missing -= i64::from(put == Put::Back);
+                Ok(put)
+            }
+        }
+    }
+
+    fn delete(&mut self, name: &MailboxName) -> Result<bool, Error> {
+        let err = self.err();
+        let (records, name) = (&self.open.records, name.as_bytes());
+        let value = records.get(&self.txn, name).map_err(&err)?;
+        let (is_there, missing) = (value.is_some(), value.is_some_and(value::is_missing));
+        if is_there {
+            records.delete(&mut self.txn, name).map_err(err)?;
+        }
+        self.missing -= i64::from(missing);
+        Ok(is_there && !missing)
+    }
+
+    fn sweep(
+        &mut self,
+        mark: &Mark,
+        judge: &mut dyn FnMut(&[u8], Option<&Mark>) -> Fate,
+    ) -> Result<Swept, Error> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let err = self.err();
+        let mut last = value::ABOUT_KEY.to_vec();
+        let mut swept = Swept::default();
+        loop {
+            let mut names: Vec<(Vec<u8>, bool, Fate)> = Vec::new();
+            let range = (Excluded(&*last), Unbounded);
+            for row in self.open.records.range(&self.txn, &range).map_err(&err)? {
+                let (key, value) = row.map_err(&err)?;
+                let missing = value::mark(value).map_err(|bad| self.bad(bad))?;
+                let fate = judge(key, missing.as_ref());
+                if fate == Fate::Remove || (fate == Fate::Miss && missing.is_none()) {
+                    names.push((key.to_vec(), missing.is_some(), fate));
+                    if names.len() == PIECE {
+                        break;
+                    }
+                }
+            }
+            for (name, missing, fate) in &names {
+                if *fate == Fate::Miss {
+                    swept.missed += u64::from(self.miss_key(name, mark)?);
+                } else {
+                    self.open.records.delete(&mut self.txn, name).map_err(&err)?;
+                    self.missing -= i64::from(*missing);
+                    swept.removed += 1;
+                }
+            }
+            match names.pop() {
+                Some((name, ..)) if names.len() + 1 == PIECE => last = name,
+                _ => return Ok(swept),
+            }
+        }
+    }
+
+    fn names(&self) -> Result<u64, Error> {
+        let all = self.open.records.len(&self.txn).map_err(self.err())?;
+        // Less what is known of the whole, which is always there.
+        Ok(all.saturating_sub(1).saturating_sub(self.about()?.missing))
+    }
+
+    fn about(&self) -> Result<ReplicaMeta, Error> {
+        let mut about = self.stored_about()?;
+        about.missing = about.missing.saturating_add_signed(self.missing);
+        Ok(about)
+    }
+
+    fn set_about(&mut self, about: &ReplicaMeta) -> Result<(), Error> {
+        let err = self.err();
+        let missing = self.about()?.missing;
+        let about = ReplicaMeta { missing, ..about.clone() };
+        let value = value::of_about(&about).map_err(|bad| self.bad(bad))?;
+        self.open.records.put(&mut self.txn, value::ABOUT_KEY, &value).map_err(err)?;
+        self.missing = 0;
+        Ok(())
+    }
+
+    fn note(&mut self, number: u64) -> Result<(), Error> {
+        self.notes.push(number)
+    }
+
+    fn noted(&mut self) -> Result<Vec<u64>, Error> {
+        self.notes.take()
+    }
+}
+
+impl Change<'_> {
+    fn stored_about(&self) -> Result<ReplicaMeta, Error> {
+        match self.open.records.get(&self.txn, value::ABOUT_KEY).map_err(self.err())? {
+            Some(about) => value::about(about).map_err(|bad| self.bad(bad)),
+            None => Ok(ReplicaMeta::default()),
+        }
+    }
+
+    fn miss_key(&mut self, name: &[u8], mark: &Mark) -> Result<bool, Error> {
+        let err = self.err();
+        let records = &self.open.records;
+        let value = records.get(&self.txn, name).map_err(&err)?;
+        let Some(last) = value.filter(|value| !value::is_missing(value)) else { return Ok(false) };
+        self.value.clear();
+        let pushed = value::push_missing(mark, last, &mut self.value);
+        pushed.map_err(|bad| self.bad(bad))?;
+        records.put(&mut self.txn, name, &self.value).map_err(err)?;
+        self.missing += 1;
+        Ok(true)
+    }
+}
+
+/// What [`accept`] has accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Accepted {
+    /// A loss that was held back.
+    pub held_back: Option<HeldBack>,
+    /// How many missing names were forgotten.
+    pub missing: u64,
+}
+
+/// Says that losses are right: missing names are removed, and the one who follows the master takes the
+/// next full list over if one is held back, and asks for it as soon as it sees this. Waits while a full
+/// list is being read.
+///
+/// Works beside a running daemon and without one. Needs the right to write to the files.
+pub fn accept(dir: &Path) -> Result<Accepted, Error> {
+    let store = Store::of(dir).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
+    let open = store.open_to_write(0, false);
+    let open = open.map_err(|error| explained(store.dir(), Writer::Guest, error))?;
+    let mut change = Change::begin(&store, &open)?;
+    let mut missing = 0;
+    if change.about()?.missing > 0 {
+        let mut judge = |_: &[u8], mark: Option<&Mark>| match mark {
+            Some(_) => Fate::Remove,
+            None => Fate::Keep,
+        };
+        missing = change.sweep(&Mark::default(), &mut judge)?.removed;
+    }
+    let mut about = change.about()?;
+    if let Some(held_back) = &mut about.held_back {
+        held_back.accepted = true;
+    }
+    let accepted = Accepted { held_back: about.held_back.clone(), missing };
+    if accepted != Accepted::default() {
+        about.oldest = None;
+        change.set_about(&about)?;
+        change.commit_to_disk()?;
+    }
+    Ok(accepted)
+}

@@ -1,0 +1,807 @@
+//! Recipient in, decision out: the one place where it is decided where a letter goes.
+//!
+//! The router asks a [`MailboxList`] and knows the site's rules. It does no I/O and reads no
+//! clock, so it cannot confirm a miss itself: where a miss is not yet believed it says
+//! [`Verdict::Confirm`] with the name, and its caller has that confirmed and asks again. An answer
+//! may rest on several names being absent; each of them is confirmed. Likewise a hit of a name that
+//! changed a moment ago: [`Verdict::AskAgain`].
+//!
+//! | the list says | decision |
+//! |---|---|
+//! | an active record with a server | deliver to that backend, once the master was asked, if it has just changed |
+//! | an active record without a server | deliver to the local backend, if one is configured |
+//! | reserved, moving | deferred, once that is believed or in doubt |
+//! | deleted, intermediate, nothing | unknown, once the miss is believed |
+//! | cannot be read, cannot be sure | deferred |
+//! | a shared folder nobody may post to without logging in | refused (unknown, if it is hidden too), once that is believed |
+//!
+//! Whatever is not about one of the configured domains is *foreign* and never reaches the list.
+
+mod any_case;
+
+use std::borrow::Cow;
+
+use crate::address::{Fuzzy, Kind, NoTarget, Recipient, Release, Rules, Target};
+use crate::model::backend::{Backend, Backends, NoBackend};
+use crate::model::domains::Domains;
+use crate::model::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State, Step};
+use crate::model::shown::Shown;
+
+/// What the router decided for one recipient, and all that an answer may want to say of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The decision.
+    pub decision: Decision,
+    /// The mailbox that was looked up; `None` if the recipient never came that far.
+    pub mailbox: Option<MailboxName>,
+    /// The record's server, as the list has it.
+    pub server: Option<String>,
+    /// The record's partition.
+    pub partition: Option<String>,
+    /// Why, in words for the postmaster.
+    pub reason: Cow<'static, str>,
+}
+
+/// The five things that can become of a recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Hand the letter to this backend.
+    Deliver(Backend),
+    /// Nobody of this name: certain, or it would be [`Decision::Deferred`].
+    Unknown,
+    /// Try again later.
+    Deferred(Cause),
+    /// The letter may not go there, whatever the list says.
+    Refused(Refusal),
+    /// None of ours; somebody else knows where it goes.
+    Foreign,
+}
+
+/// What a deferral is about. It decides who must hear of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// This mailbox or this recipient: the state will pass by itself.
+    Mailbox,
+    /// The mailbox list as a whole: somebody may have to act.
+    List,
+}
+
+/// Why a letter may not go where it is addressed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The shared folder takes no mail from who is not logged in (`lmtpd`: 550 5.7.1).
+    NoPost,
+    /// `lmtpd` takes no such address, whoever exists (501 5.5.4).
+    Syntax,
+}
+
+impl Decision {
+    /// The word for it in `lookup --json` and in the log.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Decision::Deliver(_) => "deliver",
+            Decision::Unknown => "unknown",
+            Decision::Deferred(_) => "deferred",
+            Decision::Refused(_) => "refused",
+            Decision::Foreign => "foreign",
+        }
+    }
+}
+
+/// How far a miss may be believed, and likewise what will pass by itself (reserved, moving).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissTrust<'a> {
+    /// The list speaks for itself, or has been brought up to date since the question came.
+    Believed,
+    /// The list may lag behind the MUPDATE master: a miss asks for confirmation.
+    Unconfirmed,
+    /// Confirmation was sought and not had, for this reason: a miss is deferred.
+    Doubted(&'a str),
+}
+
+/// How far what a list says of a name may be believed, name by name.
+pub trait NameTrust {
+    /// What a miss of this name is worth.
+    fn of(&self, name: &MailboxName) -> MissTrust<'_>;
+
+    /// Whether nobody knows more than the list, so that no name can be there that it has not heard of
+    /// yet.
+    fn is_lists_alone(&self) -> bool {
+        false
+    }
+
+    /// Whether somebody can be asked for this name, and has not been yet, so that a record that
+    /// changed a moment ago need not be believed ([`MailboxList::lookup_dated`]).
+    fn can_ask_again(&self, _name: &MailboxName) -> bool {
+        false
+    }
+
+    /// Whether the recipient may have been folded to lower case on its way here, so that mailboxes
+    /// whose names differ in case only count as its own.
+    fn in_any_case(&self) -> bool {
+        false
+    }
+}
+
+/// The same for every name.
+impl NameTrust for MissTrust<'_> {
+    fn of(&self, _name: &MailboxName) -> MissTrust<'_> {
+        *self
+    }
+}
+
+/// What [`Router::route`] answers.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The decision stands.
+    Final(Route),
+    /// The list does not have this mailbox, or has it in a state that will pass. Have that
+    /// confirmed, then ask again with a [`NameTrust`] that says what came of it; never
+    /// [`MissTrust::Unconfirmed`] of this name again. The next verdict may name another one.
+    Confirm(MailboxName),
+    /// The list has this mailbox, in a record that changed a moment ago. Have somebody asked where it
+    /// is now, then ask again; never [`NameTrust::can_ask_again`] for this name again. He who exists is
+    /// answered at once: if nobody says otherwise soon, what the list has is the answer. Only who
+    /// says that somebody can be asked meets this.
+    AskAgain(MailboxName),
+    /// The list cannot answer without waiting (see [`Lookup::Busy`]); ask where waiting is allowed.
+    Wait,
+}
+
+/// The site's rules, ready to decide. Immutable, shared by threads.
+#[derive(Debug)]
+pub struct Router {
+    /// The domains we answer for.
+    pub domains: Domains,
+    /// How a recipient becomes a mailbox name.
+    pub rules: Rules,
+    /// How it did in older releases of Cyrus, while nobody has said of which the site's is. They
+    /// count only where the list has keys of up to 3.4, and only for what they find.
+    pub older: Vec<Rules>,
+    /// How the mail server reaches the servers of the list.
+    pub backends: Backends,
+}
+
+/// Collects the steps of a decision in words, for `lookup --explain`. Costs nothing when unused.
+pub type Explain<'a> = Option<&'a mut Vec<String>>;
+
+macro_rules! explain {
+    ($explain:expr, $($text:tt)*) => {
+        if let Some(steps) = $explain.as_deref_mut() {
+            steps.push(format!($($text)*));
+        }
+    };
+}
+
+impl Router {
+    /// Decides for a recipient as the mail server wrote it: `local[+detail]@domain`, in internal or
+    /// in RFC 5321 quoted form.
+    pub fn route(
+        &self,
+        recipient: &[u8],
+        list: &dyn MailboxList,
+        belief: &dyn NameTrust,
+        mut explain: Explain<'_>,
+    ) -> Verdict {
+        let recipient = match self.ours(recipient) {
+            Ok(recipient) => recipient,
+            Err(why) => {
+                explain!(explain, "address: {why}");
+                return Verdict::Final(Route::without_mailbox(Decision::Foreign, why));
+            }
+        };
+        explain!(explain, "address: {recipient}; its domain is one of ours");
+        if let Some(steps) = explain.as_deref_mut() {
+            steps.extend(
+                self.rules.explain(&recipient).into_iter().map(|step| format!("rule: {step}")),
+            );
+        }
+        let mut search = Search { router: self, list, belief, explain };
+        match search.target(&recipient) {
+            Ok(route) => Verdict::Final(route),
+            Err(Open::Confirm(name)) => Verdict::Confirm(name),
+            Err(Open::AskAgain(name)) => Verdict::AskAgain(name),
+            Err(Open::Wait) => Verdict::Wait,
+        }
+    }
+
+    /// The rules by which the recipient has this mailbox name.
+    pub fn rules_of(&self, recipient: &Recipient<'_>, found: &MailboxName) -> &Rules {
+        let made = |rules: &&Rules| {
+            rules.target(recipient).is_ok_and(|target| target.names().any(|name| name == found))
+        };
+        std::iter::once(&self.rules).chain(&self.older).find(made).unwrap_or(&self.rules)
+    }
+
+    /// A domain that canonical recipients have in capital letters though they were given in lower case
+    /// ([`Rules::respelled_domain`]).
+    pub fn respelled_domain(&self) -> Option<String> {
+        std::iter::once(&self.rules).chain(&self.older).find_map(Rules::respelled_domain)
+    }
+
+    /// Whether this recipient, which came in lower case, may stand for a mailbox whose name has capital
+    /// letters. `generation`: that of the list's keys, as far as that is known.
+    pub fn case_matters(&self, recipient: &[u8], generation: Option<KeyGeneration>) -> bool {
+        let Ok(recipient) = self.ours(recipient) else { return false };
+        let older = match generation {
+            Some(KeyGeneration::Separated) => &[][..],
+            Some(KeyGeneration::Internal) | None => &self.older,
+        };
+        std::iter::once(&self.rules).chain(older).any(|rules| rules.case_matters_for(&recipient))
+    }
+
+    /// Reads the recipient and checks that it is for one of our domains.
+    pub fn ours<'r>(&self, recipient: &'r [u8]) -> Result<Recipient<'r>, Cow<'static, str>> {
+        // Postfix never sends a key that is not UTF-8 and takes no such answer either.
+        if !recipient.is_ascii() && std::str::from_utf8(recipient).is_err() {
+            return Err("an address that is not UTF-8".into());
+        }
+        let recipient = Recipient::parse(recipient).map_err(|bad| bad.to_string())?;
+        match recipient.domain() {
+            Some(domain) if self.domains.contains(domain) => Ok(recipient),
+            Some(_) => Err("its domain is none of ours".into()),
+            None => Err("an address without a domain".into()),
+        }
+    }
+}
+
+/// Why somebody is unknown of whom the list has no record.
+const NO_SUCH: &str = "no such mailbox";
+
+/// Why a user is deferred who is in `user_deny.db`.
+const BLOCKED: &str = "access of this user is blocked (cyr_deny, user_deny.db)";
+
+/// Why a user is deferred whose mailbox lmtpd would make.
+const UNMADE: &str = "no such mailbox, but lmtpd would make it (autocreate_post); set `autocreate` in \
+                      [backends] to the server for new users";
+
+/// One way through the list.
+struct Search<'a> {
+    router: &'a Router,
+    list: &'a dyn MailboxList,
+    belief: &'a dyn NameTrust,
+    explain: Explain<'a>,
+}
+
+/// What one mailbox name led to.
+enum Found {
+    /// A decision.
+    Decided(Route),
+    /// Nothing, and that is believed; what to say if nothing else is found either.
+    Missed(Route),
+    /// A folder that takes no mail from outside; what to say if nobody catches it.
+    Barred(Route),
+}
+
+/// Why a search ends without a decision.
+enum Open {
+    Confirm(MailboxName),
+    AskAgain(MailboxName),
+    Wait,
+}
+
+impl Search<'_> {
+    /// The recipient's own mailbox, else the fuzzy match, else the catch-all.
+    fn target(&mut self, recipient: &Recipient<'_>) -> Result<Route, Open> {
+        let rules = &self.router.rules;
+        // Asked first: a list that can be read only by and by must not be asked under today's names
+        // alone and then be believed.
+        let generation = match self.router.older.is_empty() {
+            true => None,
+            false => Some(self.list.key_generation()),
+        };
+        let any_release = generation == Some(None);
+        let may_be_older = generation == Some(Some(KeyGeneration::Internal));
+        let older = match may_be_older {
+            true => self.by_older_rules(recipient),
+            false => None,
+        };
+        let target = match older {
+            Some(older) => Ok(older),
+            None => rules.target(recipient),
+        };
+        let lost = match target {
+            Ok(target) => match self.by_name(&target, rules)? {
+                Found::Decided(route) => return Ok(route),
+                Found::Missed(route) => {
+                    if let Some(route) = self.before_folding(recipient, may_be_older)? {
+                        return Ok(route);
+                    }
+                    if may_be_older && let Some(route) = self.older_rules(recipient)? {
+                        return Ok(route);
+                    }
+                    route
+                }
+                Found::Barred(route) => {
+                    if let Some(route) = self.before_folding(recipient, may_be_older)? {
+                        return Ok(route);
+                    }
+                    if may_be_older && let Some(doubted) = self.doubt_older_rules(recipient)? {
+                        return Ok(doubted);
+                    }
+                    route
+                }
+            },
+            Err(no_target) => {
+                // No list need be asked: it could hold no such name.
+                let decision = match no_target {
+                    NoTarget::Nobody(_) => Decision::Unknown,
+                    NoTarget::Refused(_) => Decision::Refused(Refusal::Syntax),
+                    NoTarget::Doubtful(_) => Decision::Deferred(Cause::Mailbox),
+                };
+                let route = Route::without_mailbox(decision, no_target.to_string().into());
+                if matches!(route.decision, Decision::Deferred(_)) && !any_release {
+                    explain!(self.explain, "decision: {}", route.reason);
+                    return Ok(route);
+                }
+                if let Some(route) = self.before_folding(recipient, may_be_older)? {
+                    return Ok(route);
+                }
+                if may_be_older && let Some(route) = self.older_rules(recipient)? {
+                    return Ok(route);
+                }
+                if route.decision != Decision::Unknown && !any_release {
+                    explain!(self.explain, "decision: {}", route.reason);
+                    return Ok(route);
+                }
+                route
+            }
+        };
+        if any_release {
+            let why = "the list did not show in time of which release of Cyrus its names are";
+            explain!(self.explain, "decision: deferred: {why}");
+            let decision = Decision::Deferred(Cause::List);
+            return Ok(Route { decision, reason: why.into(), ..lost });
+        }
+        if let Some(route) = self.made_by_lmtpd(recipient, &lost) {
+            explain!(self.explain, "decision: {}: {}", route.decision.as_str(), route.why());
+            return Ok(route);
+        }
+        if let Some(target) = rules.catchall_target().filter(|_| self.is_caught(&lost)) {
+            explain!(self.explain, "rule: lmtp_catchall_mailbox sends it to {}", target.name);
+            if let Found::Decided(route) = self.look_up(&target)? {
+                return Ok(route);
+            }
+        }
+        explain!(self.explain, "decision: {}: {}", lost.decision.as_str(), lost.reason);
+        Ok(lost)
+    }
+
+    /// What becomes of a user without a mailbox where `lmtpd` would make one (`autocreate_post`). It
+    /// does so before it looks for a catch-all.
+    fn made_by_lmtpd(&mut self, recipient: &Recipient<'_>, lost: &Route) -> Option<Route> {
+        let Router { rules, backends, .. } = self.router;
+        let autocreate = rules.autocreate.as_ref()?;
+        // Where one spelling is refused, another is perhaps unknown.
+        if lost.decision != Decision::Unknown && !self.belief.in_any_case() {
+            return None;
+        }
+        let target = rules.target(recipient).ok();
+        let target = target.filter(|target| autocreate.makes(target)).or_else(|| {
+            if !self.belief.in_any_case() {
+                return None;
+            }
+            let targets =
+                rules.target(recipient).into_iter().chain(rules.folded_targets(recipient));
+            let mut each = targets.flat_map(|Target { kind, name, others }| {
+                let names = std::iter::once(name).chain(others);
+                names.map(move |name| Target::by_name(kind, name))
+            });
+            each.find(|target| match rules.case_matters(target.kind) {
+                true => autocreate.makes_in_some_case(target),
+                false => autocreate.makes(target),
+            })
+        })?;
+        explain!(self.explain, "rule: autocreate_post: lmtpd would make {}", target.name);
+        if self.list.denies(&target.name) {
+            let decision = Decision::Deferred(Cause::Mailbox);
+            return Some(Route::about(&target.name, None, decision, BLOCKED.into()));
+        }
+        let resolved = backends.autocreate.as_deref().map(|host| backends.resolve(Some(host)));
+        let (decision, reason) = match resolved {
+            Some(Ok(backend)) => (Decision::Deliver(backend), Cow::Borrowed("")),
+            Some(Err(why)) => (Decision::Deferred(Cause::Mailbox), why.to_string().into()),
+            None => (Decision::Deferred(Cause::Mailbox), UNMADE.into()),
+        };
+        let route = Route::about(&target.name, None, decision, reason);
+        Some(Route { server: backends.autocreate.as_deref().map(str::to_owned), ..route })
+    }
+
+    /// Whether the catch-all, if there is one, gets what is lost like this. Cyrus 2.5 gives it only
+    /// what is unknown. Cyrus 3 gives it whatever cannot be delivered now, so also letters to a
+    /// mailbox that is reserved or moving; that is not imitated, and those never come here: they
+    /// would end in a stranger's mailbox.
+    fn is_caught(&self, lost: &Route) -> bool {
+        // A folded recipient may have been typed in a spelling that is unknown.
+        lost.decision == Decision::Unknown
+            || self.router.rules.release >= Release::V3_0
+            || self.belief.in_any_case()
+    }
+
+    /// The mailbox that an older release makes of the recipient, if that is there and ours is not.
+    fn by_older_rules(&mut self, recipient: &Recipient<'_>) -> Option<Target> {
+        let router = self.router;
+        let present = |target: Target| target.names().find(|name| self.is_there(name)).cloned();
+        if router.rules.target(recipient).ok().and_then(present).is_some() {
+            return None;
+        }
+        let older = router.older.iter().find_map(|rules| {
+            let target = rules.target(recipient).ok()?;
+            let kind = target.kind;
+            Some((rules.release, Target::by_name(kind, present(target)?)))
+        });
+        let (release, target) = older?;
+        explain!(self.explain, "rule: there is {}, a name as of Cyrus {release}", target.name);
+        Some(target)
+    }
+
+    /// What becomes of a recipient that today's rules do not find, by what older rules do. `None`:
+    /// they do not find it either.
+    fn older_rules(&mut self, recipient: &Recipient<'_>) -> Result<Option<Route>, Open> {
+        if let doubted @ Some(_) = self.doubt_older_rules(recipient)? {
+            return Ok(doubted);
+        }
+        Ok(match self.fuzzy_by_older_rules(recipient)? {
+            Some(Found::Decided(route)) => Some(route),
+            // As it was typed it may be for the catch-all.
+            Some(Found::Barred(_)) if self.belief.in_any_case() => None,
+            Some(Found::Barred(route)) => Some(route),
+            Some(Found::Missed(_)) | None => None,
+        })
+    }
+
+    /// What becomes of a recipient whom today's rules do not find, for all that is known of the
+    /// names that older releases make of him. `None`: it is believed that none of them is there.
+    fn doubt_older_rules(&mut self, recipient: &Recipient<'_>) -> Result<Option<Route>, Open> {
+        let router = self.router;
+        for target in router.older.iter().filter_map(|rules| rules.target(recipient).ok()) {
+            for name in target.names() {
+                if let doubted @ Some(_) = self.doubt(name, None, NO_SUCH)? {
+                    return Ok(doubted);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What becomes of a recipient that is not found as it came, where it may have been folded and was
+    /// perhaps typed as something else ([`Rules::folded_targets`]). `None`: that is not found either.
+    fn before_folding(
+        &mut self,
+        recipient: &Recipient<'_>,
+        may_be_older: bool,
+    ) -> Result<Option<Route>, Open> {
+        if !self.belief.in_any_case() {
+            return Ok(None);
+        }
+        let router = self.router;
+        let older = if may_be_older { &router.older[..] } else { &[] };
+        for rules in std::iter::once(&router.rules).chain(older) {
+            // By which rules it was sought so far is open where there are several.
+            let as_it_came = may_be_older.then(|| rules.target(recipient).ok()).flatten();
+            for target in as_it_came.into_iter().chain(rules.folded_targets(recipient)) {
+                explain!(self.explain, "rule: the recipient may have been folded: {}", target.name);
+                if let Found::Decided(route) = self.by_name(&target, rules)? {
+                    return Ok(Some(route));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Looks a target of these rules up under the first of its names that is there.
+    fn by_name(&mut self, target: &Target, rules: &Rules) -> Result<Found, Open> {
+        // Before a miss is weighed: what is there under another name needs no confirmation.
+        let other = match target.others.is_empty() || self.is_there(&target.name) {
+            true => None,
+            false => target.others.iter().find(|name| self.is_there(name)),
+        };
+        // Another spelling may be taken where this one is not.
+        let may_be_folded = self.belief.in_any_case() && rules.case_matters(target.kind);
+        // lmtpd without a MUPDATE server goes by likeness at once. A folder that is found like that is
+        // known as any, whatever the misses of this list are worth.
+        if self.belief.is_lists_alone() && !target.names().any(|name| self.is_there(name)) {
+            match self.fuzzy(Fuzzy::all(rules, target))? {
+                Some(Found::Decided(route)) => return Ok(Found::Decided(route)),
+                Some(found) if !may_be_folded => return Ok(found),
+                Some(_) | None => {}
+            }
+        }
+        let found = match other {
+            Some(name) => self.look_up(&Target::by_name(target.kind, name.clone()))?,
+            None => self.look_up(target)?,
+        };
+        if let Found::Decided(_) = found {
+            return Ok(found);
+        }
+        for name in target.names() {
+            if let Some(doubted) = self.doubt(name, None, NO_SUCH)? {
+                return Ok(Found::Decided(doubted));
+            }
+        }
+        if let Some(found) = self.in_another_case(target, rules)? {
+            return Ok(found);
+        }
+        // lmtpd, too, goes by likeness only where nothing has the name.
+        if let (Found::Barred(_), false) = (&found, may_be_folded) {
+            return Ok(found);
+        }
+        Ok(match (self.fuzzy_in_any_case(target, rules)?, found) {
+            (Some(other @ Found::Decided(_)), _) => other,
+            (_, barred @ Found::Barred(_)) => barred,
+            (other, missed) => other.unwrap_or(missed),
+        })
+    }
+
+    /// `lmtp_fuzzy_mailbox_match`, in spite of the case of the beginnings that have to be right there.
+    fn fuzzy_in_any_case(&mut self, target: &Target, rules: &Rules) -> Result<Option<Found>, Open> {
+        let mut spelled = target.clone();
+        if self.belief.in_any_case() && rules.fuzzy && target.kind == Kind::Shared {
+            // What begins like this is no user's, and may be nearly anything.
+            spelled.others.extend(target.names().filter_map(any_case::not_a_users));
+            for search in Fuzzy::all(rules, &spelled.clone()) {
+                let (wanted, length) = (search.wanted(), search.prefix().len());
+                match any_case::other_beginnings(self.list, wanted, length) {
+                    Ok(others) => spelled.others.extend(others),
+                    Err(why) => {
+                        let decision = Decision::Deferred(Cause::List);
+                        let route = Route::about(wanted, None, decision, why.into());
+                        return Ok(Some(Found::Decided(route)));
+                    }
+                }
+            }
+        }
+        self.fuzzy(Fuzzy::all(rules, &spelled))
+    }
+
+    /// Whether the list has the mailbox, or cannot say that it has not.
+    fn is_there(&self, name: &MailboxName) -> bool {
+        match self.list.lookup(name) {
+            Lookup::Present(record) => {
+                !matches!(record.state, State::Deleted | State::Intermediate)
+            }
+            Lookup::Absent => false,
+            Lookup::Unsure(_) | Lookup::Busy => true,
+        }
+    }
+
+    fn look_up(&mut self, target: &Target) -> Result<Found, Open> {
+        let name = &target.name;
+        let (found, lately) = self.list.lookup_dated(name);
+        match found {
+            Lookup::Present(record) => {
+                explain!(self.explain, "record: {name}: {}", in_words(&record));
+                self.record(target, record, lately)
+            }
+            Lookup::Absent => {
+                explain!(self.explain, "record: the list has no {name}");
+                self.miss(name, None, NO_SUCH)
+            }
+            Lookup::Unsure(why) => {
+                explain!(self.explain, "decision: deferred: the list cannot be relied on: {why}");
+                Ok(Found::Decided(Route::about(
+                    name,
+                    None,
+                    Decision::Deferred(Cause::List),
+                    why.into(),
+                )))
+            }
+            Lookup::Busy => Err(Open::Wait),
+        }
+    }
+
+    fn record(&mut self, target: &Target, record: Record, lately: bool) -> Result<Found, Open> {
+        let name = &target.name;
+        let (decision, reason): (_, Cow<'static, str>) = match record.state {
+            State::Deleted => return self.miss(name, Some(record), "the mailbox is deleted"),
+            State::Intermediate => {
+                return self.miss(name, Some(record), "only a name with mailboxes below it");
+            }
+            // Over in a moment as a rule, and the list may only not have heard of it.
+            State::Reserved | State::Moving if self.belief.of(name) == MissTrust::Unconfirmed => {
+                return Err(Open::Confirm(name.clone()));
+            }
+            State::Reserved => {
+                (Decision::Deferred(Cause::Mailbox), "the mailbox is reserved".into())
+            }
+            State::Moving => {
+                (Decision::Deferred(Cause::Mailbox), "the mailbox is being moved".into())
+            }
+            // It may have moved on since, or have come back: a backend that has it no more refuses it
+            // for good.
+            State::Active if lately && self.belief.can_ask_again(name) => {
+                explain!(self.explain, "freshness: {name} changed within the last minute");
+                return Err(Open::AskAgain(name.clone()));
+            }
+            // Postfix never tells a backend whom it speaks for (MAIL FROM … AUTH=<>), so what the
+            // unauthenticated may do is what counts there too.
+            State::Active if target.kind == Kind::Shared && !record.anonymous.post => {
+                let (decision, why) = if record.anonymous.lookup {
+                    let why = "nobody may post to this folder without logging in";
+                    (Decision::Refused(Refusal::NoPost), why)
+                } else {
+                    (Decision::Unknown, "a shared folder that nobody may see or post to")
+                };
+                // The right may have been given since: a list that lags refuses nobody for good.
+                if let Some(doubted) = self.doubt(name, Some(&record), why)? {
+                    return Ok(Found::Decided(doubted));
+                }
+                return Ok(Found::Barred(Route::about(name, Some(record), decision, why.into())));
+            }
+            // After lmtpd's other checks, and like it only for users.
+            State::Active if target.kind == Kind::Inbox && self.list.denies(name) => {
+                (Decision::Deferred(Cause::Mailbox), BLOCKED.into())
+            }
+            State::Active => match self.router.backends.resolve(record.server.as_deref()) {
+                Ok(backend) => (Decision::Deliver(backend), "".into()),
+                Err(why @ NoBackend::Draining(_)) => {
+                    (Decision::Deferred(Cause::Mailbox), why.to_string().into())
+                }
+                Err(why) => (Decision::Deferred(Cause::List), why.to_string().into()),
+            },
+        };
+        let route = Route::about(name, Some(record), decision, reason);
+        explain!(self.explain, "decision: {}: {}", route.decision.as_str(), route.why());
+        Ok(Found::Decided(route))
+    }
+
+    /// What a miss is worth.
+    fn miss(
+        &mut self,
+        name: &MailboxName,
+        record: Option<Record>,
+        why: &'static str,
+    ) -> Result<Found, Open> {
+        // Decided, so that no catch-all takes the letter of a mailbox that may be there.
+        Ok(match self.doubt(name, record.as_ref(), why)? {
+            Some(doubted) => Found::Decided(doubted),
+            None => Found::Missed(Route::about(name, record, Decision::Unknown, why.into())),
+        })
+    }
+
+    /// What becomes of a recipient that the list as it stands would have refused for good. `None`:
+    /// the list is to be believed.
+    fn doubt(
+        &mut self,
+        name: &MailboxName,
+        record: Option<&Record>,
+        why: &str,
+    ) -> Result<Option<Route>, Open> {
+        match self.belief.of(name) {
+            MissTrust::Believed => Ok(None),
+            MissTrust::Unconfirmed => Err(Open::Confirm(name.clone())),
+            MissTrust::Doubted(doubt) => {
+                explain!(self.explain, "freshness: {doubt}");
+                let reason = format!("{why}, but this could not be confirmed: {doubt}");
+                let decision = Decision::Deferred(Cause::Mailbox);
+                Ok(Some(Route::about(name, record.cloned(), decision, reason.into())))
+            }
+        }
+    }
+
+    /// The mailbox whose name differs from the target's in case only, where the recipient may have
+    /// been folded. Misses of the target itself are believed by now, and the lists have caught up.
+    fn in_another_case(&mut self, target: &Target, rules: &Rules) -> Result<Option<Found>, Open> {
+        if !self.belief.in_any_case() || !rules.case_matters(target.kind) {
+            return Ok(None);
+        }
+        for wanted in target.names() {
+            let names = match any_case::other_cases(self.list, wanted, target.kind) {
+                Ok(names) => names,
+                Err(why) => {
+                    let decision = Decision::Deferred(Cause::List);
+                    let route = Route::about(wanted, None, decision, why.into());
+                    return Ok(Some(Found::Decided(route)));
+                }
+            };
+            for name in names {
+                explain!(self.explain, "rule: the recipient may have been folded: {name}");
+                let found = self.look_up(&Target::by_name(target.kind, name))?;
+                if let Found::Decided(_) = found {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// `lmtp_fuzzy_mailbox_match` under older rules, for a recipient that neither today's rules nor
+    /// exact names of older ones find.
+    fn fuzzy_by_older_rules(&mut self, recipient: &Recipient<'_>) -> Result<Option<Found>, Open> {
+        let router = self.router;
+        let older = router.older.iter();
+        let targets: Vec<_> =
+            older.filter_map(|rules| Some((rules, rules.target(recipient).ok()?))).collect();
+        self.fuzzy(targets.iter().flat_map(|(rules, target)| Fuzzy::all(rules, target)).collect())
+    }
+
+    /// `lmtp_fuzzy_mailbox_match` for a shared folder that is not there under its exact name: one walk
+    /// for all searches, of which the first that finds a mailbox counts.
+    fn fuzzy(&mut self, mut searches: Vec<Fuzzy<'_>>) -> Result<Option<Found>, Open> {
+        let Some(first) = searches.first() else { return Ok(None) };
+        let (prefix, wanted) = (first.prefix(), first.wanted());
+        let prefix = match searches.iter().all(|search| search.prefix() == prefix) {
+            true => prefix,
+            false => b"",
+        };
+        let read = self.list.each_past(prefix, &mut |name, record| {
+            if !matches!(record.state, State::Deleted | State::Intermediate) {
+                searches.iter_mut().for_each(|search| search.offer(name));
+            }
+            let passed = searches.iter().map(|search| search.passes(name));
+            // As far as all of them do.
+            match passed.reduce(|a, b| Some(a?.max(b?))).flatten() {
+                Some(length) => Step::Past(length),
+                None => Step::On,
+            }
+        });
+        if let Err(why) = read {
+            let decision = Decision::Deferred(Cause::List);
+            let route = Route::about(wanted, None, decision, why.into());
+            return Ok(Some(Found::Decided(route)));
+        }
+        let mut barred = None;
+        for name in searches.into_iter().filter_map(Fuzzy::best) {
+            explain!(self.explain, "rule: lmtp_fuzzy_mailbox_match takes {name}");
+            match self.look_up(&Target::by_name(Kind::Shared, name))? {
+                Found::Missed(_) => {}
+                // Another spelling may be for another folder.
+                found @ Found::Barred(_) if self.belief.in_any_case() => {
+                    barred.get_or_insert(found);
+                }
+                found => return Ok(Some(found)),
+            }
+        }
+        Ok(barred)
+    }
+}
+
+fn in_words(record: &Record) -> String {
+    let server = Shown(record.server.as_deref().unwrap_or("this host"));
+    format!("{} on {server}, partition `{}`", record.state.as_str(), record.partition)
+}
+
+impl Route {
+    fn about(
+        name: &MailboxName,
+        record: Option<Record>,
+        decision: Decision,
+        reason: Cow<'static, str>,
+    ) -> Self {
+        let (server, partition) = match record {
+            Some(record) => (record.server, Some(record.partition)),
+            None => (None, None),
+        };
+        Self { decision, mailbox: Some(name.clone()), server, partition, reason }
+    }
+
+    fn without_mailbox(decision: Decision, reason: Cow<'static, str>) -> Self {
+        Self { decision, mailbox: None, server: None, partition: None, reason }
+    }
+
+    /// The reason in words, also for a decision that needs none.
+    pub fn why(&self) -> String {
+        String::from_utf8_lossy(&self.why_in_pieces().concat()).into_owned()
+    }
+
+    /// The same in pieces, put together by who wants it.
+    pub(crate) fn why_in_pieces(&self) -> [Cow<'_, [u8]>; 3] {
+        match (&self.decision, &self.mailbox, &self.server) {
+            (Decision::Deliver(_), Some(mailbox), Some(server)) => {
+                [mailbox.shown(), b" is on ".into(), server.as_bytes().into()]
+            }
+            (Decision::Deliver(_), Some(mailbox), None) => {
+                [mailbox.shown(), b" is on this host".into(), b"".into()]
+            }
+            _ => [self.reason.as_bytes().into(), b"".into(), b"".into()],
+        }
+    }
+
+    /// A deferral that is not of the router's making: a deadline, a panic, a list that is gone.
+    pub fn deferred(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::without_mailbox(Decision::Deferred(Cause::List), reason.into())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! Where the daemon listens, as people write it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::routing::maps::{BUILT_IN, STATUS_MAP};
+use crate::wire::protocol::Protocols;
+
+/// The mode of a unix socket for which none is set: everybody may ask, since Postfix' processes do
+/// so as user `postfix`, which shares no group with Cyrus.
+pub const DEFAULT_MODE: u32 = 0o666;
+
+/// A place to listen at, in the words of Postfix.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// `unix:PATH`
+    Unix(PathBuf),
+    /// `inet:HOST:PORT` or `inet:[ADDRESS]:PORT`. A name stands for all its addresses.
+    Inet {
+        /// A host name, or an address without brackets.
+        host: String,
+        /// The TCP port; 0 takes any free one.
+        port: u16,
+    },
+    /// `systemd:NAME`: the sockets that systemd opened for us under this name
+    /// (`FileDescriptorName=` of the socket unit, by default the unit's name).
+    Systemd(String),
+}
+
+/// The rights of a unix socket. Without effect on other endpoints.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// The owner, a name or a number; by default the user the daemon runs as.
+    pub owner: Option<String>,
+    /// The group, a name or a number; by default the daemon's.
+    pub group: Option<String>,
+    /// The permission bits; by default [`DEFAULT_MODE`]. The umask has no say.
+    pub mode: Option<u32>,
+}
+
+/// One endpoint to listen at, with the rights of its socket and what is spoken there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Where.
+    pub endpoint: Endpoint,
+    /// With which rights.
+    pub options: ListenOptions,
+    /// What is spoken.
+    pub protocols: Protocols,
+}
+
+impl Listen {
+    /// Every protocol, with the usual rights.
+    pub fn at(endpoint: Endpoint) -> Self {
+        Self { endpoint, options: ListenOptions::default(), protocols: Protocols::ALL }
+    }
+}
+
+#[cfg(feature = "daemon")]
+impl Listen {
+    /// Whether both mean the same socket with the same rights. What is spoken there can change
+    /// without another socket.
+    pub(crate) fn is_as(&self, other: &Listen) -> bool {
+        let rights = matches!(self.endpoint, Endpoint::Unix(_));
+        self.endpoint == other.endpoint && (!rights || self.options == other.options)
+    }
+}
+
+/// Why a text is not an [`Endpoint`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a place to listen at: {why} (unix:PATH, inet:HOST:PORT or systemd:NAME)")]
+pub struct EndpointError {
+    text: String,
+    why: &'static str,
+}
+
+/// Whether a map that is always there has this name.
+fn is_map(name: &str) -> bool {
+    name == STATUS_MAP || BUILT_IN.contains(&name)
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let wrong = |why| EndpointError { text: text.to_owned(), why };
+        match text.split_once(':').ok_or_else(|| wrong("the kind is missing"))? {
+            ("unix", "") => Err(wrong("no path")),
+            ("unix", path) if path.ends_with('/') => Err(wrong("the path is a directory's")),
+            // Copied from Postfix' main.cf, where the map follows the socket.
+            ("unix", path) if path.rsplit_once(':').is_some_and(|(_, map)| is_map(map)) => {
+                Err(wrong("the map does not belong here, only the path"))
+            }
+            ("unix", path) => Ok(Endpoint::Unix(path.into())),
+            ("inet", place) => {
+                let (host, port) = place.rsplit_once(':').ok_or_else(|| wrong("no port"))?;
+                let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+                let host = match bare {
+                    Some(host) if host.parse::<std::net::Ipv6Addr>().is_ok() => host,
+                    Some(_) => return Err(wrong("no IPv6 address between the brackets")),
+                    None if host.contains([':', '[', ']']) => {
+                        return Err(wrong("an IPv6 address needs brackets"));
+                    }
+                    None if host.is_empty() => return Err(wrong("no host")),
+                    None => host,
+                };
+                // u16's own reader takes a leading `+`.
+                let digits = port.bytes().all(|b| b.is_ascii_digit());
+                match port.parse() {
+                    Ok(port) if digits => Ok(Endpoint::Inet { host: host.to_owned(), port }),
+                    _ => Err(wrong("the port is not a number up to 65535")),
+                }
+            }
+            ("socketmap", _) => Err(wrong("that is a table of Postfix; here begins the socket")),
+            ("systemd", "") => Err(wrong("no name")),
+            ("systemd", name) => Ok(Endpoint::Systemd(name.to_owned())),
+            _ => Err(wrong("unknown kind")),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
+            Endpoint::Inet { host, port } if host.contains(':') => {
+                write!(f, "inet:[{host}]:{port}")
+            }
+            Endpoint::Inet { host, port } => write!(f, "inet:{host}:{port}"),
+            Endpoint::Systemd(name) => write!(f, "systemd:{name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_reads_back_as_written() {
+        let inet = |host: &str, port| Endpoint::Inet { host: host.into(), port };
+        for (text, endpoint) in [
+            ("unix:/run/murder-route", Endpoint::Unix("/run/murder-route".into())),
+            ("unix:/run/a:b", Endpoint::Unix("/run/a:b".into())),
+            ("inet:127.0.0.1:10028", inet("127.0.0.1", 10028)),
+            ("inet:localhost:0", inet("localhost", 0)),
+            ("inet:[::1]:10028", inet("::1", 10028)),
+            ("systemd:murder-route.socket", Endpoint::Systemd("murder-route.socket".into())),
+        ] {
+            assert_eq!(text.parse(), Ok(endpoint.clone()), "{text}");
+            assert_eq!(endpoint.to_string(), text);
+        }
+    }
+
+    /// Who is not let into a socket with other rights gets no answers, or strangers do.
+    #[cfg(feature = "daemon")]
+    #[test]
+    fn a_socket_whose_rights_are_to_change_is_not_kept() {
+        let listen = |endpoint: &str, mode| Listen {
+            options: ListenOptions { mode: Some(mode), ..ListenOptions::default() },
+            ..Listen::at(endpoint.parse().unwrap())
+        };
+        let socket = listen("unix:/run/a", 0o666);
+        assert!(!socket.is_as(&listen("unix:/run/a", 0o660)));
+        assert!(!socket.is_as(&listen("unix:/run/b", 0o666)));
+        let other = Listen { protocols: [].into_iter().collect(), ..socket.clone() };
+        assert!(socket.is_as(&other), "the queue of what stays is kept");
+        // A port has none.
+        assert!(listen("inet:[::1]:1", 0o666).is_as(&listen("inet:[::1]:1", 0o660)));
+    }
+
+    #[test]
+    fn a_misspelt_place_is_refused_with_its_reason() {
+        for (text, why) in [
+            ("", "the kind is missing"),
+            ("/run/murder-route", "the kind is missing"),
+            ("tcp:127.0.0.1:1", "unknown kind"),
+            ("unix:", "no path"),
+            ("unix:/run/", "directory"),
+            ("unix:/run/murder-route:lmtp", "the map does not belong here"),
+            ("unix:murder-route/socket:canonical", "the map does not belong here"),
+            ("socketmap:unix:/run/murder-route:lmtp", "a table of Postfix"),
+            ("inet:10028", "no port"),
+            ("inet::10028", "no host"),
+            ("inet:::1:10028", "needs brackets"),
+            ("inet:[::1]", "needs brackets"),
+            ("inet:[localhost]:1", "no IPv6 address"),
+            ("inet:a:", "not a number"),
+            ("inet:a:+1", "not a number"),
+            ("inet:a:65536", "not a number"),
+            ("systemd:", "no name"),
+        ] {
+            let error = text.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}
