@@ -5,7 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use murder_route::model::mailbox::{Lookup, MailboxList, MailboxName, Record};
+use murder_route::model::list::{Lookup, MailboxList};
+use murder_route::model::name::MailboxName;
+use murder_route::model::record::Record;
 use murder_route::resolver::Resolver;
 
 use crate::list::{self, Random, Site};

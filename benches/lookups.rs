@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use murder_route::model::mailbox::{Lookup, MailboxList, MailboxName};
+use murder_route::model::list::{Lookup, MailboxList};
+use murder_route::model::name::MailboxName;
 use murder_route::os::map;
 use murder_route::resolver::Resolver;
 use murder_route::routing::router::{Decision, Verdict};

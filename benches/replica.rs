@@ -13,7 +13,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
-use murder_route::model::mailbox::{AnonymousRights, MailboxName, Record, State};
+use murder_route::model::name::MailboxName;
+use murder_route::model::record::{AnonymousRights, Record, State};
 use murder_route::replica::store::Place;
 use murder_route::replica::{FullSync, Heard};
 use murder_route::routing::maps::STATUS_MAP;

@@ -16,7 +16,7 @@
 //!
 //! * **Pure**: bytes and values in, values out. No sockets, no files, no clock.
 //!   * [`model`]: mailbox names, records, backends, domains, and the trait
-//!     [`MailboxList`](model::mailbox::MailboxList).
+//!     [`MailboxList`](model::list::MailboxList).
 //!   * [`address`]: from a recipient to a mailbox name, as Cyrus' `lmtpd` does it, by the rules that
 //!     [`imapd_conf`] reads.
 //!   * [`routing`]: the decision for one recipient, and the form of its answers.

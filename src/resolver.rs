@@ -11,9 +11,9 @@ use crate::lists::combined::{Lists, Replicated, Source};
 use crate::lists::mailboxes_db::mark_file::MarkFile;
 use crate::lists::user_deny::UserDeny;
 use crate::lists::{FileList, Options};
-use crate::model::mailbox::{
-    KeyGeneration, Lookup, MailboxList, MailboxName, Record, Revision, Step,
-};
+use crate::model::list::{Lookup, MailboxList, Revision, WalkStep};
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::Record;
 use crate::os::kick::kick;
 use crate::routing::confirm::{Confirmation, Evidence, MOST_ROUNDS};
 use crate::routing::maps::Maps;
@@ -235,11 +235,11 @@ impl MailboxList for Abandonable<'_> {
     fn each_past(
         &self,
         prefix: &[u8],
-        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
     ) -> Result<(), String> {
         self.outcome(self.list.each_past(prefix, &mut |name, record| {
             match self.given_up.load(Relaxed) {
-                true => Step::Stop,
+                true => WalkStep::Stop,
                 false => visit(name, record),
             }
         }))
@@ -286,10 +286,10 @@ mod tests {
         ) -> Result<(), String> {
             let name = MailboxName::new("news").unwrap();
             let record = Record {
-                state: crate::model::mailbox::State::Active,
+                state: crate::model::record::State::Active,
                 server: None,
                 partition: String::new(),
-                anonymous: crate::model::mailbox::AnonymousRights::default(),
+                anonymous: crate::model::record::AnonymousRights::default(),
             };
             while visit(&name, &record).is_continue() {}
             Ok(())
@@ -307,7 +307,7 @@ mod tests {
         };
         let walked = list.each_past(b"", &mut |_, _| {
             count();
-            Step::On
+            WalkStep::On
         });
         assert!(walked.unwrap_err().contains("nobody waits"));
         given_up.store(false, Relaxed);
@@ -335,7 +335,7 @@ mod tests {
         fn each_past(
             &self,
             prefix: &[u8],
-            visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+            visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
         ) -> Result<(), String> {
             self.0.each_past(prefix, &mut |name, record| {
                 self.1.fetch_add(1, Relaxed);

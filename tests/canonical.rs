@@ -11,9 +11,9 @@ use std::sync::LazyLock;
 use murder_route::address::{Release, Rules};
 use murder_route::model::backend::Backends;
 use murder_route::model::domains::Domains;
-use murder_route::model::mailbox::{
-    AnonymousRights, KeyGeneration, Lookup, MailboxList, MailboxName, Record, State,
-};
+use murder_route::model::list::{Lookup, MailboxList};
+use murder_route::model::name::{KeyGeneration, MailboxName};
+use murder_route::model::record::{AnonymousRights, Record, State};
 use murder_route::routing::maps::{Map, Maps};
 use murder_route::routing::router::{Decision, MissTrust, Router, Verdict};
 use murder_route::wire::socketmap::Reply;

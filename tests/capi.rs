@@ -17,8 +17,9 @@ use build::{program, target, well};
 use common::left_out::{self, left_out};
 use common::master::Master;
 use common::{Daemon, Site};
-use murder_route::model::mailbox::{AnonymousRights, MailboxName, Record, State};
 use murder_route::model::mod_time::ModTime;
+use murder_route::model::name::MailboxName;
+use murder_route::model::record::{AnonymousRights, Record, State};
 use murder_route::replica::store::Place;
 use murder_route::replica::{ReplicaMeta, Transaction};
 

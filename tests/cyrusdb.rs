@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use murder_route::lists::{FileList, Options};
-use murder_route::model::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName};
+use murder_route::model::list::{Lookup, MailboxList};
+use murder_route::model::name::{KeyGeneration, MailboxName};
 use serde_json::Value;
 
 struct Expected {

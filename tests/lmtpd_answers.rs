@@ -15,9 +15,9 @@ use murder_route::cyrusdb::value;
 use murder_route::imapd_conf::ImapdConf;
 use murder_route::model::backend::Backends;
 use murder_route::model::domains::Domains;
-use murder_route::model::mailbox::{
-    KeyGeneration, Lookup, MailboxList, MailboxName, Record, State,
-};
+use murder_route::model::list::{Lookup, MailboxList};
+use murder_route::model::name::{KeyGeneration, MailboxName};
+use murder_route::model::record::{Record, State};
 use murder_route::mupdate::wire::{Input, MAX_LINE};
 use murder_route::mupdate::{Banner, Event, Role, Session, Stream, Timings};
 use murder_route::replica::store::{Place, ReplicaList};

@@ -10,8 +10,9 @@ use std::process::Output;
 use std::time::{Duration, SystemTime};
 
 use common::{Daemon, Site, run};
-use murder_route::model::mailbox::{AnonymousRights, MailboxName, Record, State};
 use murder_route::model::mod_time::ModTime;
+use murder_route::model::name::MailboxName;
+use murder_route::model::record::{AnonymousRights, Record, State};
 use murder_route::replica::store::Place;
 use murder_route::replica::{HeldBack, ReplicaMeta, Transaction};
 use serde_json::Value;

@@ -15,7 +15,8 @@ use std::thread;
 
 use common::{Client, Daemon, LIST, Site};
 use murder_route::lists::{FileList, Options};
-use murder_route::model::mailbox::{MailboxList, State};
+use murder_route::model::list::MailboxList;
+use murder_route::model::record::State;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;

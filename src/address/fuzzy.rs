@@ -1,7 +1,7 @@
 //! The search for a shared folder of nearly the wanted name (`lmtp_fuzzy_mailbox_match`).
 
 use super::rules::{Kind, Release, Rules, Target};
-use crate::model::mailbox::MailboxName;
+use crate::model::name::MailboxName;
 
 /// Finds the mailbox `lmtpd` takes for a shared folder that does not exist: case does not matter,
 /// and space, `-` and `_` are one (`fuzzyeq`).

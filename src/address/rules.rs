@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::autocreate::Autocreate;
 use super::recipient::{Recipient, is_dot_string, push_quoted};
-use crate::model::mailbox::MailboxName;
+use crate::model::name::MailboxName;
 
 /// The families of Cyrus releases that name mailboxes alike and have the same defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

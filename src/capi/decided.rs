@@ -18,9 +18,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::library::{Origin, Told};
 use super::prefetch::prefetch;
 use crate::lists::mailboxes_db::view::FEW_LOOKUPS;
-use crate::model::mailbox::{
-    KeyGeneration, Lookup, MailboxList, MailboxName, Record, Revision, Step,
-};
+use crate::model::list::{Lookup, MailboxList, Revision, WalkStep};
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::Record;
 use crate::routing::router::Decision;
 
 /// Each is a part of its own, so that threads seldom meet; who does meet another looks up as ever.
@@ -280,7 +280,7 @@ impl MailboxList for Watched<'_> {
     fn each_past(
         &self,
         prefix: &[u8],
-        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
     ) -> Result<(), String> {
         self.only_hits.store(false, Relaxed);
         self.list.each_past(prefix, visit)

@@ -8,7 +8,9 @@ use serde_json::json;
 
 use super::services::stored;
 use super::{Common, Exit};
-use crate::model::mailbox::{Lookup, MailboxList, MailboxName, Record, State};
+use crate::model::list::{Lookup, MailboxList};
+use crate::model::name::MailboxName;
+use crate::model::record::{Record, State};
 use crate::resolver::Resolver;
 
 /// Print the whole mailbox list in internal names.

@@ -6,7 +6,7 @@ use super::Exit;
 use super::services::Services;
 use crate::config::Settings;
 use crate::master::confirmer::Confirmer;
-use crate::model::mailbox::MailboxName;
+use crate::model::name::MailboxName;
 use crate::resolver::Resolver;
 use crate::routing::confirm::Evidence;
 use crate::routing::maps::is_in_any_case;

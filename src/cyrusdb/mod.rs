@@ -5,8 +5,8 @@
 //! is configured (`lib/cyrusdb.c`, `_myopen`).
 //!
 //! Each engine is a map from key to value, both bytes. [`value`] makes a
-//! [`Record`](crate::model::mailbox::Record) of a value; the keys are
-//! [`MailboxName`](crate::model::mailbox::MailboxName)'s business.
+//! [`Record`](crate::model::record::Record) of a value; the keys are
+//! [`MailboxName`](crate::model::name::MailboxName)'s business.
 
 #[cfg(test)]
 mod damage_tests;

@@ -16,8 +16,8 @@ use std::borrow::Cow;
 use memchr::memchr;
 
 use super::dlist::{Kind, Malformed, Reader};
-use crate::model::mailbox::{AnonymousRights, Record, State};
 use crate::model::mod_time::ModTime;
+use crate::model::record::{AnonymousRights, Record, State};
 use crate::model::shown::ShownBytes;
 
 /// Why a value says nothing that can be relied on. The lookup becomes temporary.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Finding;
-use crate::model::mailbox::{MailboxName, Record, State};
+use crate::model::name::MailboxName;
+use crate::model::record::{Record, State};
 
 /// So many names that differ are looked at once more, at most; a list that differs by more differs
 /// for another reason than that it is read while it changes.
@@ -64,7 +65,7 @@ struct Entry {
 /// How two records differ, if they do. Tombstones and names without a mailbox are none; a record
 /// without a server is one of this host, and fits any server.
 pub fn difference(here: Option<&Record>, there: Option<&Record>) -> Option<Difference> {
-    let is_there = |record: &&Record| is_mailbox(record);
+    let is_there = |record: &&Record| record.state.exists();
     let server = |record: &Record| record.server.as_deref().map(str::to_ascii_lowercase);
     let active = |record: &Record| record.state == State::Active;
     match (here.filter(is_there), there.filter(is_there)) {
@@ -102,10 +103,6 @@ fn first_of<'a>(names: impl IntoIterator<Item = &'a MailboxName>) -> Option<Stri
     (!first.is_empty()).then(|| format!("{}{dots}", first.join(", ")))
 }
 
-fn is_mailbox(record: &Record) -> bool {
-    matches!(record.state, State::Active | State::Reserved | State::Moving)
-}
-
 /// A list of ours, against which the master's is told name by name.
 #[derive(Debug, Default)]
 pub struct Comparison {
@@ -126,7 +123,7 @@ impl Comparison {
     ///
     /// Holds each name in memory: some 100 bytes each.
     pub fn here(&mut self, name: &MailboxName, record: &Record) {
-        if !is_mailbox(record) {
+        if !record.state.exists() {
             return;
         }
         if record.state == State::Active {
@@ -287,7 +284,7 @@ pub fn findings(
 mod tests {
     use super::*;
     use crate::doctor::Severity;
-    use crate::model::mailbox::AnonymousRights;
+    use crate::model::record::AnonymousRights;
 
     fn name(text: &str) -> MailboxName {
         MailboxName::new(text).unwrap()

@@ -4,7 +4,7 @@
 use super::socket::Outcome;
 use super::{Finding, shown};
 use crate::model::domains::Domains;
-use crate::model::mailbox::MailboxName;
+use crate::model::name::MailboxName;
 use crate::routing::maps::{BUILT_IN, Maps, UnknownPolicy};
 use crate::routing::router::{Decision, Route, Router};
 use crate::wire::netstring::Decoder;

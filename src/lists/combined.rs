@@ -10,8 +10,10 @@ use std::time::Duration;
 use super::FileList;
 use super::user_deny::UserDeny;
 #[cfg(feature = "capi")]
-use crate::model::mailbox::Revision;
-use crate::model::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State, Step};
+use crate::model::list::Revision;
+use crate::model::list::{Lookup, MailboxList, WalkStep};
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::Record;
 use crate::replica::Status;
 
 /// How far a replica may be believed just now: a list on disk cannot tell by itself.
@@ -137,7 +139,7 @@ impl Source {
             Source::Replica(Replicated { list, trust }) => {
                 let (found, lately) = list.lookup_dated(name);
                 let trusted = match &found {
-                    Lookup::Present(record) if takes_mail(record) => trust.hits(),
+                    Lookup::Present(record) if record.state.exists() => trust.hits(),
                     Lookup::Present(_) | Lookup::Absent => trust.misses(),
                     Lookup::Unsure(_) | Lookup::Busy => Ok(()),
                 };
@@ -162,7 +164,7 @@ impl Source {
     /// Whether it has a record of a mailbox that takes mail, or will again.
     #[cfg(feature = "capi")]
     pub(crate) fn has(&self, name: &MailboxName) -> bool {
-        matches!(self.lookup(name, true).0, Lookup::Present(record) if takes_mail(&record))
+        matches!(self.lookup(name, true).0, Lookup::Present(record) if record.state.exists())
     }
 
     fn list(&self) -> &dyn MailboxList {
@@ -232,7 +234,7 @@ impl Lists {
             let (found, changed) = source.lookup(name, may_wait);
             lately |= changed;
             match &found {
-                Lookup::Present(record) if takes_mail(record) => {
+                Lookup::Present(record) if record.state.exists() => {
                     // Nor does one that has to be waited for hinder another here.
                     return (found, lately || sources.any(|source| source.lookup(name, false).1));
                 }
@@ -242,11 +244,6 @@ impl Lists {
         }
         (rest, lately)
     }
-}
-
-/// Whether the mailbox is there, if perhaps not for mail just now.
-fn takes_mail(record: &Record) -> bool {
-    !matches!(record.state, State::Deleted | State::Intermediate)
 }
 
 /// What outweighs what where no list has the mailbox.
@@ -287,8 +284,8 @@ impl MailboxList for Lists {
         self.walk(
             &mut |list, visit| {
                 list.each(prefix, &mut |name, record| match visit(name, record) {
-                    Step::Stop => ControlFlow::Break(()),
-                    Step::On | Step::Past(_) => ControlFlow::Continue(()),
+                    WalkStep::Stop => ControlFlow::Break(()),
+                    WalkStep::On | WalkStep::Past(_) => ControlFlow::Continue(()),
                 })
             },
             &mut |name, record| visit(name, record).into(),
@@ -298,14 +295,14 @@ impl MailboxList for Lists {
     fn each_past(
         &self,
         prefix: &[u8],
-        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
     ) -> Result<(), String> {
         self.walk(&mut |list, visit| list.each_past(prefix, visit), visit)
     }
 }
 
 /// Is shown a name and its record.
-type Visit<'v> = dyn FnMut(&MailboxName, &Record) -> Step + 'v;
+type Visit<'v> = dyn FnMut(&MailboxName, &Record) -> WalkStep + 'v;
 
 impl Lists {
     fn walk(
@@ -323,10 +320,10 @@ impl Lists {
             let walked = walk(source.list(), &mut |name, record| {
                 let told = |list: &Source| matches!(list.list().lookup(name), Lookup::Present(_));
                 if before.iter().any(told) {
-                    return Step::On;
+                    return WalkStep::On;
                 }
                 let step = visit(name, record);
-                ended = step == Step::Stop;
+                ended = step == WalkStep::Stop;
                 step
             });
             if ended {
@@ -382,7 +379,7 @@ impl MailboxList for WithoutWaiting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::mailbox::AnonymousRights;
+    use crate::model::record::{AnonymousRights, State};
 
     /// What it says of everybody, and whether that changed a moment ago.
     struct Fake(Lookup, bool);

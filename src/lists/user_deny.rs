@@ -19,7 +19,7 @@ use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::skiplist::Replay;
 use crate::cyrusdb::verify::verify;
 use crate::cyrusdb::{Engine, Row, detect, flat};
-use crate::model::mailbox::MailboxName;
+use crate::model::name::MailboxName;
 use crate::os::pinned_path::PinnedPath;
 
 /// Maximum age of what is known of the file.

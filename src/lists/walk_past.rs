@@ -6,14 +6,16 @@ use std::sync::Arc;
 use crate::cyrusdb::error::Error;
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::skip::snapshot::{Scratch, Walked};
-use crate::model::mailbox::{KeyGeneration, MailboxName, Record, Step};
+use crate::model::list::WalkStep;
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::Record;
 
 use super::mailboxes_db::file::{ATTEMPTS, FileList, PATIENCE, pause, read_record};
 use super::mailboxes_db::keys;
 use super::mailboxes_db::view::View;
 
 /// Is shown a name and its record.
-type Visit<'v> = dyn FnMut(&MailboxName, &Record) -> Step + 'v;
+type Visit<'v> = dyn FnMut(&MailboxName, &Record) -> WalkStep + 'v;
 
 /// What the names of one walk have in common.
 struct Range<'r> {
@@ -33,7 +35,7 @@ enum Ended {
 }
 
 impl FileList {
-    /// See [`MailboxList::each_past`](crate::model::mailbox::MailboxList::each_past).
+    /// See [`MailboxList::each_past`](crate::model::list::MailboxList::each_past).
     pub(super) fn walk_past(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), String> {
         let mut scratch = Scratch::default();
         let view = self.checked(&mut scratch).map_err(|error| self.say(error))?;
@@ -69,11 +71,11 @@ impl FileList {
         index.each_past(range.start, &mut |key, value| {
             let step = range.show(key, value, visit);
             match step {
-                Ok(Step::Stop) => outcome = Ok(Ended::Stopped),
+                Ok(WalkStep::Stop) => outcome = Ok(Ended::Stopped),
                 Ok(_) => {}
                 Err(ref why) => outcome = Err(self.say(why)),
             }
-            step.unwrap_or(Step::Stop)
+            step.unwrap_or(WalkStep::Stop)
         });
         outcome
     }
@@ -116,7 +118,7 @@ impl FileList {
                 return Ok(Ended::Done);
             }
             let end = view.header().end;
-            let (mut step, mut is_behind) = (Ok(Step::On), false);
+            let (mut step, mut is_behind) = (Ok(WalkStep::On), false);
             let start = from.clone();
             let walked = view.walk_in(order, &start, scratch, &mut |key, value| {
                 if !key.starts_with(range.start) {
@@ -127,16 +129,16 @@ impl FileList {
                 step = range.show(key, value, visit);
                 from.clear();
                 match step {
-                    Ok(Step::Past(length)) => from = keys::behind_all(key, length),
+                    Ok(WalkStep::Past(length)) => from = keys::behind_all(key, length),
                     _ => from.extend_from_slice(key),
                 }
-                matches!(step, Ok(Step::On))
+                matches!(step, Ok(WalkStep::On))
             });
             attempt += 1;
             match (walked, step) {
                 (_, Err(why)) => return Err(self.say(why)),
-                (_, Ok(Step::Stop)) => return Ok(Ended::Stopped),
-                (Ok(Walked::Stopped), Ok(Step::Past(_))) if !is_behind => {}
+                (_, Ok(WalkStep::Stop)) => return Ok(Ended::Stopped),
+                (Ok(Walked::Stopped), Ok(WalkStep::Past(_))) if !is_behind => {}
                 (Ok(Walked::OtherOrder), _) => return Ok(Ended::Done),
                 // A walk that a writer has overtaken may seem to be at the end.
                 (Ok(_), _) if view.header_now().is_ok_and(|now| now.end == end) => {
@@ -153,16 +155,18 @@ impl FileList {
 
 impl Range<'_> {
     /// Shows a row, if it is one of this range.
-    fn show(&self, key: &[u8], value: &[u8], visit: &mut Visit<'_>) -> Result<Step, String> {
-        let Some(name) = MailboxName::from_key(self.generation, key) else { return Ok(Step::On) };
+    fn show(&self, key: &[u8], value: &[u8], visit: &mut Visit<'_>) -> Result<WalkStep, String> {
+        let Some(name) = MailboxName::from_key(self.generation, key) else {
+            return Ok(WalkStep::On);
+        };
         if !name.as_bytes().starts_with(self.prefix) {
-            return Ok(Step::On);
+            return Ok(WalkStep::On);
         }
         let step = visit(&name, &read_record(&name, value)?);
         // The bytes of a name stand in its key one by one, behind an `N` in the keys of 3.6 and later.
         let before = usize::from(self.generation == KeyGeneration::Separated);
         Ok(match step {
-            Step::Past(length) => Step::Past(before + length),
+            WalkStep::Past(length) => WalkStep::Past(before + length),
             step => step,
         })
     }
@@ -178,8 +182,9 @@ mod tests {
     use crate::cyrusdb::skip::node::Layout;
     use crate::cyrusdb::writer::{Random, Writer};
     use crate::lists::Options;
-    use crate::model::mailbox::{AnonymousRights, MailboxList, State};
+    use crate::model::list::MailboxList;
     use crate::model::mod_time::ModTime;
+    use crate::model::record::{AnonymousRights, State};
     use crate::replica::store::Place;
     use crate::replica::{ReplicaMeta, Transaction as _};
 
@@ -219,10 +224,10 @@ mod tests {
         list.each_past(prefix, &mut |name, _| {
             shown += 1;
             match is_users(name) {
-                true => Step::Past(name.as_bytes().len() - name.without_domain().len() + 5),
+                true => WalkStep::Past(name.as_bytes().len() - name.without_domain().len() + 5),
                 false => {
                     found.insert(name.to_string());
-                    Step::On
+                    WalkStep::On
                 }
             }
         })
@@ -243,7 +248,7 @@ mod tests {
         let mut shown = 0;
         list.each_past(b"", &mut |_, _| {
             shown += 1;
-            Step::Stop
+            WalkStep::Stop
         })
         .unwrap();
         assert_eq!(shown, 1, "{what}");
@@ -319,7 +324,7 @@ mod tests {
                 let (mut below, mut every) = (BTreeSet::new(), BTreeSet::new());
                 list.each_past(prefix.as_bytes(), &mut |name, _| {
                     below.insert(name.to_string());
-                    Step::On
+                    WalkStep::On
                 })
                 .unwrap();
                 list.each(prefix.as_bytes(), &mut |name, _| {

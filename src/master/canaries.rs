@@ -1,7 +1,7 @@
 //! Names that the server had a moment ago. A master that was begun anew without its list says of
 //! everybody that there is no such mailbox; these tell. Pure.
 
-use crate::model::mailbox::MailboxName;
+use crate::model::name::MailboxName;
 use crate::mupdate::Finding;
 
 /// So many names are remembered.
@@ -96,7 +96,7 @@ impl Canaries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::mailbox::{AnonymousRights, Record, State};
+    use crate::model::record::{AnonymousRights, Record, State};
 
     fn name(n: usize) -> MailboxName {
         MailboxName::new(format!("user.u{n}")).unwrap()

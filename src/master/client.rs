@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use crate::model::mailbox::{KeyGeneration, MailboxName};
+use crate::model::name::{KeyGeneration, MailboxName};
 use crate::mupdate::Finding;
 
 /// The master cannot be asked as things are configured, and will not be by waiting: no credentials,

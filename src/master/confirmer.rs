@@ -10,7 +10,7 @@ use super::barrier::{Barrier, PAUSE};
 use super::find_budget::Budget;
 use crate::lists::combined::Lists;
 use crate::master::client::{Impossible, Master};
-use crate::model::mailbox::{KeyGeneration, MailboxName};
+use crate::model::name::{KeyGeneration, MailboxName};
 use crate::mupdate::Finding;
 use crate::os::kick::kick;
 use crate::resolver::{ConfirmVia, KICK_PATIENCE, Resolver};
@@ -310,8 +310,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_mailbox_between_the_halves_of_a_rename_is_not_unknown() {
-        let record = crate::model::mailbox::Record {
-            state: crate::model::mailbox::State::Active,
+        let record = crate::model::record::Record {
+            state: crate::model::record::State::Active,
             server: Some("be1".into()),
             partition: String::new(),
             anonymous: Default::default(),
@@ -415,8 +415,8 @@ mod tests {
     }
 
     fn found() -> Finding {
-        Finding::Found(crate::model::mailbox::Record {
-            state: crate::model::mailbox::State::Active,
+        Finding::Found(crate::model::record::Record {
+            state: crate::model::record::State::Active,
             server: Some("be1".into()),
             partition: String::new(),
             anonymous: Default::default(),

@@ -40,7 +40,7 @@ pub use visit::Visit;
 
 use crate::config::ReplicaSettings;
 use crate::master::client::{Asking, Impossible, Master};
-use crate::model::mailbox::{KeyGeneration, MailboxName};
+use crate::model::name::{KeyGeneration, MailboxName};
 use crate::mupdate::{Finding, Need};
 
 /// The MUPDATE servers, and the replica if there is one.

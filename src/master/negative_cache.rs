@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::model::mailbox::MailboxName;
+use crate::model::name::MailboxName;
 
 /// So many names are remembered at most; beyond that the master is asked.
 const ROOM: usize = 10_000;

@@ -14,7 +14,7 @@ use super::connection::Connection;
 use super::retry::{Retry, Trouble};
 use super::upstream::{self, PIECE, Upstream};
 use crate::master::client::Impossible;
-use crate::model::mailbox::{KeyGeneration, MailboxName};
+use crate::model::name::{KeyGeneration, MailboxName};
 use crate::mupdate::{Failure, FailureKind, Finder, Finding, Need, Session, Ticket};
 use crate::replica::generation;
 

@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::connection::Connection;
 use super::upstream::{self, PIECE, Upstream};
 use crate::master::client::{Asking, Impossible, Master};
-use crate::model::mailbox::{KeyGeneration, MailboxName, Record};
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::Record;
 use crate::mupdate::{Failure, FailureKind, Finder, Finding, Listed, Need, Session, family};
 use crate::replica::generation;
 

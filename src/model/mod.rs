@@ -2,9 +2,11 @@
 
 pub mod backend;
 pub mod domains;
+pub mod list;
 pub(crate) mod loss_guard;
-pub mod mailbox;
 pub mod mod_time;
+pub mod name;
+pub mod record;
 pub mod secret;
 pub(crate) mod shown;
 pub mod unsettled;

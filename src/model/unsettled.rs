@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::model::mailbox::{MailboxName, State};
+use crate::model::name::MailboxName;
+use crate::model::record::State;
 
 /// Maximum number of names kept of each kind.
 const MAX_KEPT: usize = 10_000;

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::wire::push_string;
-use crate::model::mailbox::MailboxName;
+use crate::model::name::MailboxName;
 
 /// A command. There is none here that writes: whoever may log in to a master may also change its
 /// list (Cyrus has no reading role), so what would change it cannot be said.

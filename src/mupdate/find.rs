@@ -11,7 +11,8 @@ use super::stream::doubtful;
 use super::wire::Input;
 use super::{Finding, Session, Timings};
 use crate::cyrusdb::value;
-use crate::model::mailbox::{MailboxName, Record};
+use crate::model::name::MailboxName;
+use crate::model::record::Record;
 
 /// Most FINDs that are on their way at once.
 pub const MAX_IN_FLIGHT: usize = 256;

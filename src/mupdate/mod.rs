@@ -41,7 +41,8 @@ pub(crate) use sasl::{Circumstances, Exchange, choose};
 pub use session::{Session, Timings};
 pub use stream::{Limit, Stream};
 
-use crate::model::mailbox::{MailboxName, Record};
+use crate::model::name::MailboxName;
+use crate::model::record::Record;
 
 /// What an UPDATE brings, in this order: the records of the list, [`Event::Listed`], then changes
 /// and barriers for as long as the connection lives.
@@ -50,8 +51,8 @@ use crate::model::mailbox::{MailboxName, Record};
 /// told (Cyrus `imap/mupdate.c:sendupdates` looks each name up when it sends).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The name has this record: [`State::Active`](crate::model::mailbox::State::Active) (MAILBOX) or
-    /// [`State::Reserved`](crate::model::mailbox::State::Reserved) (RESERVE).
+    /// The name has this record: [`State::Active`](crate::model::record::State::Active) (MAILBOX) or
+    /// [`State::Reserved`](crate::model::record::State::Reserved) (RESERVE).
     Record(MailboxName, Record),
     /// The name has no record any more. Only after [`Event::Listed`].
     Deleted(MailboxName),

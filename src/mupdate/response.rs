@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::failure::Failure;
 use super::wire::{Cursor, Input, MAX_ACL, MAX_LOCATION, MAX_NAME, Stop, WireError, unquote};
-use crate::model::mailbox::State;
+use crate::model::record::State;
 
 /// One line, with its literals.
 #[derive(Debug, Clone, PartialEq, Eq)]

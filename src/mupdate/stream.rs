@@ -9,7 +9,8 @@ use super::response::{Response, Status, shown, unasked, unknown};
 use super::wire::Input;
 use super::{Event, Session, Timings};
 use crate::cyrusdb::value;
-use crate::model::mailbox::{AnonymousRights, MailboxName, Record, State};
+use crate::model::name::MailboxName;
+use crate::model::record::{AnonymousRights, Record, State};
 
 const UPDATE: Tag = Tag::new('U', 1);
 

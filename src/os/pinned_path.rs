@@ -191,7 +191,8 @@ mod tests {
 
     use super::*;
     use crate::lists::{FileList, Options};
-    use crate::model::mailbox::{Lookup, MailboxName};
+    use crate::model::list::Lookup;
+    use crate::model::name::MailboxName;
 
     #[test]
     fn known_recipient_is_found_without_a_free_descriptor() {

@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use super::{Fate, HeldBack, Mark, Put, Transaction};
 use crate::model::loss_guard::is_sharp;
-use crate::model::mailbox::{MailboxName, Record};
 use crate::model::mod_time::ModTime;
+use crate::model::name::MailboxName;
+use crate::model::record::Record;
 
 /// So many of the names that a list changes are taken for changed lately. If there are more, the replica
 /// was of another day or of another site: nearly all of them changed long ago, and the master, from whom

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::table::Table;
 use super::{ACCEPT_AFTER, ChangeApplier, FullSync, Heard, Outcome, Transaction as _};
-use crate::model::mailbox::{AnonymousRights, MailboxName, Record, State};
+use crate::model::name::MailboxName;
+use crate::model::record::{AnonymousRights, Record, State};
 use crate::mupdate::Event;
 
 const WAIT: u64 = ACCEPT_AFTER.as_secs();

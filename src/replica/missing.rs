@@ -4,8 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use super::utc;
-use crate::model::mailbox::{MailboxName, Record};
 use crate::model::mod_time::ModTime;
+use crate::model::name::MailboxName;
+use crate::model::record::Record;
 use crate::model::shown::Shown;
 
 /// A name that was known and is in the master's list no more, although nobody has told that it was

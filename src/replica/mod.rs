@@ -42,8 +42,9 @@ mod utc;
 
 use std::time::{Duration, SystemTime};
 
-use crate::model::mailbox::{KeyGeneration, MailboxName, Record};
 use crate::model::mod_time::ModTime;
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::Record;
 use crate::mupdate::banner::family;
 
 pub use apply::ChangeApplier;

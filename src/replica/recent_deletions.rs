@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-use crate::model::mailbox::MailboxName;
+use crate::model::name::MailboxName;
 
 /// So many names are remembered of each window. Beyond that every name counts as deleted lately.
 const ROOM: usize = 50_000;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::recent_deletions::Recent;
 use super::{HeldBack, ReplicaMeta, utc};
-use crate::model::mailbox::MailboxName;
+use crate::model::name::MailboxName;
 use crate::model::unsettled::Flip;
 
 /// The last barrier may be so old. They are asked for every 2 to 3 seconds.

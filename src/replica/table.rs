@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use super::{Fate, Mark, Missing, Put, ReplicaMeta, Swept, Transaction};
-use crate::model::mailbox::{MailboxName, Record};
 use crate::model::mod_time::ModTime;
+use crate::model::name::MailboxName;
+use crate::model::record::Record;
 
 /// A replica in memory. A clone of it that is put back is a transaction that was aborted.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -5,8 +5,9 @@ use super::{
     ChangeApplier, Freshness, FullSync, Heard, HeldBack, Outcome, ReplicaMeta, ReplicaState,
     Transaction as _,
 };
-use crate::model::mailbox::{AnonymousRights, KeyGeneration, MailboxName, Record, State};
 use crate::model::mod_time::ModTime;
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::{AnonymousRights, Record, State};
 use crate::mupdate::Event;
 
 const WAIT: Duration = super::ACCEPT_AFTER;

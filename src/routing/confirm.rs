@@ -7,7 +7,9 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::model::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, Step};
+use crate::model::list::{Lookup, MailboxList, WalkStep};
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::Record;
 use crate::mupdate::Finding;
 use crate::routing::router::{MissTrust, NameTrust};
 
@@ -261,18 +263,18 @@ impl MailboxList for Overlaid<'_> {
     fn each_past(
         &self,
         prefix: &[u8],
-        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
     ) -> Result<(), String> {
         for (name, finding) in &self.findings.master {
             if let Finding::Found(record) = finding
                 && name.as_bytes().starts_with(prefix)
-                && visit(name, record) == Step::Stop
+                && visit(name, record) == WalkStep::Stop
             {
                 return Ok(());
             }
         }
         self.list.each_past(prefix, &mut |name, record| match self.findings.of_master(name) {
-            Some(Finding::Found(_) | Finding::Absent) => Step::On,
+            Some(Finding::Found(_) | Finding::Absent) => WalkStep::On,
             Some(Finding::Unsure(_)) | None => visit(name, record),
         })
     }

@@ -11,7 +11,7 @@
 //! *deferred*, so that the two ends may be of different releases.
 
 use crate::model::backend::{Backend, Place};
-use crate::model::mailbox::MailboxName;
+use crate::model::name::MailboxName;
 use crate::routing::router::{Cause, Decision, Refusal, Route};
 
 /// The line for a route.

@@ -35,7 +35,7 @@ use std::collections::BTreeMap;
 
 use crate::address::Recipient;
 use crate::model::backend::Place;
-use crate::model::mailbox::MailboxName;
+use crate::model::name::MailboxName;
 use crate::model::shown::Shown;
 use crate::routing::decision_line;
 use crate::routing::router::{Cause, Decision, Refusal, Route, Router};

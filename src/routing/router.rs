@@ -24,7 +24,9 @@ use std::borrow::Cow;
 use crate::address::{Fuzzy, Kind, NoTarget, Recipient, Release, Rules, Target};
 use crate::model::backend::{Backend, Backends, NoBackend};
 use crate::model::domains::Domains;
-use crate::model::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, State, Step};
+use crate::model::list::{Lookup, MailboxList, WalkStep};
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::{Record, State};
 use crate::model::shown::Shown;
 
 /// What the router decided for one recipient, and all that an answer may want to say of it.
@@ -556,13 +558,7 @@ impl Search<'_> {
 
     /// Whether the list has the mailbox, or cannot say that it has not.
     fn is_there(&self, name: &MailboxName) -> bool {
-        match self.list.lookup(name) {
-            Lookup::Present(record) => {
-                !matches!(record.state, State::Deleted | State::Intermediate)
-            }
-            Lookup::Absent => false,
-            Lookup::Unsure(_) | Lookup::Busy => true,
-        }
+        self.list.lookup(name).may_exist()
     }
 
     fn look_up(&mut self, target: &Target) -> Result<Found, Open> {
@@ -725,14 +721,14 @@ impl Search<'_> {
             false => b"",
         };
         let read = self.list.each_past(prefix, &mut |name, record| {
-            if !matches!(record.state, State::Deleted | State::Intermediate) {
+            if record.state.exists() {
                 searches.iter_mut().for_each(|search| search.offer(name));
             }
             let passed = searches.iter().map(|search| search.passes(name));
             // As far as all of them do.
             match passed.reduce(|a, b| Some(a?.max(b?))).flatten() {
-                Some(length) => Step::Past(length),
-                None => Step::On,
+                Some(length) => WalkStep::Past(length),
+                None => WalkStep::On,
             }
         });
         if let Err(why) = read {

@@ -15,7 +15,9 @@ use super::{Answer, Connections};
 use crate::lists::combined::Source;
 use crate::master::client::Master;
 use crate::master::confirmer::Confirmer;
-use crate::model::mailbox::{Lookup, MailboxList, MailboxName, State};
+use crate::model::list::{Lookup, MailboxList};
+use crate::model::name::MailboxName;
+use crate::model::record::State;
 use crate::model::unsettled::{Lingering, Stuck, Unsettled};
 use crate::mupdate::Finding;
 use crate::resolver::{self, Resolver};
@@ -301,7 +303,7 @@ impl Serving {
                 Verdict::Confirm(name) => {
                     answerer.counters.confirming();
                     if let Lookup::Present(record) = self.resolver.lists.now().lookup(&name)
-                        && matches!(record.state, State::Reserved | State::Moving)
+                        && record.state.is_transient()
                     {
                         answerer.saw_unsettled(&self.resolver, &name);
                     }

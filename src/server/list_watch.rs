@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::answerer::Answerer;
 use crate::lists::combined::{Lists, Source};
-use crate::model::mailbox::{Lookup, MailboxList as _, State};
+use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::shown::Shown;
 use crate::model::unsettled::LONG;
 
@@ -67,7 +67,7 @@ fn walk(answerer: &Answerer) {
     }
     let mut found = Vec::new();
     let walked = lists.each(b"", &mut |name, record| {
-        if matches!(record.state, State::Reserved | State::Moving) && found.len() < MAX_FOUND {
+        if record.state.is_transient() && found.len() < MAX_FOUND {
             found.push((name.clone(), record.state, record.server.clone()));
         }
         ControlFlow::Continue(())

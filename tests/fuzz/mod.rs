@@ -17,7 +17,8 @@ use murder_route::cyrusdb::skip::snapshot::{Found, Header, Reader, Scratch};
 use murder_route::cyrusdb::{Engine, Problem, detect, dlist, flat, skiplist, value};
 use murder_route::imapd_conf::ImapdConf;
 use murder_route::lmtp::reply_filter::{REPLY_LIMIT, ReplyFilter};
-use murder_route::model::mailbox::{MailboxName, Record};
+use murder_route::model::name::MailboxName;
+use murder_route::model::record::Record;
 use murder_route::mupdate::wire::{Input, MAX_LINE};
 use murder_route::mupdate::{
     Banner, BannerReader, Event, Failure, Finder, Finding, Role, Session, Stream, Timings,

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
 
-use murder_route::model::mailbox::{KeyGeneration, MailboxName};
+use murder_route::model::name::{KeyGeneration, MailboxName};
 
 use crate::clients::mail::Session;
 use crate::clients::sink::{Received, Sink};

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use murder_route::model::mailbox::{Lookup, MailboxName, Record};
+use murder_route::model::list::Lookup;
 use murder_route::model::mod_time::ModTime;
+use murder_route::model::name::MailboxName;
+use murder_route::model::record::Record;
 use murder_route::replica::{Fate, Mark, Missing, Put, ReplicaMeta, Swept, Transaction};
 
 /// One state of the replica. A copy that is changed is a batch; one that is put in its place is

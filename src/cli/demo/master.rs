@@ -10,7 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::model::mailbox::{MailboxName, Record, State};
+use crate::model::name::MailboxName;
+use crate::model::record::{Record, State};
 
 /// Maximum number of bytes that are read on one connection.
 const MAX_SESSION: u64 = 1 << 20;

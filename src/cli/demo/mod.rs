@@ -24,7 +24,9 @@ use self::master::DemoMaster;
 use self::postfix::{Delivered, deliver, query};
 use super::Exit;
 use crate::lists::{FileList, Options};
-use crate::model::mailbox::{MailboxList as _, MailboxName, Record, State};
+use crate::model::list::MailboxList as _;
+use crate::model::name::MailboxName;
+use crate::model::record::{Record, State};
 use crate::wire::socketmap::Reply;
 
 /// Ten mailboxes on `be1.example.org` and `be2.example.org`, written by `cyr_dbtool` of Cyrus 3.6.1.
@@ -239,7 +241,7 @@ impl Place {
         let list = FileList::open(self.dir.path().join("mailboxes.db"), Options::default());
         let mut records = Vec::new();
         list.each(b"", &mut |name, record| {
-            if matches!(record.state, State::Active | State::Reserved | State::Moving) {
+            if record.state.exists() {
                 records.push((name.clone(), record.clone()));
             }
             ControlFlow::Continue(())

@@ -8,7 +8,9 @@ use crate::doctor::comparison::{Comparison, Difference, Differing, difference, f
 use crate::lists::combined::Lists;
 use crate::master::Visit;
 use crate::master::client::Master;
-use crate::model::mailbox::{Lookup, MailboxList as _, MailboxName, Record};
+use crate::model::list::{Lookup, MailboxList as _};
+use crate::model::name::MailboxName;
+use crate::model::record::Record;
 use crate::mupdate::{FailureKind, Finding as Found};
 
 const CHECK: &str = "list/comparison";

@@ -37,7 +37,7 @@ use crate::master::client::Master;
 use crate::master::confirmer::Confirmer;
 use crate::master::{Upstream, Visit};
 use crate::model::backend::{Backend, NoBackend};
-use crate::model::mailbox::MailboxName;
+use crate::model::name::MailboxName;
 use crate::mupdate::FailureKind;
 use crate::resolver::{ConfirmVia, Resolver};
 use crate::routing::confirm::Evidence;

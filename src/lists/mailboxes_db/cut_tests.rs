@@ -12,10 +12,10 @@ use crate::cyrusdb::order::Order;
 use crate::cyrusdb::skip::node::Layout;
 use crate::cyrusdb::writer::{Random, Write, Writer};
 use crate::lists::*;
-use crate::model::mailbox::{
-    AnonymousRights, KeyGeneration, Lookup, MailboxList, MailboxName, Record, State,
-};
+use crate::model::list::{Lookup, MailboxList};
 use crate::model::mod_time::ModTime;
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::{AnonymousRights, Record, State};
 use crate::os::map::Danger;
 use crate::replica::store::{LocklessReplica, Place};
 use crate::replica::{ReplicaMeta, Transaction as _};

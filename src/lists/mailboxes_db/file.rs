@@ -17,10 +17,10 @@ use crate::cyrusdb::error::Error;
 use crate::cyrusdb::skip::snapshot::{Scratch, Walked};
 use crate::cyrusdb::skip::sparse_index::{Amount, Builder, Progress};
 use crate::cyrusdb::{Engine, value};
-use crate::model::mailbox::{
-    KeyGeneration, Lookup, MailboxList, MailboxName, Record, Revision, State, Step,
-};
+use crate::model::list::{Lookup, MailboxList, Revision, WalkStep};
 use crate::model::mod_time::ModTime;
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::Record;
 use crate::model::shown::Shown;
 
 use super::index_view::{IndexView, busy};
@@ -406,7 +406,7 @@ impl FileList {
         let same = self.at.standing().ok()?;
         match search(view, name, scratch, key).ok()? {
             Search::Found(Ok((record, date)))
-                if takes_mail(name, &record) && Identity::of(&same) == view.identity() =>
+                if record.accepts_mail(name) && Identity::of(&same) == view.identity() =>
             {
                 Some((Lookup::Present(record), date))
             }
@@ -425,7 +425,7 @@ impl FileList {
     ) -> Result<Option<Dated<Lookup>>, Error> {
         let state = view.state();
         let answer = match search(view, name, scratch, key)? {
-            Search::Found(Ok((record, date))) if takes_mail(name, &record) => {
+            Search::Found(Ok((record, date))) if record.accepts_mail(name) => {
                 self.note(view, state, key, scratch);
                 return Ok(Some((Lookup::Present(record), date)));
             }
@@ -905,13 +905,6 @@ fn search(
     Ok(Search::Absent)
 }
 
-/// Whether nothing in the record speaks against delivery for good.
-fn takes_mail(name: &MailboxName, record: &Record) -> bool {
-    let shared = !name.without_domain().starts_with(b"user.");
-    !matches!(record.state, State::Deleted | State::Intermediate)
-        && (record.anonymous.post || !shared)
-}
-
 /// What was found, and when this host wrote it.
 type Dated<T> = (T, ModTime);
 
@@ -953,7 +946,7 @@ impl MailboxList for FileList {
     fn each_past(
         &self,
         prefix: &[u8],
-        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
     ) -> Result<(), String> {
         self.walk_past(prefix, visit)
     }

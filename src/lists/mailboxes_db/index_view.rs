@@ -10,7 +10,8 @@ use crate::cyrusdb::Problem;
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::flat::Table;
 use crate::cyrusdb::skiplist::{Replay, users_prefix};
-use crate::model::mailbox::{KeyGeneration, Revision, Step};
+use crate::model::list::{Revision, WalkStep};
+use crate::model::name::KeyGeneration;
 
 use super::keys;
 use super::view::{Identity, ListFile};
@@ -236,7 +237,7 @@ impl IndexView {
 
     /// Rows whose keys begin with `start`, for as long as `visit` wants more, past those that it says.
     /// It must not wait for this list.
-    pub(crate) fn each_past(&self, start: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Step) {
+    pub(crate) fn each_past(&self, start: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> WalkStep) {
         let content = self.content();
         match &content.kind {
             Kind::Flat(table) => {
@@ -248,9 +249,9 @@ impl IndexView {
                             return;
                         }
                         match visit(key, value) {
-                            Step::On => {}
-                            Step::Stop => return,
-                            Step::Past(length) => {
+                            WalkStep::On => {}
+                            WalkStep::Stop => return,
+                            WalkStep::Past(length) => {
                                 behind = Some(keys::behind_all(key, length));
                                 break;
                             }
@@ -268,11 +269,11 @@ impl IndexView {
                 // Most are of users, and need not be looked at if one of them tells so.
                 let is_rest = match replay.of_users() {
                     Some((key, value)) if key.starts_with(start) => match visit(key, value) {
-                        Step::Past(length) => {
+                        WalkStep::Past(length) => {
                             users_prefix(key).is_some_and(|users| length <= users.len())
                         }
-                        Step::On => false,
-                        Step::Stop => return,
+                        WalkStep::On => false,
+                        WalkStep::Stop => return,
                     },
                     // Unless it is about one of them.
                     _ => users_prefix(start).is_none(),
@@ -286,12 +287,12 @@ impl IndexView {
                         continue;
                     }
                     match visit(key, value) {
-                        Step::On => {}
-                        Step::Stop => return,
-                        Step::Past(length) if passed.len() < MOST_PASSED => {
+                        WalkStep::On => {}
+                        WalkStep::Stop => return,
+                        WalkStep::Past(length) if passed.len() < MOST_PASSED => {
                             passed.push(key.get(..length).unwrap_or(key).to_vec());
                         }
-                        Step::Past(_) => {}
+                        WalkStep::Past(_) => {}
                     }
                 }
             }

@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::cyrusdb::error::Error;
 use crate::cyrusdb::skip::snapshot::{Scratch, Walked};
-use crate::model::mailbox::{Lookup, MailboxList as _, MailboxName};
+use crate::model::list::{Lookup, MailboxList as _};
+use crate::model::name::MailboxName;
 
 use super::view::View;
 use crate::lists::FileList;

@@ -1,6 +1,6 @@
 //! Which generation of Cyrus wrote the keys of a list. No record of the file says it.
 
-use crate::model::mailbox::KeyGeneration;
+use crate::model::name::KeyGeneration;
 
 /// What one mailbox's key shows, for a list is wholly of one generation. A list in which none shows
 /// anything holds no user's mailbox: it is no mailbox list, or one that has lost everything.
@@ -54,7 +54,7 @@ pub(crate) fn behind_all(key: &[u8], length: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::mailbox::MailboxName;
+    use crate::model::name::MailboxName;
     use KeyGeneration::{Internal, Separated};
 
     #[test]

@@ -10,7 +10,8 @@ use crate::cyrusdb::order::Order;
 use crate::cyrusdb::skip::node::Layout;
 use crate::cyrusdb::writer::{Random, Writer};
 use crate::lists::*;
-use crate::model::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName};
+use crate::model::list::{Lookup, MailboxList};
+use crate::model::name::{KeyGeneration, MailboxName};
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
 

@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::model::mailbox::{MailboxName, Record};
+use crate::model::name::MailboxName;
+use crate::model::record::Record;
 
 /// Time for which a list is taken to have no records of other servers, once it was read to its end.
 /// A single server becomes a member of a murder once in its life.
@@ -64,7 +65,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::model::mailbox::{AnonymousRights, State};
+    use crate::model::record::{AnonymousRights, State};
 
     fn record(server: Option<&str>) -> (MailboxName, Record) {
         let record = Record {

@@ -12,7 +12,8 @@ use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::skip::snapshot::{Found, Header, Reader, Scratch, Walked};
 use crate::cyrusdb::skip::sparse_index::{Amount, Builder, Fingers, Progress};
-use crate::model::mailbox::{KeyGeneration, Revision};
+use crate::model::list::Revision;
+use crate::model::name::KeyGeneration;
 
 use super::keys;
 use super::view::{Identity, ListFile, MappedFile, Search};

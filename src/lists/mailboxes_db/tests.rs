@@ -13,7 +13,9 @@ use crate::cyrusdb::skip::node::Layout;
 use crate::cyrusdb::skip::sparse_index::Amount;
 use crate::cyrusdb::writer::{Random, Write, Writer};
 use crate::lists::*;
-use crate::model::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, State};
+use crate::model::list::{Lookup, MailboxList};
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::State;
 
 /// What is found is as new as what is missed.
 fn strict() -> Options {

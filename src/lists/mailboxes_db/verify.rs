@@ -8,7 +8,7 @@ use super::keys::generation_shown_by;
 use super::view;
 use crate::cyrusdb::verify::verify;
 use crate::cyrusdb::{Engine, Problem, Row, detect, error, flat, skiplist, value};
-use crate::model::mailbox::{KeyGeneration, MailboxName};
+use crate::model::name::{KeyGeneration, MailboxName};
 use crate::os::pinned_path::PinnedPath;
 
 /// What a whole list holds, and what is wrong with it.

@@ -9,7 +9,8 @@ use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::skip::snapshot::Scratch;
 use crate::cyrusdb::source::ByteSource;
 use crate::cyrusdb::{self, Engine};
-use crate::model::mailbox::{KeyGeneration, Revision};
+use crate::model::list::Revision;
+use crate::model::name::KeyGeneration;
 
 use super::index_view::IndexView;
 use super::skip_view::SkipView;

@@ -15,7 +15,7 @@ use self::master::{Master as Server, PASSWORD, USER, Ways};
 use super::*;
 use crate::config::{Mupdate, ReplicaSettings, Tls};
 use crate::lists::combined::{Lists, Replicated, Source};
-use crate::model::mailbox::{Lookup, MailboxList};
+use crate::model::list::{Lookup, MailboxList};
 use crate::model::secret::Secret;
 use crate::mupdate::{Credentials, Timings, WhenTls};
 
@@ -107,7 +107,7 @@ fn look(murder: &MasterClient, who: &str) -> Lookup {
 
 /// What a mail server is told: the list's word, and for who is not in it the master's as well.
 async fn answer(murder: &MasterClient, who: &str) -> Answer {
-    let server = |record: crate::model::mailbox::Record| Answer::At(record.server.unwrap());
+    let server = |record: crate::model::record::Record| Answer::At(record.server.unwrap());
     let looked = look(murder, who);
     if let Lookup::Present(record) = looked {
         return server(record);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::mailbox::State;
+use crate::model::record::State;
 
 fn finder(role: Role) -> Finder {
     Finder::new(session(role), Timings::default(), at(0.))

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::mailbox::{AnonymousRights, State};
+use crate::model::record::{AnonymousRights, State};
 use crate::mupdate::wire::{MAX_ACL, MAX_LOCATION, MAX_NAME, MAX_SKIPPED};
 
 fn stream() -> Stream {

@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::lists::combined::{Replicated, SourceTrust};
 #[cfg(feature = "capi")]
 use crate::lists::mailboxes_db::file::HIT_AGE;
-use crate::model::mailbox::MailboxList;
+use crate::model::list::MailboxList;
 #[cfg(feature = "capi")]
 use crate::os::pinned_path::PinnedPath;
 use crate::replica::store::ReplicaList;

@@ -14,9 +14,9 @@ use super::pages::{self, Commit, Snapshot};
 use crate::cyrusdb::error::{Error, Result};
 use crate::lists::mailboxes_db::keys;
 use crate::lists::mailboxes_db::view::{FEW_LOOKUPS, Identity, ListFile, MappedFile, open_regular};
-use crate::model::mailbox::{
-    KeyGeneration, Lookup, MailboxList, MailboxName, Record, Revision, Step,
-};
+use crate::model::list::{Lookup, MailboxList, Revision, WalkStep};
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::Record;
 use crate::os::map::Danger;
 use crate::os::pinned_path::PinnedPath;
 use crate::replica::store::value::{self, BadValue, Row};
@@ -354,7 +354,7 @@ impl MailboxList for LocklessReplica {
     fn each_past(
         &self,
         prefix: &[u8],
-        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
     ) -> std::result::Result<(), String> {
         if self.about()?.0.synchronised.is_none() {
             return Err(self.say("the replica has never been synchronised with the master"));
@@ -371,9 +371,9 @@ impl MailboxList for LocklessReplica {
                     .map_err(|bad| self.say(format_args!("record of {name}: {bad}")))?
                     .walked();
                 match visit(&name, &record) {
-                    Step::Stop => return Ok(()),
-                    Step::On => last = Some(name.as_bytes().to_vec()),
-                    Step::Past(length) => {
+                    WalkStep::Stop => return Ok(()),
+                    WalkStep::On => last = Some(name.as_bytes().to_vec()),
+                    WalkStep::Past(length) => {
                         last = Some(keys::behind_all(name.as_bytes(), length));
                         break;
                     }

@@ -9,8 +9,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::cyrusdb::writer::Random;
 use crate::lists::mailboxes_db::file::HIT_AGE;
-use crate::model::mailbox::{Lookup, MailboxList, MailboxName, Record};
+use crate::model::list::{Lookup, MailboxList};
 use crate::model::mod_time::ModTime;
+use crate::model::name::MailboxName;
+use crate::model::record::Record;
 use crate::os::pinned_path::PinnedPath;
 use crate::replica::Transaction as _;
 use crate::replica::store::tests::{list_of, name, record};

@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::*;
 use crate::cyrusdb::writer::Random;
-use crate::model::mailbox::{
-    AnonymousRights, Lookup, MailboxList as _, MailboxName, Record, State,
-};
+use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::mod_time::ModTime;
+use crate::model::name::MailboxName;
+use crate::model::record::{AnonymousRights, Record, State};
 use crate::replica::{FullSync, Heard, HeldBack, Transaction as _};
 
 type Model = BTreeMap<Vec<u8>, Record>;

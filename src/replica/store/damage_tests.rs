@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::tests::{all, list_of, name, record};
 use super::*;
-use crate::model::mailbox::{Lookup, MailboxList as _};
+use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::mod_time::ModTime;
 use crate::os::map;
 use crate::replica::Transaction as _;

@@ -20,7 +20,7 @@ use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, WithTls};
 
 use super::value::{self, BadValue};
-use crate::model::mailbox::MailboxName;
+use crate::model::name::MailboxName;
 use crate::os::map::Watch;
 use crate::replica::ReplicaMeta;
 

@@ -9,7 +9,9 @@ use std::time::SystemTime;
 use super::env::{Error, Open, Store};
 use super::value::{self, BadValue, Row};
 use crate::lists::mailboxes_db::keys;
-use crate::model::mailbox::{KeyGeneration, Lookup, MailboxList, MailboxName, Record, Step};
+use crate::model::list::{Lookup, MailboxList, WalkStep};
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::Record;
 use crate::replica::{ReplicaMeta, generation};
 
 /// A walk reads so many records in one transaction.
@@ -167,7 +169,7 @@ impl MailboxList for ReplicaList {
     fn each_past(
         &self,
         prefix: &[u8],
-        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
     ) -> Result<(), String> {
         let (about, _) = self.about().map_err(|error| error.to_string())?;
         if about.synchronised.is_none() {
@@ -186,9 +188,9 @@ impl MailboxList for ReplicaList {
                 let row = row.map_err(|bad| format!("{dir}: record of {name}: {bad}"))?;
                 let record = row.walked();
                 match visit(&name, &record) {
-                    Step::Stop => return Ok(()),
-                    Step::On => last = Some(name.as_bytes().to_vec()),
-                    Step::Past(length) => {
+                    WalkStep::Stop => return Ok(()),
+                    WalkStep::On => last = Some(name.as_bytes().to_vec()),
+                    WalkStep::Past(length) => {
                         last = Some(keys::behind_all(name.as_bytes(), length));
                         break;
                     }

@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::*;
 use crate::cyrusdb::writer::Random;
-use crate::model::mailbox::{
-    AnonymousRights, KeyGeneration, Lookup, MailboxList as _, MailboxName, Record, State,
-};
+use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::mod_time::ModTime;
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::{AnonymousRights, Record, State};
 use crate::mupdate::Event;
 use crate::replica::table::Table;
 use crate::replica::{ACCEPT_AFTER, ChangeApplier, FullSync, Heard, Outcome, Put, Transaction};
@@ -221,7 +221,7 @@ fn a_prefix_shows_its_names_and_no_others() {
 fn the_longest_name_fits() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = Place::open(dir.path()).unwrap();
-    let name = MailboxName::new(vec![b'a'; crate::model::mailbox::MAX_NAME]).unwrap();
+    let name = MailboxName::new(vec![b'a'; crate::model::name::MAX_NAME]).unwrap();
     let (record, at) = (record(&"s".repeat(4096)), ModTime::NOT_LATELY);
     let mut change = place.begin().unwrap();
     assert_eq!(change.put(&name, &record, at).unwrap(), Put::New);

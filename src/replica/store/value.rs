@@ -38,8 +38,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::model::mailbox::{AnonymousRights, Record, State};
 use crate::model::mod_time::ModTime;
+use crate::model::record::{AnonymousRights, Record, State};
 use crate::replica::{HeldBack, Mark, Missing, ReplicaMeta};
 
 /// The key of what is known of the replica as a whole.

@@ -17,8 +17,9 @@ use super::list::ReplicaList;
 use super::notes::Notes;
 use super::permissions::{Writer, explained};
 use super::value::{self, BadValue};
-use crate::model::mailbox::{MailboxName, Record};
 use crate::model::mod_time::ModTime;
+use crate::model::name::MailboxName;
+use crate::model::record::Record;
 use crate::replica::{Fate, HeldBack, Mark, Put, ReplicaMeta, Swept, Transaction};
 
 /// So many names are collected before they are taken away.

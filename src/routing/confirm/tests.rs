@@ -6,7 +6,7 @@ use super::*;
 use crate::address::{Release, Rules};
 use crate::model::backend::Backends;
 use crate::model::domains::Domains;
-use crate::model::mailbox::{AnonymousRights, State};
+use crate::model::record::{AnonymousRights, State};
 use crate::routing::router::{Cause, Decision, Refusal, Route, Router, Verdict};
 
 #[derive(Clone, Default)]

@@ -7,7 +7,8 @@
 use std::ops::{ControlFlow, Range};
 
 use crate::address::Kind;
-use crate::model::mailbox::{Lookup, MailboxList, MailboxName, State};
+use crate::model::list::MailboxList;
+use crate::model::name::MailboxName;
 
 /// Maximum number of prefixes the list is asked for. A name of `n` letters takes `2n`, and as many
 /// again for each other spelling of its beginning that the list has.
@@ -29,7 +30,7 @@ pub(super) fn other_cases(
     let word = if kind == Kind::Inbox { domain..domain + b"user.".len() } else { 0..0 };
     let spelled = spellings(list, bytes, &word)?.into_iter();
     let names = spelled.filter_map(|name| MailboxName::new(name).ok());
-    Ok(names.filter(|name| name != wanted && is_there(list, name)).collect())
+    Ok(names.filter(|name| name != wanted && list.lookup(name).may_exist()).collect())
 }
 
 /// Names like `wanted` whose first bytes, so many, are spelled as those of some mailbox: all spellings
@@ -99,12 +100,4 @@ fn spellings(
         }
     }
     Ok(found)
-}
-
-fn is_there(list: &dyn MailboxList, name: &MailboxName) -> bool {
-    match list.lookup(name) {
-        Lookup::Present(record) => !matches!(record.state, State::Deleted | State::Intermediate),
-        Lookup::Absent => false,
-        Lookup::Unsure(_) | Lookup::Busy => true,
-    }
 }

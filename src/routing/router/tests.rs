@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use super::*;
 use crate::address::{Autocreate, Release};
 use crate::model::backend::{Override, Place};
-use crate::model::mailbox::AnonymousRights;
+use crate::model::record::AnonymousRights;
 
 mod folded;
 

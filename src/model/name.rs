@@ -1,9 +1,7 @@
-//! Mailbox names, records and the list that holds them: the words of Cyrus' `mboxlist`.
+//! Mailbox names in Cyrus' internal form, and the keys under which lists hold them.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Longest mailbox name in bytes (`MAX_MAILBOX_NAME`, Cyrus 3.12; 490 in 2.4).
 pub const MAX_NAME: usize = 510;
@@ -92,6 +90,11 @@ impl MailboxName {
     /// The name without its domain: `user.jane` of `example.org!user.jane`.
     pub fn without_domain(&self) -> &[u8] {
         split(&self.0).1
+    }
+
+    /// Whether this is a shared folder: no mailbox of a user.
+    pub fn is_shared(&self) -> bool {
+        !self.without_domain().starts_with(b"user.")
     }
 
     /// The owner of a user's INBOX, as Cyrus' user ID has it: with dots, and with the domain that stands
@@ -183,171 +186,6 @@ pub enum KeyGeneration {
     /// From Cyrus 3.6: `N`, then `[domain GS]` and the components separated by `US`, with real
     /// dots inside them.
     Separated,
-}
-
-/// What a record says of its mailbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
-    /// It is there and takes mail.
-    Active,
-    /// Being created, renamed or moved; the master has only its name (MUPDATE RESERVE).
-    Reserved,
-    /// Being moved away from the server that says so.
-    Moving,
-    /// A tombstone.
-    Deleted,
-    /// No mailbox, only a name with others below it (Cyrus 3.2 and later).
-    Intermediate,
-}
-
-impl State {
-    /// The word for it in `dump --json`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            State::Active => "active",
-            State::Reserved => "reserved",
-            State::Moving => "moving",
-            State::Deleted => "deleted",
-            State::Intermediate => "intermediate",
-        }
-    }
-}
-
-/// What somebody unauthenticated may do with a mailbox: the rights of `anyone` and `anonymous`,
-/// less the negative ones (Cyrus `lib/acl_afs.c`, `cyrus_acl_myrights`). They matter for shared
-/// folders only; mail to an INBOX needs no right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct AnonymousRights {
-    /// Right `l`: the mailbox may be seen to exist.
-    pub lookup: bool,
-    /// Right `p`: mail may be posted to it.
-    pub post: bool,
-}
-
-/// One record of the mailbox list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// What is up with the mailbox.
-    pub state: State,
-    /// The backend that holds it, as that backend calls itself (`servername`), sometimes with a
-    /// `:port`; `None` for a mailbox of this host. `lmtpd` calls a mailbox remote exactly if its
-    /// record has a server.
-    pub server: Option<String>,
-    /// The partition on that backend; may be empty (seen shortly after a RENAME).
-    pub partition: String,
-    /// What the unauthenticated may do.
-    pub anonymous: AnonymousRights,
-}
-
-/// What a list says of one name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lookup {
-    /// The record that stands under the name.
-    Present(Record),
-    /// The list can be read, and no record has this name.
-    Absent,
-    /// The list could not be asked; the text says why, for the one who must act.
-    Unsure(String),
-    /// No answer without waiting for a lock or reading a whole file anew. Only a list that was
-    /// told not to wait says so; ask one that may.
-    Busy,
-}
-
-/// A state of a list: as long as the list is in it, it says the same of every name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Revision {
-    opening: u64,
-    state: u64,
-    written: i64,
-}
-
-impl Revision {
-    /// A state that comes up once in the time of an [`opening`](Self::opening).
-    pub(crate) const fn new(opening: u64, state: u64) -> Self {
-        Self { opening, state, written: 0 }
-    }
-
-    /// The same of a file that was written to, by whomever, at this time of any clock.
-    pub(crate) const fn written(self, written: i64) -> Self {
-        Self { written, ..self }
-    }
-
-    /// A number for what has just been opened, which nothing else has in this process.
-    pub(crate) fn opening() -> u64 {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        LAST.fetch_add(1, Relaxed)
-    }
-}
-
-/// A mailbox list: Cyrus' `mailboxes.db` or a replica of it.
-///
-/// Shared by threads; an implementation looks up concurrently.
-pub trait MailboxList: Send + Sync {
-    /// Looks one mailbox up.
-    fn lookup(&self, name: &MailboxName) -> Lookup;
-
-    /// The same, and whether the name changed a moment ago, as far as the list knows: what it says of
-    /// it may then be about to change again.
-    fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
-        (self.lookup(name), false)
-    }
-
-    /// The state in which a lookup that finds something would find it now, or an older one than
-    /// that; `None`: not to be told without more ado.
-    fn moment(&self) -> Option<Revision> {
-        None
-    }
-
-    /// The generation of its keys, as far as that is known without reading the list.
-    fn key_generation(&self) -> Option<KeyGeneration> {
-        None
-    }
-
-    /// Whether the owner of this INBOX takes no mail now, whatever the record says (`cyr_deny`).
-    fn denies(&self, _inbox: &MailboxName) -> bool {
-        false
-    }
-
-    /// Calls `visit` for every mailbox whose internal name begins with `prefix` (all, if empty), in
-    /// no particular order, until it breaks. `Err` says why the list could not be read to its end.
-    fn each(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String>;
-
-    /// The same, past names that do not matter: a list in order does not read them. `visit` may be shown
-    /// a name twice, or one that it wanted to pass, and must not ask this list.
-    fn each_past(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&MailboxName, &Record) -> Step,
-    ) -> Result<(), String> {
-        self.each(prefix, &mut |name, record| match visit(name, record) {
-            Step::Stop => ControlFlow::Break(()),
-            Step::On | Step::Past(_) => ControlFlow::Continue(()),
-        })
-    }
-}
-
-/// Where a walk goes from a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// To the next one.
-    On,
-    /// Past all that begin with that many bytes of the name.
-    Past(usize),
-    /// Nowhere.
-    Stop,
-}
-
-impl From<ControlFlow<()>> for Step {
-    fn from(flow: ControlFlow<()>) -> Self {
-        match flow {
-            ControlFlow::Continue(()) => Step::On,
-            ControlFlow::Break(()) => Step::Stop,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,129 @@
+//! The mailbox list: the trait of all its sources, and what a lookup in it finds.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::model::name::{KeyGeneration, MailboxName};
+use crate::model::record::Record;
+
+/// What a list says of one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// The record that stands under the name.
+    Present(Record),
+    /// The list can be read, and no record has this name.
+    Absent,
+    /// The list could not be asked; the text says why, for the one who must act.
+    Unsure(String),
+    /// No answer without waiting for a lock or reading a whole file anew. Only a list that was
+    /// told not to wait says so; ask one that may.
+    Busy,
+}
+
+impl Lookup {
+    /// Whether the mailbox exists, or may exist as far as the list can tell.
+    pub fn may_exist(&self) -> bool {
+        match self {
+            Lookup::Present(record) => record.state.exists(),
+            Lookup::Absent => false,
+            Lookup::Unsure(_) | Lookup::Busy => true,
+        }
+    }
+}
+
+/// A state of a list: as long as the list is in it, it says the same of every name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revision {
+    opening: u64,
+    state: u64,
+    written: i64,
+}
+
+impl Revision {
+    /// A state that comes up once in the time of an [`opening`](Self::opening).
+    pub(crate) const fn new(opening: u64, state: u64) -> Self {
+        Self { opening, state, written: 0 }
+    }
+
+    /// The same of a file that was written to, by whomever, at this time of any clock.
+    pub(crate) const fn written(self, written: i64) -> Self {
+        Self { written, ..self }
+    }
+
+    /// A number for what has just been opened, which nothing else has in this process.
+    pub(crate) fn opening() -> u64 {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        LAST.fetch_add(1, Relaxed)
+    }
+}
+
+/// A mailbox list: Cyrus' `mailboxes.db` or a replica of it.
+///
+/// Shared by threads; an implementation looks up concurrently.
+pub trait MailboxList: Send + Sync {
+    /// Looks one mailbox up.
+    fn lookup(&self, name: &MailboxName) -> Lookup;
+
+    /// The same, and whether the name changed a moment ago, as far as the list knows: what it says of
+    /// it may then be about to change again.
+    fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
+        (self.lookup(name), false)
+    }
+
+    /// The state in which a lookup that finds something would find it now, or an older one than
+    /// that; `None`: not to be told without more ado.
+    fn moment(&self) -> Option<Revision> {
+        None
+    }
+
+    /// The generation of its keys, as far as that is known without reading the list.
+    fn key_generation(&self) -> Option<KeyGeneration> {
+        None
+    }
+
+    /// Whether the owner of this INBOX takes no mail now, whatever the record says (`cyr_deny`).
+    fn denies(&self, _inbox: &MailboxName) -> bool {
+        false
+    }
+
+    /// Calls `visit` for every mailbox whose internal name begins with `prefix` (all, if empty), in
+    /// no particular order, until it breaks. `Err` says why the list could not be read to its end.
+    fn each(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
+    ) -> Result<(), String>;
+
+    /// The same, past names that do not matter: a list in order does not read them. `visit` may be shown
+    /// a name twice, or one that it wanted to pass, and must not ask this list.
+    fn each_past(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
+    ) -> Result<(), String> {
+        self.each(prefix, &mut |name, record| match visit(name, record) {
+            WalkStep::Stop => ControlFlow::Break(()),
+            WalkStep::On | WalkStep::Past(_) => ControlFlow::Continue(()),
+        })
+    }
+}
+
+/// Where a walk goes from a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalkStep {
+    /// To the next one.
+    On,
+    /// Past all that begin with that many bytes of the name.
+    Past(usize),
+    /// Nowhere.
+    Stop,
+}
+
+impl From<ControlFlow<()>> for WalkStep {
+    fn from(flow: ControlFlow<()>) -> Self {
+        match flow {
+            ControlFlow::Continue(()) => WalkStep::On,
+            ControlFlow::Break(()) => WalkStep::Stop,
+        }
+    }
+}
