@@ -50,6 +50,8 @@ mod left_out;
 pub mod mupdate;
 pub mod replica;
 pub mod resolver;
+#[cfg(test)]
+mod testing;
 pub mod wire;
 
 #[cfg(feature = "daemon")]

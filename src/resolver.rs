@@ -265,8 +265,9 @@ mod tests {
     use crate::config::Overrides;
     use crate::cyrusdb::order::Order;
     use crate::cyrusdb::skip::node::Layout;
-    use crate::cyrusdb::writer::{Random, Writer};
     use crate::routing::router::{Cause, Decision, MissTrust};
+    use crate::testing::cyrus_writer::Writer;
+    use crate::testing::random::Random;
 
     const FINAL: &str =
         "mailboxes-db = \"list\"\nmisses = \"final\"\ndomains = [\"example.org\"]\n";

@@ -17,7 +17,6 @@ use crate::address::Recipient;
 use crate::config::Overrides;
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::skip::node::Layout;
-use crate::cyrusdb::writer::{Random, Write, Writer};
 use crate::lists::Options;
 use crate::lists::mailboxes_db::lock;
 use crate::model::mod_time::ModTime;
@@ -27,6 +26,8 @@ use crate::mupdate::Event;
 use crate::replica::store::Place;
 use crate::replica::{ChangeApplier, FullSync, Heard, ReplicaMeta, Transaction as _};
 use crate::routing::router::{Cause, Decision};
+use crate::testing::cyrus_writer::{Write, Writer};
+use crate::testing::random::Random;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::socketmap::Reply;
 

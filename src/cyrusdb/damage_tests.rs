@@ -8,7 +8,8 @@ use super::order::Order;
 use super::skip::node::Layout;
 use super::skip::snapshot::{Found, Header, Reader, Scratch};
 use super::skip::sparse_index::{Amount, Builder, Fingers, Progress};
-use super::writer::{Random, Writer};
+use crate::testing::cyrus_writer::Writer;
+use crate::testing::random::Random;
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 

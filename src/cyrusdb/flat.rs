@@ -320,8 +320,8 @@ fn unescape(bytes: &mut [u8], from: Range<usize>, to: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::expected;
     use super::*;
+    use crate::testing::cyrus_lists;
 
     fn table(text: &[u8]) -> Table {
         Table::read(text.to_vec()).unwrap()
@@ -456,7 +456,7 @@ mod tests {
 
     #[test]
     fn files_of_real_cyrus_say_what_they_must() {
-        for list in expected::lists() {
+        for list in cyrus_lists::lists() {
             let table = Table::read(list.file("flat.db")).unwrap();
             list.check(table.iter());
             for (key, value) in table.iter() {
@@ -471,7 +471,7 @@ mod tests {
 
     #[test]
     fn a_file_cut_off_anywhere_is_never_taken_for_whole() {
-        for list in expected::lists() {
+        for list in cyrus_lists::lists() {
             let whole = list.file("flat.db");
             let records = Table::read(whole.clone()).unwrap().len();
             for length in (0..whole.len()).step_by(7) {
@@ -493,7 +493,7 @@ mod tests {
     fn no_flipped_byte_is_a_panic() {
         let small =
             b"user.a\t1 be!x a\xff\x89l\xff\x89\nuser.b\t\xff\xff\n\xff\x8a\x1f\t\n".to_vec();
-        for (whole, step) in [(small, 1), (expected::lists()[0].file("flat.db"), 97)] {
+        for (whole, step) in [(small, 1), (cyrus_lists::lists()[0].file("flat.db"), 97)] {
             for at in (0..whole.len()).step_by(step) {
                 for flip in [0x01, 0x02, 0x80, 0xff] {
                     let mut bytes = whole.clone();

@@ -12,8 +12,6 @@
 mod damage_tests;
 pub mod dlist;
 pub mod error;
-#[cfg(test)]
-mod expected;
 pub mod flat;
 #[cfg(test)]
 mod model_tests;
@@ -23,8 +21,6 @@ pub mod skiplist;
 pub mod source;
 pub mod value;
 pub mod verify;
-#[cfg(test)]
-pub(crate) mod writer;
 
 use std::fmt;
 

@@ -6,7 +6,8 @@ use super::order::Order;
 use super::skip::node::Layout;
 use super::skip::snapshot::{Found, Header, Reader, Scratch, Walked};
 use super::skip::sparse_index::{Amount, Builder, Fingers, Progress};
-use super::writer::{Random, Write, Writer, apply};
+use crate::testing::cyrus_writer::{Write, Writer, apply};
+use crate::testing::random::Random;
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 

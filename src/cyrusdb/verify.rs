@@ -258,8 +258,9 @@ fn read_list<S: ByteSource + ?Sized>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cyrusdb::expected::lists;
-    use crate::cyrusdb::writer::{Random, Writer};
+    use crate::testing::cyrus_lists::lists;
+    use crate::testing::cyrus_writer::Writer;
+    use crate::testing::random::Random;
 
     fn list(layout: Layout, changes: u32) -> Vec<u8> {
         let mut writer = Writer::new(layout, Random(1), 1, |a, b| a.cmp(b));

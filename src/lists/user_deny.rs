@@ -275,7 +275,8 @@ mod tests {
     use super::*;
     use crate::cyrusdb::order::Order;
     use crate::cyrusdb::skip::node::Layout;
-    use crate::cyrusdb::writer::{Random, Writer};
+    use crate::testing::cyrus_writer::Writer;
+    use crate::testing::random::Random;
 
     fn name(name: &str) -> MailboxName {
         MailboxName::new(name).unwrap()

@@ -180,13 +180,14 @@ mod tests {
 
     use super::*;
     use crate::cyrusdb::skip::node::Layout;
-    use crate::cyrusdb::writer::{Random, Writer};
     use crate::lists::Options;
     use crate::model::list::MailboxList;
     use crate::model::mod_time::ModTime;
     use crate::model::record::{AnonymousRights, State};
     use crate::replica::store::Place;
     use crate::replica::{ReplicaMeta, Transaction as _};
+    use crate::testing::cyrus_writer::Writer;
+    use crate::testing::random::Random;
 
     /// Around the range of the users, in both orders.
     const SHARED: [&str; 14] = [

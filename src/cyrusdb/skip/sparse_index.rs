@@ -499,7 +499,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::cyrusdb::writer::Random;
+    use crate::testing::random::Random;
 
     #[test]
     fn keys_kept_by_their_ends_are_the_same_keys_in_the_same_order() {

@@ -4,8 +4,8 @@ use std::io;
 
 use proptest::prelude::*;
 
-use super::super::expected;
 use super::*;
+use crate::testing::cyrus_lists;
 
 type Rows = BTreeMap<String, String>;
 
@@ -81,7 +81,7 @@ fn offset_of(error: Error) -> u64 {
 
 #[test]
 fn files_of_real_cyrus_say_what_they_must_even_if_the_writer_was_killed() {
-    for list in expected::lists() {
+    for list in cyrus_lists::lists() {
         for (name, killed) in [("skiplist.db", false), ("skiplist-killed.db", true)] {
             let bytes = list.file(name);
             let replay = replayed(&bytes).unwrap();
@@ -104,7 +104,7 @@ fn files_of_real_cyrus_say_what_they_must_even_if_the_writer_was_killed() {
 
 #[test]
 fn records_that_are_not_of_users_are_known_apart() {
-    for list in expected::lists() {
+    for list in cyrus_lists::lists() {
         let bytes = list.file("skiplist.db");
         let mut replay = Replay::new();
         let _ = replay.follow(&bytes, bytes.len() as u64 / 3);
@@ -122,7 +122,7 @@ fn records_that_are_not_of_users_are_known_apart() {
 
 #[test]
 fn what_was_appended_is_followed_from_any_length_to_any_other() {
-    for list in expected::lists() {
+    for list in cyrus_lists::lists() {
         let bytes = list.file("skiplist.db");
         let size = bytes.len() as u64;
         for first in (0..size).step_by(452) {
@@ -316,7 +316,7 @@ fn cut_at_any_length_it_is_an_error_or_what_was_committed_before() {
 
 #[test]
 fn no_flipped_byte_is_a_panic_or_a_loop() {
-    let real = expected::lists()[0].file("skiplist-killed.db");
+    let real = cyrus_lists::lists()[0].file("skiplist-killed.db");
     for (whole, step) in [(small().0, 1), (real, 149)] {
         for at in (0..whole.len()).step_by(step) {
             for flip in [0x01, 0x04, 0x80, 0xff] {
@@ -333,7 +333,7 @@ fn no_flipped_byte_is_a_panic_or_a_loop() {
 
 #[test]
 fn broken_pointers_are_reported_and_not_followed() {
-    let list = &expected::lists()[0];
+    let list = &cyrus_lists::lists()[0];
     let whole = list.file("skiplist.db");
     let size = whole.len() as u64;
     let first = word_at(&whole, 60).unwrap();
@@ -447,7 +447,7 @@ fn left_of(bytes: &[u8]) -> Option<Replay> {
 /// as it is in the whole file.
 #[test]
 fn of_a_file_with_a_lost_piece_no_record_is_stale_and_most_are_left() {
-    for list in expected::lists() {
+    for list in cyrus_lists::lists() {
         let whole = list.file("skiplist.db");
         let all = replayed(&whole).unwrap();
         let (mut tried, mut left) = (0, 0);
@@ -479,7 +479,7 @@ fn of_a_file_with_a_lost_piece_no_record_is_stale_and_most_are_left() {
 
 #[test]
 fn of_a_file_cut_off_anywhere_no_record_is_stale() {
-    for list in expected::lists() {
+    for list in cyrus_lists::lists() {
         let whole = list.file("skiplist.db");
         let all = replayed(&whole).unwrap();
         for length in (0..whole.len()).step_by(4) {
@@ -493,7 +493,7 @@ fn of_a_file_cut_off_anywhere_no_record_is_stale() {
 
 #[test]
 fn a_file_cut_off_behind_a_commit_shows_by_its_pointers() {
-    for list in expected::lists() {
+    for list in cyrus_lists::lists() {
         let whole = list.file("skiplist.db");
         let (mut shown, mut cuts) = (0, 0);
         for length in (HEADER..whole.len()).step_by(4) {
@@ -528,7 +528,7 @@ fn a_damaged_file_is_followed_as_it_grows() {
 
 #[test]
 fn verify_lists_every_loss_and_reads_what_is_left() {
-    let list = &expected::lists()[0];
+    let list = &cyrus_lists::lists()[0];
     let whole = list.file("skiplist.db");
     let mut bytes = whole.clone();
     for at in [2000, 6000, 12_000] {

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::skip::node::Layout;
-use crate::cyrusdb::writer::{Random, Write, Writer};
 use crate::lists::*;
 use crate::model::list::{Lookup, MailboxList};
 use crate::model::mod_time::ModTime;
@@ -19,6 +18,8 @@ use crate::model::record::{AnonymousRights, Record, State};
 use crate::os::map::Danger;
 use crate::replica::store::{LocklessReplica, Place};
 use crate::replica::{ReplicaMeta, Transaction as _};
+use crate::testing::cyrus_writer::{Write, Writer};
+use crate::testing::random::Random;
 
 const LAYOUTS: [Layout; 2] = [Layout::Twoskip, Layout::Twom { checksums: true }];
 

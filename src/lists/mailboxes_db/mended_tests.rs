@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::skip::node::Layout;
-use crate::cyrusdb::writer::{Random, Writer};
 use crate::lists::*;
 use crate::model::list::{Lookup, MailboxList};
 use crate::model::name::{KeyGeneration, MailboxName};
+use crate::testing::cyrus_writer::Writer;
+use crate::testing::random::Random;
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
 

@@ -11,11 +11,12 @@ use std::time::{Duration, SystemTime};
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::skip::node::Layout;
 use crate::cyrusdb::skip::sparse_index::Amount;
-use crate::cyrusdb::writer::{Random, Write, Writer};
 use crate::lists::*;
 use crate::model::list::{Lookup, MailboxList};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::State;
+use crate::testing::cyrus_writer::{Write, Writer};
+use crate::testing::random::Random;
 
 /// What is found is as new as what is missed.
 fn strict() -> Options {

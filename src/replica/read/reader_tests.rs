@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::cyrusdb::writer::Random;
 use crate::lists::mailboxes_db::file::HIT_AGE;
 use crate::model::list::{Lookup, MailboxList};
 use crate::model::mod_time::ModTime;
@@ -17,6 +16,7 @@ use crate::os::pinned_path::PinnedPath;
 use crate::replica::Transaction as _;
 use crate::replica::store::tests::{list_of, name, record};
 use crate::replica::store::*;
+use crate::testing::random::Random;
 
 fn lockless(dir: &Path) -> LocklessReplica {
     LocklessReplica::at(Arc::new(PinnedPath::at(dir.join("data.mdb"))), HIT_AGE)

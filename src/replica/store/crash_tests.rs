@@ -8,12 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::*;
-use crate::cyrusdb::writer::Random;
 use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::mod_time::ModTime;
 use crate::model::name::MailboxName;
 use crate::model::record::{AnonymousRights, Record, State};
 use crate::replica::{FullSync, Heard, HeldBack, Transaction as _};
+use crate::testing::random::Random;
 
 type Model = BTreeMap<Vec<u8>, Record>;
 

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::*;
-use crate::cyrusdb::writer::Random;
 use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::mod_time::ModTime;
 use crate::model::name::{KeyGeneration, MailboxName};
@@ -14,6 +13,7 @@ use crate::model::record::{AnonymousRights, Record, State};
 use crate::mupdate::Event;
 use crate::replica::table::Table;
 use crate::replica::{ACCEPT_AFTER, ChangeApplier, FullSync, Heard, Outcome, Put, Transaction};
+use crate::testing::random::Random;
 
 pub(in crate::replica) fn name(n: u64) -> MailboxName {
     MailboxName::new(format!("user.u{n:07}")).unwrap()

@@ -2,6 +2,7 @@
 //! from the readers. It writes as Cyrus does, down to the order of the single writes, and keeps
 //! them in a journal, so that a test can look at the file between any two of them.
 
+use super::random::Random;
 use crate::cyrusdb::skip::node::Layout;
 
 /// One write to the file.
@@ -22,19 +23,6 @@ pub(crate) fn apply(write: &Write, file: &mut Vec<u8>) {
             file[at..at + bytes.len()].copy_from_slice(bytes);
         }
         Write::Truncate(size) => file.truncate(*size as usize),
-    }
-}
-
-/// A small generator of random numbers, so that a seed names a test.
-#[derive(Debug, Clone)]
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    /// Less than `n`.
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let mixed = (self.0 ^ (self.0 >> 33)).wrapping_mul(0xff51afd7ed558ccd);
-        (mixed ^ (mixed >> 33)) % n
     }
 }
 
