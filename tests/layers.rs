@@ -73,8 +73,6 @@ const PENDING: &[&str] = &[
     "src/master/follower.rs, src/master/stream.rs",
     "src/master/follower.rs, src/master/stream.rs, src/master/writer.rs",
     "src/master/follower.rs, src/master/writer.rs",
-    "src/server/connection.rs, src/server/connection_limit.rs",
-    "src/server/connection.rs, src/server/session/mod.rs",
 ];
 
 /// A module by its path in the crate, without `crate`.

@@ -291,7 +291,7 @@ fn idle_connections_take_no_descriptor_that_a_known_recipient_needs() {
         assert_eq!(client.ask("host", "jane@example.org"), "OK be1.example.org");
         assert_eq!(client.ask("lmtp", "nobody@example.org"), "OK error:5.1.1 User unknown");
     }
-    daemon.wait_for("never asked: the oldest is closed");
+    daemon.wait_for("oldest connection without a request closed");
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn limit_of_connections_that_the_system_does_not_allow_is_told_of() {
     let told: Vec<String> = lines.take_while(|line| !line.contains("answering at")).collect();
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    let says = "this process may open 128 files, too few for `max-connections` = 2000";
+    let says = "open files limit of 128 is too low for `max-connections` = 2000";
     assert!(told.iter().any(|line| line.contains(says)), "{told:?}");
 }
 

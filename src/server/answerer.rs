@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use super::counters::Counters;
 use super::log::{Escaped, RateLimit};
 use super::status::Status;
-use super::{Answer, Connections};
+use super::{Connections, Responder};
 use crate::lists::combined::Source;
 use crate::master::client::Master;
 use crate::master::confirmer::Confirmer;
@@ -233,7 +233,7 @@ impl Answerer {
     }
 }
 
-impl Answer for Answerer {
+impl Responder for Answerer {
     fn at_once(&self, map: &str, key: &[u8]) -> Option<Reply> {
         let serving = self.serving.load();
         match serving.resolver.look_now(key, serving.nothing(map)) {

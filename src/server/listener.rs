@@ -1,539 +1,299 @@
-//! Opening the sockets: unix, TCP, and those that systemd opened for us.
+//! Accepting connections at one listening socket.
 
-use std::collections::HashMap;
-use std::fmt::Display;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{
-    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown,
-};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::os::unix::net as unix;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use nix::libc;
-use nix::sys::socket::{
-    AddressFamily, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getsockname, getsockopt,
-    sockopt,
-};
-use nix::unistd::{Gid, Group, Uid, User};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::time::timeout;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
-use crate::model::shown::Shown;
-use crate::wire::endpoint::{DEFAULT_MODE, Endpoint, ListenOptions};
+use super::Responder;
+use super::connection::{self, Shared};
+use super::connection_limit::{self, Admission, ConnectionLimit, Permit};
+use super::log::RateLimit;
+use super::sockets::{PlacedSocket, Socket, SocketFile};
+use super::stream::{ClientStream, OpenConnection, Peer};
+use crate::wire::protocol::Protocols;
 
-/// Why an endpoint could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen at {endpoint}: {why}")]
-pub struct ListenError {
-    /// Which one.
-    pub endpoint: Endpoint,
-    /// What is wrong and, where that can be said, what to do.
-    pub why: String,
+/// Time for which a socket still accepts after its path is removed or leads to another socket: a client
+/// may have resolved the path before and be about to connect.
+pub(super) const CLOSE_GRACE: Duration = Duration::from_millis(200);
+
+/// Pause after an error of accept(2), which would repeat at once.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A listening socket with the task that accepts at it.
+pub(super) struct Listener {
+    pub(super) file: Option<SocketFile>,
+    pub(super) address: Option<SocketAddr>,
+    /// Whether the socket ends with this process. One of systemd keeps its queue for the next server.
+    ours: bool,
+    pub(super) limit: Arc<ConnectionLimit>,
+    /// Protocols for connections accepted from now on.
+    pub(super) protocols: watch::Sender<Protocols>,
+    close: oneshot::Sender<Closing>,
+    task: JoinHandle<()>,
 }
 
-/// An open listening socket, with the file that leads to it or shall do so.
-pub(super) enum Socket<File> {
-    /// systemd's own sockets have theirs in place.
-    Unix(UnixListener, Option<File>),
-    /// TCP.
-    Tcp(TcpListener),
+/// How to close a socket.
+struct Closing {
+    /// Whether clients in its queue are still served.
+    drain: bool,
+    /// Time for which it still accepts.
+    grace: Duration,
+    closed: oneshot::Sender<()>,
 }
 
-impl Socket<NewSocket> {
-    /// From now on clients find it.
-    pub(super) fn place(self) -> Result<Socket<Placed>, String> {
-        Ok(match self {
+impl Listener {
+    /// Starts to accept at a socket. `is_systemds` tells whether systemd owns this address.
+    pub(super) fn start<R: Responder>(
+        socket: Socket<PlacedSocket>,
+        limit: Arc<ConnectionLimit>,
+        protocols: Protocols,
+        shared: &Arc<Shared<R>>,
+        stop: watch::Receiver<bool>,
+        is_systemds: impl FnOnce(Option<SocketAddr>) -> bool,
+    ) -> Self {
+        let protocols = watch::Sender::new(protocols);
+        let (close, closing) = oneshot::channel();
+        let acceptor = Acceptor {
+            shared: shared.clone(),
+            limit: Arc::clone(&limit),
+            protocols: protocols.subscribe(),
+            stop,
+            waiting: VecDeque::new(),
+        };
+        let (file, address, ours, task) = match socket {
             Socket::Unix(listener, file) => {
-                Socket::Unix(listener, file.map(NewSocket::place).transpose()?)
+                let ours = file.is_some();
+                let task = tokio::spawn(acceptor.serve(listener, closing));
+                (file.and_then(PlacedSocket::keep), None, ours, task)
             }
-            Socket::Tcp(listener) => Socket::Tcp(listener),
-        })
+            Socket::Tcp(listener) => {
+                let address = listener.local_addr().ok();
+                // A socket of systemd outlives this process, which has a copy of it.
+                let ours = !is_systemds(address);
+                (None, address, ours, tokio::spawn(acceptor.serve(listener, closing)))
+            }
+        };
+        Listener { file, address, ours, limit, protocols, close, task }
     }
-}
 
-/// A socket in the file system that we made. It is removed when this is dropped, unless by then the
-/// path leads to somebody else's.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct SocketFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
-impl SocketFile {
-    /// Whether the path still leads to this socket.
+    /// Whether the path still leads to this socket: someone may have removed the file.
     pub(super) fn is_in_place(&self) -> bool {
-        self.is_at(&self.path)
+        self.file.as_ref().is_none_or(SocketFile::is_in_place)
     }
 
-    /// Whether this path leads to this socket: a directory may have two names.
-    pub(super) fn is_at(&self, path: &Path) -> bool {
-        fs::symlink_metadata(path)
-            .is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode))
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if self.is_in_place()
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            tracing::warn!("cannot remove the socket {}: {error}", self.path.display());
-        }
-    }
-}
-
-/// Whether both are one place: a directory may have two names, as /run has /var/run.
-pub(super) fn same_place(one: &Endpoint, other: &Endpoint) -> bool {
-    one == other
-        || match (one, other) {
-            (Endpoint::Unix(one), Endpoint::Unix(other)) => {
-                let directory = |path: &Path| fs::canonicalize(path.parent()?).ok();
-                one.file_name() == other.file_name()
-                    && directory(one).is_some_and(|one| Some(one) == directory(other))
+    /// Removes the path, then closes the socket. Clients in its queue by then are served, unless the
+    /// queue is systemd's. A unix socket accepts for `grace` longer; this does not wait for it.
+    pub(super) async fn close(self, grace: Duration) {
+        let Listener { file, ours, close, mut task, .. } = self;
+        let grace = if file.is_some() { grace } else { Duration::ZERO };
+        drop(file);
+        let (closed, is_closed) = oneshot::channel();
+        let _ = close.send(Closing { drain: ours, grace, closed });
+        if grace.is_zero() {
+            tokio::select! {
+                // An error means that the task has ended.
+                _ = is_closed => {}
+                _ = &mut task => {}
             }
-            _ => false,
-        }
-}
-
-/// The sockets that this process has already.
-pub(super) struct Ours<'a> {
-    /// Those in the file system: they may be replaced although they answer.
-    pub(super) files: Vec<&'a SocketFile>,
-    /// The ports that it listens at, of whatever address.
-    pub(super) ports: Vec<u16>,
-    /// Those of systemd.
-    pub(super) inherited: &'a Inherited,
-}
-
-/// Longest time to open an endpoint: for the name service, of hosts and of accounts.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Opens an endpoint; a host name may stand for several sockets. No client notices yet.
-pub(super) async fn open(
-    endpoint: &Endpoint,
-    options: &ListenOptions,
-    ours: &Ours<'_>,
-) -> Result<Vec<Socket<NewSocket>>, ListenError> {
-    let open = async {
-        match endpoint {
-            Endpoint::Unix(path) => unix(path, options, ours).await,
-            Endpoint::Inet { host, port } => tcp(host, *port, &ours.ports).await,
-            Endpoint::Systemd(name) => ours.inherited.sockets(name),
-        }
-    };
-    let sockets = timeout(OPEN_TIMEOUT, open).await.unwrap_or_else(|_| {
-        let seconds = OPEN_TIMEOUT.as_secs();
-        Err(format!("the name service did not answer within {seconds} s: give numbers instead"))
-    });
-    sockets.map_err(|why| ListenError { endpoint: endpoint.clone(), why })
-}
-
-/// What failed, before the system's own word for it.
-fn failed<E: Display>(what: impl Display) -> impl FnOnce(E) -> String {
-    move |error| format!("{what}: {error}")
-}
-
-/// The socket is made ready where nobody can reach it, in a new directory of mode 0700 beside its
-/// final place, and later renamed over whatever stale socket is there: no client ever meets it with
-/// the wrong rights, nor a moment without a socket, and the umask plays no part.
-async fn unix(
-    path: &Path,
-    options: &ListenOptions,
-    ours: &Ours<'_>,
-) -> Result<Vec<Socket<NewSocket>>, String> {
-    // A longer name can be made, but no client could connect to it: unix(7).
-    if path.as_os_str().len() > PATH_LIMIT {
-        return Err(format!("the path is longer than {PATH_LIMIT} bytes"));
-    }
-    let replaces_ours = ours.files.iter().any(|file| file.is_at(path));
-    if !replaces_ours {
-        refuse_if_taken(path, ours.inherited).await?;
-    }
-    // Accounts may be kept in a directory service somewhere else.
-    let named = options.clone();
-    let accounts = tokio::task::spawn_blocking(move || owner(&named)).await;
-    let (uid, gid) = accounts.map_err(failed("cannot look up the owner or the group"))??;
-    let mode = options.mode.unwrap_or(DEFAULT_MODE);
-
-    let nursery = Nursery::new(path.parent().unwrap_or(Path::new("/")))?;
-    let young = nursery.socket();
-    let listener = UnixListener::bind(&young).map_err(failed(format_args!(
-        "cannot make a socket at {} (of at most {PATH_LIMIT} bytes)",
-        young.display()
-    )))?;
-    // The mode before the owner: after a change of owner it may no longer be ours to set.
-    fs::set_permissions(&young, Permissions::from_mode(mode & 0o7777))
-        .map_err(failed(format_args!("cannot set mode {mode:o}")))?;
-    if uid.is_some() || gid.is_some() {
-        lchown(&young, uid, gid).map_err(failed("cannot set the owner or the group"))?;
-    }
-    let new = NewSocket { path: path.to_owned(), nursery, replaces_ours };
-    Ok(vec![Socket::Unix(listener, Some(new))])
-}
-
-/// The bytes of a path in a unix socket address on Linux, without the final NUL.
-const PATH_LIMIT: usize = 107;
-
-/// A socket with its rights that is not yet in its place.
-pub(super) struct NewSocket {
-    path: PathBuf,
-    nursery: Nursery,
-    /// Whether clients are served at the path by this process.
-    replaces_ours: bool,
-}
-
-impl NewSocket {
-    /// From now on clients find it.
-    pub(super) fn place(self) -> Result<Placed, String> {
-        let Self { path, nursery, replaces_ours } = self;
-        let young = nursery.socket();
-        let meta = fs::symlink_metadata(&young).map_err(failed("cannot see the new socket"))?;
-        if replaces_ours {
-            // A second name, since there is to be no moment without the first.
-            fs::hard_link(&path, nursery.former())
-                .map_err(failed("cannot keep the old socket for the case that another fails"))?;
-        }
-        fs::rename(&young, &path).map_err(failed("cannot put the new socket in its place"))?;
-        let file = SocketFile { path, device: meta.dev(), inode: meta.ino() };
-        Ok(Placed { file: Some(file), nursery, replaced_ours: replaces_ours })
-    }
-}
-
-/// A socket in its place, while others may still fail: dropped, it gives the place back to the one
-/// of ours that was there.
-pub(super) struct Placed {
-    /// Taken by [`Placed::keep`].
-    file: Option<SocketFile>,
-    nursery: Nursery,
-    replaced_ours: bool,
-}
-
-impl Placed {
-    /// It stays, and the former one has lost its place for good.
-    pub(super) fn keep(mut self) -> Option<SocketFile> {
-        self.file.take()
-    }
-}
-
-impl Drop for Placed {
-    fn drop(&mut self) {
-        if let Some(file) = &self.file
-            && self.replaced_ours
-            && file.is_in_place()
-            && let Err(error) = fs::rename(self.nursery.former(), &file.path)
-        {
-            let path = file.path.display();
-            tracing::error!("nobody finds the socket {path} until the next reload: {error}");
         }
     }
 }
 
-/// A directory in which a socket is made ready; gone when dropped.
-///
-/// Others may be able to write to the directory around it, and may have made something of this name, or
-/// put a symbolic link in its place later. So the name is random, what is there already is never used,
-/// and all paths lead through the directory as it was opened.
-struct Nursery {
-    path: PathBuf,
-    /// Kept open, for `through` to lead to it.
-    _directory: File,
-    through: PathBuf,
+/// A listening socket, unix or TCP.
+trait ListeningSocket: Send + Sync + 'static {
+    fn accept(&self) -> impl Future<Output = io::Result<ClientStream>> + Send;
+
+    /// Takes all connections in the queue without waiting for more, and closes the socket.
+    fn drain(self, take: impl FnMut(ClientStream)) -> io::Result<()>;
 }
 
-/// Names that are tried.
-const NURSERIES: u64 = 16;
+impl ListeningSocket for UnixListener {
+    async fn accept(&self) -> io::Result<ClientStream> {
+        let (stream, _) = UnixListener::accept(self).await?;
+        stream.into_std().map(ClientStream::Unix)
+    }
 
-impl Nursery {
-    fn new(parent: &Path) -> Result<Self, String> {
-        let fail = |error: io::Error| {
-            format!("cannot write in the directory {}: {error}", parent.display())
+    fn drain(self, take: impl FnMut(ClientStream)) -> io::Result<()> {
+        let listener: unix::UnixListener = self.into_std()?;
+        drain_queue(|| listener.accept().map(|(stream, _)| ClientStream::Unix(stream)), take)
+    }
+}
+
+impl ListeningSocket for TcpListener {
+    async fn accept(&self) -> io::Result<ClientStream> {
+        let (stream, _) = TcpListener::accept(self).await?;
+        stream.into_std().map(ClientStream::Tcp)
+    }
+
+    fn drain(self, take: impl FnMut(ClientStream)) -> io::Result<()> {
+        let listener = self.into_std()?;
+        drain_queue(|| listener.accept().map(|(stream, _)| ClientStream::Tcp(stream)), take)
+    }
+}
+
+/// Maximum number of connections taken out of a queue at its end: it holds no more (`somaxconn`).
+const MAX_QUEUE: usize = 4096;
+
+fn drain_queue(
+    accept: impl Fn() -> io::Result<ClientStream>,
+    mut take: impl FnMut(ClientStream),
+) -> io::Result<()> {
+    for _ in 0..MAX_QUEUE {
+        match accept() {
+            Ok(stream) => take(stream),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Task that accepts at one listening socket and starts its connections.
+struct Acceptor<R> {
+    shared: Arc<Shared<R>>,
+    limit: Arc<ConnectionLimit>,
+    protocols: watch::Receiver<Protocols>,
+    stop: watch::Receiver<bool>,
+    /// Accepted connections that wait for a slot. The client is known only after accept(2), so none can
+    /// be left in the kernel's queue: the mail server may stand behind it.
+    waiting: VecDeque<(Peer, OpenConnection)>,
+}
+
+impl<R: Responder> Acceptor<R> {
+    /// Accepts until the server stops or the socket is closed. There is no cancellation point between
+    /// an accepted connection and its thread, or its place in `waiting`.
+    async fn serve(
+        mut self,
+        listener: impl ListeningSocket,
+        mut closing: oneshot::Receiver<Closing>,
+    ) {
+        let (mut freed, mut stop) = (self.limit.freed(), self.stop.clone());
+        let closing = loop {
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => return,
+                // An error means that the server was dropped, which ends this task too.
+                closing = &mut closing => match closing {
+                    Ok(closing) => break closing,
+                    Err(_) => return,
+                },
+                Ok(()) = freed.changed(), if !self.waiting.is_empty() => self.serve_waiting(),
+                accepted = listener.accept() => self.accepted(accepted).await,
+            }
         };
-        let mut taken = None;
-        for attempt in 0..NURSERIES {
-            // Keyed at random, for each of them.
-            let name = RandomState::new().hash_one(attempt);
-            let path = parent.join(format!(".mr{name:016x}"));
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Self::made(path).map_err(fail),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = Some(error),
-                Err(error) => return Err(fail(error)),
+        let over = sleep(closing.grace);
+        tokio::pin!(over);
+        while !over.is_elapsed() && !closing.grace.is_zero() {
+            tokio::select! {
+                () = &mut over => {}
+                accepted = listener.accept() => self.accepted(accepted).await,
             }
         }
-        Err(taken.map_or_else(String::new, fail))
-    }
-
-    fn made(path: PathBuf) -> io::Result<Self> {
-        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
-        let directory = OpenOptions::new().read(true).custom_flags(flags).open(&path)?;
-        let metadata = directory.metadata()?;
-        if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
-            return Err(io::Error::other("somebody has put a directory in the place of ours"));
+        if closing.drain {
+            // An error means that the system has no descriptor left; the client reconnects.
+            let _ = listener.drain(|stream| self.arrived(stream));
+        } else {
+            drop(listener);
         }
-        // proc(5): the directory itself, whatever its name leads to now.
-        let through = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
-        let is_same = fs::metadata(&through)
-            .is_ok_and(|seen| (seen.dev(), seen.ino()) == (metadata.dev(), metadata.ino()));
-        let through = if is_same { through } else { path.clone() };
-        Ok(Self { path, _directory: directory, through })
-    }
-
-    /// One letter, for the path has to be a socket address too.
-    fn socket(&self) -> PathBuf {
-        self.through.join("s")
-    }
-
-    /// The socket that the new one replaces.
-    fn former(&self) -> PathBuf {
-        self.through.join("f")
-    }
-}
-
-impl Drop for Nursery {
-    fn drop(&mut self) {
-        // The socket is there only if something failed half-way.
-        let _ = fs::remove_file(self.socket());
-        let _ = fs::remove_file(self.former());
-        let _ = fs::remove_dir(&self.path);
-    }
-}
-
-/// Only a socket at which nobody answers may be replaced.
-async fn refuse_if_taken(path: &Path, inherited: &Inherited) -> Result<(), String> {
-    let meta = match fs::symlink_metadata(path) {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error.to_string()),
-    };
-    if !meta.file_type().is_socket() {
-        return Err(
-            "something that is not a socket has this name: remove it or choose another".to_owned()
-        );
-    }
-    match UnixStream::connect(path).await {
-        Ok(_) => Err(match inherited.name_at(path) {
-            Some(name) => format!("systemd opened it for us: write systemd:{name} instead"),
-            None => "another program answers there: stop it first".to_owned(),
-        }),
-        Err(error) => match error.kind() {
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(()),
-            // So is a program that is too busy to take the connection.
-            io::ErrorKind::WouldBlock => {
-                Err("another program listens there: stop it first".to_owned())
-            }
-            _ => Err(format!("cannot tell whether another program answers there: {error}")),
-        },
-    }
-}
-
-/// The owner and the group of a unix socket, by their numbers.
-pub(crate) fn owner(options: &ListenOptions) -> Result<(Option<u32>, Option<u32>), String> {
-    let uid = options.owner.as_deref().map(user).transpose()?;
-    let gid = options.group.as_deref().map(group).transpose()?;
-    Ok((uid, gid))
-}
-
-fn user(name: &str) -> Result<u32, String> {
-    if let Ok(number) = name.parse() {
-        return Ok(number);
-    }
-    match User::from_name(name) {
-        Ok(Some(user)) => Ok(Uid::as_raw(user.uid)),
-        Ok(None) => Err(format!("there is no user `{}`", Shown(name))),
-        Err(error) => Err(format!("cannot look the user `{}` up: {error}", Shown(name))),
-    }
-}
-
-fn group(name: &str) -> Result<u32, String> {
-    if let Ok(number) = name.parse() {
-        return Ok(number);
-    }
-    match Group::from_name(name) {
-        Ok(Some(group)) => Ok(Gid::as_raw(group.gid)),
-        Ok(None) => Err(format!("there is no group `{}`", Shown(name))),
-        Err(error) => Err(format!("cannot look the group `{}` up: {error}", Shown(name))),
-    }
-}
-
-async fn tcp(host: &str, port: u16, ours: &[u16]) -> Result<Vec<Socket<NewSocket>>, String> {
-    let addresses = tokio::net::lookup_host((host, port))
-        .await
-        .map_err(failed(format_args!("cannot resolve `{}`", Shown(host))))?;
-    let mut sockets = Vec::new();
-    for address in addresses {
-        let listener = TcpListener::bind(address).await.map_err(|error| {
-            let hint = match error.kind() == io::ErrorKind::AddrInUse && ours.contains(&port) {
-                true => "; this daemon itself has the port, for another address: restart it",
-                false => "",
-            };
-            format!("{address}: {error}{hint}")
-        })?;
-        sockets.push(Socket::Tcp(listener));
-    }
-    if sockets.is_empty() {
-        return Err(format!("`{}` has no address", Shown(host)));
-    }
-    Ok(sockets)
-}
-
-/// The sockets that systemd passed to this process, by name.
-#[derive(Debug, Default)]
-pub(super) struct Inherited(HashMap<String, Vec<OwnedFd>>);
-
-impl Inherited {
-    /// Takes the sockets that sd_listen_fds(3) tells of. The first caller gets them; for others,
-    /// and without systemd, there are none.
-    pub(super) fn take() -> Result<Self, String> {
-        static TAKEN: AtomicBool = AtomicBool::new(false);
-        let mut inherited = HashMap::<_, Vec<_>>::new();
-        if !TAKEN.swap(true, Ordering::Relaxed) {
-            let sockets = sd_notify::listen_fds_with_names()
-                .map_err(failed("cannot take the sockets of systemd"))?;
-            for (fd, name) in sockets {
-                #[expect(unsafe_code, reason = "the environment can only name it as a number")]
-                // SAFETY: LISTEN_PID is this process, so by sd_listen_fds(3) the descriptor is open
-                // and was passed for us to own; the sd-notify crate has just set a flag on it,
-                // which fails for a closed one. TAKEN makes us the only owner.
-                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-                inherited.entry(name).or_default().push(fd);
+        let _ = closing.closed.send(());
+        while !self.waiting.is_empty() {
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => return,
+                Ok(()) = freed.changed() => self.serve_waiting(),
             }
         }
-        Ok(Inherited(inherited))
     }
 
-    /// The names of the sockets.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
-    }
-
-    /// Whether systemd opened a socket at this address and port.
-    pub(super) fn has_at(&self, address: Option<std::net::SocketAddr>) -> bool {
-        let Some(address) = address.map(SockaddrStorage::from) else { return false };
-        let at = |fd: &OwnedFd| {
-            getsockname::<SockaddrStorage>(fd.as_raw_fd()).is_ok_and(|name| name == address)
-        };
-        self.0.values().flatten().any(at)
-    }
-
-    /// The name of the socket that systemd opened at this path.
-    fn name_at(&self, path: &Path) -> Option<&str> {
-        let at_path = |fd: &OwnedFd| {
-            getsockname::<UnixAddr>(fd.as_raw_fd()).is_ok_and(|name| name.path() == Some(path))
-        };
-        let found = self.0.iter().find(|(_, fds)| fds.iter().any(at_path));
-        found.map(|(name, _)| name.as_str())
-    }
-
-    /// Duplicates, so that an endpoint can be closed and opened again by a reload.
-    fn sockets(&self, name: &str) -> Result<Vec<Socket<NewSocket>>, String> {
-        let fds = self.0.get(name).ok_or_else(|| {
-            let mut names: Vec<_> = self.names().collect();
-            names.sort_unstable();
-            match names.as_slice() {
-                [] => "systemd passed no socket: start the socket unit, not the daemon".to_owned(),
-                // systemd's own word for a socket without a name (sd_listen_fds_with_names(3)).
-                ["unknown"] => format!(
-                    "systemd passed no socket of the name {name}, only one without a name: set \
-                     FileDescriptorName={name}, or systemd-socket-activate --fdname={name}, or listen \
-                     at systemd:unknown"
-                ),
-                names => format!(
-                    "systemd passed no socket of the name {name}; those it passed are {}",
-                    names.join(", ")
-                ),
+    async fn accepted(&mut self, accepted: io::Result<ClientStream>) {
+        match accepted {
+            Ok(stream) => self.arrived(stream),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                // Out of file descriptors or memory. That is no reason to stop listening, and without a
+                // pause the error would repeat at once and for ever.
+                warn_not_accepted(&error);
+                sleep(ACCEPT_RETRY_INTERVAL).await;
             }
-        })?;
-        fds.iter().map(|fd| listening(fd).map_err(failed("the socket of systemd"))).collect()
+        }
+    }
+
+    /// Serves a client, makes it wait, or closes its connection.
+    fn arrived(&mut self, stream: ClientStream) {
+        let (peer, open) = (stream.client(), OpenConnection::new(stream));
+        match self.admit(peer, &open) {
+            Some(permit) => self.begin(open, permit),
+            None => {
+                let limit = self.limit.limit();
+                let waits = self.waiting.len() < connection_limit::waiting_limit(limit);
+                static FULL: RateLimit = RateLimit::new();
+                if let Some(more) = FULL.admit(Instant::now()) {
+                    let outcome = if waits { "waits" } else { "is closed" };
+                    tracing::warn!(
+                        "{peer}: has reached its limit of {limit} connections; the next connection \
+                         {outcome}; raise `max-connections` if this client is your mail server{more}"
+                    );
+                }
+                if waits {
+                    self.waiting.push_back((peer, open));
+                }
+            }
+        }
+    }
+
+    fn admit(&self, peer: Peer, open: &OpenConnection) -> Option<Permit> {
+        match self.limit.admit(peer, open) {
+            Admission::Free(permit) => Some(permit),
+            Admission::InPlaceOf(evicted, permit) => {
+                static EVICTED: RateLimit = RateLimit::new();
+                if let Some(more) = EVICTED.admit(Instant::now()) {
+                    tracing::warn!(
+                        "{evicted}: oldest connection without a request closed, to admit a \
+                         connection of {peer}{more}"
+                    );
+                }
+                Some(permit)
+            }
+            Admission::Full => None,
+        }
+    }
+
+    /// Starts the waiting connections that get a slot, in the order of their arrival.
+    fn serve_waiting(&mut self) {
+        for (peer, open) in std::mem::take(&mut self.waiting) {
+            match self.admit(peer, &open) {
+                Some(permit) => self.begin(open, permit),
+                None => self.waiting.push_back((peer, open)),
+            }
+        }
+    }
+
+    fn begin(&self, open: OpenConnection, permit: Permit) {
+        let (protocols, stop) = (*self.protocols.borrow(), self.stop.clone());
+        if let Err(error) = connection::spawn(&self.shared, open, protocols, Some(permit), stop) {
+            warn_not_accepted(&error);
+        }
     }
 }
 
-fn listening(fd: &OwnedFd) -> Result<Socket<NewSocket>, String> {
-    let text = |error: nix::Error| error.to_string();
-    if getsockopt(fd, sockopt::SockType).map_err(text)? != SockType::Stream
-        || !getsockopt(fd, sockopt::AcceptConn).map_err(text)?
-    {
-        return Err("is not a ListenStream= socket with Accept=no".to_owned());
-    }
-    let name: SockaddrStorage = getsockname(fd.as_raw_fd()).map_err(text)?;
-    let fd = fd.try_clone().map_err(|error| error.to_string())?;
-    // Tokio wants non-blocking sockets and systemd passes blocking ones.
-    let socket = match name.family() {
-        Some(AddressFamily::Unix) => {
-            let listener = std::os::unix::net::UnixListener::from(fd);
-            let unix = |listener| Ok(Socket::Unix(UnixListener::from_std(listener)?, None));
-            listener.set_nonblocking(true).and_then(|()| unix(listener))
-        }
-        Some(AddressFamily::Inet | AddressFamily::Inet6) => {
-            let listener = std::net::TcpListener::from(fd);
-            let tcp = |listener| Ok(Socket::Tcp(TcpListener::from_std(listener)?));
-            listener.set_nonblocking(true).and_then(|()| tcp(listener))
-        }
-        _ => return Err("is neither unix nor TCP".to_owned()),
-    };
-    socket.map_err(|error| error.to_string())
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the server was dropped.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-
-    use super::*;
-
-    /// A directory with files of the names that a nursery uses.
-    fn victim(around: &Path) -> PathBuf {
-        let victim = around.join("victim");
-        fs::create_dir(&victim).unwrap();
-        ["s", "f"].iter().for_each(|name| fs::write(victim.join(name), "precious").unwrap());
-        victim
-    }
-
-    fn is_whole(victim: &Path) -> bool {
-        ["s", "f"].iter().all(|name| fs::read(victim.join(name)).is_ok_and(|it| it == b"precious"))
-    }
-
-    #[test]
-    fn what_is_put_in_the_place_of_a_nursery_is_left_alone() {
-        let around = tempfile::tempdir().unwrap();
-        let victim = victim(around.path());
-        let nursery = Nursery::new(around.path()).unwrap();
-        let aside = around.path().join("aside");
-        fs::rename(&nursery.path, &aside).unwrap();
-        symlink(&victim, &nursery.path).unwrap();
-        let _socket = std::os::unix::net::UnixListener::bind(nursery.socket()).unwrap();
-        assert!(fs::symlink_metadata(aside.join("s")).unwrap().file_type().is_socket());
-        drop(nursery);
-        assert!(is_whole(&victim));
-        assert!(fs::symlink_metadata(aside.join("s")).is_err());
-    }
-
-    #[test]
-    fn a_directory_that_is_not_ours_alone_is_no_nursery() {
-        let around = tempfile::tempdir().unwrap();
-        let victim = victim(around.path());
-        let link = around.path().join("link");
-        symlink(&victim, &link).unwrap();
-        assert!(Nursery::made(link).is_err());
-        fs::set_permissions(&victim, Permissions::from_mode(0o777)).unwrap();
-        assert!(Nursery::made(victim.clone()).is_err());
-        assert!(is_whole(&victim));
-    }
-
-    #[test]
-    fn names_that_can_be_guessed_are_not_used() {
-        let around = tempfile::tempdir().unwrap();
-        let victim = victim(around.path());
-        for count in 0..1000 {
-            let guessed = format!(".mr{}.{count}", std::process::id());
-            symlink(&victim, around.path().join(guessed)).unwrap();
-        }
-        let names: Vec<PathBuf> =
-            (0..2).map(|_| Nursery::new(around.path()).unwrap().path.clone()).collect();
-        assert_ne!(names[0], names[1]);
-        assert!(is_whole(&victim));
-        assert!(names.iter().all(|name| !name.exists()));
+fn warn_not_accepted(error: &io::Error) {
+    static FAILED: RateLimit = RateLimit::new();
+    if let Some(more) = FAILED.admit(Instant::now()) {
+        tracing::warn!("cannot accept a connection: {error}; the mail server retries{more}");
     }
 }

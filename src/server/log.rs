@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recipient_cannot_forge_a_line_or_drive_a_terminal() {
+    fn recipient_cannot_forge_a_line_or_drive_a_terminal() {
         let recipient = "a\n<0>forged\r\x1b[2J\u{9b}31m\0\t\u{202e}ü";
         let text = written(true, || tracing::warn!(recipient, "unknown {recipient}"));
         let escaped = r"a\n<0>forged\r\x1b[2J\u{9b}31m\x00\t\u{202e}ü";
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_journal_gets_priorities_and_a_terminal_gets_words() {
+    fn journal_gets_priorities_and_terminal_gets_level_names() {
         let say = || {
             tracing::error!("e");
             tracing::warn!("w");
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_warnings_is_counted_not_written() {
+    fn flood_of_warnings_is_counted_not_written() {
         let limit = RateLimit::new();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);

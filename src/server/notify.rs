@@ -143,7 +143,7 @@ mod tests {
 
     /// A service manager that does not read holds up nobody, and gets the message in the end.
     #[test]
-    fn full_socket_of_the_service_manager_is_not_waited_for() {
+    fn full_notify_socket_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
@@ -165,7 +165,7 @@ mod tests {
     /// The environment of a process cannot be changed safely once it has threads, so this test
     /// runs itself again in a child with `NOTIFY_SOCKET` set.
     #[test]
-    fn the_service_manager_reads_what_it_expects() {
+    fn service_manager_gets_the_expected_messages() {
         if std::env::var_os("NOTIFY_SOCKET").is_some() {
             super::ready("2 listeners\nSTOPPING=1");
             super::reloading();
@@ -182,7 +182,7 @@ mod tests {
         let manager = UnixDatagram::bind(&path).unwrap();
         manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "server::notify::tests::the_service_manager_reads_what_it_expects"])
+            .args(["--exact", "server::notify::tests::service_manager_gets_the_expected_messages"])
             .env("NOTIFY_SOCKET", &path)
             .env("WATCHDOG_USEC", "30000000")
             .output()

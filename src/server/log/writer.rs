@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_write_loses_its_line_and_the_next_success_says_so() {
+    fn failed_write_loses_its_line_and_is_reported_later() {
         let full = Err(libc::ENOSPC);
         assert_eq!(log_of(&[], &["a\n", "b\n"]), ("a\nb\n".to_owned(), 0));
         let (text, lost) = log_of(&[full, full], &["a\n", "b\n", "c\n"]);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn log_that_stands_still_holds_up_nobody_and_its_queue_is_bounded() {
+    fn stalled_log_blocks_nobody_and_its_queue_is_bounded() {
         let (log, mut reader) = UnixStream::pair().unwrap();
         let queue = Arc::new(Queue::default());
         queue.write_to(log, said).unwrap();

@@ -1,56 +1,56 @@
-//! Lines: the questions of the socketmap in the words of tcp_table(5) and OpenSMTPD.
+//! The line protocols: tcp_table(5), and the socketmap requests of OpenSMTPD, as lines.
 
 use std::io;
 
-use super::{Conversation, Heard, Talk};
-use crate::server::Answer;
+use super::{Progress, Session, SessionProtocol};
+use crate::server::Responder;
 use crate::wire::line::{Decoder, Form, Request, TABLE};
 use crate::wire::protocol::Protocol;
 use crate::wire::socketmap::Reply;
 
-pub(super) struct Talker {
+pub(super) struct Line {
     requests: Decoder,
-    /// That of the last question, for a last answer.
+    /// Form of the last request, for a last answer.
     form: Form,
 }
 
-impl Default for Talker {
+impl Default for Line {
     fn default() -> Self {
-        Talker { requests: Decoder::default(), form: Form::Map }
+        Line { requests: Decoder::default(), form: Form::Map }
     }
 }
 
-impl Talk for Talker {
+impl SessionProtocol for Line {
     const PROTOCOL: Protocol = Protocol::Line;
 
-    fn hear<A: Answer>(
+    fn feed<R: Responder>(
         &mut self,
-        with: &Conversation<'_, A>,
+        session: &Session<'_, R>,
         bytes: &[u8],
         out: &mut Vec<u8>,
-    ) -> io::Result<Heard> {
+    ) -> io::Result<Progress> {
         self.requests.push(bytes);
         while let Some(request) = self.requests.next_request() {
             let request = match request {
                 Ok(request) => request,
-                Err(error) => return Ok(Heard::Garbage(error.to_string())),
+                Err(error) => return Ok(Progress::Garbage(error.to_string())),
             };
             self.form = request.form();
             match request {
                 Request::Get(key) => {
-                    let reply = with.of_map(TABLE.as_bytes(), &key, out)?;
+                    let reply = session.look_up(TABLE.as_bytes(), &key, out)?;
                     Form::Table.encode_into(out, &reply);
                 }
                 Request::Never(refusal) => refusal.encode_into(out),
                 Request::Long(form) => form.encode_into(out, &Reply::NotFound),
                 Request::Map { map, key } => {
-                    let reply = with.of_map(map, key, out)?;
+                    let reply = session.look_up(map, key, out)?;
                     Form::Map.encode_into(out, &reply);
                 }
             }
-            with.send_if_much(out)?;
+            session.send_if_much(out)?;
         }
-        Ok(Heard::More)
+        Ok(Progress::Continue)
     }
 
     fn is_between(&self) -> bool {

@@ -1,29 +1,29 @@
-//! Milter: is this recipient to be taken? Everything else is let pass.
+//! Milter: verdicts on recipients. Everything else passes.
 
 use std::io;
 
-use super::{Conversation, Heard, Talk};
-use crate::server::Answer;
+use super::{Progress, Session, SessionProtocol};
+use crate::server::Responder;
 use crate::wire::milter::{Command, Decoder, encode_into};
 use crate::wire::protocol::Protocol;
 use crate::wire::rcpt::RcptVerdict;
 
 #[derive(Default)]
-pub(super) struct Talker {
+pub(super) struct Milter {
     decoder: Decoder,
     /// The message did not come by SMTP.
     submitted: bool,
 }
 
-impl Talk for Talker {
+impl SessionProtocol for Milter {
     const PROTOCOL: Protocol = Protocol::Milter;
 
-    fn hear<A: Answer>(
+    fn feed<R: Responder>(
         &mut self,
-        with: &Conversation<'_, A>,
+        session: &Session<'_, R>,
         bytes: &[u8],
         out: &mut Vec<u8>,
-    ) -> io::Result<Heard> {
+    ) -> io::Result<Progress> {
         self.decoder.push(bytes);
         while let Some(command) = self.decoder.next_command() {
             match command {
@@ -37,23 +37,23 @@ impl Talk for Talker {
                 }
                 Ok(Command::Recipient(_)) if self.submitted => encode_into(out, RcptVerdict::Pass),
                 Ok(Command::Recipient(recipient)) => {
-                    let answer = with.at_rcpt(recipient, out)?;
+                    let answer = session.at_rcpt(recipient, out)?;
                     encode_into(out, answer);
                 }
                 Ok(Command::Other) => encode_into(out, RcptVerdict::Pass),
                 Ok(Command::Silent) => {}
-                Ok(Command::Quit) => return Ok(Heard::End),
-                Err(error) => return Ok(Heard::Garbage(error.to_string())),
+                Ok(Command::Quit) => return Ok(Progress::End),
+                Err(error) => return Ok(Progress::Garbage(error.to_string())),
             }
-            with.send_if_much(out)?;
+            session.send_if_much(out)?;
         }
-        Ok(Heard::More)
+        Ok(Progress::Continue)
     }
 
     fn is_between(&self) -> bool {
         self.decoder.is_empty()
     }
 
-    /// Nothing: what becomes of the letter without its filter is for the MTA's configuration to say.
+    /// Nothing: the configuration of the MTA decides about messages whose filter failed.
     fn refuse(&self, _why: &str, _out: &mut Vec<u8>) {}
 }

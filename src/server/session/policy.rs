@@ -1,44 +1,46 @@
-//! Policy delegation: is this recipient to be taken?
+//! Policy delegation: verdicts on recipients.
 
 use std::io;
 
-use super::{Conversation, Heard, Talk};
-use crate::server::Answer;
+use super::{Progress, Session, SessionProtocol};
+use crate::server::Responder;
 use crate::wire::policy::{Decoder, Request, encode_into};
 use crate::wire::protocol::Protocol;
 use crate::wire::rcpt::RcptVerdict;
 
 #[derive(Default)]
-pub(super) struct Talker(Decoder);
+pub(super) struct Policy(Decoder);
 
-impl Talk for Talker {
+impl SessionProtocol for Policy {
     const PROTOCOL: Protocol = Protocol::Policy;
 
-    fn hear<A: Answer>(
+    fn feed<R: Responder>(
         &mut self,
-        with: &Conversation<'_, A>,
+        session: &Session<'_, R>,
         bytes: &[u8],
         out: &mut Vec<u8>,
-    ) -> io::Result<Heard> {
+    ) -> io::Result<Progress> {
         self.0.push(bytes);
         while let Some(request) = self.0.next_request() {
             let answer = match request {
-                Ok(Some(Request { at_rcpt: Some(recipient) })) => with.at_rcpt(recipient, out)?,
+                Ok(Some(Request { at_rcpt: Some(recipient) })) => {
+                    session.at_rcpt(recipient, out)?
+                }
                 Ok(Some(Request { at_rcpt: None })) => RcptVerdict::Pass,
-                // It could not be read, and is asked for again later.
+                // Unreadable; the client retries later.
                 Ok(None) => RcptVerdict::FAILED,
-                Err(error) => return Ok(Heard::Garbage(error.to_string())),
+                Err(error) => return Ok(Progress::Garbage(error.to_string())),
             };
             encode_into(out, answer);
-            with.send_if_much(out)?;
+            session.send_if_much(out)?;
         }
-        Ok(Heard::More)
+        Ok(Progress::Continue)
     }
 
     fn is_between(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Nothing: Postfix takes a close without an answer for a failure, which is temporary.
+    /// Nothing: Postfix takes a close without an answer for a temporary failure.
     fn refuse(&self, _why: &str, _out: &mut Vec<u8>) {}
 }

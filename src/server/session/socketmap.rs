@@ -1,44 +1,44 @@
-//! Socketmap: a map, a key, an answer.
+//! Socketmap: requests of a map and a key.
 
 use std::io;
 
-use super::{Conversation, Heard, Talk};
-use crate::server::Answer;
+use super::{Progress, Session, SessionProtocol};
+use crate::server::Responder;
 use crate::wire::netstring::{Decoder, Frame};
 use crate::wire::protocol::Protocol;
 use crate::wire::socketmap::{REQUEST_LIMIT, Reply, Request, SKIPPED_REQUEST_LIMIT};
 
-pub(super) struct Talker(Decoder);
+pub(super) struct Socketmap(Decoder);
 
-impl Default for Talker {
+impl Default for Socketmap {
     fn default() -> Self {
-        Talker(Decoder::new(REQUEST_LIMIT))
+        Socketmap(Decoder::new(REQUEST_LIMIT))
     }
 }
 
-impl Talk for Talker {
+impl SessionProtocol for Socketmap {
     const PROTOCOL: Protocol = Protocol::Socketmap;
 
-    fn hear<A: Answer>(
+    fn feed<R: Responder>(
         &mut self,
-        with: &Conversation<'_, A>,
+        session: &Session<'_, R>,
         bytes: &[u8],
         out: &mut Vec<u8>,
-    ) -> io::Result<Heard> {
+    ) -> io::Result<Progress> {
         self.0.push(bytes);
         while let Some(frame) = self.0.next_or_skipped(SKIPPED_REQUEST_LIMIT) {
             let reply = match frame {
                 Ok(Frame::Whole(payload)) => {
                     let request = Request::parse(payload);
-                    with.of_map(request.map, request.key, out)?
+                    session.look_up(request.map, request.key, out)?
                 }
                 Ok(Frame::Skipped) => Reply::NotFound,
-                Err(error) => return Ok(Heard::Garbage(error.to_string())),
+                Err(error) => return Ok(Progress::Garbage(error.to_string())),
             };
             reply.encode_into(out);
-            with.send_if_much(out)?;
+            session.send_if_much(out)?;
         }
-        Ok(Heard::More)
+        Ok(Progress::Continue)
     }
 
     fn is_between(&self) -> bool {
@@ -50,13 +50,13 @@ impl Talk for Talker {
     }
 }
 
-impl<A: Answer> Conversation<'_, A> {
-    /// The reply of a map, whoever asks for it.
-    pub(super) fn of_map(&self, map: &[u8], key: &[u8], out: &mut Vec<u8>) -> io::Result<Reply> {
+impl<R: Responder> Session<'_, R> {
+    /// The reply of a map, in any protocol.
+    pub(super) fn look_up(&self, map: &[u8], key: &[u8], out: &mut Vec<u8>) -> io::Result<Reply> {
         let Ok(map) = std::str::from_utf8(map) else {
             return Ok(Reply::Temp("the name of the map is not UTF-8".to_owned()));
         };
-        let at_once = || self.answer.at_once(map, key);
-        self.answered(out, at_once, || self.answer.in_time(map, key), Reply::Temp)
+        let at_once = || self.responder.at_once(map, key);
+        self.respond(out, at_once, || self.responder.in_time(map, key), Reply::Temp)
     }
 }

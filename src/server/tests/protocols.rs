@@ -29,8 +29,8 @@ fn milter(packets: &[(u8, &[u8])]) -> Vec<u8> {
 const OFFER: (u8, &[u8]) = (b'O', b"\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff");
 const OFFERED: (u8, &[u8]) = (b'O', b"\0\0\0\x06\0\0\0\0\0\0\x03\x76");
 
-/// A conversation in each protocol, and all that must be answered to it.
-fn conversations() -> [(Protocol, Vec<u8>, Vec<u8>); 4] {
+/// A exchange in each protocol, and all that must be answered to it.
+fn exchanges() -> [(Protocol, Vec<u8>, Vec<u8>); 4] {
     let policy_said = "action=550 5.1.1 100% unknown\n\naction=DEFER_IF_PERMIT 4.3.0 Later\n\n\
                        action=DUNNO\n\naction=DUNNO\n\n";
     let data = "protocol_state=DATA\nrecipient=a@no\nrequest=smtpd_access_policy\n\n";
@@ -91,10 +91,10 @@ async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
 }
 
 #[tokio::test]
-async fn every_protocol_is_answered_in_its_own_words_also_byte_by_byte_and_after_a_half_close() {
-    for (protocol, asked, said) in conversations() {
+async fn every_protocol_is_answered_also_byte_by_byte() {
+    for (protocol, asked, said) in exchanges() {
         let name = protocol.as_str();
-        let mut whole = line(Limits::default());
+        let mut whole = session(Limits::default());
         whole.client.write_all(&asked).await.unwrap();
         expect(&mut whole.client, &said, name).await;
         // And it goes on.
@@ -103,7 +103,7 @@ async fn every_protocol_is_answered_in_its_own_words_also_byte_by_byte_and_after
         assert_eq!(rest(&mut whole.client).await, said.escape_ascii().to_string(), "{name}");
         whole.end().await;
 
-        let mut bytes = line(Limits::default());
+        let mut bytes = session(Limits::default());
         for byte in &asked {
             bytes.client.write_all(&[*byte]).await.unwrap();
             yield_now().await;
@@ -113,43 +113,43 @@ async fn every_protocol_is_answered_in_its_own_words_also_byte_by_byte_and_after
     }
 }
 
-fn asked_count(line: &Line) -> usize {
-    line.toy.asked.load(Ordering::SeqCst)
+fn asked_count(session: &TestSession) -> usize {
+    session.toy.asked.load(Ordering::SeqCst)
 }
 
 #[tokio::test]
-async fn a_slow_or_panicking_decision_defers_a_recipient_and_the_connection_lives() {
-    let mut policy_line = line(Limits { request: SHORT, ..Limits::default() });
-    let mut milter_line = line(Limits { request: SHORT, ..Limits::default() });
-    milter_line.client.write_all(&milter(&[OFFER])).await.unwrap();
-    expect(&mut milter_line.client, &milter(&[OFFERED]), "offer").await;
+async fn slow_or_panicking_decision_defers_the_recipient() {
+    let mut policy_session = session(Limits { request: SHORT, ..Limits::default() });
+    let mut milter_session = session(Limits { request: SHORT, ..Limits::default() });
+    milter_session.client.write_all(&milter(&[OFFER])).await.unwrap();
+    expect(&mut milter_session.client, &milter(&[OFFERED]), "offer").await;
     for domain in ["never", "panic", "late-panic", "no-such-map"] {
         let recipient = format!("a@{domain}");
-        policy_line.client.write_all(&policy(&recipient)).await.unwrap();
+        policy_session.client.write_all(&policy(&recipient)).await.unwrap();
         let deferred = b"action=DEFER_IF_PERMIT 4.3.0 Temporary lookup failure\n\n";
-        expect(&mut policy_line.client, deferred, domain).await;
+        expect(&mut policy_session.client, deferred, domain).await;
         let asked = milter(&[(b'R', format!("<{recipient}>\0").as_bytes())]);
-        milter_line.client.write_all(&asked).await.unwrap();
+        milter_session.client.write_all(&asked).await.unwrap();
         let deferred = milter(&[(b'y', b"451 4.3.0 Temporary lookup failure\0")]);
-        expect(&mut milter_line.client, &deferred, domain).await;
+        expect(&mut milter_session.client, &deferred, domain).await;
     }
-    policy_line.client.write_all(&policy("a@echo")).await.unwrap();
-    expect(&mut policy_line.client, b"action=DUNNO\n\n", "alive").await;
-    milter_line.client.write_all(&milter(&[(b'R', b"<a@echo>\0")])).await.unwrap();
-    expect(&mut milter_line.client, &milter(&[(b'c', b"")]), "alive").await;
+    policy_session.client.write_all(&policy("a@echo")).await.unwrap();
+    expect(&mut policy_session.client, b"action=DUNNO\n\n", "alive").await;
+    milter_session.client.write_all(&milter(&[(b'R', b"<a@echo>\0")])).await.unwrap();
+    expect(&mut milter_session.client, &milter(&[(b'c', b"")]), "alive").await;
 }
 
 #[tokio::test]
-async fn a_milter_that_says_quit_is_gone_and_so_is_its_connection() {
-    let mut line = line(Limits::default());
-    line.client.write_all(&milter(&[OFFER, (b'Q', b"")])).await.unwrap();
+async fn milter_quit_closes_the_connection() {
+    let mut session = session(Limits::default());
+    session.client.write_all(&milter(&[OFFER, (b'Q', b"")])).await.unwrap();
     let offered = milter(&[OFFERED]).escape_ascii().to_string();
-    assert_eq!(rest(&mut line.client).await, offered);
-    line.end().await;
+    assert_eq!(rest(&mut session.client).await, offered);
+    session.end().await;
 }
 
 #[tokio::test]
-async fn garbage_ends_a_conversation_clearly_in_every_protocol() {
+async fn garbage_ends_the_session_in_every_protocol() {
     for (name, garbage, said) in [
         ("policy", &b"recipient=x\n\n"[..], ""),
         ("policy", b"a=b\nGET / HTTP/1.1\n\n", ""),
@@ -163,27 +163,27 @@ async fn garbage_ends_a_conversation_clearly_in_every_protocol() {
             "59:TEMP protocol error: byte 0x16 in the length of a netstring,",
         ),
     ] {
-        let mut line = line(Limits { write: SHORT, ..Limits::default() });
-        line.client.write_all(garbage).await.unwrap();
+        let mut session = session(Limits { write: SHORT, ..Limits::default() });
+        session.client.write_all(garbage).await.unwrap();
         assert_eq!(
-            rest(&mut line.client).await,
+            rest(&mut session.client).await,
             said.as_bytes().escape_ascii().to_string(),
             "{name}"
         );
         // The client keeps its side open: the server must not wait for it for ever.
-        line.end().await;
+        session.end().await;
     }
 }
 
 #[tokio::test]
-async fn a_socket_that_is_for_one_protocol_turns_the_others_away() {
+async fn socket_for_one_protocol_refuses_the_others() {
     for only in Protocol::ALL {
-        for (protocol, asked, said) in conversations() {
+        for (protocol, asked, said) in exchanges() {
             let limits = Limits { write: SHORT, ..Limits::default() };
-            let mut line = line_for(limits, [only].into_iter().collect());
-            line.client.write_all(&asked).await.unwrap();
+            let mut session = session_for(limits, [only].into_iter().collect());
+            session.client.write_all(&asked).await.unwrap();
             if protocol == only {
-                expect(&mut line.client, &said, only.as_str()).await;
+                expect(&mut session.client, &said, only.as_str()).await;
                 continue;
             }
             let refused = match protocol {
@@ -191,15 +191,15 @@ async fn a_socket_that_is_for_one_protocol_turns_the_others_away() {
                 Protocol::Line => "TEMP this socket does not speak line\\n",
                 Protocol::Policy | Protocol::Milter => "",
             };
-            assert_eq!(rest(&mut line.client).await, refused);
-            assert_eq!(asked_count(&line), 0);
-            line.end().await;
+            assert_eq!(rest(&mut session.client).await, refused);
+            assert_eq!(asked_count(&session), 0);
+            session.end().await;
         }
     }
 }
 
 #[tokio::test]
-async fn a_reload_changes_what_a_socket_speaks_without_another_socket() {
+async fn reload_changes_protocols_of_an_open_socket() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let inode = || fs::symlink_metadata(&path).unwrap().ino();
@@ -236,15 +236,15 @@ async fn a_reload_changes_what_a_socket_speaks_without_another_socket() {
 }
 
 #[tokio::test]
-async fn random_bytes_in_any_protocol_never_disturb_another_connection() {
+async fn random_bytes_never_disturb_another_connection() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let limits = Limits { write: SHORT, request: SHORT, ..Limits::default() };
     let mut server = Server::new(Arc::new(Toy::default()), limits).unwrap();
     server.reconcile(&[unix(&path)]).await.unwrap();
     let mut good = Vec::new();
-    for conversation in conversations() {
-        good.push((UnixStream::connect(&path).await.unwrap(), conversation));
+    for exchange in exchanges() {
+        good.push((UnixStream::connect(&path).await.unwrap(), exchange));
     }
     let seed = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     println!("seed {seed}");
@@ -257,8 +257,8 @@ async fn random_bytes_in_any_protocol_never_disturb_another_connection() {
         usize::try_from(state >> 16).unwrap()
     };
     for round in 0..100 {
-        // The beginning of a good conversation, broken somewhere, or noise alone.
-        let (_, asked, _) = &conversations()[round % 4];
+        // The beginning of a good exchange, broken somewhere, or noise alone.
+        let (_, asked, _) = &exchanges()[round % 4];
         let mut bytes = asked[..random() % asked.len()].to_vec();
         if round % 3 == 0 {
             bytes.truncate(1);
@@ -277,14 +277,14 @@ async fn random_bytes_in_any_protocol_never_disturb_another_connection() {
 }
 
 #[tokio::test]
-async fn clients_that_never_finish_a_request_cost_their_connections_and_nothing_else() {
+async fn clients_with_incomplete_requests_disturb_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let server = server(&[&path]).await;
-    let toy = server.shared.answer.clone();
+    let toy = server.shared.responder.clone();
     let mut slow = Vec::new();
     for n in 0..100 {
-        let (protocol, asked, said) = &conversations()[n % 4];
+        let (protocol, asked, said) = &exchanges()[n % 4];
         let mut stream = UnixStream::connect(&path).await.unwrap();
         let first = match protocol {
             Protocol::Milter => milter(&[OFFER]).len(),
@@ -312,8 +312,8 @@ async fn clients_that_never_finish_a_request_cost_their_connections_and_nothing_
 }
 
 #[test]
-fn a_thousand_idle_connections_of_all_protocols_do_not_disturb_the_next() {
-    let name = "protocols::a_thousand_idle_connections_of_all_protocols_do_not_disturb_the_next";
+fn thousand_idle_connections_do_not_disturb_the_next() {
+    let name = "protocols::thousand_idle_connections_do_not_disturb_the_next";
     // Both ends are ours, and the usual limit is 1024.
     if let Some(child) = in_child(name, "ulimit -n 4096; exec \"$0\" \"$@\"", Stdio::null()) {
         let output = child.wait_with_output().unwrap();
@@ -327,7 +327,7 @@ fn a_thousand_idle_connections_of_all_protocols_do_not_disturb_the_next() {
         let server = server(&[&path]).await;
         let mut idle = Vec::new();
         for n in 0..1000 {
-            let [_, policy, line, milter] = &conversations();
+            let [_, policy, line, milter] = &exchanges();
             let mut stream = UnixStream::connect(&path).await.unwrap();
             let (_, asked, said) = match n % 4 {
                 0 => &(Protocol::Socketmap, request("echo", "a b"), b"6:OK a b,".to_vec()),

@@ -1,0 +1,539 @@
+//! Opening the sockets: unix, TCP, and those that systemd opened for us.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{
+    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown,
+};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getsockname, getsockopt,
+    sockopt,
+};
+use nix::unistd::{Gid, Group, Uid, User};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::time::timeout;
+
+use crate::model::shown::Shown;
+use crate::wire::endpoint::{DEFAULT_MODE, Endpoint, ListenOptions};
+
+/// Why an endpoint could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen at {endpoint}: {why}")]
+pub struct ListenError {
+    /// Which one.
+    pub endpoint: Endpoint,
+    /// What is wrong and, where that can be said, what to do.
+    pub why: String,
+}
+
+/// An open listening socket, with the file that leads to it or shall do so.
+pub(super) enum Socket<File> {
+    /// systemd's own sockets have theirs in place.
+    Unix(UnixListener, Option<File>),
+    /// TCP.
+    Tcp(TcpListener),
+}
+
+impl Socket<NewSocket> {
+    /// From now on clients find it.
+    pub(super) fn place(self) -> Result<Socket<PlacedSocket>, String> {
+        Ok(match self {
+            Socket::Unix(listener, file) => {
+                Socket::Unix(listener, file.map(NewSocket::place).transpose()?)
+            }
+            Socket::Tcp(listener) => Socket::Tcp(listener),
+        })
+    }
+}
+
+/// A socket in the file system that we made. It is removed when this is dropped, unless by then the
+/// path leads to somebody else's.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    /// Whether the path still leads to this socket.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.is_at(&self.path)
+    }
+
+    /// Whether this path leads to this socket: a directory may have two names.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path)
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.is_in_place()
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!("cannot remove the socket {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Whether both are one place: a directory may have two names, as /run has /var/run.
+pub(super) fn same_place(one: &Endpoint, other: &Endpoint) -> bool {
+    one == other
+        || match (one, other) {
+            (Endpoint::Unix(one), Endpoint::Unix(other)) => {
+                let directory = |path: &Path| fs::canonicalize(path.parent()?).ok();
+                one.file_name() == other.file_name()
+                    && directory(one).is_some_and(|one| Some(one) == directory(other))
+            }
+            _ => false,
+        }
+}
+
+/// The sockets that this process has already.
+pub(super) struct OwnSockets<'a> {
+    /// Those in the file system: they may be replaced although they answer.
+    pub(super) files: Vec<&'a SocketFile>,
+    /// The ports that it listens at, of whatever address.
+    pub(super) ports: Vec<u16>,
+    /// Those of systemd.
+    pub(super) inherited: &'a SystemdSockets,
+}
+
+/// Longest time to open an endpoint: for the name service, of hosts and of accounts.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Opens an endpoint; a host name may stand for several sockets. No client notices yet.
+pub(super) async fn open(
+    endpoint: &Endpoint,
+    options: &ListenOptions,
+    ours: &OwnSockets<'_>,
+) -> Result<Vec<Socket<NewSocket>>, ListenError> {
+    let open = async {
+        match endpoint {
+            Endpoint::Unix(path) => unix(path, options, ours).await,
+            Endpoint::Inet { host, port } => tcp(host, *port, &ours.ports).await,
+            Endpoint::Systemd(name) => ours.inherited.sockets(name),
+        }
+    };
+    let sockets = timeout(OPEN_TIMEOUT, open).await.unwrap_or_else(|_| {
+        let seconds = OPEN_TIMEOUT.as_secs();
+        Err(format!("the name service did not answer within {seconds} s: give numbers instead"))
+    });
+    sockets.map_err(|why| ListenError { endpoint: endpoint.clone(), why })
+}
+
+/// What failed, before the system's own word for it.
+fn failed<E: Display>(what: impl Display) -> impl FnOnce(E) -> String {
+    move |error| format!("{what}: {error}")
+}
+
+/// The socket is made ready where nobody can reach it, in a new directory of mode 0700 beside its
+/// final place, and later renamed over whatever stale socket is there: no client ever meets it with
+/// the wrong rights, nor a moment without a socket, and the umask plays no part.
+async fn unix(
+    path: &Path,
+    options: &ListenOptions,
+    ours: &OwnSockets<'_>,
+) -> Result<Vec<Socket<NewSocket>>, String> {
+    // A longer name can be made, but no client could connect to it: unix(7).
+    if path.as_os_str().len() > PATH_LIMIT {
+        return Err(format!("the path is longer than {PATH_LIMIT} bytes"));
+    }
+    let replaces_ours = ours.files.iter().any(|file| file.is_at(path));
+    if !replaces_ours {
+        refuse_if_taken(path, ours.inherited).await?;
+    }
+    // Accounts may be kept in a directory service somewhere else.
+    let named = options.clone();
+    let accounts = tokio::task::spawn_blocking(move || owner(&named)).await;
+    let (uid, gid) = accounts.map_err(failed("cannot look up the owner or the group"))??;
+    let mode = options.mode.unwrap_or(DEFAULT_MODE);
+
+    let staging = StagingDirectory::new(path.parent().unwrap_or(Path::new("/")))?;
+    let young = staging.socket();
+    let listener = UnixListener::bind(&young).map_err(failed(format_args!(
+        "cannot make a socket at {} (of at most {PATH_LIMIT} bytes)",
+        young.display()
+    )))?;
+    // The mode before the owner: after a change of owner it may no longer be ours to set.
+    fs::set_permissions(&young, Permissions::from_mode(mode & 0o7777))
+        .map_err(failed(format_args!("cannot set mode {mode:o}")))?;
+    if uid.is_some() || gid.is_some() {
+        lchown(&young, uid, gid).map_err(failed("cannot set the owner or the group"))?;
+    }
+    let new = NewSocket { path: path.to_owned(), staging, replaces_ours };
+    Ok(vec![Socket::Unix(listener, Some(new))])
+}
+
+/// The bytes of a path in a unix socket address on Linux, without the final NUL.
+const PATH_LIMIT: usize = 107;
+
+/// A socket with its rights that is not yet in its place.
+pub(super) struct NewSocket {
+    path: PathBuf,
+    staging: StagingDirectory,
+    /// Whether clients are served at the path by this process.
+    replaces_ours: bool,
+}
+
+impl NewSocket {
+    /// From now on clients find it.
+    pub(super) fn place(self) -> Result<PlacedSocket, String> {
+        let Self { path, staging, replaces_ours } = self;
+        let young = staging.socket();
+        let meta = fs::symlink_metadata(&young).map_err(failed("cannot see the new socket"))?;
+        if replaces_ours {
+            // A second name, since there is to be no moment without the first.
+            fs::hard_link(&path, staging.former())
+                .map_err(failed("cannot keep the old socket for the case that another fails"))?;
+        }
+        fs::rename(&young, &path).map_err(failed("cannot put the new socket in its place"))?;
+        let file = SocketFile { path, device: meta.dev(), inode: meta.ino() };
+        Ok(PlacedSocket { file: Some(file), staging, replaced_ours: replaces_ours })
+    }
+}
+
+/// A socket in its place, while others may still fail: dropped, it gives the place back to the one
+/// of ours that was there.
+pub(super) struct PlacedSocket {
+    /// Taken by [`PlacedSocket::keep`].
+    file: Option<SocketFile>,
+    staging: StagingDirectory,
+    replaced_ours: bool,
+}
+
+impl PlacedSocket {
+    /// It stays, and the former one has lost its place for good.
+    pub(super) fn keep(mut self) -> Option<SocketFile> {
+        self.file.take()
+    }
+}
+
+impl Drop for PlacedSocket {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file
+            && self.replaced_ours
+            && file.is_in_place()
+            && let Err(error) = fs::rename(self.staging.former(), &file.path)
+        {
+            let path = file.path.display();
+            tracing::error!("nobody finds the socket {path} until the next reload: {error}");
+        }
+    }
+}
+
+/// A directory in which a socket is made ready; gone when dropped.
+///
+/// Others may be able to write to the directory around it, and may have made something of this name, or
+/// put a symbolic link in its place later. So the name is random, what is there already is never used,
+/// and all paths lead through the directory as it was opened.
+struct StagingDirectory {
+    path: PathBuf,
+    /// Kept open, for `through` to lead to it.
+    _directory: File,
+    through: PathBuf,
+}
+
+/// Names that are tried.
+const STAGING_ATTEMPTS: u64 = 16;
+
+impl StagingDirectory {
+    fn new(parent: &Path) -> Result<Self, String> {
+        let fail = |error: io::Error| {
+            format!("cannot write in the directory {}: {error}", parent.display())
+        };
+        let mut taken = None;
+        for attempt in 0..STAGING_ATTEMPTS {
+            // Keyed at random, for each of them.
+            let name = RandomState::new().hash_one(attempt);
+            let path = parent.join(format!(".mr{name:016x}"));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Self::made(path).map_err(fail),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = Some(error),
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        Err(taken.map_or_else(String::new, fail))
+    }
+
+    fn made(path: PathBuf) -> io::Result<Self> {
+        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let directory = OpenOptions::new().read(true).custom_flags(flags).open(&path)?;
+        let metadata = directory.metadata()?;
+        if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+            return Err(io::Error::other("somebody has put a directory in the place of ours"));
+        }
+        // proc(5): the directory itself, whatever its name leads to now.
+        let through = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        let is_same = fs::metadata(&through)
+            .is_ok_and(|seen| (seen.dev(), seen.ino()) == (metadata.dev(), metadata.ino()));
+        let through = if is_same { through } else { path.clone() };
+        Ok(Self { path, _directory: directory, through })
+    }
+
+    /// One letter, for the path has to be a socket address too.
+    fn socket(&self) -> PathBuf {
+        self.through.join("s")
+    }
+
+    /// The socket that the new one replaces.
+    fn former(&self) -> PathBuf {
+        self.through.join("f")
+    }
+}
+
+impl Drop for StagingDirectory {
+    fn drop(&mut self) {
+        // The socket is there only if something failed half-way.
+        let _ = fs::remove_file(self.socket());
+        let _ = fs::remove_file(self.former());
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// Only a socket at which nobody answers may be replaced.
+async fn refuse_if_taken(path: &Path, inherited: &SystemdSockets) -> Result<(), String> {
+    let meta = match fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if !meta.file_type().is_socket() {
+        return Err(
+            "something that is not a socket has this name: remove it or choose another".to_owned()
+        );
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => Err(match inherited.name_at(path) {
+            Some(name) => format!("systemd opened it for us: write systemd:{name} instead"),
+            None => "another program answers there: stop it first".to_owned(),
+        }),
+        Err(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(()),
+            // So is a program that is too busy to take the connection.
+            io::ErrorKind::WouldBlock => {
+                Err("another program listens there: stop it first".to_owned())
+            }
+            _ => Err(format!("cannot tell whether another program answers there: {error}")),
+        },
+    }
+}
+
+/// The owner and the group of a unix socket, by their numbers.
+pub(crate) fn owner(options: &ListenOptions) -> Result<(Option<u32>, Option<u32>), String> {
+    let uid = options.owner.as_deref().map(user).transpose()?;
+    let gid = options.group.as_deref().map(group).transpose()?;
+    Ok((uid, gid))
+}
+
+fn user(name: &str) -> Result<u32, String> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    match User::from_name(name) {
+        Ok(Some(user)) => Ok(Uid::as_raw(user.uid)),
+        Ok(None) => Err(format!("there is no user `{}`", Shown(name))),
+        Err(error) => Err(format!("cannot look the user `{}` up: {error}", Shown(name))),
+    }
+}
+
+fn group(name: &str) -> Result<u32, String> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(Gid::as_raw(group.gid)),
+        Ok(None) => Err(format!("there is no group `{}`", Shown(name))),
+        Err(error) => Err(format!("cannot look the group `{}` up: {error}", Shown(name))),
+    }
+}
+
+async fn tcp(host: &str, port: u16, ours: &[u16]) -> Result<Vec<Socket<NewSocket>>, String> {
+    let addresses = tokio::net::lookup_host((host, port))
+        .await
+        .map_err(failed(format_args!("cannot resolve `{}`", Shown(host))))?;
+    let mut sockets = Vec::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            let hint = match error.kind() == io::ErrorKind::AddrInUse && ours.contains(&port) {
+                true => "; this daemon itself has the port, for another address: restart it",
+                false => "",
+            };
+            format!("{address}: {error}{hint}")
+        })?;
+        sockets.push(Socket::Tcp(listener));
+    }
+    if sockets.is_empty() {
+        return Err(format!("`{}` has no address", Shown(host)));
+    }
+    Ok(sockets)
+}
+
+/// The sockets that systemd passed to this process, by name.
+#[derive(Debug, Default)]
+pub(super) struct SystemdSockets(HashMap<String, Vec<OwnedFd>>);
+
+impl SystemdSockets {
+    /// Takes the sockets that sd_listen_fds(3) tells of. The first caller gets them; for others,
+    /// and without systemd, there are none.
+    pub(super) fn take() -> Result<Self, String> {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        let mut inherited = HashMap::<_, Vec<_>>::new();
+        if !TAKEN.swap(true, Ordering::Relaxed) {
+            let sockets = sd_notify::listen_fds_with_names()
+                .map_err(failed("cannot take the sockets of systemd"))?;
+            for (fd, name) in sockets {
+                #[expect(unsafe_code, reason = "the environment can only name it as a number")]
+                // SAFETY: LISTEN_PID is this process, so by sd_listen_fds(3) the descriptor is open
+                // and was passed for us to own; the sd-notify crate has just set a flag on it,
+                // which fails for a closed one. TAKEN makes us the only owner.
+                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                inherited.entry(name).or_default().push(fd);
+            }
+        }
+        Ok(SystemdSockets(inherited))
+    }
+
+    /// The names of the sockets.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Whether systemd opened a socket at this address and port.
+    pub(super) fn has_at(&self, address: Option<std::net::SocketAddr>) -> bool {
+        let Some(address) = address.map(SockaddrStorage::from) else { return false };
+        let at = |fd: &OwnedFd| {
+            getsockname::<SockaddrStorage>(fd.as_raw_fd()).is_ok_and(|name| name == address)
+        };
+        self.0.values().flatten().any(at)
+    }
+
+    /// The name of the socket that systemd opened at this path.
+    fn name_at(&self, path: &Path) -> Option<&str> {
+        let at_path = |fd: &OwnedFd| {
+            getsockname::<UnixAddr>(fd.as_raw_fd()).is_ok_and(|name| name.path() == Some(path))
+        };
+        let found = self.0.iter().find(|(_, fds)| fds.iter().any(at_path));
+        found.map(|(name, _)| name.as_str())
+    }
+
+    /// Duplicates, so that an endpoint can be closed and opened again by a reload.
+    fn sockets(&self, name: &str) -> Result<Vec<Socket<NewSocket>>, String> {
+        let fds = self.0.get(name).ok_or_else(|| {
+            let mut names: Vec<_> = self.names().collect();
+            names.sort_unstable();
+            match names.as_slice() {
+                [] => "systemd passed no socket: start the socket unit, not the daemon".to_owned(),
+                // systemd's own word for a socket without a name (sd_listen_fds_with_names(3)).
+                ["unknown"] => format!(
+                    "systemd passed no socket of the name {name}, only one without a name: set \
+                     FileDescriptorName={name}, or systemd-socket-activate --fdname={name}, or listen \
+                     at systemd:unknown"
+                ),
+                names => format!(
+                    "systemd passed no socket of the name {name}; those it passed are {}",
+                    names.join(", ")
+                ),
+            }
+        })?;
+        fds.iter().map(|fd| listening(fd).map_err(failed("the socket of systemd"))).collect()
+    }
+}
+
+fn listening(fd: &OwnedFd) -> Result<Socket<NewSocket>, String> {
+    let text = |error: nix::Error| error.to_string();
+    if getsockopt(fd, sockopt::SockType).map_err(text)? != SockType::Stream
+        || !getsockopt(fd, sockopt::AcceptConn).map_err(text)?
+    {
+        return Err("is not a ListenStream= socket with Accept=no".to_owned());
+    }
+    let name: SockaddrStorage = getsockname(fd.as_raw_fd()).map_err(text)?;
+    let fd = fd.try_clone().map_err(|error| error.to_string())?;
+    // Tokio wants non-blocking sockets and systemd passes blocking ones.
+    let socket = match name.family() {
+        Some(AddressFamily::Unix) => {
+            let listener = std::os::unix::net::UnixListener::from(fd);
+            let unix = |listener| Ok(Socket::Unix(UnixListener::from_std(listener)?, None));
+            listener.set_nonblocking(true).and_then(|()| unix(listener))
+        }
+        Some(AddressFamily::Inet | AddressFamily::Inet6) => {
+            let listener = std::net::TcpListener::from(fd);
+            let tcp = |listener| Ok(Socket::Tcp(TcpListener::from_std(listener)?));
+            listener.set_nonblocking(true).and_then(|()| tcp(listener))
+        }
+        _ => return Err("is neither unix nor TCP".to_owned()),
+    };
+    socket.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A directory with files of the names that a staging uses.
+    fn victim(around: &Path) -> PathBuf {
+        let victim = around.join("victim");
+        fs::create_dir(&victim).unwrap();
+        ["s", "f"].iter().for_each(|name| fs::write(victim.join(name), "precious").unwrap());
+        victim
+    }
+
+    fn is_whole(victim: &Path) -> bool {
+        ["s", "f"].iter().all(|name| fs::read(victim.join(name)).is_ok_and(|it| it == b"precious"))
+    }
+
+    #[test]
+    fn what_is_put_in_the_place_of_a_staging_is_left_alone() {
+        let around = tempfile::tempdir().unwrap();
+        let victim = victim(around.path());
+        let staging = StagingDirectory::new(around.path()).unwrap();
+        let aside = around.path().join("aside");
+        fs::rename(&staging.path, &aside).unwrap();
+        symlink(&victim, &staging.path).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(staging.socket()).unwrap();
+        assert!(fs::symlink_metadata(aside.join("s")).unwrap().file_type().is_socket());
+        drop(staging);
+        assert!(is_whole(&victim));
+        assert!(fs::symlink_metadata(aside.join("s")).is_err());
+    }
+
+    #[test]
+    fn a_directory_that_is_not_ours_alone_is_no_staging() {
+        let around = tempfile::tempdir().unwrap();
+        let victim = victim(around.path());
+        let link = around.path().join("link");
+        symlink(&victim, &link).unwrap();
+        assert!(StagingDirectory::made(link).is_err());
+        fs::set_permissions(&victim, Permissions::from_mode(0o777)).unwrap();
+        assert!(StagingDirectory::made(victim.clone()).is_err());
+        assert!(is_whole(&victim));
+    }
+
+    #[test]
+    fn staging_names_cannot_be_guessed() {
+        let around = tempfile::tempdir().unwrap();
+        let victim = victim(around.path());
+        for count in 0..1000 {
+            let guessed = format!(".mr{}.{count}", std::process::id());
+            symlink(&victim, around.path().join(guessed)).unwrap();
+        }
+        let names: Vec<PathBuf> =
+            (0..2).map(|_| StagingDirectory::new(around.path()).unwrap().path.clone()).collect();
+        assert_ne!(names[0], names[1]);
+        assert!(is_whole(&victim));
+        assert!(names.iter().all(|name| !name.exists()));
+    }
+}
