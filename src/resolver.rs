@@ -11,7 +11,7 @@ use crate::lists::combined::{Lists, Replicated, Source};
 use crate::lists::mailboxes_db::mark_file::MarkFile;
 use crate::lists::user_deny::UserDeny;
 use crate::lists::{FileList, Options};
-use crate::model::list::{Lookup, MailboxList, Revision, WalkStep};
+use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
 use crate::os::kick::kick;
@@ -208,10 +208,6 @@ impl MailboxList for Abandonable<'_> {
 
     fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
         self.list.lookup_dated(name)
-    }
-
-    fn moment(&self) -> Option<Revision> {
-        self.list.moment()
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {

@@ -10,7 +10,6 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 
 use super::daemon::{Daemon, Pool};
-use super::decided::{Decided, Watched};
 use super::waiting::Waiting;
 use super::{panics, process, text};
 use crate::address::Recipient;
@@ -77,7 +76,6 @@ pub(super) struct Inner {
     process: u32,
     pub(super) lists: Lists,
     pub(super) connections: Pool,
-    decided: Decided,
 }
 
 /// What a decision rests on.
@@ -106,8 +104,6 @@ pub struct Told {
 
 /// What a local look leads to.
 enum Looked {
-    /// It was remembered, and is told.
-    Told,
     Decided(Told),
     /// The daemon is to be asked.
     Open(Open),
@@ -217,41 +213,23 @@ impl Library {
     /// Decides for one recipient, and waits no longer than this, 5 s at most; with no time at all,
     /// neither for a lock nor for the daemon.
     pub fn look_up_within(&self, recipient: &[u8], patience: Duration) -> Told {
-        let mut told = Told::of(busy(), Origin::Nothing);
-        self.tell(recipient, Some(patience), &mut |decided| told.clone_from(decided));
-        told
-    }
-
-    /// As [`Self::look_up_within`], for a caller that needs the decision for a short moment only.
-    /// `None`: the library's own patience.
-    pub(super) fn tell(
-        &self,
-        recipient: &[u8],
-        patience: Option<Duration>,
-        then: &mut dyn FnMut(&Told),
-    ) {
-        if begins_or_ends_with_space(recipient) {
-            return then(&no_address());
+        match begins_or_ends_with_space(recipient) {
+            true => no_address(),
+            false => self.by_policy(self.look_up_as_found(recipient, patience)),
         }
-        self.tell_as_found(recipient, patience, &mut |told| then(&self.by_policy(told)));
     }
 
-    /// As [`Self::tell`], but a recipient that does not exist is unknown whatever the configuration has
-    /// said of such ones: the maps know that.
-    fn tell_as_found(
-        &self,
-        recipient: &[u8],
-        patience: Option<Duration>,
-        then: &mut dyn FnMut(&Told),
-    ) {
-        let (inner, waiting) = (self.inner(), Waiting::new(patience.unwrap_or(self.patience)));
-        match self.look(&inner, recipient, &waiting, then) {
-            Looked::Told => {}
-            Looked::Decided(told) => then(&told),
+    /// As [`Self::look_up_within`], but a recipient that does not exist is unknown whatever the
+    /// configuration has said of such ones: the maps know that.
+    fn look_up_as_found(&self, recipient: &[u8], patience: Duration) -> Told {
+        let (inner, waiting) = (self.inner(), Waiting::new(patience));
+        match self.look(&inner, recipient, &waiting) {
+            Looked::Decided(told) => told,
             Looked::Open(open) => {
                 let mut told = [Told::of(busy(), Origin::Nothing)];
                 self.ask_all(&inner, vec![(0, recipient, open)], &waiting, &mut told);
-                told.iter().for_each(then);
+                let [told] = told;
+                told
             }
         }
     }
@@ -267,8 +245,7 @@ impl Library {
                 told.push(no_address());
                 continue;
             }
-            match self.look(&inner, recipient, &waiting, &mut |known| told.push(known.clone())) {
-                Looked::Told => {}
+            match self.look(&inner, recipient, &waiting) {
                 Looked::Decided(decided) => told.push(decided),
                 Looked::Open(open) => {
                     asked.push((at, *recipient, open));
@@ -277,24 +254,18 @@ impl Library {
             }
         }
         self.ask_all(&inner, asked, &waiting, &mut told);
-        for told in &mut told {
-            if let Cow::Owned(judged) = self.by_policy(told) {
-                *told = judged;
-            }
-        }
-        told
+        told.into_iter().map(|told| self.by_policy(told)).collect()
     }
 
     /// What the configuration makes of a decision: `unknown = "defer"` defers.
-    fn by_policy<'a>(&self, told: &'a Told) -> Cow<'a, Told> {
+    fn by_policy(&self, mut told: Told) -> Told {
         if told.route.decision != Decision::Unknown || !self.defers_unknown() {
-            return Cow::Borrowed(told);
+            return told;
         }
-        let mut told = told.clone();
         told.route.decision = Decision::Deferred(Cause::Mailbox);
         told.route.reason =
             format!("{}; deferred, since `unknown` is \"defer\"", told.route.reason).into();
-        Cow::Owned(told)
+        told
     }
 
     /// The address to give in RCPT TO for a recipient that is delivered to: in the form that `lmtpd`
@@ -383,12 +354,9 @@ impl Library {
         let map = self.maps.get(map).filter(|_| !is_in_any_case(map))?;
         // One that is not UTF-8 is foreign, so nothing of it comes back.
         let name = String::from_utf8_lossy(recipient);
-        let mut answer = None;
-        self.tell_as_found(recipient, None, &mut |told| {
-            let why = told.is_by_nobody().then(|| told.route.reason.clone());
-            answer = Some((self.maps.reply(map, &self.router, &name, &told.route), why));
-        });
-        answer
+        let told = self.look_up_as_found(recipient, self.patience);
+        let why = told.is_by_nobody().then(|| told.route.reason.clone());
+        Some((self.maps.reply(map, &self.router, &name, &told.route), why))
     }
 
     /// Cyrus' list as it was opened with the library, for who wants to see that it is replaced: it has
@@ -411,64 +379,23 @@ impl Library {
         self.maps.get(name).is_some() && !is_in_any_case(name)
     }
 
-    /// Whether what was decided for a recipient would be told again.
-    #[cfg(test)]
-    pub(super) fn remembers(&self, recipient: &[u8]) -> bool {
-        let inner = self.inner();
-        let ([source], Some(asked)) = (inner.lists.sources(), inner.decided.ask(recipient)) else {
-            return false;
-        };
-        let now = source.believed();
-        now.is_some_and(|(moment, age)| asked.tell(moment, age, &mut |_| ()))
-    }
-
-    /// Looks here, and tells at once what was remembered.
-    fn look(
-        &self,
-        inner: &Inner,
-        recipient: &[u8],
-        waiting: &Waiting,
-        then: &mut dyn FnMut(&Told),
-    ) -> Looked {
+    /// Looks here.
+    fn look(&self, inner: &Inner, recipient: &[u8], waiting: &Waiting) -> Looked {
         let looked = panics::caught(|| {
             #[cfg(feature = "capi-panic")]
             assert_ne!(recipient, b"panic@example.org", "a panic for a test");
-            let mut now = None;
-            if let [source] = inner.lists.sources()
-                && !inner.lists.may_deny()
-                && let Some(asked) = inner.decided.ask(recipient)
-                && let Some((moment, age)) = source.believed()
-            {
-                if asked.tell(moment, age, then) {
-                    return Looked::Told;
-                }
-                now = Some(moment);
-            }
             let findings = self.nothing_found();
             let findings = if self.murder { findings.ask_again() } else { findings };
-            let watched = Watched::new(&inner.lists);
-            let looked = lock::until(waiting.locks_until(), || {
-                self.look_with(&inner.lists, &watched, recipient, &findings)
-            });
-            if let (Some(moment), Looked::Decided(told)) = (now, &looked)
-                && watched.had_only_hits()
-            {
-                inner.decided.put(recipient, moment, told);
-            }
-            looked
+            lock::until(waiting.locks_until(), || {
+                self.look_with(&inner.lists, recipient, &findings)
+            })
         });
         looked
             .unwrap_or_else(|bug| Looked::Decided(Told::of(Route::deferred(bug), Origin::Nothing)))
     }
 
-    fn look_with(
-        &self,
-        lists: &Lists,
-        list: &dyn MailboxList,
-        recipient: &[u8],
-        findings: &Evidence,
-    ) -> Looked {
-        match self.decide(list, recipient, findings) {
+    fn look_with(&self, lists: &Lists, recipient: &[u8], findings: &Evidence) -> Looked {
+        match self.decide(lists, recipient, findings) {
             Verdict::Final(route) if route.decision == Decision::Deferred(Cause::List) => {
                 Looked::Open(Open::Deferred(route))
             }
@@ -482,15 +409,13 @@ impl Library {
             Verdict::Confirm(name) if self.complete => {
                 let mut findings = findings.clone();
                 findings.learn(name, Confirmation::Lists(lists.are_complete().map_err(Into::into)));
-                self.look_with(lists, list, recipient, &findings)
+                self.look_with(lists, recipient, &findings)
             }
             Verdict::Confirm(name) => Looked::Open(Open::Confirm(name)),
-            Verdict::AskAgain(_) => {
-                match self.look_with(lists, list, recipient, &self.nothing_found()) {
-                    Looked::Decided(told) => Looked::Open(Open::Changed(told)),
-                    open => open,
-                }
-            }
+            Verdict::AskAgain(_) => match self.look_with(lists, recipient, &self.nothing_found()) {
+                Looked::Decided(told) => Looked::Open(Open::Changed(told)),
+                open => open,
+            },
             Verdict::Wait => Looked::Open(Open::Deferred(busy())),
         }
     }
@@ -573,7 +498,6 @@ impl Inner {
             process: process::id(),
             lists: Lists::new(sources.iter().map(source).collect()).with_deny(deny),
             connections: Pool::default(),
-            decided: Decided::default(),
         }
     }
 }

@@ -24,8 +24,7 @@
 //!
 //! Whom a list has is answered here. Whom it has not is asked of the daemon, which alone can have a
 //! miss confirmed, shares the confirmations among all who ask, and tells its whole decision
-//! ([`decision`](crate::routing::decision_line)). If it does not, the recipient is deferred. Who was delivered to
-//! on the word of the list alone is told the same until something is committed to it (`decided`).
+//! ([`decision`](crate::routing::decision_line)). If it does not, the recipient is deferred.
 
 mod abi;
 #[rustfmt::skip]
@@ -35,7 +34,6 @@ mod abi;
 )]
 mod bindings;
 mod daemon;
-mod decided;
 mod exim;
 mod health;
 mod library;
@@ -43,7 +41,6 @@ mod memory;
 mod options;
 mod panics;
 mod postfix;
-mod prefetch;
 mod process;
 #[cfg(test)]
 mod tests;

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use super::FileList;
 use super::user_deny::UserDeny;
-#[cfg(feature = "capi")]
-use crate::model::list::Revision;
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
@@ -148,19 +146,6 @@ impl Source {
         }
     }
 
-    /// The state that its hits are of, and how long ago that was as the master's list; `None`: not
-    /// to be told, or its hits are not to be believed.
-    #[cfg(feature = "capi")]
-    pub(crate) fn believed(&self) -> Option<(Revision, Option<Duration>)> {
-        match self {
-            Source::File(list) => Some((list.moment()?, Some(Duration::ZERO))),
-            Source::Replica(Replicated { list, trust }) => {
-                trust.hits().ok()?;
-                Some((list.moment()?, trust.age()))
-            }
-        }
-    }
-
     /// Whether it has a record of a mailbox that takes mail, or will again.
     #[cfg(feature = "capi")]
     pub(crate) fn has(&self, name: &MailboxName) -> bool {
@@ -184,11 +169,6 @@ impl Lists {
     /// The same, with users who take no mail whatever the lists say.
     pub fn with_deny(self, deny: Option<UserDeny>) -> Self {
         Self(self.0, deny.map(Arc::new))
-    }
-
-    /// Whether the owner of any INBOX may take no mail now.
-    pub fn may_deny(&self) -> bool {
-        self.1.as_ref().is_some_and(|deny| !deny.is_empty())
     }
 
     /// The lists, in their order.

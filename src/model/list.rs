@@ -1,7 +1,6 @@
 //! The mailbox list: the trait of all its sources, and what a lookup in it finds.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
@@ -31,32 +30,6 @@ impl Lookup {
     }
 }
 
-/// A state of a list: as long as the list is in it, it says the same of every name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Revision {
-    opening: u64,
-    state: u64,
-    written: i64,
-}
-
-impl Revision {
-    /// A state that comes up once in the time of an [`opening`](Self::opening).
-    pub(crate) const fn new(opening: u64, state: u64) -> Self {
-        Self { opening, state, written: 0 }
-    }
-
-    /// The same of a file that was written to, by whomever, at this time of any clock.
-    pub(crate) const fn written(self, written: i64) -> Self {
-        Self { written, ..self }
-    }
-
-    /// A number for what has just been opened, which nothing else has in this process.
-    pub(crate) fn opening() -> u64 {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        LAST.fetch_add(1, Relaxed)
-    }
-}
-
 /// A mailbox list: Cyrus' `mailboxes.db` or a replica of it.
 ///
 /// Shared by threads; an implementation looks up concurrently.
@@ -68,12 +41,6 @@ pub trait MailboxList: Send + Sync {
     /// it may then be about to change again.
     fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
         (self.lookup(name), false)
-    }
-
-    /// The state in which a lookup that finds something would find it now, or an older one than
-    /// that; `None`: not to be told without more ado.
-    fn moment(&self) -> Option<Revision> {
-        None
     }
 
     /// The generation of its keys, as far as that is known without reading the list.

@@ -63,14 +63,6 @@ impl MailboxName {
         &self.0
     }
 
-    /// Puts another name into the same memory: the bytes of one that there was.
-    #[cfg(feature = "capi")]
-    pub(crate) fn set_to(&mut self, known: &[u8]) {
-        debug_assert!(Self::new(known).is_ok());
-        self.0.clear();
-        self.0.extend_from_slice(known);
-    }
-
     /// The name to be shown, in ASCII: what is no visible character is escaped.
     pub(crate) fn shown(&self) -> Cow<'_, [u8]> {
         // What `escape_ascii` leaves as it is, which is nearly every name.

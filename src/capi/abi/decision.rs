@@ -56,7 +56,11 @@ unsafe fn look_up(
         };
         structs::reset(decision, NOT_MADE);
         let _ = panics::caught(|| {
-            library.tell(recipient, patience, &mut |told| fill(decision, library, recipient, told));
+            let told = match patience {
+                Some(patience) => library.look_up_within(recipient, patience),
+                None => library.look_up(recipient),
+            };
+            fill(decision, library, recipient, &told);
         });
         c::MR_OK
     }

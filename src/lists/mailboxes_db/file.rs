@@ -17,7 +17,7 @@ use crate::cyrusdb::error::Error;
 use crate::cyrusdb::skip::snapshot::{Scratch, Walked};
 use crate::cyrusdb::skip::sparse_index::{Amount, Builder, Progress};
 use crate::cyrusdb::{Engine, value};
-use crate::model::list::{Lookup, MailboxList, Revision, WalkStep};
+use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::mod_time::ModTime;
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
@@ -927,13 +927,6 @@ impl MailboxList for FileList {
 
     fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
         self.look_up(name, true)
-    }
-
-    fn moment(&self) -> Option<Revision> {
-        match self.just_checked() {
-            Some(view) => Some(view.as_ref()?.moment()),
-            None => Some(self.check(false, &mut Scratch::default()).ok()?.moment()),
-        }
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {

@@ -10,7 +10,7 @@ use crate::cyrusdb::Problem;
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::flat::Table;
 use crate::cyrusdb::skiplist::{Replay, users_prefix};
-use crate::model::list::{Revision, WalkStep};
+use crate::model::list::WalkStep;
 use crate::model::name::KeyGeneration;
 
 use super::keys;
@@ -29,7 +29,6 @@ const MOST_PASSED: usize = 64;
 #[derive(Debug)]
 pub(crate) struct IndexView {
     pub(crate) identity: Identity,
-    opening: u64,
     content: RwLock<Content>,
 }
 
@@ -138,7 +137,6 @@ impl IndexView {
         }
         Ok(Self {
             identity: Identity::of(metadata),
-            opening: Revision::opening(),
             content: RwLock::new(Content::new(Kind::Skiplist(replay), Stamp::of(metadata), before)),
         })
     }
@@ -155,7 +153,6 @@ impl IndexView {
         let table = Table::read(bytes)?;
         Ok(Self {
             identity: Identity::of(&after),
-            opening: Revision::opening(),
             content: RwLock::new(Content::new(Kind::Flat(table), stamp, before)),
         })
     }
@@ -180,11 +177,6 @@ impl IndexView {
             Kind::Skiplist(replay) => replay.len() as u64,
             Kind::Flat(table) => table.len() as u64,
         }
-    }
-
-    /// The same among the states of all files.
-    pub(crate) fn moment(&self) -> Revision {
-        Revision::new(self.opening, self.state())
     }
 
     pub(crate) fn state(&self) -> u64 {

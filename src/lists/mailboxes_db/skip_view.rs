@@ -1,9 +1,8 @@
 //! A twoskip or twom file, and what is remembered of it between two lookups.
 
 use std::fs::{File, Metadata};
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{
-    AtomicBool, AtomicI64, AtomicU8, AtomicU64,
+    AtomicBool, AtomicU8, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::sync::{Arc, OnceLock};
@@ -12,7 +11,6 @@ use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::skip::snapshot::{Found, Header, Reader, Scratch, Walked};
 use crate::cyrusdb::skip::sparse_index::{Amount, Builder, Fingers, Progress};
-use crate::model::list::Revision;
 use crate::model::name::KeyGeneration;
 
 use super::keys;
@@ -24,7 +22,6 @@ use crate::os::map::Danger;
 pub(crate) struct SkipView {
     file: Arc<MappedFile>,
     pub(crate) identity: Identity,
-    opening: u64,
     keys: OnceLock<KeyGeneration>,
     /// As it was when the file was opened.
     first: Header,
@@ -32,8 +29,6 @@ pub(crate) struct SkipView {
     end: AtomicU64,
     records: AtomicU64,
     dirty: AtomicBool,
-    /// When anything was written to the file last, of what was seen, in nanoseconds since 1970.
-    written: AtomicI64,
     order: AtomicU8,
     fingers: Option<Fingers>,
 }
@@ -44,11 +39,6 @@ const MBOX: u8 = 2;
 
 /// More log than this between two looks is not followed; the fingers are then collected anew.
 const MOST_LOG: u64 = 4 << 20;
-
-/// By the inode's time, which nobody can put back as he can that of the last modification.
-fn written(metadata: &Metadata) -> i64 {
-    metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec())
-}
 
 impl SkipView {
     /// A view without fingers at the committed end that the header names.
@@ -61,13 +51,11 @@ impl SkipView {
         let view = Self {
             file,
             identity: Identity::of(&metadata),
-            opening: Revision::opening(),
             keys: OnceLock::new(),
             first: header,
             end: AtomicU64::new(header.end),
             records: AtomicU64::new(header.records),
             dirty: AtomicBool::new(header.dirty),
-            written: AtomicI64::new(written(&metadata)),
             order: AtomicU8::new(if header.engine() == "twom" { RAW } else { RAW_PRESUMED }),
             fingers: None,
         };
@@ -109,12 +97,6 @@ impl SkipView {
         self.order.load(Relaxed) == RAW
     }
 
-    /// Which state it is that is known. Somebody may have copied another list over this one, with the
-    /// same end.
-    pub(crate) fn moment(&self) -> Revision {
-        Revision::new(self.opening, self.end.load(Acquire)).written(self.written.load(Relaxed))
-    }
-
     fn order(&self) -> Order {
         if self.order.load(Relaxed) == MBOX { Order::Mbox } else { Order::Raw }
     }
@@ -127,7 +109,6 @@ impl SkipView {
     /// Somebody has looked at the file.
     pub(crate) fn seen(&self, now: &Metadata) {
         self.file.reaches(now.len());
-        self.written.store(written(now), Relaxed);
     }
 
     /// Whether its map has lost pages, so that it is read by `pread`.
@@ -212,13 +193,11 @@ impl SkipView {
         Self {
             file: Arc::clone(&self.file),
             identity: self.identity,
-            opening: self.opening,
             keys: self.keys.clone(),
             first: self.first,
             end: AtomicU64::new(self.end.load(Relaxed)),
             records: AtomicU64::new(self.records.load(Relaxed)),
             dirty: AtomicBool::new(self.dirty.load(Relaxed)),
-            written: AtomicI64::new(self.written.load(Relaxed)),
             order: AtomicU8::new(self.order.load(Relaxed)),
             fingers: Some(fingers),
         }

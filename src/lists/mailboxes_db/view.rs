@@ -9,7 +9,6 @@ use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::skip::snapshot::Scratch;
 use crate::cyrusdb::source::ByteSource;
 use crate::cyrusdb::{self, Engine};
-use crate::model::list::Revision;
 use crate::model::name::KeyGeneration;
 
 use super::index_view::IndexView;
@@ -194,14 +193,6 @@ impl View {
         match self {
             View::Skip(view) => view.header().end,
             View::Index(view) => view.state(),
-        }
-    }
-
-    /// The same among the states of all files.
-    pub(crate) fn moment(&self) -> Revision {
-        match self {
-            View::Skip(view) => view.moment(),
-            View::Index(view) => view.moment(),
         }
     }
 

@@ -14,7 +14,7 @@ use super::pages::{self, Commit, Snapshot};
 use crate::cyrusdb::error::{Error, Result};
 use crate::lists::mailboxes_db::keys;
 use crate::lists::mailboxes_db::view::{FEW_LOOKUPS, Identity, ListFile, MappedFile, open_regular};
-use crate::model::list::{Lookup, MailboxList, Revision, WalkStep};
+use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
 use crate::os::map::Danger;
@@ -62,16 +62,7 @@ struct Opened {
     identity: Identity,
     page_size: u64,
     /// The last commit, when somebody looked last.
-    last: ArcSwapOption<(Revision, Commit)>,
-}
-
-impl Opened {
-    /// The last commit's.
-    fn moment(&self) -> Option<Revision> {
-        let last = self.last.load();
-        let (moment, commit) = last.as_deref()?;
-        commit.is_last(&self.file).ok()?.then_some(*moment)
-    }
+    last: ArcSwapOption<Commit>,
 }
 
 thread_local! {
@@ -187,14 +178,13 @@ impl LocklessReplica {
             let looked = match known.take() {
                 Some(last) => Ok(last),
                 None => Commit::last(&opened.file, opened.page_size).map(|commit| {
-                    let last = Arc::new((Revision::new(Revision::opening(), 0), commit));
+                    let last = Arc::new(commit);
                     opened.last.store(Some(Arc::clone(&last)));
                     last
                 }),
             }
-            .and_then(|last| {
-                let commit = &last.1;
-                let looked = look(&Snapshot::of(&opened.file, commit), &mut page);
+            .and_then(|commit| {
+                let looked = look(&Snapshot::of(&opened.file, &commit), &mut page);
                 let is_last = commit.is_last(&opened.file)?;
                 Ok(is_last.then_some(looked))
             });
@@ -329,13 +319,6 @@ impl MailboxList for LocklessReplica {
             }
         };
         look().unwrap_or_else(|error: Error| (Lookup::Unsure(self.fault(&error)), false))
-    }
-
-    fn moment(&self) -> Option<Revision> {
-        match self.just_opened().as_deref() {
-            Some(Some(opened)) => opened.moment(),
-            _ => self.opened(true).ok()?.moment(),
-        }
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {
