@@ -1,19 +1,19 @@
 divert(-1)
 dnl
-dnl FEATURE(`murder_route') asks murder-route(8) where each recipient of the domains in MURDER_DOMAIN
-dnl lives, and hands the letter to that backend of the Cyrus IMAP Murder by the mailer murderlmtp.
-dnl Recipients that nobody has are refused at RCPT, and whatever is in doubt is put off.
+dnl FEATURE(`murder_route') asks murder-route(8) for the backend of each recipient in the domains of
+dnl MURDER_DOMAIN, and delivers the message to that backend of the Cyrus IMAP Murder by the mailer murderlmtp.
+dnl Unknown recipients are refused at RCPT, recipients in doubt are deferred.
 dnl
 dnl   FEATURE(`murder_route', `[socket]', `[fallback]')
 dnl   MURDER_DOMAIN(`example.org example.net')
 dnl   MURDER_DOMAIN_FILE(`/etc/mail/murder-domains')
-dnl   MURDER_BACKEND(`be1.example.org')      one line each; see murderlmtp.m4
+dnl   MURDER_BACKEND(`be1.example.org')      one line per backend; see murderlmtp.m4
 dnl   MAILER(`murderlmtp')
 dnl
-dnl socket    default unix:/run/murder-route. Sendmail asks the map by the name that K gives it, so
-dnl           the daemon answers as its map `sendmail'.
-dnl fallback  a mailer and a host, as in a mailertable: where letters go that murder-route leaves to
-dnl           others. Without one they are put off.
+dnl socket    Socket of the daemon. Default: unix:/run/murder-route. Sendmail sends the name of the K line
+dnl           as the name of the map, so the daemon answers as its map `sendmail'.
+dnl fallback  Mailer and host, as in a mailertable, for messages that murder-route leaves to others.
+dnl           Default: none, they are deferred.
 dnl
 divert(0)
 VERSIONID(`murder_route.m4')
@@ -32,19 +32,19 @@ define(`MURDER_DOMAIN_FILE', `PUSHDIVERT(5)F{MurderDomain}$1
 POPDIVERT`'dnl`'')
 
 LOCAL_CONFIG
-# -f and -q: upper case and quotes mean something to the backends. <TMPF> is put behind the key when
-# there is no answer; the daemon itself needs less than five seconds for any.
+# -f and -q keep case and quotes, which matter to the backends. -T appends <TMPF> to the key when there
+# is no answer; the daemon answers within five seconds.
 Ksendmail socket -f -q -d10 -T<TMPF> _MURDER_SOCKET_
-# The same, and the daemon asks the MUPDATE master where the mailbox is at this moment.
+# For this map the daemon also asks the MUPDATE master for the present backend.
 Ksendmail_now socket -f -q -d10 -T<TMPF> _MURDER_SOCKET_
 
 LOCAL_RULE_3
-# The place of the mailboxes does not depend on DNS: with the dot, Sendmail takes the domain for canonical and
-# does not ask for it. Otherwise NXDOMAIN has messages bounce, and SERVFAIL has everybody accepted.
+# Routing must not depend on DNS: with the dot, Sendmail considers the domain canonical and does not look it
+# up. Otherwise messages bounce on NXDOMAIN, and all recipients are accepted on SERVFAIL.
 R$* < @ $={MurderDomain} > $*	$: $1 < @ $2 . > $3
 
 LOCAL_RULE_0
-# Senders come by here as well, and nobody may be kept from writing for want of a mailbox.
+# Senders pass these rules as well, and a sender needs no mailbox.
 R$*				$: $&{addr_type} $| $1
 R$* s $| $*			$: $2
 R$* $| $+ < @ $={MurderDomain} . >	$: <?> < $(sendmail $2 @ $3 $: <NF> $) > $2 < @ $3 . >
@@ -52,8 +52,7 @@ R$* $| $*			$: $2
 R<?> < $* <TMPF> > $*		$#error $@ 4.3.0 $: "451 4.3.0 Temporary lookup failure"
 R<?> < error : $- . $- . $- : $+ > $*	$#error $@ $1.$2.$3 $: $4
 R<?> < lmtp : $+ > $*		$: $>MurderBackend <?> < lmtp : $1 > $2
-# In brackets, so that Sendmail looks for no other hosts that take mail for this one; an IPv6 address is
-# marked in them.
+# Brackets suppress the look-up of MX records; an IPv6 address is tagged inside them.
 R<?> < lmtp : [ $+ ] : MURDERLMTP_PORT ! $+ @ $+ > $*	$#murderlmtp $@ [ IPv6 : $1 ] $: $2 < @ $3 . >
 R<?> < lmtp : $+ : MURDERLMTP_PORT ! $+ @ $+ > $*	$#murderlmtp $@ [ $1 ] $: $2 < @ $3 . >
 R<?> < lmtp : $+ > $*		$#error $@ 4.3.5 $: "451 4.3.5 The backend is not at the port of the mailer murderlmtp"
@@ -63,8 +62,8 @@ R<?> < <NF> > $*		ifelse(len(X`'_MURDER_FALLBACK_), `1',
 R<?> < $* > $*			$#error $@ 4.3.0 $: "451 4.3.0 Temporary lookup failure"
 
 LOCAL_RULESETS
-# Sendmail calls this right before each RCPT that it sends, with or without TLS: since rule set 0 has
-# run the mailbox may have moved, and its old backend would refuse the letter for good.
+# Sendmail calls this right before each RCPT that it sends, with or without TLS. The mailbox may have moved
+# since rule set 0 ran, and its old backend would refuse the message for good.
 define(`_LOCAL_TLS_RCPT_')dnl
 SLocal_tls_rcpt
 R$*				$: $>CanonAddr $1

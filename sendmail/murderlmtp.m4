@@ -1,27 +1,26 @@
 PUSHDIVERT(-1)
 dnl
-dnl MAILER(`murderlmtp') delivers to the backends of a Cyrus IMAP Murder by LMTP. Rule set 0 chooses it:
+dnl MAILER(`murderlmtp') delivers to the backends of a Cyrus IMAP Murder by LMTP. Rule set 0 selects it:
 dnl FEATURE(`murder_route').
 dnl
-dnl For each MURDER_BACKEND there is a mailer of its own, murderlmtp1 and so on, that runs
-dnl `murder-route lmtp', which carries the conversation and makes a 550 5.1.1 temporary: a mailbox may
-dnl move while a letter is delivered. One mailer for all of them is not to be had: Sendmail takes all
-dnl recipients of a mailer that runs a program for those of one host, and uses its connection for them.
-dnl Any other backend is reached by TCP.
+dnl Each MURDER_BACKEND has its own mailer, murderlmtp1 and so on, which runs `murder-route lmtp'. That
+dnl program carries the LMTP session and makes a 550 5.1.1 temporary: a mailbox may move while a message is
+dnl delivered. One mailer for all backends is not possible: Sendmail assumes that all recipients of a mailer
+dnl that runs a program are on one host, and reuses its connection for them. Other backends are reached by TCP.
 dnl
-dnl MURDERLMTP_PORT      the port of every backend, default 2003; to be said before the feature
-dnl MURDERLMTP_PATH      the program
-dnl MURDERLMTP_FLAGS     more flags
-dnl MURDERLMTP_MAXMSGS   letters in one connection
-dnl MURDERLMTP_MAXRCPTS  recipients of one letter at a time
-dnl MURDERLMTP_QGRP      the queue group
+dnl MURDERLMTP_PORT      Port of every backend. Default: 2003. Define it before the feature.
+dnl MURDERLMTP_PATH      Path of murder-route. Default: /usr/local/sbin/murder-route.
+dnl MURDERLMTP_FLAGS     Additional mailer flags.
+dnl MURDERLMTP_MAXMSGS   Maximum number of messages per connection.
+dnl MURDERLMTP_MAXRCPTS  Maximum number of recipients per transaction.
+dnl MURDERLMTP_QGRP      Queue group.
 dnl
-dnl z LMTP, m several recipients at a time, l it is the last hop, u the local part keeps its case; the
-dnl rest as for SMTP. Not s, which would take the quotes off a local part; not A, w, | or :, for the
-dnl recipients have neither aliases nor files here; 0, for a backend has no MX records.
+dnl Flags: z LMTP, m several recipients at a time, l last hop, u keeps the case of the local part; the
+dnl rest as for SMTP. Not s, which removes the quotes of a local part. Not A, w, | or :, since the
+dnl recipients have neither aliases nor files here. 0, since a backend has no MX records.
 dnl
 ifdef(`_MURDER_ROUTE_', `',
-`errprint(`*** ERROR: FEATURE(`murder_route') has to come before MAILER(`murderlmtp')
+`errprint(`*** ERROR: FEATURE(`murder_route') must precede MAILER(`murderlmtp')
 ')m4exit(`1')')
 _DEFIFNOT(`_DEF_MURDERLMTP_FLAGS', `lmzuDFMX0')
 _DEFIFNOT(`MURDERLMTP_FLAGS', `')

@@ -15,7 +15,7 @@ use crate::{Done, ensure};
 
 /// The example, where the README is, and its line for what only a site has.
 pub const EXAMPLE: &str = "/run/root/usr/local/share/doc/murder-route/sendmail/example.mc";
-pub const YOURS: &str = "dnl --- what else your site has ---\n";
+pub const YOURS: &str = "dnl --- other settings of your site ---\n";
 
 /// What only this site has, in its sendmail.mc: no DNS, an outside that is one host, and short times.
 pub const SITE: &str = "\

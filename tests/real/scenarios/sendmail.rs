@@ -388,7 +388,7 @@ fn mailer_without_the_feature() -> Done {
     fs::remove_file(mail("without.mc"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success(), "m4 makes something of it");
-    let clear = said.contains("FEATURE(`murder_route') has to come before MAILER(`murderlmtp')");
+    let clear = said.contains("FEATURE(`murder_route') must precede MAILER(`murderlmtp')");
     ensure!(clear && said.lines().count() < 5, "m4 says: {said}");
     Ok(())
 }

@@ -408,7 +408,7 @@ fn is_crowded(host: &Booted) -> Done {
         fs::remove_file(format!("{STATE}/held"))?;
         tried?;
     }
-    follow(host, "postfix", "Who may ask")?;
+    follow(host, "postfix", "Access to the socket")?;
     let rights = rights(host, "/run/murder-route")?;
     ensure!(rights == "root:postfix 660", "{rights}");
     answered()?;
