@@ -10,7 +10,7 @@
 # make check-abi      BASE=<an older libmurder_route.so.0>: whether programs for that run with this one
 #                     (wants abidiff); make abi-lib makes what can be compared, in target/abi
 #                     What is built goes below CARGO_TARGET_DIR instead of target, if that is set.
-# make doc            the library's documentation
+# make doc            checks the documentation of all items, then writes that of the public ones
 # make install        what make has built, below $(DESTDIR)$(prefix)
 # make install-lib    of that only the shared library and what goes with it
 # make install-daemon and of that only the rest; the two have no file in common
@@ -119,6 +119,7 @@ check-abi:
 	@echo "check-abi: what runs with $(BASE) runs with this one"
 
 doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --features capi --document-private-items
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --features capi
 
 VERSION = $(shell sed -n '/^version/{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)

@@ -1,70 +1,165 @@
-//! The way mail gets into a Cyrus IMAP Murder without a proxy hop.
+//! Routes mail into a Cyrus IMAP Murder without a proxy hop.
 //!
-//! A mail server asks for each recipient's backend, up front, and delivers there itself over LMTP.
-//! The answer comes from local knowledge: Cyrus' own `mailboxes.db` on a frontend, or a replica of the
-//! MUPDATE master's list that is kept on any host.
+//! A mail server asks for the backend of each recipient and delivers there itself over LMTP. The answer
+//! comes from local data: Cyrus' own `mailboxes.db` on a frontend, or a replica of the MUPDATE master's
+//! mailbox list on any host.
+//!
+//! Most sites run the program `murder-route` and need no code. This crate is for programs in Rust that
+//! decide by themselves. Programs in other languages use the C interface in `c-api/murder_route.h`.
 //!
 //! # The promise
 //!
-//! A recipient that exists is never refused. *Unknown* is said only when it is certain; a torn
-//! file, a lock that does not come, a record that does not parse, a bug of ours: all of that is
-//! *temporary*, and the mail server tries again.
+//! A recipient that exists is never refused. [`Decision::Unknown`] is certain. Every doubt is
+//! [`Decision::Deferred`], and the mail server tries again: a torn file, a lock held too long, a record
+//! that cannot be parsed, a panic in this crate.
 //!
-//! # The rooms
+//! # Examples
 //!
-//! Imports point inwards only; `tests/layers.rs` has the table and enforces it.
+//! Open a configuration and resolve recipients. The file is usually `/etc/murder-route.toml`.
 //!
-//! * **Pure**: bytes and values in, values out. No sockets, no files, no clock.
-//!   * [`model`]: mailbox names, records, backends, domains, and the trait
-//!     [`MailboxList`](model::list::MailboxList).
-//!   * [`address`]: from a recipient to a mailbox name, as Cyrus' `lmtpd` does it, by the rules that
-//!     [`imapd_conf`] reads.
-//!   * [`routing`]: the decision for one recipient, and the form of its answers.
-//!   * [`cyrusdb`]: the four file formats of `mailboxes.db` over a byte source. [`mupdate`]: the
-//!     protocol of the master. [`wire`]: the protocols of mail servers. `lmtp`: the protocol of backends.
-//! * **System**: [`os`] has files, paths and sockets; [`replica`] our copy of the master's list;
-//!   [`lists`] Cyrus' own list and several lists as one.
-//! * **Surface**: [`config`] reads the configuration; [`resolver`] is a router with its lists.
-//!   With the feature `daemon` there are `master`, which connects to the MUPDATE master, `server`,
-//!   `doctor` and `cli`; with the feature `capi` there is `capi`, the library for programs in C.
+//! ```
+//! use murder_route::{Decision, Overrides, Resolver, Settings};
 //!
-//! # Where to start
+//! let given = Overrides {
+//!     config: Some("tests/data/example/murder-route.toml".into()),
+//!     ..Overrides::default()
+//! };
+//! let resolver = Resolver::new(Settings::load(&given)?, None);
 //!
-//! With [`routing::router`]: it decides, over the trait `MailboxList`. From there to
-//! [`Resolver::route`](resolver::Resolver::route), which is all that happens to one recipient. How a
-//! list is kept current begins at [`mupdate`] and [`replica`], and at the `master` that drives them;
-//! what a mail server sees, at the `server`.
+//! let route = resolver.resolve(b"a.b103@example.net");
+//! let Decision::Deliver(backend) = &route.decision else { panic!("{}", route.why()) };
+//! assert_eq!(backend.nexthop(), "lmtp:inet:be5.example.org:2003");
+//!
+//! // Only the MUPDATE master could confirm this miss, so the recipient is not unknown.
+//! let route = resolver.resolve(b"nobody@example.net");
+//! assert!(matches!(route.decision, Decision::Deferred(_)));
+//!
+//! assert_eq!(resolver.resolve(b"jane@elsewhere.test").decision, Decision::Foreign);
+//! # Ok::<(), murder_route::ConfigError>(())
+//! ```
+//!
+//! Look up a mailbox name in a `mailboxes.db` that Cyrus may be writing at the same time:
+//!
+//! ```
+//! use murder_route::{FileList, Lookup, MailboxList, MailboxName};
+//!
+//! let list = FileList::at("tests/data/mailboxes/current-keys/twoskip.db");
+//! let name = MailboxName::new("example.net!user.a^b103")?;
+//! let Lookup::Present(record) = list.lookup(&name) else { panic!("{name} is not in the list") };
+//! assert_eq!(record.server.as_deref(), Some("be5.example.org"));
+//! # Ok::<(), murder_route::BadName>(())
+//! ```
+//!
+//! # Features
+//!
+//! * `daemon` (default): the program `murder-route`. Without it the crate needs no tokio, TLS, logger or
+//!   command-line parser.
+//! * `capi`: `Library`, and the exported functions of the C interface.
+//! * `testing`: makes all modules public, for this crate's own tests. It has no stable interface.
+//!
+//! `ARCHITECTURE.md` in the repository describes the modules.
 
 // `eprintln!` panics where standard error cannot be written.
 #![cfg_attr(not(test), warn(clippy::print_stderr))]
+// In a module, `pub` marks what other modules may use. Only the names at the end of this file are public,
+// unless `testing` is on.
+#![cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
+// The lint finds dead code in a build of everything that could use it.
+#![cfg_attr(not(feature = "testing"), allow(dead_code, unused_imports))]
 
+#[cfg(not(feature = "testing"))]
+mod address;
+#[cfg(feature = "testing")]
 pub mod address;
-#[cfg(feature = "capi")]
+#[cfg(all(feature = "capi", not(feature = "testing")))]
+mod capi;
+#[cfg(all(feature = "capi", feature = "testing"))]
 pub mod capi;
+#[cfg(all(feature = "daemon", not(feature = "testing")))]
+mod cli;
+#[cfg(all(feature = "daemon", feature = "testing"))]
+pub mod cli;
+#[cfg(not(feature = "testing"))]
+mod config;
+#[cfg(feature = "testing")]
 pub mod config;
+#[cfg(not(feature = "testing"))]
+mod cyrusdb;
+#[cfg(feature = "testing")]
 pub mod cyrusdb;
+#[cfg(all(feature = "daemon", not(feature = "testing")))]
+mod doctor;
+#[cfg(all(feature = "daemon", feature = "testing"))]
+pub mod doctor;
+#[cfg(not(feature = "testing"))]
+mod imapd_conf;
+#[cfg(feature = "testing")]
 pub mod imapd_conf;
+#[cfg(not(feature = "testing"))]
+mod lists;
+#[cfg(feature = "testing")]
+pub mod lists;
+#[cfg(all(feature = "daemon", not(feature = "testing")))]
+mod lmtp;
+#[cfg(all(feature = "daemon", feature = "testing"))]
+pub mod lmtp;
+#[cfg(all(feature = "daemon", not(feature = "testing")))]
+mod master;
+#[cfg(all(feature = "daemon", feature = "testing"))]
+pub mod master;
+#[cfg(not(feature = "testing"))]
+mod model;
+#[cfg(feature = "testing")]
+pub mod model;
+#[cfg(not(feature = "testing"))]
+mod mupdate;
+#[cfg(feature = "testing")]
+pub mod mupdate;
+#[cfg(not(feature = "testing"))]
+mod os;
+#[cfg(feature = "testing")]
+pub mod os;
+#[cfg(not(feature = "testing"))]
+mod replica;
+#[cfg(feature = "testing")]
+pub mod replica;
+#[cfg(not(feature = "testing"))]
+mod resolver;
+#[cfg(feature = "testing")]
+pub mod resolver;
+#[cfg(not(feature = "testing"))]
+mod routing;
+#[cfg(feature = "testing")]
+pub mod routing;
+#[cfg(all(feature = "daemon", not(feature = "testing")))]
+mod server;
+#[cfg(all(feature = "daemon", feature = "testing"))]
+pub mod server;
+#[cfg(not(feature = "testing"))]
+mod wire;
+#[cfg(feature = "testing")]
+pub mod wire;
+
+#[cfg(test)]
+mod testing;
+
 #[cfg(test)]
 #[path = "../tests/common/left_out.rs"]
 mod left_out;
-pub mod mupdate;
-pub mod replica;
-pub mod resolver;
-#[cfg(test)]
-mod testing;
-pub mod wire;
 
+pub use config::{ConfigError, Overrides, Settings};
+pub use lists::FileList;
+pub use model::backend::{Backend, Place};
+pub use model::list::{Lookup, MailboxList};
+pub use model::name::{BadName, MailboxName};
+pub use model::record::{Record, State};
+pub use resolver::Resolver;
+pub use routing::router::{Cause, Decision, Refusal, Route};
+
+#[cfg(feature = "capi")]
+pub use capi::{Library, Origin, Told};
+
+/// Runs the command line; not part of the library's interface.
 #[cfg(feature = "daemon")]
-pub mod cli;
-#[cfg(feature = "daemon")]
-pub mod doctor;
-pub mod lists;
-#[cfg(feature = "daemon")]
-pub mod lmtp;
-#[cfg(feature = "daemon")]
-pub mod master;
-pub mod model;
-pub mod os;
-pub mod routing;
-#[cfg(feature = "daemon")]
-pub mod server;
+#[doc(hidden)]
+pub use cli::main as run_command;

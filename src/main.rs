@@ -1,5 +1,5 @@
 //! The command `murder-route`.
 
 fn main() -> std::process::ExitCode {
-    murder_route::cli::main()
+    murder_route::run_command()
 }

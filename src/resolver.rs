@@ -99,6 +99,17 @@ impl Resolver {
         }
     }
 
+    /// Decides for one recipient by the lists alone.
+    ///
+    /// Neither the master nor the local slave is asked. Where a miss has to be confirmed, the recipient
+    /// is [deferred](crate::Decision::Deferred). Blocks for files and their locks.
+    pub fn resolve(&self, recipient: &[u8]) -> Route {
+        let alone = self.nothing_found(None);
+        self.route(recipient, None, alone, &mut |_, _| {
+            Confirmation::Lists(Err("misses are not confirmed here".into()))
+        })
+    }
+
     /// What is known of a recipient before anybody was asked. `generation` is that of the master's
     /// names, if he was heard before.
     pub fn nothing_found(&self, generation: Option<KeyGeneration>) -> Evidence {
@@ -141,7 +152,7 @@ impl Resolver {
         self.router.route(recipient, &list, findings, None)
     }
 
-    /// Decides, and has names confirmed by `ask` as often as it takes, [`MOST_ROUNDS`] at most.
+    /// Decides, and has names confirmed by `ask` as often as it takes, `MOST_ROUNDS` at most.
     /// `ask` may add to the findings what it learnt beside. Waits for locks, and as long as `ask` does.
     pub fn route(
         &self,
@@ -170,7 +181,7 @@ impl Resolver {
     }
 
     /// Asks the MUPDATE slave of this host, or reads the list, if that is how misses are confirmed.
-    /// Blocks for up to [`KICK_PATIENCE`].
+    /// Blocks for up to `KICK_PATIENCE`.
     pub fn ask_slave(&self, _name: &MailboxName) -> Confirmation {
         match &self.proof {
             ConfirmVia::Slave(socket) | ConfirmVia::Master { slave: Some(socket) } => {

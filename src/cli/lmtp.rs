@@ -38,8 +38,10 @@ pub(super) struct Lmtp {
     /// The configuration file [default: /etc/murder-route.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// HOST, HOST:PORT, [IPV6]:PORT or unix:/PATH; the port is 2003 by default
-    #[arg(value_name = "BACKEND")]
+    #[arg(
+        value_name = "BACKEND",
+        help = "HOST, HOST:PORT, [IPV6]:PORT or unix:/PATH; the port is 2003 by default"
+    )]
     backend: String,
 }
 

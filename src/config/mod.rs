@@ -190,7 +190,7 @@ pub struct Settings {
     pub mupdate: Option<Mupdate>,
     /// How misses are confirmed.
     pub proof: ConfirmVia,
-    /// Where to listen; empty: at [`DEFAULT_SOCKET`], or at the socket that systemd opened.
+    /// Where to listen; empty: at `/run/murder-route`, or at the socket that systemd opened.
     pub listeners: Vec<Listen>,
     /// Most connections at a time on one socket. A running daemon keeps those it began with.
     pub max_connections: usize,

@@ -26,7 +26,7 @@ pub enum BadName {
     /// No bytes at all, or nothing after the domain.
     #[error("empty mailbox name")]
     Empty,
-    /// Longer than [`MAX_NAME`].
+    /// Longer than 510 bytes.
     #[error("mailbox name longer than {MAX_NAME} bytes")]
     TooLong,
     /// A control character; `US`, `GS` and `RS` among them would forge a key.

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::table::Table;
 use super::{ACCEPT_AFTER, ChangeApplier, FullSync, Heard, Outcome, Transaction as _};
 use crate::model::name::MailboxName;
 use crate::model::record::{AnonymousRights, Record, State};
 use crate::mupdate::Event;
+use crate::testing::memory_replica::Table;
 
 const WAIT: u64 = ACCEPT_AFTER.as_secs();
 

@@ -35,8 +35,6 @@ mod recent_deletions;
 mod state;
 pub mod store;
 #[cfg(test)]
-pub(crate) mod table;
-#[cfg(test)]
 mod tests;
 mod utc;
 

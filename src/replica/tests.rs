@@ -1,6 +1,5 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::table::Table;
 use super::{
     ChangeApplier, Freshness, FullSync, Heard, HeldBack, Outcome, ReplicaMeta, ReplicaState,
     Transaction as _,
@@ -9,6 +8,7 @@ use crate::model::mod_time::ModTime;
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::{AnonymousRights, Record, State};
 use crate::mupdate::Event;
+use crate::testing::memory_replica::Table;
 
 const WAIT: Duration = super::ACCEPT_AFTER;
 

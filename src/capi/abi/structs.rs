@@ -204,7 +204,7 @@ pub(super) unsafe fn write<T: Allocated>(at: *mut T, value: &T) {
 ///
 /// # Safety
 ///
-/// As [`write`].
+/// As [`write()`].
 pub(super) unsafe fn reset<T: Allocated>(at: *mut T, reason: &'static CStr) {
     // SAFETY: the caller says so.
     unsafe { write(at, &T::EMPTY.with_reason(reason)) }
@@ -235,7 +235,7 @@ pub(super) unsafe fn clear<T: Allocated>(at: *mut T) {
 ///
 /// # Safety
 ///
-/// As [`write`], and the memory is NULL or was set by this.
+/// As [`write()`], and the memory is NULL or was set by this.
 pub(super) unsafe fn memory_of<'a, T: Allocated>(at: *mut T) -> &'a mut Memory {
     // SAFETY: the caller says so, and nobody else has the struct meanwhile.
     unsafe {

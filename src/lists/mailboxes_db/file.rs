@@ -106,7 +106,7 @@ const FEW_AFTER: u32 = 128;
 
 /// Cyrus' own list of mailboxes, read in place.
 ///
-/// Reads only, by `pread` or through a [`map`](crate::os::map), and follows the file by itself:
+/// Reads only, by `pread` or through a guarded map, and follows the file by itself:
 /// commits, repacks, replacement by another engine's file, absence and return. A lookup says [`Lookup::Absent`] only if, after the
 /// search, the path still led to the file that was searched and nothing had been committed since;
 /// and only if the list has not shrunk suspiciously, see [`Self::trust`].
@@ -150,6 +150,11 @@ thread_local! {
 }
 
 impl FileList {
+    /// Returns the list at this path with default options. The file need not exist or be readable now.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self::open(path, Options::default())
+    }
+
     /// A list at this path. The file need not be there, or be readable, now.
     pub fn open(path: impl Into<PathBuf>, options: Options) -> Self {
         Self::open_at(Arc::new(PinnedPath::at(path.into())), options)

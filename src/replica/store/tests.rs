@@ -11,8 +11,8 @@ use crate::model::mod_time::ModTime;
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::{AnonymousRights, Record, State};
 use crate::mupdate::Event;
-use crate::replica::table::Table;
 use crate::replica::{ACCEPT_AFTER, ChangeApplier, FullSync, Heard, Outcome, Put, Transaction};
+use crate::testing::memory_replica::Table;
 use crate::testing::random::Random;
 
 pub(in crate::replica) fn name(n: u64) -> MailboxName {

@@ -1,19 +1,24 @@
-//! A [`Transaction`] in memory, for tests.
+//! A replica in memory.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use super::{Fate, Mark, Missing, Put, ReplicaMeta, Swept, Transaction};
 use crate::model::mod_time::ModTime;
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
+use crate::replica::{Fate, Mark, Missing, Put, ReplicaMeta, Swept, Transaction};
 
-/// A replica in memory. A clone of it that is put back is a transaction that was aborted.
+/// [`Transaction`] over maps in memory. To abort a transaction, clone the table before it and put the clone
+/// back.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Table {
+    /// Records by mailbox name.
     pub(crate) records: BTreeMap<Vec<u8>, (Record, ModTime)>,
+    /// Missing names with their last records.
     pub(crate) missing: BTreeMap<Vec<u8>, Missing>,
+    /// Facts about the replica as a whole.
     pub(crate) about: ReplicaMeta,
+    /// Numbers noted and not yet taken.
     pub(crate) notes: Vec<u64>,
 }
 
