@@ -31,7 +31,7 @@ pub fn there_and_back(world: &mut World) -> Done {
         world.mail_server.restart_as_it_is()?;
         with_fallback(world)?;
 
-        change(world, &fallback, "", "OK murder:inet:")?;
+        change(world, &fallback, "", ("nobody@example.org", "OK error:5.1.1"))?;
         step(world, "reload murder-route")?;
         for left in [&["-n"][..], &["-M"]] {
             let settings = run(sandbox::command("postconf").args(left))?;

@@ -122,10 +122,10 @@ pub fn follow(world: &mut World, sections: &[&str], options: &str) -> Done {
         readme.follow()?;
     }
     if sections.contains(&DAEMON) {
-        answers(router::SOCKET, "OK murder:inet:")?;
+        answers(router::SOCKET, JANE, "OK murder:inet:")?;
     }
     if sections.contains(&SOCKET) {
-        answers(&in_root(IN_CHROOT), "OK murder:inet:")?;
+        answers(&in_root(IN_CHROOT), JANE, "OK murder:inet:")?;
     }
     // Of a setting that nothing uses, or that is there twice, Postfix says so, and no more.
     let output = sandbox::command("postconf").arg("-n").output()?;
@@ -147,10 +147,14 @@ pub fn systemctl(daemon: u32) -> String {
     )
 }
 
-/// Waits until the daemon answers so at this socket: it may be reading its configuration.
-fn answers(socket: &str, beginning: &str) -> Done {
-    sandbox::poll(&format!("{beginning} at {socket}"), 20, || {
-        let answer = Socketmap::open(socket)?.ask("lmtp", "jane@example.org")?;
+pub const JANE: &str = "jane@example.org";
+pub const MAX: &str = "max@example.org";
+
+/// Waits until the daemon answers so for the recipient at this socket: it may be reading its
+/// configuration.
+fn answers(socket: &str, recipient: &str, beginning: &str) -> Done {
+    sandbox::poll(&format!("{recipient}: {beginning} at {socket}"), 20, || {
+        let answer = Socketmap::open(socket)?.ask("lmtp", recipient)?;
         ensure!(answer.starts_with(beginning), "{answer}");
         Ok(Some(()))
     })
@@ -211,13 +215,14 @@ fn by_its_readme(world: &mut World) -> Done {
     })
 }
 
-/// Changes our configuration, and waits until the daemon answers so for Jane.
-pub fn change(world: &World, from: &str, to: &str, answer: &str) -> Done {
+/// Changes our configuration, and waits until the daemon answers so for the recipient. The old
+/// configuration must have another answer.
+pub fn change(world: &World, from: &str, to: &str, (recipient, answer): (&str, &str)) -> Done {
     let text = fs::read_to_string(in_root(CONFIGURATION))?;
     ensure!(text.contains(from), "{CONFIGURATION} has no {from:?}: {text}");
     fs::write(in_root(CONFIGURATION), text.replacen(from, to, 1))?;
     run(Command::new("kill").args(["-HUP", &world.daemon.id()?.to_string()]))?;
-    answers(router::SOCKET, answer)
+    answers(router::SOCKET, recipient, answer)
 }
 
 /// A backend says that it has no such user, as one does whose mailbox has just moved: the letter
@@ -228,7 +233,7 @@ fn refused_by_a_backend_waits(world: &World) -> Done {
         "[backends.servers.{:?}]\naddress = {:?}\n\n[backends]\n",
         be1.address, be2.address
     );
-    change(world, "[backends]\n", &astray, &format!("OK murder:inet:{}:", be2.address))?;
+    change(world, "[backends]\n", &astray, (JANE, &format!("OK murder:inet:{}:", be2.address)))?;
     let queued = world.send(&["jane@example.org"])?;
     let attempt = next_attempt(&world.logs, queued.since, &queued.queue_id)?;
     let relay = format!("{0}[{0}]:2003", be2.address);
@@ -237,7 +242,7 @@ fn refused_by_a_backend_waits(world: &World) -> Done {
     let said = lines.iter().any(|line| line.text.contains("dsn=4.1.1"));
     ensure!(said, "no dsn=4.1.1: {lines:?}");
 
-    change(world, &astray, "[backends]\n", &format!("OK murder:inet:{}:", be1.address))?;
+    change(world, &astray, "[backends]\n", (JANE, &format!("OK murder:inet:{}:", be1.address)))?;
     // Another letter first: the queue manager keeps its last answer for 30 s.
     world.arrives("max@example.org", be2, "max", "INBOX")?;
     world.delivered(&queued)?;
@@ -250,7 +255,7 @@ fn told_the_backend(world: &World) -> Done {
     let stand_in = Sink::listen(&format!("{STAND_IN}:2003"))?;
     let be2 = world.murder.backends[1].address;
     let instead = format!("[backends.servers.{be2:?}]\naddress = {STAND_IN:?}\n\n[backends]\n");
-    change(world, "[backends]\n", &instead, "OK murder:inet:")?;
+    change(world, "[backends]\n", &instead, (MAX, &format!("OK murder:inet:{STAND_IN}:")))?;
     for (recipient, told) in [
         ("max@example.org", "max@example.org"),
         ("anna-lena+Some.Thing-x@example.org", "anna-lena+Some.Thing-x@example.org"),
@@ -542,7 +547,6 @@ fn by_login(world: &mut World) -> Done {
 
 /// `530 Authentication required`, and an SMTP server at the port of a backend. Both would bounce.
 fn refuses_us(world: &mut World) -> Done {
-    const JANE: &str = "OK murder:inet:";
     let server = world.murder.backends[1].address;
     let second =
         |address: &str| format!("[backends.servers.{server:?}]\naddress = \"{address}\"\n");
@@ -554,9 +558,9 @@ fn refuses_us(world: &mut World) -> Done {
         let queued = world.send(&["max@example.org"])?;
         waits_since(world, &queued, "said: 530 Authentication required (in reply to MAIL FROM")?;
         let smtp = second("127.0.1.31:25");
-        change(world, &hard, &smtp, JANE)?;
+        change(world, &hard, &smtp, (MAX, "OK murder:inet:127.0.1.31:25"))?;
         waits_since(world, &queued, "refused to talk to me: 50")?;
-        change(world, &smtp, "", JANE)?;
+        change(world, &smtp, "", (MAX, &format!("OK murder:inet:{server}:2003")))?;
         world.delivered(&queued)?;
         world.holds_once(&world.murder.backends[1], "max", "INBOX", &queued.id)
     });

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use super::doctor;
-use super::ready_postfix::{DAEMON, PIECES, STOPPED, change, follow, on_a_host, setting};
+use super::ready_postfix::{DAEMON, JANE, PIECES, STOPPED, change, follow, on_a_host, setting};
 use crate::clients::mail::Session;
 use crate::logs::Mark;
 use crate::postfix::next_attempt;
@@ -110,7 +110,7 @@ pub fn hung_backend(world: &mut World) -> Done {
         let [be1, be2] = &world.murder.backends;
         let astray =
             format!("[backends.servers.{:?}]\naddress = {HUNG:?}\n\n[backends]\n", be1.address);
-        change(world, "[backends]\n", &astray, &format!("OK murder:inet:{HUNG}"))?;
+        change(world, "[backends]\n", &astray, (JANE, &format!("OK murder:inet:{HUNG}")))?;
         let queued = world.send(&["jane@example.org"])?;
         for _ in 0..3 {
             world.arrives("max@example.org", be2, "max", "INBOX")?;
@@ -120,7 +120,12 @@ pub fn hung_backend(world: &mut World) -> Done {
         let text = "timed out while performing the LHLO handshake";
         says(world, queued.since, &queued.queue_id, text)?;
 
-        change(world, &astray, "[backends]\n", &format!("OK murder:inet:{}:", be1.address))?;
+        change(
+            world,
+            &astray,
+            "[backends]\n",
+            (JANE, &format!("OK murder:inet:{}:", be1.address)),
+        )?;
         world.delivered(&queued)?;
         world.holds_once(be1, "jane", "INBOX", &queued.id)
     })
