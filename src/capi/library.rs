@@ -16,12 +16,10 @@ use crate::address::Recipient;
 use crate::config::{ConfigError, Overrides, Settings, SourceName};
 use crate::lists::combined::{Lists, Source};
 use crate::lists::mailboxes_db::lock;
-use crate::lists::mailboxes_db::view::FEW_LOOKUPS;
 use crate::lists::user_deny::UserDeny;
 use crate::lists::{FileList, Options};
 use crate::model::list::MailboxList;
 use crate::model::name::MailboxName;
-use crate::os::map::Danger;
 use crate::os::pinned_path::PinnedPath;
 use crate::replica::read::offline::OfflineReplica;
 use crate::resolver::{ConfirmVia, busy};
@@ -34,6 +32,10 @@ use crate::wire::socketmap::Reply;
 /// Longest wait for the daemon where the list has the recipient: the daemon gives the master a quarter
 /// of a second.
 const SOON: Duration = Duration::from_millis(500);
+
+/// Number of look-ups before a process collects the whole sparse index of `mailboxes.db`. Most processes
+/// of a mail server end earlier: smtpd and cleanup of Postfix serve 100 clients (`max_use`).
+const FEW_LOOKUPS: u32 = 2000;
 
 /// The rules and lists of a configuration, ready to answer. Shared by threads.
 ///
@@ -482,11 +484,7 @@ impl Inner {
     fn of(sources: &[KeptSource], deny: Option<&(Arc<PinnedPath>, String)>) -> Self {
         let source = |source: &KeptSource| match source {
             KeptSource::MailboxesDb(at) => {
-                let options = Options {
-                    danger: Danger::Looked,
-                    shortcuts_after: FEW_LOOKUPS,
-                    ..Options::default()
-                };
+                let options = Options { shortcuts_after: FEW_LOOKUPS, ..Options::default() };
                 Source::File(Arc::new(FileList::open_at(Arc::clone(at), options)))
             }
             KeptSource::Replica(at, max_age) => {

@@ -15,8 +15,8 @@
 //!   (`os::pinned_path`), or reached through the daemon;
 //! * what a fork may catch halfway belongs to one process, and a child begins with its own (see
 //!   [`Library`]);
-//! * a list's map is touched only right after a look at the file's length (`os::map`), since a
-//!   file that has been cut off would kill the process;
+//! * lists are read by `pread`, never through a map: a truncated file would raise SIGBUS and kill the
+//!   host;
 //! * the replica is read without LMDB, which must not be opened twice in a process, nor be used after a
 //!   fork.
 //!

@@ -1,20 +1,16 @@
-//! A list's file in memory, read without a system call, and what keeps it from killing us.
+//! Memory maps of list files, guarded against SIGBUS. For programs only: the library has no maps.
 //!
-//! A map of a file has one danger: a page that the file no longer has raises SIGBUS when it is
-//! touched. Cyrus never cuts off what was committed (twoskip, twom), nor does LMDB, and nothing else is
-//! read through the map; but an administrator may empty the file or copy another one over it. There
-//! are two ways to meet that, see [`Danger`]:
+//! Touching a page that the file no longer has raises SIGBUS. Cyrus never truncates committed data
+//! (twoskip, twom), nor does LMDB, and nothing else is read through a map. But an administrator may
+//! truncate the file or copy another one over it, and a disk may fail to read a page.
 //!
-//! * A program calls [`guard`]: its handler puts an empty page where one has gone and marks the map as
-//!   torn, the file is read by `pread` from then on, and mapped anew when it is whole again.
-//! * The library is in somebody else's process and must not have handlers. There nothing is touched
-//!   past the length that the file had when somebody looked last, which is before a
-//!   search, and no longer ago than a hit may be old (2 ms). Who looks up less often, as a mail server
-//!   does, looks right before each search. What is left: a file that is cut off in these
-//!   milliseconds, and a disk that cannot read a page, which is a SIGBUS as well. Cyrus' own
-//!   processes, and Postfix with its `lmdb:`, map their files and look at nothing.
+//! A program calls [`guard`] at its start. The handler puts an empty page in the place of a lost one
+//! and marks the map as torn. The file is then read by `pread`, and mapped again once it is whole.
 //!
-//! Whatever takes longer than a search of one key, or a piece of the shortcuts, reads by `pread`.
+//! A process without the guard maps nothing and reads by `pread`. The shared library is such a process:
+//! it must not install handlers in its host, and must not be able to kill it.
+//!
+//! Whatever takes longer than the search for one key, or for a part of the sparse index, reads by `pread`.
 
 #![expect(unsafe_code, reason = "mmap and sigaction have no safe form; this is the fence")]
 
@@ -25,14 +21,14 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Relaxed, O
 
 use nix::libc;
 
-/// So many files may be mapped at a time; any more are read by `pread`. A list has one map, and for a
-/// moment a second one after a repack.
+/// Maximum number of files mapped at a time; further files are read by `pread`. A list has one map, and
+/// briefly a second one after a repack.
 const SLOTS: usize = 64;
 
-/// A range of addresses that is ours, for the handler to see. All of it is atomic, because a handler
+/// A range of mapped addresses, as the signal handler sees it. Every member is atomic, since a handler
 /// may use nothing else.
 struct Slot {
-    /// 0: the slot is free. 1: it is being filled.
+    /// First address. 0: the slot is free. 1: the slot is being filled.
     begin: AtomicUsize,
     len: AtomicUsize,
     torn: AtomicBool,
@@ -42,14 +38,14 @@ static TABLE: [Slot; SLOTS] = [const {
     Slot { begin: AtomicUsize::new(0), len: AtomicUsize::new(0), torn: AtomicBool::new(false) }
 }; SLOTS];
 
-/// What handled SIGBUS before; set before our handler can be called.
+/// Action for SIGBUS before ours; set before our handler can be called.
 static BEFORE: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
 
 /// Whether our handler is in place.
 static GUARDED: AtomicBool = AtomicBool::new(false);
 
-/// Lets this process map lists: installs a handler for SIGBUS, once. A SIGBUS that is not about one
-/// of our maps goes to the handler that was there before. Called by programs, never by the library.
+/// Allows this process to map lists: installs a handler for SIGBUS, once. A SIGBUS outside our maps
+/// goes to the previous handler. Programs call this, the library never does.
 pub fn guard() {
     // SAFETY: both structures are plain data for which zero is a value, and are ours; `handle` has
     // the signature that SA_SIGINFO asks for and does only what signal-safety(7) permits, and mmap,
@@ -79,10 +75,10 @@ extern "C" fn handle(
     _context: *mut libc::c_void,
 ) {
     // SAFETY: the kernel passes a valid siginfo with SA_SIGINFO, and for SIGBUS its si_addr is the
-    // address that was touched. errno is put back as it was. The page that MAP_FIXED replaces lies
-    // within a range that is ours, since it stands in the table, and holds nothing: it is the one
-    // that could not be touched. Otherwise the old action is put back, and the instruction that
-    // raised the signal raises it again, for that one.
+    // address that was touched. errno is restored. The page that MAP_FIXED replaces lies within a
+    // range of ours, since the table has it, and holds nothing: it is the page that could not be
+    // touched. Otherwise the previous action is restored, and the instruction that raised the signal
+    // raises it again, for that action.
     unsafe {
         let errno = *libc::__errno_location();
         let at = (*info).si_addr() as usize;
@@ -104,11 +100,11 @@ extern "C" fn handle(
     }
 }
 
-/// The least a page can be. A page that is larger is replaced by several of these, each when it is
-/// touched, or not at all where the system refuses; then the signal takes its old course.
+/// Smallest page size in bytes. A larger page is replaced by several of these, each when it is
+/// touched, or not at all where the system refuses; the signal then goes to the previous action.
 const PAGE: usize = 4096;
 
-/// A free slot, where there is a handler to look at it.
+/// Takes a free slot; `None`: there is no handler, or all slots are taken.
 fn take_slot() -> Option<usize> {
     if !GUARDED.load(SeqCst) {
         return None;
@@ -122,27 +118,26 @@ fn fill_slot(slot: usize, begin: usize, len: usize) {
     TABLE[slot].begin.store(begin, SeqCst);
 }
 
-/// A file's map that somebody else has made, for reading only, and reads by himself. Where there is a
-/// handler it does the same for that, so who reads may find pages of nothing but zeros, and must ask
-/// afterwards whether the map is [torn](Self::torn).
+/// Guard of a map that other code, such as LMDB, has made and reads. Where the handler is installed, a
+/// reader may find pages of zeros and must check afterwards whether the map is [torn](Self::torn).
 #[derive(Debug)]
 pub(crate) struct Watch {
     slot: Option<usize>,
 }
 
 impl Watch {
-    /// Watches nothing yet.
+    /// A guard that watches nothing yet.
     pub(crate) fn new() -> Self {
         Self { slot: take_slot() }
     }
 
-    /// Whether there is a handler, and a place in its table.
+    /// Whether the handler is installed and a slot was free.
     pub(crate) fn can_watch(&self) -> bool {
         self.slot.is_some()
     }
 
-    /// Watches this range of addresses from now on; `None`: nothing. What is watched must be mapped,
-    /// read only, until it is not watched any more.
+    /// Sets the range of addresses (begin, length) to watch; `None`: nothing. A watched range must stay
+    /// mapped read-only until the guard is dropped or set to another range.
     pub(crate) fn set(&self, range: Option<(usize, usize)>) {
         match (self.slot, range) {
             (Some(slot), Some((begin, len))) if begin > 1 => fill_slot(slot, begin, len),
@@ -151,7 +146,7 @@ impl Watch {
         }
     }
 
-    /// Whether the file has lost some of what was mapped and read.
+    /// Whether a page that the file had lost was read.
     pub(crate) fn torn(&self) -> bool {
         self.slot.is_some_and(|slot| TABLE[slot].torn.load(SeqCst))
     }
@@ -166,82 +161,66 @@ impl Drop for Watch {
     }
 }
 
-/// How a process meets the danger of a map.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Danger {
-    /// By a [`guard`]; without one it has no maps.
-    #[default]
-    Guarded,
-    /// By looking at the length of the file before it is searched. What is left of it is told above.
-    Looked,
-}
-
-/// The map has pages that the file had lost when they were read.
+/// Error of a read from a map that has lost pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Torn;
 
-/// The first bytes of a file, as they are now and as they become.
+/// Shared read-only map of a file from its start.
 #[derive(Debug)]
 pub(crate) struct Map {
-    slot: Option<usize>,
+    slot: usize,
     begin: usize,
     len: usize,
-    /// What lies behind this offset is not touched.
+    /// Known length of the file; nothing beyond this offset is touched.
     end: AtomicUsize,
 }
 
 impl Map {
-    /// Maps a file that has `len` bytes, and room for it to grow. `None`: this process must have a
-    /// [`guard`] and has none, or the system has no room; the file is then read otherwise.
-    pub(crate) fn new(file: &File, len: u64, danger: Danger) -> Option<Self> {
+    /// Maps a file of `len` bytes, with room for it to grow. `None`: this process has no [`guard`], or
+    /// all slots are taken, or the system has no room; read the file by `pread` then.
+    pub(crate) fn new(file: &File, len: u64) -> Option<Self> {
         let end = usize::try_from(len).ok().filter(|len| *len > 0)?;
         let len = end.checked_mul(2)?;
-        let slot = take_slot();
-        if slot.is_none() && danger == Danger::Guarded {
-            return None;
-        }
+        let slot = take_slot()?;
         // SAFETY: a new mapping at an address of the system's choice touches no memory of ours.
         let begin = unsafe {
             let (fd, null) = (file.as_raw_fd(), ptr::null_mut());
             libc::mmap(null, len, libc::PROT_READ, libc::MAP_SHARED, fd, 0)
         };
         if begin == libc::MAP_FAILED {
-            if let Some(slot) = slot {
-                TABLE[slot].begin.store(0, SeqCst);
-            }
+            TABLE[slot].begin.store(0, SeqCst);
             return None;
         }
-        if let Some(slot) = slot {
-            fill_slot(slot, begin as usize, len);
-        }
+        fill_slot(slot, begin as usize, len);
         Some(Self { slot, begin: begin as usize, len, end: AtomicUsize::new(end) })
     }
 
-    /// Somebody has looked: the file has `len` bytes now. It may have grown, or have been cut off.
+    /// Sets the length that the file was seen to have; it may have grown or been truncated.
     pub(crate) fn reaches(&self, len: u64) {
         let end = usize::try_from(len).unwrap_or(usize::MAX);
         self.end.store(end.min(self.len), Relaxed);
     }
 
-    /// Whether the file has lost some of what was mapped, and a search came to it.
+    /// Whether a page that the file had lost was read.
     pub(crate) fn is_torn(&self) -> bool {
-        self.slot.is_some_and(|slot| TABLE[slot].torn.load(SeqCst))
+        TABLE[self.slot].torn.load(SeqCst)
     }
 
-    /// Copies the bytes at `offset`. `None`: they are not all within the map. An error: the map is
-    /// [torn](Self::is_torn), and what was copied may be of an empty page.
+    /// Copies the bytes at `offset`. `None`: the range is not wholly within the map.
+    ///
+    /// # Errors
+    ///
+    /// [`Torn`] if the map is [torn](Self::is_torn); the copied bytes may be those of an empty page.
     #[inline]
     pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8]) -> Option<Result<(), Torn>> {
         let offset = usize::try_from(offset).ok()?;
         if offset.checked_add(buf.len())? > self.end.load(Relaxed) {
             return None;
         }
-        // SAFETY: the range is within the mapping, which lives as long as `self`. Pages that the
-        // file has lost are replaced by the handler; without one the file had this range when somebody
-        // looked last, and what that leaves open, see above, is a signal and no wrong memory. Others
-        // may write to the file meanwhile: the bytes are copied without a reference to them ever
-        // being made, and nobody relies on what was copied before its checksum matches, or before it
-        // was seen that nothing has been committed meanwhile.
+        // SAFETY: the range is within the mapping, which lives as long as `self`. The handler replaces
+        // pages that the file has lost. Other processes may write to the file meanwhile: the bytes are
+        // copied without ever making a reference to them, and callers rely on the copy only after its
+        // checksum matches, or after they have seen that nothing was committed meanwhile.
         unsafe {
             let from = (self.begin + offset) as *const u8;
             ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len());
@@ -252,17 +231,13 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // Out of the handler's sight first: once it is gone, the addresses may be another's.
-        if let Some(slot) = self.slot {
-            TABLE[slot].begin.store(1, SeqCst);
-        }
+        // Hide the range from the handler first: once unmapped, the addresses may be reused.
+        TABLE[self.slot].begin.store(1, SeqCst);
         // SAFETY: the mapping was made by `new`, and only `read_at` touches it, which borrows `self`.
         unsafe {
             libc::munmap(self.begin as *mut _, self.len);
         }
-        if let Some(slot) = self.slot {
-            TABLE[slot].begin.store(0, SeqCst);
-        }
+        TABLE[self.slot].begin.store(0, SeqCst);
     }
 }
 
@@ -278,10 +253,10 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_off_under_its_map_is_an_error_and_no_sigbus() {
+    fn truncated_file_is_an_error_and_no_sigbus() {
         guard();
         let file = file_of(100_000);
-        let map = Map::new(&file, 100_000, Danger::Guarded).unwrap();
+        let map = Map::new(&file, 100_000).unwrap();
         let mut bytes = [0; 100];
         assert!(map.read_at(99_900, &mut bytes).unwrap().is_ok());
         assert_eq!(bytes, [7; 100]);
@@ -289,18 +264,18 @@ mod tests {
         assert!(map.read_at(u64::MAX, &mut bytes).is_none());
         file.set_len(0).unwrap();
         assert!(map.read_at(50_000, &mut bytes).unwrap().is_err());
-        // For good: what else was read through it may have been of an empty page.
+        // Permanently: other bytes read through it may have come from an empty page.
         file.set_len(100_000).unwrap();
         assert!(map.read_at(10, &mut bytes).unwrap().is_err());
-        let again = Map::new(&file, 100_000, Danger::Guarded).unwrap();
+        let again = Map::new(&file, 100_000).unwrap();
         assert!(again.read_at(10, &mut bytes).unwrap().is_ok());
     }
 
     #[test]
-    fn maps_beyond_the_table_are_refused_and_their_places_come_back() {
+    fn maps_beyond_the_table_are_refused_until_slots_are_free() {
         guard();
         let file = file_of(10);
-        let map = || Map::new(&file, 10, Danger::Guarded);
+        let map = || Map::new(&file, 10);
         let maps: Vec<Map> = std::iter::from_fn(map).take(SLOTS + 1).collect();
         assert!(maps.len() <= SLOTS);
         drop(maps);
@@ -308,9 +283,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_touched_past_the_length_that_was_seen_last() {
+    fn nothing_is_read_past_the_known_length() {
+        guard();
         let file = file_of(50_000);
-        let map = Map::new(&file, 50_000, Danger::Looked).unwrap();
+        let map = Map::new(&file, 50_000).unwrap();
         let mut bytes = [0; 100];
         assert!(map.read_at(49_901, &mut bytes).is_none());
         file.set_len(90_000).unwrap();
@@ -322,7 +298,7 @@ mod tests {
         assert!(map.read_at(80_000, &mut bytes).is_none());
         assert!(map.read_at(3900, &mut bytes).unwrap().is_ok());
         assert_eq!(bytes, [7; 100]);
-        // More than there was room for.
+        // More than the mapped range.
         map.reaches(1 << 40);
         assert!(map.read_at(100_000, &mut bytes).is_none());
     }

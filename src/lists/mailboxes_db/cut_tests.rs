@@ -1,5 +1,5 @@
-//! Files that are cut off under the map of a process that has no handler for it, as the library's has
-//! none: a page that is touched and is not there kills the process.
+//! Files that are truncated while a process reads them that has no SIGBUS handler, as a host of the
+//! library has none: touching a lost page of a map would kill it, so nothing is mapped.
 
 use std::fs::{self, File};
 use std::ops::ControlFlow;
@@ -15,7 +15,6 @@ use crate::model::list::{Lookup, MailboxList};
 use crate::model::mod_time::ModTime;
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::{AnonymousRights, Record, State};
-use crate::os::map::Danger;
 use crate::replica::store::{LocklessReplica, Place};
 use crate::replica::{ReplicaMeta, Transaction as _};
 use crate::testing::cyrus_writer::{Write, Writer};
@@ -23,7 +22,7 @@ use crate::testing::random::Random;
 
 const LAYOUTS: [Layout; 2] = [Layout::Twoskip, Layout::Twom { checksums: true }];
 
-/// Runs a test of this module in a process of its own, which another test's handler does not save.
+/// Runs a test of this module in a process of its own, without the SIGBUS handler of other tests.
 fn alone(test: &str, run: impl FnOnce()) {
     if std::env::var_os("MURDER_ROUTE_ALONE").is_some() {
         return run();
@@ -92,8 +91,7 @@ impl Site {
 
     /// As the library reads it, for one who looks up now and then.
     fn list(&self) -> FileList {
-        let options =
-            Options { hit_age: Duration::ZERO, danger: Danger::Looked, ..Options::default() };
+        let options = Options { hit_age: Duration::ZERO, ..Options::default() };
         FileList::open(self.path(), options)
     }
 }
@@ -110,8 +108,8 @@ fn lengths(len: u64) -> [u64; 7] {
 }
 
 #[test]
-fn a_list_that_is_cut_off_in_place_is_temporary_and_kills_nobody() {
-    alone("a_list_that_is_cut_off_in_place_is_temporary_and_kills_nobody", || {
+fn list_truncated_in_place_is_unsure_without_sigbus() {
+    alone("list_truncated_in_place_is_unsure_without_sigbus", || {
         for layout in LAYOUTS {
             let site = Site::with(layout, 3000);
             let whole = fs::read(site.path()).unwrap();
@@ -139,14 +137,13 @@ fn a_list_that_is_cut_off_in_place_is_temporary_and_kills_nobody() {
 }
 
 #[test]
-fn a_process_of_few_lookups_touches_no_page_that_may_be_gone() {
-    alone("a_process_of_few_lookups_touches_no_page_that_may_be_gone", || {
+fn few_lookups_of_a_truncated_list_raise_no_sigbus() {
+    alone("few_lookups_of_a_truncated_list_raise_no_sigbus", || {
         for layout in LAYOUTS {
             let site = Site::with(layout, 3000);
             // Nobody looks at the length of the file before a search.
             let options = Options {
                 hit_age: Duration::from_secs(3600),
-                danger: Danger::Looked,
                 shortcuts_after: 2000,
                 ..Options::default()
             };
@@ -173,8 +170,8 @@ fn a_process_of_few_lookups_touches_no_page_that_may_be_gone() {
 }
 
 #[test]
-fn a_list_that_is_cut_off_while_it_is_walked_kills_nobody() {
-    alone("a_list_that_is_cut_off_while_it_is_walked_kills_nobody", || {
+fn list_truncated_during_a_walk_is_an_error_without_sigbus() {
+    alone("list_truncated_during_a_walk_is_an_error_without_sigbus", || {
         for layout in LAYOUTS {
             let site = Site::with(layout, 20_000);
             let list = site.list();
@@ -194,8 +191,8 @@ fn a_list_that_is_cut_off_while_it_is_walked_kills_nobody() {
 }
 
 #[test]
-fn a_list_that_grows_is_repacked_or_is_overwritten_is_followed_through_its_map() {
-    alone("a_list_that_grows_is_repacked_or_is_overwritten_is_followed_through_its_map", || {
+fn list_that_grows_or_is_replaced_is_followed_without_a_map() {
+    alone("list_that_grows_or_is_replaced_is_followed_without_a_map", || {
         for layout in LAYOUTS {
             let mut site = Site::with(layout, 1000);
             let list = site.list();
@@ -251,8 +248,8 @@ fn replica(folder: &tempfile::TempDir, hit_age: Duration) -> (LocklessReplica, F
 }
 
 #[test]
-fn a_replica_that_is_cut_off_in_place_makes_nobody_absent_and_kills_nobody() {
-    alone("a_replica_that_is_cut_off_in_place_makes_nobody_absent_and_kills_nobody", || {
+fn replica_truncated_in_place_is_unsure_without_sigbus() {
+    alone("replica_truncated_in_place_is_unsure_without_sigbus", || {
         let folder = tempfile::tempdir().unwrap();
         let mut place = Place::open(folder.path()).unwrap();
         fill(&mut place, 0..5000, "be1");
@@ -281,8 +278,8 @@ fn a_replica_that_is_cut_off_in_place_makes_nobody_absent_and_kills_nobody() {
 }
 
 #[test]
-fn a_replica_that_grows_or_is_replaced_is_followed_through_its_map() {
-    alone("a_replica_that_grows_or_is_replaced_is_followed_through_its_map", || {
+fn replica_that_grows_or_is_replaced_is_followed_without_a_map() {
+    alone("replica_that_grows_or_is_replaced_is_followed_without_a_map", || {
         let folder = tempfile::tempdir().unwrap();
         let mut place = Place::open(folder.path()).unwrap();
         fill(&mut place, 0..100, "be1");

@@ -32,7 +32,6 @@ use super::other_servers::Elsewhere;
 use super::skip_view::SkipView;
 use super::view::{self, Identity, ListFile, Search, View};
 use crate::model::loss_guard::{HighWater, Loss, LossGuard};
-use crate::os::map::Danger;
 use crate::os::pinned_path::PinnedPath;
 
 /// So old may be a record that is found, and what is known of the file's length.
@@ -45,8 +44,6 @@ pub struct Options {
     pub hit_age: Duration,
     /// How long a lookup that may wait waits for a lock.
     pub lock_patience: Duration,
-    /// How the danger of a map is met.
-    pub danger: Danger,
     /// So many lookups go with a few shortcuts, or none, and without a map, before many are collected,
     /// which takes as long as some thousand lookups without them, in a list of 1,000,000 names, and up to
     /// 8 MB.
@@ -60,7 +57,6 @@ impl Default for Options {
         Self {
             hit_age: HIT_AGE,
             lock_patience: Duration::from_secs(1),
-            danger: Danger::Guarded,
             shortcuts_after: 0,
             mark: None,
         }
@@ -391,7 +387,7 @@ impl FileList {
         if matches!(engine, Engine::Skiplist | Engine::Flat) {
             return Ok(None);
         }
-        let view = View::Skip(SkipView::open(file, self.options.danger, scratch)?);
+        let view = View::Skip(SkipView::open(file, scratch)?);
         // An error once more, and what is remembered is as good as this.
         search(&view, name, scratch, key)?;
         let view = self.remember_new(view, &mut self.work())?;
@@ -690,7 +686,7 @@ impl FileList {
     ) -> Result<Arc<View>, Error> {
         let mut work = self.work();
         if engine != Engine::Skiplist {
-            let view = View::Skip(SkipView::open(file, self.options.danger, scratch)?);
+            let view = View::Skip(SkipView::open(file, scratch)?);
             return self.remember_new(view, &mut work);
         }
         let metadata = file.metadata()?;

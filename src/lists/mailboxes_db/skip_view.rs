@@ -15,7 +15,6 @@ use crate::model::name::KeyGeneration;
 
 use super::keys;
 use super::view::{Identity, ListFile, MappedFile, Search};
-use crate::os::map::Danger;
 
 /// A twoskip or twom file at its last known committed end.
 #[derive(Debug)]
@@ -42,12 +41,12 @@ const MOST_LOG: u64 = 4 << 20;
 
 impl SkipView {
     /// A view without fingers at the committed end that the header names.
-    pub(crate) fn open(file: File, danger: Danger, scratch: &mut Scratch) -> Result<Self> {
+    pub(crate) fn open(file: File, scratch: &mut Scratch) -> Result<Self> {
         let metadata = file.metadata()?;
         let file = ListFile::new(file);
         let header = Header::read(&file)?;
         header.check_size(metadata.len())?;
-        let file = Arc::new(file.mapping(danger));
+        let file = Arc::new(file.mapping());
         let view = Self {
             file,
             identity: Identity::of(&metadata),

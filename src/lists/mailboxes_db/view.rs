@@ -13,17 +13,12 @@ use crate::model::name::KeyGeneration;
 
 use super::index_view::IndexView;
 use super::skip_view::SkipView;
-use crate::os::map::{Danger, Map, Torn};
+use crate::os::map::{Map, Torn};
 use crate::os::pinned_path::PinnedPath;
 
 /// An open file, read by `pread`.
 #[derive(Debug)]
 pub(crate) struct ListFile(File);
-
-/// A process that has made so many lookups will make many more. Most processes of a mail server make
-/// fewer before others take their places: smtpd and cleanup of Postfix serve 100 clients (`max_use`).
-#[cfg(feature = "capi")]
-pub(crate) const FEW_LOOKUPS: u32 = 2000;
 
 /// The same for searches: read through a [`Map`] from [`Self::map`] on, where this process may have one.
 ///
@@ -32,7 +27,6 @@ pub(crate) const FEW_LOOKUPS: u32 = 2000;
 #[derive(Debug)]
 pub(crate) struct MappedFile {
     pub(crate) file: ListFile,
-    danger: Danger,
     map: OnceLock<Option<Map>>,
 }
 
@@ -42,15 +36,15 @@ impl ListFile {
     }
 
     /// Who searches it looks first how long it [is](MappedFile::reaches) then.
-    pub(crate) fn mapping(self, danger: Danger) -> MappedFile {
-        MappedFile { file: self, danger, map: OnceLock::new() }
+    pub(crate) fn mapping(self) -> MappedFile {
+        MappedFile { file: self, map: OnceLock::new() }
     }
 }
 
 impl MappedFile {
     /// There will be many searches.
     pub(crate) fn map(&self) {
-        self.map.get_or_init(|| Map::new(&self.file.0, self.size().ok()?, self.danger));
+        self.map.get_or_init(|| Map::new(&self.file.0, self.size().ok()?));
     }
 
     fn mapped(&self) -> Option<&Map> {
@@ -68,13 +62,6 @@ impl MappedFile {
         if let Some(map) = self.mapped() {
             map.reaches(len);
         }
-    }
-
-    /// Looks how long it is.
-    #[cfg(feature = "capi")]
-    pub(crate) fn look(&self) -> io::Result<()> {
-        self.reaches(self.size()?);
-        Ok(())
     }
 }
 

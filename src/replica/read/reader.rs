@@ -5,7 +5,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwapOption, Guard};
@@ -13,11 +13,10 @@ use arc_swap::{ArcSwapOption, Guard};
 use super::pages::{self, Commit, Snapshot};
 use crate::cyrusdb::error::{Error, Result};
 use crate::lists::mailboxes_db::keys;
-use crate::lists::mailboxes_db::view::{FEW_LOOKUPS, Identity, ListFile, MappedFile, open_regular};
+use crate::lists::mailboxes_db::view::{Identity, ListFile, open_regular};
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
-use crate::os::map::Danger;
 use crate::os::pinned_path::PinnedPath;
 use crate::replica::store::value::{self, BadValue, Row};
 use crate::replica::{ReplicaMeta, generation};
@@ -38,7 +37,7 @@ const PIECE: usize = 256;
 /// A replica, read while the daemon writes it. Any number of threads look up at once.
 ///
 /// What it says is what [`ReplicaList`](crate::replica::store::ReplicaList) says. Needs to read `data.mdb`, and nothing
-/// else; is made anew in a child after fork, which may catch another thread at making the map.
+/// else; is made anew in a child after fork, which may catch another thread halfway through a change.
 #[derive(Debug)]
 pub(crate) struct LocklessReplica {
     at: Arc<PinnedPath>,
@@ -47,8 +46,6 @@ pub(crate) struct LocklessReplica {
     /// what is not found it always is.
     hit_age: Duration,
     opened: ArcSwapOption<Opened>,
-    /// How many lookups there were, up to [`FEW_LOOKUPS`]; then it is [mapped](MappedFile).
-    lookups: AtomicU32,
     /// Nanoseconds since `started` until which the file is taken for the one at its path, and no shorter.
     good_until: AtomicU64,
     /// With the time since `started` at which it was read, in nanoseconds.
@@ -58,7 +55,7 @@ pub(crate) struct LocklessReplica {
 /// The file as it was opened.
 #[derive(Debug)]
 struct Opened {
-    file: MappedFile,
+    file: ListFile,
     identity: Identity,
     page_size: u64,
     /// The last commit, when somebody looked last.
@@ -83,7 +80,6 @@ impl LocklessReplica {
             hit_age,
             started: Instant::now(),
             opened: ArcSwapOption::empty(),
-            lookups: AtomicU32::new(0),
             good_until: AtomicU64::new(0),
             about: ArcSwapOption::empty(),
         }
@@ -148,12 +144,9 @@ impl LocklessReplica {
         let (file, metadata) = open_regular(&self.at)?;
         let identity = Identity::of(&metadata);
         let opened = match known {
-            Some(known) if known.identity == identity => {
-                known.file.reaches(metadata.len());
-                known
-            }
+            Some(known) if known.identity == identity => known,
             _ => {
-                let file = ListFile::new(file).mapping(Danger::Looked);
+                let file = ListFile::new(file);
                 let page_size = pages::page_size(&file)?;
                 let last = ArcSwapOption::empty();
                 let opened = Arc::new(Opened { file, identity, page_size, last });
@@ -169,7 +162,7 @@ impl LocklessReplica {
     fn read<T>(
         &self,
         opened: &Opened,
-        mut look: impl FnMut(&Snapshot<'_, MappedFile>, &mut Vec<u8>) -> Result<T>,
+        mut look: impl FnMut(&Snapshot<'_, ListFile>, &mut Vec<u8>) -> Result<T>,
     ) -> Result<T> {
         // Taken out, so that nothing is borrowed while others' code runs.
         let mut page = ROOM.with(RefCell::take);
@@ -198,8 +191,6 @@ impl LocklessReplica {
                 Err(Error::Corrupt { .. }) if attempt < TORN => std::thread::yield_now(),
                 Err(error) => return Err(error),
             }
-            // This may take long, and what was committed may lie behind what was seen of the file.
-            opened.file.look()?;
         }
         // The first look at it may tell what is wrong.
         Commit::last(&opened.file, opened.page_size)?;
@@ -208,10 +199,6 @@ impl LocklessReplica {
 
     /// One look for a name.
     fn look_up(&self, opened: &Opened, name: &MailboxName) -> Result<(Lookup, bool)> {
-        match self.lookups.load(Relaxed) {
-            FEW_LOOKUPS => opened.file.map(),
-            lookups => self.lookups.store(lookups + 1, Relaxed),
-        }
         let never = || {
             let dir = self.dir().display();
             format!("{dir}: the replica has never been synchronised with the master")
