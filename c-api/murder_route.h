@@ -27,13 +27,11 @@
  * descriptor but its own, logs nothing, and never calls exit or abort. Its descriptors are
  * close-on-exec. It never writes to a file.
  *
- * A LIST THAT IS CUT OFF. Cyrus never cuts off what it has committed; an administrator may, who empties
- * the list or copies another one over it (rename one into its place instead). The library reads
- * through a map of the file after the first 2000 look-ups, and touching a page that is gone
- * raises SIGBUS, for which it sets no handler. So it looks at the length of the file before it searches,
- * unless it did so within the last 2 milliseconds, and a list that is shorter than it says makes the
- * answer MR_DEFERRED. Only a file that is cut off between that look and the end of the search, or a disk
- * that cannot be read, ends the process, as it does those of Cyrus and of whoever maps files.
+ * A LIST TRUNCATED IN PLACE. Cyrus never truncates data that it has committed. An administrator who
+ * empties the list or copies another file over it does: rename a file into its place instead. The
+ * library reads lists with pread(2), never through a memory map, so a file that is truncated while it
+ * is read cannot raise SIGBUS in the process. A file that is shorter than its header says makes the
+ * answer MR_DEFERRED.
  *
  * CHROOT AND PRIVILEGES. What a chroot or a change of user takes away is opened by mr_open: the
  * configuration is read then, and never again; of mailboxes.db and of the replica the directory and
