@@ -12,7 +12,8 @@ use murder_route::model::list::{Lookup, MailboxList};
 use murder_route::model::name::MailboxName;
 use murder_route::os::map;
 use murder_route::resolver::Resolver;
-use murder_route::routing::router::{Decision, Verdict};
+use murder_route::routing::inquiry::{Inquiry, Step};
+use murder_route::routing::route::Decision;
 
 use crate::list::{self, DIR, Random, Site};
 use crate::sandbox::STATE;
@@ -96,17 +97,14 @@ pub fn look_up(list: &impl MailboxList, name: &MailboxName) -> Done {
 
 /// From the recipient on.
 pub fn route(resolver: &Resolver, recipient: &str) -> Done {
-    let verdict = resolver.route_now(recipient.as_bytes());
+    let evidence = resolver.evidence(None);
+    let inquiry = Inquiry::new(recipient.as_bytes(), &evidence);
     // A slice that stumbles over a repack goes the slower way the daemon goes then.
-    let route = match verdict {
-        Verdict::Final(route) => route,
-        Verdict::Confirm(_) | Verdict::AskAgain(_) | Verdict::Wait => resolver.route(
-            recipient.as_bytes(),
-            None,
-            resolver.nothing_found(None),
-            &mut |name, _| resolver.ask_slave(name),
-        ),
+    let step = match resolver.step_now(&inquiry) {
+        Step::WouldBlock => resolver.step(&inquiry, None),
+        step => step,
     };
+    let Step::Done(route) = step else { return Err(format!("{recipient}: {step:?}").into()) };
     ensure!(matches!(route.decision, Decision::Deliver(_)), "{recipient}: {route:?}");
     Ok(())
 }

@@ -14,14 +14,12 @@ use crate::lists::{FileList, Options};
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
-use crate::os::kick::kick;
-use crate::routing::confirm::{Confirmation, Evidence, MOST_ROUNDS};
+use crate::routing::confirm::ConfirmVia;
+use crate::routing::evidence::{Confirmation, Evidence};
+use crate::routing::inquiry::{Ask, Inquiry, Step, busy};
 use crate::routing::maps::Maps;
-use crate::routing::router::{Explain, Route, Router, Verdict};
-
-/// How long a kick may take. The mail server's own patience is far longer, but Postfix' queue
-/// manager resolves one recipient at a time and waits for each.
-pub const KICK_PATIENCE: Duration = Duration::from_secs(4);
+use crate::routing::route::Route;
+use crate::routing::router::{Explain, Router};
 
 /// A router, the forms of its answers and its lists. Shared by threads.
 #[derive(Debug)]
@@ -38,26 +36,6 @@ pub struct Resolver {
     pub vital: Vital,
     /// How long a known name that vanished without a DELETE is deferred (`accept-after`).
     pub accept_after: Duration,
-}
-
-/// How it is confirmed that there is no such mailbox.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ConfirmVia {
-    /// Not at all: the site says that the list is complete by itself (`misses = "final"`).
-    List,
-    /// There is no MUPDATE server. A list that has mailboxes of this host only is believed; the
-    /// misses of one that has records of other servers are deferred.
-    Complete,
-    /// The MUPDATE slave of this host says at this socket that the list has caught up with the
-    /// master, who himself cannot be asked.
-    Slave(PathBuf),
-    /// The master is asked for the name.
-    Master {
-        /// Where the MUPDATE slave of this host can be asked as well. It stands in for the master
-        /// where it turns out that he cannot be asked as things are configured; never where he only
-        /// does not answer.
-        slave: Option<PathBuf>,
-    },
 }
 
 impl Resolver {
@@ -104,95 +82,57 @@ impl Resolver {
     /// Neither the master nor the local slave is asked. Where a miss has to be confirmed, the recipient
     /// is [deferred](crate::Decision::Deferred). Blocks for files and their locks.
     pub fn resolve(&self, recipient: &[u8]) -> Route {
-        let alone = self.nothing_found(None);
-        self.route(recipient, None, alone, &mut |_, _| {
-            Confirmation::Lists(Err("misses are not confirmed here".into()))
+        let evidence = self.evidence(None);
+        self.route(Inquiry::new(recipient, &evidence), None, &mut |_| {
+            (Confirmation::Lists(Err("misses are not confirmed here".into())), None)
         })
     }
 
-    /// What is known of a recipient before anybody was asked. `generation` is that of the master's
-    /// names, if he was heard before.
-    pub fn nothing_found(&self, generation: Option<KeyGeneration>) -> Evidence {
-        let mut findings = match self.proof {
-            ConfirmVia::List => Evidence::NOBODY_TO_ASK,
-            ConfirmVia::Complete => Evidence::LISTS_ALONE,
-            ConfirmVia::Slave(_) => Evidence::ASK_THE_SLAVE,
-            ConfirmVia::Master { .. } => Evidence::ASK_THE_MASTER,
-        };
-        findings.learn_generation(generation);
-        findings
+    /// Evidence before anything was confirmed. `generation`: that of the master's names, if it is known.
+    pub fn evidence(&self, generation: Option<KeyGeneration>) -> Evidence {
+        let mut evidence = self.proof.evidence();
+        evidence.learn_generation(generation);
+        evidence
     }
 
-    /// Decides without waiting for a lock or for anybody, and without walking the list.
-    pub fn route_now(&self, recipient: &[u8]) -> Verdict {
-        self.look_now(recipient, &self.nothing_found(None))
-    }
-
-    /// Decides on the lists as they stand and what was found out, without waiting for a lock and
-    /// without walking the list.
-    pub fn look_now(&self, recipient: &[u8], findings: &Evidence) -> Verdict {
+    /// One step on the lists as they are, without waiting for a lock and without walking a list.
+    pub fn step_now(&self, inquiry: &Inquiry<'_>) -> Step {
         let now = self.lists.now();
-        let verdict = self.router.route(recipient, &findings.over(&now), findings, None);
-        if now.was_to_walk() { Verdict::Wait } else { verdict }
+        let step = inquiry.step(&self.router, &now, None);
+        if now.was_to_walk() { Step::WouldBlock } else { step }
     }
 
-    /// Decides on the lists as they stand and what was found out. Waits for a lock if it must.
-    pub fn look(&self, recipient: &[u8], findings: &Evidence, explain: Explain<'_>) -> Verdict {
-        self.router.route(recipient, &findings.over(&self.lists), findings, explain)
+    /// One step on the lists as they are. Waits for locks.
+    pub fn step(&self, inquiry: &Inquiry<'_>, explain: Explain<'_>) -> Step {
+        inquiry.step_waiting(&self.router, &self.lists, explain)
     }
 
-    /// The same for a question that may be given up: a walk along a list ends then.
-    pub fn look_until(
-        &self,
-        recipient: &[u8],
-        findings: &Evidence,
-        given_up: &AtomicBool,
-    ) -> Verdict {
-        let list = Abandonable { list: &findings.over(&self.lists), given_up };
-        self.router.route(recipient, &list, findings, None)
+    /// As [`step`](Self::step), for a request that may be given up: a walk along a list ends then.
+    pub fn step_until(&self, inquiry: &Inquiry<'_>, given_up: &AtomicBool) -> Step {
+        let list = Abandonable { list: &self.lists, given_up };
+        inquiry.step_waiting(&self.router, &list, None)
     }
 
-    /// Decides, and has names confirmed by `ask` as often as it takes, `MOST_ROUNDS` at most.
-    /// `ask` may add to the findings what it learnt beside. Waits for locks, and as long as `ask` does.
+    /// Decides, and has names confirmed by `confirm`, which also returns the kind of names that the
+    /// master keeps, if it is known. Waits for locks, and for `confirm`.
     pub fn route(
         &self,
-        recipient: &[u8],
+        mut inquiry: Inquiry<'_>,
         mut explain: Explain<'_>,
-        mut findings: Evidence,
-        ask: &mut dyn FnMut(&MailboxName, &mut Evidence) -> Confirmation,
+        confirm: &mut dyn FnMut(&Ask) -> (Confirmation, Option<KeyGeneration>),
     ) -> Route {
         if let Some(steps) = explain.as_deref_mut() {
             steps.push(format!("sources: {}", self.lists));
         }
-        for _ in 0..=MOST_ROUNDS {
-            let name = match self.look(recipient, &findings, explain.as_deref_mut()) {
-                Verdict::Final(route) => return route,
-                Verdict::Wait => return busy(),
-                Verdict::Confirm(name) | Verdict::AskAgain(name) => name,
+        loop {
+            let ask = match self.step(&inquiry, explain.as_deref_mut()) {
+                Step::Done(route) => return route,
+                Step::WouldBlock => return busy(),
+                Step::Ask(ask) => ask,
             };
-            let said = ask(&name, &mut findings);
-            if let Some(steps) = explain.as_deref_mut() {
-                steps.push(format!("freshness: {}", said.in_words(&name)));
-                steps.push("another look, now that this is known:".into());
-            }
-            findings.learn(name, said);
-        }
-        never_settled()
-    }
-
-    /// Asks the MUPDATE slave of this host, or reads the list, if that is how misses are confirmed.
-    /// Blocks for up to `KICK_PATIENCE`.
-    pub fn ask_slave(&self, _name: &MailboxName) -> Confirmation {
-        match &self.proof {
-            ConfirmVia::Slave(socket) | ConfirmVia::Master { slave: Some(socket) } => {
-                Confirmation::Lists(kick(socket, KICK_PATIENCE).map_err(Into::into))
-            }
-            ConfirmVia::Complete => {
-                Confirmation::Lists(self.lists.are_complete().map_err(Into::into))
-            }
-            ConfirmVia::List | ConfirmVia::Master { slave: None } => {
-                Confirmation::Lists(Err("nobody can be asked".into()))
-            }
+            let (said, generation) = confirm(&ask);
+            inquiry.learn(ask, said, explain.as_deref_mut());
+            inquiry.learn_generation(generation);
         }
     }
 }
@@ -225,6 +165,10 @@ impl MailboxList for Abandonable<'_> {
         self.list.key_generation()
     }
 
+    fn denies(&self, inbox: &MailboxName) -> bool {
+        self.list.denies(inbox)
+    }
+
     fn each(
         &self,
         prefix: &[u8],
@@ -253,16 +197,6 @@ impl MailboxList for Abandonable<'_> {
     }
 }
 
-/// What is said where a list that may be waited for is busy all the same.
-pub fn busy() -> Route {
-    Route::deferred("the mailbox list is busy")
-}
-
-/// What is said after [`MOST_ROUNDS`].
-pub fn never_settled() -> Route {
-    Route::deferred("too many names would have to be confirmed")
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -272,7 +206,9 @@ mod tests {
     use crate::config::Overrides;
     use crate::cyrusdb::order::Order;
     use crate::cyrusdb::skip::node::Layout;
-    use crate::routing::router::{Cause, Decision, MissTrust};
+    use crate::routing::evidence::MissTrust;
+    use crate::routing::route::{Cause, Decision};
+    use crate::routing::router::Verdict;
     use crate::testing::cyrus_writer::Writer;
     use crate::testing::random::Random;
 
@@ -424,9 +360,9 @@ mod tests {
             fs::rename(path("new"), path("list")).unwrap();
         };
         let nobody = |resolver: &Resolver| {
-            let nothing = resolver.nothing_found(None);
-            let mut ask = |_: &MailboxName, _: &mut Evidence| panic!("there is nobody to ask");
-            resolver.route(b"nobody@example.org", None, nothing, &mut ask).decision
+            let evidence = resolver.evidence(None);
+            let inquiry = Inquiry::new(b"nobody@example.org", &evidence);
+            resolver.route(inquiry, None, &mut |_| panic!("there is nobody to ask")).decision
         };
         let settings = || Settings::load(&given).unwrap();
         has(300);

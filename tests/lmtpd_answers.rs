@@ -22,7 +22,9 @@ use murder_route::mupdate::wire::{Input, MAX_LINE};
 use murder_route::mupdate::{Banner, Event, Role, Session, Stream, Timings};
 use murder_route::replica::store::{Place, ReplicaList};
 use murder_route::replica::{ACCEPT_AFTER, FullSync, Heard};
-use murder_route::routing::router::{Decision, MissTrust, Refusal, Router, Verdict};
+use murder_route::routing::evidence::MissTrust;
+use murder_route::routing::route::{Decision, Refusal};
+use murder_route::routing::router::{Router, Verdict};
 
 /// The release as differences.txt names it, whose rules it has, and what it said. 3.10.2 and 3.12.4
 /// say the same as 3.6.1.

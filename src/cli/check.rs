@@ -27,7 +27,7 @@ use crate::os::kick::kick;
 use crate::os::regular_file;
 use crate::replica::store::{Error, ReplicaList};
 use crate::replica::utc;
-use crate::resolver::ConfirmVia;
+use crate::routing::confirm::ConfirmVia;
 use crate::routing::maps::UnknownPolicy;
 use crate::server::owner;
 use crate::wire::endpoint::{DEFAULT_MODE, Endpoint};

@@ -6,11 +6,11 @@ use super::Exit;
 use super::services::Services;
 use crate::config::Settings;
 use crate::master::confirmer::Confirmer;
-use crate::model::name::MailboxName;
 use crate::resolver::Resolver;
-use crate::routing::confirm::Evidence;
+use crate::routing::inquiry::{Ask, Inquiry};
 use crate::routing::maps::is_in_any_case;
-use crate::routing::router::{Explain, Route};
+use crate::routing::route::Route;
+use crate::routing::router::Explain;
 
 /// A resolver, and who is asked for a name, with a runtime to ask in.
 pub(super) struct Sources {
@@ -40,14 +40,12 @@ impl Sources {
 
     /// Decides for this map, and waits as long as it takes: some seconds at worst.
     pub(super) fn route(&self, map: &str, recipient: &[u8], explain: Explain<'_>) -> Route {
-        let folded = is_in_any_case(map);
-        let findings = self.resolver.nothing_found(self.confirmer.key_generation()).ask_again();
-        let findings = if folded { findings.folded() } else { findings };
-        let mut ask = |name: &MailboxName, findings: &mut Evidence| {
-            let said = self.runtime.block_on(self.confirmer.ask_or_walk(name, folded));
-            findings.learn_generation(self.confirmer.key_generation());
-            said
+        let evidence = self.resolver.evidence(self.confirmer.key_generation()).ask_again();
+        let evidence = if is_in_any_case(map) { evidence.folded() } else { evidence };
+        let mut confirm = |ask: &Ask| {
+            let said = self.runtime.block_on(self.confirmer.confirm(ask));
+            (said, self.confirmer.key_generation())
         };
-        self.resolver.route(recipient, explain, findings, &mut ask)
+        self.resolver.route(Inquiry::new(recipient, &evidence).patient(), explain, &mut confirm)
     }
 }

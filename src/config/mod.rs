@@ -28,7 +28,7 @@ use crate::imapd_conf::{self, ImapdConf, LMTP_SERVICES, MupdateConfig, Virtdomai
 use crate::model::domains::Domains;
 use crate::os::regular_file;
 use crate::replica::ACCEPT_AFTER;
-use crate::resolver::ConfirmVia;
+use crate::routing::confirm::ConfirmVia;
 use crate::routing::maps::{Maps, UnknownPolicy};
 use crate::routing::router::Router;
 use crate::wire::endpoint::{Endpoint, Listen};

@@ -13,15 +13,14 @@ use crate::master::client::{Impossible, Master};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::mupdate::Finding;
 use crate::os::kick::kick;
-use crate::resolver::{ConfirmVia, KICK_PATIENCE, Resolver};
-use crate::routing::confirm::Confirmation;
+use crate::resolver::Resolver;
+use crate::routing::confirm::{ConfirmVia, KICK_TIMEOUT};
+use crate::routing::evidence::Confirmation;
+use crate::routing::inquiry::Ask;
 
 /// Between the two questions for a name that was deleted a moment ago. A rename is two messages of
 /// the master, which follow each other within milliseconds as a rule.
 const RENAME_GAP: Duration = Duration::from_secs(1);
-
-/// How long the answer for somebody whom the lists have waits for the master.
-const SOON: Duration = Duration::from_millis(250);
 
 /// For so long the master is not asked for anybody whom the lists have, once he did not answer soon:
 /// a mail server's lookups queue behind each other.
@@ -36,8 +35,6 @@ pub struct Confirmer {
     lists: Option<Lists>,
     /// How often the master is asked for what strangers choose; `None`: as often as it takes.
     budget: Option<Budget>,
-    /// Names are also sought by likeness, on a walk over the lists.
-    walks: bool,
     impossible: Once,
     /// Until when the master is not asked for whom the lists have.
     silent: Mutex<Option<Instant>>,
@@ -64,14 +61,13 @@ impl Confirmer {
         };
         let lists = (resolver.proof == ConfirmVia::Complete).then(|| resolver.lists.clone());
         let slave = match (socket.cloned(), lists.clone()) {
-            (Some(at), _) => Some(Barrier::new(pause, move || kick(&at, KICK_PATIENCE))),
+            (Some(at), _) => Some(Barrier::new(pause, move || kick(&at, KICK_TIMEOUT))),
             (None, Some(lists)) => Some(Barrier::new(pause, move || lists.are_complete())),
             (None, None) => None,
         };
         let budget = (!pause.is_zero()).then(Budget::default);
-        let walks = resolver.router.rules.fuzzy;
         let (impossible, silent) = (Once::new(), Mutex::new(None));
-        Self { master, ask_master, slave, lists, budget, walks, impossible, silent }
+        Self { master, ask_master, slave, lists, budget, impossible, silent }
     }
 
     /// Who is asked for names.
@@ -84,25 +80,22 @@ impl Confirmer {
         self.master.as_ref().and_then(|master| master.key_generation())
     }
 
-    /// Asks for a name: the master, or the local slave where there is no asking the master.
-    pub async fn ask(&self, name: &MailboxName) -> Confirmation {
-        self.ask_or_walk(name, false).await
-    }
-
-    /// The same. `walks`: the lists are searched for other names that are like it, so they have to
-    /// have caught up with the master.
-    pub async fn ask_or_walk(&self, name: &MailboxName, walks: bool) -> Confirmation {
+    /// Confirms a name: by the master, or by the local slave where the master cannot be asked.
+    pub async fn confirm(&self, ask: &Ask) -> Confirmation {
+        if let Some(within) = ask.within {
+            return self.confirm_soon(ask, within).await;
+        }
         if self.ask_master
-            && let Some(said) = self.waits_for_turn(name).await
+            && let Some(said) = self.waits_for_turn(&ask.name).await
         {
             return said;
         }
-        self.confirm(name, walks).await
+        self.confirm_miss(ask).await
     }
 
-    async fn confirm(&self, name: &MailboxName, walks: bool) -> Confirmation {
+    async fn confirm_miss(&self, ask: &Ask) -> Confirmation {
         if self.ask_master {
-            match self.find(name, self.walks || walks).await {
+            match self.find(&ask.name, ask.searches).await {
                 Ok(finding) => return Confirmation::Master(finding),
                 Err(Impossible(why)) if self.slave.is_none() => {
                     return Confirmation::Master(Finding::Unsure(why));
@@ -148,7 +141,8 @@ impl Confirmer {
 
     /// Asks the master for a name that the lists have, if he can be asked just now. Takes up to a
     /// quarter of a second; unless he says that he does not have it, which is confirmed as any miss.
-    pub async fn ask_again(&self, name: &MailboxName) -> Confirmation {
+    async fn confirm_soon(&self, ask: &Ask, within: Duration) -> Confirmation {
+        let name = &ask.name;
         let unsure = |why: String| Confirmation::Master(Finding::Unsure(why));
         let Some(master) = self.master.as_ref().filter(|_| self.ask_master) else {
             return unsure("there is no connection to the MUPDATE master".into());
@@ -163,16 +157,19 @@ impl Confirmer {
             return unsure("the MUPDATE master did not answer a moment ago".into());
         }
         master.is_listed(name);
-        match timeout(SOON, master.find(name)).await {
+        match timeout(within, master.find(name)).await {
             // The lists have it, so it is no stranger.
-            Ok(Ok(Finding::Absent)) => self.confirm(name, false).await,
+            Ok(Ok(Finding::Absent)) => self.confirm_miss(ask).await,
             Ok(Ok(finding)) => Confirmation::Master(finding),
             Ok(Err(Impossible(why))) => unsure(why),
             Err(_) => {
                 if !connecting {
                     *self.silent() = Some(Instant::now() + SILENCE);
                 }
-                unsure(format!("the MUPDATE master did not answer within {} s", SOON.as_secs_f32()))
+                unsure(format!(
+                    "the MUPDATE master did not answer within {} s",
+                    within.as_secs_f32()
+                ))
             }
         }
     }
@@ -234,6 +231,8 @@ mod tests {
 
     use super::*;
     use crate::master::client::Asking;
+    use crate::routing::confirm::KNOWN_NAME_TIMEOUT;
+    use crate::routing::inquiry::Why;
 
     /// Answers one after the other, the last again and again; never, if there is none.
     struct Fake {
@@ -279,9 +278,8 @@ mod tests {
         Fake { answers, asked, deleted: false, behind: false, trouble: false, connecting: false }
     }
 
-    fn confirmer(proof: ConfirmVia, fuzzy: bool, master: Option<Arc<dyn Master>>) -> Confirmer {
-        let mut rules = crate::address::Rules::defaults(crate::address::Release::V3_6);
-        rules.fuzzy = fuzzy;
+    fn confirmer(proof: ConfirmVia, master: Option<Arc<dyn Master>>) -> Confirmer {
+        let rules = crate::address::Rules::defaults(crate::address::Release::V3_6);
         let router = crate::routing::router::Router {
             domains: Default::default(),
             rules,
@@ -297,6 +295,14 @@ mod tests {
 
     fn name() -> MailboxName {
         MailboxName::new("user.jane").unwrap()
+    }
+
+    fn miss(name: MailboxName) -> Ask {
+        Ask { name, why: Why::Miss, within: None, searches: false, unsettled: false }
+    }
+
+    fn changed(name: MailboxName) -> Ask {
+        Ask { why: Why::Changed, within: Some(KNOWN_NAME_TIMEOUT), ..miss(name) }
     }
 
     fn impossible() -> Result<Finding, Impossible> {
@@ -319,9 +325,8 @@ mod tests {
         let found = Finding::Found(record);
         let mut master = fake(vec![Ok(Finding::Absent), Ok(found.clone())]);
         master.deleted = true;
-        let confirmer =
-            confirmer(ConfirmVia::Master { slave: None }, false, Some(Arc::new(master)));
-        assert_eq!(confirmer.ask(&name()).await, Confirmation::Master(found));
+        let confirmer = confirmer(ConfirmVia::Master { slave: None }, Some(Arc::new(master)));
+        assert_eq!(confirmer.confirm(&miss(name())).await, Confirmation::Master(found));
     }
 
     /// 500 strangers a second, for ten seconds.
@@ -329,18 +334,21 @@ mod tests {
     async fn flood_of_strangers_has_a_budget_and_holds_up_no_new_account() {
         let master = Arc::new(fake(vec![Ok(Finding::Absent)]));
         let asked: Arc<dyn Master> = master.clone();
-        let confirmer = Arc::new(confirmer(ConfirmVia::Master { slave: None }, false, Some(asked)));
+        let confirmer = Arc::new(confirmer(ConfirmVia::Master { slave: None }, Some(asked)));
         let began = Instant::now();
         let mut strangers = Vec::new();
         for n in 0..5000u64 {
             sleep_until(began + Duration::from_millis(2) * u32::try_from(n).unwrap()).await;
             let confirmer = Arc::clone(&confirmer);
             let stranger = MailboxName::new(format!("user.u{n}")).unwrap();
-            strangers.push(tokio::spawn(async move { confirmer.ask(&stranger).await }));
+            strangers.push(tokio::spawn(async move { confirmer.confirm(&miss(stranger)).await }));
         }
         let at = Instant::now();
         // In the list, and made a moment ago.
-        assert_eq!(confirmer.ask_again(&name()).await, Confirmation::Master(Finding::Absent));
+        assert_eq!(
+            confirmer.confirm(&changed(name())).await,
+            Confirmation::Master(Finding::Absent)
+        );
         assert!(at.elapsed() <= Duration::from_secs(1));
         let (mut absent, mut unsure) = (0, 0);
         for stranger in strangers {
@@ -356,7 +364,7 @@ mod tests {
         // A moment later nobody has to wait.
         sleep(Duration::from_secs(2)).await;
         let at = Instant::now();
-        assert_eq!(confirmer.ask(&name()).await, Confirmation::Master(Finding::Absent));
+        assert_eq!(confirmer.confirm(&miss(name())).await, Confirmation::Master(Finding::Absent));
         assert_eq!(at.elapsed(), Duration::ZERO);
     }
 
@@ -364,9 +372,9 @@ mod tests {
     async fn a_master_who_does_not_answer_is_not_replaced_by_the_slave() {
         let master = Arc::new(fake(vec![Ok(Finding::Unsure("hung".into()))]));
         let asked: Arc<dyn Master> = master.clone();
-        let confirmer = confirmer(ConfirmVia::Master { slave: no_slave() }, false, Some(asked));
+        let confirmer = confirmer(ConfirmVia::Master { slave: no_slave() }, Some(asked));
         assert_eq!(
-            confirmer.ask(&name()).await,
+            confirmer.confirm(&miss(name())).await,
             Confirmation::Master(Finding::Unsure("hung".into()))
         );
         assert_eq!(master.asked.load(Ordering::SeqCst), 1);
@@ -376,8 +384,8 @@ mod tests {
     async fn where_there_is_no_asking_the_master_the_slave_is_asked_if_there_is_one() {
         for (slave, by_slave) in [(no_slave(), true), (None, false)] {
             let master = fake(vec![impossible()]);
-            let confirmer = confirmer(ConfirmVia::Master { slave }, false, Some(Arc::new(master)));
-            match confirmer.ask(&name()).await {
+            let confirmer = confirmer(ConfirmVia::Master { slave }, Some(Arc::new(master)));
+            match confirmer.confirm(&miss(name())).await {
                 Confirmation::Lists(Err(why)) if by_slave => {
                     assert!(why.contains("mupdate.target"))
                 }
@@ -396,8 +404,8 @@ mod tests {
         {
             let mut master = fake(vec![Ok(Finding::Absent)]);
             master.behind = behind;
-            let confirmer = confirmer(ConfirmVia::Master { slave }, fuzzy, Some(Arc::new(master)));
-            let said = confirmer.ask(&name()).await;
+            let confirmer = confirmer(ConfirmVia::Master { slave }, Some(Arc::new(master)));
+            let said = confirmer.confirm(&Ask { searches: fuzzy, ..miss(name()) }).await;
             match fuzzy {
                 true => {
                     assert!(matches!(said, Confirmation::Master(Finding::Unsure(_))), "{said:?}")
@@ -409,8 +417,8 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_connection_nobody_is_confirmed_absent() {
-        let confirmer = confirmer(ConfirmVia::Master { slave: no_slave() }, false, None);
-        let said = confirmer.ask(&name()).await;
+        let confirmer = confirmer(ConfirmVia::Master { slave: no_slave() }, None);
+        let said = confirmer.confirm(&miss(name())).await;
         assert!(matches!(said, Confirmation::Master(Finding::Unsure(_))), "{said:?}");
     }
 
@@ -425,7 +433,7 @@ mod tests {
 
     fn at_master(master: &Arc<Fake>) -> Confirmer {
         let asked: Arc<dyn Master> = master.clone();
-        confirmer(ConfirmVia::Master { slave: no_slave() }, false, Some(asked))
+        confirmer(ConfirmVia::Master { slave: no_slave() }, Some(asked))
     }
 
     #[tokio::test(start_paused = true)]
@@ -434,14 +442,14 @@ mod tests {
         let confirmer = at_master(&master);
         for (waits, asked) in [(250, 1), (0, 1), (0, 1)] {
             let began = Instant::now();
-            let said = confirmer.ask_again(&name()).await;
+            let said = confirmer.confirm(&changed(name())).await;
             assert!(matches!(said, Confirmation::Master(Finding::Unsure(_))), "{said:?}");
             assert_eq!(began.elapsed().as_millis(), waits);
             assert_eq!(master.asked.load(Ordering::SeqCst), asked);
         }
         master.answers.lock().unwrap().push(Ok(found()));
         sleep(SILENCE).await;
-        assert_eq!(confirmer.ask_again(&name()).await, Confirmation::Master(found()));
+        assert_eq!(confirmer.confirm(&changed(name())).await, Confirmation::Master(found()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -450,7 +458,7 @@ mod tests {
         master.trouble = true;
         let master = Arc::new(master);
         let began = Instant::now();
-        let said = at_master(&master).ask_again(&name()).await;
+        let said = at_master(&master).confirm(&changed(name())).await;
         assert_eq!(said, Confirmation::Master(Finding::Unsure("down".into())));
         assert!(began.elapsed().is_zero());
         assert_eq!(master.asked.load(Ordering::SeqCst), 0);
@@ -461,7 +469,10 @@ mod tests {
         let mut master = fake(vec![Ok(Finding::Absent), Ok(Finding::Absent), Ok(found())]);
         master.deleted = true;
         let master = Arc::new(master);
-        assert_eq!(at_master(&master).ask_again(&name()).await, Confirmation::Master(found()));
+        assert_eq!(
+            at_master(&master).confirm(&changed(name())).await,
+            Confirmation::Master(found())
+        );
         assert_eq!(master.asked.load(Ordering::SeqCst), 3);
     }
 
@@ -469,11 +480,14 @@ mod tests {
     async fn first_connection_is_waited_for_and_its_silence_is_no_silence() {
         let starting = |answers| Fake { trouble: true, connecting: true, ..fake(answers) };
         let master = Arc::new(starting(vec![Ok(found())]));
-        assert_eq!(at_master(&master).ask_again(&name()).await, Confirmation::Master(found()));
+        assert_eq!(
+            at_master(&master).confirm(&changed(name())).await,
+            Confirmation::Master(found())
+        );
         let master = Arc::new(starting(Vec::new()));
         let confirmer = at_master(&master);
         for _ in 0..2 {
-            let said = confirmer.ask_again(&name()).await;
+            let said = confirmer.confirm(&changed(name())).await;
             assert!(matches!(said, Confirmation::Master(Finding::Unsure(_))), "{said:?}");
         }
         assert_eq!(master.asked.load(Ordering::SeqCst), 2);

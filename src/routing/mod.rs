@@ -2,5 +2,8 @@
 
 pub mod confirm;
 pub mod decision_line;
+pub mod evidence;
+pub mod inquiry;
 pub mod maps;
+pub mod route;
 pub mod router;

@@ -22,115 +22,14 @@ mod any_case;
 use std::borrow::Cow;
 
 use crate::address::{Fuzzy, Kind, NoTarget, Recipient, Release, Rules, Target};
-use crate::model::backend::{Backend, Backends, NoBackend};
+use crate::model::backend::{Backends, NoBackend};
 use crate::model::domains::Domains;
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::{Record, State};
 use crate::model::shown::Shown;
-
-/// What the router decided for one recipient, and all that an answer may want to say of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// The decision.
-    pub decision: Decision,
-    /// The mailbox that was looked up; `None` if the recipient never came that far.
-    pub mailbox: Option<MailboxName>,
-    /// The record's server, as the list has it.
-    pub server: Option<String>,
-    /// The record's partition.
-    pub partition: Option<String>,
-    /// Why, in words for the postmaster.
-    pub reason: Cow<'static, str>,
-}
-
-/// The five things that can become of a recipient.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// Hand the letter to this backend.
-    Deliver(Backend),
-    /// Nobody of this name: certain, or it would be [`Decision::Deferred`].
-    Unknown,
-    /// Try again later.
-    Deferred(Cause),
-    /// The letter may not go there, whatever the list says.
-    Refused(Refusal),
-    /// None of ours; somebody else knows where it goes.
-    Foreign,
-}
-
-/// What a deferral is about. It decides who must hear of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// This mailbox or this recipient: the state will pass by itself.
-    Mailbox,
-    /// The mailbox list as a whole: somebody may have to act.
-    List,
-}
-
-/// Why a letter may not go where it is addressed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The shared folder takes no mail from who is not logged in (`lmtpd`: 550 5.7.1).
-    NoPost,
-    /// `lmtpd` takes no such address, whoever exists (501 5.5.4).
-    Syntax,
-}
-
-impl Decision {
-    /// The word for it in `lookup --json` and in the log.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Decision::Deliver(_) => "deliver",
-            Decision::Unknown => "unknown",
-            Decision::Deferred(_) => "deferred",
-            Decision::Refused(_) => "refused",
-            Decision::Foreign => "foreign",
-        }
-    }
-}
-
-/// How far a miss may be believed, and likewise what will pass by itself (reserved, moving).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MissTrust<'a> {
-    /// The list speaks for itself, or has been brought up to date since the question came.
-    Believed,
-    /// The list may lag behind the MUPDATE master: a miss asks for confirmation.
-    Unconfirmed,
-    /// Confirmation was sought and not had, for this reason: a miss is deferred.
-    Doubted(&'a str),
-}
-
-/// How far what a list says of a name may be believed, name by name.
-pub trait NameTrust {
-    /// What a miss of this name is worth.
-    fn of(&self, name: &MailboxName) -> MissTrust<'_>;
-
-    /// Whether nobody knows more than the list, so that no name can be there that it has not heard of
-    /// yet.
-    fn is_lists_alone(&self) -> bool {
-        false
-    }
-
-    /// Whether somebody can be asked for this name, and has not been yet, so that a record that
-    /// changed a moment ago need not be believed ([`MailboxList::lookup_dated`]).
-    fn can_ask_again(&self, _name: &MailboxName) -> bool {
-        false
-    }
-
-    /// Whether the recipient may have been folded to lower case on its way here, so that mailboxes
-    /// whose names differ in case only count as its own.
-    fn in_any_case(&self) -> bool {
-        false
-    }
-}
-
-/// The same for every name.
-impl NameTrust for MissTrust<'_> {
-    fn of(&self, _name: &MailboxName) -> MissTrust<'_> {
-        *self
-    }
-}
+use crate::routing::evidence::{MissTrust, NameTrust};
+pub use crate::routing::route::{Cause, Decision, Refusal, Route};
 
 /// What [`Router::route`] answers.
 #[derive(Debug, PartialEq, Eq)]
@@ -755,48 +654,6 @@ impl Search<'_> {
 fn in_words(record: &Record) -> String {
     let server = Shown(record.server.as_deref().unwrap_or("this host"));
     format!("{} on {server}, partition `{}`", record.state.as_str(), record.partition)
-}
-
-impl Route {
-    fn about(
-        name: &MailboxName,
-        record: Option<Record>,
-        decision: Decision,
-        reason: Cow<'static, str>,
-    ) -> Self {
-        let (server, partition) = match record {
-            Some(record) => (record.server, Some(record.partition)),
-            None => (None, None),
-        };
-        Self { decision, mailbox: Some(name.clone()), server, partition, reason }
-    }
-
-    fn without_mailbox(decision: Decision, reason: Cow<'static, str>) -> Self {
-        Self { decision, mailbox: None, server: None, partition: None, reason }
-    }
-
-    /// The reason in words, also for a decision that needs none.
-    pub fn why(&self) -> String {
-        String::from_utf8_lossy(&self.why_in_pieces().concat()).into_owned()
-    }
-
-    /// The same in pieces, put together by who wants it.
-    pub(crate) fn why_in_pieces(&self) -> [Cow<'_, [u8]>; 3] {
-        match (&self.decision, &self.mailbox, &self.server) {
-            (Decision::Deliver(_), Some(mailbox), Some(server)) => {
-                [mailbox.shown(), b" is on ".into(), server.as_bytes().into()]
-            }
-            (Decision::Deliver(_), Some(mailbox), None) => {
-                [mailbox.shown(), b" is on this host".into(), b"".into()]
-            }
-            _ => [self.reason.as_bytes().into(), b"".into(), b"".into()],
-        }
-    }
-
-    /// A deferral that is not of the router's making: a deadline, a panic, a list that is gone.
-    pub fn deferred(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::without_mailbox(Decision::Deferred(Cause::List), reason.into())
-    }
 }
 
 #[cfg(test)]

@@ -20,10 +20,11 @@ use crate::model::name::MailboxName;
 use crate::model::record::State;
 use crate::model::unsettled::{Lingering, Stuck, Unsettled};
 use crate::mupdate::Finding;
-use crate::resolver::{self, Resolver};
-use crate::routing::confirm::{Confirmation, Evidence, MOST_ROUNDS};
+use crate::resolver::Resolver;
+use crate::routing::evidence::{Confirmation, Evidence};
+use crate::routing::inquiry::{Inquiry, Step, Why, busy};
 use crate::routing::maps::{STATUS_MAP, is_about_now, is_in_any_case};
-use crate::routing::router::{Cause, Decision, NameTrust, Route, Verdict};
+use crate::routing::route::{Cause, Decision, Route};
 use crate::wire::rcpt::RcptVerdict;
 use crate::wire::socketmap::Reply;
 
@@ -41,12 +42,12 @@ pub struct Answerer {
 struct Serving {
     resolver: Arc<Resolver>,
     confirmer: Confirmer,
-    /// What is known of a recipient before anybody was asked.
-    nothing: Evidence,
-    /// The same for one whose letter is about to be delivered.
-    nothing_now: Evidence,
-    /// The same for one that may have been folded to lower case.
-    nothing_folded: Evidence,
+    /// Evidence before anything was confirmed.
+    evidence: Evidence,
+    /// Evidence for a recipient whose message is about to be delivered.
+    evidence_now: Evidence,
+    /// Evidence for a recipient that may have been folded to lower case.
+    evidence_folded: Evidence,
     /// How many looks may wait for locks or walk the list at a time. Strangers choose how many there
     /// are to be, and each takes a thread of the pool that kicks need as well.
     looks: Arc<Semaphore>,
@@ -69,16 +70,16 @@ const LOOKS: usize = 8;
 impl Serving {
     fn new(resolver: Resolver, master: Option<Arc<dyn Master>>) -> Self {
         let confirmer = Confirmer::new(&resolver, master);
-        let nothing = resolver.nothing_found(None).ask_again();
-        let nothing_now = nothing.clone().ask_for_all();
-        let nothing_folded = nothing.clone().folded();
+        let evidence = resolver.evidence(None).ask_again();
+        let evidence_now = evidence.clone().ask_for_all();
+        let evidence_folded = evidence.clone().folded();
         let looks = Arc::new(Semaphore::new(LOOKS));
         Self {
             resolver: Arc::new(resolver),
             confirmer,
-            nothing,
-            nothing_now,
-            nothing_folded,
+            evidence,
+            evidence_now,
+            evidence_folded,
             looks,
         }
     }
@@ -236,11 +237,11 @@ impl Answerer {
 impl Responder for Answerer {
     fn at_once(&self, map: &str, key: &[u8]) -> Option<Reply> {
         let serving = self.serving.load();
-        match serving.resolver.look_now(key, serving.nothing(map)) {
+        match serving.resolver.step_now(&Inquiry::new(key, serving.evidence(map))) {
             // Asked here, where it costs the answers to mail servers nothing.
-            Verdict::Final(Route { decision: Decision::Foreign, .. }) if map == STATUS_MAP => None,
-            Verdict::Final(route) => Some(self.reply(&serving.resolver, map, key, &route)),
-            Verdict::Confirm(_) | Verdict::AskAgain(_) | Verdict::Wait => None,
+            Step::Done(Route { decision: Decision::Foreign, .. }) if map == STATUS_MAP => None,
+            Step::Done(route) => Some(self.reply(&serving.resolver, map, key, &route)),
+            Step::Ask(_) | Step::WouldBlock => None,
         }
     }
 
@@ -249,102 +250,76 @@ impl Responder for Answerer {
         if map == STATUS_MAP {
             return self.status(&serving).await;
         }
-        let route = serving.route(key, serving.nothing(map), self).await;
+        let route = serving.route(key, serving.evidence(map), self).await;
         self.reply(&serving.resolver, map, key, &route)
     }
 
     fn rcpt_at_once(&self, recipient: &[u8]) -> Option<RcptVerdict> {
         let serving = self.serving.load();
-        match serving.resolver.look_now(recipient, &serving.nothing) {
-            Verdict::Final(route) => Some(self.at_rcpt(&serving.resolver, recipient, &route)),
-            Verdict::Confirm(_) | Verdict::AskAgain(_) | Verdict::Wait => None,
+        match serving.resolver.step_now(&Inquiry::new(recipient, &serving.evidence)) {
+            Step::Done(route) => Some(self.at_rcpt(&serving.resolver, recipient, &route)),
+            Step::Ask(_) | Step::WouldBlock => None,
         }
     }
 
     async fn rcpt_in_time(&self, recipient: &[u8]) -> RcptVerdict {
         let serving = self.serving.load_full();
-        let route = serving.route(recipient, &serving.nothing, self).await;
+        let route = serving.route(recipient, &serving.evidence, self).await;
         self.at_rcpt(&serving.resolver, recipient, &route)
     }
 }
 
 impl Serving {
-    fn nothing(&self, map: &str) -> &Evidence {
+    fn evidence(&self, map: &str) -> &Evidence {
         match map {
-            _ if is_about_now(map) => &self.nothing_now,
-            _ if is_in_any_case(map) => &self.nothing_folded,
-            _ => &self.nothing,
+            _ if is_about_now(map) => &self.evidence_now,
+            _ if is_in_any_case(map) => &self.evidence_folded,
+            _ => &self.evidence,
         }
     }
 
-    /// Decides, and has names confirmed as often as it takes.
-    async fn route(&self, key: &[u8], nothing: &Evidence, answerer: &Answerer) -> Route {
-        let mut findings = nothing.clone();
-        findings.learn_generation(self.confirmer.key_generation());
-        for _ in 0..=MOST_ROUNDS {
-            let verdict = match self.resolver.look_now(key, &findings) {
-                Verdict::Wait => {
-                    let known = findings.clone();
-                    let waiting = Waiting::default();
-                    let given_up = Arc::clone(&waiting.0);
-                    let look = move |resolver: &Resolver, key: &[u8]| {
-                        resolver.look_until(key, &known, &given_up)
-                    };
-                    match self.blocking(key, look).await {
-                        Some(verdict) => verdict,
-                        None => return failed_inside(),
-                    }
-                }
-                verdict => verdict,
+    /// Decides, and has names confirmed.
+    async fn route(&self, key: &[u8], evidence: &Evidence, answerer: &Answerer) -> Route {
+        let mut inquiry = Inquiry::new(key, evidence).into_owned();
+        inquiry.learn_generation(self.confirmer.key_generation());
+        loop {
+            let mut step = self.resolver.step_now(&inquiry);
+            if step == Step::WouldBlock {
+                let Some(stepped) = self.step_blocking(inquiry).await else {
+                    return failed_inside();
+                };
+                (inquiry, step) = stepped;
+            }
+            let ask = match step {
+                Step::Done(route) => return route,
+                Step::WouldBlock => return busy(),
+                Step::Ask(ask) => ask,
             };
-            let (name, said) = match verdict {
-                Verdict::Final(route) => return route,
-                Verdict::Wait => return resolver::busy(),
-                Verdict::Confirm(name) => {
-                    answerer.counters.confirming();
-                    if let Lookup::Present(record) = self.resolver.lists.now().lookup(&name)
-                        && record.state.is_transient()
-                    {
-                        answerer.saw_unsettled(&self.resolver, &name);
-                    }
-                    let said = self.confirmer.ask_or_walk(&name, self.walks(key, &findings)).await;
-                    (name, said)
-                }
-                Verdict::AskAgain(name) => {
-                    answerer.counters.asking_again();
-                    let said = self.confirmer.ask_again(&name).await;
-                    let said = answerer.weigh(&self.resolver, &name, said);
-                    findings.learn_again(name, said);
-                    findings.learn_generation(self.confirmer.key_generation());
-                    continue;
-                }
-            };
-            let said = answerer.weigh(&self.resolver, &name, said);
-            findings.learn(name, said);
-            findings.learn_generation(self.confirmer.key_generation());
+            match ask.why {
+                Why::Miss => answerer.counters.confirming(),
+                Why::Changed => answerer.counters.asking_again(),
+            }
+            if ask.unsettled {
+                answerer.saw_unsettled(&self.resolver, &ask.name);
+            }
+            let said = self.confirmer.confirm(&ask).await;
+            let said = answerer.weigh(&self.resolver, &ask.name, said);
+            inquiry.learn(ask, said, None);
+            inquiry.learn_generation(self.confirmer.key_generation());
         }
-        resolver::never_settled()
     }
 
-    /// Whether the lists are searched for names that are like that of this recipient.
-    fn walks(&self, key: &[u8], findings: &Evidence) -> bool {
-        let generation = findings.over(&self.resolver.lists).key_generation();
-        findings.in_any_case() && self.resolver.router.case_matters(key, generation)
-    }
-
-    /// Runs what may wait for a lock where it holds up no worker of the runtime. `None` after a
-    /// panic in it.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        key: &[u8],
-        look: impl FnOnce(&Resolver, &[u8]) -> T + Send + 'static,
-    ) -> Option<T> {
-        let (resolver, key) = (Arc::clone(&self.resolver), key.to_vec());
+    /// Steps where waiting for a lock holds up no worker of the runtime. `None` after a panic in it.
+    async fn step_blocking(&self, inquiry: Inquiry<'static>) -> Option<(Inquiry<'static>, Step)> {
+        let waiting = Waiting::default();
+        let given_up = Arc::clone(&waiting.0);
+        let resolver = Arc::clone(&self.resolver);
         let place = Arc::clone(&self.looks).acquire_owned().await.ok()?;
         let look = move || {
             // Kept until the look is over, also if nobody waits for it any more.
             let _place = place;
-            look(&resolver, &key)
+            let step = resolver.step_until(&inquiry, &given_up);
+            (inquiry, step)
         };
         tokio::task::spawn_blocking(look).await.ok()
     }

@@ -10,7 +10,8 @@ use crate::lists::combined::Source;
 use crate::master::client::Master;
 use crate::model::unsettled::Stuck;
 use crate::replica::utc;
-use crate::resolver::{ConfirmVia, Resolver};
+use crate::resolver::Resolver;
+use crate::routing::confirm::ConfirmVia;
 
 /// What [`STATUS_MAP`](crate::routing::maps::STATUS_MAP) answers. A member that does not apply is `null`.
 #[derive(Debug, Clone, Serialize)]

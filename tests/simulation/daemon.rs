@@ -17,9 +17,12 @@ use murder_route::model::name::MailboxName;
 use murder_route::model::record::{Record, State};
 use murder_route::mupdate::{Event, Failure, Finder, Finding, Stream, Ticket};
 use murder_route::replica::ReplicaState;
-use murder_route::resolver::{ConfirmVia, Resolver, never_settled};
-use murder_route::routing::confirm::{Confirmation, Evidence, MOST_ROUNDS};
-use murder_route::routing::router::{Decision, Route, Router, Verdict};
+use murder_route::resolver::Resolver;
+use murder_route::routing::confirm::{ConfirmVia, KNOWN_NAME_TIMEOUT};
+use murder_route::routing::evidence::Confirmation;
+use murder_route::routing::inquiry::{Ask, Inquiry, Step, Why};
+use murder_route::routing::route::{Decision, Route};
+use murder_route::routing::router::Router;
 
 use crate::link::Link;
 use crate::network::{Line, Network, Piece};
@@ -36,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long the answer for somebody whom the replica has waits for the master, and how long the
 /// master is not asked for such once he did not answer (`master::confirmer`).
-pub(crate) const SOON: Duration = Duration::from_millis(250);
+pub(crate) const SOON: Duration = KNOWN_NAME_TIMEOUT;
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// Between the two questions for a name that was deleted a moment ago (`master::confirmer`).
@@ -140,15 +143,14 @@ pub(crate) struct Answered {
 
 struct Question {
     name: Name,
-    recipient: String,
     since: Duration,
-    findings: Evidence,
-    rounds: usize,
+    inquiry: Inquiry<'static>,
+    found: bool,
     known: bool,
     to_ask_again: bool,
     gave_up: bool,
     /// What is being found out.
-    open: MailboxName,
+    ask: Option<Ask>,
     /// Whether the replica has it, so that nobody waits for long.
     soon: bool,
     state: Asking,
@@ -182,6 +184,10 @@ pub(crate) struct Daemon {
 }
 
 impl Question {
+    fn name(&self) -> MailboxName {
+        self.ask.as_ref().unwrap().name.clone()
+    }
+
     fn patience(&self) -> Duration {
         if self.soon { SOON } else { PATIENCE }
     }
@@ -412,43 +418,37 @@ impl Daemon {
             Lookup::Present(record) => record.state == State::Active,
             _ => false,
         };
+        let evidence = self.resolver.evidence(None).ask_again();
+        let recipient = format!("u{name}@example.org");
         let question = Question {
             to_ask_again: lately && self.asker.talk().is_some() && self.silent <= now,
             gave_up: false,
             known,
             soon: false,
             name,
-            recipient: format!("u{name}@example.org"),
             since: now,
-            findings: self.resolver.nothing_found(None).ask_again(),
-            rounds: 0,
-            open: MailboxName::new("user.nobody").unwrap(),
+            inquiry: Inquiry::new(recipient.as_bytes(), &evidence).into_owned(),
+            found: false,
+            ask: None,
             state: Asking::Waits { until: now },
         };
         self.look(question, net, now);
         self.asker.send(net, now);
     }
 
-    /// As `Resolver::route`, for one round.
     fn look(&mut self, mut question: Question, net: &mut Network, now: Duration) {
-        let verdict = self.resolver.look(question.recipient.as_bytes(), &question.findings, None);
-        let route = match verdict {
-            Verdict::Confirm(name) if question.rounds <= MOST_ROUNDS => {
-                question.rounds += 1;
-                (question.open, question.soon) = (name, false);
-                return self.find(question, false, net, now);
-            }
-            Verdict::AskAgain(name) if question.rounds <= MOST_ROUNDS => {
-                question.rounds += 1;
-                (question.open, question.soon) = (name, true);
-                return match self.silent <= now {
-                    true => self.find(question, false, net, now),
-                    false => self.learn(question, Finding::Unsure("silent".into()), net, now),
+        let route = match self.resolver.step(&question.inquiry, None) {
+            Step::Done(route) => route,
+            Step::WouldBlock => panic!("a replica never waits"),
+            Step::Ask(ask) => {
+                question.found = true;
+                question.soon = ask.why == Why::Changed;
+                question.ask = Some(ask);
+                return match question.soon && self.silent > now {
+                    false => self.find(question, false, net, now),
+                    true => self.learn(question, Finding::Unsure("silent".into()), net, now),
                 };
             }
-            Verdict::Confirm(_) | Verdict::AskAgain(_) => never_settled(),
-            Verdict::Final(route) => route,
-            Verdict::Wait => panic!("a replica never waits"),
         };
         let store = self.shared.store();
         let committed = store.committed();
@@ -459,7 +459,7 @@ impl Daemon {
             held_back: committed.about.held_back.is_some(),
             lost: store.lost(),
             complete_to: committed.complete_to,
-            found: question.rounds > 0,
+            found: question.found,
             streaming: self.stream.since().is_some(),
             known: question.known,
             to_ask_again: question.to_ask_again,
@@ -469,7 +469,7 @@ impl Daemon {
 
     fn find(&mut self, mut question: Question, again: bool, net: &mut Network, now: Duration) {
         let asked = match self.asker.talk() {
-            Some(finder) => finder.ask(question.open.clone(), now),
+            Some(finder) => finder.ask(question.name(), now),
             None => Err(Finding::Unsure("there is no connection to the MUPDATE master".into())),
         };
         match asked {
@@ -500,7 +500,7 @@ impl Daemon {
             question.soon = false;
             return self.find(question, false, net, now);
         }
-        let lately = self.deleted_lately(&question.open, now);
+        let lately = self.deleted_lately(&question.name(), now);
         if finding == Finding::Absent && !again && lately {
             question.state = Asking::Waits { until: now + RENAME_GAP };
             self.questions.push(question);
@@ -517,10 +517,11 @@ impl Daemon {
         now: Duration,
     ) {
         question.gave_up |= matches!(finding, Finding::Unsure(_));
-        let (name, said) = (question.open.clone(), Confirmation::Master(finding));
-        match question.soon {
-            true => question.findings.learn_again(name, said),
-            false => question.findings.learn(name, said),
+        if let Some(mut ask) = question.ask.take() {
+            if !question.soon {
+                ask.within = None;
+            }
+            question.inquiry.learn(ask, Confirmation::Master(finding), None);
         }
         self.look(question, net, now);
     }

@@ -39,8 +39,9 @@ use crate::master::{Upstream, Visit};
 use crate::model::backend::{Backend, NoBackend};
 use crate::model::name::MailboxName;
 use crate::mupdate::FailureKind;
-use crate::resolver::{ConfirmVia, Resolver};
-use crate::routing::confirm::Evidence;
+use crate::resolver::Resolver;
+use crate::routing::confirm::ConfirmVia;
+use crate::routing::inquiry::{Ask, Inquiry};
 use crate::routing::maps::BUILT_IN;
 use crate::routing::router::{Decision, Route};
 use crate::wire::endpoint::{Endpoint, Listen};
@@ -440,13 +441,13 @@ impl<'a> Examination<'a> {
             let master = self.visit.clone().map(|visit| visit as Arc<dyn Master>);
             Confirmer::without_pause(&self.resolver, master)
         };
-        let findings = self.resolver.nothing_found(confirmer.key_generation());
-        let mut ask = |name: &MailboxName, findings: &mut Evidence| {
-            let said = self.runtime.block_on(confirmer.ask(name));
-            findings.learn_generation(confirmer.key_generation());
-            said
+        let evidence = self.resolver.evidence(confirmer.key_generation());
+        let mut confirm = |ask: &Ask| {
+            let said = self.runtime.block_on(confirmer.confirm(ask));
+            (said, confirmer.key_generation())
         };
-        self.resolver.route(recipient.as_bytes(), None, findings, &mut ask)
+        let inquiry = Inquiry::new(recipient.as_bytes(), &evidence).patient();
+        self.resolver.route(inquiry, None, &mut confirm)
     }
 
     /// As whom to ask. `None`: as who we are.

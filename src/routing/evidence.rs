@@ -11,12 +11,48 @@ use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
 use crate::mupdate::Finding;
-use crate::routing::router::{MissTrust, NameTrust};
 
-/// Maximum number of names confirmed for one recipient, which is deferred then. Today's rules and those
-/// of 3.0 give at most four names between them, those of 2.x four more, and the nearest name of each of
-/// these may be another; the catch-all is one.
-pub const MOST_ROUNDS: usize = 18;
+/// How far a miss may be believed, and likewise what will pass by itself (reserved, moving).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissTrust<'a> {
+    /// The list speaks for itself, or has been brought up to date since the question came.
+    Believed,
+    /// The list may lag behind the MUPDATE master: a miss asks for confirmation.
+    Unconfirmed,
+    /// Confirmation was sought and not had, for this reason: a miss is deferred.
+    Doubted(&'a str),
+}
+
+/// How far what a list says of a name may be believed, name by name.
+pub trait NameTrust {
+    /// What a miss of this name is worth.
+    fn of(&self, name: &MailboxName) -> MissTrust<'_>;
+
+    /// Whether nobody knows more than the list, so that no name can be there that it has not heard of
+    /// yet.
+    fn is_lists_alone(&self) -> bool {
+        false
+    }
+
+    /// Whether somebody can be asked for this name, and has not been yet, so that a record that
+    /// changed a moment ago need not be believed ([`MailboxList::lookup_dated`]).
+    fn can_ask_again(&self, _name: &MailboxName) -> bool {
+        false
+    }
+
+    /// Whether the recipient may have been folded to lower case on its way here, so that mailboxes
+    /// whose names differ in case only count as its own.
+    fn in_any_case(&self) -> bool {
+        false
+    }
+}
+
+/// The same for every name.
+impl NameTrust for MissTrust<'_> {
+    fn of(&self, _name: &MailboxName) -> MissTrust<'_> {
+        *self
+    }
+}
 
 /// What came of asking for a name.
 #[derive(Debug, Clone, PartialEq, Eq)]

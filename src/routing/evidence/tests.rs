@@ -7,7 +7,9 @@ use crate::address::{Release, Rules};
 use crate::model::backend::Backends;
 use crate::model::domains::Domains;
 use crate::model::record::{AnonymousRights, State};
-use crate::routing::router::{Cause, Decision, Refusal, Route, Router, Verdict};
+use crate::routing::inquiry::MAX_ROUNDS;
+use crate::routing::route::{Cause, Decision, Refusal, Route};
+use crate::routing::router::{Router, Verdict};
 
 #[derive(Clone, Default)]
 struct FakeList {
@@ -101,7 +103,7 @@ fn decide_from(
     recipient: &str,
 ) -> (Route, Vec<String>) {
     let mut asked = Vec::new();
-    for _ in 0..MOST_ROUNDS {
+    for _ in 0..MAX_ROUNDS {
         let verdict = router.route(recipient.as_bytes(), &findings.over(list), &findings, None);
         let name = match verdict {
             Verdict::Final(route) => return (route, asked),
