@@ -6,7 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use murder_route::cyrusdb::order::Order;
-use murder_route::cyrusdb::skip::snapshot::{Header, Reader, Scratch, Walked};
+use murder_route::cyrusdb::skip::header::SkipHeader;
+use murder_route::cyrusdb::skip::position::Walked;
+use murder_route::cyrusdb::skip::reader::SnapshotReader;
+use murder_route::cyrusdb::skip::window::Scratch;
 use murder_route::cyrusdb::skiplist::Replay;
 
 /// The seeds of a target, each cut short and with a byte changed here and there, too.
@@ -50,14 +53,16 @@ fn the_seeds_made_by_hand_are_good_files() {
     let expected = [(b"alpha".to_vec(), b"three".to_vec()), (b"gamma".to_vec(), b"x y".to_vec())];
     for path in ["twoskip/five-operations", "twoskip/dirty", "twom/five-operations", "twom/dirty"] {
         let file = seed(path);
-        let header = Header::read(&file).unwrap();
+        let header = SkipHeader::read(&file).unwrap();
         let mut rows = Vec::new();
         let mut scratch = Scratch::default();
-        let walked =
-            Reader::new(&file, header, Order::Raw, &mut scratch).walk(b"", &mut |key, value| {
+        let walked = SnapshotReader::new(&file, header, Order::Raw, &mut scratch).walk(
+            b"",
+            &mut |key, value| {
                 rows.push((key.to_vec(), value.to_vec()));
                 true
-            });
+            },
+        );
         assert_eq!(walked.unwrap(), Walked::ToEnd, "{path}");
         assert_eq!(rows, expected, "{path}");
     }

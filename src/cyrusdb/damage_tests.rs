@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 
 use super::error::Result;
 use super::order::Order;
+use super::skip::find::KeySearch;
+use super::skip::header::SkipHeader;
 use super::skip::node::Layout;
-use super::skip::snapshot::{Found, Header, Reader, Scratch};
-use super::skip::sparse_index::{Amount, Builder, Fingers, Progress};
+use super::skip::reader::SnapshotReader;
+use super::skip::sparse_index::{BuildProgress, IndexSize, SparseIndex, SparseIndexBuilder};
+use super::skip::window::Scratch;
 use crate::testing::cyrus_writer::Writer;
 use crate::testing::random::Random;
 
@@ -40,26 +43,28 @@ fn list(layout: Layout, random: &mut Random, changes: u64) -> (Vec<u8>, Map) {
     (writer.file, map)
 }
 
-fn fingers(file: &Vec<u8>) -> Result<Option<Fingers>> {
-    let header = Header::read(file)?;
+fn fingers(file: &Vec<u8>) -> Result<Option<SparseIndex>> {
+    let header = SkipHeader::read(file)?;
     let mut scratch = Scratch::default();
-    let mut builder = Builder::at_list(Order::Raw, Amount::Many, 1);
-    let reader = Reader::new(file, header, Order::Raw, &mut scratch);
-    Ok((builder.collect(reader, 1000)? == Progress::Done).then(|| builder.into_fingers()))
+    let mut builder = SparseIndexBuilder::at_list(Order::Raw, IndexSize::Many, 1);
+    let reader = SnapshotReader::new(file, header, Order::Raw, &mut scratch);
+    Ok((builder.collect(reader, 1000)? == BuildProgress::Done).then(|| builder.into_fingers()))
 }
 
 /// Searches for all keys; how many searches did not end in an error.
-fn truths(file: &Vec<u8>, map: &Map, fingers: Option<&Fingers>) -> usize {
-    let Ok(header) = Header::read(file) else { return 0 };
+fn truths(file: &Vec<u8>, map: &Map, fingers: Option<&SparseIndex>) -> usize {
+    let Ok(header) = SkipHeader::read(file) else { return 0 };
     let mut scratch = Scratch::default();
     let mut truths = 0;
     for i in 0..30 {
         let key = key(i);
-        let mut reader = Reader::new(file, header, Order::Raw, &mut scratch);
+        let mut reader = SnapshotReader::new(file, header, Order::Raw, &mut scratch);
         match reader.find(&key, fingers) {
-            Ok(Found::Value(value)) => assert_eq!(Some(value), map.get(&key).map(Vec::as_slice)),
-            Ok(Found::Absent) => assert_eq!(None, map.get(&key)),
-            Ok(Found::OtherOrder | Found::Moved) | Err(_) => continue,
+            Ok(KeySearch::Value(value)) => {
+                assert_eq!(Some(value), map.get(&key).map(Vec::as_slice))
+            }
+            Ok(KeySearch::Absent) => assert_eq!(None, map.get(&key)),
+            Ok(KeySearch::OtherOrder | KeySearch::Moved) | Err(_) => continue,
         }
         truths += 1;
     }
@@ -110,9 +115,9 @@ fn pointers_that_lead_anywhere_with_good_checksums_come_to_an_end() {
     for layout in LAYOUTS {
         for _ in 0..300 {
             let (mut file, _) = list(layout, &mut random, 40);
-            let end = Header::read(&file).unwrap().end;
+            let end = SkipHeader::read(&file).unwrap().end;
             let mut offsets = Vec::new();
-            let problems = super::verify::verify(&file, &mut |row| offsets.push(row.offset));
+            let problems = super::skip::verify::verify(&file, &mut |row| offsets.push(row.offset));
             assert_eq!(problems, []);
             offsets.push(layout.dummy());
             for _ in 0..1 + random.below(3) {
@@ -123,21 +128,21 @@ fn pointers_that_lead_anywhere_with_good_checksums_come_to_an_end() {
                 };
                 redirect(layout, &mut file, at as usize, random.below(4) as usize, to);
             }
-            let header = Header::read(&file).unwrap();
+            let header = SkipHeader::read(&file).unwrap();
             let mut scratch = Scratch::default();
             let fingers = fingers(&file).ok().flatten();
             for i in 0..30 {
-                let mut reader = Reader::new(&file, header, Order::Raw, &mut scratch);
+                let mut reader = SnapshotReader::new(&file, header, Order::Raw, &mut scratch);
                 let _ = reader.find(&key(i), fingers.as_ref());
             }
             let mut visited = 0;
-            let mut reader = Reader::new(&file, header, Order::Raw, &mut scratch);
+            let mut reader = SnapshotReader::new(&file, header, Order::Raw, &mut scratch);
             let _ = reader.walk(b"", &mut |_, _| {
                 visited += 1;
                 true
             });
             assert!(visited <= 30);
-            super::verify::verify(&file, &mut |_| ());
+            super::skip::verify::verify(&file, &mut |_| ());
         }
     }
 }

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! (Cyrus `imap/dlist.c`, `_parsesax` and `_parseitem`.) A lookup wants two or three fields of one
-//! record: [`Reader`] is led from item to item and allocates nothing for what is passed over.
+//! record: [`DlistReader`] is led from item to item and allocates nothing for what is passed over.
 
 use std::borrow::Cow;
 
@@ -75,7 +75,7 @@ fn unescaped(raw: &[u8]) -> Cow<'_, [u8]> {
 
 /// What an item is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ItemKind {
     /// `%(key item …)`.
     Map,
     /// `(item …)`.
@@ -86,11 +86,11 @@ pub enum Kind {
 
 /// Reads a value from left to right.
 ///
-/// Where an item is due (at the beginning; after [`key`](Reader::key) or [`more`](Reader::more)
-/// found one), exactly one of [`enter_map`](Reader::enter_map), [`enter_list`](Reader::enter_list),
-/// [`text`](Reader::text) and [`skip`](Reader::skip) comes next.
+/// Where an item is due (at the beginning; after [`key`](DlistReader::key) or [`more`](DlistReader::more)
+/// found one), exactly one of [`enter_map`](DlistReader::enter_map), [`enter_list`](DlistReader::enter_list),
+/// [`text`](DlistReader::text) and [`skip`](DlistReader::skip) comes next.
 #[derive(Debug)]
-pub struct Reader<'a> {
+pub struct DlistReader<'a> {
     rest: &'a [u8],
     length: usize,
     depth: u32,
@@ -98,7 +98,7 @@ pub struct Reader<'a> {
     first: bool,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> DlistReader<'a> {
     /// A reader of one whole value.
     pub fn new(value: &'a [u8]) -> Self {
         Self { rest: value, length: value.len(), depth: 0, first: false }
@@ -106,15 +106,15 @@ impl<'a> Reader<'a> {
 
     /// What the next item is.
     #[inline]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ItemKind {
         match self.rest.first() {
-            Some(b'%') => Kind::Map,
-            Some(b'(') => Kind::List,
-            _ => Kind::Text,
+            Some(b'%') => ItemKind::Map,
+            Some(b'(') => ItemKind::List,
+            _ => ItemKind::Text,
         }
     }
 
-    /// Goes into a kvlist: [`key`](Reader::key) comes next.
+    /// Goes into a kvlist: [`key`](DlistReader::key) comes next.
     pub fn enter_map(&mut self) -> Result<(), Malformed> {
         match self.rest.strip_prefix(b"%(") {
             Some(rest) => self.enter(rest),
@@ -122,7 +122,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Goes into a list: [`more`](Reader::more) comes next.
+    /// Goes into a list: [`more`](DlistReader::more) comes next.
     pub fn enter_list(&mut self) -> Result<(), Malformed> {
         match self.rest.strip_prefix(b"(") {
             Some(rest) => self.enter(rest),
@@ -178,15 +178,15 @@ impl<'a> Reader<'a> {
     pub fn skip(&mut self) -> Result<(), Malformed> {
         // As deep as the lists are nested, which `enter` bounds.
         match self.kind() {
-            Kind::Text => self.text().map(drop),
-            Kind::Map => {
+            ItemKind::Text => self.text().map(drop),
+            ItemKind::Map => {
                 self.enter_map()?;
                 while self.key()?.is_some() {
                     self.skip()?;
                 }
                 Ok(())
             }
-            Kind::List => {
+            ItemKind::List => {
                 self.enter_list()?;
                 while self.more()? {
                     self.skip()?;
@@ -267,20 +267,20 @@ mod tests {
 
     /// Everything in one line: `M(`, `L(`, `key:`, `[value]`, `)`.
     fn shown(value: &[u8]) -> Result<String, Malformed> {
-        fn item(reader: &mut Reader<'_>, all: &mut String) -> Result<(), Malformed> {
+        fn item(reader: &mut DlistReader<'_>, all: &mut String) -> Result<(), Malformed> {
             match reader.kind() {
-                Kind::Text => {
+                ItemKind::Text => {
                     all.push_str(&format!("[{}]", reader.text()?.bytes().escape_ascii()));
                     return Ok(());
                 }
-                Kind::List => {
+                ItemKind::List => {
                     reader.enter_list()?;
                     all.push_str("L(");
                     while reader.more()? {
                         item(reader, all)?;
                     }
                 }
-                Kind::Map => {
+                ItemKind::Map => {
                     reader.enter_map()?;
                     all.push_str("M(");
                     while let Some(key) = reader.key()? {
@@ -293,7 +293,7 @@ mod tests {
             Ok(())
         }
 
-        let mut reader = Reader::new(value);
+        let mut reader = DlistReader::new(value);
         let mut all = String::new();
         item(&mut reader, &mut all)?;
         reader.finish()?;
@@ -302,7 +302,7 @@ mod tests {
 
     /// Passing over must find the same errors as reading.
     fn skipped(value: &[u8]) -> Result<(), Malformed> {
-        let mut reader = Reader::new(value);
+        let mut reader = DlistReader::new(value);
         reader.skip()?;
         reader.finish()
     }
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn an_item_can_be_passed_over_whole() {
-        let mut reader = Reader::new(b"%(H (%(P old) x) P new)");
+        let mut reader = DlistReader::new(b"%(H (%(P old) x) P new)");
         reader.enter_map().unwrap();
         assert_eq!(reader.key(), Ok(Some(Text::Bare(b"H"))));
         reader.skip().unwrap();

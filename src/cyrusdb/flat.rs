@@ -14,27 +14,25 @@ use memchr::{memchr, memrchr};
 
 use super::error::{Error, Result};
 use super::order::Order;
-use super::{Problem, Row, value};
+use super::problem::ProblemList;
+use super::{Problem, RawRecord, value};
 
 /// Announces an escaped byte.
 const ESCAPE: u8 = 0xff;
-
-/// Most problems that are listed of a file; all of it is read.
-const MAX_PROBLEMS: usize = 1000;
 
 /// A whole flat file in memory, with its records in order.
 ///
 /// Takes the size of the file and 24 bytes a record.
 #[derive(Debug)]
-pub struct Table {
+pub struct FlatTable {
     bytes: Vec<u8>,
-    lines: Vec<Line>,
+    lines: Vec<FlatLine>,
     problems: Vec<Problem>,
 }
 
 /// A record: the key, one byte that is no part of anything, the value.
 #[derive(Debug, Clone, Copy)]
-struct Line {
+struct FlatLine {
     start: usize,
     key: u32,
     value: u32,
@@ -42,7 +40,7 @@ struct Line {
     number: u32,
 }
 
-impl Line {
+impl FlatLine {
     fn key(self, bytes: &[u8]) -> &[u8] {
         &bytes[self.start..][..self.key as usize]
     }
@@ -52,7 +50,7 @@ impl Line {
     }
 }
 
-impl Table {
+impl FlatTable {
     /// Reads a file. A line that is not one of this engine's costs itself: Cyrus finds the others by
     /// a binary search (`lib/bsearch.c`, `bsearch_mem_mbox`), and so they are all that is in the table.
     /// See [`Self::problems`].
@@ -66,9 +64,7 @@ impl Table {
         }
         let table = scan(bytes);
         match table.problems.first() {
-            Some(problem) if table.lines.is_empty() => {
-                Err(Error::corrupt(problem.offset, problem.what.clone()))
-            }
+            Some(problem) if table.lines.is_empty() => Err(problem.clone().into()),
             _ => Ok(table),
         }
     }
@@ -110,7 +106,7 @@ impl Table {
 
 /// Reads a whole file and says what is wrong in it; calls `visit` for every record that can
 /// be read.
-pub fn verify(bytes: Vec<u8>, visit: &mut dyn FnMut(Row<'_>)) -> Vec<Problem> {
+pub fn verify(bytes: Vec<u8>, visit: &mut dyn FnMut(RawRecord<'_>)) -> Vec<Problem> {
     if bytes.is_empty() {
         return vec![Problem { offset: 0, what: Error::Empty.to_string() }];
     }
@@ -118,7 +114,7 @@ pub fn verify(bytes: Vec<u8>, visit: &mut dyn FnMut(Row<'_>)) -> Vec<Problem> {
     let table = scan(bytes);
     for line in &table.lines {
         let (key, value) = (line.key(&table.bytes), line.value(&table.bytes));
-        visit(Row { offset: line.start as u64, key, value });
+        visit(RawRecord { offset: line.start as u64, key, value });
     }
     let mut problems = table.problems;
     problems.extend(disorder);
@@ -199,33 +195,33 @@ fn is_key(bytes: &[u8]) -> bool {
 }
 
 /// Finds the records, and the lines that are none.
-fn scan(mut bytes: Vec<u8>) -> Table {
-    let mut lines: Vec<Line> = Vec::new();
-    let mut problems = Problems(Vec::new());
+fn scan(mut bytes: Vec<u8>) -> FlatTable {
+    let mut lines: Vec<FlatLine> = Vec::new();
+    let mut problems = ProblemList::default();
     let (mut start, mut number) = (0, 0);
     while start < bytes.len() {
         number += 1;
         let Some(length) = memchr(b'\n', &bytes[start..]) else {
             let what = "the last line has no end, so the file was cut off; it is left out";
-            problems.add(number, start, what);
+            problems.push(problem(number, start, what));
             break;
         };
         let next = start + length + 1;
         let mut end = start + length;
         if bytes[start..end].ends_with(b"\r") {
-            problems.add(
+            problems.push(problem(
                 number,
                 start,
                 "ends with CR LF: Cyrus takes the CR for a part of the value",
-            );
+            ));
             end -= 1;
         }
         match divide(&bytes[start..end]) {
             Ok(tab) => match decode(&mut bytes, start, tab, end - start, number) {
                 Some(line) => lines.push(line),
-                None => problems.add(number, start, "longer than 4 GiB"),
+                None => problems.push(problem(number, start, "longer than 4 GiB")),
             },
-            Err(what) => problems.add(number, start, what),
+            Err(what) => problems.push(problem(number, start, what)),
         }
         start = next;
     }
@@ -235,17 +231,17 @@ fn scan(mut bytes: Vec<u8>) -> Table {
         lines = unambiguous(&lines, &bytes, &mut problems);
     }
     problems.0.sort_by_key(|problem| problem.offset);
-    Table { bytes, lines, problems: problems.0 }
+    FlatTable { bytes, lines, problems: problems.0 }
 }
 
 /// Of lines with a common key, Cyrus finds any. One is kept if they say the same of the mailbox, else
 /// none.
-fn unambiguous(lines: &[Line], bytes: &[u8], problems: &mut Problems) -> Vec<Line> {
+fn unambiguous(lines: &[FlatLine], bytes: &[u8], problems: &mut ProblemList) -> Vec<FlatLine> {
     let mut kept = Vec::new();
     for group in lines.chunk_by(|a, b| a.key(bytes) == b.key(bytes)) {
         let [first, others @ ..] = group else { continue };
-        let says = |line: &Line| value::parse(line.value(bytes)).ok();
-        let same = |other: &Line| {
+        let says = |line: &FlatLine| value::parse(line.value(bytes)).ok();
+        let same = |other: &FlatLine| {
             other.value(bytes) == first.value(bytes)
                 || says(other).is_some() && says(other) == says(first)
         };
@@ -254,21 +250,10 @@ fn unambiguous(lines: &[Line], bytes: &[u8], problems: &mut Problems) -> Vec<Lin
         }
         for other in others {
             let what = format!("the key of line {} once more", first.number);
-            problems.add(other.number as usize, other.start, &what);
+            problems.push(problem(other.number as usize, other.start, &what));
         }
     }
     kept
-}
-
-/// The first [`MAX_PROBLEMS`].
-struct Problems(Vec<Problem>);
-
-impl Problems {
-    fn add(&mut self, number: usize, offset: usize, what: &str) {
-        if self.0.len() < MAX_PROBLEMS {
-            self.0.push(problem(number, offset, what));
-        }
-    }
 }
 
 fn problem(number: usize, offset: usize, what: &str) -> Problem {
@@ -282,12 +267,12 @@ fn decode(
     tab: usize,
     length: usize,
     number: usize,
-) -> Option<Line> {
+) -> Option<FlatLine> {
     let key = unescape(bytes, start..start + tab, start);
     let value_at = start + key + 1;
     let value = unescape(bytes, start + tab + 1..start + length, value_at);
     let number = number.try_into().unwrap_or(u32::MAX);
-    Some(Line { start, key: key.try_into().ok()?, value: value.try_into().ok()?, number })
+    Some(FlatLine { start, key: key.try_into().ok()?, value: value.try_into().ok()?, number })
 }
 
 /// Decodes `from` to where it begins or further left; returns the decoded length.
@@ -323,8 +308,8 @@ mod tests {
     use super::*;
     use crate::testing::cyrus_lists;
 
-    fn table(text: &[u8]) -> Table {
-        Table::read(text.to_vec()).unwrap()
+    fn table(text: &[u8]) -> FlatTable {
+        FlatTable::read(text.to_vec()).unwrap()
     }
 
     #[test]
@@ -388,10 +373,10 @@ mod tests {
             assert!(listed.iter().any(|problem| problem.what.starts_with(what)), "{listed:?}");
         }
         for text in [&b"no tab\n"[..], b"\n\n", b"\tx\n", b"user.a\t1"] {
-            let error = Table::read(text.to_vec()).map(drop).unwrap_err();
+            let error = FlatTable::read(text.to_vec()).map(drop).unwrap_err();
             assert!(error.to_string().contains("line 1: "), "{error}");
         }
-        assert!(matches!(Table::read(Vec::new()), Err(Error::Empty)));
+        assert!(matches!(FlatTable::read(Vec::new()), Err(Error::Empty)));
     }
 
     #[test]
@@ -450,14 +435,14 @@ mod tests {
         let mut text = b"bad\n".repeat(100_000);
         text.extend_from_slice(b"user.z\t1\n");
         let table = table(&text);
-        assert_eq!(table.problems().len(), MAX_PROBLEMS);
+        assert_eq!(table.problems().len(), crate::cyrusdb::problem::MAX_PROBLEMS);
         assert_eq!(table.get(b"user.z"), Some(&b"1"[..]));
     }
 
     #[test]
     fn files_of_real_cyrus_say_what_they_must() {
         for list in cyrus_lists::lists() {
-            let table = Table::read(list.file("flat.db")).unwrap();
+            let table = FlatTable::read(list.file("flat.db")).unwrap();
             list.check(table.iter());
             for (key, value) in table.iter() {
                 assert_eq!(table.get(key), Some(value));
@@ -473,9 +458,9 @@ mod tests {
     fn a_file_cut_off_anywhere_is_never_taken_for_whole() {
         for list in cyrus_lists::lists() {
             let whole = list.file("flat.db");
-            let records = Table::read(whole.clone()).unwrap().len();
+            let records = FlatTable::read(whole.clone()).unwrap().len();
             for length in (0..whole.len()).step_by(7) {
-                match Table::read(whole[..length].to_vec()) {
+                match FlatTable::read(whole[..length].to_vec()) {
                     // Cut between two lines: nothing in the file can tell.
                     Ok(table) if table.problems().is_empty() => {
                         assert_eq!(whole[length - 1], b'\n');
@@ -498,7 +483,7 @@ mod tests {
                 for flip in [0x01, 0x02, 0x80, 0xff] {
                     let mut bytes = whole.clone();
                     bytes[at] ^= flip;
-                    if let Ok(table) = Table::read(bytes.clone()) {
+                    if let Ok(table) = FlatTable::read(bytes.clone()) {
                         assert!(table.iter().all(|(key, value)| table.get(key) == Some(value)));
                     }
                     let mut end = 0;

@@ -16,15 +16,16 @@ pub mod flat;
 #[cfg(test)]
 mod model_tests;
 pub mod order;
+mod problem;
 pub mod skip;
 pub mod skiplist;
 pub mod source;
 pub mod value;
-pub mod verify;
 
 use std::fmt;
 
 use error::{Error, Result};
+pub use problem::Problem;
 
 /// How many bytes of a file's beginning [`detect`] wants to see, if there are that many. A text file
 /// whose first page was lost shows its lines behind that.
@@ -65,18 +66,9 @@ impl fmt::Display for Engine {
     }
 }
 
-/// Something wrong in a file, found by reading all of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// Where, in bytes from the beginning of the file.
-    pub offset: u64,
-    /// What is wrong there.
-    pub what: String,
-}
-
 /// A record as it stands in the file, for those who read all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row<'a> {
+pub struct RawRecord<'a> {
     /// Where it begins, in bytes from the beginning of the file.
     pub offset: u64,
     /// Its key.

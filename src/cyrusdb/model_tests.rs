@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::order::Order;
+use super::skip::find::KeySearch;
+use super::skip::header::SkipHeader;
 use super::skip::node::Layout;
-use super::skip::snapshot::{Found, Header, Reader, Scratch, Walked};
-use super::skip::sparse_index::{Amount, Builder, Fingers, Progress};
+use super::skip::position::Walked;
+use super::skip::reader::SnapshotReader;
+use super::skip::sparse_index::{BuildProgress, IndexSize, SparseIndex, SparseIndexBuilder};
+use super::skip::window::Scratch;
 use crate::testing::cyrus_writer::{Write, Writer, apply};
 use crate::testing::random::Random;
 
@@ -14,12 +18,12 @@ type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 /// A reader that remembers, as [`crate::lists`] does.
 struct ChangeApplier {
     order: Order,
-    header: Header,
-    fingers: Option<Fingers>,
-    builder: Option<Builder>,
+    header: SkipHeader,
+    fingers: Option<SparseIndex>,
+    builder: Option<SparseIndexBuilder>,
     scratch: Scratch,
     /// The state before that, which another thread may still be searching.
-    before: Option<(Header, Map)>,
+    before: Option<(SkipHeader, Map)>,
     /// How often a search began at a finger.
     used: usize,
 }
@@ -28,7 +32,7 @@ impl ChangeApplier {
     fn new(file: &Vec<u8>, order: Order) -> Self {
         Self {
             order,
-            header: Header::read(file).unwrap(),
+            header: SkipHeader::read(file).unwrap(),
             fingers: None,
             builder: None,
             scratch: Scratch::default(),
@@ -39,29 +43,35 @@ impl ChangeApplier {
 
     /// Follows the file to the header that stands in it; until now the list was `model`.
     fn follow(&mut self, file: &Vec<u8>, model: &Map, random: &mut Random) {
-        let now = Header::read(file).unwrap();
+        let now = SkipHeader::read(file).unwrap();
         assert_eq!(now.generation, self.header.generation);
         if now.end != self.header.end {
             self.before = Some((self.header, model.clone()));
         }
         let from = self.header.end;
         if let Some(builder) = &self.builder {
-            builder.follow(Reader::new(file, now, self.order, &mut self.scratch), from).unwrap();
+            builder
+                .follow(SnapshotReader::new(file, now, self.order, &mut self.scratch), from)
+                .unwrap();
         }
         if let Some(fingers) = &self.fingers {
-            fingers.follow(Reader::new(file, now, self.order, &mut self.scratch), from).unwrap();
+            fingers
+                .follow(SnapshotReader::new(file, now, self.order, &mut self.scratch), from)
+                .unwrap();
         }
         self.header = now;
-        if self.fingers.as_ref().is_none_or(Fingers::worn_out) {
+        if self.fingers.as_ref().is_none_or(SparseIndex::worn_out) {
             let list = random.below(3) as usize;
-            let amount = [Amount::Few, Amount::Many][random.below(2) as usize];
-            let new = || Builder::at_list(self.order, amount, list);
+            let amount = [IndexSize::Few, IndexSize::Many][random.below(2) as usize];
+            let new = || SparseIndexBuilder::at_list(self.order, amount, list);
             let builder = self.builder.get_or_insert_with(new);
-            let reader = Reader::new(file, now, self.order, &mut self.scratch);
+            let reader = SnapshotReader::new(file, now, self.order, &mut self.scratch);
             match builder.collect(reader, 1 + random.below(6) as usize).unwrap() {
-                Progress::More => {}
-                Progress::Done => self.fingers = self.builder.take().map(Builder::into_fingers),
-                Progress::OtherOrder => panic!("the order is right"),
+                BuildProgress::More => {}
+                BuildProgress::Done => {
+                    self.fingers = self.builder.take().map(SparseIndexBuilder::into_fingers)
+                }
+                BuildProgress::OtherOrder => panic!("the order is right"),
             }
         }
     }
@@ -71,11 +81,11 @@ impl ChangeApplier {
             self.used += fingers.map_or(0, |f| {
                 usize::from(f.before(key, self.header.end, false, &mut Vec::new()).is_some())
             });
-            let mut reader = Reader::new(file, self.header, self.order, &mut self.scratch);
+            let mut reader = SnapshotReader::new(file, self.header, self.order, &mut self.scratch);
             let found = reader.find(key, fingers).unwrap();
             match model.get(key) {
-                Some(value) => assert_eq!(found, Found::Value(&value[..])),
-                None => assert_eq!(found, Found::Absent, "{}", key.escape_ascii()),
+                Some(value) => assert_eq!(found, KeySearch::Value(&value[..])),
+                None => assert_eq!(found, KeySearch::Absent, "{}", key.escape_ascii()),
             }
         }
     }
@@ -84,8 +94,8 @@ impl ChangeApplier {
     /// fail or miss.
     fn check_before(&mut self, file: &Vec<u8>, key: &[u8]) {
         let Some((header, model)) = &self.before else { return };
-        let mut reader = Reader::new(file, *header, self.order, &mut self.scratch);
-        if let Ok(Found::Value(value)) = reader.find(key, self.fingers.as_ref()) {
+        let mut reader = SnapshotReader::new(file, *header, self.order, &mut self.scratch);
+        if let Ok(KeySearch::Value(value)) = reader.find(key, self.fingers.as_ref()) {
             let expected = model.get(key).map(Vec::as_slice);
             assert_eq!(Some(value), expected, "{} at an older end", key.escape_ascii());
         }
@@ -94,7 +104,7 @@ impl ChangeApplier {
     fn check_all(&mut self, file: &Vec<u8>, model: &Map) {
         let mut seen = Map::new();
         let mut reader =
-            Reader::new(file, self.header, self.order, &mut self.scratch).along_lists();
+            SnapshotReader::new(file, self.header, self.order, &mut self.scratch).along_lists();
         let walked = reader.walk(b"", &mut |key, value| {
             seen.insert(key.to_vec(), value.to_vec());
             true

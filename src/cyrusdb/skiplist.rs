@@ -28,7 +28,7 @@ use hashbrown::HashTable;
 
 use super::error::{Error, Result};
 use super::source::ByteSource;
-use super::{Problem, Row};
+use super::{Problem, RawRecord};
 
 const HEADER: usize = 48;
 const VERSION_AT: usize = 20;
@@ -63,7 +63,7 @@ pub struct Replay {
     /// Offsets of the records that are there, by their keys.
     live: HashTable<u32>,
     hasher: RandomState,
-    header: Option<Header>,
+    header: Option<SkiplistHeader>,
     /// What is wrong before [`Self::committed`], or behind it where the file was cut off.
     damage: Vec<Problem>,
     /// Those of `live` whose keys begin with none of [`USERS`].
@@ -89,7 +89,7 @@ const LAST: usize = 8;
 
 /// What the header says that does not change while the file lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Header {
+struct SkiplistHeader {
     maxlevel: u32,
     logstart: u64,
     /// When Cyrus last put the pointers right or made the file.
@@ -98,18 +98,18 @@ struct Header {
 
 /// One thing a transaction does.
 #[derive(Debug, Clone, Copy)]
-enum Change {
+enum LogChange {
     /// The record at this offset comes.
     Put(u32),
     /// The DELETE at this offset takes that record away.
     Remove { at: u32, record: u32 },
 }
 
-impl Change {
+impl LogChange {
     fn undone(self) -> Self {
         match self {
-            Change::Put(record) => Change::Remove { at: record, record },
-            Change::Remove { record, .. } => Change::Put(record),
+            LogChange::Put(record) => LogChange::Remove { at: record, record },
+            LogChange::Remove { record, .. } => LogChange::Put(record),
         }
     }
 }
@@ -148,7 +148,7 @@ impl Replay {
         }
         let mut committed = self.bytes.len();
         let result =
-            self.read_on(&Input { source, size, maxlevel: header.maxlevel }, &mut committed);
+            self.read_on(&ReplayInput { source, size, maxlevel: header.maxlevel }, &mut committed);
         self.bytes.truncate(committed);
         if committed == 0 {
             self.header = None;
@@ -194,7 +194,7 @@ impl Replay {
     }
 
     /// Reads transactions up to the end of the input. `committed` is moved on with each.
-    fn read_on<S>(&mut self, input: &Input<'_, S>, committed: &mut usize) -> Result<()>
+    fn read_on<S>(&mut self, input: &ReplayInput<'_, S>, committed: &mut usize) -> Result<()>
     where
         S: ByteSource + ?Sized,
     {
@@ -220,15 +220,15 @@ impl Replay {
             match kind {
                 INORDER if !in_log => {
                     at = self.end_of_record(input, at)?;
-                    changes.push(Change::Put(here));
+                    changes.push(LogChange::Put(here));
                 }
                 ADD if in_log => {
                     at = self.end_of_record(input, at)?;
-                    changes.push(Change::Put(here));
+                    changes.push(LogChange::Put(here));
                 }
                 DELETE if in_log => {
                     let record = self.word(input, at, at + 4)?;
-                    changes.push(Change::Remove { at: here, record });
+                    changes.push(LogChange::Remove { at: here, record });
                     at += 8;
                 }
                 COMMIT if in_log => {
@@ -250,7 +250,7 @@ impl Replay {
         }
     }
 
-    fn read_dummy<S>(&mut self, input: &Input<'_, S>) -> Result<u64>
+    fn read_dummy<S>(&mut self, input: &ReplayInput<'_, S>) -> Result<u64>
     where
         S: ByteSource + ?Sized,
     {
@@ -266,7 +266,7 @@ impl Replay {
     }
 
     /// The offset behind the INORDER or ADD record at `at`.
-    fn end_of_record<S>(&mut self, input: &Input<'_, S>, at: u64) -> Result<u64>
+    fn end_of_record<S>(&mut self, input: &ReplayInput<'_, S>, at: u64) -> Result<u64>
     where
         S: ByteSource + ?Sized,
     {
@@ -290,7 +290,7 @@ impl Replay {
     }
 
     /// The word at `offset`, which belongs to the record at `record`; reads on if need be.
-    fn word<S>(&mut self, input: &Input<'_, S>, record: u64, offset: u64) -> Result<u32>
+    fn word<S>(&mut self, input: &ReplayInput<'_, S>, record: u64, offset: u64) -> Result<u32>
     where
         S: ByteSource + ?Sized,
     {
@@ -312,7 +312,7 @@ impl Replay {
     }
 
     /// Makes a transaction's changes, all or none.
-    fn apply(&mut self, changes: &[Change]) -> Result<()> {
+    fn apply(&mut self, changes: &[LogChange]) -> Result<()> {
         for (done, change) in changes.iter().enumerate() {
             if let Err(error) = self.change(*change) {
                 for change in changes[..done].iter().rev() {
@@ -325,10 +325,10 @@ impl Replay {
         Ok(())
     }
 
-    fn change(&mut self, change: Change) -> Result<()> {
+    fn change(&mut self, change: LogChange) -> Result<()> {
         let Self { bytes, live, hasher, damage, last, others, .. } = self;
         match change {
-            Change::Put(record) => {
+            LogChange::Put(record) => {
                 let key = key_at(bytes, record).unwrap_or_default();
                 let hash = hasher.hash_one(key);
                 let known = live.find_mut(hash, |at| key_at(bytes, *at) == Some(key));
@@ -355,7 +355,7 @@ impl Replay {
                     hasher.hash_one(key_at(bytes, *at).unwrap_or_default())
                 });
             }
-            Change::Remove { at, record } => {
+            LogChange::Remove { at, record } => {
                 // The offset comes from the file. Only if it is found among the live ones does a
                 // record begin there.
                 let key = key_at(bytes, record).unwrap_or_default();
@@ -397,7 +397,7 @@ impl Replay {
 pub fn verify<S: ByteSource + ?Sized>(
     source: &S,
     size: u64,
-    visit: &mut dyn FnMut(Row<'_>),
+    visit: &mut dyn FnMut(RawRecord<'_>),
 ) -> Vec<Problem> {
     let mut replay = Replay::new();
     let mut problems = Vec::new();
@@ -425,7 +425,7 @@ pub fn verify<S: ByteSource + ?Sized>(
     }
     for at in &replay.live {
         if let Some((key, value)) = replay.entry(*at) {
-            visit(Row { offset: (*at).into(), key, value });
+            visit(RawRecord { offset: (*at).into(), key, value });
         }
     }
     problems
@@ -462,13 +462,13 @@ impl Replay {
 }
 
 /// What is being read.
-struct Input<'s, S: ?Sized> {
+struct ReplayInput<'s, S: ?Sized> {
     source: &'s S,
     size: u64,
     maxlevel: u32,
 }
 
-fn read_header<S: ByteSource + ?Sized>(source: &S, size: u64) -> Result<Header> {
+fn read_header<S: ByteSource + ?Sized>(source: &S, size: u64) -> Result<SkiplistHeader> {
     let mut header = [0; HEADER];
     if size < HEADER as u64 || read_full(source, 0, &mut header)? < HEADER {
         return Err(Error::corrupt(0, "too short for a header"));
@@ -486,7 +486,7 @@ fn read_header<S: ByteSource + ?Sized>(source: &S, size: u64) -> Result<Header> 
         return Err(Error::corrupt(MAXLEVEL_AT as u64, what));
     }
     let recovered = word(RECOVERED_AT);
-    Ok(Header { maxlevel, logstart: word(LOGSTART_AT).into(), recovered })
+    Ok(SkiplistHeader { maxlevel, logstart: word(LOGSTART_AT).into(), recovered })
 }
 
 fn misplaced_log(logstart: u64) -> Error {

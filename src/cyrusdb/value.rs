@@ -15,7 +15,7 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use super::dlist::{Kind, Malformed, Reader};
+use super::dlist::{DlistReader, ItemKind, Malformed};
 use crate::model::mod_time::ModTime;
 use crate::model::record::{AnonymousRights, Record, State};
 use crate::model::shown::ShownBytes;
@@ -67,7 +67,7 @@ pub fn parse_dated(value: &[u8]) -> Result<(Record, ModTime), RecordError> {
 
 /// The flags among the type bits, as far as they matter for mail.
 #[derive(Debug, Clone, Copy, Default)]
-struct Flags {
+struct TypeFlags {
     remote: bool,
     reserved: bool,
     moving: bool,
@@ -75,7 +75,7 @@ struct Flags {
     intermediate: bool,
 }
 
-impl Flags {
+impl TypeFlags {
     /// The bits as Cyrus 2.2 to 3.4 number them.
     fn from_number(bits: u32) -> Self {
         Self {
@@ -106,10 +106,10 @@ impl Flags {
     /// The order in which Cyrus tests them (`mboxlist_lookup`, then `proxy_mlookup`).
     fn state(self) -> State {
         match self {
-            Flags { reserved: true, .. } => State::Reserved,
-            Flags { deleted: true, .. } => State::Deleted,
-            Flags { intermediate: true, .. } => State::Intermediate,
-            Flags { moving: true, .. } => State::Moving,
+            TypeFlags { reserved: true, .. } => State::Reserved,
+            TypeFlags { deleted: true, .. } => State::Deleted,
+            TypeFlags { intermediate: true, .. } => State::Intermediate,
+            TypeFlags { moving: true, .. } => State::Moving,
             _ => State::Active,
         }
     }
@@ -144,9 +144,9 @@ impl Acl {
 }
 
 fn parse_dlist(value: &[u8]) -> Result<(Record, ModTime), RecordError> {
-    let mut reader = Reader::new(value);
+    let mut reader = DlistReader::new(value);
     reader.enter_map()?;
-    let mut flags = Flags::default();
+    let mut flags = TypeFlags::default();
     let mut server = None;
     let mut partition = Cow::default();
     let mut acl = Acl::default();
@@ -154,12 +154,12 @@ fn parse_dlist(value: &[u8]) -> Result<(Record, ModTime), RecordError> {
     // The last one wins where a key stands twice, as in Cyrus.
     while let Some(key) = reader.key()? {
         match &*key.bytes() {
-            b"T" => flags = Flags::from_letters(&string(&mut reader)?.unwrap_or_default()),
+            b"T" => flags = TypeFlags::from_letters(&string(&mut reader)?.unwrap_or_default()),
             b"S" => server = string(&mut reader)?,
             b"P" => partition = string(&mut reader)?.unwrap_or_default(),
             b"A" => acl = read_acl(&mut reader)?,
             // Nothing hangs on it but a question more or less.
-            b"M" if reader.kind() == Kind::Text => date = seconds(&reader.text()?.bytes()),
+            b"M" if reader.kind() == ItemKind::Text => date = seconds(&reader.text()?.bytes()),
             _ => reader.skip()?,
         }
     }
@@ -187,19 +187,19 @@ fn seconds(digits: &[u8]) -> ModTime {
 
 /// The string that is due; `NIL` is none.
 #[inline]
-fn string<'a>(reader: &mut Reader<'a>) -> Result<Option<Cow<'a, [u8]>>, RecordError> {
-    if reader.kind() != Kind::Text {
+fn string<'a>(reader: &mut DlistReader<'a>) -> Result<Option<Cow<'a, [u8]>>, RecordError> {
+    if reader.kind() != ItemKind::Text {
         return Err(RecordError::NotAString);
     }
     let text = reader.text()?;
     Ok(if text.is_nil() { None } else { Some(text.bytes()) })
 }
 
-fn read_acl(reader: &mut Reader<'_>) -> Result<Acl, RecordError> {
+fn read_acl(reader: &mut DlistReader<'_>) -> Result<Acl, RecordError> {
     let mut acl = Acl::default();
     match reader.kind() {
-        Kind::Map => reader.enter_map()?,
-        Kind::Text if reader.text()?.is_nil() => return Ok(acl),
+        ItemKind::Map => reader.enter_map()?,
+        ItemKind::Text if reader.text()?.is_nil() => return Ok(acl),
         _ => return Err(RecordError::BadAcl),
     }
     while let Some(identifier) = reader.key()? {
@@ -225,7 +225,7 @@ fn parse_text(value: &[u8]) -> Result<Record, RecordError> {
         return Err(RecordError::BadText);
     }
     let number: Option<u32> = std::str::from_utf8(number).ok().and_then(|n| n.parse().ok());
-    let flags = Flags::from_number(number.ok_or(RecordError::BadText)?);
+    let flags = TypeFlags::from_number(number.ok_or(RecordError::BadText)?);
     if flags.remote && memchr(b'!', partition).is_none() {
         return Err(RecordError::NoServer);
     }

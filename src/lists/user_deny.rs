@@ -16,9 +16,9 @@ use arc_swap::ArcSwap;
 
 use super::mailboxes_db::view::open_regular;
 use crate::cyrusdb::error::{Error, Result};
+use crate::cyrusdb::skip::verify::verify;
 use crate::cyrusdb::skiplist::Replay;
-use crate::cyrusdb::verify::verify;
-use crate::cyrusdb::{Engine, Row, detect, flat};
+use crate::cyrusdb::{Engine, RawRecord, detect, flat};
 use crate::model::name::MailboxName;
 use crate::os::pinned_path::PinnedPath;
 
@@ -157,7 +157,7 @@ fn entries(bytes: Vec<u8>) -> Result<HashMap<Vec<u8>, Vec<u8>>> {
         // Flat, before its first entry.
         Err(Error::Empty) => {}
         Ok(Engine::Flat) | Err(Error::Unknown) => {
-            flat::Table::read(bytes)?.iter().for_each(|(user, value)| put(user, value));
+            flat::FlatTable::read(bytes)?.iter().for_each(|(user, value)| put(user, value));
         }
         Ok(Engine::Skiplist) => {
             let mut replay = Replay::new();
@@ -166,12 +166,12 @@ fn entries(bytes: Vec<u8>) -> Result<HashMap<Vec<u8>, Vec<u8>>> {
         }
         Ok(Engine::Twoskip | Engine::Twom) => {
             let mut rows = 0;
-            let problems = verify(&bytes, &mut |row: Row<'_>| {
+            let problems = verify(&bytes, &mut |row: RawRecord<'_>| {
                 rows += 1;
                 put(row.key, row.value);
             });
             if let (0, Some(problem)) = (rows, problems.first()) {
-                return Err(Error::corrupt(problem.offset, problem.what.clone()));
+                return Err(problem.clone().into());
             }
         }
         Err(error) => return Err(error),

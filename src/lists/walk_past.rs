@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::cyrusdb::error::Error;
 use crate::cyrusdb::order::Order;
-use crate::cyrusdb::skip::snapshot::{Scratch, Walked};
+use crate::cyrusdb::skip::position::Walked;
+use crate::cyrusdb::skip::window::Scratch;
 use crate::model::list::WalkStep;
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;

@@ -13,7 +13,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use murder_route::cyrusdb::order::Order;
-use murder_route::cyrusdb::skip::snapshot::{Found, Header, Reader, Scratch};
+use murder_route::cyrusdb::skip::find::KeySearch;
+use murder_route::cyrusdb::skip::header::SkipHeader;
+use murder_route::cyrusdb::skip::reader::SnapshotReader;
+use murder_route::cyrusdb::skip::window::Scratch;
 use murder_route::cyrusdb::{Engine, Problem, detect, dlist, flat, skiplist, value};
 use murder_route::imapd_conf::ImapdConf;
 use murder_route::lmtp::reply_filter::{REPLY_LIMIT, ReplyFilter};
@@ -64,7 +67,7 @@ fn snapshot(file: &[u8], engine: Engine) {
 /// Walks and searches in both orders. A file that contradicts itself may be answered either way;
 /// but a walk must ascend and end, and what it comes by stands in the file.
 fn search(file: &[u8], engine: Engine) {
-    let Ok(header) = Header::read(file) else { return };
+    let Ok(header) = SkipHeader::read(file) else { return };
     assert_eq!(detect(file).map(Engine::name).ok(), Some(header.engine()));
     if header.engine() != engine.name() {
         return;
@@ -72,16 +75,17 @@ fn search(file: &[u8], engine: Engine) {
     let mut scratch = Scratch::default();
     for order in [Order::Raw, Order::Mbox] {
         let mut rows: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        let _ = Reader::new(file, header, order, &mut scratch).walk(b"", &mut |key, value| {
-            rows.push((key.to_vec(), value.to_vec()));
-            true
-        });
+        let _ =
+            SnapshotReader::new(file, header, order, &mut scratch).walk(b"", &mut |key, value| {
+                rows.push((key.to_vec(), value.to_vec()));
+                true
+            });
         assert!(rows.len() <= file.len() / 24);
         assert!(rows.is_sorted_by(|(a, _), (b, _)| order.compare(a, b).is_lt()));
         let wanted = rows.iter().map(|(key, _)| key.as_slice());
         for key in wanted.chain([&b""[..], b"user.jane", b"Nuser\x1fjane", b"\xff\xff"]) {
-            let mut reader = Reader::new(file, header, order, &mut scratch);
-            if let Ok(Found::Value(value)) = reader.find(key, None) {
+            let mut reader = SnapshotReader::new(file, header, order, &mut scratch);
+            if let Ok(KeySearch::Value(value)) = reader.find(key, None) {
                 assert!(key.len() + value.len() <= file.len());
             }
         }
@@ -140,7 +144,7 @@ pub(crate) fn skiplist(file: &[u8]) {
 
 /// A flat file.
 pub(crate) fn flat(file: &[u8]) {
-    let table = flat::Table::read(file.to_vec());
+    let table = flat::FlatTable::read(file.to_vec());
     let mut visited = 0;
     let problems = flat::verify(file.to_vec(), &mut |_| visited += 1);
     match table {
@@ -166,11 +170,11 @@ pub(crate) fn flat(file: &[u8]) {
 /// A record's value.
 pub(crate) fn record(value: &[u8]) {
     let skipped = {
-        let mut reader = dlist::Reader::new(value);
+        let mut reader = dlist::DlistReader::new(value);
         reader.skip().and_then(|()| reader.finish())
     };
     let walked = {
-        let mut reader = dlist::Reader::new(value);
+        let mut reader = dlist::DlistReader::new(value);
         walk(&mut reader).and_then(|()| reader.finish())
     };
     assert_eq!(skipped, walked);
@@ -185,16 +189,16 @@ pub(crate) fn record(value: &[u8]) {
     }
 }
 
-fn walk(reader: &mut dlist::Reader<'_>) -> Result<(), dlist::Malformed> {
+fn walk(reader: &mut dlist::DlistReader<'_>) -> Result<(), dlist::Malformed> {
     match reader.kind() {
-        dlist::Kind::Text => assert!(reader.text()?.bytes().len() < 1 << 20),
-        dlist::Kind::List => {
+        dlist::ItemKind::Text => assert!(reader.text()?.bytes().len() < 1 << 20),
+        dlist::ItemKind::List => {
             reader.enter_list()?;
             while reader.more()? {
                 walk(reader)?;
             }
         }
-        dlist::Kind::Map => {
+        dlist::ItemKind::Map => {
             reader.enter_map()?;
             while reader.key()?.is_some() {
                 walk(reader)?;

@@ -23,7 +23,7 @@ const UNIT: u64 = 8;
 /// keys with the same hash is that one of them is searched for. Any number of threads ask; only one at
 /// a time changes it, and it is the one that follows the log.
 #[derive(Debug)]
-pub(crate) struct Recent {
+pub(crate) struct PositionCache {
     seed: u64,
     /// Made when there is something to put there.
     groups: OnceLock<Box<[Group]>>,
@@ -36,7 +36,7 @@ pub(crate) struct Recent {
 #[repr(align(64))]
 struct Group([AtomicU64; 8]);
 
-impl Default for Recent {
+impl Default for PositionCache {
     fn default() -> Self {
         // The standard library's source of chance.
         let seed = RandomState::new().hash_one(());
@@ -49,7 +49,7 @@ fn mark(hash: u64) -> u64 {
     hash & !u64::from(u32::MAX)
 }
 
-impl Recent {
+impl PositionCache {
     /// The group of a key among these, and its mark in there.
     fn group<'g>(&self, groups: &'g [Group], key: &[u8]) -> (&'g [AtomicU64; 8], u64) {
         let hash = xxh3_64_with_seed(key, self.seed);
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn what_was_replaced_or_may_be_deleted_is_forgotten() {
-        let recent = Recent::default();
+        let recent = PositionCache::default();
         assert_eq!(recent.get(b"a"), None);
         recent.put(b"a", 336);
         recent.put(b"b", 8 << 32);
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn of_as_many_users_as_a_large_site_has_hardly_one_pushes_another_one_out() {
         const USERS: u64 = 200_000;
-        let recent = Recent::default();
+        let recent = PositionCache::default();
         let place = |user: u64| 1024 + user * UNIT;
         (0..USERS).for_each(|user| recent.put(&user.to_be_bytes(), place(user)));
         let known = |user: &u64| recent.get(&user.to_be_bytes()) == Some(place(*user));

@@ -2,11 +2,11 @@
 //! records and, most of the time, one read.
 //!
 //! A finger is a key and the offset of its record. The fingers of a list are the members of one of
-//! its upper lists, as many as is [wanted](Amount), in order; [`Builder`] collects them in pieces.
+//! its upper lists, as many as is [wanted](IndexSize), in order; [`SparseIndexBuilder`] collects them in pieces.
 //! A search begins at the greatest finger whose key is *less* than the wanted one. In twoskip, where
 //! a record that is linked has its key, it is over at once if there is a finger of the wanted key.
 //!
-//! They outlive commits, because a file only grows between two repacks: `Fingers::follow` reads
+//! They outlive commits, because a file only grows between two repacks: `SparseIndex::follow` reads
 //! the log from one committed end to the next. The rule that must hold is: **at the end that was
 //! followed to, every finger that is not dropped names a record that is linked into list 0.** Then
 //! a search from it finds what a search from the beginning finds. It holds after each step of the
@@ -28,16 +28,17 @@
 use std::cmp::Ordering;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
-use super::node::{Kind, Layout, MAX_LEVEL};
-use super::position_cache::Recent;
-use super::snapshot::{Reader, Start, Step};
+use super::node::{Layout, MAX_LEVEL, NodeKind};
+use super::position::Start;
+use super::position_cache::PositionCache;
+use super::reader::{ListStep, SnapshotReader};
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::source::ByteSource;
 
 /// How many fingers there shall be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Amount {
+pub enum IndexSize {
     /// For who will not make many searches: they spare half of the reads among 1,000,000 records, and
     /// cost as much as some dozens of searches.
     Few,
@@ -45,12 +46,12 @@ pub enum Amount {
     Many,
 }
 
-impl Amount {
+impl IndexSize {
     /// There are so many or half as many.
     fn wanted(self) -> u64 {
         match self {
-            Amount::Few => 512,
-            Amount::Many => 256 << 10,
+            IndexSize::Few => 512,
+            IndexSize::Many => 256 << 10,
         }
     }
 }
@@ -67,14 +68,14 @@ const UNIT: u64 = 8;
 /// A dropped finger.
 const DROPPED: u64 = 0;
 
-/// Fingers whose keys are written as what differs from the one before.
+/// SparseIndex whose keys are written as what differs from the one before.
 const BLOCK: usize = 16;
 
-/// Keys in order. One search costs little more than what it misses in the processor's caches, so
+/// KeyTable in order. One search costs little more than what it misses in the processor's caches, so
 /// they are kept small: the first key of each block of [`BLOCK`] whole, which is what most of a
 /// search goes through, and the others behind it by their ends.
 #[derive(Debug)]
-struct Keys {
+struct KeyTable {
     count: usize,
     /// The first key of each block, one after the other.
     firsts: Vec<u8>,
@@ -87,7 +88,7 @@ struct Keys {
     rest_at: Vec<u32>,
 }
 
-impl Keys {
+impl KeyTable {
     fn new() -> Self {
         Self {
             count: 0,
@@ -193,26 +194,26 @@ fn common(a: &[u8], b: &[u8]) -> usize {
 
 /// See the module. Any number of threads may search while one follows.
 #[derive(Debug)]
-pub struct Fingers {
+pub struct SparseIndex {
     order: Order,
-    amount: Amount,
+    amount: IndexSize,
     /// The list whose members they are.
     list: usize,
-    keys: Keys,
+    keys: KeyTable,
     /// Where the record of each key stands, in units of 8; 0 if dropped.
     nodes: Vec<AtomicU32>,
     dropped: AtomicUsize,
-    recent: Recent,
+    recent: PositionCache,
 }
 
-impl Fingers {
-    fn new(order: Order, amount: Amount, list: usize) -> Self {
-        let (keys, nodes, dropped) = (Keys::new(), Vec::new(), AtomicUsize::new(0));
-        Self { order, amount, list, keys, nodes, dropped, recent: Recent::default() }
+impl SparseIndex {
+    fn new(order: Order, amount: IndexSize, list: usize) -> Self {
+        let (keys, nodes, dropped) = (KeyTable::new(), Vec::new(), AtomicUsize::new(0));
+        Self { order, amount, list, keys, nodes, dropped, recent: PositionCache::default() }
     }
 
     /// How many there were to be.
-    pub fn amount(&self) -> Amount {
+    pub fn amount(&self) -> IndexSize {
         self.amount
     }
 
@@ -289,7 +290,7 @@ impl Fingers {
     /// at a time, and none that follows meanwhile.
     pub(crate) fn remember(&self, key: &[u8], offset: u64) {
         // Who makes few searches seldom makes one twice.
-        if self.amount == Amount::Many {
+        if self.amount == IndexSize::Many {
             self.recent.put(key, offset);
         }
     }
@@ -314,7 +315,7 @@ impl Fingers {
     /// must not be used any more.
     pub(crate) fn follow<S: ByteSource + ?Sized>(
         &self,
-        reader: Reader<'_, S>,
+        reader: SnapshotReader<'_, S>,
         from: u64,
     ) -> Result<()> {
         let mut reader = reader.along_file();
@@ -327,11 +328,11 @@ impl Fingers {
             }
             at = reader.cur().end();
             match (layout, reader.cur().kind) {
-                (_, Kind::Record) => {
+                (_, NodeKind::Record) => {
                     self.recent.forget(reader.cur_key());
                     self.replace(reader.cur_key(), reader.cur().offset);
                 }
-                (Layout::Twoskip, Kind::Delete) => {
+                (Layout::Twoskip, NodeKind::Delete) => {
                     self.recent.forget_all();
                     let [rank, other] = match reader.cur().target {
                         0 => [self.len(); 2],
@@ -347,9 +348,9 @@ impl Fingers {
                         self.drop_last_of(other);
                     }
                 }
-                (Layout::Twom { .. }, Kind::Delete) => self.recent.forget_all(),
-                (_, Kind::Commit) => {}
-                (_, Kind::Dummy) => {
+                (Layout::Twom { .. }, NodeKind::Delete) => self.recent.forget_all(),
+                (_, NodeKind::Commit) => {}
+                (_, NodeKind::Dummy) => {
                     return Err(Error::corrupt(
                         reader.cur().offset,
                         "a second beginning of the list",
@@ -361,9 +362,9 @@ impl Fingers {
     }
 }
 
-/// How far a [`Builder`] has come.
+/// How far a [`SparseIndexBuilder`] has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
+pub enum BuildProgress {
     /// There is more to collect.
     More,
     /// The fingers are complete.
@@ -378,25 +379,25 @@ pub enum Progress {
 /// Between two pieces it may follow commits. What it has collected is itself a set of fingers, so
 /// the rule of the module holds for it, and it goes on from the last one that is not dropped.
 #[derive(Debug)]
-pub struct Builder {
-    fingers: Fingers,
+pub struct SparseIndexBuilder {
+    fingers: SparseIndex,
 }
 
-impl Builder {
+impl SparseIndexBuilder {
     /// Begins with nothing, for a list of so many records.
-    pub fn new(order: Order, amount: Amount, records: u64) -> Self {
+    pub fn new(order: Order, amount: IndexSize, records: u64) -> Self {
         // One record in two has a level above 1, one in four above 2, and so on.
         let mut list = 1;
         while records >> list > amount.wanted() {
             list += 1;
         }
-        Self { fingers: Fingers::new(order, amount, list) }
+        Self { fingers: SparseIndex::new(order, amount, list) }
     }
 
     /// Of a list this small nearly all records become fingers; for tests of the rule above.
     #[cfg(test)]
-    pub(crate) fn at_list(order: Order, amount: Amount, list: usize) -> Self {
-        Self { fingers: Fingers::new(order, amount, list) }
+    pub(crate) fn at_list(order: Order, amount: IndexSize, list: usize) -> Self {
+        Self { fingers: SparseIndex::new(order, amount, list) }
     }
 
     /// The order it goes by.
@@ -405,21 +406,21 @@ impl Builder {
     }
 
     /// How many it collects.
-    pub fn amount(&self) -> Amount {
+    pub fn amount(&self) -> IndexSize {
         self.fingers.amount
     }
 
     /// What has been collected.
-    pub fn into_fingers(mut self) -> Fingers {
+    pub fn into_fingers(mut self) -> SparseIndex {
         self.fingers.keys.shrink_to_fit();
         self.fingers.nodes.shrink_to_fit();
         self.fingers
     }
 
-    /// As [`Fingers::follow`].
+    /// As [`SparseIndex::follow`].
     pub(crate) fn follow<S: ByteSource + ?Sized>(
         &self,
-        reader: Reader<'_, S>,
+        reader: SnapshotReader<'_, S>,
         from: u64,
     ) -> Result<()> {
         self.fingers.follow(reader, from)
@@ -428,15 +429,15 @@ impl Builder {
     /// Collects up to `count` more.
     pub(crate) fn collect<S: ByteSource + ?Sized>(
         &mut self,
-        reader: Reader<'_, S>,
+        reader: SnapshotReader<'_, S>,
         count: usize,
-    ) -> Result<Progress> {
+    ) -> Result<BuildProgress> {
         let fingers = &mut self.fingers;
         let (amount, list) = (fingers.amount, fingers.list);
         let mut reader = match amount {
             // They are far from each other.
-            Amount::Few => reader,
-            Amount::Many => reader.along_lists(),
+            IndexSize::Few => reader,
+            IndexSize::Many => reader.along_lists(),
         };
         // From the last one that is not dropped; those behind it may have come back.
         let mut last = Vec::new();
@@ -460,12 +461,12 @@ impl Builder {
         let mut passed = 0;
         while fingers.len() < target {
             match reader.step_in_list(list)? {
-                Step::End => return Ok(Progress::Done),
-                Step::OtherOrder => {
-                    *fingers = Fingers::new(fingers.order.other(), amount, list);
-                    return Ok(Progress::OtherOrder);
+                ListStep::End => return Ok(BuildProgress::Done),
+                ListStep::OtherOrder => {
+                    *fingers = SparseIndex::new(fingers.order.other(), amount, list);
+                    return Ok(BuildProgress::OtherOrder);
                 }
-                Step::To { .. } => {}
+                ListStep::To { .. } => {}
             }
             passed += 1;
             if reader.cur().level <= list && passed < every {
@@ -474,7 +475,7 @@ impl Builder {
             passed = 0;
             let Ok(node) = u32::try_from(reader.cur().offset / UNIT) else {
                 // A file of 32 GB: what begins here is searched without fingers.
-                return Ok(Progress::Done);
+                return Ok(BuildProgress::Done);
             };
             let key = reader.cur_key();
             let known = !fingers.is_empty() && fingers.order.compare(key, &last).is_le();
@@ -482,15 +483,15 @@ impl Builder {
                 continue;
             }
             if fingers.keys.bytes() + key.len() > MOST_KEY_BYTES {
-                *fingers = Fingers::new(fingers.order, amount, list + 1);
-                return Ok(Progress::More);
+                *fingers = SparseIndex::new(fingers.order, amount, list + 1);
+                return Ok(BuildProgress::More);
             }
             fingers.keys.push(&last, key);
             fingers.nodes.push(AtomicU32::new(node));
             last.clear();
             last.extend_from_slice(key);
         }
-        Ok(Progress::More)
+        Ok(BuildProgress::More)
     }
 }
 
@@ -515,7 +516,7 @@ mod tests {
                 let set: BTreeSet<Vec<u8>> = (0..60).map(|_| some_key()).collect();
                 let mut sorted: Vec<Vec<u8>> = set.into_iter().collect();
                 sorted.sort_by(|a, b| order.compare(a, b));
-                let mut keys = Keys::new();
+                let mut keys = KeyTable::new();
                 for (i, key) in sorted.iter().enumerate() {
                     keys.push(i.checked_sub(1).map_or(b"", |last| &sorted[last]), key);
                 }

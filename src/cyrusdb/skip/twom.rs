@@ -1,7 +1,7 @@
 //! The bytes of twom, an engine of Cyrus 3.13.1 and later (`lib/twom.c`, format version 1). All
 //! integers are little-endian; checksums are the low 32 bits of XXH3-64, or 0 in a file without.
 //!
-//! Header, 96 bytes:
+//! SkipHeader, 96 bytes:
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -36,8 +36,8 @@
 //! A deleted record stays in its lists; only in list 0 a delete stands before it. The file is
 //! longer than the current size (grown in steps, filled with zeros).
 
-use super::node::{self, Kind, MAX_LEVEL, Node, pad8, word};
-use super::snapshot::Header;
+use super::header::SkipHeader;
+use super::node::{self, MAX_LEVEL, Node, NodeKind, pad8, word};
 use crate::cyrusdb::error::{Error, Result};
 
 /// The first bytes of the file.
@@ -66,7 +66,7 @@ fn le64(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// Reads a header; `bytes` begins with the magic.
-pub(crate) fn header(bytes: &[u8]) -> Result<Header> {
+pub(crate) fn header(bytes: &[u8]) -> Result<SkipHeader> {
     let Some(bytes) = bytes.get(..HEADER) else {
         return Err(Error::corrupt(bytes.len() as u64, "the file ends within its header"));
     };
@@ -85,7 +85,7 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Header> {
     if version != 1 {
         return Err(Error::corrupt(32, format!("twom version {version}: only 1 is known")));
     }
-    Ok(Header {
+    Ok(SkipHeader {
         layout: node::Layout::Twom { checksums },
         generation: le64(bytes, 40),
         records: le64(bytes, 48),
@@ -102,13 +102,13 @@ pub(crate) fn decode(bytes: &[u8], offset: u64, checksums: bool, node: &mut Node
     let level = usize::from(level);
     // The second one: where the ancestor stands, or the start of a transaction.
     let (node_kind, target_at, pointers_at, levels) = match kind {
-        1 => (Kind::Dummy, None, 8, MAX_LEVEL..=MAX_LEVEL),
-        2 => (Kind::Record, None, 8, 1..=MAX_LEVEL),
-        3 => (Kind::Record, None, 24, 1..=MAX_LEVEL),
-        4 => (Kind::Record, Some(8), 16, 1..=MAX_LEVEL),
-        5 => (Kind::Record, Some(24), 32, 1..=MAX_LEVEL),
-        6 => (Kind::Delete, Some(8), 16, 0..=0),
-        7 => (Kind::Commit, Some(8), 16, 0..=0),
+        1 => (NodeKind::Dummy, None, 8, MAX_LEVEL..=MAX_LEVEL),
+        2 => (NodeKind::Record, None, 8, 1..=MAX_LEVEL),
+        3 => (NodeKind::Record, None, 24, 1..=MAX_LEVEL),
+        4 => (NodeKind::Record, Some(8), 16, 1..=MAX_LEVEL),
+        5 => (NodeKind::Record, Some(24), 32, 1..=MAX_LEVEL),
+        6 => (NodeKind::Delete, Some(8), 16, 0..=0),
+        7 => (NodeKind::Commit, Some(8), 16, 0..=0),
         _ => return Err(Error::corrupt(offset, "no record begins here")),
     };
     if !levels.contains(&level) {
@@ -140,7 +140,7 @@ pub(crate) fn decode(bytes: &[u8], offset: u64, checksums: bool, node: &mut Node
     node.key_len = key_len;
     node.value_at = node.key_at + key_len as u64 + 1;
     node.value_len = value_len;
-    node.tail_len = if node_kind == Kind::Record { pad8(key_len + value_len + 2) } else { 0 };
+    node.tail_len = if node_kind == NodeKind::Record { pad8(key_len + value_len + 2) } else { 0 };
     node.tail_checksum = le32(sums, 4);
     node.len = head_len + node.tail_len as u64;
     Ok(true)

@@ -2,7 +2,7 @@
 //! format version 1 in every release). All integers are big-endian; checksums are CRC-32 as in
 //! zlib.
 //!
-//! Header, 64 bytes:
+//! SkipHeader, 64 bytes:
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -32,8 +32,8 @@
 //! beginning of its transaction. Since 3.2.0 words of filler stand between records, so that a head
 //! does not cross a 512-byte block.
 
-use super::node::{self, Kind, MAX_LEVEL, Node, pad8, word};
-use super::snapshot::Header;
+use super::header::SkipHeader;
+use super::node::{self, MAX_LEVEL, Node, NodeKind, pad8, word};
 use crate::cyrusdb::error::{Error, Result};
 
 /// The first bytes of the file.
@@ -60,7 +60,7 @@ fn be64(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// Reads a header; `bytes` begins with the magic.
-pub(crate) fn header(bytes: &[u8]) -> Result<Header> {
+pub(crate) fn header(bytes: &[u8]) -> Result<SkipHeader> {
     let Some(bytes) = bytes.get(..HEADER) else {
         return Err(Error::corrupt(bytes.len() as u64, "the file ends within its header"));
     };
@@ -71,7 +71,7 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Header> {
     if version != 1 {
         return Err(Error::corrupt(20, format!("twoskip version {version}: only 1 is known")));
     }
-    Ok(Header {
+    Ok(SkipHeader {
         layout: node::Layout::Twoskip,
         generation: be64(bytes, 24),
         records: be64(bytes, 32),
@@ -87,10 +87,10 @@ pub(crate) fn decode(bytes: &[u8], offset: u64, node: &mut Node) -> Result<bool>
     let [kind, level, key_0, key_1, value @ ..] = *start;
     let level = usize::from(level);
     let (kind, levels) = match kind {
-        b'=' => (Kind::Dummy, MAX_LEVEL..=MAX_LEVEL),
-        b'+' => (Kind::Record, 1..=MAX_LEVEL),
-        b'-' => (Kind::Delete, 0..=0),
-        b'$' => (Kind::Commit, 0..=0),
+        b'=' => (NodeKind::Dummy, MAX_LEVEL..=MAX_LEVEL),
+        b'+' => (NodeKind::Record, 1..=MAX_LEVEL),
+        b'-' => (NodeKind::Delete, 0..=0),
+        b'$' => (NodeKind::Commit, 0..=0),
         _ => return Err(Error::corrupt(offset, "no record begins here")),
     };
     if !levels.contains(&level) {

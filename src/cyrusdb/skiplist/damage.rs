@@ -7,9 +7,7 @@
 //! other whole records lead to it, from the DUMMY on.
 
 use super::*;
-
-/// Most problems that are listed of a file; all of it is read.
-const MAX_PROBLEMS: usize = 1000;
+use crate::cyrusdb::problem::MAX_PROBLEMS;
 
 /// Longest key that is believed where a record may begin.
 const KEY_LIMIT: u32 = 4096;
@@ -52,7 +50,7 @@ impl Replay {
         }
         if replay.is_empty() {
             return Err(match replay.damage.into_iter().next() {
-                Some(Problem { offset, what }) => Error::corrupt(offset, what),
+                Some(problem) => problem.into(),
                 None => Error::Empty,
             });
         }
@@ -88,11 +86,11 @@ impl Replay {
     }
 
     /// Reads transactions up to the end of what is in memory, past what is none.
-    fn read_past_damage(&mut self, header: Header, refused: Problem) -> Whole {
+    fn read_past_damage(&mut self, header: SkiplistHeader, refused: Problem) -> Salvage {
         let size = self.bytes.len() as u64;
-        let mut whole = Whole::default();
+        let mut whole = Salvage::default();
         let mut problems = Vec::new();
-        let mut changes: Vec<Change> = Vec::new();
+        let mut changes: Vec<LogChange> = Vec::new();
         let mut committed = 0;
         let mut at = match self.dummy_end(header) {
             Some(end) => end,
@@ -116,7 +114,7 @@ impl Replay {
                 Some(ADD) if in_log => {}
                 Some(DELETE) if in_log && at + 8 <= size => {
                     let record = word_at(&self.bytes, at as usize + 4).unwrap_or(0);
-                    changes.push(Change::Remove { at: here, record });
+                    changes.push(LogChange::Remove { at: here, record });
                     at += 8;
                     continue;
                 }
@@ -135,7 +133,7 @@ impl Replay {
             }
             match self.end_of_whole(at, header) {
                 Some(end) => {
-                    changes.push(Change::Put(here));
+                    changes.push(LogChange::Put(here));
                     whole.records.insert(here);
                     at = end;
                 }
@@ -174,7 +172,7 @@ impl Replay {
         whole
     }
 
-    fn dummy_end(&self, header: Header) -> Option<u64> {
+    fn dummy_end(&self, header: SkiplistHeader) -> Option<u64> {
         let word = |at: usize| word_at(&self.bytes, at);
         let end = HEADER + 12 + 4 * header.maxlevel as usize;
         let begins = [word(HEADER)?, word(HEADER + 4)?, word(HEADER + 8)?];
@@ -182,7 +180,7 @@ impl Replay {
     }
 
     /// The offset behind the record at `at`, if there is a whole one of the type for that place.
-    fn end_of_whole(&self, at: u64, header: Header) -> Option<u64> {
+    fn end_of_whole(&self, at: u64, header: SkiplistHeader) -> Option<u64> {
         let at = usize::try_from(at).ok()?;
         let word = |at: usize| word_at(&self.bytes, at);
         let kind = if at as u64 >= header.logstart { ADD } else { INORDER };
@@ -219,7 +217,7 @@ impl Replay {
     }
 
     /// The offset of the next whole record from here on, or of the log; the end, if there is none.
-    fn next_record(&self, from: u64, header: Header) -> u64 {
+    fn next_record(&self, from: u64, header: SkiplistHeader) -> u64 {
         let size = self.bytes.len() as u64;
         let mut at = from;
         while at < size {
@@ -269,15 +267,15 @@ impl Replay {
 
 /// What was read of a damaged file.
 #[derive(Default)]
-struct Whole {
+struct Salvage {
     records: HashSet<u32>,
     /// A loss before the log reaches into it, or it contradicts itself.
     is_log_in_doubt: bool,
     lost_before: bool,
 }
 
-impl Whole {
-    fn lost(&mut self, problems: &mut Vec<Problem>, at: u64, header: Header) {
+impl Salvage {
+    fn lost(&mut self, problems: &mut Vec<Problem>, at: u64, header: SkiplistHeader) {
         self.lost_before = at < header.logstart;
         if problems.len() < MAX_PROBLEMS {
             problems.push(problem(at, "no whole record where one should begin"));
@@ -285,7 +283,7 @@ impl Whole {
     }
 
     /// The loss ends here.
-    fn ends(&mut self, at: u64, header: Header) {
+    fn ends(&mut self, at: u64, header: SkiplistHeader) {
         self.is_log_in_doubt |= self.lost_before && at > header.logstart;
     }
 }

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::{ArcSwapOption, Guard};
 
 use crate::cyrusdb::error::Error;
-use crate::cyrusdb::skip::snapshot::{Scratch, Walked};
-use crate::cyrusdb::skip::sparse_index::{Amount, Builder, Progress};
+use crate::cyrusdb::skip::position::Walked;
+use crate::cyrusdb::skip::sparse_index::{BuildProgress, IndexSize, SparseIndexBuilder};
+use crate::cyrusdb::skip::window::Scratch;
 use crate::cyrusdb::{Engine, value};
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::mod_time::ModTime;
@@ -132,7 +133,7 @@ pub struct FileList {
 /// What one thread at a time does.
 #[derive(Debug, Default)]
 struct Work {
-    builder: Option<Builder>,
+    builder: Option<SparseIndexBuilder>,
     guard: LossGuard,
     /// What was kept last, and when.
     kept: Option<(HighWater, Duration)>,
@@ -812,7 +813,7 @@ impl FileList {
 
     /// Whether searches are shortened so much.
     #[cfg(test)]
-    pub(crate) fn has_shortcuts(&self, amount: Amount) -> bool {
+    pub(crate) fn has_shortcuts(&self, amount: IndexSize) -> bool {
         let view = self.remembered();
         matches!(view.as_deref(), Some(View::Skip(skip)) if !skip.wants_fingers(amount))
     }
@@ -834,8 +835,8 @@ impl FileList {
             self.lookups.store(lookups + 1, Relaxed);
         }
         let amount = match lookups {
-            _ if lookups >= self.options.shortcuts_after => Amount::Many,
-            FEW_AFTER.. => Amount::Few,
+            _ if lookups >= self.options.shortcuts_after => IndexSize::Many,
+            FEW_AFTER.. => IndexSize::Few,
             _ => return,
         };
         if !skip.wants_fingers(amount) {
@@ -848,8 +849,8 @@ impl FileList {
         work.builder.take_if(|builder| builder.amount() != amount);
         let builder = work.builder.get_or_insert_with(|| skip.builder(amount));
         match skip.collect(builder, PIECE, scratch) {
-            Ok(Progress::More | Progress::OtherOrder) => {}
-            Ok(Progress::Done) => {
+            Ok(BuildProgress::More | BuildProgress::OtherOrder) => {}
+            Ok(BuildProgress::Done) => {
                 if let Some(builder) = work.builder.take() {
                     let skip = skip.with_fingers(builder.into_fingers());
                     self.remember(Some(Arc::new(View::Skip(skip))));

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cyrusdb::Problem;
 use crate::cyrusdb::error::{Error, Result};
-use crate::cyrusdb::flat::Table;
+use crate::cyrusdb::flat::FlatTable;
 use crate::cyrusdb::skiplist::{Replay, users_prefix};
 use crate::model::list::WalkStep;
 use crate::model::name::KeyGeneration;
@@ -48,7 +48,7 @@ enum Kind {
     /// Grows with the file.
     Skiplist(Replay),
     /// Never changes: Cyrus renames a new file into place.
-    Flat(Table),
+    Flat(FlatTable),
 }
 
 /// By what a change of a file shows. The time is the inode's, which nobody can put back as he can that
@@ -150,7 +150,7 @@ impl IndexView {
         if Stamp::of(&after) != stamp || bytes.len() as u64 != stamp.size {
             return Err(Error::corrupt(0, "the file was changed while it was read"));
         }
-        let table = Table::read(bytes)?;
+        let table = FlatTable::read(bytes)?;
         Ok(Self {
             identity: Identity::of(&after),
             content: RwLock::new(Content::new(Kind::Flat(table), stamp, before)),

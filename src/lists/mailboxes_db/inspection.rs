@@ -4,7 +4,8 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::cyrusdb::error::Error;
-use crate::cyrusdb::skip::snapshot::{Scratch, Walked};
+use crate::cyrusdb::skip::position::Walked;
+use crate::cyrusdb::skip::window::Scratch;
 use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::name::MailboxName;
 

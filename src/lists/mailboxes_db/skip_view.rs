@@ -9,8 +9,14 @@ use std::sync::{Arc, OnceLock};
 
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::order::Order;
-use crate::cyrusdb::skip::snapshot::{Found, Header, Reader, Scratch, Walked};
-use crate::cyrusdb::skip::sparse_index::{Amount, Builder, Fingers, Progress};
+use crate::cyrusdb::skip::find::KeySearch;
+use crate::cyrusdb::skip::header::SkipHeader;
+use crate::cyrusdb::skip::position::Walked;
+use crate::cyrusdb::skip::reader::SnapshotReader;
+use crate::cyrusdb::skip::sparse_index::{
+    BuildProgress, IndexSize, SparseIndex, SparseIndexBuilder,
+};
+use crate::cyrusdb::skip::window::Scratch;
 use crate::model::name::KeyGeneration;
 
 use super::keys;
@@ -23,13 +29,13 @@ pub(crate) struct SkipView {
     pub(crate) identity: Identity,
     keys: OnceLock<KeyGeneration>,
     /// As it was when the file was opened.
-    first: Header,
+    first: SkipHeader,
     /// The committed end that the fingers have been followed to. Read it before the fingers.
     end: AtomicU64,
     records: AtomicU64,
     dirty: AtomicBool,
     order: AtomicU8,
-    fingers: Option<Fingers>,
+    fingers: Option<SparseIndex>,
 }
 
 const RAW_PRESUMED: u8 = 0;
@@ -44,7 +50,7 @@ impl SkipView {
     pub(crate) fn open(file: File, scratch: &mut Scratch) -> Result<Self> {
         let metadata = file.metadata()?;
         let file = ListFile::new(file);
-        let header = Header::read(&file)?;
+        let header = SkipHeader::read(&file)?;
         header.check_size(metadata.len())?;
         let file = Arc::new(file.mapping());
         let view = Self {
@@ -81,8 +87,8 @@ impl SkipView {
     }
 
     /// The header, as far as it has been followed.
-    pub(crate) fn header(&self) -> Header {
-        Header {
+    pub(crate) fn header(&self) -> SkipHeader {
+        SkipHeader {
             end: self.end.load(Acquire),
             records: self.records.load(Relaxed),
             dirty: self.dirty.load(Relaxed),
@@ -101,8 +107,8 @@ impl SkipView {
     }
 
     /// What has become of this state: the header as it stands in the file now.
-    pub(crate) fn header_now(&self) -> Result<Header> {
-        Header::read(&self.file.file)
+    pub(crate) fn header_now(&self) -> Result<SkipHeader> {
+        SkipHeader::read(&self.file.file)
     }
 
     /// Somebody has looked at the file.
@@ -116,7 +122,7 @@ impl SkipView {
     }
 
     /// Whether a header names the state that is known.
-    pub(crate) fn is_at(&self, header: Header) -> bool {
+    pub(crate) fn is_at(&self, header: SkipHeader) -> bool {
         let known = self.header();
         (header.generation, header.end) == (known.generation, known.end)
     }
@@ -125,8 +131,8 @@ impl SkipView {
     /// this list, or too far away to follow.
     pub(crate) fn follow(
         &self,
-        now: Header,
-        builder: Option<&Builder>,
+        now: SkipHeader,
+        builder: Option<&SparseIndexBuilder>,
         scratch: &mut Scratch,
     ) -> bool {
         let from = self.end.load(Relaxed);
@@ -136,11 +142,11 @@ impl SkipView {
         if now.end > from {
             let mut logged = now.end - from <= MOST_LOG;
             if let Some(builder) = builder {
-                let reader = Reader::new(&self.file.file, now, builder.order(), scratch);
+                let reader = SnapshotReader::new(&self.file.file, now, builder.order(), scratch);
                 logged = logged && builder.follow(reader, from).is_ok();
             }
             if let Some(fingers) = &self.fingers {
-                let reader = Reader::new(&self.file.file, now, fingers.order(), scratch);
+                let reader = SnapshotReader::new(&self.file.file, now, fingers.order(), scratch);
                 logged = logged && fingers.follow(reader, from).is_ok();
             }
             if !logged {
@@ -156,14 +162,14 @@ impl SkipView {
     }
 
     /// To collect so many fingers with.
-    pub(crate) fn builder(&self, amount: Amount) -> Builder {
-        Builder::new(self.order(), amount, self.records.load(Relaxed))
+    pub(crate) fn builder(&self, amount: IndexSize) -> SparseIndexBuilder {
+        SparseIndexBuilder::new(self.order(), amount, self.records.load(Relaxed))
     }
 
     /// Whether so many fingers should be collected: there are fewer, or they are no longer good.
-    pub(crate) fn wants_fingers(&self, amount: Amount) -> bool {
+    pub(crate) fn wants_fingers(&self, amount: IndexSize) -> bool {
         self.fingers.as_ref().is_none_or(|fingers| {
-            let fewer = (fingers.amount(), amount) == (Amount::Few, Amount::Many);
+            let fewer = (fingers.amount(), amount) == (IndexSize::Few, IndexSize::Many);
             fewer || fingers.worn_out() || fingers.order() != self.order()
         })
     }
@@ -172,23 +178,23 @@ impl SkipView {
     /// wants many of them will make many searches, so they come through a map.
     pub(crate) fn collect(
         &self,
-        builder: &mut Builder,
+        builder: &mut SparseIndexBuilder,
         count: usize,
         scratch: &mut Scratch,
-    ) -> Result<Progress> {
-        if builder.amount() == Amount::Many {
+    ) -> Result<BuildProgress> {
+        if builder.amount() == IndexSize::Many {
             self.file.map();
         }
-        let reader = Reader::new(&*self.file, self.header(), builder.order(), scratch);
+        let reader = SnapshotReader::new(&*self.file, self.header(), builder.order(), scratch);
         let progress = builder.collect(reader, count)?;
-        if progress == Progress::OtherOrder {
+        if progress == BuildProgress::OtherOrder {
             self.order.store(if builder.order() == Order::Mbox { MBOX } else { RAW }, Relaxed);
         }
         Ok(progress)
     }
 
     /// The same file with these fingers, which have been followed to its end.
-    pub(crate) fn with_fingers(&self, fingers: Fingers) -> Self {
+    pub(crate) fn with_fingers(&self, fingers: SparseIndex) -> Self {
         Self {
             file: Arc::clone(&self.file),
             identity: self.identity,
@@ -215,48 +221,49 @@ impl SkipView {
     ) -> Result<Search<T>> {
         // Before the fingers: they may be followed further at any moment, but never less far.
         let header = self.header();
-        let quickly = Reader::new(&*self.file, header, self.order(), scratch)
+        let quickly = SnapshotReader::new(&*self.file, header, self.order(), scratch)
             .find(key, self.fingers.as_ref())?
             .map(&take);
         // Nobody is missing on the word of what is remembered, or of keys that were not checked.
-        let mut carefully = |order| -> Result<Found<T>> {
-            let mut reader = Reader::new(&*self.file, header, order, scratch).checking_keys();
+        let mut carefully = |order| -> Result<KeySearch<T>> {
+            let mut reader =
+                SnapshotReader::new(&*self.file, header, order, scratch).checking_keys();
             Ok(reader.find(key, None)?.map(&take))
         };
         let first = match quickly {
-            Found::Value(value) => return Ok(Search::Found(value)),
-            Found::Moved => return Ok(Search::Overwritten),
-            Found::OtherOrder => Found::OtherOrder,
-            Found::Absent => carefully(self.order())?,
+            KeySearch::Value(value) => return Ok(Search::Found(value)),
+            KeySearch::Moved => return Ok(Search::Overwritten),
+            KeySearch::OtherOrder => KeySearch::OtherOrder,
+            KeySearch::Absent => carefully(self.order())?,
         };
         let known = self.order.load(Relaxed);
         let contradiction =
             || Error::corrupt(0, "the keys are in no order that this list can have");
         let second = match first {
             // The fingers have led astray: begin anew without them.
-            Found::Value(_) | Found::Moved => return Ok(Search::Overwritten),
-            Found::Absent if known != RAW_PRESUMED => return Ok(Search::Absent),
-            Found::OtherOrder if known != RAW_PRESUMED => return Err(contradiction()),
-            Found::Absent => carefully(Order::Mbox)?,
-            Found::OtherOrder => {
+            KeySearch::Value(_) | KeySearch::Moved => return Ok(Search::Overwritten),
+            KeySearch::Absent if known != RAW_PRESUMED => return Ok(Search::Absent),
+            KeySearch::OtherOrder if known != RAW_PRESUMED => return Err(contradiction()),
+            KeySearch::Absent => carefully(Order::Mbox)?,
+            KeySearch::OtherOrder => {
                 self.order.store(MBOX, Relaxed);
                 match carefully(Order::Mbox)? {
-                    Found::OtherOrder => return Err(contradiction()),
+                    KeySearch::OtherOrder => return Err(contradiction()),
                     found => found,
                 }
             }
         };
         match second {
-            Found::Value(value) => {
+            KeySearch::Value(value) => {
                 self.order.store(MBOX, Relaxed);
                 Ok(Search::Found(value))
             }
-            Found::OtherOrder => {
+            KeySearch::OtherOrder => {
                 self.order.store(RAW, Relaxed);
                 Ok(Search::Absent)
             }
-            Found::Absent => Ok(Search::Absent),
-            Found::Moved => Ok(Search::Overwritten),
+            KeySearch::Absent => Ok(Search::Absent),
+            KeySearch::Moved => Ok(Search::Overwritten),
         }
     }
 
@@ -296,7 +303,7 @@ impl SkipView {
         scratch: &mut Scratch,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<Walked> {
-        let walked = Reader::new(&self.file.file, self.header(), order, scratch)
+        let walked = SnapshotReader::new(&self.file.file, self.header(), order, scratch)
             .along_lists()
             .walk(from, visit)?;
         if walked == Walked::OtherOrder {
@@ -310,14 +317,18 @@ impl SkipView {
 }
 
 /// The generation of the keys of a twoskip or twom file, if a few of them show it.
-fn key_generation(file: &ListFile, header: Header, scratch: &mut Scratch) -> Option<KeyGeneration> {
+fn key_generation(
+    file: &ListFile,
+    header: SkipHeader,
+    scratch: &mut Scratch,
+) -> Option<KeyGeneration> {
     let mut decided = None;
     // The first ones in whatever order; then where the mailboxes of users are, if there are any
     // without a domain; then where those of Cyrus 3.6 and later are.
     for (from, count) in [(&b""[..], 32), (b"user.", 1), (b"N", 32)] {
         let mut left = count;
         // An error here leaves it undecided: then a lookup probes both, and meets the error again.
-        let _ = Reader::new(file, header, Order::Raw, scratch).walk(from, &mut |key, _| {
+        let _ = SnapshotReader::new(file, header, Order::Raw, scratch).walk(from, &mut |key, _| {
             decided = keys::generation_shown_by(key);
             left -= 1;
             decided.is_none() && left > 0

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::skip::node::Layout;
-use crate::cyrusdb::skip::sparse_index::Amount;
+use crate::cyrusdb::skip::sparse_index::IndexSize;
 use crate::lists::*;
 use crate::model::list::{Lookup, MailboxList};
 use crate::model::name::{KeyGeneration, MailboxName};
@@ -351,14 +351,14 @@ fn a_process_that_soon_ends_does_not_begin_by_reading_half_the_list() {
         let mut site = Site::with(layout, some(300));
         let list = FileList::open(site.path(), Options { shortcuts_after: 100, ..strict() });
         for (n, of) in some(300).take(150).enumerate() {
-            assert_eq!(list.has_shortcuts(Amount::Many), n > 100, "{n}");
+            assert_eq!(list.has_shortcuts(IndexSize::Many), n > 100, "{n}");
             assert!(server(list.lookup(&name(&of))).is_some());
         }
         // One that goes on is not slow anew after a repack.
         site.writer = site.writer.repack();
         site.replace();
         assert!(server(list.lookup(&name("user.u0007"))).is_some());
-        assert!(list.has_shortcuts(Amount::Many));
+        assert!(list.has_shortcuts(IndexSize::Many));
     }
 }
 
@@ -390,11 +390,12 @@ fn who_moves_or_goes_is_seen_to_without_shortcuts_with_a_few_and_with_many() {
             }
             // Three look-ups a round; few come after 128, and all of them in one piece.
             if matches!(round, 10 | 100) {
-                let has = [Amount::Few, Amount::Many].map(|amount| list.has_shortcuts(amount));
+                let has =
+                    [IndexSize::Few, IndexSize::Many].map(|amount| list.has_shortcuts(amount));
                 assert_eq!(has, [round == 100, false], "round {round}");
             }
         }
-        assert!(list.has_shortcuts(Amount::Many));
+        assert!(list.has_shortcuts(IndexSize::Many));
     }
 }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::keys::generation_shown_by;
 use super::view;
-use crate::cyrusdb::verify::verify;
-use crate::cyrusdb::{Engine, Problem, Row, detect, error, flat, skiplist, value};
+use crate::cyrusdb::skip::verify::verify;
+use crate::cyrusdb::{Engine, Problem, RawRecord, detect, error, flat, skiplist, value};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::os::pinned_path::PinnedPath;
 
@@ -68,7 +68,7 @@ impl Report {
         self.engine = Some(engine);
         let mut odd = Vec::new();
         let size = bytes.len() as u64;
-        let mut rows = |row: Row<'_>| {
+        let mut rows = |row: RawRecord<'_>| {
             self.records += 1;
             self.keys = self.keys.or_else(|| generation_shown_by(row.key));
             let generation = self.keys.unwrap_or(KeyGeneration::Separated);

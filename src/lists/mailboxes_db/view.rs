@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::OnceLock;
 
 use crate::cyrusdb::error::{Error, Result};
-use crate::cyrusdb::skip::snapshot::Scratch;
+use crate::cyrusdb::skip::window::Scratch;
 use crate::cyrusdb::source::ByteSource;
 use crate::cyrusdb::{self, Engine};
 use crate::model::name::KeyGeneration;

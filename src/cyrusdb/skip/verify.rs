@@ -1,14 +1,14 @@
 //! Everything that is wrong with a twoskip or twom file.
 
-use super::error::{Error, Result};
-use super::order::Order;
-use super::skip::node::{Kind, Layout, MAX_LEVEL};
-use super::skip::snapshot::{Header, Reader, Scratch, Step};
-use super::source::ByteSource;
-use super::{Problem, Row};
-
-/// More problems than this are not listed: a file with so many is not to be mended by hand.
-const MOST: usize = 1000;
+use super::header::SkipHeader;
+use super::node::{Layout, MAX_LEVEL, NodeKind};
+use super::reader::{ListStep, SnapshotReader};
+use super::window::Scratch;
+use crate::cyrusdb::error::{Error, Result};
+use crate::cyrusdb::order::Order;
+use crate::cyrusdb::problem::ProblemList;
+use crate::cyrusdb::source::ByteSource;
+use crate::cyrusdb::{Problem, RawRecord};
 
 /// Reads a whole file and says what is wrong in it; calls `visit` for every committed record, in
 /// the order of the list, as far as the list leads.
@@ -20,19 +20,22 @@ const MOST: usize = 1000;
 /// way. On a file that is being written, what is wrong may be nothing but the writing.
 ///
 /// Takes 16 bytes of memory a record.
-pub fn verify<S: ByteSource + ?Sized>(source: &S, visit: &mut dyn FnMut(Row<'_>)) -> Vec<Problem> {
-    let mut problems = Problems(Vec::new());
-    let header = match Header::read(source) {
+pub fn verify<S: ByteSource + ?Sized>(
+    source: &S,
+    visit: &mut dyn FnMut(RawRecord<'_>),
+) -> Vec<Problem> {
+    let mut problems = ProblemList::default();
+    let header = match SkipHeader::read(source) {
         Ok(header) => header,
         Err(error) => {
-            problems.add_error(error);
+            problems.push(error.into());
             return problems.0;
         }
     };
     match source.size() {
-        Err(error) => problems.add_error(error.into()),
+        Err(error) => problems.push(Error::from(error).into()),
         Ok(size) => match header.check_size(size) {
-            Err(error) => problems.add_error(error),
+            Err(error) => problems.push(error.into()),
             Ok(()) if header.dirty || (header.layout == Layout::Twoskip && size > header.end) => {
                 let what = "a transaction is under way behind this, or its writer died";
                 problems.add(header.end, what);
@@ -41,49 +44,32 @@ pub fn verify<S: ByteSource + ?Sized>(source: &S, visit: &mut dyn FnMut(Row<'_>)
         },
     }
     let mut scratch = Scratch::default();
-    let log = read_log(Reader::new(source, header, Order::Raw, &mut scratch), &mut problems);
-    let reader = Reader::new(source, header, Order::Raw, &mut scratch);
+    let log =
+        read_log(SnapshotReader::new(source, header, Order::Raw, &mut scratch), &mut problems);
+    let reader = SnapshotReader::new(source, header, Order::Raw, &mut scratch);
     read_list(reader, &log, &mut problems, visit);
     problems.0
 }
 
-struct Problems(Vec<Problem>);
-
-impl Problems {
-    fn add(&mut self, offset: u64, what: impl Into<String>) {
-        if self.0.len() < MOST {
-            self.0.push(Problem { offset, what: what.into() });
-        }
-    }
-
-    fn add_error(&mut self, error: Error) {
-        match error {
-            Error::Corrupt { offset, what } => self.add(offset, what),
-            other => self.add(0, other.to_string()),
-        }
-    }
-
-    fn full(&self) -> bool {
-        self.0.len() >= MOST
-    }
-}
-
 /// A record of the log.
-struct Entry {
+struct LogEntry {
     offset: u64,
-    kind: Kind,
+    kind: NodeKind,
     level: usize,
 }
 
 /// Reads every record from the beginning to the committed end.
-fn read_log<S: ByteSource + ?Sized>(reader: Reader<'_, S>, problems: &mut Problems) -> Vec<Entry> {
+fn read_log<S: ByteSource + ?Sized>(
+    reader: SnapshotReader<'_, S>,
+    problems: &mut ProblemList,
+) -> Vec<LogEntry> {
     let mut reader = reader.along_file();
     let (layout, end) = (reader.header().layout, reader.header().end);
-    let mut log: Vec<Entry> = Vec::new();
+    let mut log: Vec<LogEntry> = Vec::new();
     let mut at = layout.dummy();
     let mut transaction = layout.first();
     let mut lost = false;
-    while at < end && !problems.full() {
+    while at < end && !problems.is_full() {
         match reader.load_log(at) {
             Ok(true) => {}
             Ok(false) => {
@@ -93,7 +79,7 @@ fn read_log<S: ByteSource + ?Sized>(reader: Reader<'_, S>, problems: &mut Proble
             Err(error) => {
                 // The next place where a record stands; what lies between is one problem.
                 if !lost {
-                    problems.add_error(error);
+                    problems.push(error.into());
                 }
                 lost = true;
                 at += 8;
@@ -105,10 +91,10 @@ fn read_log<S: ByteSource + ?Sized>(reader: Reader<'_, S>, problems: &mut Proble
         let (kind, level, target) = (node.kind, node.level, node.target);
         at = node.end();
         let offset = node.offset;
-        if (kind == Kind::Dummy) != log.is_empty() {
+        if (kind == NodeKind::Dummy) != log.is_empty() {
             problems.add(offset, "the beginning of the list stands in another place");
         }
-        if kind == Kind::Commit {
+        if kind == NodeKind::Commit {
             if target != transaction {
                 problems.add(
                     offset,
@@ -118,41 +104,41 @@ fn read_log<S: ByteSource + ?Sized>(reader: Reader<'_, S>, problems: &mut Proble
             transaction = at;
         }
         if let Err(error) = reader.check_tail() {
-            problems.add_error(error);
+            problems.push(error.into());
         }
         check_pointers(&reader, &log, problems);
-        log.push(Entry { offset, kind, level });
+        log.push(LogEntry { offset, kind, level });
     }
-    if transaction != end && !problems.full() {
+    if transaction != end && !problems.is_full() {
         problems.add(transaction, "committed by the header, but no commit follows");
     }
     check_later_pointers(reader, &log, problems);
     log
 }
 
-fn entry(log: &[Entry], offset: u64) -> Option<&Entry> {
+fn entry(log: &[LogEntry], offset: u64) -> Option<&LogEntry> {
     log.binary_search_by_key(&offset, |entry| entry.offset).ok().and_then(|at| log.get(at))
 }
 
 /// Where the current record points back to: what it supersedes, or what follows a deleted one.
 fn check_pointers<S: ByteSource + ?Sized>(
-    reader: &Reader<'_, S>,
-    log: &[Entry],
-    problems: &mut Problems,
+    reader: &SnapshotReader<'_, S>,
+    log: &[LogEntry],
+    problems: &mut ProblemList,
 ) {
     let node = reader.cur();
     let ok = match (reader.header().layout, node.kind) {
-        (_, Kind::Dummy | Kind::Commit) => true,
-        (Layout::Twoskip, Kind::Record) => true,
+        (_, NodeKind::Dummy | NodeKind::Commit) => true,
+        (Layout::Twoskip, NodeKind::Record) => true,
         (_, _) if node.target == 0 => {
-            node.kind == Kind::Record || reader.header().layout == Layout::Twoskip
+            node.kind == NodeKind::Record || reader.header().layout == Layout::Twoskip
         }
-        (Layout::Twom { .. }, Kind::Record) => {
+        (Layout::Twom { .. }, NodeKind::Record) => {
             let kind = entry(log, node.target).map(|entry| entry.kind);
-            matches!(kind, Some(Kind::Record | Kind::Delete))
+            matches!(kind, Some(NodeKind::Record | NodeKind::Delete))
         }
-        (_, Kind::Delete) => {
-            entry(log, node.target).is_some_and(|entry| entry.kind == Kind::Record)
+        (_, NodeKind::Delete) => {
+            entry(log, node.target).is_some_and(|entry| entry.kind == NodeKind::Record)
         }
     };
     if !ok {
@@ -163,13 +149,13 @@ fn check_pointers<S: ByteSource + ?Sized>(
 
 /// Where the lists lead from each record, superseded ones included: their pointers stay.
 fn check_later_pointers<S: ByteSource + ?Sized>(
-    mut reader: Reader<'_, S>,
-    log: &[Entry],
-    problems: &mut Problems,
+    mut reader: SnapshotReader<'_, S>,
+    log: &[LogEntry],
+    problems: &mut ProblemList,
 ) {
     let header = *reader.header();
     for from in log.iter().filter(|entry| entry.level > 0) {
-        if problems.full() || reader.load_log(from.offset).is_err() {
+        if problems.is_full() || reader.load_log(from.offset).is_err() {
             continue;
         }
         for (slot, to) in reader.cur().next.iter().copied().enumerate().take(from.level + 1) {
@@ -177,8 +163,10 @@ fn check_later_pointers<S: ByteSource + ?Sized>(
             let ok = match entry(log, to) {
                 _ if to == 0 => true,
                 _ if to >= header.end => header.dirty,
-                Some(entry) if list == 0 => matches!(entry.kind, Kind::Record | Kind::Delete),
-                Some(entry) => entry.kind == Kind::Record && entry.level > list,
+                Some(entry) if list == 0 => {
+                    matches!(entry.kind, NodeKind::Record | NodeKind::Delete)
+                }
+                Some(entry) => entry.kind == NodeKind::Record && entry.level > list,
                 None => false,
             };
             if !ok {
@@ -191,10 +179,10 @@ fn check_later_pointers<S: ByteSource + ?Sized>(
 
 /// Walks along the list.
 fn read_list<S: ByteSource + ?Sized>(
-    reader: Reader<'_, S>,
-    log: &[Entry],
-    problems: &mut Problems,
-    visit: &mut dyn FnMut(Row<'_>),
+    reader: SnapshotReader<'_, S>,
+    log: &[LogEntry],
+    problems: &mut ProblemList,
+    visit: &mut dyn FnMut(RawRecord<'_>),
 ) {
     let mut reader = reader.along_lists();
     let header = *reader.header();
@@ -210,7 +198,7 @@ fn read_list<S: ByteSource + ?Sized>(
         // A loop comes by more records than there are.
         for _ in 0..=log.len() {
             let before = (reader.cur().kind, reader.cur_key().to_vec());
-            let Step::To { deleted } = reader.step_anyhow()? else { return Ok(()) };
+            let ListStep::To { deleted } = reader.step_anyhow()? else { return Ok(()) };
             let node = reader.cur();
             let offset = node.offset;
             for (list, (last, leads_to)) in upper.iter_mut().enumerate().take(node.level).skip(1) {
@@ -220,7 +208,7 @@ fn read_list<S: ByteSource + ?Sized>(
                 }
                 (*last, *leads_to) = (offset, node.successor(list));
             }
-            if before.0 != Kind::Dummy && !orders.is_empty() {
+            if before.0 != NodeKind::Dummy && !orders.is_empty() {
                 orders.retain(|order| order.compare(&before.1, reader.cur_key()).is_lt());
                 if orders.is_empty() {
                     problems.add(offset, "its key is not greater than the one before");
@@ -231,14 +219,14 @@ fn read_list<S: ByteSource + ?Sized>(
                 // What is wrong with it has been said already.
                 if reader.check_tail().is_ok() {
                     let (key, value) = reader.cur_row();
-                    visit(Row { offset, key, value });
+                    visit(RawRecord { offset, key, value });
                 }
             }
         }
         Err(Error::corrupt(reader.cur().offset, "the list runs in a circle"))
     })();
     match walked {
-        Err(error) => problems.add_error(error),
+        Err(error) => problems.push(error.into()),
         Ok(()) if header.dirty => {}
         Ok(()) => {
             for (list, (last, leads_to)) in upper.iter().enumerate().skip(1) {
@@ -340,7 +328,7 @@ mod tests {
     fn a_file_cut_anywhere_has_a_problem_and_ends() {
         for layout in LAYOUTS {
             let file = list(layout, 40);
-            let end = Header::read(&file).unwrap().end as usize;
+            let end = SkipHeader::read(&file).unwrap().end as usize;
             for len in (0..end).step_by(5) {
                 assert!(!verify(&file[..len].to_vec(), &mut |_| ()).is_empty(), "{len}");
             }
