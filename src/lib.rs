@@ -119,6 +119,8 @@ pub mod mupdate;
 mod os;
 #[cfg(feature = "testing")]
 pub mod os;
+#[cfg(feature = "daemon")]
+mod relay;
 #[cfg(not(feature = "testing"))]
 mod replica;
 #[cfg(feature = "testing")]

@@ -76,7 +76,7 @@ fn a_host_without_cyrus_knows_everybody_and_says_unknown_when_the_master_does() 
     assert_eq!(site.lookup("nobody@example.org")["outcome"], "unknown");
     let check = site.run("check", &[]);
     let check = String::from_utf8_lossy(&check.stdout).into_owned();
-    assert!(check.contains("the server calls itself mu.example.org"), "{check}");
+    assert!(check.contains("the server announces itself as mu.example.org"), "{check}");
 }
 
 #[test]

@@ -11,12 +11,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, channel};
 
-use super::{Exit, backend};
+use super::Exit;
 use crate::config::{self, BackendAccess};
 use crate::lmtp;
 use crate::lmtp::reply_filter::ReplyFilter;
 use crate::master::connection::{Connection, Stream};
 use crate::model::backend::{LMTP_PORT, Place};
+use crate::relay as backend;
 
 /// Pieces of standard input that wait for the backend, of [`PIECE`] bytes each.
 const PIECES: usize = 8;
@@ -34,7 +35,7 @@ const PIECE: usize = 16 * 1024;
                         cannot be reached or logged in to, the connection was lost, or the \
                         configuration cannot be read."
 )]
-pub(super) struct Lmtp {
+pub(super) struct LmtpArgs {
     /// The configuration file [default: /etc/murder-route.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -48,7 +49,7 @@ pub(super) struct Lmtp {
 /// Why there is no (further) conversation: the status of the reply that says so, and the reason.
 struct Ended(&'static str, String);
 
-impl Lmtp {
+impl LmtpArgs {
     pub(super) fn run(self) -> Result<(), Exit> {
         let place = Place::parse(&self.backend, LMTP_PORT).map_err(|e| {
             failed("4.3.5", &e);
@@ -106,12 +107,12 @@ fn carry(place: &Place, access: &BackendAccess) -> Result<(), Ended> {
 }
 
 /// The enhanced status code (RFC 3463) of a login that failed.
-fn status(why: &backend::NoLogin) -> &'static str {
-    use backend::NoLogin;
+fn status(why: &backend::LoginError) -> &'static str {
+    use backend::LoginError;
     match why {
-        NoLogin::Config(_) => "4.3.5",
-        NoLogin::Lost(_) | NoLogin::Late(_) => "4.4.2",
-        NoLogin::Failed(failure) => match failure {
+        LoginError::Config(_) => "4.3.5",
+        LoginError::Lost(_) | LoginError::Late(_) => "4.4.2",
+        LoginError::Failed(failure) => match failure {
             lmtp::Failure::Closed(_) => "4.4.2",
             lmtp::Failure::Refused(..) | lmtp::Failure::NotLmtp(_) => "4.3.0",
             lmtp::Failure::Protocol(_) => "4.5.0",

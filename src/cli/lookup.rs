@@ -15,7 +15,7 @@ use crate::routing::router::{Decision, Route};
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status: 0 all are delivered, 75 any is deferred, 1 any is not \
                         delivered otherwise, 64 usage, 78 configuration.")]
-pub(super) struct Lookup {
+pub(super) struct LookupArgs {
     #[command(flatten)]
     common: Common,
     /// The map to answer as: lmtp, recipient, rcpt, host, canonical, exim, sendmail, decision or one of
@@ -33,7 +33,7 @@ pub(super) struct Lookup {
     recipients: Vec<String>,
 }
 
-impl Lookup {
+impl LookupArgs {
     pub(super) fn run(self) -> Result<(), Exit> {
         let settings = self.common.settings()?;
         let sources = Sources::open(settings)?;
@@ -111,11 +111,11 @@ impl<W: Write> Printer<'_, W> {
             Decision::Unknown | Decision::Refused(_) | Decision::Foreign => self.other = true,
         }
         let Resolver { maps, router, .. } = &self.sources.resolver;
-        let shown = String::from_utf8_lossy(recipient);
-        let answer = maps.reply(self.map, router, &shown, &route).to_string();
+        let one_line = String::from_utf8_lossy(recipient);
+        let answer = maps.reply(self.map, router, &one_line, &route).to_string();
         if self.json {
             let mut object = json!({
-                "recipient": shown,
+                "recipient": one_line,
                 "outcome": route.decision.as_str(),
                 "mailbox": route.mailbox.as_ref().map(|name| String::from_utf8_lossy(name.as_bytes())),
                 "server": route.server,
@@ -131,7 +131,7 @@ impl<W: Write> Printer<'_, W> {
         writeln!(
             self.out,
             "{}: {}",
-            crate::doctor::shown(&shown),
+            crate::doctor::judge::one_line(&one_line),
             Line {
                 route: &route,
                 answer: &answer,
@@ -162,7 +162,7 @@ impl std::fmt::Display for Line<'_> {
         // Somebody who tries a user's name, as at a login.
         if route.decision == Decision::Foreign && !self.recipient.contains(&b'@') {
             let domain = self.domain.as_deref().unwrap_or("example.org");
-            let name = crate::doctor::shown(&String::from_utf8_lossy(self.recipient));
+            let name = crate::doctor::judge::one_line(&String::from_utf8_lossy(self.recipient));
             write!(f, "; a mail server asks for the whole address, as {name}@{domain}")?;
         }
         Ok(())

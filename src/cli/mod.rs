@@ -12,7 +12,6 @@ macro_rules! complain {
     }};
 }
 
-mod backend;
 mod check;
 mod demo;
 mod doctor;
@@ -76,30 +75,30 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Look recipients up, as the daemon would
-    Lookup(lookup::Lookup),
+    Lookup(lookup::LookupArgs),
     /// Answer mail servers until told to stop
-    Serve(serve::Serve),
+    Serve(serve::ServeArgs),
     /// Read the configuration and say what it means and what will hurt
-    Check(check::Check),
+    Check(check::CheckArgs),
     /// Test a deployment from end to end and say what to mend
-    Doctor(doctor::Doctor),
+    Doctor(doctor::DoctorArgs),
     /// Ask at a socket as another user, for `doctor`
     #[command(hide = true)]
-    DoctorSocket(doctor::socket::AskAs),
+    DoctorSocket(doctor::DoctorSocketArgs),
     /// Ask the running daemon how it is
-    Status(status::Status),
+    Status(status::StatusArgs),
     /// Decide about the replica of the master's list
     Replica(replica::Replica),
     /// Print what Postfix' files must say so that it asks us
-    PostfixConfig(postfix_config::PostfixConfig),
+    PostfixConfig(postfix_config::PostfixConfigArgs),
     /// Print the whole mailbox list in internal names
     Dump(dump::Dump),
     /// Read a whole mailboxes.db and report everything wrong with it
     Verify(verify::Verify),
     /// Speak LMTP with a backend, for a mail server that runs a program for it
-    Lmtp(lmtp::Lmtp),
+    Lmtp(lmtp::LmtpArgs),
     /// Show the whole way of a letter, with nothing but this program
-    Demo(demo::Demo),
+    Demo(demo::DemoArgs),
 }
 
 /// The options that say what to answer from.
@@ -169,7 +168,7 @@ fn host_name() -> String {
 }
 
 /// Prints a whole report.
-fn say(report: &dyn std::fmt::Display) -> Result<(), Exit> {
+fn print(report: &dyn std::fmt::Display) -> Result<(), Exit> {
     let mut stdout = std::io::stdout();
     // What stays in the buffer would be lost without a word.
     match write!(stdout, "{report}").and_then(|()| stdout.flush()) {

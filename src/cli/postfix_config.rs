@@ -19,7 +19,7 @@ use crate::routing::maps::UnknownPolicy;
 #[command(
     after_help = "Exit status: 0 all is said, 64 usage or what cannot be had together, 78 configuration."
 )]
-pub(super) struct PostfixConfig {
+pub(super) struct PostfixConfigArgs {
     /// The configuration file [default: /etc/murder-route.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -75,7 +75,7 @@ enum Piece {
     Toml,
 }
 
-impl PostfixConfig {
+impl PostfixConfigArgs {
     pub(super) fn run(self) -> Result<(), Exit> {
         let given = Overrides {
             config: self.config.clone(),
@@ -132,7 +132,7 @@ impl PostfixConfig {
             .filter(|(piece, text)| is_meant(*piece) && !text.is_empty())
             .map(|(_, text)| text)
             .collect();
-        super::say(&pieces.join("\n"))
+        super::print(&pieces.join("\n"))
     }
 
     /// A fallback that shares its transport with other mail cannot refuse anybody, or is not reached.

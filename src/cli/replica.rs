@@ -51,7 +51,7 @@ impl Replica {
             Exit::Temporary
         })?;
         if lists > 0 {
-            super::say(&format_args!(
+            super::print(&format_args!(
                 "accepted: what the mailbox list of this host has lost. The daemon believes the list \
                  within some seconds.\n"
             ))?;
@@ -73,12 +73,12 @@ impl Replica {
             return Err(Exit::No);
         }
         if missing > 0 {
-            super::say(&format_args!(
+            super::print(&format_args!(
                 "accepted: {missing} names that vanished from the master's list are unknown from now on\n"
             ))?;
         }
         let Some(held_back) = held_back else { return Ok(()) };
-        super::say(&format_args!(
+        super::print(&format_args!(
             "accepted: since {} the master's list lacks {} of {} names. The daemon takes its next \
              full list over, and asks for it at once if it is connected; from then on those names \
              are unknown.\n",

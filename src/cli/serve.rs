@@ -35,7 +35,7 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status: 0 after SIGTERM or SIGINT, 64 usage, 71 a socket or the \
                         replica cannot be opened, 78 configuration.")]
-pub(super) struct Serve {
+pub(super) struct ServeArgs {
     #[command(flatten)]
     common: Common,
     /// Where to listen: unix:PATH or inet:HOST:PORT; may be given again [default:
@@ -47,7 +47,7 @@ pub(super) struct Serve {
     verbose: u8,
 }
 
-impl Serve {
+impl ServeArgs {
     pub(super) fn run(self) -> Result<(), Exit> {
         log::init(log::level(self.verbose));
         // Connections have threads of their own; the runtime accepts, times and takes signals.

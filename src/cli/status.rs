@@ -1,25 +1,20 @@
 //! `murder-route status`: how the running daemon is.
 
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::io;
 
 use clap::Args;
 use serde_json::Value;
 
 use super::{Common, Exit};
 use crate::config::{self, DEFAULT_SOCKET};
-use crate::os::kick::connect_to;
+use crate::doctor::probe::socket::{CONNECT_TIMEOUT, connect};
+use crate::model::daemon_state::is_healthy;
 use crate::routing::maps::STATUS_MAP;
-use crate::server::status::is_well;
 use crate::wire::endpoint::{Endpoint, Listen};
 use crate::wire::netstring::Decoder;
 use crate::wire::protocol::Protocol;
 use crate::wire::socketmap::{REPLY_LIMIT, Reply, Request};
-
-/// A daemon that is well answers within milliseconds, one whose list is locked within seconds.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ask the running daemon how it is.
 #[derive(Debug, Args)]
@@ -28,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
                         never synchronised, held back or unreadable, or the daemon cannot tell, 1 no \
                         daemon answers, 64 usage, 78 configuration."
 )]
-pub(super) struct Status {
+pub(super) struct StatusArgs {
     #[command(flatten)]
     common: Common,
     /// Where the daemon listens [default: the first endpoint of the configuration that speaks
@@ -40,7 +35,7 @@ pub(super) struct Status {
     json: bool,
 }
 
-impl Status {
+impl StatusArgs {
     pub(super) fn run(self) -> Result<(), Exit> {
         let endpoint = match &self.listen {
             Some(endpoint) => endpoint.clone(),
@@ -56,11 +51,11 @@ impl Status {
             Exit::Temporary
         })?;
         if self.json {
-            super::say(&format_args!("{status}\n"))?;
+            super::print(&format_args!("{status}\n"))?;
         } else {
-            super::say(&in_words(&status))?;
+            super::print(&format_status(&status))?;
         }
-        let well = status["state"].as_str().is_some_and(is_well) && status["trouble"].is_null();
+        let well = status["state"].as_str().is_some_and(is_healthy) && status["trouble"].is_null();
         if well { Ok(()) } else { Err(Exit::Temporary) }
     }
 }
@@ -91,42 +86,12 @@ fn no_answer(error: &io::Error) -> String {
             )
         }
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            format!("no answer within {} s: see the log of the daemon", PATIENCE.as_secs())
+            format!("no answer within {} s: see the log of the daemon", CONNECT_TIMEOUT.as_secs())
         }
         io::ErrorKind::UnexpectedEof => "it closes the connection without an answer".to_owned(),
         _ => error.to_string(),
     }
 }
-
-/// A stream that gives up after [`PATIENCE`].
-pub(super) fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Stream>> {
-    match endpoint {
-        Endpoint::Unix(path) => {
-            let stream = connect_to(path, PATIENCE)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            Ok(Box::new(stream))
-        }
-        Endpoint::Inet { host, port } => {
-            let mut last = io::Error::other("the name has no address");
-            for address in (host.as_str(), *port).to_socket_addrs()? {
-                match TcpStream::connect_timeout(&address, PATIENCE) {
-                    Ok(stream) => {
-                        stream.set_read_timeout(Some(PATIENCE))?;
-                        stream.set_write_timeout(Some(PATIENCE))?;
-                        return Ok(Box::new(stream));
-                    }
-                    Err(e) => last = e,
-                }
-            }
-            Err(last)
-        }
-        Endpoint::Systemd(_) => Err(io::Error::other("only systemd knows where that is")),
-    }
-}
-
-pub(super) trait Stream: Read + Write {}
-
-impl<S: Read + Write> Stream for S {}
 
 /// What the daemon says of itself, or why it cannot tell. An error: nobody answers.
 fn ask(endpoint: &Endpoint) -> io::Result<Result<Value, String>> {
@@ -161,11 +126,11 @@ fn ask(endpoint: &Endpoint) -> io::Result<Result<Value, String>> {
     }
 }
 
-fn in_words(status: &Value) -> String {
+fn format_status(status: &Value) -> String {
     let mut text = String::new();
-    let shown = |value: &Value| match value {
+    let one_line = |value: &Value| match value {
         Value::Null => None,
-        Value::String(text) => Some(crate::doctor::shown(text)),
+        Value::String(text) => Some(crate::doctor::judge::one_line(text)),
         other => Some(other.to_string()),
     };
     let mut line = |what: &str, value: Option<String>| {
@@ -173,27 +138,27 @@ fn in_words(status: &Value) -> String {
             let _ = writeln!(text, "{what:<16}{value}");
         }
     };
-    line("state", shown(&status["state"]));
+    line("state", one_line(&status["state"]));
     for source in status["sources"].as_array().into_iter().flatten() {
-        let name = shown(&source["source"]).unwrap_or_default();
-        let state = shown(&source["state"]).unwrap_or_default();
-        let doubt = shown(&source["doubt"]).map_or_else(String::new, |why| format!(": {why}"));
+        let name = one_line(&source["source"]).unwrap_or_default();
+        let state = one_line(&source["state"]).unwrap_or_default();
+        let doubt = one_line(&source["doubt"]).map_or_else(String::new, |why| format!(": {why}"));
         line("source", Some(format!("{name} {state}{doubt}")));
     }
-    line("synchronised", shown(&status["synchronised"]));
-    line("stale since", shown(&status["stale_since"]));
-    line("last barrier", shown(&status["barrier_age"]).map(|age| format!("{age} s ago")));
-    line("master", shown(&status["master"]));
-    line("trouble", shown(&status["trouble"]));
-    line("names", shown(&status["names"]));
+    line("synchronised", one_line(&status["synchronised"]));
+    line("stale since", one_line(&status["stale_since"]));
+    line("last barrier", one_line(&status["barrier_age"]).map(|age| format!("{age} s ago")));
+    line("master", one_line(&status["master"]));
+    line("trouble", one_line(&status["trouble"]));
+    line("names", one_line(&status["names"]));
     for (what, member) in
         [("missing", "missing"), ("unusable", "unusable"), ("reserved", "reserved")]
     {
-        line(what, shown(&status[member]).filter(|count| count != "0"));
+        line(what, one_line(&status[member]).filter(|count| count != "0"));
     }
     for waiting in status["waiting"].as_array().into_iter().flatten() {
         let [mailbox, state, server] = ["mailbox", "state", "server"]
-            .map(|member| shown(&waiting[member]).unwrap_or_default());
+            .map(|member| one_line(&waiting[member]).unwrap_or_default());
         let seconds = waiting["seconds"].as_u64().unwrap_or_default();
         line(
             "",
@@ -201,15 +166,15 @@ fn in_words(status: &Value) -> String {
         );
     }
     for flip in status["flipping"].as_array().into_iter().flatten() {
-        let mailbox = shown(&flip["mailbox"]).unwrap_or_default();
-        let [one, other] = [0, 1].map(|nth| shown(&flip["servers"][nth]).unwrap_or_default());
+        let mailbox = one_line(&flip["mailbox"]).unwrap_or_default();
+        let [one, other] = [0, 1].map(|nth| one_line(&flip["servers"][nth]).unwrap_or_default());
         line("claimed twice", Some(format!("{mailbox} by {one} and {other}")));
     }
-    line("connections", shown(&status["connections"]));
+    line("connections", one_line(&status["connections"]));
     let lost = &status["log_lines_lost"];
-    line("log lines lost", shown(lost).filter(|_| lost.as_u64() != Some(0)));
+    line("log lines lost", one_line(lost).filter(|_| lost.as_u64() != Some(0)));
     for (what, count) in status["counters"].as_object().into_iter().flatten() {
-        line(what, shown(count));
+        line(what, one_line(count));
     }
     text
 }

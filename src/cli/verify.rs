@@ -34,7 +34,7 @@ impl Verify {
             return Err(Exit::Data);
         }
         let report = verify::file(&path);
-        super::say(&report)?;
+        super::print(&report)?;
         if report.problems.is_empty() { Ok(()) } else { Err(Exit::Data) }
     }
 

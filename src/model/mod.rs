@@ -1,6 +1,8 @@
 //! The values that everything else speaks of: mailbox names, records, backends, domains, endpoints.
 
 pub mod backend;
+#[cfg(feature = "daemon")]
+pub(crate) mod daemon_state;
 pub mod domains;
 pub mod list;
 pub(crate) mod loss_guard;

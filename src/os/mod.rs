@@ -1,5 +1,7 @@
 //! What the operating system is asked for.
 
+#[cfg(feature = "daemon")]
+pub(crate) mod accounts;
 pub mod kick;
 pub mod map;
 pub(crate) mod pinned_path;

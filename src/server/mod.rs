@@ -38,7 +38,6 @@ use self::connection::Shared;
 use self::connection_limit::ConnectionLimit;
 use self::listener::{CLOSE_GRACE, Listener};
 pub use self::sockets::ListenError;
-pub(crate) use self::sockets::owner;
 use self::sockets::{NewSocket, OwnSockets, PlacedSocket, Socket, SystemdSockets, same_place};
 use crate::wire::endpoint::{Endpoint, Listen};
 use crate::wire::rcpt::RcptVerdict;

@@ -18,11 +18,11 @@ use nix::sys::socket::{
     AddressFamily, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getsockname, getsockopt,
     sockopt,
 };
-use nix::unistd::{Gid, Group, Uid, User};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::time::timeout;
 
 use crate::model::shown::Shown;
+use crate::os::accounts;
 use crate::wire::endpoint::{DEFAULT_MODE, Endpoint, ListenOptions};
 
 /// Why an endpoint could not be opened.
@@ -156,7 +156,10 @@ async fn unix(
     }
     // Accounts may be kept in a directory service somewhere else.
     let named = options.clone();
-    let accounts = tokio::task::spawn_blocking(move || owner(&named)).await;
+    let accounts = tokio::task::spawn_blocking(move || {
+        accounts::ids(named.owner.as_deref(), named.group.as_deref())
+    })
+    .await;
     let (uid, gid) = accounts.map_err(failed("cannot look up the owner or the group"))??;
     let mode = options.mode.unwrap_or(DEFAULT_MODE);
 
@@ -327,35 +330,6 @@ async fn refuse_if_taken(path: &Path, inherited: &SystemdSockets) -> Result<(), 
             }
             _ => Err(format!("cannot tell whether another program answers there: {error}")),
         },
-    }
-}
-
-/// The owner and the group of a unix socket, by their numbers.
-pub(crate) fn owner(options: &ListenOptions) -> Result<(Option<u32>, Option<u32>), String> {
-    let uid = options.owner.as_deref().map(user).transpose()?;
-    let gid = options.group.as_deref().map(group).transpose()?;
-    Ok((uid, gid))
-}
-
-fn user(name: &str) -> Result<u32, String> {
-    if let Ok(number) = name.parse() {
-        return Ok(number);
-    }
-    match User::from_name(name) {
-        Ok(Some(user)) => Ok(Uid::as_raw(user.uid)),
-        Ok(None) => Err(format!("there is no user `{}`", Shown(name))),
-        Err(error) => Err(format!("cannot look the user `{}` up: {error}", Shown(name))),
-    }
-}
-
-fn group(name: &str) -> Result<u32, String> {
-    if let Ok(number) = name.parse() {
-        return Ok(number);
-    }
-    match Group::from_name(name) {
-        Ok(Some(group)) => Ok(Gid::as_raw(group.gid)),
-        Ok(None) => Err(format!("there is no group `{}`", Shown(name))),
-        Err(error) => Err(format!("cannot look the group `{}` up: {error}", Shown(name))),
     }
 }
 

@@ -8,6 +8,7 @@ use super::counters::Counted;
 use crate::lists::Inspection;
 use crate::lists::combined::Source;
 use crate::master::client::Master;
+use crate::model::daemon_state::is_healthy;
 use crate::model::unsettled::Stuck;
 use crate::replica::utc;
 use crate::resolver::Resolver;
@@ -96,11 +97,6 @@ pub struct SourceStatus {
     pub doubt: Option<String>,
 }
 
-/// Whether a daemon in this state does all it is there for.
-pub fn is_well(state: &str) -> bool {
-    matches!(state, "fresh" | "file" | "connected")
-}
-
 impl Status {
     /// What can be said now. Waits for locks if it must. `slave_trouble`: what came of asking the
     /// slave of this host, where that stands in for the master.
@@ -155,7 +151,7 @@ impl Status {
         }
         let named: Vec<&str> = status.sources.iter().map(|source| source.source).collect();
         status.source = named.join(",");
-        let worst = status.sources.iter().find(|source| !is_well(&source.state));
+        let worst = status.sources.iter().find(|source| !is_healthy(&source.state));
         let worst = worst.or(status.sources.first());
         status.state = worst.map_or_else(String::new, |source| source.state.clone());
         status

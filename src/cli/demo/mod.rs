@@ -51,13 +51,13 @@ const NOBODY: &str = "nobody@example.org";
 
 /// Show the whole way of a message, with nothing but this program.
 #[derive(Debug, Args)]
-pub(super) struct Demo {
+pub(super) struct DemoArgs {
     /// Stop after the table instead of staying up to be asked by hand
     #[arg(long)]
     once: bool,
 }
 
-impl Demo {
+impl DemoArgs {
     pub(super) fn run(self) -> Result<(), Exit> {
         let runtime = tokio::runtime::Runtime::new();
         let shown = runtime.and_then(|runtime| runtime.block_on(self.show()));

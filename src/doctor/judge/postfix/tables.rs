@@ -1,0 +1,535 @@
+//! Whether the tables are named as Postfix can use them, and as they are meant.
+
+use super::uses::{Use, unproxied};
+use super::{PostfixQueries, PostfixSettings, words};
+use crate::doctor::judge::Finding;
+use crate::routing::maps::{Map, Maps, UnknownPolicy};
+use crate::wire::protocol::Protocol;
+
+/// What is wrong with the tables that mean us. `oldest`: the oldest Cyrus among the backends, as far
+/// as one said.
+pub fn examine(
+    settings: &PostfixSettings,
+    ours: &[Use],
+    maps: &Maps,
+    oldest: Option<(u32, u32)>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if by_library(settings, "transport_maps").is_some() {
+        let why =
+            "our library answers there, within Postfix: it was not tried (postmap -q tries it)";
+        findings.push(Finding::skipped("postfix/asked", "transport_maps", why));
+    } else if ours.is_empty() {
+        findings.push(
+            Finding::warning("postfix/asked", "main.cf", "nothing in Postfix asks us")
+                .mend("set transport_maps to the map `lmtp` at one of our sockets"),
+        );
+        return findings;
+    }
+    if ours.iter().any(|u| u.protocol == Protocol::Socketmap) && !settings.has_type("socketmap") {
+        findings.push(
+            Finding::error(
+                "postfix/socketmap",
+                "postconf -m",
+                "this Postfix has no tables of the type socketmap",
+            )
+            .mend("install the package of Postfix that brings them, or a Postfix that has them"),
+        );
+    }
+    for u in ours {
+        findings.extend(proxy(settings, u));
+        findings.extend(map(u, maps));
+    }
+    findings.extend(canonical(settings, ours, oldest));
+    findings.extend(not_by_smtp(ours));
+    findings.extend(unlisted(settings, ours, maps));
+    findings
+}
+
+/// The map that our library, loaded into Postfix, answers for a parameter: `murder:FILE[:MAP]`.
+pub fn by_library<'a>(settings: &'a PostfixSettings, parameter: &str) -> Option<&'a str> {
+    let named = words(settings.main(parameter)).find_map(|word| word.strip_prefix("murder:"))?;
+    Some(named.rsplit_once(':').map_or("lmtp", |(_, map)| map))
+}
+
+/// proxymap answers only for tables that stand in `proxy_read_maps` as it sees that, with `proxy:`
+/// and all; smtpd dies of the refusal, is started again, and dies again (seen with 3.7.11). And only
+/// tables can be proxied.
+fn proxy(settings: &PostfixSettings, u: &Use) -> Option<Finding> {
+    if !u.proxied {
+        return None;
+    }
+    if u.map.is_none() {
+        let what = format!("`{}`: only tables can be asked through proxymap", u.text);
+        return Some(
+            Finding::error("postfix/proxy", u.place(), what)
+                .mend("take `proxy:` off; a chrooted smtpd needs a socket in the queue directory"),
+        );
+    }
+    let (table, _) = unproxied(&u.text);
+    let approved = |word: &str| matches!(unproxied(word), (name, true) if name == table);
+    let mut proxymaps = settings.running("proxymap").filter(|service| service.name == "proxymap");
+    let Some(proxymap) = proxymaps.next() else {
+        let what = format!("`{}`: master.cf has no service proxymap", u.text);
+        return Some(Finding::error("postfix/proxy", u.place(), what).mend("add it to master.cf"));
+    };
+    if words(settings.of(proxymap, "proxy_read_maps")).any(approved) {
+        return None;
+    }
+    let what = format!(
+        "proxymap is not allowed to ask `{}`: it is not among proxy_read_maps, and the service \
+         that needs it dies again and again",
+        u.text
+    );
+    Some(Finding::error("postfix/proxy", u.place(), what).mend(
+        "set the parameter in main.cf, with `proxy:` written out, or add the table to \
+         proxy_read_maps there",
+    ))
+}
+
+/// Which map a parameter wants.
+fn wanted(parameter: &str) -> Option<&'static str> {
+    match parameter {
+        "transport_maps" => Some("lmtp"),
+        "relay_recipient_maps" | "virtual_mailbox_maps" | "local_recipient_maps" => {
+            Some("recipient")
+        }
+        "recipient_canonical_maps" | "canonical_maps" => Some("canonical"),
+        _ => None,
+    }
+}
+
+/// What becomes of letters if another of our maps stands there.
+fn instead(parameter: &str, map: &str) -> &'static str {
+    match (parameter, map) {
+        (_, "canonical") => "it answers only for those who need another spelling",
+        ("transport_maps", _) => "its answer is no transport:nexthop",
+        ("recipient_canonical_maps" | "canonical_maps", "recipient") => {
+            "it answers for everybody who exists, and smtpd then looks no further whether they do"
+        }
+        ("recipient_canonical_maps" | "canonical_maps", _) => {
+            "letters would be addressed to its answer"
+        }
+        _ => "it answers for those as well whom nobody has, so all are taken",
+    }
+}
+
+fn map(u: &Use, maps: &Maps) -> Option<Finding> {
+    let named = u.map.as_deref()?;
+    let wrong = |what: String| Finding::error("postfix/map", u.place(), what);
+    match (maps.get(named), wanted(u.parameter)) {
+        (None, wanted) => {
+            let known: Vec<&str> = maps.names().collect();
+            let what = format!("there is no map `{named}`, so every look-up fails");
+            let mend = match wanted {
+                Some(wanted) => format!("name the map `{wanted}`"),
+                None => format!("name one of {}", known.join(", ")),
+            };
+            Some(wrong(what).mend(mend))
+        }
+        // Who writes a map of his own knows what for.
+        (Some(Map::Own(_)), _) | (_, None) => None,
+        (Some(_), Some(wanted)) if wanted == named => None,
+        (Some(Map::Rcpt), Some("recipient")) => None,
+        (Some(_), Some(wanted)) => {
+            let what = format!("the map `{named}` there: {}", instead(u.parameter, named));
+            Some(wrong(what).mend(format!("name the map `{wanted}`")))
+        }
+    }
+}
+
+/// A backend of up to 3.10 refuses, or dies of, a recipient whose domain is not in lower case (seen
+/// with 3.2.6, 3.6.1 and 3.10.2; 3.12.4 takes it). lmtpproxyd lower-cases, and so must who bypasses it.
+fn canonical(settings: &PostfixSettings, ours: &[Use], oldest: Option<(u32, u32)>) -> Vec<Finding> {
+    const CHECK: &str = "postfix/canonical";
+    let mut findings = Vec::new();
+    if by_library(settings, "recipient_canonical_maps") == Some("canonical") {
+        return findings;
+    }
+    let mend = "set recipient_canonical_maps to the map `canonical` at the socket of \
+                transport_maps, and recipient_canonical_classes = envelope_recipient";
+    let mut uses = ours.iter().filter(|u| u.map.as_deref() == Some("canonical"));
+    let Some(u) = uses.next() else {
+        let place = "recipient_canonical_maps";
+        let says = "our map `canonical` is not there: a recipient in another spelling reaches the \
+                    backend as it was typed";
+        findings.push(match oldest {
+            Some((major, minor)) if (major, minor) < (3, 12) => Finding::error(
+                CHECK,
+                place,
+                format!("{says}, and lmtpd {major}.{minor} refuses it or dies of it"),
+            )
+            .mend(mend),
+            _ => Finding::warning(
+                CHECK,
+                place,
+                format!("{says}, and lmtpd before 3.12 refuses it or dies of it"),
+            )
+            .mend(mend),
+        });
+        return findings;
+    };
+    if u.parameter == "canonical_maps" {
+        findings.push(
+            Finding::warning(CHECK, u.place(), "it rewrites senders and headers as well")
+                .mend(mend),
+        );
+    }
+    let classes = settings.main("recipient_canonical_classes");
+    if u.parameter == "recipient_canonical_maps"
+        && !words(classes).any(|class| class == "envelope_recipient")
+    {
+        let what = format!("`{classes}`: the envelope is left as it was typed");
+        findings.push(
+            Finding::error(CHECK, "recipient_canonical_classes", what)
+                .mend("recipient_canonical_classes = envelope_recipient"),
+        );
+    }
+    if u.parameter == "recipient_canonical_maps"
+        && words(classes).any(|class| class == "header_recipient")
+    {
+        let what = format!(
+            "`{classes}`: we are asked for every address in a header as well, and while we cannot \
+             tell, the whole message waits"
+        );
+        findings.push(
+            Finding::warning(CHECK, "recipient_canonical_classes", what)
+                .mend("recipient_canonical_classes = envelope_recipient"),
+        );
+    }
+    findings
+}
+
+/// cleanup emulates SMTP for messages of sendmail(1) and for bounces, and has no way to refuse one of
+/// several recipients there: it refuses the whole message (cleanup/cleanup_milter.c,
+/// `cleanup_milter_emul_rcpt`).
+fn not_by_smtp(ours: &[Use]) -> Option<Finding> {
+    let u = ours.iter().find(|u| u.parameter == "non_smtpd_milters")?;
+    let what = format!(
+        "`{}`: a message of this host to several recipients bounces for all of them if one of them is \
+         unknown",
+        u.text
+    );
+    Some(
+        Finding::error("postfix/milter", u.place(), what)
+            .mend("take it out; smtpd_milters and transport_maps suffice"),
+    )
+}
+
+/// Whether the table before our map `canonical`, in a `pipemap:`, holds somebody back whom that would
+/// give another form. `respelled`: a domain that has capital letters in canonical recipients though it
+/// was given in lower case ([`crate::routing::router::Router::respelled_domain`]).
+pub fn held_back(
+    settings: &PostfixSettings,
+    respelled: Option<&str>,
+    ask: &dyn PostfixQueries,
+) -> Option<Finding> {
+    let parameter = "recipient_canonical_maps";
+    let piped = settings.main(parameter).split_once("pipemap:{")?.1.split('}').next()?;
+    let mut tables = words(piped);
+    let before = tables.next()?;
+    let is_ours = |table: &str| {
+        let (table, _) = unproxied(table);
+        table.ends_with(":canonical")
+            && (table.starts_with("socketmap:") || table.starts_with("murder:"))
+    };
+    if !tables.next().is_some_and(is_ours) {
+        return None;
+    }
+    let finding = |what| {
+        Finding::error(
+            "postfix/canonical",
+            parameter,
+            format!("`{before}`, before our map, {what}"),
+        )
+    };
+    let capitals = ["Jane@example.org", "jane@Example.org"].map(str::to_owned);
+    let small = respelled.map(|domain| format!("jane@{}", domain.to_ascii_lowercase()));
+    for key in capitals.into_iter().chain(small) {
+        match ask.table(before, &key) {
+            Ok(Some(same)) if same == key => {}
+            Ok(None) => {
+                let what = format!("holds back {key}, whose canonical form can be another");
+                return Some(finding(what).mend(
+                    "take what `murder-route postfix-config` prints for main.cf and \
+                     murder-route-canonical",
+                ));
+            }
+            Ok(Some(other)) => {
+                let what = format!("makes `{}` of {key}", super::super::one_line(&other));
+                return Some(finding(what).mend(
+                    "take what `murder-route postfix-config murder-route-canonical` prints",
+                ));
+            }
+            Err(why) => {
+                let what = format!("cannot be asked, and letters wait: {why}");
+                return Some(finding(what).mend(
+                    "make the file with `murder-route postfix-config murder-route-canonical`",
+                ));
+            }
+        }
+    }
+    None
+}
+
+/// `error:` in a transport map rejects at RCPT only where smtpd rejects unlisted recipients.
+fn unlisted(settings: &PostfixSettings, ours: &[Use], maps: &Maps) -> Option<Finding> {
+    let asked = |u: &Use| u.map.is_none();
+    if maps.unknown != UnknownPolicy::Reject || ours.iter().any(asked) {
+        return None;
+    }
+    let takes_all = settings.running("smtpd").find(|smtpd| {
+        let restricted =
+            |list| words(settings.of(smtpd, list)).any(|word| word == "reject_unlisted_recipient");
+        settings.of(smtpd, "smtpd_reject_unlisted_recipient") == "no"
+            && !restricted("smtpd_recipient_restrictions")
+            && !restricted("smtpd_relay_restrictions")
+    })?;
+    let what = format!(
+        "smtpd ({}) takes letters for people nobody knows, and Postfix bounces them to senders who \
+         may be forged",
+        takes_all.name
+    );
+    Some(
+        Finding::error("postfix/unlisted", "smtpd_reject_unlisted_recipient = no", what).mend(
+            "take it out, or put reject_unlisted_recipient into smtpd_recipient_restrictions",
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::tests::sites;
+    use super::super::uses::uses;
+    use super::*;
+    use crate::doctor::judge::Severity;
+
+    fn found(
+        settings: &PostfixSettings,
+        oldest: Option<(u32, u32)>,
+    ) -> Vec<(&'static str, Severity)> {
+        let findings = examine(settings, &uses(settings), &Maps::default(), oldest);
+        findings.iter().map(|finding| (finding.check, finding.severity)).collect()
+    }
+
+    /// What is found after this change, in every release.
+    fn after(change: impl Fn(PostfixSettings) -> PostfixSettings) -> Vec<(&'static str, Severity)> {
+        let [a, b, c] = sites().map(|settings| found(&change(settings), Some((3, 6))));
+        assert_eq!((&a, &b), (&b, &c));
+        a
+    }
+
+    #[test]
+    fn a_sound_site_has_nothing_to_mend() {
+        assert_eq!(after(|settings| settings), []);
+    }
+
+    #[test]
+    fn a_table_that_proxymap_may_not_ask_is_named_before_smtpd_dies_of_it() {
+        let table = "proxy:socketmap:unix:/run/murder-route:recipient";
+        let by_override = |settings: PostfixSettings| {
+            settings.with_service("submission", |service| {
+                service.overrides.insert("relay_recipient_maps".into(), table.into());
+            })
+        };
+        assert_eq!(after(by_override), [("postfix/proxy", Severity::Error)]);
+        // Without `proxy:` it is not the same table.
+        for (listed, expected) in
+            [(table, vec![]), (&table[6..], vec![("postfix/proxy", Severity::Error)])]
+        {
+            let settings = |settings: PostfixSettings| {
+                let all = format!("{} {listed}", settings.main("proxy_read_maps"));
+                by_override(settings.with("proxy_read_maps", &all))
+            };
+            assert_eq!(after(settings), expected, "{listed}");
+        }
+        // What counts is what the service that is asked has, and none else that runs the program.
+        for (service, expected) in
+            [("proxymap", vec![]), ("proxywrite", vec![("postfix/proxy", Severity::Error)])]
+        {
+            let settings = |settings: PostfixSettings| {
+                let all = format!("{} {table}", settings.main("proxy_read_maps"));
+                by_override(settings).with_service(service, |service| {
+                    service.overrides.insert("proxy_read_maps".into(), all);
+                })
+            };
+            assert_eq!(after(settings), expected, "{service}");
+        }
+        let policy = "check_policy_service proxy:unix:/run/murder-route";
+        let policy =
+            |settings: PostfixSettings| settings.with("smtpd_recipient_restrictions", policy);
+        assert_eq!(after(policy), [("postfix/proxy", Severity::Error)]);
+    }
+
+    #[test]
+    fn a_map_that_does_not_fit_its_parameter_is_named() {
+        let at = |map: &str| format!("socketmap:unix:/run/murder-route:{map}");
+        for (parameter, map, wrong) in [
+            ("transport_maps", "lmtp", false),
+            ("transport_maps", "recipient", true),
+            ("transport_maps", "lmpt", true),
+            ("relay_recipient_maps", "recipient", false),
+            ("relay_recipient_maps", "lmtp", true),
+            ("virtual_mailbox_maps", "canonical", true),
+        ] {
+            let expected: &[_] = if wrong { &[("postfix/map", Severity::Error)] } else { &[] };
+            let change = |settings: PostfixSettings| settings.with(parameter, &at(map));
+            assert_eq!(after(change), expected, "{parameter} {map}");
+        }
+        for (parameter, map, why) in [
+            ("transport_maps", "recipient", "no transport:nexthop"),
+            ("transport_maps", "canonical", "another spelling"),
+            ("relay_recipient_maps", "lmtp", "whom nobody has, so all are taken"),
+            ("recipient_canonical_maps", "recipient", "looks no further"),
+            ("canonical_maps", "lmtp", "addressed to its answer"),
+        ] {
+            assert!(instead(parameter, map).contains(why), "{parameter} {map}");
+        }
+        let change = |s: PostfixSettings| s.with("recipient_canonical_maps", &at("recipient"));
+        let [map, canonical] = after(change)[..] else { panic!() };
+        assert_eq!((map.0, canonical.0), ("postfix/map", "postfix/canonical"));
+    }
+
+    #[test]
+    fn a_milter_for_messages_that_no_smtp_client_sent_is_an_error() {
+        let milter = |name: &'static str| {
+            move |settings: PostfixSettings| settings.with(name, "unix:/run/murder-route")
+        };
+        assert_eq!(after(milter("smtpd_milters")), []);
+        assert_eq!(after(milter("non_smtpd_milters")), [("postfix/milter", Severity::Error)]);
+    }
+
+    #[test]
+    fn without_a_canonical_map_older_backends_die() {
+        let change = |settings: PostfixSettings| settings.with("recipient_canonical_maps", "");
+        assert_eq!(after(change), [("postfix/canonical", Severity::Error)]);
+        for settings in sites() {
+            for oldest in [Some((3, 12)), None] {
+                let found = found(&change(settings.clone()), oldest);
+                assert_eq!(found, [("postfix/canonical", Severity::Warning)]);
+            }
+        }
+        let headers = |settings: PostfixSettings| {
+            settings.with("recipient_canonical_classes", "header_recipient")
+        };
+        let expected = [Severity::Error, Severity::Warning].map(|s| ("postfix/canonical", s));
+        assert_eq!(after(headers), expected);
+        let by_default = |settings: PostfixSettings| {
+            let classes = "envelope_recipient, header_recipient";
+            settings.with("recipient_canonical_classes", classes)
+        };
+        assert_eq!(after(by_default), [("postfix/canonical", Severity::Warning)]);
+        let both = |s: PostfixSettings| {
+            let table = s.main("recipient_canonical_maps").to_owned();
+            s.with("recipient_canonical_maps", "").with("canonical_maps", &table)
+        };
+        // And proxymap does not know it there; postconf would have said otherwise.
+        assert!(after(both).contains(&("postfix/canonical", Severity::Warning)));
+    }
+
+    /// The table before ours, which has these answers for these keys; an empty one is an error.
+    struct Before(&'static [(&'static str, &'static str)]);
+
+    impl PostfixQueries for Before {
+        fn table(&self, table: &str, key: &str) -> Result<Option<String>, String> {
+            assert_eq!(table, "regexp:/etc/postfix/murder-route-canonical");
+            let found = self.0.iter().find(|(known, _)| *known == key).map(|(_, answer)| *answer);
+            match found {
+                Some("") => Err("open: No such file or directory".into()),
+                found => Ok(found.map(str::to_owned)),
+            }
+        }
+
+        fn file(&self, path: &str) -> Result<String, String> {
+            Err(path.into())
+        }
+
+        fn in_dns(&self, _host: &str) -> Option<bool> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_table_before_ours_must_let_everybody_through_who_needs_another_form() {
+        const CAPITALS: [(&str, &str); 2] =
+            [("Jane@example.org", "Jane@example.org"), ("jane@Example.org", "jane@Example.org")];
+        let piped = |s: PostfixSettings| {
+            let table = s.main("recipient_canonical_maps").to_owned();
+            let filter = "regexp:/etc/postfix/murder-route-canonical";
+            s.with("recipient_canonical_maps", &format!("pipemap:{{{filter},{table}}}"))
+        };
+        assert_eq!(after(piped), []);
+        let held_back = |respelled, before: &'static [_]| {
+            let said = sites().map(|s| super::held_back(&piped(s), respelled, &Before(before)));
+            let [a, b, c] = said.map(|finding| finding.map(|finding| finding.what));
+            assert_eq!((&a, &b), (&b, &c));
+            a.unwrap_or_default()
+        };
+        assert_eq!(held_back(None, &CAPITALS), "");
+        let said = held_back(None, &[("Jane@example.org", "Jane@example.org")]);
+        assert!(said.contains("holds back jane@Example.org"), "{said}");
+        let said = held_back(Some("Example.net"), &CAPITALS);
+        assert!(said.contains("holds back jane@example.net"), "{said}");
+        let said = held_back(None, &[("Jane@example.org", "")]);
+        assert!(said.contains("No such file"), "{said}");
+        let said = held_back(None, &[("Jane@example.org", "OK")]);
+        assert!(said.contains("makes `OK`"), "{said}");
+        for settings in sites() {
+            assert_eq!(super::held_back(&settings, None, &Before(&[])), None, "nothing is before");
+            // What somebody else's table is held back from is not ours to judge.
+            for other in ["socketmap:unix:/s:aliases", "regexp:/etc/x:canonical"] {
+                let filter = "regexp:/etc/postfix/murder-route-canonical";
+                let piped = format!("pipemap:{{{filter},{other}}}");
+                let settings = settings.clone().with("recipient_canonical_maps", &piped);
+                assert_eq!(super::held_back(&settings, None, &Before(&[])), None, "{other}");
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_recipients_must_not_be_taken_and_bounced() {
+        let no = |s: PostfixSettings| s.with("smtpd_reject_unlisted_recipient", "no");
+        assert_eq!(after(no), [("postfix/unlisted", Severity::Error)]);
+        let restricted = |s: PostfixSettings| {
+            s.with("smtpd_recipient_restrictions", "reject_unlisted_recipient")
+                .with_service("submission", |s| s.overrides.clear())
+        };
+        assert_eq!(after(|s| restricted(no(s))), []);
+        // Where somebody else refuses them, or nobody is to, that is as it should be.
+        let policy = |s: PostfixSettings| {
+            let policy = "check_policy_service inet:127.0.0.1:10090";
+            no(s).with("smtpd_recipient_restrictions", policy)
+        };
+        assert_eq!(after(policy), []);
+        let mut maps = Maps::default();
+        maps.unknown = UnknownPolicy::NotFound;
+        for settings in sites().map(no) {
+            assert_eq!(examine(&settings, &uses(&settings), &maps, Some((3, 6))), []);
+        }
+    }
+
+    #[test]
+    fn a_table_of_our_library_is_ours_as_well() {
+        let library = |s: PostfixSettings| {
+            s.with("transport_maps", "murder:/etc/murder-route.toml")
+                .with("recipient_canonical_maps", "murder:/etc/murder-route.toml:canonical")
+        };
+        assert_eq!(after(library), [("postfix/asked", Severity::Skipped)]);
+        for settings in sites() {
+            let settings = library(settings);
+            assert_eq!(by_library(&settings, "transport_maps"), Some("lmtp"));
+            assert_eq!(by_library(&settings, "relay_recipient_maps"), None);
+        }
+    }
+
+    #[test]
+    fn a_postfix_that_never_asks_us_or_cannot_is_noticed() {
+        let nothing =
+            |s: PostfixSettings| s.with("transport_maps", "").with("recipient_canonical_maps", "");
+        assert_eq!(after(nothing), [("postfix/asked", Severity::Warning)]);
+        let main = "transport_maps = socketmap:unix:/run/murder-route:lmtp\n";
+        let master = "rewrite unix - - n - - trivial-rewrite\n";
+        let settings = PostfixSettings::parse(main, master, "", "hash\n").unwrap();
+        assert!(found(&settings, None).contains(&("postfix/socketmap", Severity::Error)));
+    }
+}

@@ -1,0 +1,381 @@
+//! What a socket says of recipients, and whether that is what the configuration says of them. It is not
+//! where the daemon runs with an older configuration, or where another program listens.
+
+use super::socket::SocketOutcome;
+use super::{Finding, one_line};
+use crate::model::domains::Domains;
+use crate::model::name::MailboxName;
+use crate::routing::maps::{BUILT_IN, Maps, UnknownPolicy};
+use crate::routing::router::{Decision, Route, Router};
+use crate::wire::netstring::Decoder;
+use crate::wire::policy;
+use crate::wire::protocol::Protocol;
+use crate::wire::rcpt::RcptVerdict;
+use crate::wire::socketmap::{REPLY_LIMIT, Reply, Request};
+
+/// Longest answer in lines or packets that is waited for, in bytes. Ours are far shorter.
+const ANSWER_LIMIT: usize = 16_384;
+
+/// What is expected of the map `lmtp` where it cannot be told here what the daemon knows.
+const DEFERRED: &str = "deferred";
+
+/// What the map `lmtp` says of a recipient that is none of ours.
+const FOREIGN: &str = "NOTFOUND ";
+
+/// What a milter says to a recipient that it lets pass.
+const CONTINUE: &str = "continue";
+
+/// The question for a recipient. `map`: the map that is asked, where the protocol has maps.
+pub fn question(protocol: Protocol, map: Option<&str>, recipient: &str) -> Vec<u8> {
+    let map = map.unwrap_or_default();
+    match protocol {
+        Protocol::Socketmap => {
+            let mut out = Vec::new();
+            Request { map: map.as_bytes(), key: recipient.as_bytes() }.encode_into(&mut out);
+            out
+        }
+        Protocol::Line => format!("{map} {recipient}\n").into_bytes(),
+        Protocol::Policy => format!(
+            "request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\n\
+             recipient={recipient}\n\n"
+        )
+        .into_bytes(),
+        Protocol::Milter => {
+            let mut out = super::socket::question(Protocol::Milter);
+            let data = [b"R<", recipient.as_bytes(), b">\0"].concat();
+            out.extend_from_slice(&u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
+            out.extend_from_slice(&data);
+            out
+        }
+    }
+}
+
+/// What came back, once it is whole; `None`: more bytes are needed.
+pub fn answer(protocol: Protocol, came: &[u8]) -> Option<SocketOutcome> {
+    let said = |text: &[u8]| {
+        Some(SocketOutcome::RecipientReply { answer: String::from_utf8_lossy(text).into() })
+    };
+    let odd = |why: &str| Some(SocketOutcome::Odd { why: why.to_owned() });
+    if came.len() > REPLY_LIMIT.saturating_add(16) {
+        return odd("it says more than any answer holds");
+    }
+    match protocol {
+        Protocol::Socketmap => {
+            let mut frames = Decoder::new(REPLY_LIMIT);
+            frames.push(came);
+            match frames.next_frame()? {
+                Ok(payload) => said(Reply::parse(payload).to_string().as_bytes()),
+                Err(_) => odd("it does not speak socketmap"),
+            }
+        }
+        Protocol::Line => match came.strip_suffix(b"\n") {
+            Some(line) => said(line),
+            None if came.len() > ANSWER_LIMIT => odd("a line without end"),
+            None => None,
+        },
+        Protocol::Policy => match came.strip_suffix(b"\n\n") {
+            Some(action) => said(action),
+            None if came.len() > ANSWER_LIMIT => odd("an answer without end"),
+            None => None,
+        },
+        Protocol::Milter => milter(came),
+    }
+}
+
+/// The packet after that of the negotiation.
+fn milter(came: &[u8]) -> Option<SocketOutcome> {
+    let odd = || Some(SocketOutcome::Odd { why: "it does not speak milter".into() });
+    let (negotiation, rest) = match packet(came) {
+        Packet::Whole(packet, rest) => (packet, rest),
+        Packet::Cut => return None,
+        Packet::TooLong => return odd(),
+    };
+    if !negotiation.starts_with(b"O") {
+        return odd();
+    }
+    match packet(rest) {
+        Packet::Cut => None,
+        Packet::Whole([b'c'], _) => Some(SocketOutcome::RecipientReply { answer: CONTINUE.into() }),
+        Packet::Whole([b'y', text @ ..], _) => {
+            let text = text.strip_suffix(b"\0").unwrap_or(text);
+            Some(SocketOutcome::RecipientReply { answer: String::from_utf8_lossy(text).into() })
+        }
+        Packet::Whole(..) | Packet::TooLong => odd(),
+    }
+}
+
+enum Packet<'a> {
+    Whole(&'a [u8], &'a [u8]),
+    Cut,
+    TooLong,
+}
+
+fn packet(came: &[u8]) -> Packet<'_> {
+    let Some((length, rest)) = came.split_first_chunk() else { return Packet::Cut };
+    let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+    if length > ANSWER_LIMIT {
+        return Packet::TooLong;
+    }
+    rest.split_at_checked(length).map_or(Packet::Cut, |(packet, rest)| Packet::Whole(packet, rest))
+}
+
+/// What the configuration has a socket say of a recipient. `None`: it need not be the same there.
+pub fn expected(
+    protocol: Protocol,
+    map: Option<&str>,
+    maps: &Maps,
+    router: &Router,
+    recipient: &str,
+    route: &Route,
+) -> Option<String> {
+    // The daemon may know more than a command does, but the domain is ours to it as well: see `agrees`.
+    if matches!(route.decision, Decision::Deferred(_)) {
+        let told_apart = map == Some(BUILT_IN[0]) && maps.unknown != UnknownPolicy::NotFound;
+        return (told_apart && maps.fallback.is_none()).then(|| DEFERRED.to_owned());
+    }
+    match protocol {
+        Protocol::Socketmap | Protocol::Line => {
+            Some(maps.reply(maps.get(map?)?, router, recipient, route).to_string())
+        }
+        Protocol::Policy => {
+            let mut out = Vec::new();
+            policy::encode_into(&mut out, maps.at_rcpt(&route.decision));
+            Some(String::from_utf8_lossy(&out).trim_end().to_owned())
+        }
+        // It need not refuse whoever asks without the steps of SMTP before it.
+        Protocol::Milter => {
+            let passes = maps.at_rcpt(&route.decision) == RcptVerdict::Pass;
+            passes.then(|| CONTINUE.to_owned())
+        }
+    }
+}
+
+/// A recipient, and what is said of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecipientAnswer {
+    /// The recipient.
+    pub recipient: String,
+    /// What the configuration says.
+    pub expected: String,
+    /// What the socket says.
+    pub outcome: SocketOutcome,
+}
+
+impl RecipientAnswer {
+    /// Whether both say the same. Where the configuration defers, any other answer for a recipient of ours
+    /// may be right.
+    pub fn agrees(&self) -> bool {
+        let SocketOutcome::RecipientReply { answer } = &self.outcome else { return false };
+        *answer == self.expected || (self.expected == DEFERRED && *answer != FOREIGN)
+    }
+}
+
+/// The findings for one socket, or one way to ask at it.
+pub fn judge(place: &str, asked: &[RecipientAnswer]) -> Option<Finding> {
+    const CHECK: &str = "socket/recipient";
+    asked.first()?;
+    let mut differ = asked.iter().filter(|asked| !asked.agrees());
+    let Some(first) = differ.next() else {
+        let what = format!("says of {} recipients what the configuration says", asked.len());
+        return Some(Finding::ok(CHECK, place, what));
+    };
+    let more = match differ.count() {
+        0 => String::new(),
+        more => format!(", and something else of {more} others"),
+    };
+    let of = one_line(&first.recipient);
+    let expected = one_line(&first.expected);
+    Some(match &first.outcome {
+        SocketOutcome::RecipientReply { answer } if is_deferral(answer) => {
+            let what = format!(
+                "defers {of} (`{}`), which is `{expected}` by the configuration{more}",
+                one_line(answer)
+            );
+            Finding::untested(CHECK, place, what)
+                .mend("see what the log of murder-route says, and `murder-route status`")
+        }
+        SocketOutcome::RecipientReply { answer } => {
+            let what = format!(
+                "says `{}` of {of}, and by the configuration it is `{expected}`{more}",
+                one_line(answer)
+            );
+            Finding::error(CHECK, place, what).mend(
+                "reload murder-route if its configuration changed since it started; see that it is \
+                 murder-route that listens there",
+            )
+        }
+        other => {
+            let what = format!("asked for {of}, {}", other.in_words());
+            Finding::error(CHECK, place, what)
+                .mend("see that it is murder-route that listens there, and what its log says")
+        }
+    })
+}
+
+fn is_deferral(answer: &str) -> bool {
+    ["TEMP ", "OK retry:", "action=DEFER", "4"].iter().any(|begin| answer.starts_with(begin))
+}
+
+/// Addresses that may be those of the user whose INBOX this is; none if it is no INBOX, or mail servers
+/// write its name in quotes.
+pub fn addresses(name: &MailboxName, router: &Router) -> Vec<String> {
+    let user = name.without_domain().strip_prefix(b"user.").unwrap_or_default();
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_^".contains(b);
+    if user.is_empty() || !user.iter().all(plain) || user.starts_with(b"^") || user.ends_with(b"^")
+    {
+        return Vec::new();
+    }
+    // Where the separator is a dot, there is no other name for a dot of the user's.
+    let user = String::from_utf8_lossy(user).replace('^', ".");
+    let own = name.domain().map(|domain| String::from_utf8_lossy(domain).into_owned());
+    let domains: Vec<String> = match own {
+        Some(domain) => vec![domain],
+        None => {
+            let default = router.rules.defaultdomain.clone();
+            let named = router.domains.names().into_iter().map(|domain| domain.into_owned());
+            default.into_iter().chain(named).collect()
+        }
+    };
+    let is_ours = |domain: &String| is_ours(&router.domains, domain);
+    domains.into_iter().filter(is_ours).map(|domain| format!("{user}@{domain}")).collect()
+}
+
+fn is_ours(domains: &Domains, domain: &str) -> bool {
+    domains.contains(domain.to_ascii_lowercase().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::judge::Severity;
+    use crate::model::backend::{Backend, Place};
+    use crate::routing::router::{Cause, Refusal};
+
+    fn route(decision: Decision) -> Route {
+        Route { decision, mailbox: None, server: None, partition: None, reason: "".into() }
+    }
+
+    fn router() -> Router {
+        let settings = crate::config::Settings::load(&crate::config::Overrides {
+            config: Some("/dev/null".into()),
+            mailboxes_db: Some("/nonexistent".into()),
+            domains: vec!["example.org".into(), "example.net".into()],
+            ..crate::config::Overrides::default()
+        });
+        settings.unwrap().router
+    }
+
+    /// The daemon's own side of the protocols says what is expected of it.
+    #[test]
+    fn what_the_daemon_writes_is_what_is_expected_of_it() {
+        let (maps, router) = (Maps::default(), router());
+        let place = Place::parse("be1", 2003).unwrap();
+        let deliver = Decision::Deliver(Backend { transport: "lmtp".into(), place });
+        for decision in
+            [deliver, Decision::Unknown, Decision::Foreign, Decision::Refused(Refusal::NoPost)]
+        {
+            let route = route(decision);
+            let at_rcpt = maps.at_rcpt(&route.decision);
+            let of =
+                |protocol, map| expected(protocol, map, &maps, &router, "a@example.org", &route);
+            let reply = maps.reply(maps.get("lmtp").unwrap(), &router, "a@example.org", &route);
+            let mut socketmap = Vec::new();
+            reply.encode_into(&mut socketmap);
+            let mut policy = Vec::new();
+            policy::encode_into(&mut policy, at_rcpt);
+            let mut milter = [0, 0, 0, 13, b'O'].to_vec();
+            milter.extend_from_slice(&[0; 12]);
+            crate::wire::milter::encode_into(&mut milter, at_rcpt);
+            for (protocol, map, came) in [
+                (Protocol::Socketmap, Some("lmtp"), socketmap),
+                (Protocol::Line, Some("lmtp"), format!("{reply}\n").into_bytes()),
+                (Protocol::Policy, None, policy),
+                (Protocol::Milter, None, milter),
+            ] {
+                for end in 0..came.len() {
+                    assert_eq!(answer(protocol, &came[..end]), None, "{protocol:?} {end}");
+                }
+                let Some(SocketOutcome::RecipientReply { answer }) = answer(protocol, &came) else {
+                    panic!()
+                };
+                match of(protocol, map) {
+                    Some(expected) => assert_eq!(answer, expected, "{protocol:?}"),
+                    None => assert!(protocol == Protocol::Milter && answer.starts_with('5')),
+                }
+            }
+        }
+        let deferred = route(Decision::Deferred(Cause::List));
+        let of = |maps: &Maps, map| {
+            expected(Protocol::Socketmap, Some(map), maps, &router, "a@example.org", &deferred)
+        };
+        assert_eq!(of(&maps, "recipient"), None);
+        assert_eq!(of(&maps, "lmtp").as_deref(), Some(DEFERRED));
+        assert_eq!(of(&Maps::new(UnknownPolicy::NotFound, None), "lmtp"), None);
+        assert_eq!(of(&Maps::new(UnknownPolicy::Reject, Some("a:b".into())), "lmtp"), None);
+    }
+
+    #[test]
+    fn an_answer_that_is_none_is_odd_and_never_waited_for_without_end() {
+        for (protocol, came) in [
+            (Protocol::Socketmap, b"HTTP/1.1 400\r\n".to_vec()),
+            (Protocol::Milter, b"HTTP/1.1 400\r\n".to_vec()),
+            (Protocol::Milter, b"\0\0\0\x01c".to_vec()),
+            (Protocol::Policy, vec![b'x'; REPLY_LIMIT + 17]),
+            (Protocol::Line, vec![b'x'; ANSWER_LIMIT + 1]),
+        ] {
+            let outcome = answer(protocol, &came);
+            assert!(
+                matches!(outcome, Some(SocketOutcome::Odd { .. })),
+                "{protocol:?}: {outcome:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn another_answer_than_that_of_the_configuration_is_an_error() {
+        let asked = |outcome| RecipientAnswer {
+            recipient: "jane@example.org".into(),
+            expected: "OK lmtp:inet:be1:2003".into(),
+            outcome,
+        };
+        let said = |answer: &str| asked(SocketOutcome::RecipientReply { answer: answer.into() });
+        let fine = said("OK lmtp:inet:be1:2003");
+        assert_eq!(judge("s", &[]), None);
+        for (outcome, severity) in [
+            (fine.clone(), Severity::Ok),
+            (said("NOTFOUND "), Severity::Error),
+            (said("OK lmtp:inet:be2:2003"), Severity::Error),
+            (said("OK error:5.1.1 User unknown"), Severity::Error),
+            (said("TEMP the list is busy"), Severity::Untested),
+            (said("action=DEFER_IF_PERMIT 4.3.0 later"), Severity::Untested),
+            (asked(SocketOutcome::Silent), Severity::Error),
+        ] {
+            let found = judge("s", &[fine.clone(), outcome.clone()]).unwrap();
+            assert_eq!(found.severity, severity, "{outcome:?}");
+            let named = severity == Severity::Ok || found.what.contains("jane@example.org");
+            assert!(named, "{found:?}");
+        }
+        // Where it cannot be told here, the domain must be ours to the daemon all the same.
+        for (answer, severity) in [
+            ("OK lmtp:inet:be2:2003", Severity::Ok),
+            ("OK error:5.1.1 User unknown", Severity::Ok),
+            ("TEMP busy", Severity::Ok),
+            ("NOTFOUND ", Severity::Error),
+        ] {
+            let deferred = RecipientAnswer { expected: DEFERRED.into(), ..said(answer) };
+            assert_eq!(judge("s", &[deferred]).unwrap().severity, severity, "{answer}");
+        }
+        let found = judge("s", &[said("NOTFOUND "), said("NOTFOUND "), fine]).unwrap();
+        assert!(found.what.ends_with("of 1 others"), "{found:?}");
+    }
+
+    #[test]
+    fn a_user_has_an_address_in_a_domain_of_ours() {
+        let router = router();
+        let of = |name: &str| addresses(&MailboxName::new(name).unwrap(), &router);
+        assert_eq!(of("user.jane^doe"), ["jane.doe@example.net", "jane.doe@example.org"]);
+        assert_eq!(of("example.net!user.anna"), ["anna@example.net"]);
+        let none = ["example.com!user.anna", "user.jane.Sent", "shared", "user.^a", "user.a b"];
+        assert!(none.into_iter().all(|name| of(name).is_empty()));
+    }
+}

@@ -1,0 +1,291 @@
+//! Talks LMTP to backends, several at a time.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::doctor::judge::lmtp::{
+    Facts, LINE_LIMIT, LmtpProbe, ProbeFailure, ProbeStep, TlsOutcome,
+};
+use crate::master::connection::Stream;
+use crate::model::backend::Place;
+
+/// For the name service, for each address to take the connection, for each reply and for TLS.
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For a whole backend, however many addresses its name has.
+pub(super) const BACKEND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// So many backends are talked to at once.
+pub(super) const MAX_CONCURRENT: usize = 16;
+
+/// A conversation to be had.
+pub(super) struct BackendTarget {
+    /// The server as the list calls it; `None`: this host.
+    pub(super) server: Option<String>,
+    pub(super) place: Place,
+    /// Whom to ask for.
+    pub(super) recipient: Option<String>,
+}
+
+/// Has all the conversations; what came of each, in their order.
+pub(super) async fn talk(us: &str, wanted: &[BackendTarget]) -> Vec<Facts> {
+    let turns = Arc::new(Semaphore::new(MAX_CONCURRENT));
+    let mut talks = JoinSet::new();
+    for (nth, BackendTarget { place, recipient, .. }) in wanted.iter().enumerate() {
+        let turns = Arc::clone(&turns);
+        let (us, place, recipient) = (us.to_owned(), place.clone(), recipient.clone());
+        talks.spawn(async move {
+            let _turn = turns.acquire().await;
+            (nth, talk_to(&us, &place, recipient.as_deref()).await)
+        });
+    }
+    let nothing =
+        |why: &str| Facts { failure: Some(ProbeFailure::Connect(why.into())), ..Facts::default() };
+    let mut all: Vec<Facts> = wanted.iter().map(|_| nothing("it was not tried")).collect();
+    while let Some(done) = talks.join_next().await {
+        if let Ok((nth, facts)) = done
+            && let Some(place) = all.get_mut(nth)
+        {
+            *place = facts;
+        }
+    }
+    all
+}
+
+async fn talk_to(us: &str, place: &Place, recipient: Option<&str>) -> Facts {
+    let mut conversation = LmtpProbe::new(us, recipient);
+    let end = Instant::now() + BACKEND_TIMEOUT;
+    let connected = timeout_at(end, connect(place)).await;
+    let stream = match connected.unwrap_or_else(|_| Err(late(BACKEND_TIMEOUT))) {
+        Ok(stream) => stream,
+        Err(why) => {
+            return Facts { failure: Some(ProbeFailure::Connect(why)), ..Facts::default() };
+        }
+    };
+    if timeout_at(end, hold(stream, &mut conversation)).await.is_err() {
+        conversation.lost("it takes its time over everything");
+    }
+    // A clock before 1970 has no certificate valid.
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Facts { at, ..conversation.facts() }
+}
+
+fn late(patience: Duration) -> String {
+    format!("no connection within {} s", patience.as_secs())
+}
+
+pub(super) async fn connect(place: &Place) -> Result<Box<dyn Stream>, String> {
+    match place {
+        Place::Unix(path) => {
+            let connected = timeout(STEP_TIMEOUT, UnixStream::connect(&**path)).await;
+            let stream = connected.map_err(|_| late(STEP_TIMEOUT))?.map_err(|e| e.to_string())?;
+            Ok(Box::new(stream))
+        }
+        Place::Inet { host, port } => {
+            let found = timeout(STEP_TIMEOUT, lookup_host((&**host, *port))).await;
+            let found = found.map_err(|_| "the name service does not answer".to_owned())?;
+            let mut last = "the host has no address".to_owned();
+            for address in found.map_err(|e| e.to_string())? {
+                match timeout(STEP_TIMEOUT, TcpStream::connect(address)).await {
+                    Ok(Ok(stream)) => return Ok(Box::new(stream)),
+                    Ok(Err(e)) => last = e.to_string(),
+                    Err(_) => last = late(STEP_TIMEOUT),
+                }
+            }
+            Err(last)
+        }
+    }
+}
+
+async fn hold(mut stream: Box<dyn Stream>, conversation: &mut LmtpProbe) {
+    let mut came = Vec::new();
+    loop {
+        let output = std::mem::take(conversation.output());
+        if !output.is_empty() {
+            let sent = async {
+                stream.write_all(&output).await?;
+                stream.flush().await
+            };
+            match timeout(STEP_TIMEOUT, sent).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => return conversation.lost(&e.to_string()),
+                Err(_) => return conversation.lost("it does not read what is sent to it"),
+            }
+        }
+        match conversation.step() {
+            ProbeStep::Over => return,
+            ProbeStep::Line => match timeout(STEP_TIMEOUT, line(&mut stream, &mut came)).await {
+                Ok(Ok(line)) => conversation.line(&line),
+                Ok(Err(why)) => conversation.lost(&why),
+                Err(_) => {
+                    conversation.lost(&format!("no reply within {} s", STEP_TIMEOUT.as_secs()))
+                }
+            },
+            ProbeStep::StartTls => {
+                // What came in the clear counts for nothing under TLS.
+                came.clear();
+                let begun = timeout(STEP_TIMEOUT, under_tls(stream)).await;
+                let late = || Err(TlsOutcome::Failed("no answer to the handshake".into()));
+                match begun.unwrap_or_else(|_| late()) {
+                    Ok((encrypted, chain)) => {
+                        stream = encrypted;
+                        conversation.tls(Ok(chain));
+                    }
+                    Err(outcome) => return conversation.tls(Err(outcome)),
+                }
+            }
+        }
+    }
+}
+
+/// The next line, without its end; `came` has what came and was not taken yet.
+pub(super) async fn line(
+    stream: &mut Box<dyn Stream>,
+    came: &mut Vec<u8>,
+) -> Result<Vec<u8>, String> {
+    loop {
+        if let Some(end) = memchr::memchr(b'\n', came) {
+            let mut line: Vec<u8> = came.drain(..=end).collect();
+            line.pop();
+            return Ok(line);
+        }
+        if came.len() > LINE_LIMIT {
+            return Err("a line without end".into());
+        }
+        let mut piece = [0; 1024];
+        match stream.read(&mut piece).await {
+            Ok(0) => return Err("it closed the connection".into()),
+            Ok(read) => came.extend_from_slice(piece.get(..read).unwrap_or_default()),
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+}
+
+/// The connection under TLS, and the certificates of the other end.
+pub(super) async fn under_tls(
+    stream: Box<dyn Stream>,
+) -> Result<(Box<dyn Stream>, Vec<Vec<u8>>), TlsOutcome> {
+    let failed = |e: &dyn std::fmt::Display| TlsOutcome::Failed(e.to_string());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| failed(&e))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth();
+    // As Postfix, which names no server unless it is told to (lmtp_tls_servername).
+    config.enable_sni = false;
+    // Of no meaning where any certificate will do.
+    let name = ServerName::try_from("backend").map_err(|e| failed(&e))?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    match connector.connect(name, stream).await {
+        Ok(stream) => {
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let chain = chain.iter().map(|certificate| certificate.to_vec()).collect();
+            Ok((Box::new(stream), chain))
+        }
+        Err(e) => Err(outcome(&e)),
+    }
+}
+
+/// What a failed handshake means. This TLS lacks what OpenSSL has: DHE, versions before 1.2, SHA-1,
+/// certificates of version 1.
+fn outcome(error: &std::io::Error) -> TlsOutcome {
+    use rustls::AlertDescription as Alert;
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let lacking = matches!(
+        inner,
+        Some(
+            rustls::Error::PeerIncompatible(_)
+                | rustls::Error::InvalidCertificate(_)
+                | rustls::Error::AlertReceived(
+                    Alert::HandshakeFailure | Alert::ProtocolVersion | Alert::InsufficientSecurity
+                )
+        )
+    );
+    match lacking {
+        true => TlsOutcome::Untestable(error.to_string()),
+        false => TlsOutcome::Failed(error.to_string()),
+    }
+}
+
+/// Takes any certificate: what Postfix demands of it is judged afterwards, before anything is told that
+/// not everybody may hear.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+
+    use super::*;
+
+    #[test]
+    fn handshake_that_openssl_may_know_is_no_failure() {
+        for error in [
+            // A server with DHE only says so.
+            Error::AlertReceived(AlertDescription::HandshakeFailure),
+            Error::AlertReceived(AlertDescription::ProtocolVersion),
+            Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),
+            Error::InvalidCertificate(CertificateError::BadEncoding),
+        ] {
+            let outcome = outcome(&io::Error::new(io::ErrorKind::InvalidData, error));
+            assert!(matches!(outcome, TlsOutcome::Untestable(_)), "{outcome:?}");
+        }
+        for error in [
+            io::Error::new(io::ErrorKind::InvalidData, Error::DecryptError),
+            io::Error::from(io::ErrorKind::UnexpectedEof),
+        ] {
+            assert!(matches!(outcome(&error), TlsOutcome::Failed(_)), "{error}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Connects to a backend and logs in as `[backends]` of the configuration says, for `murder-route lmtp`
+//! and the doctor.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::config::BackendAccess;
+use crate::lmtp::{Failure, Login, Policy, Ready, Step};
+use crate::master::connection::Connection;
+use crate::master::tls::{self, Tls};
+use crate::model::backend::Place;
+use crate::mupdate;
+
+/// Longest wait for the name service, and for each address of a backend to accept the connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time from the greeting to the end of the login.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Connects to the first address of a backend that accepts.
+pub(crate) async fn connect(place: &Place) -> io::Result<Connection> {
+    let (host, port) = match place {
+        Place::Unix(path) => return Ok(Connection::plain(UnixStream::connect(&**path).await?)),
+        Place::Inet { host, port } => (&**host, *port),
+    };
+    let late = || {
+        let text = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
+        io::Error::new(io::ErrorKind::TimedOut, text)
+    };
+    let found = timeout(CONNECT_TIMEOUT, lookup_host((host, port))).await;
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+    for address in found.map_err(|_| late())?? {
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.unwrap_or(Err(late())) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(Connection::plain(stream));
+            }
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+/// Why there is no login.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoginError {
+    /// Something of the configuration cannot be used: a file, mostly.
+    #[error("{0}")]
+    Config(String),
+    /// The connection broke.
+    #[error("the connection is lost: {0}")]
+    Lost(io::Error),
+    /// The backend was too slow.
+    #[error("no login within {secs} s, at {0}", secs = LOGIN_TIMEOUT.as_secs())]
+    Late(&'static str),
+    /// The backend, or what it said.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+impl LoginError {
+    /// Whether another try may do better with nothing changed.
+    pub(crate) fn is_temporary(&self) -> bool {
+        match self {
+            LoginError::Config(_) => false,
+            LoginError::Lost(_) | LoginError::Late(_) => true,
+            LoginError::Failed(failure) => failure.is_temporary(),
+        }
+    }
+}
+
+/// Takes a connection through TLS and the login that are configured for the backend. `us`: the name of
+/// this host.
+pub(crate) async fn log_in(
+    connection: Connection,
+    place: &Place,
+    access: &BackendAccess,
+    us: &str,
+) -> Result<(Connection, Ready), LoginError> {
+    let config = |e: &dyn std::fmt::Display| LoginError::Config(e.to_string());
+    let policy = Policy {
+        tls: access.tls.when,
+        allow_plaintext: access.allow_plaintext,
+        credentials: access.credentials().map_err(|e| config(&e))?,
+        mechanisms: None,
+    };
+    let mut at = "the greeting";
+    let done =
+        timeout(LOGIN_TIMEOUT, drive(connection, place, access, Login::new(us, policy), &mut at));
+    done.await.unwrap_or(Err(LoginError::Late(at)))
+}
+
+async fn drive(
+    mut connection: Connection,
+    place: &Place,
+    access: &BackendAccess,
+    mut login: Login,
+    at: &mut &'static str,
+) -> Result<(Connection, Ready), LoginError> {
+    let mut piece = vec![0; 4096];
+    loop {
+        *at = login.waits_for();
+        let output = std::mem::take(login.output());
+        if !output.is_empty() {
+            connection.send(&output).await.map_err(LoginError::Lost)?;
+        }
+        match login.step() {
+            Step::Wait => match connection.read(&mut piece).await.map_err(LoginError::Lost)? {
+                0 => login.closed(),
+                read => {
+                    // The server says how often a password is hashed.
+                    let said = piece.get(..read).unwrap_or_default().to_vec();
+                    let heard = spawn_blocking(move || {
+                        login.receive(&said);
+                        login
+                    });
+                    login = heard.await.map_err(|e| LoginError::Lost(io::Error::other(e)))?;
+                }
+            },
+            Step::StartTls => {
+                let files = access.tls.clone();
+                let read = spawn_blocking(move || Tls::new(&files)).await;
+                let read = read.map_err(|e| LoginError::Lost(io::Error::other(e)))?;
+                let tls = read.map_err(LoginError::Config)?;
+                let name = tls_name(place, access);
+                tls::server_name(&name).map_err(LoginError::Config)?;
+                let begun = connection.under_tls(&tls, &name).await;
+                connection = begun.map_err(|e| of_tls(&e, &name, access))?;
+                login.tls_is_up();
+            }
+            Step::Ready(ready) => return Ok((connection, ready)),
+            Step::Failed(failure) => return Err(failure.into()),
+        }
+    }
+}
+
+/// The name that the certificate must have.
+fn tls_name(place: &Place, access: &BackendAccess) -> String {
+    match (&access.tls.name, place) {
+        (Some(name), _) => name.clone(),
+        (None, Place::Inet { host, .. }) => host.trim_end_matches('.').to_owned(),
+        (None, Place::Unix(path)) => path.to_string(),
+    }
+}
+
+fn of_tls(error: &io::Error, name: &str, access: &BackendAccess) -> Failure {
+    match tls::failure(error, name, access.tls.ca_file.as_deref()) {
+        mupdate::Failure::Untrusted(text) => Failure::Untrusted(text),
+        mupdate::Failure::Tls(text) => Failure::Tls(text),
+        other => Failure::Tls(other.to_string()),
+    }
+}
