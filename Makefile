@@ -1,19 +1,20 @@
-# make                build the program and the shared library
-# make check          all tests that need neither root nor the network
-# make soak           a million simulated schedules, or SOAK=<count>[,<first seed>]
-# make check-real     real Cyrus murders of four releases, and Postfix, Sendmail, Exim and systemd, in
-#                     private roots (wants root)
-# make bench          figures against Cyrus, Postfix and a bare echo server (wants root and cc)
-# make lib            the shared library for C, in target/lib
-# make bindings       src/capi/bindings.rs from c-api/murder_route.h (wants libclang)
-# make check-bindings whether that is what is there
-# make check-abi      BASE=<an older libmurder_route.so.0>: whether programs for that run with this one
-#                     (wants abidiff); make abi-lib makes what can be compared, in target/abi
-#                     What is built goes below CARGO_TARGET_DIR instead of target, if that is set.
-# make doc            checks the documentation of all items, then writes that of the public ones
-# make install        what make has built, below $(DESTDIR)$(prefix)
-# make install-lib    of that only the shared library and what goes with it
-# make install-daemon and of that only the rest; the two have no file in common
+# make                Builds the program and the shared library.
+# make check          Runs all tests that need neither root nor the network.
+# make soak           Runs a million simulated schedules, or SOAK=<count>[,<first seed>].
+# make check-real     Runs tests with real Cyrus Murders of four releases, Postfix, Sendmail, Exim and systemd
+#                     in private roots (needs root).
+# make bench          Measures against Cyrus, Postfix and a bare echo server (needs root and cc).
+# make lib            Builds the shared library for C in target/lib.
+# make bindings       Generates src/capi/bindings.rs from c-api/murder_route.h (needs libclang).
+# make check-bindings Compares the generated bindings with the committed file.
+# make check-abi      BASE=<an older libmurder_route.so.0>: checks that programs built for that library run with
+#                     this one (needs abidiff). make abi-lib builds a library to compare, in target/abi.
+# make doc            Checks the documentation of all items, then builds that of the public ones.
+# make install        Installs the results of make below $(DESTDIR)$(prefix).
+# make install-lib    Installs only the shared library and its files.
+# make install-daemon Installs only the rest. install-lib and install-daemon have no file in common.
+#
+# Builds go below CARGO_TARGET_DIR instead of target, if that is set.
 
 CARGO ?= cargo
 prefix ?= /usr/local
@@ -22,10 +23,9 @@ libdir ?= $(prefix)/lib
 includedir ?= $(prefix)/include
 mandir ?= $(prefix)/share/man
 docdir ?= $(prefix)/share/doc/murder-route
-# systemd looks here whatever the prefix of its programs: /usr/lib for a package, and
-# /usr/local/lib for what an administrator builds.
+# systemd reads both directories, whatever its own prefix: /usr/lib for packages, /usr/local/lib for local builds.
 unitdir ?= $(prefix)/lib/systemd/system
-# Set it to have Postfix know the table, see murder_table(5).
+# Set it to register the table type with Postfix, see murder_table(5).
 dynamicmapsdir ?=
 INSTALL ?= install
 
@@ -35,15 +35,15 @@ INSTALL ?= install
 all: lib
 	$(CARGO) build --release --locked
 
-# Cargo's own rule: below the directory in which it runs, unless the path is absolute.
+# Cargo's rule: relative to its working directory, unless the path is absolute.
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-# Not built anew by `sudo make install`, whose root may have no cargo.
+# `sudo make install` does not rebuild it, since root may have no cargo.
 PROGRAM = $(TARGET)/release/murder-route
 $(PROGRAM):
 	$(CARGO) build --release --locked
 
-# Runs tests, and lists at the end those that this machine or this user could not run.
+# Runs tests, and lists at the end the tests that this machine or this user cannot run.
 define tested
 	@left_out=$$(mktemp) && \
 	{ echo '$(1)'; MURDER_ROUTE_LEFT_OUT=$$left_out $(1); status=$$?; \
@@ -59,25 +59,25 @@ SOAK ?= 1000000
 soak:
 	MURDER_ROUTE_SIMULATION=$(SOAK) $(CARGO) test --release --locked --test simulation -- --nocapture
 
-# Debian's packages are unpacked below MURDER_ROUTE_CACHE (default /var/cache/murder-route), once.
+# Debian's packages are unpacked once, below MURDER_ROUTE_CACHE (default /var/cache/murder-route).
 check-real:
 	$(call tested,env MURDER_ROUTE_REAL=1 $(CARGO) test --locked --test real)
 
-# In a root of check-real; fifteen minutes or so. PARTS chooses among: lookups socketmap protocols
+# Runs in a root of check-real, for some fifteen minutes. PARTS selects from: lookups socketmap protocols
 # daemon postfix replica library delivery.
 bench:
 	MURDER_ROUTE_REAL=1 $(CARGO) bench --locked --bench peers -- $(PARTS)
 
-# Without the daemon: neither its code nor what that needs comes near a mail server's process. Once
-# loaded it stays: LIBRARY_FLAGS has the linker say so, since threads may still hold what is of it.
+# The library is built without the daemon: the daemon's code and dependencies stay out of a mail server's process.
+# LIBRARY_FLAGS keeps it loaded after dlclose(3) (nodelete), since threads may still hold its data.
 LIBRARY = libmurder_route.so
 LIBRARY_ABI = 0
 LIBRARY_FEATURES ?= capi
 LIBRARY_FLAGS = -C link-arg=-Wl,-soname,$(LIBRARY).$(LIBRARY_ABI),-z,nodelete,-z,relro,-z,now
 LIBRARY_TARGET ?= $(TARGET)/lib
 LIBRARY_BUILD ?= $(TARGET)
-# More for rustc. The library runs with the C library that it is linked against and with later ones, so
-# that an older one may be named here.
+# Additional arguments for rustc. The library runs with the C library that it was linked against and with later
+# ones, so an older one may be named here.
 LIBRARY_LINK ?=
 
 lib:
@@ -99,24 +99,24 @@ check-bindings:
 	$(MAKE) bindings BINDINGS=$(TARGET)/bindings.rs
 	cmp $(TARGET)/bindings.rs src/capi/bindings.rs
 
-# With the types in it, by its debug information: without, abidiff sees functions only.
+# With debug information, which describes the types: without it abidiff sees functions only.
 abi-lib:
 	CARGO_PROFILE_LIBRARY_DEBUG=2 CARGO_PROFILE_LIBRARY_STRIP=none $(MAKE) lib \
 	    LIBRARY_BUILD=$(TARGET)/abi/build LIBRARY_TARGET=$(TARGET)/abi
 
-# abidiff's exit status is 4 for any difference, and for worse ones more.
+# abidiff exits with 4 if anything differs, and sets more bits for worse differences.
 BASE ?=
 ABIDIFF ?= abidiff
 ABI_REPORT = $(TARGET)/abi/report
 check-abi:
 	@command -v $(ABIDIFF) >/dev/null || \
-	    { echo "check-abi: there is no $(ABIDIFF): install Debian's abigail-tools" >&2; exit 1; }
-	@readelf -S "$(BASE)" 2>/dev/null | grep -q '[.]debug_info' || { echo "check-abi: name in BASE a" \
-	    "libmurder_route.so.0 with debug information, as make abi-lib makes it" >&2; exit 1; }
+	    { echo "check-abi: $(ABIDIFF): not found; install Debian's abigail-tools" >&2; exit 1; }
+	@readelf -S "$(BASE)" 2>/dev/null | grep -q '[.]debug_info' || { echo "check-abi: BASE must name a" \
+	    "libmurder_route.so.0 with debug information, as built by make abi-lib" >&2; exit 1; }
 	$(MAKE) abi-lib
 	$(ABIDIFF) --no-added-syms $(BASE) $(TARGET)/abi/$(LIBRARY).$(LIBRARY_ABI) >$(ABI_REPORT) || \
 	    { status=$$?; cat $(ABI_REPORT); [ $$status = 4 ] && awk -f c-api/grown.awk $(ABI_REPORT); }
-	@echo "check-abi: what runs with $(BASE) runs with this one"
+	@echo "check-abi: programs that run with $(BASE) run with this library"
 
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --features capi --document-private-items
@@ -124,13 +124,13 @@ doc:
 
 VERSION = $(shell sed -n '/^version/{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)
 
-# The manuals of the library; all others are the daemon's.
+# Manual pages of the library; all others belong to the daemon.
 LIBRARY_PAGES = man/murder_route.3 man/murder_table.5 man/murder_route_exim.5
 
-# A directory for the .pc file, in terms of its prefix, so that pkg-config can move the whole.
+# A directory in the .pc file, relative to its prefix, so that pkg-config can relocate it.
 within = $(patsubst $(prefix)/%,$${prefix}/%,$(1))
 
-# Afterwards, where that is not a package's care: ldconfig.
+# Run ldconfig afterwards, unless a package manager does.
 install-lib: $(LIBRARY_TARGET)/$(LIBRARY).$(LIBRARY_ABI)
 	$(INSTALL) -d $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(includedir) $(DESTDIR)$(docdir)
 	$(INSTALL) -m 755 $< $(DESTDIR)$(libdir)/$(LIBRARY).$(VERSION)
