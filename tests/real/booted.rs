@@ -1,5 +1,5 @@
-//! The root of the run, booted by its own systemd: a host beside the others of the murder, with processes,
-//! mounts and a cgroup of its own. The network is that of the run.
+//! The root of a run, booted by its own systemd: a host beside the others of the Murder, with its own
+//! processes, mounts and cgroup. It shares the network of the run.
 
 use std::fs;
 use std::io;
@@ -9,18 +9,18 @@ use std::process::Command;
 use crate::sandbox::{self, Process, ROOT, STATE, in_root};
 use crate::{Done, ensure, run};
 
-/// What the host has in /run, as it is seen from outside.
+/// The host's /run, as seen from outside.
 pub const RUN: &str = "/run/booted";
 
-/// Where the cgroups of the machine are seen.
+/// Mount point of the machine's cgroups.
 const CGROUPS: &str = "/run/cgroups";
 
-/// Every command on the host ends within so many seconds, one way or the other.
+/// Time limit of each command on the host, in seconds.
 const TIME: &str = "60";
 
-/// What the host's first process does to become systemd. What is in /proc/sys and /sys belongs to the
-/// machine, and so does what the capabilities are for: a host that can be thrown away may not change it.
-/// $0 is the root, $1 its /run, $2 the state of the run.
+/// Script by which the host's first process becomes systemd. /proc/sys, /sys and the dropped capabilities
+/// affect the whole machine, so they are not available to a disposable host. $0 is the root, $1 its /run,
+/// $2 the state of the run.
 const BOOT: &str = r#"
 mount --bind "$1" "$0/run"
 mkdir -p "$0$2"
@@ -50,16 +50,16 @@ exec env -i container=murder-route PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     setpriv --bounding-set="$drop" chroot "$0" /usr/lib/systemd/systemd --system
 "#;
 
-/// A host that runs.
+/// A running host.
 pub struct Booted {
     process: Option<Process>,
-    /// Its first process, as it is numbered here.
+    /// Process id of its first process in this PID namespace.
     first: u32,
     cgroup: Cgroup,
 }
 
 impl Booted {
-    /// Boots it, and waits until that is done.
+    /// Boots the host and waits until it is up.
     pub fn boot(cgroup: Cgroup) -> Done<Self> {
         fs::create_dir_all(RUN)?;
         fs::write(in_root("/etc/hostname"), "mx.murder.test\n")?;
@@ -78,7 +78,7 @@ impl Booted {
             .args(["sh", "-e", "-c", BOOT, ROOT, RUN, STATE]);
         let output = format!("{STATE}/booted.output");
         let mut process = Process::start("the host", &mut command, Path::new(&output))?;
-        // Where systemd moves itself, alone. The numbers are those of who reads.
+        // systemd moves itself there, alone. The ids are those of the reader's PID namespace.
         let members = self.cgroup.0.join("init.scope/cgroup.procs");
         let first = sandbox::poll("the host to begin", 20, || {
             ensure!(!process.ended()?, "it ended: {}", fs::read_to_string(&output)?);
@@ -91,7 +91,7 @@ impl Booted {
         let failed = self.output(&["systemctl", "--failed", "--no-legend"])?;
         match state.trim() {
             "running" => {}
-            // Of Debian's own units not every one gets on with every machine.
+            // Not every unit of Debian works on every machine.
             "degraded" => println!("    the host runs, but for: {}", failed.trim()),
             state => return Err(format!("the host is {state}: {failed}").into()),
         }
@@ -111,19 +111,19 @@ impl Booted {
         command
     }
 
-    /// Runs a command on the host; it must succeed.
+    /// Runs a command on the host. Fails unless the command succeeds.
     pub fn run(&self, args: &[&str]) -> Done<String> {
         run(&mut self.command(args))
     }
 
-    /// Runs a command on the host that must not succeed; what it complains of.
+    /// Runs a command on the host that must fail. Returns its standard error.
     pub fn fails(&self, args: &[&str]) -> Done<String> {
         let output = self.command(args).output()?;
         ensure!(!output.status.success(), "{args:?} succeeded");
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    /// What a command on the host says, whatever it thinks of it.
+    /// Standard output of a command on the host, whatever its exit status.
     pub fn output(&self, args: &[&str]) -> Done<String> {
         Ok(String::from_utf8_lossy(&self.command(args).output()?.stdout).into_owned())
     }
@@ -134,7 +134,7 @@ impl Booted {
         Ok(value.trim_end().to_owned())
     }
 
-    /// Shuts it down as an administrator does, and boots it again.
+    /// Shuts the host down as an administrator does, and boots it again.
     pub fn reboot(&mut self) -> Done {
         self.run(&["systemctl", "--no-block", "poweroff"])?;
         let process = self.process.take().ok_or("the host does not run")?;
@@ -150,7 +150,7 @@ impl Booted {
 
 impl Drop for Booted {
     fn drop(&mut self) {
-        // With its first process go all the others, and `unshare` takes that with it.
+        // The kernel ends all other processes with the first one, and then `unshare`.
         if let Some(process) = self.process.take() {
             let ended = process.kill().and_then(|()| self.unmount());
             if let Err(error) = ended {
@@ -160,17 +160,17 @@ impl Drop for Booted {
     }
 }
 
-/// A cgroup for a host to live in: removed when dropped.
+/// Cgroup of a host, removed on drop.
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// Makes it, below that of this process. Not every machine lets even root do so.
+    /// Creates the cgroup below that of this process. Not every machine permits that even to root.
     pub fn make() -> Done<Self> {
         fs::create_dir_all(CGROUPS)?;
         run(Command::new("mount").args(["-t", "cgroup2", "cgroup2", CGROUPS]))?;
         let own = fs::read_to_string("/proc/self/cgroup")?;
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).ok_or("no cgroup2")?;
-        // Nobody else has the number of this PID namespace; a run that was killed may have had it.
+        // The id of this PID namespace is unique now, but a killed run may have had it.
         let namespace = fs::read_link("/proc/self/ns/pid")?;
         let namespace = namespace.to_string_lossy();
         let number: String = namespace.chars().filter(char::is_ascii_digit).collect();
@@ -188,7 +188,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // A process that was killed is in it a moment longer.
+        // A killed process stays in it for a short time.
         let removed = sandbox::poll("the cgroup to be empty", 10, || Ok(Some(remove(&self.0)?)));
         if let Err(error) = removed {
             println!("    {} is left: {error}", self.0.display());
@@ -196,7 +196,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// A cgroup is a directory whose files come and go with it.
+/// The files of a cgroup directory disappear with it.
 fn remove(cgroup: &Path) -> io::Result<()> {
     for entry in fs::read_dir(cgroup)? {
         let entry = entry?;

@@ -1,19 +1,19 @@
-//! A mail exchanger that has nothing of Cyrus: `murder-route` runs there as a user of its own, with
-//! a copy of an imapd.conf, and keeps a replica of the master's list.
+//! A mail exchanger without Cyrus: `murder-route` runs as its own user, with a copy of an imapd.conf, and
+//! keeps a replica of the master's list.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 
-use crate::murder::{ADMIN, MASTER, MasterClient, PASSWORD};
+use crate::murder::{ADMIN, MASTER, Murder, PASSWORD};
 use crate::root::Release;
 use crate::router::{Setup, cyrus_release};
 use crate::sandbox::{self, STATE, User};
 use crate::{Done, imapd_conf, world};
 
-/// Nobody else's: it owns no file of Cyrus', and is in no group of its.
+/// A separate user that owns no file of Cyrus and is in none of its groups.
 pub const USER: User = User { uid: 2000, gid: 2000 };
 
-/// How it is told whom to ask.
+/// Port in `mupdate_server`.
 const PORT: u16 = 3905;
 
 /// The host.
@@ -21,19 +21,19 @@ pub struct Exchanger {
     release: Release,
 }
 
-/// The path of one of its files.
+/// Path of one of the host's files.
 pub fn path(name: &str) -> String {
     format!("{STATE}/mx/{name}")
 }
 
-/// Where the replica is.
+/// Directory of the replica.
 pub fn replica() -> String {
     path("replica")
 }
 
 impl Exchanger {
-    /// Makes its files.
-    pub fn make(murder: &MasterClient) -> Done<Self> {
+    /// Creates the host's files.
+    pub fn make(murder: &Murder) -> Done<Self> {
         sandbox::make_dir(&format!("{STATE}/mx"), USER)?;
         sandbox::make_dir(&replica(), USER)?;
         let exchanger = Self { release: murder.frontend.release };
@@ -41,7 +41,7 @@ impl Exchanger {
         for (name, server) in
             [("imapd.conf", MASTER), ("imapd-slave.conf", murder.frontend.address)]
         {
-            // As the file of a host with Cyrus, but nothing that it names is here.
+            // Like the file of a host with Cyrus, but the paths in it do not exist here.
             let copy = imapd_conf::changed(
                 &original,
                 &[
@@ -58,14 +58,14 @@ impl Exchanger {
         Ok(exchanger)
     }
 
-    /// Removes the replica: a mailbox of an earlier scenario that was deleted while no daemon followed
-    /// would be deferred, since nobody told of its deletion.
+    /// Removes the replica. Otherwise a mailbox of an earlier scenario that was deleted while no daemon was
+    /// running would be deferred, since no DELETE for it arrived.
     pub fn forget_replica(&self) -> Done {
         fs::remove_dir_all(replica())?;
         sandbox::make_dir(&replica(), USER)
     }
 
-    /// Writes a file that only its user may read; its path.
+    /// Writes a file that only the host's user may read. Returns its path.
     pub fn write(&self, name: &str, text: &str) -> Done<String> {
         let path = path(name);
         fs::write(&path, text)?;
@@ -74,19 +74,19 @@ impl Exchanger {
         Ok(path)
     }
 
-    /// Everything by options.
+    /// Configured by options only.
     pub fn by_options(&self, source: &str) -> Setup {
         self.asking(source, "imapd.conf", &[])
     }
 
-    /// The same, but it is the frontend's slave that is asked, which wants the password itself.
+    /// Configured by options only, with the frontend's slave as the server, which demands PLAIN.
     pub fn asking_the_slave(&self, source: &str) -> Setup {
         self.asking(source, "imapd-slave.conf", &["--allow-plaintext"])
     }
 
     fn asking(&self, source: &str, imapd_conf: &str, more: &[&str]) -> Setup {
         let (imapd_conf, replica) = (path(imapd_conf), replica());
-        // A file of ours, so that none of the host's is read.
+        // An own file, so that no file of the host is read.
         let file = path("release.toml");
         let mut options = vec!["--config", &file, "--imapd-conf", &imapd_conf];
         options.extend(["--source", source, "--replica", &replica]);
@@ -97,7 +97,7 @@ impl Exchanger {
         Setup::new(&options, USER)
     }
 
-    /// With a configuration file in which `[mupdate]` has these lines. The replica is the same.
+    /// Configured by a file with these lines in `[mupdate]`, and the same replica.
     pub fn by_file(&self, name: &str, mupdate: &str) -> Done<Setup> {
         let text = format!(
             "{}source = \"replica\"\n\

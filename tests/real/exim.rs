@@ -1,4 +1,4 @@
-//! Exim, as Debian's packages set it up and our README then has it changed.
+//! Exim as Debian's packages configure it, changed by our README.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::sandbox::{self, Process, STATE};
 use crate::world::{Delivery, Mta, SMTP};
 use crate::{Done, ensure};
 
-/// What the site has of its own: the answers to Debian's questions at installation.
+/// Settings of the site: answers to Debian's questions at installation.
 const SITE: &str = "dc_eximconfig_configtype='smarthost'
 dc_other_hostnames='mx.murder.test'
 dc_local_interfaces='127.0.1.31'
@@ -27,8 +27,7 @@ dc_mailname_in_oh='true'
 dc_localdelivery='mail_spool'
 ";
 
-/// What this run needs beside it: the log where the scenarios look, and letters that stay in the queue when
-/// they are to.
+/// Settings of this run: the log, and the file that holds messages in the queue.
 const MAIN: &str = "log_file_path = syslog
 syslog_timestamp = no
 syslog_duplication = no
@@ -37,13 +36,13 @@ smtp_accept_max = 200
 smtp_accept_queue_per_connection = 0
 ";
 
-/// So that what is put off is tried again within seconds. Exim takes the first rule that fits.
+/// Deferred messages are tried again within seconds. Exim applies the first matching rule.
 const RETRY: &str = "* * F,1h,1s; F,4d,1m\n";
 
-/// The file that has new letters stay in the queue.
+/// File whose existence holds new messages in the queue.
 const HOLD: &str = "/run/murder/exim.hold";
 
-/// The running server, and what runs its queue over and over.
+/// The running server and its queue runner.
 pub struct Exim {
     daemon: Option<Process>,
     queue_runner: Process,
@@ -64,7 +63,7 @@ impl Exim {
         Ok(exim)
     }
 
-    /// Starts it, anew if it runs.
+    /// Starts or restarts it.
     pub fn restart(&mut self) -> Done {
         if let Some(daemon) = self.daemon.take() {
             daemon.stop()?;
@@ -77,13 +76,13 @@ impl Exim {
         Ok(())
     }
 
-    /// What comes from now on stays in the queue.
+    /// Holds new messages in the queue.
     pub fn hold(&self) -> Done {
         self.queue_runner.freeze()?;
         Ok(fs::write(HOLD, "")?)
     }
 
-    /// Delivers what was held, and all that comes.
+    /// Delivers held and new messages.
     pub fn release(&self) -> Done {
         fs::remove_file(HOLD)?;
         self.queue_runner.thaw()
@@ -110,15 +109,14 @@ impl Mta for Exim {
         line.text.strip_prefix(queue_id) == Some(" Completed")
     }
 
-    /// Exim's lmtp transport tells of no host. The backend's reply does: it ends with
-    /// `SESSIONID=<be1-…>`.
+    /// Exim's lmtp transport logs no host. The backend's reply names it: it ends with `SESSIONID=<be1-…>`.
     fn relay(backend: &Host) -> String {
         backend.name.to_owned()
     }
 }
 
-/// `1xVwvf-000085-2B => jane+Work <Jane+Work@Example.ORG> R=… T=… C="250 …"`; `->` is the second
-/// recipient of a transaction and the following, `==` was put off, `**` bounces.
+/// `1xVwvf-000085-2B => jane+Work <Jane+Work@Example.ORG> R=… T=… C="250 …"`; `->` is a further recipient
+/// of a transaction, `==` was deferred, `**` bounced.
 fn attempt(text: &str, queue_id: &str) -> Option<Delivery> {
     let (sign, rest) = text.strip_prefix(queue_id)?.strip_prefix(' ')?.split_once(' ')?;
     let status = match sign {

@@ -1,6 +1,6 @@
-//! Changes to an imapd.conf that stands.
+//! Changes to an existing imapd.conf.
 
-/// The text with these options instead of what it says of them. Cyrus takes no option twice.
+/// Replaces these options in the text. Cyrus accepts each option only once.
 pub fn changed(text: &str, options: &[(&str, &str)]) -> String {
     let named = |line: &&str| {
         let name = line.split(':').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The shared library: built once for all roots, and put where a package would put it.
+//! The shared library: built once for all roots, and installed as a package would.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use crate::root::Release;
 use crate::sandbox::{self, ROOT, STATE};
 use crate::{Done, run};
 
-/// Where it is in the root.
+/// Path in the root.
 pub const LIBRARY: &str = "/usr/lib/libmurder_route.so.0";
 
-/// Builds it for a release, by `make lib`; a minute or two at the first time. The oldest one has an older
-/// C library than any machine that builds this, and is linked against that.
+/// Builds the library for a release, by `make lib`; the first time takes a minute or two. The C library of
+/// the oldest release is older than that of any build machine, so the library is linked against it.
 fn build(release: Release) -> Done {
     static DONE: AtomicBool = AtomicBool::new(false);
     if DONE.load(Ordering::Relaxed) {
@@ -31,8 +31,8 @@ fn build(release: Release) -> Done {
     Ok(())
 }
 
-/// What links against the C library of a root. The links there are made for those within, so others are
-/// made here.
+/// Linker arguments for the C library of a root. The linker scripts in the root have paths that are valid
+/// only inside it, so others are written here.
 fn linked_in(root: &Path, directory: &Path) -> Done<String> {
     let names = directory.join("link");
     fs::create_dir_all(&names)?;
@@ -66,13 +66,13 @@ fn linked_in(root: &Path, directory: &Path) -> Done<String> {
     Ok(options.map(|option| format!("-C link-arg={option}")).join(" "))
 }
 
-/// Where [`build`] puts it.
+/// Directory into which [`build`] installs the library.
 pub fn built(release: Release) -> PathBuf {
     let name = if release == Release::V3_2 { "library-3.2" } else { "library" };
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-/// Puts it into the root of the run.
+/// Installs the library into the root of the run.
 pub fn install(release: Release) -> Done {
     make_install(release, "")
 }
@@ -86,8 +86,8 @@ fn make_install(release: Release, postfix: &str) -> Done {
     run(&mut make).map(drop)
 }
 
-/// One of `c-api/tests`, compiled against the library that [`built`] names, and put with it where every
-/// user of the run finds it. It runs outside of the root.
+/// Compiles one of `c-api/tests` against the library that [`built`] names, and installs both where every
+/// user of the run can read them. The program runs outside of the root.
 pub fn program(release: Release, name: &str) -> Done<String> {
     build(release)?;
     let program = format!("{STATE}/{name}");
@@ -101,9 +101,9 @@ pub fn program(release: Release, name: &str) -> Done<String> {
     Ok(program)
 }
 
-/// And has Postfix load it.
+/// Installs the library and registers it with Postfix.
 pub fn install_for_postfix(release: Release) -> Done {
-    // /etc/postfix, and in sid /usr/share/postfix.
+    // /etc/postfix, or /usr/share/postfix in sid.
     let directory = run(sandbox::command("postconf").args(["-h", "meta_directory"]))?;
     make_install(release, &format!("{}/dynamicmaps.cf.d", directory.trim_end()))
 }

@@ -1,4 +1,4 @@
-//! The syslog of the run: every line of Cyrus and Postfix, to look through and to wait for.
+//! The syslog of the run: every line of Cyrus and Postfix, to search and to wait for.
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;
@@ -10,25 +10,25 @@ use std::time::{Duration, Instant};
 
 use crate::Done;
 
-/// One line: `be1/lmtp`, `postfix/smtpd`, …, and what it said.
+/// One line: the program, such as `be1/lmtp` or `postfix/smtpd`, and the text.
 #[derive(Clone, Debug)]
 pub struct Line {
     pub program: String,
     pub text: String,
 }
 
-/// Collects what arrives at the root's /dev/log.
+/// Collects datagrams that arrive at the root's /dev/log.
 #[derive(Clone)]
 pub struct Logs {
     shared: Arc<(Mutex<Vec<Line>>, Condvar)>,
 }
 
-/// A moment in the log.
+/// A position in the log.
 #[derive(Clone, Copy)]
 pub struct Mark(usize);
 
 impl Logs {
-    /// Listens at `socket`; everything is also written to `copy`, for the one who reads later.
+    /// Listens at `socket`. Everything is also written to `copy`, for later reading.
     pub fn listen(socket: &str, copy: &Path) -> Done<Self> {
         let _ = fs::remove_file(socket);
         let datagrams = UnixDatagram::bind(socket)?;
@@ -49,20 +49,19 @@ impl Logs {
         Ok(logs)
     }
 
-    /// Now.
+    /// The present end of the log.
     pub fn mark(&self) -> Mark {
         Mark(lock(&self.shared.0).len())
     }
 
-    /// What `program` (or any whose name begins so) has logged since.
+    /// Lines since `mark` of programs whose name begins with `program`.
     pub fn since(&self, mark: Mark, program: &str) -> Vec<Line> {
         let lines = lock(&self.shared.0);
         let newer = lines.get(mark.0..).unwrap_or_default();
         newer.iter().filter(|line| line.program.starts_with(program)).cloned().collect()
     }
 
-    /// Waits until `wanted` makes something of the lines since `mark`. Called with all of them at
-    /// each change.
+    /// Waits until `wanted` returns a value for the lines since `mark`. It gets all of them at each change.
     pub fn wait<T>(
         &self,
         what: &str,

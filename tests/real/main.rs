@@ -1,13 +1,13 @@
-//! Real programs: a Cyrus murder (MUPDATE master, two backends, a frontend), Postfix and
-//! `murder-route` beside the frontend. Mail goes in by SMTP and is read back by IMAP. Once for each
-//! release of Cyrus that Debian has, and with one of them also before Sendmail and Exim. And the units of
-//! systemd, on hosts that two releases of it boot.
+//! Tests with real programs: a Cyrus Murder (MUPDATE master, two backends, a frontend), Postfix, and
+//! `murder-route` beside the frontend. Mail is sent by SMTP and read back by IMAP. They run once for each
+//! release of Cyrus that Debian has; with one release also with Sendmail and Exim. The units of systemd run
+//! on hosts that two releases of systemd boot.
 //!
-//! Wants root, and Debian's packages from the network at the first run: `make check-real`. Words as
-//! arguments choose scenarios by their names, and releases or mail servers:
-//! `cargo test --test real -- sid moved`, `… -- sendmail`, `… -- systemd`.
+//! Needs root, and Debian's packages from the network at the first run: `make check-real`. Words as
+//! arguments select scenarios by parts of their names, and releases or mail servers: `cargo test --test
+//! real -- sid moved`, `… -- sendmail`, `… -- systemd`.
 
-// Nothing outside of this program can reach anything in it.
+// No other crate can use items of this program.
 #![allow(unreachable_pub)]
 
 mod booted;
@@ -37,10 +37,10 @@ mod world;
 
 use std::process::{Command, ExitCode, Output};
 
-/// What everything here returns: the first thing that went wrong, as the report shows it.
+/// Result of most functions here. The error is the text that the report prints.
 type Done<T = ()> = Result<T, Error>;
 
-/// Such a thing.
+/// Any error.
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Fails with a text unless the condition holds.
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Runs a command to its end; its standard output, or what it complained of.
+/// Runs a command to its end. Returns its standard output, or its complaints as an error.
 fn run(command: &mut Command) -> Done<String> {
     let Output { status, stdout, stderr } =
         command.output().map_err(|e| format!("{:?}: {e}", command.get_program()))?;

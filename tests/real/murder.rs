@@ -1,4 +1,4 @@
-//! The murder: a MUPDATE master, two backends and a frontend, each a Cyrus of its own with its own
+//! The Murder: a MUPDATE master, two backends and a frontend, each a separate Cyrus with its own
 //! directories, on one machine.
 
 use std::fs;
@@ -14,11 +14,11 @@ use crate::sandbox::{self, Process, STATE, User};
 use crate::tls::Certificate;
 use crate::{Done, ensure, run};
 
-/// The admin of every host, also the one by which the hosts log in to each other.
+/// The admin of every host, by which the hosts also log in to each other.
 pub const ADMIN: &str = "cyrus";
 pub const PASSWORD: &str = "cyrus";
 
-/// What a host is in the murder.
+/// Role of a host in the Murder.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     Master,
@@ -29,32 +29,31 @@ pub enum Role {
 /// One Cyrus.
 pub struct Host {
     pub name: &'static str,
-    /// Its address, which is also its `servername`: so nothing needs resolving.
+    /// Its address, which is also its `servername`: no name needs to be resolved.
     pub address: &'static str,
     pub role: Role,
     pub release: Release,
     process: Option<Process>,
 }
 
-/// All of them.
-pub struct MasterClient {
+/// All hosts of the Murder.
+pub struct Murder {
     pub master: Host,
     pub backends: [Host; 2],
     pub frontend: Host,
     pub cyrus: User,
 }
 
-/// The addresses of the backends.
+/// Addresses of the backends.
 pub const BACKENDS: [&str; 2] = ["127.0.1.11", "127.0.1.12"];
 
-/// The address of the master.
+/// Address of the master.
 pub const MASTER: &str = "127.0.1.10";
 
-/// Where a backend has an imapd without `unixhierarchysep`.
+/// Port of an imapd without `unixhierarchysep` on a backend.
 const DOTS: u16 = 144;
 
-/// The options that decide how a recipient becomes a mailbox, and the admin's login: the same on
-/// every host.
+/// Options that decide how a recipient becomes a mailbox, and the admin's login: equal on every host.
 const COMMON: &str = "\
 defaultpartition: default
 admins: cyrus
@@ -67,20 +66,20 @@ altnamespace: no
 hashimapspool: no
 ";
 
-/// How a host lets its clients in.
+/// Login settings of a host.
 #[derive(Clone, Copy)]
 pub struct Access<'a> {
     /// `sasl_mech_list`.
     pub mechanisms: &'a str,
-    /// `allowplaintext`: whether a password may be sent without TLS.
+    /// `allowplaintext`: whether a password may be sent in the clear without TLS.
     pub plaintext: bool,
-    /// What it shows after STARTTLS, which is offered only with one.
+    /// Certificate shown after STARTTLS, which is offered only with one.
     pub certificate: Option<&'a Certificate>,
 }
 
 impl Access<'static> {
-    /// What a host has unless something else is asked for. SCRAM is for those who will not send a
-    /// password; Cyrus' own slave takes it where it finds it.
+    /// Settings of a host by default. SCRAM is for clients that do not send a password in the clear; Cyrus'
+    /// own slave uses it where it is offered.
     pub fn usual(role: Role) -> Self {
         let mechanisms = match role {
             Role::Master => "PLAIN SCRAM-SHA-1 SCRAM-SHA-256",
@@ -96,7 +95,8 @@ impl Access<'_> {
         let mut options =
             format!("sasl_mech_list: {}\nallowplaintext: {plaintext}\n", self.mechanisms);
         if let Some(Certificate { certificate, key }) = self.certificate {
-            // Without `allowstarttls` 3.10.2 and 3.12 offer none; the others do not know it.
+            // Without `allowstarttls` 3.10.2 and 3.12 do not offer it; the other releases do not have the
+            // option.
             options += &format!(
                 "tls_server_cert: {certificate}\ntls_server_key: {key}\nallowstarttls: yes\n"
             );
@@ -110,7 +110,7 @@ impl Host {
         Self { name, address, role, release, process: None }
     }
 
-    /// Its directory, the same inside and outside of the root.
+    /// Its directory, with the same path inside and outside of the root.
     pub fn dir(&self) -> String {
         format!("{STATE}/{}", self.name)
     }
@@ -119,17 +119,17 @@ impl Host {
         format!("{}/imapd.conf", self.dir())
     }
 
-    /// The list this host keeps.
+    /// Path of this host's list.
     pub fn mailboxes_db(&self) -> String {
         format!("{}/conf/mailboxes.db", self.dir())
     }
 
-    /// The socket of a frontend's own lmtpd.
+    /// Socket of a frontend's own lmtpd.
     pub fn lmtp_socket(&self) -> String {
         format!("{}/lmtp", self.dir())
     }
 
-    /// Writes its configuration and makes its directories.
+    /// Writes its configuration and creates its directories.
     pub fn configure(&self, cyrus: User, master: &str, access: &Access<'_>) -> Done {
         let (dir, address) = (self.dir(), self.address);
         for sub in ["", "/conf", "/conf/db", "/conf/socket", "/conf/proc", "/conf/lock", "/spool"] {
@@ -157,14 +157,14 @@ impl Host {
             );
         }
         if self.role == Role::Backend {
-            // `proxyservers` is what tells a backend from a frontend. Without `allowusermoves`
-            // XFER says OK and moves nothing (3.6.1).
+            // `proxyservers` distinguishes a backend from a frontend. Without `allowusermoves` XFER replies
+            // OK and moves nothing (3.6.1).
             imapd +=
                 &format!("proxyservers: {ADMIN}\nallowusermoves: yes\ndots_unixhierarchysep: no\n");
         }
         fs::write(self.imapd_conf(), imapd)?;
 
-        // Every program wants the option -C: none inherits it from the master process.
+        // Every program needs the option -C: none inherits it from the master process.
         let conf = format!("-C {}", self.imapd_conf());
         let (start, services) = match self.role {
             Role::Master => (
@@ -173,8 +173,8 @@ impl Host {
             ),
             Role::Backend => (
                 format!("push cmd=\"ctl_mboxlist {conf} -m\"\n"),
-                // With -a a peer may send at once, as Postfix does, but can no longer log in, as a
-                // frontend's lmtpd does: hence two.
+                // With -a a client may send at once, as Postfix does, but can no longer log in, as a
+                // frontend's lmtpd does: hence two services.
                 format!(
                     "imap cmd=\"imapd {conf}\" listen=\"{address}:143\"\n\
                      dots cmd=\"imapd {conf}\" listen=\"{address}:{DOTS}\"\n\
@@ -201,7 +201,7 @@ impl Host {
         Ok(())
     }
 
-    /// Starts it and waits until it serves.
+    /// Starts it and waits until it accepts connections.
     pub fn start(&mut self) -> Done {
         let dir = self.dir();
         let mut command = sandbox::command("/usr/lib/cyrus/bin/master");
@@ -209,7 +209,7 @@ impl Host {
         command.args(["-p", &format!("{dir}/master.pid")]);
         let output = format!("{dir}/output");
         self.process = Some(Process::start(self.name, &mut command, Path::new(&output))?);
-        // A frontend's mupdate serves only when it has the master's list; that may be later.
+        // A frontend's mupdate accepts connections only once it has the master's list, which may be later.
         let port = if self.role == Role::Master { 3905 } else { 143 };
         let serving = format!("{} to serve port {port}", self.name);
         sandbox::poll(&serving, 60, || Ok(TcpStream::connect((self.address, port)).ok()))?;
@@ -220,12 +220,12 @@ impl Host {
         self.process.take().ok_or_else(|| format!("{} is not running", self.name).into())
     }
 
-    /// Stops it in order.
+    /// Stops it cleanly.
     pub fn stop(&mut self) -> Done {
         self.take()?.stop()
     }
 
-    /// Kills all of it at once.
+    /// Kills all of its processes.
     pub fn kill(&mut self) -> Done {
         self.take()?.kill()
     }
@@ -247,8 +247,8 @@ impl Host {
 
     /// Moves a mailbox from this backend to another.
     pub fn xfer(&self, mailbox: &str, to: &Host) -> Done {
-        // 3.2.6 looks for the internal name among external ones (imap/imapd.c:cmd_xfer), so it moves
-        // nothing, and says OK, unless the two are the same, and so at the other backend.
+        // 3.2.6 looks for the internal name among external ones (imap/imapd.c:cmd_xfer). Unless the two are
+        // equal, it moves nothing and replies OK. The same applies at the other backend.
         let (port, name, to_port) = match self.release {
             Release::V3_2 => (DOTS, mailbox.replace('.', "^").replace('/', "."), ":144"),
             Release::V3_6 | Release::V3_10 | Release::V3_12 => (143, mailbox.to_owned(), ""),
@@ -260,7 +260,7 @@ impl Host {
         Ok(())
     }
 
-    /// Makes `user/NAME0`, `user/NAME1` and so on.
+    /// Creates `user/NAME0`, `user/NAME1` and so on.
     pub fn create_many(&self, name: &str, count: usize) -> Done {
         let mut admin = self.admin()?;
         for nth in 0..count {
@@ -269,7 +269,7 @@ impl Host {
         Ok(())
     }
 
-    /// Renames what [`Host::create_many`] made.
+    /// Renames the mailboxes of [`Host::create_many`].
     pub fn rename_many(&self, name: &str, new_name: &str, count: usize) -> Done {
         let mut admin = self.admin()?;
         for nth in 0..count {
@@ -278,14 +278,14 @@ impl Host {
         Ok(())
     }
 
-    /// Moves what [`Host::create_many`] made to another backend.
+    /// Moves the mailboxes of [`Host::create_many`] to another backend.
     pub fn xfer_many(&self, name: &str, count: usize, to: &Host) -> Done {
         (0..count).try_for_each(|nth| self.xfer(&format!("user/{name}{nth}"), to))
     }
 }
 
-impl MasterClient {
-    /// Sets everything up and starts it, the master first.
+impl Murder {
+    /// Configures and starts all hosts, the master first.
     pub fn start(release: Release) -> Done<Self> {
         let cyrus = sandbox::user("cyrus")?;
         let mut murder = Self {
@@ -312,23 +312,23 @@ impl MasterClient {
         [&mut self.master, be1, be2, &mut self.frontend]
     }
 
-    /// Starts the master again, with another way in.
+    /// Restarts the master with other login settings.
     pub fn restart_master(&mut self, access: &Access<'_>) -> Done {
         self.master.stop()?;
         self.master.configure(self.cyrus, MASTER, access)?;
         self.master.start()
     }
 
-    /// Starts the master again without what it knew. A backend tells it of its mailboxes when it is
-    /// started itself, and not before.
+    /// Restarts the master with an empty list. A backend pushes its mailboxes only when it is started
+    /// itself.
     pub fn restart_master_empty(&mut self) -> Done {
         self.master.kill()?;
         fs::remove_file(self.master.mailboxes_db())?;
         self.master.start()
     }
 
-    /// Puts another host in the place of the master, at its address, with the list that the slave of
-    /// the frontend has, as an administrator does who has lost the master.
+    /// Replaces the master by another host at its address, with the list of the frontend's slave, as an
+    /// administrator does after the loss of the master.
     pub fn promote_slave(&mut self) -> Done {
         self.master.kill()?;
         let promoted = Host::new("promoted", MASTER, Role::Master, self.master.release);
@@ -339,8 +339,8 @@ impl MasterClient {
         self.master.start()
     }
 
-    /// Holds this many connections with the master, or as many as it has left; they last until
-    /// dropped. It takes 128 (`mupdate_connections_max`), the slaves among them.
+    /// Holds this many connections with the master, or as many as are free, until dropped. The master
+    /// accepts 128 (`mupdate_connections_max`), including those of the slaves.
     pub fn hold_connections(&self, count: usize) -> Done<Vec<Connection>> {
         let mut held = Vec::new();
         while held.len() < count {
@@ -353,13 +353,13 @@ impl MasterClient {
         Ok(held)
     }
 
-    /// A session with the master as a backend has it.
+    /// A session with the master, as a backend has one.
     pub fn mupdate(&self) -> Done<Mupdate> {
         Mupdate::login(self.master.address, ADMIN, PASSWORD)
     }
 }
 
-/// Gives the admin a password on a host. Cyrus' realm is the host's `servername`.
+/// Sets the admin's password on a host. Cyrus' realm is the host's `servername`.
 pub fn make_login(servername: &str, cyrus: User) -> Done {
     let database = format!("{STATE}/sasldb2");
     run(sandbox::command("sh").args([

@@ -1,5 +1,5 @@
-//! A frontend with a list made by hand: the mailboxes of tests/data/recipients, every state among
-//! them, under one lmtpd for each variant of imapd.conf. The backends only take mail.
+//! A frontend with an artificial list: the mailboxes of tests/data/recipients in every state, with one
+//! lmtpd for each variant of imapd.conf. The backends only accept mail.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -17,7 +17,7 @@ use crate::root::Release;
 use crate::sandbox::{self, Process, STATE, User};
 use crate::{Done, ensure};
 
-/// The lines of a file of the data set, without its comments.
+/// Lines of a file of the data set, without comments.
 pub fn data(file: &str) -> Done<Vec<String>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/recipients").join(file);
     let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -25,21 +25,21 @@ pub fn data(file: &str) -> Done<Vec<String>> {
     Ok(text.lines().filter(|line| !comment(line)).map(str::to_owned).collect())
 }
 
-/// A backend of the list: its name there, its address here, the port by which it is reached.
+/// A backend of the list: its name there, its address here, and its port.
 const BACKENDS: [(&str, &str, &str); 3] = [
     ("be1.example.org", "127.0.2.1", "2004"),
     ("be2.example.org", "127.0.2.2", "2004"),
     ("be3.example.org:2004", "127.0.2.3", "2004"),
 ];
 
-/// One way to write imapd.conf.
+/// One variant of imapd.conf.
 pub struct Variant {
     pub name: String,
     pub options: String,
 }
 
 impl Variant {
-    /// All of the data set: a name in brackets, then lines as they go into imapd.conf.
+    /// All variants of the data set: a name in brackets, followed by lines of imapd.conf.
     pub fn all() -> Done<Vec<Self>> {
         let mut variants: Vec<Self> = Vec::new();
         for line in data("variants.txt")? {
@@ -79,7 +79,7 @@ pub struct NamesOnly {
 }
 
 impl NamesOnly {
-    /// Makes the list and starts everything.
+    /// Writes the list and starts all servers.
     pub fn start(variants: &[Variant], release: Release, cyrus: User) -> Done<Self> {
         let dir = dir();
         for sub in ["", "/conf", "/conf/db", "/conf/socket", "/conf/proc", "/conf/lock", "/spool"] {
@@ -130,19 +130,19 @@ impl NamesOnly {
         Ok(Self { process, sinks })
     }
 
-    /// What has come to the backends since the last call, each with the backend's name.
+    /// Messages that arrived at the backends since the last call, each with the backend's name.
     pub fn received(&self) -> Vec<(&'static str, Received)> {
         let each = self.sinks.iter();
         each.flat_map(|(name, sink)| sink.take().into_iter().map(move |got| (*name, got))).collect()
     }
 
-    /// Ends it.
+    /// Stops all servers.
     pub fn stop(self) -> Done {
         self.process.stop()
     }
 }
 
-/// Writes the list, in the keys and values of the release, with Cyrus' own tool.
+/// Writes the list with Cyrus' own tool, in the keys and values of the release.
 fn fill(imapd_conf: &str, release: Release, cyrus: User) -> Done {
     let generation = match release {
         Release::V3_2 => KeyGeneration::Internal,
@@ -155,7 +155,7 @@ fn fill(imapd_conf: &str, release: Release, cyrus: User) -> Done {
         };
         let mut key = Vec::new();
         MailboxName::new(name)?.push_key(generation, &mut key);
-        // Before 3.6 there was no letter for mail.
+        // Before 3.6 there was no code for mail.
         let kind = match generation {
             KeyGeneration::Internal => kind.trim_start_matches('e'),
             KeyGeneration::Separated => kind,
@@ -171,7 +171,7 @@ fn fill(imapd_conf: &str, release: Release, cyrus: User) -> Done {
             value += &format!(" A %({acl})");
         }
         value.push(')');
-        // Literals, for the separators inside a key are control characters.
+        // Literals, since the separators inside a key are control characters.
         write!(batch, "SET {{{}+}}\r\n", key.len())?;
         batch.extend_from_slice(&key);
         write!(batch, " {{{}+}}\r\n{value}\n", value.len())?;
@@ -188,8 +188,8 @@ fn fill(imapd_conf: &str, release: Release, cyrus: User) -> Done {
     Ok(())
 }
 
-/// Stands in for the MUPDATE slave: whoever asks is told that the list is up to date. A real slave
-/// would replace the list by the master's, which cannot have every state.
+/// Replaces the MUPDATE slave: every kick is answered that the list is up to date. A real slave would
+/// replace the list by the master's, which cannot have every state.
 fn answer_kicks(cyrus: User) -> Done {
     let path = format!("{}/conf/socket/mupdate.target", dir());
     let listener = UnixListener::bind(&path)?;

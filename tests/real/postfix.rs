@@ -1,4 +1,5 @@
-//! Postfix: takes mail by SMTP, asks the router where each recipient lives, delivers there by LMTP.
+//! Postfix: accepts mail by SMTP, asks the router for the backend of each recipient, delivers there by
+//! LMTP.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +12,7 @@ use crate::world::Mta;
 pub use crate::world::{DOMAINS, Delivery, SMTP};
 use crate::{Done, ensure, run};
 
-/// What has nothing to do with a murder. Short times, so that a deferred message is tried again within
+/// Settings unrelated to a Murder. The times are short, so that a deferred message is tried again within
 /// seconds. The rest is what a site would write.
 const SITE: &str = "compatibility_level = 3.6
 myhostname = mx.murder.test
@@ -50,8 +51,8 @@ lmtp_destination_concurrency_failed_cohort_limit = 100
     )
 }
 
-/// Whether services are chrooted. On Debian these are, and do not see /run/murder-route; proxymap
-/// never is, and asks for them.
+/// Whether services run in a chroot. On Debian these do and cannot see /run/murder-route; proxymap never
+/// does, and asks for them.
 #[derive(Clone, Copy)]
 pub enum Chroot {
     No,
@@ -91,8 +92,8 @@ anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 ";
 
-/// A backend that has just lost a mailbox by XFER says 550 5.1.1 for ever; at the next attempt the
-/// router names the new one. Recipients that nobody has never get as far as a backend.
+/// After an XFER the old backend replies 550 5.1.1 for good; at the next attempt the router names the new
+/// one. Unknown recipients never reach a backend.
 const BACKEND_STATUS: &str = include_str!("../../postfix/murder-route-status");
 
 /// The running server.
@@ -101,23 +102,23 @@ pub struct Postfix {
 }
 
 impl Postfix {
-    /// Writes the configuration and starts it.
+    /// Writes the configuration and starts Postfix.
     pub fn start() -> Done<Self> {
         let mut postfix = Self { process: None };
         postfix.restart(Chroot::No)?;
         Ok(postfix)
     }
 
-    /// Writes the configuration anew and starts it anew. After a mere reload an smtpd of before may
-    /// still take the next connection, which it then cannot serve.
+    /// Rewrites the configuration and restarts Postfix. After a mere reload an old smtpd may still accept
+    /// the next connection, which it cannot serve.
     pub fn restart(&mut self, chroot: Chroot) -> Done {
         self.stop()?;
         write(chroot)?;
         self.begin()
     }
 
-    /// Stops it, and puts in place what a host has before it knows of a murder, with the services that
-    /// Debian ships.
+    /// Stops Postfix, and restores the configuration of a host that does not know a Murder, with the
+    /// services that Debian ships.
     pub fn forget_the_murder(&mut self) -> Done {
         self.stop()?;
         let shipped = fs::read_to_string(shipped_master_cf()?)?;
@@ -127,8 +128,8 @@ impl Postfix {
         Ok(fs::write(sandbox::in_root("/etc/postfix/master.cf"), ours)?)
     }
 
-    /// Starts it anew with the configuration that is there, and with that in the chroot which Debian's
-    /// scripts put there.
+    /// Restarts Postfix with the present configuration, and with the files that Debian's scripts copy into
+    /// the chroot.
     pub fn restart_as_it_is(&mut self) -> Done {
         self.stop()?;
         for file in ["services", "hosts", "resolv.conf", "nsswitch.conf"] {
@@ -140,7 +141,7 @@ impl Postfix {
 
     fn stop(&mut self) -> Done {
         if let Some(process) = self.process.take() {
-            // A signal would only end the script it was started by.
+            // A signal would end only the start script.
             run(sandbox::command("postfix").arg("stop"))?;
             process.stop()?;
         }
@@ -160,7 +161,7 @@ impl Postfix {
     }
 }
 
-/// A copy of Debian's own, of which all others are made.
+/// A copy of Debian's own file, from which all others are made.
 fn shipped_master_cf() -> Done<String> {
     let copy = sandbox::in_root("/etc/postfix/master.cf.shipped");
     if !fs::exists(&copy)? {
@@ -195,7 +196,7 @@ impl Mta for Postfix {
     }
 }
 
-/// Waits until a delivery of the message was tried, and says what came of it.
+/// Waits for the next attempt to deliver the message, and returns its result.
 pub fn next_attempt(logs: &Logs, since: Mark, queue_id: &str) -> Done<Delivery> {
     logs.wait(&format!("an attempt to deliver {queue_id}"), since, 60, |lines| {
         lines.iter().find_map(|line| delivery(&line.text, queue_id))

@@ -1,9 +1,9 @@
-//! Follows a README of ours line by line in the root, as a postmaster does.
+//! Follows a README line by line in the root, as a postmaster does.
 //!
-//! The root has the program on its path, and the README's directory where `make install` puts it.
-//! What a private root has not is stood in for: `sudo` runs its command (there everybody is root),
-//! `apt-get` makes sure that the packages it is to install are there, and `systemctl` writes down what
-//! it was asked, for the scenario to do, unless the scenario gives it a script.
+//! The root has the program on its path, and the README's directory where `make install` puts it. Commands
+//! that a private root lacks are replaced: `sudo` runs its command (every user is root there), `apt-get`
+//! verifies that the packages are present, and `systemctl` records its arguments for the scenario to act
+//! on, unless the scenario provides a script for it.
 
 use std::fs::{self, Permissions};
 use std::io::Write;
@@ -19,13 +19,13 @@ mod steps;
 
 use steps::{Action, Step};
 
-/// Where `make install` puts what belongs to a README.
+/// Directory into which `make install` puts the files of a README.
 const DOCDIR: &str = "/usr/local/share/doc/murder-route";
 
-/// Where the program is in the root.
+/// Path of the program in the root.
 pub const PROGRAM: &str = "/usr/local/sbin/murder-route";
 
-/// First on the path of every script.
+/// First directory in the path of every script.
 const SHIMS: &str = "/usr/local/lib/murder-route-test";
 
 const SUDO: &str = r#"user=root
@@ -54,7 +54,7 @@ pub struct Readme {
 }
 
 impl Readme {
-    /// Of a directory of the project, which is installed with it.
+    /// Reads the README in a directory of the project, and installs the directory.
     pub fn of(directory: &str) -> Done<Self> {
         let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
         let text = fs::read_to_string(ours.join("README.md"))
@@ -69,14 +69,14 @@ impl Readme {
         readme.shim("sudo", SUDO)?.shim("apt-get", APT_GET)?.shim("systemctl", &systemctl)
     }
 
-    /// Puts a script of the shell in the place of a command that the root has not.
+    /// Installs a shell script in place of a command that the root lacks.
     pub fn shim(self, command: &str, script: &str) -> Done<Self> {
         fs::create_dir_all(sandbox::in_root(SHIMS))?;
         executable(&sandbox::in_root(&format!("{SHIMS}/{command}")), script)?;
         Ok(self)
     }
 
-    /// Without the steps that are not below this heading.
+    /// Keeps only the steps below this heading.
     pub fn below(mut self, heading: &str) -> Done<Self> {
         self.steps.retain(|step| step.headings.iter().any(|above| above == heading));
         let directory = &self.directory;
@@ -84,7 +84,7 @@ impl Readme {
         Ok(self)
     }
 
-    /// Without the steps that are below this heading.
+    /// Removes the steps below this heading.
     pub fn without(mut self, heading: &str) -> Done<Self> {
         let before = self.steps.len();
         self.steps.retain(|step| !step.headings.iter().any(|above| above == heading));
@@ -93,7 +93,7 @@ impl Readme {
         Ok(self)
     }
 
-    /// Only the steps that run this command.
+    /// Keeps only the steps that run this command.
     pub fn with(mut self, command: &str) -> Done<Self> {
         let runs =
             |step: &Step| matches!(&step.action, Action::Run(text) if text.contains(command));
@@ -103,8 +103,8 @@ impl Readme {
         Ok(self)
     }
 
-    /// With another word in its files and commands, such as a host's name that is ours here. The
-    /// README must have the word.
+    /// Replaces a word in all files and commands, such as a host name of this run. The README must contain
+    /// the word.
     pub fn instead_of(mut self, word: &str, other: &str) -> Done<Self> {
         let mut found = false;
         let mut replace = |text: &mut String| {
@@ -124,7 +124,7 @@ impl Readme {
         Ok(self)
     }
 
-    /// Carries everything out. What `systemctl` was asked, each call a line without the command.
+    /// Performs all steps. Returns the arguments of each `systemctl`, one call per line.
     pub fn follow(&self) -> Done<Vec<String>> {
         let calls = calls();
         fs::write(&calls, "")?;
@@ -157,7 +157,7 @@ impl Readme {
     }
 }
 
-/// What `systemctl` was asked.
+/// File with the recorded `systemctl` calls.
 fn calls() -> String {
     format!("{STATE}/systemctl")
 }
@@ -167,8 +167,8 @@ fn executable(path: &str, script: &str) -> Done {
     Ok(fs::set_permissions(path, Permissions::from_mode(0o755))?)
 }
 
-/// Puts the built program on the path of the root. With the libraries and the loader of this host:
-/// the C library of an old Debian is too old for what is built on a newer one.
+/// Installs the built program on the path of the root, with the libraries and the loader of this host: the
+/// C library of an old Debian is too old for a program built on a newer one.
 pub fn install_program() -> Done {
     let lib = format!("{SHIMS}/host");
     if fs::exists(sandbox::in_root(PROGRAM))? {

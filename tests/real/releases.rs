@@ -1,5 +1,4 @@
-//! One run for each release of Cyrus and each mail server, each in namespaces of its own, and the sum of
-//! them all.
+//! One run for each release of Cyrus and each mail server, each in its own namespaces, and the total.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,11 +9,11 @@ use crate::report::{Sum, is_of_a_failure};
 use crate::root::{self, Root};
 use crate::{Done, sandbox};
 
-/// So many run at a time: most of a scenario is waiting, for a tick of the master or a retry.
+/// Number of simultaneous runs: a scenario mostly waits, for a tick of the master or a retry.
 const AT_A_TIME: usize = 2;
 
-/// Builds the roots that are missing and runs the scenarios of every one, or of those that are named
-/// among the arguments (`3.12` or `sid`, `sendmail`).
+/// Builds missing roots and runs the scenarios of all roots, or of those named in the arguments (`3.12` or
+/// `sid`, `sendmail`).
 pub fn run_all() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let named = |root: &Root| words.iter().any(|word| root.is_called(word));
@@ -31,13 +30,13 @@ pub fn run_all() -> ExitCode {
     });
     let mut sum = Sum::default();
     sums.into_iter().for_each(|one| sum += one);
-    // Once more: of a long run whoever reads it has perhaps but the end.
+    // Printed again at the end, since a reader of a long run may see only that.
     sum.failures.iter().for_each(|line| println!("{line}"));
     println!("{sum}");
     if sum.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs one root after the other, as long as there are any.
+/// Runs roots one after the other until none is left.
 fn run_each<'r>(roots: &Mutex<impl Iterator<Item = (&'r Root, Done<PathBuf>)>>) -> Sum {
     let mut sum = Sum::default();
     loop {
@@ -53,20 +52,20 @@ fn run_each<'r>(roots: &Mutex<impl Iterator<Item = (&'r Root, Done<PathBuf>)>>) 
     }
 }
 
-/// Without the words that name roots, what a scenario may be chosen by.
+/// Arguments that select scenarios: all except those that name roots.
 pub fn scenario_words() -> Vec<String> {
     let a_root = |word: &String| Root::ALL.iter().any(|root| root.is_called(word));
     std::env::args().skip(1).filter(|word| !a_root(word)).collect()
 }
 
-/// Whether a scenario is to run: it has one of the words in its name, or there are none.
+/// Whether a scenario is selected: its name contains one of the words, or there are none.
 pub fn is_wanted(scenario: &str) -> bool {
     let words = scenario_words();
     words.is_empty() || words.iter().any(|word| scenario.contains(word.as_str()))
 }
 
-/// The scenarios of one root. What the run inside prints is printed, but for its sum, and what it says
-/// of failures is kept even if it never comes to its end.
+/// Runs the scenarios of one root. Prints the output of the inner run except its total. Keeps the output
+/// about failures even if the inner run does not finish.
 fn run(root: &Root, path: &Path, failures: &mut Vec<String>) -> Done<Sum> {
     let mut sum = None;
     let status = sandbox::enter(path, |line| {

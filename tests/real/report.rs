@@ -1,4 +1,4 @@
-//! What the run prints: a line for each scenario, and of a failed one what was seen.
+//! Output of a run: a line for each scenario, and the error of a failed one.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -8,24 +8,24 @@ use crate::Done;
 use crate::logs::Logs;
 use crate::root::Root;
 
-/// How many scenarios went which way.
+/// Numbers of scenarios by result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sum {
     pub passed: usize,
     pub failed: usize,
-    /// What was printed of the failed ones, but for the log.
+    /// Output of the failed scenarios, without the log.
     pub failures: Vec<String>,
 }
 
 impl Sum {
-    /// Takes the last line of a report apart.
+    /// Parses the last line of a report.
     pub fn parse(line: &str) -> Option<Self> {
         let (passed, failed) = line.strip_suffix(" failed")?.split_once(" passed, ")?;
         let (passed, failed) = (passed.parse().ok()?, failed.parse().ok()?);
         Some(Self { passed, failed, failures: Vec::new() })
     }
 
-    /// One, of which this is said.
+    /// One failure with this text.
     pub fn failure(line: String) -> Self {
         Self { passed: 0, failed: 1, failures: vec![line] }
     }
@@ -45,7 +45,7 @@ impl AddAssign for Sum {
     }
 }
 
-/// Whether such a line is printed of what failed in this root, the lines of the log aside.
+/// Whether such a line belongs to a failure in this root; lines of the log do not.
 pub fn is_of_a_failure(root: Root, line: &str) -> bool {
     let Some(text) = line.strip_prefix(&format!("{root}: ")) else {
         return line.starts_with("FAILED: ");
@@ -54,7 +54,7 @@ pub fn is_of_a_failure(root: Root, line: &str) -> bool {
     said || text.ends_with("  FAILED")
 }
 
-/// Counts the scenarios of one root, and prints as it goes.
+/// Counts the scenarios of one root, and prints results.
 pub struct Report {
     root: Root,
     sum: Sum,
@@ -78,7 +78,7 @@ impl Report {
             Err(error) => {
                 self.sum.failed += 1;
                 println!("{line}  FAILED");
-                // Another root runs at the same time, so each line says whose it is.
+                // Roots run in parallel, so each line names its root.
                 let root = self.root;
                 for line in error.to_string().lines() {
                     println!("{root}:     {line}");
@@ -92,7 +92,7 @@ impl Report {
         }
     }
 
-    /// Prints the sum. True if all passed.
+    /// Prints the total. Returns true if all passed.
     pub fn close(&self) -> bool {
         println!("{}", self.sum);
         self.sum.failed == 0

@@ -1,5 +1,5 @@
-//! The private Debian roots below the cache directory, one for each release of Cyrus, one for each mail
-//! server that cannot be installed beside Postfix, and two that can be booted: made once, reused, never
+//! The private Debian roots in the cache directory: one for each release of Cyrus, one for each mail server
+//! that cannot be installed beside Postfix, and two bootable ones. They are built once, reused, and never
 //! changed by a run.
 
 use std::fmt;
@@ -14,7 +14,7 @@ use nix::unistd::geteuid;
 
 use crate::{Done, ensure, run};
 
-/// A release of Cyrus, as Debian has it.
+/// A release of Cyrus in Debian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Release {
     V3_2,
@@ -24,7 +24,7 @@ pub enum Release {
 }
 
 impl Release {
-    /// Its number, which is also what `cyrus-release` is set to.
+    /// Its number, which is also the value of `cyrus-release`.
     pub fn number(self) -> &'static str {
         match self {
             Self::V3_2 => "3.2",
@@ -34,7 +34,7 @@ impl Release {
         }
     }
 
-    /// The suite of Debian that has it.
+    /// The suite of Debian with this release.
     pub fn suite(self) -> &'static str {
         match self {
             Self::V3_2 => "bullseye",
@@ -45,20 +45,19 @@ impl Release {
     }
 }
 
-/// The mail server before the murder. Debian lets only one be installed.
+/// Mail server before the Murder. Debian permits only one to be installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MailServer {
     Postfix,
     Sendmail,
     Exim,
-    /// Postfix again, on a host that systemd boots.
+    /// Postfix on a host that systemd boots.
     PostfixBySystemd,
 }
 
 impl MailServer {
-    /// Its packages. `sendmail-cf` has what an m4 file is built with, `miltertest` speaks a mail
-    /// server's side of the milter protocol from a script; Exim's light
-    /// daemon has no `dlfunc`.
+    /// Its packages. `sendmail-cf` has the m4 files, `miltertest` plays the mail server's side of the
+    /// milter protocol from a script. Exim's light daemon has no `dlfunc`.
     fn packages(self) -> &'static str {
         match self {
             Self::Postfix => "postfix",
@@ -68,7 +67,7 @@ impl MailServer {
         }
     }
 
-    /// What a run starts of it, and the users that it runs as.
+    /// Programs that a run starts, and users that it runs as.
     fn needs(self) -> (&'static [&'static str], &'static [&'static str]) {
         match self {
             Self::Postfix => (&["usr/sbin/postfix"], &["postfix"]),
@@ -92,7 +91,7 @@ pub struct Root {
 }
 
 impl Root {
-    /// Every release with Postfix, one of them with each of the others, and two with systemd.
+    /// Every release with Postfix, one of them with each of the other servers, and two with systemd.
     pub const ALL: [Self; 8] = [
         Self::of(Release::V3_2, MailServer::Postfix),
         Self::of(Release::V3_6, MailServer::Postfix),
@@ -104,12 +103,12 @@ impl Root {
         Self::of(Release::V3_10, MailServer::PostfixBySystemd),
     ];
 
-    /// The root with these.
+    /// The root for this release and mail server.
     pub const fn of(release: Release, mail_server: MailServer) -> Self {
         Self { release, mail_server }
     }
 
-    /// What a word chooses it by: the release's number or suite, the mail server's name, or `systemd`.
+    /// Whether a word selects it: the release's number or suite, the mail server's name, or `systemd`.
     pub fn is_called(self, word: &str) -> bool {
         match self.mail_server {
             MailServer::Postfix => word == self.release.number() || word == self.release.suite(),
@@ -118,7 +117,7 @@ impl Root {
         }
     }
 
-    /// One word for it.
+    /// Short name, one word.
     pub fn short_name(self) -> &'static str {
         match (self.mail_server, self.release) {
             (MailServer::Postfix, release) => release.number(),
@@ -131,7 +130,7 @@ impl Root {
         }
     }
 
-    /// Its name in the cache directory, with a number to raise when the recipe below changes.
+    /// Name in the cache directory, with a number that is raised when the recipe below changes.
     fn directory(self) -> String {
         let suite = self.release.suite();
         match (self.mail_server, self.release) {
@@ -144,7 +143,7 @@ impl Root {
         }
     }
 
-    /// Which one a cached root is.
+    /// The root in this cache directory.
     pub fn at(path: &Path) -> Done<Self> {
         let name = path.file_name().unwrap_or_default();
         let known = Self::ALL.into_iter().find(|root| *root.directory() == *name);
@@ -164,18 +163,18 @@ impl fmt::Display for Root {
     }
 }
 
-/// `busybox` brings the loopback interface of the run's network namespace up.
+/// `busybox` enables the loopback interface of the run's network namespace.
 const PACKAGES: &str = "cyrus-common,cyrus-imapd,cyrus-murder,cyrus-clients,cyrus-admin,\
                         sasl2-bin,libsasl2-modules,busybox";
 
-/// In bullseye SCRAM is not among the other mechanisms, but comes with Kerberos. Its C library is older
-/// than that of any machine this is built on, and has to be linked against for a program there.
+/// In bullseye SCRAM is packaged with Kerberos, not with the other mechanisms. Its C library is older than
+/// that of any build machine, and programs for that root are linked against it.
 const MORE_FOR_3_2: &str = ",libsasl2-modules-gssapi-mit,libc6-dev";
 
 /// `make bench` measures against tables of this kind.
 const MORE_FOR_FIGURES: &str = ",postfix-lmdb";
 
-/// What a run starts or asks; a root that lacks one of them is not whole.
+/// Programs that a run starts or asks; a root without one of them is incomplete.
 const PROGRAMS: [&str; 7] = [
     "usr/lib/cyrus/bin/master",
     "usr/lib/cyrus/bin/mupdate",
@@ -186,19 +185,19 @@ const PROGRAMS: [&str; 7] = [
     "bin/busybox",
 ];
 
-/// Where Debian keeps the suites that have left its mirrors.
+/// Archive of suites that have left Debian's mirrors.
 const ARCHIVE: &str = "http://archive.debian.org/debian";
 
-/// What is unpacked is given up and built anew if the machine dies, so nothing need wait for the
-/// disk; and nobody reads manuals there.
+/// An unfinished root is discarded and rebuilt after a crash, so nothing waits for the disk. Manual pages
+/// are not needed.
 const DPKG: &str = "force-unsafe-io
 path-exclude=/usr/share/doc/*
 path-exclude=/usr/share/man/*
 path-exclude=/usr/share/locale/*
 ";
 
-/// These roots in the cache, in their order; each is built first, if there is none. One takes two
-/// minutes or three then, and the network. Two are built at a time.
+/// These roots in the cache, in order. Missing ones are built first, which takes two or three minutes each
+/// and needs the network; two are built at a time.
 pub fn ensure_roots(roots: &[Root]) -> Vec<Done<PathBuf>> {
     let next = Mutex::new(roots.iter().enumerate());
     let done: Mutex<Vec<_>> = Mutex::new(roots.iter().map(|_| None).collect());
@@ -220,7 +219,7 @@ pub fn ensure_roots(roots: &[Root]) -> Vec<Done<PathBuf>> {
     done.into_iter().map(|path| path.unwrap_or_else(|| Err("nobody built it".into()))).collect()
 }
 
-/// A root in the cache; built first, if there is none.
+/// A root in the cache. Built first if it is missing.
 pub fn ensure_root(root: Root) -> Done<PathBuf> {
     ensure!(geteuid().is_root(), "run as root: it takes namespaces and a Debian root of its own");
     let cache = std::env::var_os("MURDER_ROUTE_CACHE")
@@ -230,10 +229,10 @@ pub fn ensure_root(root: Root) -> Done<PathBuf> {
     let name = root.directory();
     let path = cache.join(&name);
 
-    // Two runs at once must not build the same root.
+    // Two runs must not build one root at once.
     let _lock = lock(&cache.join(format!("{name}.lock")))?;
     if !path.exists() {
-        // Whatever stands under the final name is whole: it gets there by this rename only.
+        // A root under its final name is complete: this rename is the only way to that name.
         let part = cache.join(format!("{name}.part"));
         let start = Instant::now();
         install_debootstrap(&cache)?;
@@ -251,13 +250,13 @@ fn lock(path: &Path) -> Done<Flock<fs::File>> {
 }
 
 fn install_debootstrap(cache: &Path) -> Done {
-    // apt takes one at a time, and says no to the other.
+    // apt runs only once at a time; a second one fails.
     let _lock = lock(&cache.join("apt.lock"))?;
     if run(Command::new("sh").args(["-c", "command -v debootstrap"])).is_err() {
         println!("installing debootstrap");
         let install =
             || run(apt_get().args(["install", "-y", "--no-install-recommends", "debootstrap"]));
-        // The lists may be missing or old; and one of them out of reach is no reason to give up.
+        // Package lists may be missing or old. One unreachable list is not fatal.
         if install().is_err() {
             let _ = run(apt_get().arg("update"));
             install()?;
@@ -268,7 +267,7 @@ fn install_debootstrap(cache: &Path) -> Done {
 
 fn build(part: &Path, root: Root) -> Done {
     let mut mirrors = vec![mirror()];
-    // A suite that is no longer supported is moved there one day.
+    // Suites are moved to the archive when their support ends.
     if root.release == Release::V3_2 {
         mirrors.push(ARCHIVE.to_owned());
     }
@@ -288,7 +287,7 @@ fn build_from(mirror: &str, part: &Path, root: Root) -> Done {
     if part.exists() {
         fs::remove_dir_all(part).map_err(|e| format!("{}: {e}", part.display()))?;
     }
-    // A package must not start its daemon when it is installed.
+    // A package must not start its daemon at installation.
     let policy = part.join("usr/sbin/policy-rc.d");
     fs::create_dir_all(part.join("usr/sbin"))?;
     fs::write(&policy, "#!/bin/sh\nexit 101\n")?;
@@ -301,8 +300,8 @@ fn build_from(mirror: &str, part: &Path, root: Root) -> Done {
         (Release::V3_6, MailServer::Postfix) => MORE_FOR_FIGURES,
         _ => "",
     };
-    // In namespaces of its own, so that neither a mount nor a process of it can outlive it; and
-    // under a qualified name, for want of which Sendmail waits a minute at each step of its set-up.
+    // It runs in its own namespaces, so that no mount or process outlives it. It gets a qualified host
+    // name, without which Sendmail waits a minute at each step of its installation.
     let mut debootstrap = Command::new("unshare");
     debootstrap
         .args(["--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"])
@@ -313,21 +312,21 @@ fn build_from(mirror: &str, part: &Path, root: Root) -> Done {
         .arg(part)
         .arg(mirror)
         .env("DEBIAN_FRONTEND", "noninteractive");
-    // An older debootstrap does not know a newer suite; they are all made alike.
+    // An older debootstrap does not know newer suites; their scripts are alike.
     let scripts = Path::new("/usr/share/debootstrap/scripts");
     if !scripts.join(release.suite()).exists() {
         debootstrap.arg(scripts.join("sid"));
     }
     let done = run(&mut debootstrap).map(drop);
     let complaint = match done {
-        // In sid a package may not get through its own set-up, and its programs work all the same.
+        // In sid the setup of a package may fail although its programs work.
         Err(e) if release == Release::V3_12 => e.to_string(),
         done => {
             done?;
             String::new()
         }
     };
-    // What is needed later is checked here, where it can be built anew.
+    // Checked here, where the root can still be rebuilt.
     let (programs, users) = mail_server.needs();
     for program in PROGRAMS.iter().chain(programs) {
         let there = part.join(program).exists();
@@ -348,7 +347,7 @@ fn apt_get() -> Command {
     command
 }
 
-/// The Debian mirror this host's apt uses, so that a site's own mirror is honoured.
+/// The Debian mirror of this host's apt, so that a site's own mirror is used.
 fn mirror() -> String {
     let targets = run(Command::new("apt-get").args([
         "indextargets",

@@ -1,4 +1,4 @@
-//! `murder-route` itself.
+//! `murder-route` as a program.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -13,22 +13,22 @@ use crate::root::Release;
 use crate::sandbox::{self, Process, ROOT, STATE, User};
 use crate::{Done, ensure, readme, run};
 
-/// Where Postfix asks, and where the daemon listens when nothing else is said.
+/// Socket that Postfix connects to, and the daemon's default.
 pub const SOCKET: &str = "/run/murder-route";
 
-/// The program, at a path that the Cyrus user may reach wherever the project lies.
+/// The program, at a path that the Cyrus user can reach wherever the project is.
 const PROGRAM: &str = "/run/murder-route-program";
 
-/// What the program is told.
+/// Options and user of the program.
 #[derive(Clone)]
 pub struct Setup {
     options: Vec<String>,
     user: User,
-    /// Whether it runs in the root, where paths mean what they mean to Postfix.
+    /// Whether it runs in the root, where paths are those of Postfix.
     in_root: bool,
 }
 
-/// What `lookup --json` says of one recipient.
+/// Output of `lookup --json` for one recipient.
 #[derive(Debug)]
 pub struct Lookup {
     pub recipient: String,
@@ -38,8 +38,8 @@ pub struct Lookup {
     pub reason: String,
 }
 
-/// Makes the built program reachable, and lets it make its socket in /run, as an administrator
-/// must one way or the other: here every user, for it runs as one or another.
+/// Makes the built program reachable, and /run writable so that it can create its socket there: for every
+/// user, since it runs as various users.
 pub fn install() -> Done {
     fs::set_permissions("/run", Permissions::from_mode(0o777))?;
     fs::write(PROGRAM, "")?;
@@ -48,8 +48,8 @@ pub fn install() -> Done {
 }
 
 impl Setup {
-    /// By a configuration file with the settings that must suffice: two from 3.6 on, and before
-    /// that also the release, which the list does not tell.
+    /// Configured by a file with the minimal settings: two from 3.6 on; before that also the release, which
+    /// the list does not tell.
     pub fn by_file(
         imapd_conf: &str,
         domains: &[&str],
@@ -62,9 +62,9 @@ impl Setup {
         Ok(Self::new(&["--config", &file], cyrus))
     }
 
-    /// By options, as far as there are any, for every domain.
+    /// Configured by options only, for every domain.
     pub fn by_options(imapd_conf: &str, release: Release, cyrus: User) -> Done<Self> {
-        // Also so that no file of the host's is read.
+        // So that no file of the host is read.
         let file = format!("{STATE}/murder-route-options.toml");
         fs::write(&file, cyrus_release(release))?;
         let options = ["--config", &file, "--imapd-conf", imapd_conf, "--domain", "*"];
@@ -77,13 +77,13 @@ impl Setup {
         Self { options, user, in_root: false }
     }
 
-    /// In the root, with the configuration that is in its usual place there.
+    /// In the root, with the configuration in its default place.
     pub fn in_root(user: User) -> Done<Self> {
         readme::install_program()?;
         Ok(Self { options: Vec::new(), user, in_root: true })
     }
 
-    /// The same with another list than the one imapd.conf names.
+    /// With another list than that of imapd.conf.
     pub fn with_list(&self, list: &str) -> Self {
         let mut setup = self.clone();
         setup.options.extend(["--mailboxes-db".to_owned(), list.to_owned()]);
@@ -135,14 +135,14 @@ impl Setup {
         Ok((output.status.code().unwrap_or(-1), status))
     }
 
-    /// `dump --json`: the records, one a line.
+    /// `dump --json`: the records, one per line.
     pub fn dump(&self) -> Done<Vec<Value>> {
         let text = run(self.command("dump").arg("--json"))?;
         let records = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
         records.map_err(|e| format!("dump: {e}").into())
     }
 
-    /// `lookup --json` for each of the recipients, in one go.
+    /// `lookup --json` for all recipients at once.
     pub fn lookup(&self, recipients: &[&str]) -> Done<Vec<Lookup>> {
         let mut command = self.command("lookup");
         command.args(["--json", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -156,7 +156,7 @@ impl Setup {
         let _ = writer.join();
         let text = String::from_utf8_lossy(&output.stdout);
         let complaint = String::from_utf8_lossy(&output.stderr);
-        // 0, 1 and 75 tell of the recipients; anything else is about the call itself.
+        // 0, 1 and 75 depend on the recipients; any other status is an error of the call.
         let code = output.status.code();
         ensure!(matches!(code, Some(0 | 1 | 75)), "lookup: {}: {complaint}", output.status);
         let lookups = text.lines().map(parse).collect::<Done<Vec<_>>>()?;
@@ -171,7 +171,7 @@ impl Setup {
     }
 }
 
-/// What a configuration file must say of the release.
+/// Line of a configuration file for the release.
 pub fn cyrus_release(release: Release) -> String {
     match release {
         Release::V3_2 => format!("cyrus-release = {:?}\n", release.number()),
@@ -201,7 +201,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `serve` and waits until it takes connections.
+    /// Starts `serve` and waits until it accepts connections.
     pub fn start(setup: Setup) -> Done<Self> {
         let mut daemon = Self { setup, process: None };
         daemon.resume()?;
@@ -221,7 +221,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// What it has logged, and its predecessors.
+    /// Log of this daemon and its predecessors.
     pub fn log() -> Done<String> {
         Ok(fs::read_to_string(output())?)
     }
@@ -230,18 +230,18 @@ impl Daemon {
         self.process.take().ok_or_else(|| "murder-route is not running".into())
     }
 
-    /// Its number.
+    /// Its process id.
     pub fn id(&self) -> Done<u32> {
         let process = self.process.as_ref().ok_or("murder-route is not running")?;
         Ok(process.id())
     }
 
-    /// SIGTERM, and wait.
+    /// Sends SIGTERM and waits.
     pub fn stop(&mut self) -> Done {
         self.process()?.stop()
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) -> Done {
         self.process()?.kill()
     }

@@ -1,5 +1,5 @@
-//! The namespaces a run lives in: a network of loopback addresses, mounts over the cached root
-//! that vanish with it, and processes of which none can outlive it.
+//! The namespaces of a run: a network of loopback addresses, mounts over the cached root, and processes.
+//! All of them end with the run.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -14,13 +14,13 @@ use nix::unistd::Pid;
 
 use crate::{Done, run};
 
-/// Set for the process inside the namespaces, to the cached root.
+/// Set to the cached root for the process inside the namespaces.
 const INSIDE: &str = "MURDER_ROUTE_REAL_ROOT";
 
-/// The root of the run. The Debian root is seen here through an overlay.
+/// The root of the run: the Debian root, seen through an overlay.
 pub const ROOT: &str = "/run/root";
 
-/// All that a run writes, at the same path inside the root and outside of it.
+/// Everything that a run writes, with the same path inside and outside of the root.
 pub const STATE: &str = "/run/murder";
 
 /// The cached root, if this process is already inside.
@@ -28,11 +28,11 @@ pub fn inside() -> Option<PathBuf> {
     std::env::var_os(INSIDE).map(PathBuf::from)
 }
 
-/// Runs this program again inside fresh namespaces, and hands on each line it prints.
+/// Runs this program again in new namespaces, and passes on each line that it prints.
 pub fn enter(cached_root: &Path, mut line: impl FnMut(&str)) -> Done<ExitStatus> {
-    // When this process goes, however it goes, the kernel takes `unshare`, then the first process
-    // of the PID namespace, and with that every other one in it. The shell is that first process:
-    // it reaps the orphans, as pid 1 must.
+    // When this process ends in any way, the kernel kills `unshare`, then the first process of the PID
+    // namespace, and with it all others in it. The shell is that first process: it reaps orphans, as pid 1
+    // must.
     let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--ipc", "--uts"])
         .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
@@ -57,10 +57,10 @@ pub struct User {
     pub gid: u32,
 }
 
-/// Mounts and network, once, at the start of the run.
+/// Sets up mounts and network at the start of the run.
 pub fn prepare(cached_root: &Path) -> Done {
-    // Everything of the run lies in one tmpfs. It takes the place of the host's /run, in this mount
-    // namespace only: programs inside and outside the root then name sockets alike.
+    // All files of the run are in one tmpfs. It replaces the host's /run in this mount namespace, so
+    // programs inside and outside of the root use the same socket paths.
     mount(&["-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])?;
     for dir in [ROOT, STATE, "/run/upper", "/run/work"] {
         fs::create_dir_all(dir)?;
@@ -82,8 +82,8 @@ pub fn prepare(cached_root: &Path) -> Done {
     fs::write(in_root("/etc/hosts"), "127.0.0.1 localhost\n127.0.1.31 mx.murder.test mx\n")?;
     fs::write(in_root("/etc/resolv.conf"), "")?;
 
-    // Cyrus finds the ports of its peers by these names; the default entries lack them. `lmtp` is
-    // where a frontend's lmtpd logs in to a backend's; 2003 is where Postfix delivers.
+    // Cyrus finds the ports of its peers by these names, which the default file lacks. A frontend's lmtpd
+    // logs in to a backend's at `lmtp`; Postfix delivers to 2003.
     let mut services = fs::OpenOptions::new().append(true).open(in_root("/etc/services"))?;
     services.write_all(b"mupdate 3905/tcp\nlmtp 2004/tcp\n")?;
     Ok(())
@@ -112,7 +112,7 @@ pub fn user(name: &str) -> Done<User> {
     Err(format!("no user {name} in the root").into())
 }
 
-/// A program of the root, in the root, as root.
+/// Runs a program of the root, in the root, as root.
 pub fn command(program: &str) -> Command {
     let mut command = Command::new("chroot");
     command
@@ -124,21 +124,21 @@ pub fn command(program: &str) -> Command {
     command
 }
 
-/// Makes a directory below [`STATE`] that belongs to a user.
+/// Creates a directory below [`STATE`] that belongs to a user.
 pub fn make_dir(path: &str, owner: User) -> Done {
     fs::create_dir_all(path).map_err(|e| format!("{path}: {e}"))?;
     chown(path, Some(owner.uid), Some(owner.gid))?;
     Ok(())
 }
 
-/// A process started by the run, with all that it starts.
+/// A process started by the run, with its children.
 pub struct Process {
     name: String,
     child: Child,
 }
 
 impl Process {
-    /// Starts it as the leader of a process group of its own, its output going to `output`.
+    /// Starts a process as the leader of its own process group, with its output in `output`.
     pub fn start(name: &str, command: &mut Command, output: &Path) -> Done<Self> {
         let output = fs::OpenOptions::new().create(true).append(true).open(output)?;
         let child = command
@@ -151,7 +151,7 @@ impl Process {
         Ok(Self { name: name.to_owned(), child })
     }
 
-    /// Its number.
+    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -160,34 +160,34 @@ impl Process {
         Ok(Pid::from_raw(i32::try_from(self.id())?))
     }
 
-    /// Ends it as its own stop script would, and waits until the whole group is gone.
+    /// Stops it as its own stop script would, and waits until the whole group has ended.
     pub fn stop(self) -> Done {
         kill(self.pid()?, Signal::SIGTERM)?;
         self.gone()
     }
 
-    /// Ends it and all its children at once, as a power cut would.
+    /// Kills it and all its children, like a power failure.
     pub fn kill(self) -> Done {
         killpg(self.pid()?, Signal::SIGKILL)?;
         self.gone()
     }
 
-    /// Freezes it and all its children: its sockets stay open, and nobody answers.
+    /// Freezes it and all its children: its sockets stay open but do not answer.
     pub fn freeze(&self) -> Done {
         Ok(killpg(self.pid()?, Signal::SIGSTOP)?)
     }
 
-    /// Undoes [`Process::freeze`].
+    /// Reverses [`Process::freeze`].
     pub fn thaw(&self) -> Done {
         Ok(killpg(self.pid()?, Signal::SIGCONT)?)
     }
 
-    /// Has it ended by itself?
+    /// Whether it has ended by itself.
     pub fn ended(&mut self) -> Done<bool> {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    /// Waits until the whole group is gone, and kills it if that takes long.
+    /// Waits until the whole group has ended, and kills it after a timeout.
     pub fn gone(mut self) -> Done {
         let pid = self.pid()?;
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -206,8 +206,8 @@ impl Process {
     }
 }
 
-/// Asks again every few milliseconds until there is an answer, for what tells nobody when it is
-/// ready. `what` completes "waited 30 s for …".
+/// Calls `ask` every few milliseconds until it returns a value, for conditions that send no notification.
+/// `what` completes "waited 30 s for …".
 pub fn poll<T>(what: &str, seconds: u64, mut ask: impl FnMut() -> Done<Option<T>>) -> Done<T> {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let mut last = String::from("nothing");

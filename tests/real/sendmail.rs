@@ -1,5 +1,5 @@
-//! Sendmail: takes mail by SMTP, asks the router in rule set 0 and again before each RCPT that it
-//! sends, delivers by LMTP. It is set up as `sendmail/README.md` has it.
+//! Sendmail: accepts mail by SMTP, asks the router in rule set 0 and again before each RCPT that it sends,
+//! delivers by LMTP. It is set up by `sendmail/README.md`.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -13,11 +13,11 @@ use crate::sandbox::{self, Process, STATE, User};
 use crate::world::{Delivery, Mta, SMTP};
 use crate::{Done, ensure};
 
-/// The example, where the README is, and its line for what only a site has.
+/// The example in the README's directory, and its line for settings of the site.
 pub const EXAMPLE: &str = "/run/root/usr/local/share/doc/murder-route/sendmail/example.mc";
 pub const YOURS: &str = "dnl --- other settings of your site ---\n";
 
-/// What only this site has, in its sendmail.mc: no DNS, an outside that is one host, and short times.
+/// Settings of this site in sendmail.mc: no DNS, one host as the outside, and short times.
 pub const SITE: &str = "\
 define(`confLOG_LEVEL', `14')dnl
 define(`confMIN_QUEUE_AGE', `0')dnl
@@ -38,7 +38,7 @@ pub struct Sendmail {
 }
 
 impl Sendmail {
-    /// Follows the README and starts it.
+    /// Follows the README and starts Sendmail.
     pub fn start() -> Done<Self> {
         own_the_way_to_the_socket(sandbox::user("cyrus")?)?;
         fs::copy(mail("service.switch-nodns"), mail("service.switch"))?;
@@ -55,7 +55,7 @@ impl Sendmail {
         Ok(sendmail)
     }
 
-    /// Starts it with the configuration that stands.
+    /// Starts it with the present configuration.
     pub fn resume(&mut self) -> Done {
         fs::create_dir_all("/run/sendmail/mta")?;
         let output = format!("{STATE}/sendmail.output");
@@ -67,7 +67,7 @@ impl Sendmail {
         Ok(())
     }
 
-    /// Starts it anew, with what stands now.
+    /// Restarts it with the present configuration.
     pub fn restart(&mut self) -> Done {
         // It may not be running after a scenario that failed.
         let _ = self.stop();
@@ -80,8 +80,8 @@ impl Sendmail {
     }
 }
 
-/// Sendmail trusts no socket that somebody else could have put there: nobody but its user may write
-/// to the directory. The others of this run let everybody.
+/// Sendmail trusts only a socket that no other user could have created: only its user may write to the
+/// directory. The other users of this run need no access.
 pub fn own_the_way_to_the_socket(user: User) -> Done {
     chown("/run", Some(user.uid), Some(user.gid))?;
     Ok(fs::set_permissions("/run", Permissions::from_mode(0o755))?)
@@ -108,7 +108,7 @@ impl Mta for Sendmail {
         rest.is_some_and(|rest| rest.starts_with(": done; "))
     }
 
-    /// The mailer of the backend, by the order in which they are named.
+    /// The mailer of the backend, by the order in which backends are listed.
     fn relay(backend: &Host) -> String {
         backend.name.replace("be", "murderlmtp")
     }

@@ -1,4 +1,4 @@
-//! Certificates for the backends, and for the master: one that is good, and one for each way not to be.
+//! Certificates for the backends and the master: a valid one, and one for each fault.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -11,39 +11,39 @@ use crate::Done;
 use crate::murder::ADMIN;
 use crate::sandbox::{self, STATE, User};
 
-/// The name in the good certificate.
+/// Name in the valid certificate.
 pub const NAME: &str = "mupdate.murder.test";
 
-/// The names in those of the backends.
+/// Names in those of the backends.
 pub const BACKENDS: [&str; 2] = ["be1.murder.test", "be2.murder.test"];
 
-/// The paths of a certificate and its key; Cyrus may read both.
+/// Paths of a certificate and its key; Cyrus may read both.
 #[derive(Clone, Debug)]
 pub struct Certificate {
     pub certificate: String,
     pub key: String,
 }
 
-/// All of them.
+/// All certificates.
 pub struct Tls {
-    /// The path of the certificate of the authority that is to be trusted.
+    /// Path of the certificate of the trusted authority.
     pub authority: String,
-    /// By that authority, for [`NAME`].
+    /// By the authority, for [`NAME`].
     pub good: Certificate,
-    /// The same, but its time is over.
+    /// By the authority, for [`NAME`], expired.
     pub expired: Certificate,
-    /// For [`NAME`], by an authority nobody knows.
+    /// For [`NAME`], by an untrusted authority.
     pub foreign: Certificate,
     /// By the authority, for another name.
     pub misnamed: Certificate,
-    /// By the authority, for the admin, who logs in with it.
+    /// By the authority, for the admin to log in with.
     pub admin: Certificate,
     /// By the authority, for the backends.
     pub backends: [Certificate; 2],
 }
 
 impl Tls {
-    /// Makes them, below the state of the run.
+    /// Creates them below the state of the run.
     pub fn make(cyrus: User) -> Done<Self> {
         let dir = format!("{STATE}/tls");
         sandbox::make_dir(&dir, cyrus)?;

@@ -1,4 +1,4 @@
-//! Somebody who keeps asking the daemon for people who exist, and writes down how long it takes.
+//! A client that keeps asking the daemon about existing recipients, and records the response times.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,10 +8,10 @@ use crate::clients::socketmap::Socketmap;
 use crate::router::SOCKET;
 use crate::{Done, ensure};
 
-/// No answer for a known recipient may take so long, whatever happens to the master.
+/// Maximum response time for a known recipient, whatever happens to the master.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// The recipients, with the backend each is on.
+/// Recipients, with the backend of each.
 const KNOWN: [(&str, &str); 4] = [
     ("jane@example.org", "127.0.1.11"),
     ("carol@example.net", "127.0.1.11"),
@@ -25,7 +25,7 @@ struct Seen {
     slowest: Duration,
 }
 
-/// Demands that known recipients are answered at once, all the while that `run` takes.
+/// Demands that known recipients are answered in time while `run` runs.
 pub fn known_are_answered_during<T>(run: impl FnOnce() -> Done<T>) -> Done<T> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -1,56 +1,56 @@
-//! What a scenario has at hand: the murder, the mail server, the router, the world outside.
+//! The environment of a scenario: the Murder, the mail server, the router, the outside.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::clients::mail::{Outcome, Reply, Session};
 use crate::clients::sink::Sink;
 use crate::logs::{Line, Logs, Mark};
-use crate::murder::{Host, MasterClient};
+use crate::murder::{Host, Murder};
 use crate::postfix::Postfix;
 use crate::root::Release;
 use crate::router::{Daemon, Setup};
 use crate::{Done, ensure, sandbox};
 
-/// Where the mail server takes mail.
+/// SMTP address of the mail server.
 pub const SMTP: &str = "127.0.1.31:25";
 
-/// Where everything goes that is not ours.
+/// Destination of mail for other domains.
 pub const OUTSIDE: &str = "127.0.1.41:25";
 
-/// The domains of the murder.
+/// Domains of the Murder.
 pub const DOMAINS: [&str; 2] = ["example.org", "example.net"];
 
-/// What the scenarios must know of a mail server: how it tells of what becomes of a message.
+/// Differences between mail servers that matter to scenarios: how they log deliveries.
 pub trait Mta {
-    /// The queue id in its answer to a message that it has taken.
+    /// The queue id in its reply to an accepted message.
     fn queue_id(reply: &str) -> Option<&str>;
 
-    /// What a line of the log says of attempts to deliver a queued message.
+    /// Attempts to deliver a queued message in a line of the log.
     fn attempts(line: &Line, queue_id: &str) -> Vec<Delivery>;
 
     /// Whether a line of the log says that the message has left the queue for good.
     fn is_removal(line: &Line, queue_id: &str) -> bool;
 
-    /// What [`Delivery::relay`] is for this backend.
+    /// Value of [`Delivery::relay`] for this backend.
     fn relay(backend: &Host) -> String;
 }
 
-/// What the log says of one recipient of one queued message.
+/// Log entry for one recipient of one queued message.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub recipient: String,
-    /// Where it was tried, as the mail server writes it; of Postfix `127.0.1.11[127.0.1.11]:2003`, or
-    /// `none`.
+    /// Destination of the attempt in the mail server's notation; with Postfix `127.0.1.11[127.0.1.11]:2003`
+    /// or `none`.
     pub relay: String,
     /// In Postfix' words: `sent`, `deferred` or `bounced`.
     pub status: String,
 }
 
-/// With which mail server, if it is not Postfix, a scenario must say.
+/// The mail server is Postfix unless a scenario says otherwise.
 pub struct World<M = Postfix> {
     pub release: Release,
     pub logs: Logs,
-    pub murder: MasterClient,
+    pub murder: Murder,
     pub mail_server: M,
     pub setup: Setup,
     pub daemon: Daemon,
@@ -60,14 +60,14 @@ pub struct World<M = Postfix> {
 
 /// A message, not yet sent.
 pub struct Message {
-    /// Another one for each message: smtpd keeps what it was told of a pair of sender and recipient
-    /// as long as it lives.
+    /// Different for each message: smtpd keeps the answer for a pair of sender and recipient for its whole
+    /// lifetime.
     pub sender: String,
     pub id: String,
     pub text: String,
 }
 
-/// A message in the mail server's hands.
+/// A message that the mail server has accepted.
 pub struct Queued {
     pub id: String,
     pub queue_id: String,
@@ -81,21 +81,21 @@ impl<M: Mta> World<M> {
         message(&format!("m{serial}"))
     }
 
-    /// What the mail server says to RCPT TO.
+    /// The mail server's reply to RCPT TO.
     pub fn rcpt(&self, recipient: &str) -> Done<Reply> {
         let mut session = Session::smtp(SMTP)?;
         session.command(&format!("MAIL FROM:<{}>", self.message().sender))?;
         session.command(&format!("RCPT TO:<{recipient}>"))
     }
 
-    /// What the frontend's own lmtpd says to RCPT TO.
+    /// The reply of the frontend's own lmtpd to RCPT TO.
     pub fn frontend_lmtpd(&self, recipient: &str) -> Done<Reply> {
         let mut session = Session::lmtp(&self.murder.frontend.lmtp_socket())?;
         session.command("MAIL FROM:<probe@sender.test>")?;
         session.command(&format!("RCPT TO:<{recipient}>"))
     }
 
-    /// Demands that the mail server refuses the recipient for good, as one nobody has.
+    /// Demands that the mail server refuses the recipient for good, as unknown.
     pub fn refused(&self, recipient: &str) -> Done {
         let reply = self.rcpt(recipient)?;
         let unknown = reply.code == 550 && reply.status() == "5.1.1";
@@ -103,14 +103,14 @@ impl<M: Mta> World<M> {
         Ok(())
     }
 
-    /// Demands that the mail server puts the recipient off.
+    /// Demands that the mail server defers the recipient.
     pub fn put_off(&self, recipient: &str) -> Done {
         let reply = self.rcpt(recipient)?;
         ensure!(reply.is_temporary(), "{recipient} should be put off: {reply}");
         Ok(())
     }
 
-    /// Waits until the router calls the recipient unknown: a change reaches the frontend's list with
+    /// Waits until the router considers the recipient unknown: a change reaches the frontend's list with
     /// the next tick of the master, up to 5 s later.
     pub fn becomes_unknown(&self, recipient: &str) -> Done {
         sandbox::poll(&format!("{recipient} to be unknown"), 30, || {
@@ -130,7 +130,7 @@ impl<M: Mta> World<M> {
         })
     }
 
-    /// Waits until recipients are known and strangers refused again.
+    /// Waits until recipients are known and unknown ones refused again.
     pub fn recovers(&self) -> Done {
         sandbox::poll("the router to recover", 30, || {
             let known = self.rcpt("jane@example.org")?;
@@ -140,7 +140,7 @@ impl<M: Mta> World<M> {
         })
     }
 
-    /// Demands that recipients who exist are taken or put off.
+    /// Demands that existing recipients are accepted or deferred.
     pub fn existing_are_not_refused(&self) -> Done {
         for recipient in ["jane@example.org", "Bob@Example.Net", "+shared/news@example.org"] {
             let reply = self.rcpt(recipient)?;
@@ -149,7 +149,7 @@ impl<M: Mta> World<M> {
         Ok(())
     }
 
-    /// Hands a message to the mail server, which must take it for all the recipients.
+    /// Sends a message, which the mail server must accept for all recipients.
     pub fn send(&self, to: &[&str]) -> Done<Queued> {
         let since = self.logs.mark();
         let message = self.message();
@@ -164,7 +164,7 @@ impl<M: Mta> World<M> {
         Ok(Queued { id: message.id, queue_id: queue_id::<M>(&reply.text)?, since })
     }
 
-    /// Waits until the message is out of the queue, and demands that nothing bounced.
+    /// Waits until the message has left the queue, and demands that nothing bounced.
     pub fn delivered(&self, queued: &Queued) -> Done<Vec<Delivery>> {
         let attempts = wait_removed::<M>(&self.logs, queued.since, &queued.queue_id)?;
         let bounced = attempts.iter().any(|attempt| attempt.status == "bounced");
@@ -172,8 +172,8 @@ impl<M: Mta> World<M> {
         Ok(attempts)
     }
 
-    /// Sends a message and demands that it is handed to this backend at the first attempt, and lies
-    /// in this folder of this user (the admin's own view of the tree, if `user` is empty).
+    /// Sends a message and demands that it is delivered to this backend at the first attempt, into this
+    /// folder of this user (the admin's own view of the tree, if `user` is empty).
     pub fn arrives(&self, to: &str, backend: &Host, user: &str, folder: &str) -> Done {
         let context = |e| format!("{to} at {}: {e}", backend.name);
         let queued = self.send(&[to]).map_err(context)?;
@@ -184,7 +184,7 @@ impl<M: Mta> World<M> {
         self.holds_once(backend, user, folder, &queued.id)
     }
 
-    /// Demands that the message lies in the folder on this backend, once.
+    /// Demands that the message is in the folder on this backend, once.
     pub fn holds_once(&self, backend: &Host, user: &str, folder: &str, id: &str) -> Done {
         let count = backend.imap(user)?.count(folder, id)?;
         ensure!(count == 1, "{count} copies of {id} in {folder} of {user:?} on {}", backend.name);
@@ -192,12 +192,12 @@ impl<M: Mta> World<M> {
     }
 }
 
-/// The queue id in a mail server's answer to a message.
+/// The queue id in a mail server's reply to a message.
 pub fn queue_id<M: Mta>(reply: &str) -> Done<String> {
     Ok(M::queue_id(reply).ok_or_else(|| format!("not queued: {reply}"))?.to_owned())
 }
 
-/// Waits until a message has left the queue for good; every attempt to deliver it.
+/// Waits until a message has left the queue for good. Returns every attempt to deliver it.
 pub fn wait_removed<M: Mta>(logs: &Logs, since: Mark, queue_id: &str) -> Done<Vec<Delivery>> {
     let attempts = |lines: &[Line]| -> Vec<_> {
         lines.iter().flat_map(|line| M::attempts(line, queue_id)).collect()
@@ -206,7 +206,7 @@ pub fn wait_removed<M: Mta>(logs: &Logs, since: Mark, queue_id: &str) -> Done<Ve
         lines.iter().any(|line| M::is_removal(line, queue_id)).then(|| attempts(lines))
     })
     .map_err(|e| {
-        // The end of the log, which a failure shows, may have nothing of it any more.
+        // The end of the log, which a failure shows, may no longer have these lines.
         let lines = logs.since(since, "");
         let of_it = lines.iter().filter(|line| line.text.contains(queue_id));
         let of_it: Vec<_> = of_it.map(|line| format!("{}: {}", line.program, line.text)).collect();
@@ -214,7 +214,7 @@ pub fn wait_removed<M: Mta>(logs: &Logs, since: Mark, queue_id: &str) -> Done<Ve
     })
 }
 
-/// A message with an id of its own.
+/// A message with a unique id.
 pub fn message(name: &str) -> Message {
     let id = format!("<{name}@sender.test>");
     let text = format!(

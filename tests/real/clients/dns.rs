@@ -1,23 +1,23 @@
-//! A name server (RFC 1035) for one client: every name has one address, and is its own mail exchanger,
-//! but for the names below the zones that are said, which fare as is said.
+//! A name server (RFC 1035) for one client. Every name has one address and is its own mail exchanger,
+//! except names below the configured zones, which get the configured answer.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Done;
 
-/// What becomes of a question for a name of the zones.
+/// Answer for names in the zones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Zone {
-    /// It is answered as any other.
+    /// As for any other name.
     Known,
-    /// There is no such name.
+    /// The name does not exist.
     NxDomain,
-    /// The server cannot tell.
+    /// The server fails.
     ServFail,
 }
 
-/// The types of records that are answered; all others have none.
+/// Record types with an answer; all others have no records.
 const A: u16 = 1;
 const MX: u16 = 15;
 
@@ -28,7 +28,7 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// Listens at `address`, port 53. `address_of_all` is what every name has.
+    /// Listens at `address`, port 53. Every name has the address `address_of_all`.
     pub fn listen(address: &str, zones: &'static [&'static str], all: Ipv4Addr) -> Done<Self> {
         let socket = UdpSocket::bind((address, 53)).map_err(|e| format!("{address}:53: {e}"))?;
         let zone = Arc::new(Mutex::new(Zone::Known));
@@ -48,18 +48,18 @@ impl Dns {
         Ok(Self { zone, asked })
     }
 
-    /// From now on the zones fare so.
+    /// Sets the answer for the zones.
     pub fn set(&self, zone: Zone) {
         *self.zone.lock().unwrap_or_else(PoisonError::into_inner) = zone;
     }
 
-    /// The names that were asked for until now, which are forgotten.
+    /// Returns and clears the names asked for so far.
     pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// The name that is asked for, and the answer; `None` for what is no question.
+/// The requested name and the response; `None` for a packet that is not a query.
 fn answer(query: &[u8], zones: &[&str], zone: Zone, all: Ipv4Addr) -> Option<(String, Vec<u8>)> {
     const HEADER: usize = 12;
     let mut at = HEADER;
@@ -81,7 +81,7 @@ fn answer(query: &[u8], zones: &[&str], zone: Zone, all: Ipv4Addr) -> Option<(St
     });
     let data = match kind {
         A => all.octets().to_vec(),
-        // Preference, and the name of the question by a pointer to it.
+        // Preference, and a pointer to the name in the question.
         MX => vec![0, 10, 0xc0, 0x0c],
         _ => Vec::new(),
     };
@@ -91,13 +91,13 @@ fn answer(query: &[u8], zones: &[&str], zone: Zone, all: Ipv4Addr) -> Option<(St
         _ => (0, !data.is_empty()),
     };
     let mut answer = query.get(..2)?.to_vec();
-    // A response, with recursion.
+    // A response with recursion.
     answer.extend([0x85, 0x80 | code, 0, 1, 0, u8::from(found), 0, 0, 0, 0]);
     answer.extend(question);
     if found {
         answer.extend([0xc0, 0x0c]);
         answer.extend(kind.to_be_bytes());
-        // Class IN, a minute.
+        // Class IN, TTL one minute.
         answer.extend([0, 1, 0, 0, 0, 60]);
         answer.extend(u16::try_from(data.len()).ok()?.to_be_bytes());
         answer.extend(data);

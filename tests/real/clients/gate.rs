@@ -1,4 +1,4 @@
-//! A way to a server that can be shut, and in which what is said can be held.
+//! A proxy before a server that can be closed, or can hold selected lines.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::thread;
 
 use crate::{Done, sandbox};
 
-/// Whoever connects to it speaks to the server behind it, until it ends with the run.
+/// Each client is connected with the server behind the gate, until the run ends.
 pub struct Gate {
     shared: Arc<Shared>,
 }
@@ -20,12 +20,11 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Who connects is sent away.
+    /// Whether new clients are disconnected.
     shut: bool,
-    /// A line of a client that has this in it goes no further, and after such a line nothing comes
-    /// back.
+    /// A client's line with this word is held, and nothing is passed back after such a line.
     held: Option<&'static str>,
-    /// So many lines are held just now.
+    /// Number of lines held at present.
     waiting: usize,
 }
 
@@ -34,7 +33,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until nothing with these words is held.
+    /// Waits until no line with these words is held.
     fn pass(&self, said: &[u8], is_line: bool) {
         let holds = |state: &State| {
             let word = state.held.map(str::as_bytes);
@@ -50,7 +49,7 @@ impl Shared {
 }
 
 impl Gate {
-    /// Leads from `address` to `server`, both `host:port`.
+    /// Connects `address` with `server`, both `host:port`.
     pub fn open(address: &str, server: &str) -> Done<Self> {
         let listener = TcpListener::bind(address).map_err(|e| format!("{address}: {e}"))?;
         let shared = Arc::<Shared>::default();
@@ -73,12 +72,12 @@ impl Gate {
         self.shared.changed.notify_all();
     }
 
-    /// Sends away who connects from now on.
+    /// Disconnects every new client.
     pub fn shut(&self) {
         self.change(|state| state.shut = true);
     }
 
-    /// Lets no line of a client with this word pass, and nothing back to who has said such a one.
+    /// Holds every line of a client with this word, and passes nothing back after such a line.
     pub fn hold(&self, word: &'static str) {
         self.change(|state| state.held = Some(word));
     }
@@ -90,13 +89,13 @@ impl Gate {
         })
     }
 
-    /// Lets everything pass again.
+    /// Stops holding lines.
     pub fn release(&self) {
         self.change(|state| *state = State { waiting: state.waiting, ..State::default() });
     }
 }
 
-/// Passes on what both say.
+/// Copies data in both directions.
 fn lead(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) -> Done {
     let said = Arc::<Mutex<Vec<u8>>>::default();
     let (mut from_server, mut to_client) = (server.try_clone()?, client.try_clone()?);

@@ -1,17 +1,17 @@
-//! IMAP (RFC 3501), for creating and moving mailboxes and for reading the mail back.
+//! IMAP (RFC 3501): creates and moves mailboxes and reads mail back.
 
 use super::{Connection, sasl_plain};
 use crate::{Done, ensure};
 
-/// A session that is logged in.
+/// A session after login.
 pub struct Imap {
     connection: Connection,
     tags: u32,
 }
 
 impl Imap {
-    /// Logs in at `host:port` as `user` with its own rights, which are proven by `admin`'s password: Cyrus lets an
-    /// admin act for anybody.
+    /// Logs in at `host:port` as `user` with the rights of `user`, by `admin`'s password: Cyrus lets an
+    /// admin act as any user.
     pub fn login(peer: &str, user: &str, admin: &str, password: &str) -> Done<Self> {
         let mut imap = Self { connection: Connection::open(peer)?, tags: 0 };
         let banner = imap.connection.line()?;
@@ -20,7 +20,7 @@ impl Imap {
         Ok(imap)
     }
 
-    /// Sends a command; the untagged lines of its answer, or the refusal as an error.
+    /// Sends a command. Returns the untagged lines of the response, or the refusal as an error.
     pub fn command(&mut self, command: &str) -> Done<Vec<String>> {
         self.tags += 1;
         let tag = format!("a{} ", self.tags);
@@ -41,7 +41,7 @@ impl Imap {
         }
     }
 
-    /// How many messages of a folder have this Message-ID.
+    /// Number of messages in a folder with this Message-ID.
     pub fn count(&mut self, folder: &str, message_id: &str) -> Done<usize> {
         self.command(&format!("EXAMINE \"{folder}\""))?;
         let found = self.command(&format!("SEARCH HEADER Message-ID \"{message_id}\""))?;

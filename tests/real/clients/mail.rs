@@ -1,10 +1,10 @@
-//! SMTP and LMTP (RFC 5321, RFC 2033): they differ in the greeting, and in LMTP's answer per
-//! recipient after the message.
+//! SMTP and LMTP (RFC 5321, RFC 2033). They differ in the greeting, and in LMTP's reply for each recipient
+//! after the message.
 
 use super::Connection;
 use crate::{Done, ensure};
 
-/// An answer; `text` has all its lines.
+/// A reply; `text` has all its lines.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub code: u16,
@@ -20,7 +20,7 @@ impl Reply {
         if digits && word.contains('.') { word } else { "" }
     }
 
-    /// Will the client try again?
+    /// Whether the client tries again.
     pub fn is_temporary(&self) -> bool {
         (400..500).contains(&self.code)
     }
@@ -38,23 +38,23 @@ pub struct Session {
     lmtp: bool,
 }
 
-/// What became of one message.
+/// Replies to one message.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The answer to each RCPT, in order.
+    /// Replies to each RCPT, in order.
     pub recipients: Vec<Reply>,
-    /// The answers after the message: one by SMTP, one for each accepted recipient by LMTP; none
-    /// if no recipient was accepted.
+    /// Replies after the message: one with SMTP, one for each accepted recipient with LMTP; none if no
+    /// recipient was accepted.
     pub message: Vec<Reply>,
 }
 
 impl Session {
-    /// Connects and says EHLO.
+    /// Connects and sends EHLO.
     pub fn smtp(peer: &str) -> Done<Self> {
         Self::open(peer, false)
     }
 
-    /// Connects and says LHLO.
+    /// Connects and sends LHLO.
     pub fn lmtp(peer: &str) -> Done<Self> {
         Self::open(peer, true)
     }
@@ -80,7 +80,7 @@ impl Session {
         }
     }
 
-    /// Sends a command and reads its answer.
+    /// Sends a command and reads the reply.
     pub fn command(&mut self, command: &str) -> Done<Reply> {
         self.connection.send(command)?;
         self.reply()
@@ -92,7 +92,7 @@ impl Session {
         Ok(())
     }
 
-    /// Sends a message to all the recipients that the server takes.
+    /// Sends a message to all recipients that the server accepts.
     pub fn send(&mut self, from: &str, to: &[&str], message: &str) -> Done<Outcome> {
         self.expect(&format!("MAIL FROM:<{from}>"), 250)?;
         let mut recipients = Vec::new();

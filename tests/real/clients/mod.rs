@@ -1,4 +1,4 @@
-//! Plain clients for the protocols of a murder, as far as the scenarios speak them.
+//! Minimal clients for the protocols of a Murder.
 
 pub mod dns;
 pub mod gate;
@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use crate::{Done, ensure};
 
-/// Longer than any pause a server makes on purpose; a hang must end as a failure.
+/// Longer than any intended pause of a server; a hang must end as a failure.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A connection that speaks lines.
+/// A line-based connection.
 pub struct Connection {
     peer: String,
     reader: BufReader<Box<dyn Read + Send>>,
@@ -39,7 +39,7 @@ impl Connection {
         }
     }
 
-    /// Speaks over an accepted connection.
+    /// Wraps an accepted connection.
     pub fn over(stream: TcpStream) -> Done<Self> {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
@@ -71,7 +71,7 @@ impl Connection {
     }
 }
 
-/// `AUTHENTICATE PLAIN`'s only message (RFC 4616), in base64.
+/// The only message of `AUTHENTICATE PLAIN` (RFC 4616), in base64.
 pub fn sasl_plain(authorize_as: &str, user: &str, password: &str) -> String {
     base64(format!("{authorize_as}\0{user}\0{password}").as_bytes())
 }

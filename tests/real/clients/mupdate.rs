@@ -1,7 +1,7 @@
-//! MUPDATE (RFC 3656), the writing half, as a backend speaks it to the master.
+//! The writing commands of MUPDATE (RFC 3656), as a backend sends them to the master.
 //!
-//! A master of any release dies when asked to DELETE a name it does not have, one up to 3.12.3
-//! also at the second DEACTIVATE: say neither.
+//! A master of any release crashes on DELETE of a name that it does not have. Up to 3.12.3 it also crashes
+//! at the second DEACTIVATE. Avoid both.
 
 use super::{Connection, sasl_plain};
 use crate::{Done, ensure};
@@ -45,7 +45,7 @@ impl Mupdate {
             if state == "OK" {
                 return Ok(records);
             }
-            // The server writes every string as a literal: the name, the location, the ACL.
+            // The server sends each string as a literal: the name, the location, the ACL.
             let mut strings = Vec::new();
             let mut line;
             while let Some(length) = literal(rest) {
@@ -61,12 +61,12 @@ impl Mupdate {
         }
     }
 
-    /// The mailbox is being made, or moved away from `location`.
+    /// The mailbox is being created, or moved away from `location`.
     pub fn reserve(&mut self, mailbox: &str, location: &str) -> Done {
         self.command(&format!("RESERVE \"{mailbox}\" \"{location}\""))
     }
 
-    /// The mailbox, which is active, is about to move away from `location`: the first step of an XFER.
+    /// The active mailbox is about to move away from `location`: the first step of an XFER.
     pub fn deactivate(&mut self, mailbox: &str, location: &str) -> Done {
         self.command(&format!("DEACTIVATE \"{mailbox}\" \"{location}\""))
     }
@@ -76,7 +76,7 @@ impl Mupdate {
         self.command(&format!("ACTIVATE \"{mailbox}\" \"{location}\" \"\""))
     }
 
-    /// The mailbox, which the master must have, is gone.
+    /// The mailbox, which the master must have, is deleted.
     pub fn delete(&mut self, mailbox: &str) -> Done {
         self.command(&format!("DELETE \"{mailbox}\""))
     }

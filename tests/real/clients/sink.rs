@@ -1,5 +1,5 @@
-//! A mail server that takes everything and remembers it: the world outside, by SMTP, or a backend
-//! of which only the address matters, by LMTP with any password.
+//! A mail server that accepts and stores everything: the outside world by SMTP, or a backend of which only
+//! the address matters, by LMTP with any password.
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Connection;
 use crate::Done;
 
-/// One message as it came.
+/// One message as received.
 #[derive(Clone, Debug)]
 pub struct Received {
     pub from: String,
@@ -15,7 +15,7 @@ pub struct Received {
     pub message: String,
 }
 
-/// Listens until the run ends.
+/// Accepts mail until the run ends.
 pub struct Sink {
     messages: Arc<Mutex<Vec<Received>>>,
 }
@@ -35,7 +35,7 @@ impl Sink {
         Ok(Self { messages })
     }
 
-    /// All that came until now, which is forgotten.
+    /// Returns and clears the messages received so far.
     pub fn take(&self) -> Vec<Received> {
         std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
     }

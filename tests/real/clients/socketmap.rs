@@ -1,4 +1,4 @@
-//! Postfix' socketmap protocol, to ask the daemon itself and to see how long it takes.
+//! Postfix' socketmap protocol, to ask the daemon directly and to measure its response time.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -1,4 +1,4 @@
-//! Without any list: a MUPDATE server is asked for every recipient.
+//! Without any list: a MUPDATE server is asked about every recipient.
 
 use super::beside::{becomes_well, switch};
 use super::paths;
@@ -6,7 +6,8 @@ use crate::exchanger::Exchanger;
 use crate::world::World;
 use crate::{Done, ensure};
 
-/// The master: it says who is unknown, and while it is away nobody is answered.
+/// With the master: it confirms that recipients are unknown, and while it is down all recipients are
+/// deferred.
 pub fn of_the_master(world: &mut World) -> Done {
     let exchanger = Exchanger::make(&world.murder)?;
     let before = world.setup.clone();
@@ -26,12 +27,12 @@ pub fn of_the_master(world: &mut World) -> Done {
 }
 
 fn nobody_is_answered(world: &World) -> Done {
-    // Another one than before: what the master said a moment ago still counts.
+    // Another recipient than before, since the master's recent answer still counts.
     world.put_off("no-one@example.org")?;
     world.put_off("jane@example.org")
 }
 
-/// The frontend's slave: who is not in its list may exist all the same.
+/// With the frontend's slave: a recipient that is not in its list may still exist.
 pub fn of_a_slave(world: &mut World) -> Done {
     let exchanger = Exchanger::make(&world.murder)?;
     let before = world.setup.clone();

@@ -1,4 +1,4 @@
-//! What the scenarios of a host without Cyrus have in common.
+//! Common parts of the scenarios of a host without Cyrus.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub fn switch<M>(world: &mut World<M>, setup: Setup) -> Done {
     Ok(())
 }
 
-/// Waits until the daemon says that all is well.
+/// Waits until the daemon's status is good.
 pub fn becomes_well<M>(world: &World<M>) -> Done {
     let logged = Daemon::log()?.len();
     let seen = sandbox::poll("the daemon to be well", 60, || {
@@ -30,8 +30,7 @@ pub fn becomes_well<M>(world: &World<M>) -> Done {
     seen.map_err(|e| format!("{e}; it logged:\n{log}").into())
 }
 
-/// Waits until the daemon says that it is in this state, or in this trouble, and that all is not
-/// well.
+/// Waits until the daemon's status is not good and shows this state or trouble.
 pub fn becomes_unwell(world: &World, says: &str) -> Done {
     sandbox::poll(&format!("the daemon to say {says:?}"), 30, || {
         let (code, status) = world.setup.status()?;
@@ -42,7 +41,7 @@ pub fn becomes_unwell(world: &World, says: &str) -> Done {
     })
 }
 
-/// Waits until the replica is what the master has, to the last record.
+/// Waits until the replica equals the master's list in every record.
 pub fn is_the_masters(world: &World) -> Done<usize> {
     sandbox::poll("the replica to be the master's list", 60, || {
         let replica = world.setup.dump()?;
@@ -69,7 +68,7 @@ fn of_master([name, state, location]: [String; 3]) -> Row {
     [name, state.into(), server.into(), partition.into()]
 }
 
-/// Demands that the user of the daemon can read nothing of this file.
+/// Demands that the daemon's user cannot read this file.
 pub fn cannot_read(world: &World, file: &str) -> Done {
     ensure!(Path::new(file).exists(), "there is no {file} to be kept from");
     let verify = world.setup.program(&["verify", "--mailboxes-db", file]).output()?;

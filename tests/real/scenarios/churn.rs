@@ -1,4 +1,4 @@
-//! Mailboxes move and change their names without pause while thousands of letters flow.
+//! Mailboxes are moved and renamed without pause while thousands of messages are delivered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,16 +12,16 @@ use crate::postfix::Postfix;
 use crate::world::{World, message};
 use crate::{Done, ensure, sandbox};
 
-/// So many mailboxes move to and fro.
+/// Number of mailboxes that move to and fro.
 const MOVING: usize = 24;
 
-/// So many letters go to them at least, while so many moves are made at least.
+/// Minimum number of messages to them, and of moves.
 const LETTERS: usize = 3000;
 const MOVES: usize = 2 * MOVING;
 
 const SENDERS: usize = 4;
 
-/// A letter that was taken.
+/// A message that was accepted.
 #[derive(Debug)]
 struct Letter {
     id: String,
@@ -29,11 +29,11 @@ struct Letter {
     user: String,
 }
 
-/// XFER by the dozen in both directions, and RENAME.
+/// XFER of dozens of mailboxes in both directions, and RENAME.
 pub fn moved_to_and_fro(world: &mut World) -> Done {
     let since = world.logs.mark();
     let backends = &world.murder.backends;
-    // Once for each source, each with mailboxes of its own.
+    // Once for each source, each with its own mailboxes.
     let name = if world.setup.runs_as(USER) { "churn" } else { "swirl" };
     for (number, backend) in (0..MOVING).zip(backends.iter().cycle()) {
         backend.admin()?.command(&format!("CREATE user/{name}{number}"))?;
@@ -82,8 +82,8 @@ pub fn moved_to_and_fro(world: &mut World) -> Done {
         for host in &world.murder.backends {
             places += usize::from(count_copies(host, &user, &mut copies)?);
         }
-        // A move that Cyrus breaks off, or the deletion at its end that fails, leaves the mailbox on
-        // both, each with the letters it had: copies that Cyrus made.
+        // A move that Cyrus aborts, or whose final deletion fails, leaves the mailbox on both backends,
+        // each with its messages so far: copies that Cyrus made.
         if places > 1 {
             split.insert(user);
         }
@@ -115,8 +115,8 @@ fn send(name: &str, next: &AtomicUsize, moves: &AtomicUsize) -> Done<Vec<Letter>
     }
 }
 
-/// Every other mailbox, from where it is to where it is not. A backend may refuse a move now and then,
-/// and the mailbox stays.
+/// Moves every other mailbox to the other backend. A backend may refuse a move now and then; the mailbox
+/// stays.
 fn move_until(
     name: &str,
     over: &AtomicBool,
@@ -150,8 +150,8 @@ fn wanderer(name: &str, renames: usize) -> String {
     format!("{name}-wanderer{renames}")
 }
 
-/// A mailbox with another name each time. A letter to the old one, once it has arrived; and one to
-/// the new one, the moment that it exists.
+/// Renames a mailbox again and again. Sends a message to the old name and, when it has arrived, one to the
+/// new name as soon as that exists.
 fn rename_until(
     name: &str,
     over: &AtomicBool,
@@ -168,7 +168,7 @@ fn rename_until(
         let message = message(&format!("{name}-wanderer{number}"));
         let user = wanderer(name, number);
         let queue_id = send_until_taken::<Postfix>(&format!("{user}@example.org"), &message)?;
-        // What is in the queue for a name that is no more would bounce, and rightly.
+        // A message in the queue for a name that no longer exists would rightly bounce.
         all_delivered(world, since, std::slice::from_ref(&queue_id))?;
         taken.push(Letter { id: message.id, queue_id, user });
         let (old, new) = (wanderer(name, number), wanderer(name, number + 1));

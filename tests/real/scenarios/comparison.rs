@@ -1,4 +1,4 @@
-//! The router says of each recipient what the real lmtpd says, under every variant of imapd.conf.
+//! The router decides about each recipient as the real lmtpd does, under every variant of imapd.conf.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,20 +12,19 @@ use crate::router::{Lookup, Setup};
 use crate::world::{World, message};
 use crate::{Done, ensure};
 
-/// The least that makes it a comparison.
+/// Minimum number of recipients for a meaningful comparison.
 const RECIPIENTS: usize = 60;
 const VARIANTS: usize = 6;
 
-/// What becomes of a recipient, in the words of differences.txt: `deliver`, `unknown`, `refused` or
-/// `temporary`.
+/// Result for a recipient in the words of differences.txt: `deliver`, `unknown`, `refused` or `temporary`.
 struct Fate {
     word: &'static str,
-    /// For `deliver`, if the message could be followed to its backend.
+    /// With `deliver`, the backend, if the message could be followed to it.
     server: Option<String>,
 }
 
-/// What the lmtpd of a release is known to say, in tests/data/recipients, and the name of the release
-/// in differences.txt.
+/// Recorded answers of the lmtpd of a release, from tests/data/recipients, and the name of the release in
+/// differences.txt.
 fn known(release: Release) -> (&'static str, &'static str) {
     match release {
         Release::V3_2 => ("answers-3.2.6.txt", "3.2"),
@@ -33,13 +32,13 @@ fn known(release: Release) -> (&'static str, &'static str) {
     }
 }
 
-/// What lmtpd said to RCPT, as the tables of answers have it, and what came of it.
+/// lmtpd's reply to RCPT, in the form of the tables, and the result.
 struct Answer {
     reply: String,
     fate: Fate,
 }
 
-/// Runs all recipients under all variants.
+/// Compares all recipients under all variants.
 pub fn same_as_lmtpd(world: &World) -> Done {
     let variants = Variant::all()?;
     let recipients = data("recipients.txt")?;
@@ -62,9 +61,9 @@ pub fn same_as_lmtpd(world: &World) -> Done {
             let answer = ask(&mut lmtpd, &names, recipient)?;
             let row = format!("{name}\t{recipient}\t{}", answer.reply);
             answers += &format!("{row}\n");
-            // `cargo test` compares the rules with these answers everywhere; here they are proven.
+            // `cargo test` relies on these answers everywhere; this run verifies them.
             let as_before = recorded.contains(&row);
-            // Without a domain it is no question for the router: no mail server asks such a thing.
+            // No mail server asks the router about an address without a domain.
             if !recipient.contains('@') {
                 continue;
             }
@@ -74,7 +73,8 @@ pub fn same_as_lmtpd(world: &World) -> Done {
             let (theirs, ours) = (answer.fate, Fate::of_lookup(lookup)?);
             let no_address = answer.reply.starts_with("501 ");
             if theirs.word == ours.word || no_address && ours.word == "refused" {
-                // Whom lmtpd takes for unknown, and we do not, its catch-all gets.
+                // If lmtpd considers a recipient unknown and the router does not, lmtpd's catch-all gets
+                // the message.
                 let unknown = format!("*\t{recipient}\tunknown\tdeliver");
                 let differs = theirs.server.is_some() && theirs.server != ours.server;
                 if differs && !documented.contains(&unknown) {
@@ -102,11 +102,11 @@ pub fn same_as_lmtpd(world: &World) -> Done {
     Ok(())
 }
 
-/// So many recipients by one process: each miss of a process waits for a barrier of its own, of which
-/// there are a few a second.
+/// Number of recipients per process: each miss in a process waits for its own barrier, of which there are
+/// only a few per second.
 const AT_ONCE: usize = 32;
 
-/// All recipients under each variant.
+/// Looks up all recipients under each variant.
 fn look_up(variants: &[Variant], recipients: &[&str], world: &World) -> Done<Vec<Vec<Lookup>>> {
     let setup = |v: &Variant| Setup::by_options(&v.imapd_conf(), world.release, world.murder.cyrus);
     let setups = variants.iter().map(setup).collect::<Done<Vec<_>>>()?;
@@ -129,8 +129,8 @@ fn look_up(variants: &[Variant], recipients: &[&str], world: &World) -> Done<Vec
     })
 }
 
-/// The rows of differences.txt for a release, about recipients with a domain, without the release
-/// and the reason.
+/// Rows of differences.txt for a release about recipients with a domain, without the release and the
+/// reason.
 fn documented(release: &str) -> Done<BTreeSet<String>> {
     let mut documented = BTreeSet::new();
     for line in data("differences.txt")? {
@@ -146,7 +146,7 @@ fn documented(release: &str) -> Done<BTreeSet<String>> {
     Ok(documented)
 }
 
-/// Asks lmtpd; what it takes it must also hand on, which shows the backend.
+/// Asks lmtpd. If it accepts the recipient, it must also pass a message on, which shows the backend.
 fn ask(lmtpd: &mut Session, names: &NamesOnly, recipient: &str) -> Done<Answer> {
     names.received();
     let message = message("comparison");
@@ -158,13 +158,13 @@ fn ask(lmtpd: &mut Session, names: &NamesOnly, recipient: &str) -> Done<Answer> 
     let received = names.received();
     let server = match &received[..] {
         [(server, _)] if delivered => Some((*server).to_owned()),
-        // With lmtp_fuzzy_mailbox_match 3.6 takes a recipient, and then refuses the message.
+        // With lmtp_fuzzy_mailbox_match, 3.6 accepts a recipient and then refuses the message.
         [] if !delivered => None,
         _ => return Err(format!("{recipient}: {outcome:?}, received {received:?}").into()),
     };
     let word = match (reply.code, reply.status()) {
         (250, _) => "deliver",
-        // A fault in the address: for the one who wrote the letter it is the same.
+        // A syntax error in the address: for the sender of the message the effect is equal.
         (550, "5.1.1") | (501 | 553, _) => "unknown",
         (550, "5.7.1") => "refused",
         (451, _) => "temporary",
@@ -178,7 +178,7 @@ impl Fate {
     fn of_lookup(lookup: &Lookup) -> Done<Self> {
         let word = match lookup.outcome.as_str() {
             "deliver" => "deliver",
-            // Every domain is ours here: foreign is only what is no address.
+            // Every domain is configured here: only an invalid address is foreign.
             "unknown" | "foreign" => "unknown",
             "refused" => "refused",
             "deferred" => "temporary",

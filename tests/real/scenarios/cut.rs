@@ -1,5 +1,5 @@
-//! The list is cut off and written anew in its place, again and again, under a mail server that has the
-//! library: what `: > mailboxes.db` and `cp` do, and Cyrus never does. Letters wait, and arrive.
+//! The list is truncated and rewritten in place, again and again, under a mail server that has loaded the
+//! library: the effect of `: > mailboxes.db` and `cp`, which Cyrus never has. Messages wait, and arrive.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
@@ -15,20 +15,20 @@ use crate::sandbox::{self, STATE};
 use crate::world::{self, Mta, World, message};
 use crate::{Done, ensure};
 
-/// So often at least, while so many letters come at least.
+/// Minimum number of cuts, and of messages meanwhile.
 const CUTS: usize = 100;
 const LETTERS: usize = 100;
 
 const SENDERS: usize = 4;
 
-/// A copy of the frontend's list, for Cyrus itself would not survive it.
+/// A copy of the frontend's list, since Cyrus itself would not survive the cuts.
 pub struct Copy {
     pub file: String,
     content: Vec<u8>,
 }
 
 impl Copy {
-    /// Makes one that everybody may read.
+    /// Makes a copy that every user may read.
     pub fn make<M>(world: &World<M>) -> Done<Self> {
         let (dir, cyrus) = (format!("{STATE}/cut"), world.murder.cyrus);
         sandbox::make_dir(&dir, cyrus)?;
@@ -57,7 +57,7 @@ impl Copy {
     }
 }
 
-/// With a mail server and a daemon that read the copy; and then without the daemon, which can ask the
+/// With a mail server and a daemon that read the copy, and then without the daemon, which can ask the
 /// master.
 pub fn while_letters_flow<M: Mta>(world: &mut World<M>, copy: &Copy) -> Done {
     while_these_flow(world, copy, "cut")?;
@@ -68,7 +68,7 @@ pub fn while_letters_flow<M: Mta>(world: &mut World<M>, copy: &Copy) -> Done {
     world.recovers()
 }
 
-/// How often a letter had to wait.
+/// Returns how many times a message was deferred.
 fn while_these_flow<M: Mta>(world: &World<M>, copy: &Copy, name: &str) -> Done<usize> {
     let inode = fs::metadata(&copy.file)?.ino();
     let since = world.logs.mark();
@@ -89,7 +89,7 @@ fn while_these_flow<M: Mta>(world: &World<M>, copy: &Copy, name: &str) -> Done<u
         let mut cut = Ok(());
         while cut.is_ok() && senders.iter().any(|sender| !sender.is_finished()) {
             cut = copy.cut(cuts.fetch_add(1, Ordering::Relaxed));
-            // Whole for a while, so that something gets through.
+            // Complete for a while, so that some messages are delivered.
             thread::sleep(Duration::from_millis(40));
         }
         let taken = senders

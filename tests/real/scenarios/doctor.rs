@@ -1,4 +1,4 @@
-//! `murder-route doctor` on a sound deployment, and on that deployment with one thing wrong at a time.
+//! `murder-route doctor` on a sound deployment, and on that deployment with one fault at a time.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -14,16 +14,16 @@ use crate::sandbox::{self, STATE};
 use crate::world::World;
 use crate::{Done, ensure, run};
 
-/// The program in the root, for it runs postconf there.
+/// The program in the root, since it runs postconf there.
 const PROGRAM: &str = "/usr/sbin/murder-route";
 
-/// Postfix' settings that the doctor is shown; those that Postfix runs with stay as they are.
+/// Directory of the Postfix settings that the doctor reads; those of the running Postfix stay unchanged.
 const POSTFIX: &str = "/etc/postfix-doctor";
 
-/// What is wrong after a change, and a text that must be told of it.
+/// Name of the fault, the settings to change, the expected check, and a text in its message.
 type Broken = (&'static str, &'static str, &'static str, &'static [Edit]);
 
-/// A change: in main.cf or master.cf, this text becomes that.
+/// A change in main.cf or master.cf: a line to add, or a text to replace.
 enum Edit {
     Main(&'static str),
     Master(&'static str, &'static str),
@@ -150,7 +150,7 @@ const BROKEN: [Broken; 17] = [
     ),
 ];
 
-/// All of it, one after the other.
+/// Makes each fault, one after the other.
 pub fn finds_what_is_wrong(world: &mut World) -> Done {
     if !can_run()? {
         return Ok(());
@@ -161,7 +161,7 @@ pub fn finds_what_is_wrong(world: &mut World) -> Done {
     sound(&as_configured)?;
     for (name, check, says, edits) in BROKEN {
         settings(edits)?;
-        Evidence::of(&["--no-master"])?.error(check, says).map_err(|e| format!("{name}: {e}"))?;
+        Findings::of(&["--no-master"])?.error(check, says).map_err(|e| format!("{name}: {e}"))?;
     }
     settings(&[])?;
     let config = by_config(world)?;
@@ -169,12 +169,12 @@ pub fn finds_what_is_wrong(world: &mut World) -> Done {
     let stopped = stopped_backend(world);
     let list = old_list(world);
     config.and(closed).and(stopped).and(list)?;
-    // Nothing of it is left.
+    // No fault is left.
     sound(&as_configured)
 }
 
-/// Puts the program into the root. Whether it runs there: it was built for this host, and an older
-/// root has an older C library.
+/// Installs the program in the root. Returns whether it runs there: it was built for this host, and an
+/// older root has an older C library.
 fn can_run() -> Done<bool> {
     install()?;
     let Err(e) = run(sandbox::command(PROGRAM).arg("--version")) else { return Ok(true) };
@@ -196,7 +196,7 @@ fn install() -> Done {
     Ok(())
 }
 
-/// Writes Postfix' settings of the run, changed.
+/// Writes the Postfix settings of the run with these changes.
 fn settings(edits: &[Edit]) -> Done {
     let read = |name: &str| fs::read_to_string(sandbox::in_root(&format!("/etc/postfix/{name}")));
     let (mut main, mut master) = (read("main.cf")?, read("master.cf")?);
@@ -216,14 +216,14 @@ fn settings(edits: &[Edit]) -> Done {
     Ok(())
 }
 
-/// What the doctor found.
-struct Evidence {
+/// Output of the doctor.
+struct Findings {
     code: Option<i32>,
     all: Vec<Value>,
 }
 
-impl Evidence {
-    /// With the configuration of the run, and these options.
+impl Findings {
+    /// Runs the doctor with the configuration of the run and these options.
     fn of(options: &[&str]) -> Done<Self> {
         Self::with(&format!("{STATE}/murder-route.toml"), options)
     }
@@ -236,7 +236,7 @@ impl Evidence {
         Self::as_installed(&[&["--postfix-config", POSTFIX], options].concat())
     }
 
-    /// With the files where they belong.
+    /// Runs the doctor with the files in their default places.
     fn as_installed(options: &[&str]) -> Done<Self> {
         let mut doctor = sandbox::command(PROGRAM);
         let output = doctor.args(["doctor", "--json"]).args(options).output()?;
@@ -251,7 +251,7 @@ impl Evidence {
         of.map(|finding| format!("{}: {}", finding["where"], finding["what"])).collect()
     }
 
-    /// Demands that there is this error, with what to do about it, and the exit status of one.
+    /// Demands this error, with an action to take, and the exit status for errors.
     fn error(&self, check: &str, says: &str) -> Done {
         let found = self.all.iter().any(|finding| {
             let what = finding["what"].as_str().unwrap_or_default();
@@ -271,12 +271,12 @@ impl Evidence {
     }
 }
 
-/// A host that was set up as the README says: nothing has to be mended, and all of it was seen.
+/// On a host set up by the README: the doctor finds no error and tested everything.
 pub fn agrees() -> Done {
     if !can_run()? {
         return Ok(());
     }
-    let found = Evidence::as_installed(&["--no-master"])?;
+    let found = Findings::as_installed(&["--no-master"])?;
     let errors = found.of_severity("error");
     ensure!(errors.is_empty() && found.code == Some(0), "{:?}: {errors:?}", found.all);
     for check in ["postfix/domains", "postfix/softening", "socket/answer", "backend/lmtp"] {
@@ -285,24 +285,24 @@ pub fn agrees() -> Done {
     Ok(())
 }
 
-/// A host that was set up as the README says, where this was tested and is well.
+/// On a host set up by the README: the doctor tested this and found no error.
 pub fn is_content(check: &str) -> Done {
     if can_run()? {
-        let found = Evidence::as_installed(&["--no-master"])?;
+        let found = Findings::as_installed(&["--no-master"])?;
         ensure!(found.says("ok", check), "nothing of {check}: {:?}", found.all);
     }
     Ok(())
 }
 
-/// A host that was set up as the README says, and has this wrong.
+/// On a host set up by the README: the doctor finds this error.
 pub fn finds(check: &str, says: &str) -> Done {
     match can_run()? {
-        true => Evidence::as_installed(&["--no-master"])?.error(check, says),
+        true => Findings::as_installed(&["--no-master"])?.error(check, says),
         false => Ok(()),
     }
 }
 
-/// A host without Cyrus, as it is at that hour.
+/// On a host without Cyrus, in its present state.
 pub fn finds_a_replica_sound(world: &World) -> Done {
     if !can_run()? {
         return Ok(());
@@ -312,9 +312,9 @@ pub fn finds_a_replica_sound(world: &World) -> Done {
     sound(&options)
 }
 
-/// Nothing has to be mended, and everything was looked at.
+/// Demands that no error is found and that everything was tested.
 fn sound(options: &[&str]) -> Done {
-    let found = Evidence::by(&[options, &["--recipient", "jane+Work@Example.Org"]].concat())?;
+    let found = Findings::by(&[options, &["--recipient", "jane+Work@Example.Org"]].concat())?;
     let mut bad = found.of_severity("error");
     bad.extend(found.of_severity("not-tested"));
     ensure!(bad.is_empty() && found.code == Some(0), "{:?}: {bad:?}", found.code);
@@ -332,7 +332,7 @@ fn sound(options: &[&str]) -> Done {
     Ok(())
 }
 
-/// What is wrong in our own configuration.
+/// Errors in murder-route's own configuration.
 fn by_config(world: &World) -> Done<Done> {
     let own = format!("{STATE}/murder-route-doctor.toml");
     let imapd_conf = world.murder.frontend.imapd_conf();
@@ -369,7 +369,7 @@ fn by_config(world: &World) -> Done<Done> {
     ];
     for (more, check, says) in broken {
         write(more)?;
-        if let Err(e) = Evidence::with(&own, &["--no-master"])?.error(check, says) {
+        if let Err(e) = Findings::with(&own, &["--no-master"])?.error(check, says) {
             return Ok(Err(format!("{more}: {e}").into()));
         }
     }
@@ -378,14 +378,14 @@ fn by_config(world: &World) -> Done<Done> {
 
 fn closed_socket() -> Done {
     fs::set_permissions(SOCKET, Permissions::from_mode(0o600))?;
-    let found = Evidence::of(&["--no-master"]);
+    let found = Findings::of(&["--no-master"]);
     fs::set_permissions(SOCKET, Permissions::from_mode(0o666))?;
     found?.error("socket/answer", "postfix may not write to it")
 }
 
 fn stopped_backend(world: &mut World) -> Done {
     world.murder.backends[1].stop()?;
-    let found = Evidence::of(&["--no-master"]);
+    let found = Findings::of(&["--no-master"]);
     world.murder.backends[1].start()?;
     let found = found?;
     found.error("backend/lmtp", "cannot be reached")?;
@@ -393,7 +393,7 @@ fn stopped_backend(world: &mut World) -> Done {
     Ok(())
 }
 
-/// A list that lacks a name the master has, and has one that he lacks.
+/// A list that lacks a name of the master, and has a name that the master lacks.
 fn old_list(world: &mut World) -> Done {
     let be1 = &world.murder.backends[0];
     let old = format!("{STATE}/old.db");
@@ -405,15 +405,15 @@ fn old_list(world: &mut World) -> Done {
     admin.command("DELETE user/former")?;
     admin.command("CREATE user/latter")?;
     world.moves_to("latter@example.org", be1)?;
-    let found = Evidence::of(&["--mailboxes-db", &old])?;
+    let found = Findings::of(&["--mailboxes-db", &old])?;
     found.error("list/comparison", "user.latter")?;
     found.error("list/comparison", "user.former")?;
-    // And a master that is away is no fault of the list.
+    // A master that is down is not an error of the list.
     admin.command("SETACL user/latter cyrus lrsx")?;
     admin.command("DELETE user/latter")?;
     world.becomes_unknown("latter@example.org")?;
     world.murder.master.kill()?;
-    let found = Evidence::of(&[]);
+    let found = Findings::of(&[]);
     world.murder.master.start()?;
     ensure!(found?.says("not-tested", "list/comparison"), "{MASTER} was away");
     world.recovers()

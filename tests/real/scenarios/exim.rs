@@ -1,4 +1,4 @@
-//! The scenarios before Exim, in the order they run.
+//! Scenarios with Exim, in the order in which they run.
 
 use std::fs;
 use std::io::Write;
@@ -50,8 +50,8 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     function::run_in(&mut world, report);
 }
 
-/// The pieces need Exim's lmtp transport; Debian's light daemon would lack the functions of a library
-/// of ours.
+/// The configuration needs Exim's lmtp transport; the library's function needs `dlfunc`, which Debian's
+/// light daemon lacks.
 fn has_what_is_asked() -> Done {
     let about = run(sandbox::command("exim4").arg("-bV"))?;
     for wanted in ["Expand_dlfunc", "Transports: appendfile", " lmtp "] {
@@ -60,26 +60,26 @@ fn has_what_is_asked() -> Done {
     Ok(())
 }
 
-/// lmtpd takes them for a part of the name, and would refuse the recipient.
+/// lmtpd treats quotes as part of the name and would refuse the recipient.
 fn quoted(world: &World<Exim>) -> Done {
     let [be1, be2] = &world.murder.backends;
     world.arrives("\"jane\"@example.org", be1, "jane", "INBOX")?;
     world.arrives("\"Jane+Work\"@Example.Org", be1, "jane", "INBOX/Work")?;
     world.arrives("\"o.bri\\en\"@example.org", be1, "o.brien", "INBOX")?;
     world.arrives("\"bob\"@example.net", be2, "bob@example.net", "INBOX")?;
-    // No list of addresses, no file and no command.
+    // Not treated as a list of addresses, a file or a command.
     for odd in ["\":include:/etc/hosts\"", "\"/etc/hosts\"", "\"|/bin/true\"", "|/bin/true"] {
         let reply = world.rcpt(&format!("{odd}@example.org"))?;
         ensure!((500..600).contains(&reply.code), "{odd}: {reply}");
     }
     let service = fs::read_to_string(sandbox::in_root("/etc/default/exim4"))?;
     ensure!(service.contains("\nEXIMSERVICE='-bdf -q1m'\n"), "/etc/default/exim4: {service}");
-    // Nobody can have a mailbox whose name needs them.
+    // No mailbox can have a name that needs quotes.
     world.refused("\"jane doe\"@example.org")?;
     world.refused("\"jane\\\"\"@example.org")
 }
 
-/// The recipients of a backend share one transaction, hence one reply's session.
+/// The recipients on a backend share one transaction, and so the session in one reply.
 fn one_transaction_a_backend(world: &World<Exim>) -> Done {
     let since = world.logs.mark();
     paths::one_message_for_both(world)?;
@@ -90,7 +90,7 @@ fn one_transaction_a_backend(world: &World<Exim>) -> Done {
     Ok(())
 }
 
-/// Accepted when the mailbox was on one backend, delivered when it is on the other.
+/// Accepted while the mailbox is on one backend, delivered when it is on the other.
 fn moved_in_the_queue(world: &World<Exim>) -> Done {
     let [be1, be2] = &world.murder.backends;
     be1.admin()?.command("CREATE user/nomad")?;
@@ -108,8 +108,8 @@ fn moved_in_the_queue(world: &World<Exim>) -> Done {
     world.holds_once(be2, "max", "INBOX", &queued.id)
 }
 
-/// Exim is in the middle of the conversation with a backend when the mailbox moves away from it: that
-/// one then says `550 5.1.1`, to this recipient of the letter and not to the others.
+/// Exim is in a session with a backend when the mailbox moves away from it. That backend then replies `550
+/// 5.1.1` for this recipient and not for the others of the message.
 fn moved_during_delivery(world: &mut World<Exim>) -> Done {
     let gate = Gate::open("127.0.1.51:2003", "127.0.1.11:2003")?;
     with_backend(world, "address = \"127.0.1.51\"\n", |world| {
@@ -143,7 +143,7 @@ fn moved_while_held(world: &World<Exim>, gate: &Gate, user: &str, word: &'static
     world.holds_once(be2, "max", "INBOX", &queued.id)
 }
 
-/// Nothing answers at the socket: what comes is put off, and what is queued stays.
+/// No daemon answers at the socket: new messages are deferred, and queued messages stay.
 fn without_the_daemon(world: &mut World<Exim>) -> Done {
     world.mail_server.hold()?;
     let queued = world.send(&["jane@example.org"]);
@@ -165,12 +165,12 @@ fn without_the_daemon(world: &mut World<Exim>) -> Done {
     world.holds_once(&world.murder.backends[0], "jane", "INBOX", &queued.id)
 }
 
-/// The configuration of such a daemon.
+/// Configuration file of a daemon with other settings.
 fn another_way() -> String {
     format!("{STATE}/another-way.toml")
 }
 
-/// The daemon with another way to the backend of jane, while something is done.
+/// Runs the daemon with another address for jane's backend during `run`.
 fn with_backend<T>(
     world: &mut World<Exim>,
     settings: &str,
@@ -192,7 +192,7 @@ fn with_backend<T>(
     done
 }
 
-/// Something that writes down what it is told stands for the backend.
+/// A program that records what it receives replaces the backend.
 fn by_ipv6(world: &mut World<Exim>) -> Done {
     let backend = Sink::listen("[::1]:2003")?;
     with_backend(world, "address = \"[::1]\"\n", |world| {
@@ -210,7 +210,7 @@ fn by_ipv6(world: &mut World<Exim>) -> Done {
     })
 }
 
-/// The reason is in Exim's log, and the recipient on the other backend has his letter.
+/// The reason is in Exim's log, and the recipient on the other backend gets the message.
 fn unreachable(world: &mut World<Exim>) -> Done {
     let queued = with_backend(world, "port = 2999\n", |world| {
         let queued = world.send(&["jane@example.org", "max@example.org"])?;
@@ -235,7 +235,7 @@ fn unreachable(world: &mut World<Exim>) -> Done {
     world.holds_once(&world.murder.backends[0], "jane", "INBOX", &queued.id)
 }
 
-/// The certificate of [`tls::NAME`] for the first backend, which then has that name and wants a login
+/// Gives the first backend the certificate for [`tls::NAME`]; it then has that name and demands a login
 /// under TLS at the second port.
 fn demand_tls_and_login(world: &mut World<Exim>) -> Done<Tls> {
     let tls = Tls::make(world.murder.cyrus)?;
@@ -244,7 +244,7 @@ fn demand_tls_and_login(world: &mut World<Exim>) -> Done<Tls> {
         ("tls_server_cert", &tls.good.certificate),
         ("tls_server_key", &tls.good.key),
         ("lmtplogin_allowplaintext", "no"),
-        // Refusals for good, where it could do without.
+        // Final refusals, which the program could do without.
         ("soft_noauth", "no"),
     ])?;
     let hosts = sandbox::in_root("/etc/hosts");
@@ -255,10 +255,10 @@ fn demand_tls_and_login(world: &mut World<Exim>) -> Done<Tls> {
     Ok(tls)
 }
 
-/// The port where a backend wants a login.
+/// Port where a backend demands a login.
 const LOGIN_PORT: u16 = 2004;
 
-/// By what our README says of such backends. Each way in which that fails leaves the message waiting.
+/// By the README's section on such backends. Each kind of failure leaves the message in the queue.
 fn with_tls_and_login(world: &mut World<Exim>) -> Done {
     const CONFIGURATION: &str = "/etc/murder-route.toml";
     const MISTAKES: [(&str, &str, &str); 4] = [
@@ -305,8 +305,8 @@ fn with_tls_and_login(world: &mut World<Exim>) -> Done {
     seen
 }
 
-/// The doctor on a host without Postfix: what Exim's transport will meet at the first backend.
-/// `access`: the settings for its login that are right.
+/// Runs the doctor on a host without Postfix: it finds the failures that Exim's transport would have at the
+/// first backend. `access`: correct settings for the login.
 fn doctor_tries_the_login(access: &str) -> Done {
     let file = format!("{STATE}/doctor.toml");
     let daemon = fs::read_to_string(another_way())?;
@@ -344,10 +344,10 @@ fn doctor_tries_the_login(access: &str) -> Done {
     Ok(())
 }
 
-/// The same by Exim's smtp transport.
+/// With Exim's own smtp transport.
 fn by_smtp_transport(world: &mut World<Exim>) -> Done {
     let tls = demand_tls_and_login(world)?;
-    // As Debian ships it: what the run has added is for Cyrus.
+    // As Debian ships the file: the additions of the run are for Cyrus.
     let services = sandbox::in_root("/etc/services");
     let without = fs::read_to_string(&services)?.replace("lmtp 2004/tcp\n", "");
     fs::write(&services, without)?;

@@ -17,7 +17,7 @@ use crate::{Done, ensure, run};
 const SENDERS: usize = 4;
 const MESSAGES: usize = 300;
 
-/// Who gets the load: recipient, backend, user.
+/// Target of the load: recipient, backend, user.
 pub type Target = (&'static str, usize, &'static str);
 
 pub const LOAD: [Target; 6] = [
@@ -29,12 +29,12 @@ pub const LOAD: [Target; 6] = [
     ("bob@example.net", 1, "bob@example.net"),
 ];
 
-/// Stopped, killed and started again a few times while several connections send without pause.
+/// The daemon is stopped, killed and restarted a few times while several connections send without pause.
 pub fn daemon_restarts_under_load<M: Mta>(world: &mut World<M>) -> Done {
     restarts_under_load(world, "load", &LOAD, MESSAGES)
 }
 
-/// The same with other letters, of that many a name in this world.
+/// With this number of messages for each recipient, in this world.
 pub fn restarts_under_load<M: Mta>(
     world: &mut World<M>,
     name: &str,
@@ -58,7 +58,7 @@ pub fn restarts_under_load<M: Mta>(
             } else {
                 daemon.kill()?
             }
-            // For a moment nobody listens.
+            // No daemon listens for a short time.
             thread::sleep(Duration::from_millis(200));
             daemon.resume()?;
         }
@@ -88,7 +88,7 @@ pub fn restarts_under_load<M: Mta>(
     Ok(())
 }
 
-/// Sends message after message; what is put off is sent again, as any mail server would.
+/// Sends message after message; deferred ones are sent again, as by any mail server.
 fn send_until_done<M: Mta>(
     started: &AtomicUsize,
     name: &str,
@@ -128,7 +128,7 @@ pub fn list_repacked(world: &World) -> Done {
     Ok(())
 }
 
-/// A way to spoil the list at a path.
+/// A way to damage the list at a path.
 type Damage = fn(&str) -> Done;
 
 const DAMAGES: [(&str, Damage); 8] = [
@@ -165,7 +165,7 @@ const DAMAGES: [(&str, Damage); 8] = [
     ("gone", |list| Ok(fs::remove_file(list)?)),
 ];
 
-/// A copy of the frontend's list, so that Cyrus itself need not suffer.
+/// A copy of the frontend's list, so that Cyrus itself is not affected.
 struct Copy {
     list: String,
     good: String,
@@ -183,7 +183,7 @@ impl Copy {
         Ok(copy)
     }
 
-    /// Puts a whole list in its place, as a restore or a repack of Cyrus' does: by a rename.
+    /// Renames a complete list into its place, as a restore or Cyrus' repack does.
     fn heal(&self) -> Done {
         let new = format!("{}.healed", self.list);
         fs::copy(&self.good, &new)?;
@@ -193,13 +193,12 @@ impl Copy {
     }
 }
 
-/// Spoils the list in every way, heals it each time, and looks at mail that comes and at mail that
-/// waits in the queue.
+/// Damages the list in every way, restores it each time, and checks new mail and mail in the queue.
 pub fn list_spoilt(world: &mut World) -> Done {
     let copy = Copy::make(world)?;
     world.daemon.stop()?;
     let mut daemon = Daemon::start(world.setup.with_list(&copy.list))?;
-    // A letter that cannot be delivered yet: each attempt asks the router anew.
+    // A message that cannot be delivered yet: each attempt asks the router again.
     world.murder.backends[1].stop()?;
     let waiting = world.send(&["max@example.org"])?;
     let seen = DAMAGES.iter().try_for_each(|(name, damage)| -> Done {
@@ -212,7 +211,7 @@ pub fn list_spoilt(world: &mut World) -> Done {
     daemon.stop()?;
     world.daemon.resume()?;
     seen?;
-    // Another letter first: the queue manager keeps its last answer for 30 s.
+    // Another message first: the queue manager keeps its last answer for 30 s.
     world.arrives("max@example.org", &world.murder.backends[1], "max", "INBOX")?;
     let attempts = world.delivered(&waiting)?;
     ensure!(attempts.len() > DAMAGES.len(), "too few attempts: {attempts:?}");

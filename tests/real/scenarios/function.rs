@@ -1,5 +1,5 @@
-//! The library as a function of Exim's, `${dlfunc{…}{murder_route_exim}{…}}`: Exim delivers by itself, by
-//! the host and port that it is told.
+//! The library as a function of Exim, `${dlfunc{…}{murder_route_exim}{…}}`: Exim delivers directly, to the
+//! returned host and port.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -15,14 +15,14 @@ use crate::sandbox::{self, in_root};
 use crate::world::{DOMAINS, World};
 use crate::{Done, ensure, run};
 
-/// The usual place, in the root.
+/// The default path, in the root.
 const CONFIGURATION: &str = "/etc/murder-route.toml";
 
-/// Exim reads this one, if it is there, instead of that of Debian's scripts.
+/// If it exists, Exim reads this file instead of that of Debian's scripts.
 const EXIM_CONF: &str = "/etc/exim4/exim4.conf";
 
-/// The canonical form first: an lmtpd of 3.6 dies of another one. Exim gives us the domain in lower
-/// case, and sends it as it came unless it is redirected.
+/// The canonical form first: an lmtpd of 3.6 crashes on another one. Exim passes the domain in lower case,
+/// and sends it as received unless the address is redirected.
 fn exim_conf() -> String {
     format!(
         r#"primary_hostname = mx.murder.test
@@ -107,7 +107,7 @@ pub fn run_in(world: &mut World<Exim>, report: &mut Report) {
     scenario("a bad configuration puts off", bad_configuration);
 }
 
-/// Exim with this and nothing else of ours; afterwards all is as it was.
+/// Runs a scenario with an Exim that has only this configuration, and restores everything afterwards.
 fn with_the_function(world: &mut World<Exim>, scenario: fn(&mut World<Exim>) -> Done) -> Done {
     let seen = begin(world).and_then(|()| scenario(world));
     fs::remove_file(in_root(EXIM_CONF))?;
@@ -128,13 +128,13 @@ fn configure(world: &World<Exim>) -> Done {
     Ok(fs::write(in_root(CONFIGURATION), settings)?)
 }
 
-/// What Exim makes of a string.
+/// Exim's expansion of a string.
 fn expand(string: &str) -> Done<String> {
     run(sandbox::command("exim4").args(["-be", string])).map(|said| said.trim_end().to_owned())
 }
 
 fn each_on_its_backend(world: &mut World<Exim>) -> Done {
-    // The list is not Exim's to read: the daemon is asked.
+    // Exim may not read the list: the daemon is asked.
     let list = world.murder.frontend.mailboxes_db();
     fs::set_permissions(list, Permissions::from_mode(0o600))?;
     let jane =
@@ -152,7 +152,7 @@ fn each_on_its_backend(world: &mut World<Exim>) -> Done {
     refusals::foreign_addresses_pass_untouched(world)
 }
 
-/// Where Exim's user may read the list, known recipients need nobody else.
+/// If Exim's user may read the list, known recipients need no daemon.
 fn without_the_daemon(world: &mut World<Exim>) -> Done {
     let list = world.murder.frontend.mailboxes_db();
     let exim = sandbox::user("Debian-exim")?;
@@ -183,7 +183,7 @@ fn list_repacked(world: &mut World<Exim>) -> Done {
     Ok(())
 }
 
-/// Not by Cyrus: see `cut`.
+/// Truncated by an administrator, not by Cyrus: see `cut`.
 fn list_cut_off(world: &mut World<Exim>) -> Done {
     let copy = cut::Copy::make(world)?;
     let before = world.setup.clone();
@@ -195,7 +195,7 @@ fn list_cut_off(world: &mut World<Exim>) -> Done {
     seen
 }
 
-/// Nobody is refused, and the log says what is wrong.
+/// No recipient is refused, and the log has the error.
 fn bad_configuration(world: &mut World<Exim>) -> Done {
     let socket_gone = format!("unix:{SOCKET}-that-is-not-there");
     let nobody_to_ask = format!("\n[[listen]]\nendpoint = {socket_gone:?}\n");
@@ -204,7 +204,7 @@ fn bad_configuration(world: &mut World<Exim>) -> Done {
         ("domain = \"example.org\"\n".to_owned(), "unknown field `domain`"),
         ("imapd-conf = \"/nowhere\"\n".to_owned(), "/nowhere: No such file"),
         (fs::read_to_string(in_root(CONFIGURATION))? + &nobody_to_ask, "that-is-not-there"),
-        // Exim has taken the domain for ours, so nobody of it is refused.
+        // Exim considers the domain ours, so none of its recipients is refused.
         (imapd_conf.clone(), "no domains are configured"),
         (format!("{imapd_conf}domains = [\"elsewhere.test\"]\n"), "is it missing in `domains`?"),
     ] {

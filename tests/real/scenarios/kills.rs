@@ -1,4 +1,4 @@
-//! The daemon is killed again and again, in whatever it is doing, while the murder lives on.
+//! The daemon is killed again and again at any point while the Murder keeps working.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,16 +12,16 @@ use crate::postfix::Postfix;
 use crate::world::{World, message};
 use crate::{Done, ensure};
 
-/// A minute.
+/// One per second, for a minute.
 const KILLS: usize = 60;
 
-/// A pause between two letters of one sender, so that the mail server keeps up.
+/// Pause between two messages of one sender, so that the mail server keeps up.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A letter that was taken: its Message-ID and its queue id.
+/// A message that was accepted: its Message-ID and its queue id.
 type Taken = (String, String);
 
-/// SIGKILL each second. Letters flow to those who are known, and to mailboxes made a moment before.
+/// SIGKILL each second. Messages go to known users and to mailboxes that were just created.
 pub fn every_second(world: &mut World) -> Done {
     let since = world.logs.mark();
     let over = AtomicBool::new(false);

@@ -1,5 +1,5 @@
-//! How the daemon logs in to the master: by every way that Cyrus has, and by none that must not be.
-//! Who is kept out says why, and answers from what he had.
+//! The daemon's login at the master: by every method of Cyrus, and by none that is forbidden. A daemon that
+//! is not admitted logs the reason and answers from its replica.
 
 use std::fs;
 
@@ -15,27 +15,27 @@ use crate::{Done, ensure};
 /// One way to log in.
 struct Case<'a> {
     name: &'static str,
-    /// What the master shows.
+    /// Certificate of the master.
     certificate: Option<&'a Certificate>,
-    /// What `[mupdate]` says, beside the name of who logs in.
+    /// Lines in `[mupdate]`, without the name to log in with.
     settings: String,
-    /// How the log names the login, or why there is none.
+    /// The login in the log, or the reason for its absence.
     says: &'static str,
     let_in: bool,
 }
 
-/// By every way in, and then by every way to be kept out.
+/// All permitted logins, followed by all refused ones.
 pub fn every_login(world: &mut World) -> Done {
     let exchanger = Exchanger::make(&world.murder)?;
     let files = Tls::make(world.murder.cyrus)?;
     let before = world.setup.clone();
-    // The key is the daemon's, and not Cyrus'.
+    // The key belongs to the daemon, not to Cyrus.
     let key = exchanger.write("admin.key", &fs::read_to_string(&files.admin.key)?)?;
     let cases = cases(&files, &key);
     let seen = cases.iter().try_for_each(|case| -> Done {
-        // Anew for each: in 3.2 and 3.6 the master's mupdate dies whenever a connection under TLS
-        // ends, for that frees the TLS of the whole process (imap/mupdate.c:conn_free); in 3.12 it
-        // ends when a handshake fails. After some times in a row it is not started again.
+        // Restarted for each: in 3.2 and 3.6 the master's mupdate crashes whenever a connection under TLS
+        // ends, since that frees the TLS of the whole process (imap/mupdate.c:conn_free); in 3.12 it ends
+        // when a handshake fails. After some crashes in a row it is not started again.
         world.murder.master.restart_with(&options(world.release, &files, case))?;
         let seen = one(world, &exchanger, case);
         seen.map_err(|e| format!("{}: {e}", case.name).into())
@@ -105,7 +105,7 @@ fn cases<'a>(files: &'a Tls, key: &str) -> Vec<Case<'a>> {
     ]
 }
 
-/// What the master's imapd.conf says for it.
+/// Lines of the master's imapd.conf for this case.
 fn options<'a>(
     release: Release,
     files: &'a Tls,
@@ -119,7 +119,7 @@ fn options<'a>(
         ("tls_server_cert", &*certificate.certificate),
         ("tls_server_key", &*certificate.key),
     ];
-    // Without it the later ones offer no STARTTLS; the others do not know it.
+    // Later releases offer no STARTTLS without it; the others do not have the option.
     if release >= Release::V3_10 {
         options.push(("allowstarttls", "yes"));
     }

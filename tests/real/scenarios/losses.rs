@@ -1,4 +1,4 @@
-//! The master loses names, all or one, and its backends tell it again: nobody who was known is unknown
+//! The master loses names, all or one, and its backends push them again: no known recipient becomes unknown
 //! meanwhile.
 
 use std::time::{Duration, Instant};
@@ -8,18 +8,18 @@ use crate::watch::known_are_answered_during;
 use crate::world::World;
 use crate::{Done, ensure, sandbox};
 
-/// Long enough for a list that is taken over too early: after five seconds, it was seen.
+/// Long enough to see a list that is accepted too early: that was seen after five seconds.
 const WATCHED: Duration = Duration::from_secs(8);
 
-/// The master is emptied, and one backend after the other pushes its names. As soon as most are back,
-/// a list seems whole that lacks the last backend's.
+/// The master is emptied, and one backend after the other pushes its names. Once most are back, a list that
+/// lacks the last backend's names looks complete.
 pub fn backends_push_one_by_one(world: &mut World) -> Done {
     becomes_well(world)?;
     world.murder.restart_master_empty()?;
     let seen = (|| {
         becomes_unwell(world, "held-back")?;
         world.murder.backends[0].push()?;
-        // The whole list is asked for again as soon as half is back.
+        // The daemon requests the whole list again as soon as half is back.
         nobody_known_is_unknown(world, &["bob@example.net", "max@example.org"])
     })();
     let pushed = world.murder.backends[1].push();
@@ -29,7 +29,7 @@ pub fn backends_push_one_by_one(world: &mut World) -> Done {
     world.recovers()
 }
 
-/// A list of the frontend loses them in the same way, and the slave vouches for what is left.
+/// A frontend's list loses names in this way, and the slave confirms what is left.
 pub fn frontends_list_after_an_emptied_master(world: &mut World) -> Done {
     world.murder.restart_master_empty()?;
     let seen = (|| {
@@ -47,7 +47,7 @@ pub fn frontends_list_after_an_emptied_master(world: &mut World) -> Done {
     world.recovers()
 }
 
-/// The master is restarted in the middle of an XFER, and removes the reserved name (`ctl_cyrusdb -r`).
+/// The master restarts in the middle of an XFER and removes the reserved name (`ctl_cyrusdb -r`).
 pub fn master_restarts_in_an_xfer(world: &mut World) -> Done {
     let be1 = &world.murder.backends[0];
     be1.admin()?.command("CREATE user/traveller")?;
@@ -79,7 +79,7 @@ pub fn master_restarts_in_an_xfer(world: &mut World) -> Done {
     world.becomes_unknown("traveller@example.org")
 }
 
-/// By the daemon and by `lookup`, which see the replica.
+/// By the daemon and by `lookup`, which reads the replica.
 fn nobody_known_is_unknown(world: &World, recipients: &[&str]) -> Done {
     for answer in world.setup.lookup(recipients)? {
         let is_kept = matches!(&*answer.outcome, "deliver" | "deferred");

@@ -1,4 +1,4 @@
-//! The MUPDATE master is away: what is known is delivered, and nobody is called unknown.
+//! The MUPDATE master is down: known recipients are delivered, and none is called unknown.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::world::{Mta, World};
 use crate::{Done, ensure};
 
-/// Postfix itself gives up after 100 s and is then deaf for the rest of the session.
+/// Postfix gives up after 100 s, and then gets no answer for the rest of the session.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn known_arrive_and_strangers_wait<M: Mta>(world: &World<M>) -> Done {
@@ -20,11 +20,11 @@ pub fn known_arrive_and_strangers_wait<M: Mta>(world: &World<M>) -> Done {
         world.put_off(stranger)?;
         ensure!(start.elapsed() < PATIENCE, "{stranger}: answered after {:?}", start.elapsed());
     }
-    // No stranger's wait may hold up a known recipient.
+    // The wait for an unknown recipient must not delay a known one.
     world.arrives("max@example.org", be2, "max", "INBOX")
 }
 
-/// Killed, and started again.
+/// The master is killed and restarted.
 pub fn killed<M: Mta>(world: &mut World<M>) -> Done {
     world.murder.master.kill()?;
     let seen = known_arrive_and_strangers_wait(world);
@@ -33,7 +33,7 @@ pub fn killed<M: Mta>(world: &mut World<M>) -> Done {
     world.recovers()
 }
 
-/// Still connected, and silent.
+/// The master keeps its connections and does not answer.
 pub fn hung<M: Mta>(world: &World<M>) -> Done {
     world.murder.master.process()?.freeze()?;
     let seen = known_arrive_and_strangers_wait(world);
@@ -42,8 +42,8 @@ pub fn hung<M: Mta>(world: &World<M>) -> Done {
     world.recovers()
 }
 
-/// A frontend set up afresh has no list until its mupdate has read the master's. lmtpproxyd refuses
-/// everybody in the meantime.
+/// A new frontend has no list until its mupdate has read the master's. Meanwhile lmtpproxyd refuses every
+/// recipient.
 pub fn frontend_begins_anew<M: Mta>(world: &mut World<M>) -> Done {
     world.murder.master.kill()?;
     world.murder.frontend.stop()?;

@@ -1,5 +1,5 @@
-//! From lmtpproxyd to murder-route and back, by the README: all through lmtpproxyd; known recipients
-//! straight to their backends, with lmtpproxyd as the fallback; all by murder-route.
+//! From lmtpproxyd to murder-route and back, by the README: everything through lmtpproxyd; known recipients
+//! directly to their backends, with lmtpproxyd as the fallback; everything through murder-route.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -12,10 +12,10 @@ use crate::sandbox::{self, in_root};
 use crate::world::{DOMAINS, World};
 use crate::{Done, ensure, run};
 
-/// The section of the README.
+/// Section of the README.
 const MOVING: &str = "Moving over from lmtpproxyd";
 
-/// The whole way, and back from its end.
+/// The complete way, and back from its end.
 pub fn there_and_back(world: &mut World) -> Done {
     let socket = world.murder.frontend.lmtp_socket();
     let fallback = format!("fallback = \"fallback:unix:{socket}\"\n");
@@ -25,7 +25,7 @@ pub fn there_and_back(world: &mut World) -> Done {
         by_lmtpproxyd(world, &socket)?;
 
         step(world, "cp -a")?;
-        // The pieces have them.
+        // The printed settings have them.
         run(sandbox::command("postconf").args(["-X", "transport_maps", "relay_domains"]))?;
         follow(world, &[DAEMON, PIECES], "")?;
         world.mail_server.restart_as_it_is()?;
@@ -43,7 +43,7 @@ pub fn there_and_back(world: &mut World) -> Done {
         newcomer::accepted_at_once(world, "newcomer-d")?;
         doctor::agrees()?;
 
-        // What is in the queue goes the old way as well.
+        // Queued messages go through lmtpproxyd again.
         world.murder.backends[0].stop()?;
         let queued = world.send(&["jane@example.org"])?;
         let attempt = next_attempt(&world.logs, queued.since, &queued.queue_id)?;
@@ -60,13 +60,13 @@ pub fn there_and_back(world: &mut World) -> Done {
     })
 }
 
-/// Carries out the step of the README that has this command.
+/// Performs the step of the README that has this command.
 fn step(world: &World, command: &str) -> Done {
     let readme = Readme::of("postfix")?.below(MOVING)?.with(command)?;
     readme.shim("systemctl", &systemctl(world.daemon.id()?))?.follow().map(drop)
 }
 
-/// What the host has before: every recipient is for lmtpproxyd.
+/// Configuration of the host before: every recipient goes to lmtpproxyd.
 fn only_lmtpproxyd(socket: &str) -> Done {
     add_to_main_cf(&format!("relay_domains = {}", DOMAINS.join(", ")))?;
     let way = |domain| format!("{{{domain} = proxyd:unix:{socket}}}");
@@ -91,7 +91,7 @@ fn by_lmtpproxyd(world: &World, socket: &str) -> Done {
 fn with_fallback(world: &World) -> Done {
     paths::each_on_its_backend(world)?;
     for stranger in ["nobody@example.org", "Nobody+x@Example.Net"] {
-        // The probe of the first one may take longer than smtpd waits for it.
+        // The first probe may take longer than smtpd waits for it.
         sandbox::poll(&format!("{stranger} to be refused"), 30, || {
             let reply = world.rcpt(stranger)?;
             ensure!(reply.code == 550 || reply.is_temporary(), "{stranger}: {reply}");

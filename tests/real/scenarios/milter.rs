@@ -1,4 +1,4 @@
-//! The milter, spoken to by `miltertest` and by Sendmail.
+//! The milter, used by `miltertest` and by Sendmail.
 
 use std::fs;
 
@@ -9,8 +9,8 @@ use crate::sendmail::{EXAMPLE, SITE, YOURS, mail};
 use crate::world::SMTP;
 use crate::{Done, ensure, run, sandbox};
 
-/// A conversation in which every reply is looked at; also in doubt, where those whom the list has go
-/// on and nobody is refused.
+/// A session in which every reply is checked. In doubt, recipients in the list continue and none is
+/// refused.
 pub fn conversation(world: &mut World) -> Done {
     converse()?;
     world.murder.master.kill()?;
@@ -27,13 +27,13 @@ fn converse() -> Done {
     Ok(())
 }
 
-/// A Sendmail that sends everything to another host, and asks only whom to refuse.
+/// A Sendmail that relays everything to another host, and uses the milter only for refusals.
 pub fn only_the_refusals(world: &mut World) -> Done {
     with_sendmail(world, with_the_milter)
 }
 
 fn with_the_milter(world: &mut World) -> Done {
-    // As the example, without what routes.
+    // The example without its routing.
     let example = fs::read_to_string(EXAMPLE)?.replace(YOURS, SITE);
     let ours = |line: &&str| line.to_ascii_lowercase().contains("murder");
     let mc: String = example.lines().filter(|line| !ours(line)).map(|l| format!("{l}\n")).collect();
@@ -59,7 +59,7 @@ fn with_the_milter(world: &mut World) -> Done {
     world.recovers()?;
 
     world.daemon.stop()?;
-    // F=T: Sendmail puts everything off before it comes to a recipient.
+    // F=T: Sendmail defers before it gets to a recipient.
     let without_daemon = Session::smtp(SMTP)?.command("MAIL FROM:<somebody@sender.test>");
     world.daemon.resume()?;
     let reply = without_daemon?;

@@ -1,4 +1,4 @@
-//! The scenarios, in the order they run: one murder of one release, and one mail server, for all of
+//! The scenarios in the order in which they run: one Murder of one release and one mail server for all of
 //! them.
 
 mod asked;
@@ -40,7 +40,7 @@ use std::sync::atomic::AtomicU32;
 
 use crate::clients::sink::Sink;
 use crate::logs::Logs;
-use crate::murder::MasterClient;
+use crate::murder::Murder;
 use crate::postfix::Postfix;
 use crate::releases::is_wanted;
 use crate::report::Report;
@@ -49,7 +49,7 @@ use crate::router::{self, Daemon, Setup};
 use crate::world::{self, Mta, World};
 use crate::{Done, sandbox};
 
-/// Builds the world and runs everything in it.
+/// Builds the world and runs all scenarios in it.
 pub fn run_all(cached_root: &Path) -> Done<ExitCode> {
     let root = Root::at(cached_root)?;
     let kept = kept(root.short_name());
@@ -70,13 +70,12 @@ pub fn run_all(cached_root: &Path) -> Done<ExitCode> {
     Ok(if report.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What is kept of the run of a root, for the one who reads later: `syslog`, and the `answers` of its
-/// lmtpd.
+/// Files kept of the run of a root, for later reading: `syslog`, and the `answers` of its lmtpd.
 fn kept(root: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("real").join(root)
 }
 
-/// The first scenario: all of it is built, the mail server last.
+/// The first scenario: everything is built, the mail server last.
 fn stand<M>(
     root: Root,
     logs: &Logs,
@@ -93,7 +92,7 @@ fn stand<M>(
 
 fn build<M>(root: Root, logs: Logs, start: fn() -> Done<M>) -> Done<World<M>> {
     let release = root.release;
-    let murder = MasterClient::start(release)?;
+    let murder = Murder::start(release)?;
     paths::populate(&murder)?;
     router::install()?;
     let imapd_conf = murder.frontend.imapd_conf();
@@ -105,7 +104,7 @@ fn build<M>(root: Root, logs: Logs, start: fn() -> Done<M>) -> Done<World<M>> {
     Ok(World { release, logs, murder, mail_server, setup, daemon, outside, serial })
 }
 
-/// What holds with every mail server, and wherever the list comes from.
+/// Scenarios for every mail server and every source of the list.
 fn whoever_asks<M: Mta>(scenario: &mut impl FnMut(&str, fn(&mut World<M>) -> Done)) {
     scenario("unknown is refused at RCPT", |w| refusals::unknown_is_refused_at_rcpt(w));
     scenario("reserved is put off", |w| refusals::reserved_is_put_off(w));
@@ -158,7 +157,7 @@ fn run_in(world: &mut World, report: &mut Report) {
         scenario("mailboxes move while letters flow", churn::moved_to_and_fro);
     }
     scenario("every answer is lmtpd's own", |w| comparison::same_as_lmtpd(w));
-    // The first and the last one of those whose keys are alike.
+    // The first and the last of the releases with equal keys.
     if matches!(release, Release::V3_6 | Release::V3_12) {
         scenario("eight threads look up while Cyrus writes and repacks", threads::beside_cyrus);
     }

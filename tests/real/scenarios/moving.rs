@@ -1,4 +1,4 @@
-//! Mailboxes come, change their names, move and go while mail flows.
+//! Mailboxes are created, renamed, moved and deleted while mail flows.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,18 +8,18 @@ use crate::clients::mail::Session;
 use crate::world::{self, Mta, SMTP, World, message};
 use crate::{Done, ensure, sandbox};
 
-/// Deletes what these scenarios have made, so that they can run again.
+/// Deletes the mailboxes of these scenarios, so that they can run again.
 fn forget<M: Mta>(world: &World<M>) -> Done {
     for backend in &world.murder.backends {
         let mut admin = backend.admin()?;
         for name in ["newcomer", "settled", "mover"] {
-            // Not every name is there, and none on both.
+            // Not every name exists, and none on both backends.
             let _ = admin.command(&format!("SETACL user/{name} cyrus lrswipkxtecda"));
             let _ = admin.command(&format!("DELETE user/{name}"));
         }
     }
-    // Cyrus names what it has deleted by the second (`DELETED.user.settled.6B0608B4`), and the master
-    // takes no such name from two backends.
+    // Cyrus renames deleted mailboxes by the second (`DELETED.user.settled.6B0608B4`), and the master
+    // accepts no such name from two backends.
     let deleted = seconds()?;
     sandbox::poll("the next second", 5, || Ok((seconds()? > deleted).then_some(())))?;
     ["newcomer", "settled", "mover"]
@@ -31,8 +31,8 @@ fn seconds() -> Done<u64> {
     Ok(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs())
 }
 
-/// A mailbox made a moment ago is never unknown: the frontend's list shows it a tick later, and the
-/// barrier bridges that.
+/// A new mailbox is never unknown: the frontend's list has it a tick later, and the barrier bridges that
+/// time.
 pub fn created_is_known_at_once<M: Mta>(world: &World<M>) -> Done {
     forget(world)?;
     let be2 = &world.murder.backends[1];
@@ -43,8 +43,8 @@ pub fn created_is_known_at_once<M: Mta>(world: &World<M>) -> Done {
     world.arrives("newcomer@example.org", be2, "newcomer", "INBOX")
 }
 
-/// Waits until there is no such user, as the router says, and no list has the mailbox any more: `lookup`
-/// asks the master for whom the list has still, and Postfix' own process may read the list.
+/// Waits until the router considers the user unknown and no list has the mailbox any more: `lookup` asks
+/// the master about names that the list still has, and Postfix' own process may read the list.
 fn is_gone<M: Mta>(world: &World<M>, user: &str) -> Done {
     world.becomes_unknown(&format!("{user}@example.org"))?;
     let mailbox = format!("user.{user}");
@@ -64,7 +64,7 @@ pub fn renamed_follows_its_name<M: Mta>(world: &World<M>) -> Done {
     world.refused("newcomer@example.org")
 }
 
-/// What is deleted is refused, and what is made again under the name is known again.
+/// A deleted mailbox is refused, and is known again when it is recreated.
 pub fn deleted_is_refused<M: Mta>(world: &World<M>) -> Done {
     let [be1, be2] = &world.murder.backends;
     let mut admin = be2.admin()?;
@@ -77,8 +77,8 @@ pub fn deleted_is_refused<M: Mta>(world: &World<M>) -> Done {
     world.arrives("settled@example.org", be1, "settled", "INBOX")
 }
 
-/// XFER. The list may still name the old backend when the next mail comes; that one says 550 5.1.1,
-/// and the mail must reach the new one all the same.
+/// XFER. The list may still name the old backend when the next message comes. That backend replies 550
+/// 5.1.1, and the message must still reach the new one.
 pub fn moved_mailbox_gets_the_next_mail<M: Mta>(world: &World<M>) -> Done {
     let [be1, be2] = &world.murder.backends;
     be1.admin()?.command("CREATE user/mover")?;
@@ -87,14 +87,14 @@ pub fn moved_mailbox_gets_the_next_mail<M: Mta>(world: &World<M>) -> Done {
     be1.xfer("user/mover", be2)?;
     let next = world.send(&["mover@example.org"])?;
     world.moves_to("mover@example.org", be2)?;
-    // From now on straight to the new one. This also makes the queue manager forget what it was
-    // told for the letter above: it keeps its last answer for 30 s.
+    // From now on directly to the new backend. This also makes the queue manager drop its answer for the
+    // message above, which it keeps for 30 s.
     world.arrives("mover@example.org", be2, "mover", "INBOX")?;
     world.delivered(&next)?;
     world.holds_once(be2, "mover", "INBOX", &next.id)
 }
 
-/// Letters keep coming during the whole move back: each is taken and arrives once, none bounces.
+/// Messages keep coming during the whole move back: each is accepted and arrives once, none bounces.
 pub fn nothing_is_lost_during_a_move<M: Mta>(world: &mut World<M>) -> Done {
     nothing_is_lost_while(world, "move", |world| {
         let [be1, be2] = &world.murder.backends;
@@ -102,8 +102,7 @@ pub fn nothing_is_lost_during_a_move<M: Mta>(world: &mut World<M>) -> Done {
     })
 }
 
-/// The same for a move to the first backend that takes more than one step. The letters are called
-/// after it.
+/// For a move to the first backend in several steps. The messages are named after it.
 pub fn nothing_is_lost_while<M: Mta>(
     world: &mut World<M>,
     name: &str,
@@ -119,8 +118,8 @@ pub fn nothing_is_lost_while<M: Mta>(
             while after < 5 {
                 ensure!(Instant::now() < deadline, "after 60 s only {after} came after the move");
                 let moved = usize::from(moved.load(Ordering::Relaxed));
-                // A new sender each time: smtpd keeps what it was told of a pair of sender and
-                // recipient as long as it lives.
+                // A new sender each time: smtpd keeps the answer for a pair of sender and recipient for its
+                // whole lifetime.
                 let message = message(&format!("during-{name}-{asked}"));
                 asked += 1;
                 let mut session = Session::smtp(SMTP)?;

@@ -1,5 +1,5 @@
-//! A user who is asked for, refused, created and asked for again: accepted at once, over a connection
-//! of before and over a new one, by every way to refuse strangers that is not warned of.
+//! A user is refused, created and tried again: accepted at once, over an old connection and a new one, with
+//! every way of refusing unknown recipients that has no warning.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::clients::mail::{Reply, Session};
 use crate::world::{Mta, SMTP, World};
 use crate::{Done, ensure, sandbox};
 
-/// From the moment in which the router knows the new user to the answer at RCPT.
+/// Maximum time from the router's first positive answer to acceptance at RCPT.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// One sender for all: smtpd keeps its answers for a pair of sender and recipient.
@@ -20,7 +20,7 @@ fn rcpt(session: &mut Session, recipient: &str) -> Done<Reply> {
     Ok(reply)
 }
 
-/// Refused, then accepted. `Err` says what was wrong; the mailbox is deleted in any case.
+/// Refused, then accepted. `Err` has the error; the mailbox is deleted in any case.
 pub fn accepted_at_once<M: Mta>(world: &World<M>, user: &str) -> Done {
     let recipient = format!("{user}@example.org");
     let be1 = &world.murder.backends[0];
@@ -59,7 +59,7 @@ pub fn accepted_at_once<M: Mta>(world: &World<M>, user: &str) -> Done {
     admin.command(&format!("SETACL user/{user} cyrus lrswipkxtecda"))?;
     admin.command(&format!("DELETE user/{user}"))?;
     seen?;
-    // And the other way round, by the same processes.
+    // The reverse, with the same processes.
     sandbox::poll(&format!("{recipient} to be refused"), 30, || {
         let reply = rcpt(&mut old[0], &recipient)?;
         ensure!(reply.code == 550, "deleted: {reply}");

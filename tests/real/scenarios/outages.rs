@@ -1,5 +1,5 @@
-//! The master is away, or is not what it was: on a host without Cyrus the replica answers for those
-//! who are known, at once, and nobody is called unknown.
+//! The master is down, or has changed. On a host without Cyrus the replica answers for known recipients at
+//! once, and none is called unknown.
 
 use std::fs;
 
@@ -12,11 +12,10 @@ use crate::watch::known_are_answered_during;
 use crate::world::World;
 use crate::{Done, ensure, run, sandbox};
 
-/// So many mailboxes more: that a master which has lost them is not believed takes more than a
-/// hundred.
+/// Number of additional mailboxes: the loss guard acts on the loss of more than a hundred.
 const MORE: usize = 130;
 
-/// Nothing of the frontend can be read, and the replica is the master's list.
+/// The daemon cannot read any file of the frontend, and the replica equals the master's list.
 pub fn host_without_cyrus(world: &mut World) -> Done {
     let exchanger = Exchanger::make(&world.murder)?;
     switch(world, exchanger.by_options("replica"))?;
@@ -28,19 +27,19 @@ pub fn host_without_cyrus(world: &mut World) -> Done {
     Ok(())
 }
 
-/// As for a frontend, and watched.
+/// As on a frontend, with answers observed meanwhile.
 pub fn killed(world: &mut World) -> Done {
     known_are_answered_during(|| master::killed(world))?;
     becomes_well(world)
 }
 
-/// Connected and silent.
+/// The master keeps its connections and does not answer.
 pub fn hung(world: &mut World) -> Done {
     known_are_answered_during(|| master::hung(world))?;
     becomes_well(world)
 }
 
-/// The daemon starts while nobody can be asked: what it had before is served from the first moment.
+/// The daemon starts while the master is down: it serves its replica from the start.
 pub fn begun_without_a_master(world: &mut World) -> Done {
     world.murder.master.kill()?;
     let seen = (|| {
@@ -67,7 +66,7 @@ fn fill(world: &World) -> Done {
     is_the_masters(world).map(drop)
 }
 
-/// A master restored from an old backup, and then one with nothing at all.
+/// A master restored from an old backup, and then one with an empty list.
 pub fn list_lost(world: &mut World) -> Done {
     let (cyrus, [be1, _]) = (world.murder.cyrus, &world.murder.backends);
     let backup = format!("{}/backup", be1.dir());
@@ -94,7 +93,7 @@ pub fn list_lost(world: &mut World) -> Done {
     is_the_masters(world)?;
     world.moves_to("more0@example.org", &world.murder.backends[0])?;
 
-    // Back before anybody did anything.
+    // Back without any action.
     world.murder.restart_master_empty()?;
     let emptied = known_are_answered_during(|| {
         held_back(world)?;
@@ -115,8 +114,8 @@ fn push(world: &World) -> Done {
     world.murder.backends.iter().try_for_each(|backend| backend.push())
 }
 
-/// A frontend's mupdate is started with -m in the master's place, which is an old list under the
-/// name of a master. Who has pinned the master's name does not believe it.
+/// A frontend's mupdate is started with -m in place of the master: an old list under the name of a master.
+/// A daemon that pinned the master's name does not trust it.
 pub fn replaced_by_a_slave(world: &mut World) -> Done {
     let exchanger = Exchanger::make(&world.murder)?;
     let before = world.setup.clone();
@@ -141,7 +140,7 @@ pub fn replaced_by_a_slave(world: &mut World) -> Done {
         promoted.stop()?;
         world.murder.master.start()?;
         seen?;
-        // The one that is gone is still asked first for some seconds.
+        // The former one is still tried first for some seconds.
         becomes_well(world)
     });
     back?;
@@ -151,10 +150,10 @@ pub fn replaced_by_a_slave(world: &mut World) -> Done {
     becomes_well(world)
 }
 
-/// Somebody holds all connections that the master has to give.
+/// Another client holds all connections that the master permits.
 pub fn connections_taken(world: &mut World) -> Done {
     world.daemon.stop()?;
-    // What the daemon had is among them.
+    // Including the daemon's.
     let taken = sandbox::poll("the master to have none left", 30, || {
         let taken = world.murder.hold_connections(200)?;
         Ok((taken.len() > 100).then_some(taken))

@@ -1,12 +1,12 @@
-//! Every kind of recipient reaches its own backend, and the frontend's lmtpd is not on the way.
+//! Every kind of recipient reaches its own backend without passing through the frontend's lmtpd.
 
 use crate::clients::mail::Session;
-use crate::murder::MasterClient;
+use crate::murder::Murder;
 use crate::postfix::Chroot;
 use crate::world::{Mta, World, message};
 use crate::{Done, ensure, run, sandbox};
 
-/// The mailboxes of the run, with the backend they begin on.
+/// Mailboxes of the run, each with its first backend.
 const MAILBOXES: [(usize, &str); 8] = [
     (0, "user/jane"),
     (0, "user/jane/Work"),
@@ -18,13 +18,13 @@ const MAILBOXES: [(usize, &str); 8] = [
     (1, "shared/news"),
 ];
 
-/// Makes them, and waits until the frontend's list has the last of them.
-pub fn populate(murder: &MasterClient) -> Done {
+/// Creates them, and waits until the frontend's list has the last one.
+pub fn populate(murder: &Murder) -> Done {
     for (backend, mailbox) in MAILBOXES {
         murder.backends[backend].admin()?.command(&format!("CREATE {mailbox}"))?;
     }
-    // A message for `+Work` goes to the folder, and one for the shared folder is taken at all, only
-    // with the right p for everybody.
+    // A message for `+Work` goes to the folder, and one for the shared folder is accepted at all, only with
+    // the right p for anyone.
     murder.backends[0].admin()?.command("SETACL user/jane/Work anyone p")?;
     murder.backends[1].admin()?.command("SETACL shared/news anyone lrsp")?;
     let mut frontend = murder.frontend.admin()?;
@@ -56,7 +56,7 @@ pub fn each_on_its_backend<M: Mta>(world: &World<M>) -> Done {
     let frontend = world.logs.since(since, "fe1/lmtp");
     ensure!(frontend.is_empty(), "the frontend's lmtpd was asked: {frontend:?}");
 
-    // Its silence means something: it does log what it is given.
+    // lmtpd does log what it receives, so an empty log proves that it received nothing.
     let message = message("by-the-frontend");
     let mut lmtpd = Session::lmtp(&world.murder.frontend.lmtp_socket())?;
     let outcome = lmtpd.send(&message.sender, &["max@example.org"], &message.text)?;
@@ -67,7 +67,7 @@ pub fn each_on_its_backend<M: Mta>(world: &World<M>) -> Done {
     })
 }
 
-/// One message for people on both backends.
+/// One message for recipients on both backends.
 pub fn one_message_for_both<M: Mta>(world: &World<M>) -> Done {
     let [be1, be2] = &world.murder.backends;
     let to = ["jane@example.org", "bob@example.net", "o.brien@example.org", "max@example.org"];
@@ -83,7 +83,7 @@ pub fn one_message_for_both<M: Mta>(world: &World<M>) -> Done {
     Ok(())
 }
 
-/// The maps, asked by Postfix' own client.
+/// The maps, read with Postfix' own client.
 pub fn postmap_reads_every_map() -> Done {
     let query = |map: &str, key: &str| {
         let table = format!("socketmap:unix:/run/murder-route:{map}");
@@ -105,14 +105,14 @@ pub fn postmap_reads_every_map() -> Done {
         ("lmtp", "jane@elsewhere.test"),
         ("lmtp", "*"),
     ] {
-        // postmap ends with 1 and says nothing when there is no entry.
+        // postmap exits with 1 and prints nothing if there is no entry.
         let got = query(map, key).err().map(|e| e.to_string()).unwrap_or_default();
         ensure!(got.contains("exit status: 1\n") && got.ends_with('\n'), "{map}, {key}: {got:?}");
     }
     Ok(())
 }
 
-/// Debian chroots what asks the maps and what delivers.
+/// Debian runs the processes that ask the maps and those that deliver in a chroot.
 pub fn chrooted_as_debian_ships_it(world: &mut World) -> Done {
     world.mail_server.restart(Chroot::AsDebian)?;
     let done = each_on_its_backend(world).and_then(|()| world.refused("nobody@example.org"));

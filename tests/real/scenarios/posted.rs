@@ -1,4 +1,4 @@
-//! Many letters, and what became of them.
+//! Sends many messages, and follows each of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,24 +11,24 @@ use crate::murder::Host;
 use crate::world::{self, Message, Mta, SMTP, World};
 use crate::{Done, ensure, run, sandbox};
 
-/// How long the queue may stand still.
+/// Maximum time without any progress of the queue.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Sends a letter again and again until the mail server takes it, as any mail server would: but a refusal is
-/// a failure. The queue id.
+/// Sends a message again and again until the mail server accepts it, as any mail server would; a refusal is
+/// a failure. Returns the queue id.
 pub fn send_until_taken<M: Mta>(recipient: &str, message: &Message) -> Done<String> {
     try_until_taken::<M>(recipient, message, Err).map(|(queue_id, _)| queue_id)
 }
 
-/// The same with a mail server whose processes may die. Counts the connections that are lost with them,
-/// and how often the letter was not taken.
+/// For a mail server whose processes may die. Counts the connections lost because of that, and how often
+/// the message was not accepted.
 pub fn send_over_losses<M: Mta>(
     recipient: &str,
     message: &Message,
     (lost, not_taken): (&AtomicUsize, &AtomicUsize),
 ) -> Done<String> {
     let (queue_id, before) = try_until_taken::<M>(recipient, message, |why| {
-        // What is said to a command that only goes wrong when something is wrong, such as DATA.
+        // The error of a command that fails only if something is wrong, such as DATA.
         ensure!(!why.to_string().contains(": 5"), "{recipient}: {why}");
         lost.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -37,15 +37,15 @@ pub fn send_over_losses<M: Mta>(
     Ok(queue_id)
 }
 
-/// The queue id, and how often it was not taken before.
+/// The queue id, and how often the message was not accepted before.
 fn try_until_taken<M: Mta>(
     recipient: &str,
     message: &Message,
     failed: impl Fn(Box<dyn std::error::Error + Send + Sync>) -> Done,
 ) -> Done<(String, usize)> {
     for attempt in 0..1200 {
-        // A new envelope sender each time: smtpd remembers a failure for a pair of sender and
-        // recipient as long as it lives.
+        // A new envelope sender each time: smtpd keeps a failure for a pair of sender and recipient for its
+        // whole lifetime.
         let sender = format!("try{attempt}-{}", message.sender);
         let outcome = Session::smtp(SMTP)
             .and_then(|mut session| session.send(&sender, &[recipient], &message.text));
@@ -64,14 +64,14 @@ fn try_until_taken<M: Mta>(
     Err(format!("{recipient}: put off too often").into())
 }
 
-/// Waits until all these are out of the queue, and demands that none bounced. How many attempts were
-/// put off on the way.
+/// Waits until all these messages have left the queue, and demands that none bounced. Returns the number of
+/// deferred attempts.
 pub fn all_delivered(world: &World, since: Mark, queue_ids: &[String]) -> Done<usize> {
     let mut waiting: BTreeSet<&str> = queue_ids.iter().map(String::as_str).collect();
     let (mut since, mut put_off) = (since, 0);
     let (mut progress, mut reloaded) = (Instant::now(), false);
     loop {
-        // Looked at from here again next time; what comes meanwhile may be seen twice.
+        // The next search starts here; lines that arrive meanwhile may be seen twice.
         let next = world.logs.mark();
         let before = waiting.len();
         for line in world.logs.since(since, "postfix/") {
@@ -92,8 +92,8 @@ pub fn all_delivered(world: &World, since: Mark, queue_ids: &[String]) -> Done<u
             progress.elapsed() < PATIENCE,
             "{left} letters are in the queue and stay there: {waiting:?}"
         );
-        // A queue manager that comes for a letter before the delivery agent has let go of it says
-        // `skipped, still being delivered` and forgets it until it is started anew. With queue runs
+        // If the queue manager comes to a message before the delivery agent has released it, it logs
+        // `skipped, still being delivered` and drops the message until it is restarted. With queue runs
         // each second that happens.
         if progress.elapsed() > PATIENCE / 3 && !reloaded {
             run(sandbox::command("postfix").arg("reload"))?;
@@ -104,7 +104,8 @@ pub fn all_delivered(world: &World, since: Mark, queue_ids: &[String]) -> Done<u
     }
 }
 
-/// Adds what lies in a user's INBOX on this host to the copies of each letter. Whether there is one.
+/// Adds the messages in a user's INBOX on this host to the copies of each message. Returns whether there is
+/// an INBOX.
 pub fn count_copies(host: &Host, user: &str, copies: &mut BTreeMap<String, usize>) -> Done<bool> {
     let mut imap = host.imap(user)?;
     if imap.command("EXAMINE INBOX").is_err() {

@@ -1,4 +1,4 @@
-//! A mailbox moves between the look-up and the delivery of a letter: the letter follows it.
+//! A mailbox moves between the look-up and the delivery of a message: the message follows it.
 
 use std::fs;
 use std::sync::OnceLock;
@@ -13,7 +13,7 @@ use crate::sandbox::STATE;
 use crate::world::{DOMAINS, Mta, World};
 use crate::{Done, ensure, sandbox};
 
-/// The ways to the backends and to the master, there for the rest of the run.
+/// Gates before the backends and the master, which exist for the rest of the run.
 pub struct Gates {
     pub backends: [Gate; 2],
     pub master: Gate,
@@ -36,7 +36,7 @@ fn gates<M>(world: &World<M>) -> Done<&'static Gates> {
     GATES.get().ok_or_else(|| "no gates".into())
 }
 
-/// The same source as now, but with the gates on all ways; Cyrus itself goes straight.
+/// The present source with the gates on all connections; Cyrus itself connects directly.
 fn through_gates<M>(world: &World<M>) -> Done<Setup> {
     let mut backends = String::new();
     for (backend, gate) in world.murder.backends.iter().zip(TO_BACKENDS) {
@@ -55,12 +55,11 @@ fn through_gates<M>(world: &World<M>) -> Done<Setup> {
     Ok(Setup::new(&["--config", &file], world.murder.cyrus))
 }
 
-/// Runs it with the gates on all ways.
+/// Runs a scenario with the gates on all connections.
 pub fn with_gates<M>(world: &mut World<M>, run: fn(&World<M>, &Gates, &str) -> Done) -> Done {
     let gates = gates(world)?;
     let before = world.setup.clone();
-    // The scenarios run once for each source, and a mailbox that has been moved is not deleted alike
-    // in all releases.
+    // The scenarios run once for each source, and releases differ in the deletion of a moved mailbox.
     let source = if before.runs_as(USER) { "replica" } else { "file" };
     let seen = through_gates(world)
         .and_then(|setup| switch(world, setup))
@@ -72,17 +71,17 @@ pub fn with_gates<M>(world: &mut World<M>, run: fn(&World<M>, &Gates, &str) -> D
     becomes_well(world)
 }
 
-/// What keeps a letter from its backend until its mailbox has moved.
+/// How a message is kept from its backend until its mailbox has moved.
 #[derive(Clone, Copy, Debug)]
 enum Obstacle {
-    /// Nobody answers there: the letter waits in the queue.
+    /// The backend does not answer: the message waits in the queue.
     Down,
-    /// A backend that has taken the connection and says nothing from this word on.
+    /// The backend accepts the connection and does not answer from this word on.
     Silent(&'static str),
 }
 
-/// The letter was taken, and looked up, before its mailbox moves; the old backend is back when that is
-/// done, and refuses the recipient for good. It arrives at the new one, once.
+/// The message is accepted and looked up before its mailbox moves. The old backend answers again afterwards
+/// and refuses the recipient for good. The message arrives at the new one, once.
 pub fn letters_on_their_way(world: &mut World) -> Done {
     with_gates(world, |world, gates, source| {
         let user = format!("runner-{source}");
@@ -121,7 +120,7 @@ fn one_on_its_way(
     }
     old.xfer(&format!("user/{user}"), new)?;
     gate.release();
-    // The queue manager keeps its last answer for 30 s, unless it asks for somebody else.
+    // The queue manager keeps its last answer for 30 s, unless it asks about another recipient.
     world.send(&["jane@example.org"])?;
     let attempts = world.delivered(&letter)?;
     ensure!(attempts.len() > 1, "it arrived before the move: {attempts:?}");
@@ -151,8 +150,8 @@ fn listed_on<M>(world: &World<M>, user: &str) -> Done<Option<String>> {
     Ok(record.and_then(|record| Some(record["server"].as_str()?.to_owned())))
 }
 
-/// The list has heard of a move, and then of nothing more, when the mailbox moves on: its letters go
-/// where it is, at the first attempt.
+/// The list receives one move and then no further changes when the mailbox moves on. Messages go to its
+/// present backend at the first attempt.
 pub fn moved_on<M: Mta>(world: &mut World<M>) -> Done {
     with_gates(world, |world, gates, source| {
         let [be1, be2] = &world.murder.backends;

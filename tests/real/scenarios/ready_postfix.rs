@@ -1,5 +1,6 @@
 //! The configuration in `postfix/`, by its README and the output of `murder-route postfix-config`, on a
-//! Postfix with the services that Debian ships: each way to refuse strangers, in the chroot and not.
+//! Postfix with the services that Debian ships: each way to refuse unknown recipients, with and without the
+//! chroot.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::Write;
@@ -25,22 +26,22 @@ use crate::tls::{self, Certificate, Tls};
 use crate::world::{Queued, World};
 use crate::{Done, ensure, run};
 
-/// Where the program looks for it, in the root.
+/// The program's default path, in the root.
 const CONFIGURATION: &str = "/etc/murder-route.toml";
 
-/// Where the README puts the socket for the chroot.
+/// Path of the README's socket for the chroot.
 const IN_CHROOT: &str = "/var/spool/postfix/murder-route/socket";
 
-/// Takes the place of the second backend where it matters what a backend is told.
+/// Replaces the second backend where a scenario checks what a backend receives.
 const STAND_IN: &str = "127.0.1.42";
 
-/// Where a backend's lmtpd runs without `-a`.
+/// Port of a backend's lmtpd without `-a`.
 const LOGIN_PORT: u16 = 2004;
 
-/// The authority of the backends' certificates.
+/// Authority of the backends' certificates.
 const CA_FILE: &str = "/etc/ssl/murder-ca.pem";
 
-/// The sections of the README.
+/// Sections of the README.
 pub const DAEMON: &str = "The daemon";
 const SOCKET: &str = "A socket in the chroot";
 pub const PIECES: &str = "The pieces";
@@ -75,8 +76,8 @@ pub fn run_in(world: &mut World, report: &mut Report) {
     }
 }
 
-/// With this configuration of ours, besides what must be, and a Postfix that does not know of it yet;
-/// afterwards all is as it was.
+/// Runs a scenario with this configuration of ours beside the required settings, and a Postfix that does
+/// not know a Murder. Restores everything afterwards.
 pub fn on_a_host(
     world: &mut World,
     configuration: &str,
@@ -101,10 +102,10 @@ fn begin(world: &mut World, configuration: &str) -> Done {
     world.mail_server.forget_the_murder()
 }
 
-/// Says which sockets there are; what the README adds to it is then the other one.
+/// Lists the default socket; the README then adds the other one.
 const LISTEN: &str = "\n[[listen]]\nendpoint = \"unix:/run/murder-route\"\n";
 
-/// Follows sections of the README, `postfix-config` with these options.
+/// Follows sections of the README, with these options for `postfix-config`.
 pub fn follow(world: &mut World, sections: &[&str], options: &str) -> Done {
     for section in sections {
         let command = "murder-route postfix-config";
@@ -127,7 +128,7 @@ pub fn follow(world: &mut World, sections: &[&str], options: &str) -> Done {
     if sections.contains(&SOCKET) {
         answers(&in_root(IN_CHROOT), JANE, "OK murder:inet:")?;
     }
-    // Of a setting that nothing uses, or that is there twice, Postfix says so, and no more.
+    // Postfix prints warnings only for settings that are unused or given twice.
     let output = sandbox::command("postconf").arg("-n").output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     let odd = said.contains("unused parameter") || said.contains("overriding earlier");
@@ -135,8 +136,8 @@ pub fn follow(world: &mut World, sections: &[&str], options: &str) -> Done {
     Ok(())
 }
 
-/// What systemd would do, done to the daemon of this number. Postfix is not running yet: an smtpd of
-/// before a reload may still take the next connection.
+/// Script in place of systemctl that acts on the daemon with this process id. It does not reload Postfix:
+/// an old smtpd may still accept the next connection after a reload.
 pub fn systemctl(daemon: u32) -> String {
     format!(
         "case $* in\n\
@@ -150,7 +151,7 @@ pub fn systemctl(daemon: u32) -> String {
 pub const JANE: &str = "jane@example.org";
 pub const MAX: &str = "max@example.org";
 
-/// Waits until the daemon answers so for the recipient at this socket: it may be reading its
+/// Waits for this answer of the daemon about the recipient at this socket: it may still be reading its
 /// configuration.
 fn answers(socket: &str, recipient: &str, beginning: &str) -> Done {
     sandbox::poll(&format!("{recipient}: {beginning} at {socket}"), 20, || {
@@ -160,26 +161,26 @@ fn answers(socket: &str, recipient: &str, beginning: &str) -> Done {
     })
 }
 
-/// Adds a line of the site's to main.cf.
+/// Adds a line of the site to main.cf.
 pub fn add_to_main_cf(line: &str) -> Done {
     let mut main_cf = OpenOptions::new().append(true).open(in_root("/etc/postfix/main.cf"))?;
     Ok(writeln!(main_cf, "{line}")?)
 }
 
-/// Has Debian's chroot also where a release no longer ships it: who has upgraded still has it.
+/// Restores Debian's chroot where a release no longer ships it: upgraded hosts still have it.
 fn chrooted() -> Done {
     let chroot = ["127.0.1.31:25/inet", "cleanup/unix", "rewrite/unix"]
         .map(|service| format!("{service}/chroot=y"));
     run(sandbox::command("postconf").arg("-F").args(chroot)).map(drop)
 }
 
-/// A setting as Postfix has it.
+/// Value of a setting in Postfix.
 pub fn setting(name: &str) -> Done<String> {
     let value = run(sandbox::command("postconf").args(["-h", name]))?;
     Ok(value.trim_end().to_owned())
 }
 
-/// Nothing but the README, on the first host that comes along.
+/// Only the README, on a newly installed host.
 fn by_its_readme(world: &mut World) -> Done {
     on_a_host(world, "", |world| {
         follow(world, &[DAEMON, PIECES], "")?;
@@ -208,14 +209,14 @@ fn by_its_readme(world: &mut World) -> Done {
         for quoted in ["\"o.brien\"@example.org", "\"o.brien+Some.Thing\"@example.org"] {
             world.arrives(quoted, &world.murder.backends[0], "o.brien", "INBOX")?;
         }
-        // Cyrus has nobody who needs his quotes.
+        // Cyrus has no mailbox whose name needs quotes.
         world.refused("\"max muster\"@example.org")?;
         refused_by_a_backend_waits(world)?;
         told_the_backend(world)
     })
 }
 
-/// Changes our configuration, and waits until the daemon answers so for the recipient. The old
+/// Changes our configuration, and waits for this answer of the daemon about the recipient. The old
 /// configuration must have another answer.
 pub fn change(world: &World, from: &str, to: &str, (recipient, answer): (&str, &str)) -> Done {
     let text = fs::read_to_string(in_root(CONFIGURATION))?;
@@ -225,8 +226,8 @@ pub fn change(world: &World, from: &str, to: &str, (recipient, answer): (&str, &
     answers(router::SOCKET, recipient, answer)
 }
 
-/// A backend says that it has no such user, as one does whose mailbox has just moved: the letter
-/// waits, and goes where the router says then.
+/// A backend replies that the user is unknown, as after a move: the message waits, and goes to the backend
+/// that the router names then.
 fn refused_by_a_backend_waits(world: &World) -> Done {
     let [be1, be2] = &world.murder.backends;
     let astray = format!(
@@ -243,14 +244,13 @@ fn refused_by_a_backend_waits(world: &World) -> Done {
     ensure!(said, "no dsn=4.1.1: {lines:?}");
 
     change(world, &astray, "[backends]\n", (JANE, &format!("OK murder:inet:{}:", be1.address)))?;
-    // Another letter first: the queue manager keeps its last answer for 30 s.
+    // Another message first: the queue manager keeps its last answer for 30 s.
     world.arrives("max@example.org", be2, "max", "INBOX")?;
     world.delivered(&queued)?;
     world.holds_once(be1, "jane", "INBOX", &queued.id)
 }
 
-/// The recipient as the backend gets it: details and quotes as they came, names in the case of the
-/// mailbox.
+/// The recipient as the backend gets it: details and quotes unchanged, names in the case of the mailbox.
 fn told_the_backend(world: &World) -> Done {
     let stand_in = Sink::listen(&format!("{STAND_IN}:2003"))?;
     let be2 = world.murder.backends[1].address;
@@ -272,7 +272,7 @@ fn told_the_backend(world: &World) -> Done {
     Ok(())
 }
 
-/// Everything in main.cf, and in no other file but the status filter.
+/// All settings in main.cf; the status filter is the only other file.
 fn without_own_transport(world: &mut World) -> Done {
     on_a_host(world, "", |world| {
         let transports = || -> Done<String> {
@@ -293,7 +293,7 @@ fn without_own_transport(world: &mut World) -> Done {
     })
 }
 
-/// By the configuration as it is printed, with local recipients, aliases and other ways in.
+/// The printed configuration, with local recipients, aliases and other services.
 fn new_user(world: &mut World) -> Done {
     on_a_host(world, "", |world| {
         follow(world, &[DAEMON, PIECES], "")?;
@@ -301,7 +301,7 @@ fn new_user(world: &mut World) -> Done {
         add_to_main_cf("virtual_alias_maps = inline:{{sales@example.org = jane@example.org}}")?;
         world.mail_server.restart_as_it_is()?;
         newcomer::accepted_at_once(world, "newcomer-a")?;
-        // Strangers, whatever class of address they are of.
+        // Unknown recipients in every address class.
         for stranger in ["nobody@example.org", "no-such-user@localhost.murder.test"] {
             world.refused(stranger)?;
         }
@@ -319,7 +319,7 @@ fn new_user(world: &mut World) -> Done {
     })
 }
 
-/// Postfix folds what it asks a recipient table; the name of a shared folder has case.
+/// Postfix folds the key of a recipient table; the name of a shared folder is case-sensitive.
 fn folded(world: &World) -> Done {
     let be1 = &world.murder.backends[0];
     let mut admin = be1.admin()?;
@@ -339,8 +339,8 @@ fn folded(world: &World) -> Done {
     seen
 }
 
-/// Of a message that does not come by SMTP, a stranger's copy is bounced, and does not go round; the
-/// others get theirs.
+/// Of a message that does not come by SMTP, the copy for an unknown recipient bounces and does not loop;
+/// the other recipients get theirs.
 fn posted_by_hand(world: &World) -> Done {
     let since = world.logs.mark();
     let script = "printf 'Subject: x\\n\\nx\\n' | \
@@ -356,14 +356,14 @@ fn posted_by_hand(world: &World) -> Done {
     })
 }
 
-/// Another table sends everything elsewhere first.
+/// Another table routes everything elsewhere first.
 fn by_recipients(world: &mut World) -> Done {
     on_a_host(world, "", |world| {
         follow(world, &[DAEMON, PIECES], "--verify recipients")?;
         world.mail_server.restart_as_it_is()?;
         world.arrives("jane+Work@example.org", &world.murder.backends[0], "jane", "INBOX/Work")?;
         doctor::agrees()?;
-        // The setting that comes last counts.
+        // The last setting counts.
         add_to_main_cf("transport_maps = static:discard:")?;
         world.mail_server.restart_as_it_is()?;
         let reply = world.rcpt("nobody@example.org")?;
@@ -373,7 +373,7 @@ fn by_recipients(world: &mut World) -> Done {
     })
 }
 
-/// Known recipients are taken; nobody is refused while the master is away.
+/// Known recipients are accepted; none is refused while the master is down.
 fn strangers_only_when_sure(world: &mut World) -> Done {
     for known in ["jane+Work@example.org", "Bob@Example.Net", "\"o.brien\"@example.org"] {
         let reply = world.rcpt(known)?;
@@ -392,8 +392,8 @@ fn strangers_only_when_sure(world: &mut World) -> Done {
     world.recovers()
 }
 
-/// With the socket below the queue directory, where the tables go as well. Nothing but what is named
-/// refuses anybody.
+/// With the socket below the queue directory, which the tables also use. Only the named mechanism refuses
+/// recipients.
 fn in_the_chroot(world: &mut World, options: &str) -> Done {
     chrooted()?;
     follow(world, &[DAEMON, SOCKET, PIECES], options)?;
@@ -446,7 +446,7 @@ fn by_milter(world: &mut World) -> Done {
     })
 }
 
-/// The same host, but of Cyrus there is only a copy of an imapd.conf.
+/// The same host with only a copy of an imapd.conf of Cyrus.
 fn on_an_exchanger(world: &mut World) -> Done {
     let exchanger = Exchanger::make(&world.murder)?;
     exchanger.forget_replica()?;
@@ -475,7 +475,7 @@ fn begin_on_an_exchanger(world: &mut World, exchanger: &Exchanger) -> Done {
     world.mail_server.forget_the_murder()
 }
 
-/// The backends by name, at the port where a login is wanted.
+/// The backends by name, at the port that demands a login.
 fn by_name(world: &World) -> String {
     let servers = world.murder.backends.iter().zip(tls::BACKENDS);
     let server = |(host, name): (&Host, &str)| {
@@ -484,18 +484,18 @@ fn by_name(world: &World) -> String {
     servers.map(server).collect()
 }
 
-/// Names that DNS has not.
+/// Names that are not in DNS.
 fn add_names(world: &World) -> Done {
     let mut hosts = OpenOptions::new().append(true).open(in_root("/etc/hosts"))?;
     for (host, name) in world.murder.backends.iter().zip(tls::BACKENDS) {
         writeln!(hosts, "{} {name}", host.address)?;
     }
-    // There is no DNS here at all.
+    // There is no DNS here.
     add_to_main_cf("lmtp_host_lookup = native")
 }
 
-/// The next attempt to deliver to the second backend fails for now; then what it lacked is mended, and
-/// the letter arrives.
+/// The next attempt to deliver to the second backend fails. Then the cause is removed, and the message
+/// arrives.
 fn waits_for(world: &mut World, mend: impl FnOnce(&mut World) -> Done) -> Done {
     let queued = world.send(&["max@example.org"])?;
     let attempt = next_attempt(&world.logs, queued.since, &queued.queue_id)?;
@@ -505,7 +505,7 @@ fn waits_for(world: &mut World, mend: impl FnOnce(&mut World) -> Done) -> Done {
     world.holds_once(&world.murder.backends[1], "max", "INBOX", &queued.id)
 }
 
-/// At once, at the port where a login is wanted.
+/// At once, at the port that demands a login.
 fn arrives_by_login(world: &World, to: &str, backend: usize, user: &str) -> Done {
     let host = &world.murder.backends[backend];
     let queued = world.send(&[to])?;
@@ -516,8 +516,8 @@ fn arrives_by_login(world: &World, to: &str, backend: usize, user: &str) -> Done
     world.holds_once(host, user, "INBOX", &queued.id)
 }
 
-/// SCRAM, which does not show the password. A backend that would have it in the clear gets no letters,
-/// and one that does not take it keeps them waiting.
+/// SCRAM, which does not reveal the password. A backend that demands it in the clear gets no messages, and
+/// messages for one that rejects it wait.
 fn by_login(world: &mut World) -> Done {
     let seen = on_a_host(world, &by_name(world), |world| {
         let scram = [("sasl_mech_list", "PLAIN SCRAM-SHA-256")];
@@ -545,7 +545,8 @@ fn by_login(world: &mut World) -> Done {
     seen
 }
 
-/// `530 Authentication required`, and an SMTP server at the port of a backend. Both would bounce.
+/// `530 Authentication required`, and an SMTP server at the port of a backend. Without the filter, both
+/// would bounce.
 fn refuses_us(world: &mut World) -> Done {
     let server = world.murder.backends[1].address;
     let second =
@@ -568,7 +569,7 @@ fn refuses_us(world: &mut World) -> Done {
     seen
 }
 
-/// Waits until an attempt to deliver the message was put off for this reason.
+/// Waits until an attempt to deliver the message was deferred for this reason.
 fn waits_since(world: &World, queued: &Queued, why: &'static str) -> Done {
     world.logs.wait(why, queued.since, 60, |lines| {
         let put_off = |text: &str| text.contains("status=deferred") && text.contains(why);
@@ -576,7 +577,7 @@ fn waits_since(world: &World, queued: &Queued, why: &'static str) -> Done {
     })
 }
 
-/// With the password in the clear, but under TLS. A backend with another's certificate gets nothing.
+/// The password in the clear, but under TLS. A backend with another host's certificate gets no messages.
 fn by_login_and_tls(world: &mut World) -> Done {
     let tls = Tls::make(world.murder.cyrus)?;
     fs::create_dir_all(in_root("/etc/ssl"))?;
@@ -603,7 +604,7 @@ fn by_login_and_tls(world: &mut World) -> Done {
     seen
 }
 
-/// One thing wrong at a time, on a host that is sound again afterwards.
+/// One fault at a time, on a host that is sound again afterwards.
 fn doctor_sees_what_postfix_will_refuse(world: &mut World, tls: &Tls) -> Done {
     let authorities = in_root(CA_FILE);
     let password = in_root("/etc/postfix/murder-route-password");
@@ -636,7 +637,7 @@ fn doctor_sees_what_postfix_will_refuse(world: &mut World, tls: &Tls) -> Done {
     doctor::agrees()
 }
 
-/// Offers TLS with this certificate, and the password in the clear only there.
+/// Offers TLS with this certificate, and PLAIN only under TLS.
 fn showing(certificate: &Certificate) -> [(&str, &str); 5] {
     [
         ("tls_server_cert", certificate.certificate.as_str()),
@@ -647,7 +648,7 @@ fn showing(certificate: &Certificate) -> [(&str, &str); 5] {
     ]
 }
 
-/// Both backends as they were.
+/// Restores both backends.
 fn as_before(world: &mut World) -> Done {
     world.murder.backends.iter_mut().try_for_each(|backend| backend.restart_with(&[]))
 }

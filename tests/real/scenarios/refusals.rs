@@ -1,11 +1,11 @@
-//! What is not delivered: strangers are refused, what is unclear is put off, and what is not ours
-//! goes by untouched.
+//! Mail that is not delivered: unknown recipients are refused, recipients in doubt are deferred, and other
+//! domains are unaffected.
 
 use crate::clients::mail::Session;
 use crate::world::{self, Mta, SMTP, World, message};
 use crate::{Done, ensure, run, sandbox};
 
-/// Nobody has it: refused at RCPT, and the others of the same message get theirs.
+/// An unknown recipient is refused at RCPT, and the other recipients of the message get theirs.
 pub fn unknown_is_refused_at_rcpt<M: Mta>(world: &World<M>) -> Done {
     let strangers =
         ["nobody@example.org", "nobody+Work@example.org", "jane@example.net", "Bob@example.org"];
@@ -24,7 +24,7 @@ pub fn unknown_is_refused_at_rcpt<M: Mta>(world: &World<M>) -> Done {
     world.holds_once(&world.murder.backends[1], "max", "INBOX", &message.id)
 }
 
-/// A name that is being made is not unknown: it will be a mailbox in a moment.
+/// A reserved name is not unknown: it will soon be a mailbox.
 pub fn reserved_is_put_off<M: Mta>(world: &World<M>) -> Done {
     const NAME: &str = "user.reserved";
     let mut master = world.murder.mupdate()?;
@@ -38,9 +38,9 @@ pub fn reserved_is_put_off<M: Mta>(world: &World<M>) -> Done {
 
     master.delete(NAME)?;
     world.becomes_unknown("reserved@example.org")?;
-    // The stream has told the replica that the name was deleted. A frontend's list does not tell
-    // whether it was, or was lost by a master that restarted in the middle of an XFER: the daemon has
-    // seen it reserved, and the command, which says unknown, has not.
+    // The replica got the DELETE from the stream. A frontend's list does not tell whether the name was
+    // deleted, or was lost by a master that restarted in the middle of an XFER. The daemon has seen it
+    // reserved; the command, which says unknown, has not.
     let (_, status) = world.setup.status()?;
     let sources = status["sources"].as_array().ok_or("no sources")?;
     match sources.iter().any(|source| source["source"] == "replica") {
@@ -49,8 +49,8 @@ pub fn reserved_is_put_off<M: Mta>(world: &World<M>) -> Done {
     }
 }
 
-/// A user whom `cyr_deny` blocks from lmtp on the frontend is put off, as by the `lmtpd` there, and
-/// accepted again once the block is gone.
+/// A user that `cyr_deny` blocks from lmtp on the frontend is deferred, as by `lmtpd` there, and accepted
+/// again after the block is removed.
 pub fn blocked_user_is_put_off<M: Mta>(world: &World<M>) -> Done {
     const MAX: &str = "max@example.org";
     let imapd_conf = world.murder.frontend.imapd_conf();
@@ -66,7 +66,7 @@ pub fn blocked_user_is_put_off<M: Mta>(world: &World<M>) -> Done {
     };
     cyr_deny(&["-s", "lmtp", "max"])?;
     becomes("deferred")?;
-    // The daemon looks at the file once a second.
+    // The daemon checks the file once per second.
     sandbox::poll("the daemon to see the block", 20, || {
         world.put_off(MAX).and_then(|()| world.put_off("max+Work@example.org")).map(Some)
     })?;
@@ -80,7 +80,8 @@ pub fn blocked_user_is_put_off<M: Mta>(world: &World<M>) -> Done {
     })
 }
 
-/// Foreign senders and recipients keep every letter, and nobody looks them up in the list.
+/// Addresses of foreign senders and recipients are passed on without change of case, and are not looked up
+/// in the list.
 pub fn foreign_addresses_pass_untouched<M: Mta>(world: &World<M>) -> Done {
     world.outside.take();
     let since = world.logs.mark();
@@ -94,7 +95,7 @@ pub fn foreign_addresses_pass_untouched<M: Mta>(world: &World<M>) -> Done {
     ensure!(one.from == from && one.to == [to], "from {} to {:?}", one.from, one.to);
     ensure!(one.message.contains(&message.id), "another message came: {}", one.message);
 
-    // A foreign sender writing to one of ours.
+    // A foreign sender writes to a local recipient.
     let queued = Session::smtp(SMTP)?.send(from, &["max@example.org"], &message.text)?;
     let reply = queued.message.first().ok_or_else(|| format!("{queued:?}"))?;
     world::wait_removed::<M>(&world.logs, since, &world::queue_id::<M>(&reply.text)?)?;

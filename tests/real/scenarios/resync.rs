@@ -1,6 +1,6 @@
-//! A frontend that was down loses an account that exists, as it resyncs: Cyrus compares names in
-//! another order than it reads them (3.6 on, `imap/mupdate.c:mupdate_synchronize`). Its lmtpd then
-//! refuses the account's mail, and nothing but a change heals it. We do not.
+//! A frontend that was down loses an existing account when it resynchronises: Cyrus compares names in
+//! another order than it reads them (3.6 on, `imap/mupdate.c:mupdate_synchronize`). Its lmtpd then refuses
+//! the account's mail until the next change of the account. murder-route delivers it.
 
 use super::beside::{becomes_well, switch};
 use crate::root::Release;
@@ -10,7 +10,7 @@ use crate::{Done, ensure, sandbox};
 
 const LOST: &str = "a-b@example.org";
 
-/// Through the replica, and beside the frontend with its own list and the master to confirm.
+/// With the replica, and on the frontend with its own list and the master to confirm.
 pub fn lost_account_is_routed(world: &mut World) -> Done {
     let be1 = &world.murder.backends[0];
     let mut admin = be1.admin()?;

@@ -1,5 +1,4 @@
-//! The scenarios before Sendmail, in the order they run: those of every mail server, and what is
-//! Sendmail's own.
+//! Scenarios with Sendmail, in the order in which they run: those of every mail server, and Sendmail's own.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -25,7 +24,7 @@ use crate::{Done, ensure, run, sandbox};
 /// With Sendmail.
 pub type World = world::World<Sendmail>;
 
-/// Builds the world and runs everything in it.
+/// Builds the world and runs all scenarios in it.
 pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     let Some(mut world) = stand(root, logs, report, Sendmail::start) else { return };
     let mut scenario = |name: &str, run: fn(&mut World) -> Done| {
@@ -56,7 +55,7 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     scenario("the milter alone refuses whom nobody has", milter::only_the_refusals);
 }
 
-/// Which maps and protocols it was built with.
+/// Maps and protocols in this build.
 fn has_what_is_asked() -> Done {
     let about = run(sandbox::command("sendmail").args(["-d0.4", "-bv", "root"]))?;
     for feature in ["SOCKETMAP", "MILTER", "SASLv2"] {
@@ -65,8 +64,8 @@ fn has_what_is_asked() -> Done {
     Ok(())
 }
 
-/// On the wire: a backend that writes down what it is told. Quotes that are not needed go, for 3.x
-/// knows no mailbox with quotes in its name; what needs them is nobody's there.
+/// On the wire: a backend that records what it receives. Unnecessary quotes are removed, since 3.x has no
+/// mailbox with quotes in its name; addresses that need quotes are unknown there.
 fn backend_sees_what_was_written(world: &World) -> Done {
     const BACKEND: &str = "127.0.1.42";
     let sink = Sink::listen(&format!("{BACKEND}:2003"))?;
@@ -102,7 +101,7 @@ fn backend_sees_what_was_written(world: &World) -> Done {
     world.becomes_unknown("sinker@example.org")
 }
 
-/// Sendmail takes senders through the same rules.
+/// Sendmail applies the same rules to senders.
 fn unknown_sender_may_write(world: &World) -> Done {
     let message = world.message();
     for sender in ["nobody@example.org", "Nobody+x@Example.Net"] {
@@ -115,7 +114,7 @@ fn unknown_sender_may_write(world: &World) -> Done {
 
 /// Waits until there is no connection to the backend's LMTP port.
 fn nobody_delivers_to(backend: &Host) -> Done {
-    // proc(5), net/tcp: addresses as the host's own 32-bit numbers, the state 01 is established.
+    // proc(5), net/tcp: addresses as 32-bit numbers in host byte order; state 01 is established.
     let address: Ipv4Addr = backend.address.parse()?;
     let remote = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.octets()), 2003);
     sandbox::poll(&format!("the deliveries to {} to end", backend.name), 30, || {
@@ -128,8 +127,8 @@ fn nobody_delivers_to(backend: &Host) -> Done {
     })
 }
 
-/// The letter was taken, and looked up, before its mailbox moves; the old backend is back when that is
-/// done, and refuses the recipient for good. It arrives at the new one, once.
+/// The message is accepted and looked up before its mailbox moves. The old backend answers again afterwards
+/// and refuses the recipient for good. The message arrives at the new one, once.
 fn letters_on_their_way(world: &mut World) -> Done {
     with_sendmail(world, |world| {
         let named = race::TO_BACKENDS.map(|gate| format!("MURDER_BACKEND(`{gate}')dnl\n"));
@@ -150,7 +149,8 @@ fn follow(world: &World, gates: &race::Gates, _: &str) -> Done {
     Ok(())
 }
 
-/// `silent` is the word from which on the backend says nothing; without one, nobody answers there.
+/// `silent` is the word from which on the backend does not answer; without it, the backend is not
+/// reachable.
 fn one_on_its_way(
     world: &World,
     gates: &race::Gates,
@@ -181,8 +181,8 @@ fn one_on_its_way(
     world.holds_once(new, user, "INBOX", &letter.id)
 }
 
-/// The program between logs in, at a port where a backend takes nothing, and says so for good, from
-/// who has not logged in under TLS. A message waits while that fails.
+/// `murder-route lmtp` logs in at a port where a backend refuses mail for good without a login under TLS. A
+/// message waits while the login fails.
 fn with_tls_and_login(world: &mut World) -> Done {
     const CONFIGURATION: &str = "/etc/murder-route.toml";
     const MISTAKES: [(&str, &str, &str); 2] = [
@@ -238,8 +238,7 @@ fn with_tls_and_login(world: &mut World) -> Done {
     seen
 }
 
-/// It speaks with the backends without the program between, at a port where they take nothing from who
-/// has not logged in.
+/// Sendmail connects to the backends directly, at a port where they refuse mail without a login.
 fn logs_in_by_itself(world: &mut World) -> Done {
     with_daemon(world, "[backends]\nport = 2004\n", |world| {
         with_sendmail(world, |world| {
@@ -272,8 +271,8 @@ fn logs_in_by_itself(world: &mut World) -> Done {
     })
 }
 
-/// Nothing softens what a backend says. A letter whose recipient was not named yet is asked for again;
-/// and none is refused if the backend was drained before.
+/// A backend's refusals stay final. A message whose recipient was not yet sent is looked up again; and none
+/// is refused if the backend was drained before.
 fn moves_without_the_program(world: &mut World) -> Done {
     with_sendmail(world, |world| {
         fs::remove_file(mail("murder-backends.m4"))?;
@@ -295,9 +294,9 @@ fn moves_without_the_program(world: &mut World) -> Done {
     })
 }
 
-/// Everything of a backend is put off while mailboxes leave it, and no letter is on its way there
-/// when the move begins: so nothing can be refused there in between, not even a letter whose
-/// recipient was taken before.
+/// All mail for a backend is deferred while mailboxes leave it, and no message is being delivered to it
+/// when the move begins. So nothing can be refused there meanwhile, not even a message whose recipient was
+/// accepted before.
 fn moves_while_drained(world: &mut World) -> Done {
     let [be1, be2] = &world.murder.backends;
     be1.xfer("user/mover", be2)?;
@@ -312,7 +311,8 @@ fn moves_while_drained(world: &mut World) -> Done {
     })
 }
 
-/// The old way in, while a site moves over: it gets what we would not deliver, and nothing else.
+/// The old route during a migration: it gets the mail that murder-route would not route itself, and nothing
+/// else.
 fn fallback_takes_the_rest(world: &mut World) -> Done {
     with_daemon(world, "fallback = \"lmtp:inet:old-way-in.test:24\"\n", |world| {
         with_sendmail(world, |world| {
@@ -331,11 +331,11 @@ fn fallback_takes_the_rest(world: &mut World) -> Done {
     })
 }
 
-/// Where the name server is.
+/// Address of the name server.
 const NAME_SERVER: &str = "127.0.1.53";
 
-/// The example as it is shipped, but for where it listens and where the outside is. DNS knows our domains,
-/// has no such names, or cannot tell: who exists gets mail, and who does not is refused.
+/// The shipped example, except for its listening address and the outside. DNS knows our domains, has no
+/// such names, or fails: existing recipients get mail, and unknown ones are refused.
 fn whatever_dns_says(world: &mut World) -> Done {
     let dns = Dns::listen(NAME_SERVER, &world::DOMAINS, Ipv4Addr::new(127, 0, 1, 99))?;
     let files = ["/etc/resolv.conf", "/etc/mail/service.switch"].map(sandbox::in_root);
@@ -348,7 +348,7 @@ fn whatever_dns_says(world: &mut World) -> Done {
         }
         for zone in [Zone::Known, Zone::NxDomain, Zone::ServFail] {
             dns.set(zone);
-            // A resolver that was told of a failure may not ask again at once.
+            // A resolver that received a failure may not ask again at once.
             world.mail_server.restart()?;
             dns.take();
             as_if_there_were_no_dns(world).map_err(|e| format!("{zone:?}: {e}"))?;
@@ -372,14 +372,14 @@ fn as_if_there_were_no_dns(world: &World) -> Done {
     world.arrives("jane+Work@Example.ORG", be1, "jane", "INBOX/Work")?;
     world.arrives("bob@example.net", be2, "bob@example.net", "INBOX")?;
     unknown_sender_may_write(world)?;
-    // Where a message does not come by SMTP.
+    // For a message that does not come by SMTP.
     let said = sandbox::command("sendmail").args(["-bv", "max@example.org"]).output()?;
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     ensure!(said.contains("mailer murderlmtp2"), "sendmail -bv: {said}");
     Ok(())
 }
 
-/// m4 would go round until its stack is full.
+/// m4 would loop until its stack is full.
 fn mailer_without_the_feature() -> Done {
     let mc = "divert(-1)\ndivert(0)dnl\ninclude(`/usr/share/sendmail/cf/m4/cf.m4')dnl\n\
               OSTYPE(`debian')dnl\nMAILER(`local')dnl\nMAILER(`smtp')dnl\nMAILER(`murderlmtp')dnl\n";
@@ -393,7 +393,7 @@ fn mailer_without_the_feature() -> Done {
     Ok(())
 }
 
-/// Changes sendmail.mc, which must have the words, and builds sendmail.cf of it.
+/// Replaces words in sendmail.mc, which must contain them, and builds sendmail.cf.
 fn edit_mc(words: &str, others: &str) -> Done {
     let mc = fs::read_to_string(mail("sendmail.mc"))?;
     ensure!(mc.contains(words), "sendmail.mc has no {words}: {mc}");
@@ -406,7 +406,7 @@ fn build_cf() -> Done {
     run(sandbox::command("sh").args(["-e", "-c", build])).map(drop)
 }
 
-/// Runs the daemon with more in its configuration file, and as it was after that.
+/// Runs the daemon with additional settings, and restores it afterwards.
 fn with_daemon(world: &mut World, settings: &str, run: impl FnOnce(&mut World) -> Done) -> Done {
     let before = world.setup.clone();
     let file = format!("{STATE}/more.toml");
@@ -419,7 +419,7 @@ fn with_daemon(world: &mut World, settings: &str, run: impl FnOnce(&mut World) -
     seen
 }
 
-/// Lets a scenario change Sendmail's configuration, and puts back what was there.
+/// Runs a scenario that changes Sendmail's configuration, and restores it afterwards.
 pub fn with_sendmail(world: &mut World, run: impl FnOnce(&mut World) -> Done) -> Done {
     let files = ["sendmail.mc", "sendmail.cf", "murder-backends.m4"].map(mail);
     let texts = files.iter().map(fs::read).collect::<Result<Vec<_>, _>>()?;

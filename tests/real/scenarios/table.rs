@@ -1,5 +1,5 @@
-//! The library as a table of Postfix, `murder:/etc/murder-route.toml`, in Debian's chroot: with the
-//! list that only Cyrus and root may read.
+//! The library as a table of Postfix, `murder:/etc/murder-route.toml`, in Debian's chroot, with a list that
+//! only Cyrus and root may read.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::Write;
@@ -20,13 +20,13 @@ use crate::sandbox::{self, STATE, in_root};
 use crate::world::World;
 use crate::{Done, ensure, run};
 
-/// As it is named in main.cf.
+/// Name in main.cf.
 const TABLE: &str = "murder:/etc/murder-route.toml";
 
-/// The same file in the root.
+/// The same file, in the root.
 const CONFIGURATION: &str = "/etc/murder-route.toml";
 
-/// A socket of the daemon within the chroot, as seen from outside of the chroot.
+/// A socket of the daemon inside the chroot, as seen from outside.
 const IN_CHROOT: &str = "/var/spool/postfix/murder-route/socket";
 
 /// Runs them.
@@ -50,7 +50,8 @@ pub fn run_in(world: &mut World, report: &mut Report) {
     scenario("a bad configuration is a soft failure", bad_configuration);
 }
 
-/// Postfix as Debian ships it, with the table and nothing else of ours; afterwards all is as it was.
+/// Runs a scenario with Postfix as Debian ships it and only the table of ours, and restores everything
+/// afterwards.
 fn with_the_table(world: &mut World, scenario: fn(&mut World) -> Done) -> Done {
     let before = world.setup.clone();
     let seen = begin(world).and_then(|()| scenario(world));
@@ -75,7 +76,7 @@ fn begin(world: &mut World) -> Done {
     writeln!(main_cf, "transport_maps = {TABLE}")?;
     writeln!(main_cf, "recipient_canonical_maps = {TABLE}:canonical")?;
     writeln!(main_cf, "recipient_canonical_classes = envelope_recipient")?;
-    // What all releases but sid's have from Debian.
+    // The default of Debian in all releases but sid.
     for service in ["smtp/unix", "lmtp/unix", "rewrite/unix", "cleanup/unix"] {
         run(sandbox::command("postconf").args(["-F", &format!("{service}/chroot=y")]))?;
     }
@@ -85,7 +86,7 @@ fn begin(world: &mut World) -> Done {
     world.mail_server.restart_as_it_is()
 }
 
-/// Writes what the table reads.
+/// Writes the files that the table reads.
 fn configure(world: &World) -> Done {
     Ok(fs::write(in_root(CONFIGURATION), settings(world, &[SOCKET, IN_CHROOT]))?)
 }
@@ -104,7 +105,7 @@ fn listening(sockets: &[&str]) -> String {
     sockets.iter().map(listen).collect()
 }
 
-/// What `postmap -q` says: the answer, or `None` where there is none.
+/// Output of `postmap -q`: the answer, or `None` if there is none.
 fn postmap(table: &str, key: &str) -> Done<Option<String>> {
     let output = sandbox::command("postmap").args(["-q", key, table]).output()?;
     let said = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
@@ -116,7 +117,7 @@ fn postmap(table: &str, key: &str) -> Done<Option<String>> {
     }
 }
 
-/// The processes of a program of Postfix, each with its root and its user.
+/// Processes of a Postfix program, each with its root and its user.
 fn processes(program: &str) -> Done<Vec<(String, u32)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -150,7 +151,7 @@ fn each_on_its_backend(world: &mut World) -> Done {
         ensure!(got.as_deref() == answer, "{map}, {key}: {got:?} instead of {answer:?}");
     }
 
-    // What this scenario is about: nobody but Cyrus and root, and nothing outside of the queue.
+    // The precondition: only Cyrus and root may read the list, and it is outside of the queue directory.
     let list = world.murder.frontend.mailboxes_db();
     fs::set_permissions(&list, Permissions::from_mode(0o600))?;
     paths::each_on_its_backend(world)?;
@@ -174,7 +175,7 @@ fn each_on_its_backend(world: &mut World) -> Done {
     moving::deleted_is_refused(world)
 }
 
-/// With one map in use at a time, so that none hides behind another.
+/// One map in use at a time, so that no map hides another.
 fn each_map_by_itself(world: &mut World) -> Done {
     for (settings, known, reserved, in_doubt) in [
         (&["recipient_canonical_maps="][..], 250, 450, 450),
@@ -226,16 +227,16 @@ fn each_map_by_itself(world: &mut World) -> Done {
     Ok(())
 }
 
-/// Whom the list has is answered; who is not there cannot be told for sure.
+/// Recipients in the list are answered; others are in doubt.
 fn without_the_daemon(world: &mut World) -> Done {
     let since = world.logs.mark();
     world.daemon.stop()?;
     paths::each_on_its_backend(world)?;
     world.put_off("nobody@example.org")?;
     asked_in_vain(world, since)?;
-    // The list alone never was asked for them.
+    // Without look-ups in the list.
     refusals::foreign_addresses_pass_untouched(world)?;
-    // It comes back, and is asked again by the same processes.
+    // The daemon is back, and the same processes ask it again.
     world.daemon.resume()?;
     world.refused("nobody@example.org")
 }
@@ -250,7 +251,7 @@ fn asked_in_vain(world: &World, since: Mark) -> Done {
     Ok(())
 }
 
-/// Cyrus puts another file in the place of the list, which nobody in the chroot may open.
+/// Cyrus replaces the list by another file, which processes in the chroot may not open.
 fn list_repacked(world: &mut World) -> Done {
     let [be1, be2] = &world.murder.backends;
     let list = world.murder.frontend.mailboxes_db();
@@ -264,12 +265,12 @@ fn list_repacked(world: &mut World) -> Done {
         let after = fs::metadata(&list)?;
         ensure!(after.ino() != before.ino(), "repack has made no new file");
         ensure!(after.mode() & 0o077 == 0, "the new list has mode {:o}", after.mode());
-        // At once, by way of the daemon.
+        // At once, through the daemon.
         world.arrives("bob@example.net", be2, "bob@example.net", "INBOX")?;
         world.arrives("jane+Work@example.org", be1, "jane", "INBOX/Work")?;
         world.refused("nobody@example.org")?;
         restarted(world, since, "trivial-rewrite")?;
-        // And by the new list, whoever has begun anew.
+        // From the new list, by restarted processes.
         world.daemon.stop()?;
         let known = world
             .arrives("anna-lena@example.org", be2, "anna-lena", "INBOX")
@@ -289,8 +290,8 @@ fn restarted(world: &World, since: Mark, program: &str) -> Done {
     })
 }
 
-/// proxymap opens the table as user postfix: it asks the daemon for everybody, or reads a list that is
-/// open to it.
+/// proxymap opens the table as user postfix: it asks the daemon about all recipients, or reads a list that
+/// this user may read.
 fn through_proxymap(world: &mut World) -> Done {
     let list = world.murder.frontend.mailboxes_db();
     fs::set_permissions(&list, Permissions::from_mode(0o600))?;
@@ -316,8 +317,7 @@ fn through_proxymap(world: &mut World) -> Done {
     seen.map_err(|e| format!("without the daemon: {e}").into())
 }
 
-/// Not by Cyrus. A process that has been in it at that moment may die of it, the mail system and a letter
-/// may not.
+/// Truncated by an administrator, not by Cyrus. No process dies, and no message is lost.
 fn list_cut_off(world: &mut World) -> Done {
     let copy = cut::Copy::make(world)?;
     let with_copy =
@@ -330,7 +330,7 @@ fn list_cut_off(world: &mut World) -> Done {
     cut::while_letters_flow(world, &copy)
 }
 
-/// The daemon writes it as a user of its own, and nobody else may look into its directory.
+/// The daemon writes it as its own user, and no other user may enter its directory.
 fn from_the_replica(world: &mut World) -> Done {
     let exchanger = Exchanger::make(&world.murder)?;
     exchanger.forget_replica()?;
@@ -350,7 +350,7 @@ fn from_the_replica(world: &mut World) -> Done {
     paths::each_on_its_backend(world)?;
     refusals::unknown_is_refused_at_rcpt(world)?;
     refusals::reserved_is_put_off(world)?;
-    // What comes and goes is seen in the file that was opened before the chroot.
+    // Changes are visible in the file that was opened before the chroot.
     moving::created_is_known_at_once(world)?;
     sandbox::poll("the replica to have the newcomer", 30, || {
         let records = world.setup.dump()?;
@@ -369,7 +369,7 @@ fn from_the_replica(world: &mut World) -> Done {
     moving::deleted_is_refused(world)
 }
 
-/// Whatever is wrong with the table, Postfix runs on, says what it is, and refuses nobody.
+/// With any error in the table, Postfix keeps running, reports it, and refuses no recipient.
 fn bad_configuration(world: &mut World) -> Done {
     type Damage = fn() -> Done;
     let damages: [(&str, Damage, &str); 5] = [
@@ -418,7 +418,7 @@ fn soft(world: &World, since: Mark, says: &str) -> Done {
     world.logs.wait(&format!("{says:?} in the log"), since, 10, |lines| {
         lines.iter().any(|line| line.text.contains(says)).then_some(())
     })?;
-    // The rest of it lives: another table, and the queue.
+    // The rest of Postfix works: another table, and the queue.
     let types = run(sandbox::command("postconf").arg("-m"))?;
     ensure!(types.lines().any(|known| known == "regexp"), "postconf -m: {types}");
     run(sandbox::command("postqueue").arg("-p"))?;

@@ -1,5 +1,5 @@
-//! A program in C looks up with many threads, by the library, while real Cyrus writes what it reads:
-//! every answer is right.
+//! A program in C looks up names in many threads, with the library, while real Cyrus writes the list: every
+//! answer is correct.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -22,28 +22,27 @@ use crate::{Done, ensure};
 
 const THREADS: &str = "8";
 
-/// So many look-ups each thread makes at least, unless MURDER_ROUTE_LOOKUPS says otherwise, as .ci/run
-/// does.
+/// Minimum number of look-ups per thread, unless MURDER_ROUTE_LOOKUPS says otherwise, as in .ci/run.
 const LOOKUPS: &str = "100000";
 
-/// So many names are always there, move, and come and go: `c-api/tests/threads.c` says how.
+/// Numbers of names that always exist, that move, and that come and go: see `c-api/tests/threads.c`.
 const KEPT: usize = 2000;
 const MOVING: usize = 51;
 const COMING: usize = 40;
 
-/// Names that nobody asks for.
+/// Names that are never looked up.
 const OTHER: usize = 300;
 
-/// A process that writes makes so many transactions.
+/// Number of transactions per writing process.
 const TRANSACTIONS: usize = 100;
 
-/// No record that lasts names it, and so no answer ever may.
+/// No committed record names it, so no answer may.
 const NEVER: &str = "127.0.1.99";
 
-/// Writes once more. What the program must know from now on, and whether that was enough.
+/// Writes once more. Returns what the program must know from now on, and whether that was enough.
 type Writer<'w> = &'w mut (dyn FnMut() -> Done<(String, bool)> + Send);
 
-/// What the program has counted.
+/// Numbers counted by the program.
 struct Counts {
     by_list: u64,
     by_daemon: u64,
@@ -51,8 +50,8 @@ struct Counts {
     unknown: u64,
 }
 
-/// Looks up with all threads, in a program of this user, while each of these writes again and again.
-/// Goes on until all have written enough.
+/// Looks up names in all threads of a program of this user, while each writer writes again and again.
+/// Continues until all have written enough.
 fn look_up_while<const N: usize>(
     (release, user, config): (Release, User, &str),
     one_in: usize,
@@ -72,7 +71,7 @@ fn look_up_while<const N: usize>(
         .stderr(Stdio::piped())
         .spawn()?;
     let stdin = Mutex::new(child.stdin.take().ok_or("no standard input")?);
-    // If it has ended, what it has said tells more than that it does not listen.
+    // If it has ended, its output says more than the failed write.
     let tell = |line: &str| {
         let mut stdin = stdin.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = stdin.write_all(line.as_bytes());
@@ -95,7 +94,7 @@ fn look_up_while<const N: usize>(
     };
     let write = |writer: Writer<'_>| {
         let done = until_over(writer);
-        // The others need not be enough then.
+        // The other writers need not have finished then.
         tell("-1 0\n");
         done
     };
@@ -148,8 +147,8 @@ impl List {
         Ok(dbtool.spawn()?)
     }
 
-    /// Beside others that write it now and then finds the list "inconsistent pre-checkpoint", which it
-    /// is not, and leaves it as it is (3.6.1): the generation tells.
+    /// While others write, it now and then reports the list as "inconsistent pre-checkpoint", which is
+    /// wrong, and leaves it unchanged (3.6.1): the generation tells.
     fn repack(&self) -> Done {
         let output = self.dbtool("repack")?.wait_with_output()?;
         let said = String::from_utf8_lossy(&output.stdout);
@@ -158,15 +157,15 @@ impl List {
         Ok(())
     }
 
-    /// One process that does all of this.
+    /// One process that runs all these commands.
     fn batch(&self, commands: &str) -> Done {
         let mut child = self.dbtool("batch")?;
         child.stdin.take().ok_or("no standard input")?.write_all(commands.as_bytes())?;
         ends_well(child)
     }
 
-    /// A process that dies in the middle of a transaction. What it has written lies behind the end of
-    /// the list until the next one comes.
+    /// A process that dies in the middle of a transaction. Its data lies behind the end of the list until
+    /// the next transaction.
     fn killed(&self, commands: &str) -> Done {
         let mut child = self.dbtool("batch")?;
         let mut stdin = child.stdin.take().ok_or("no standard input")?;
@@ -180,7 +179,7 @@ impl List {
         Ok(())
     }
 
-    /// How often it was repacked, by its header (Cyrus `lib/cyrusdb_twoskip.c`).
+    /// Number of repacks, from the header (Cyrus `lib/cyrusdb_twoskip.c`).
     fn generation(&self) -> Done<u64> {
         let list = fs::read(&self.file)?;
         let generation = list.get(24..32).ok_or("a list without a header")?;
@@ -196,7 +195,7 @@ fn ends_well(child: Child) -> Done {
     Ok(())
 }
 
-/// As 3.6 and later write it.
+/// In the form of 3.6 and later.
 fn key(user: &str) -> String {
     format!("Nuser\u{1f}{user}")
 }
@@ -205,7 +204,7 @@ fn literal(text: &str) -> String {
     format!("{{{}+}}\r\n{text}", text.len())
 }
 
-/// Long ago: who changed a moment ago is asked of the daemon.
+/// An old date: the daemon is asked about recently changed records.
 fn set(user: &str, partition: &str, server: &str) -> String {
     let record = format!("%(T er P {partition} S {server} M 1700000000 A %(anyone p))");
     format!("SET {} {}\n", literal(&key(user)), literal(&record))
@@ -215,7 +214,7 @@ fn delete(user: &str) -> String {
     format!("DELETE {}\n", literal(&key(user)))
 }
 
-/// Where a name is that has moved so often.
+/// Location of a name after this number of moves.
 fn moved(times: usize) -> (String, &'static str) {
     (format!("v{times}"), BACKENDS[times % 2])
 }
@@ -224,22 +223,23 @@ fn names(name: &str, count: usize) -> impl Iterator<Item = String> {
     (0..count).map(move |n| format!("{name}{n}"))
 }
 
-/// What was done to the list.
+/// Changes made to the list.
 struct Written {
     commits: usize,
     aborts: usize,
     kills: usize,
-    /// How often each of those that move has.
+    /// Number of moves of each moving name.
     moves: [usize; MOVING],
 }
 
 impl Written {
     const NOTHING: Self = Self { commits: 0, aborts: 0, kills: 0, moves: [0; MOVING] };
 
-    /// A hundred transactions and one that is not ended.
+    /// A hundred transactions and one that is not committed.
     fn write(&mut self, list: &List) -> Done<(String, bool)> {
         let mut batch = String::new();
-        // A reader that has seen a deletion begins anew in much, and so does other things without.
+        // A reader that has seen a deletion starts much anew, and so takes other code paths than without
+        // one.
         let deletes = self.kills.is_multiple_of(2);
         for _ in 0..TRANSACTIONS {
             let number = self.commits + self.aborts + 1;
@@ -274,7 +274,7 @@ impl Written {
     }
 }
 
-/// Those who come and go, at the master, which tells its slave.
+/// Names that come and go at the master, which tells its slave.
 struct Coming {
     master: Mupdate,
     there: [bool; COMING],
@@ -310,8 +310,8 @@ impl Coming {
     }
 }
 
-/// Eight threads are asked of the frontend's list while Cyrus' own program commits, aborts, dies and
-/// repacks, and Cyrus' slave writes what the master tells it.
+/// Eight threads look up names in the frontend's list while Cyrus' own program commits, aborts, dies and
+/// repacks, and Cyrus' slave writes the master's changes.
 pub fn beside_cyrus(world: &mut World) -> Done {
     let list = List::of(world);
     let mut all = String::from("BEGIN\n");
@@ -333,7 +333,7 @@ pub fn beside_cyrus(world: &mut World) -> Done {
             },
             &mut || {
                 coming.change()?;
-                // So often a second, for the slave writes them one by one.
+                // Limited, since the slave writes changes one by one.
                 thread::sleep(Duration::from_millis(10));
                 Ok((String::new(), coming.changes > 100))
             },
@@ -345,9 +345,9 @@ pub fn beside_cyrus(world: &mut World) -> Done {
     names("x", OTHER).for_each(|user| gone += &delete(&user));
     list.batch(&(gone + "COMMIT\n"))?;
     coming.all_go()?;
-    // The slave hears of it a tick later.
+    // The slave receives it a tick later.
     (0..COMING).try_for_each(|number| world.becomes_unknown(&format!("o{number}@example.org")))?;
-    // This one has seen them all, and would not believe a list that has lost so many.
+    // This daemon has seen all names, and would distrust a list that lost so many.
     world.daemon.stop()?;
     world.daemon.resume()?;
     let Written { commits, aborts, kills, .. } = written;
@@ -362,7 +362,7 @@ pub fn beside_cyrus(world: &mut World) -> Done {
     world.recovers()
 }
 
-/// Eight threads are asked of the replica while the daemon follows a master that changes.
+/// Eight threads look up names in the replica while the daemon follows a master that changes.
 pub fn beside_the_daemon(world: &mut World) -> Done {
     let exchanger = Exchanger::make(&world.murder)?;
     let login = "password-file = \"password\"\nallow-plaintext = true\n";

@@ -1,5 +1,5 @@
-//! What `postfix/README.md` says of trouble: the daemon is stopped, or a backend hangs. The texts of
-//! Postfix' log, and what helps.
+//! The problems in `postfix/README.md`: the daemon is stopped, or a backend hangs. The texts in Postfix'
+//! log, and the remedies.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -14,10 +14,10 @@ use crate::sandbox;
 use crate::world::{self, SMTP, World, message};
 use crate::{Done, ensure, run};
 
-/// Greets and says nothing more.
+/// Greets and does not answer any more.
 const HUNG: &str = "127.0.1.43:2003";
 
-/// Other domains wait for a stopped daemon, unless Postfix asks for ours only.
+/// Other domains wait for a stopped daemon, unless Postfix asks only about ours.
 pub fn stopped_daemon(world: &mut World) -> Done {
     on_a_host(world, "", |world| {
         follow(world, &[DAEMON, PIECES], "")?;
@@ -92,7 +92,7 @@ fn others_go_their_way(world: &World) -> Done {
     world.put_off("jane@example.org")
 }
 
-/// A backend that greets and says nothing more holds up nobody else.
+/// A backend that greets and then does not answer delays no other backend.
 pub fn hung_backend(world: &mut World) -> Done {
     let listener = TcpListener::bind(HUNG)?;
     thread::spawn(move || {

@@ -1,5 +1,5 @@
-//! The units of systemd as they are shipped, on a frontend that systemd boots: Cyrus and Postfix run there
-//! by Debian's own units, the master and the backends are elsewhere.
+//! The systemd units as shipped, on a frontend that systemd boots. Cyrus and Postfix run there by Debian's
+//! own units; the master and the backends are elsewhere.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,7 @@ use crate::booted::{Booted, Cgroup, RUN};
 use crate::clients::socketmap::Socketmap;
 use crate::left_out::left_out;
 use crate::logs::Logs;
-use crate::murder::{ADMIN, MASTER, MasterClient, PASSWORD};
+use crate::murder::{ADMIN, MASTER, Murder, PASSWORD};
 use crate::readme::{self, Readme};
 use crate::releases::is_wanted;
 use crate::report::Report;
@@ -25,32 +25,33 @@ use crate::{Done, Error, ensure, imapd_conf, run};
 const SERVICE: &str = "murder-route.service";
 const SOCKET: &str = "murder-route.socket";
 
-/// What a postmaster writes.
+/// The postmaster's configuration.
 const CONFIGURATION: &str = "imapd-conf = \"/etc/imapd.conf\"\ndomains = [\"example.org\"]\n";
 
-/// Where drop-ins for the service are.
+/// Directory of drop-ins for the service.
 const DROP_INS: &str = "/etc/systemd/system/murder-route.service.d";
 
-/// Somebody on each backend.
+/// A recipient on each backend, with the answer.
 const JANE: (&str, &str) = ("jane@example.org", "OK lmtp:inet:127.0.1.11:2003");
 const MAX: (&str, &str) = ("max@example.org", "OK lmtp:inet:127.0.1.12:2003");
 
-/// The host, and the murder around it.
+/// The host, and the Murder around it.
 struct World {
-    murder: MasterClient,
+    murder: Murder,
     host: Booted,
-    /// Whether the program was installed as it is, so that it can start itself anew, as the doctor does.
+    /// Whether the program was installed without a wrapper, so that it can start itself, as the doctor
+    /// does.
     as_it_is: bool,
 }
 
 impl World {
-    /// The sockets that answer the doctor as Postfix; everything else must be well too.
+    /// The sockets that answer the doctor as user postfix. Everything else must be good too.
     fn tried_by_doctor(&self) -> Done<Vec<String>> {
         if !self.as_it_is {
             println!("    no doctor: the program needs a newer C library than this root has");
             return Ok(Vec::new());
         }
-        // Nobody has told Postfix of us: a warning.
+        // Postfix is not configured for murder-route: a warning.
         let doctor = ["murder-route", "doctor", "--json", "--recipient", JANE.0];
         let report: Value = serde_json::from_str(&self.host.run(&doctor)?)?;
         let well = report["errors"] == 0 && report["not_tested"] == 0;
@@ -60,7 +61,7 @@ impl World {
     }
 }
 
-/// Boots the host and runs everything on it.
+/// Boots the host and runs all scenarios on it.
 pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     let cgroup = match Cgroup::make() {
         Ok(cgroup) => cgroup,
@@ -85,7 +86,7 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
             report.scenario(name, logs, || {
                 run(&mut world).map_err(|e| {
                     let e = with_journal(&world.host, &e);
-                    // The next one begins as if there had been none.
+                    // The next scenario starts as if there had been none.
                     let _ = back_to_the_list(&world.host);
                     e
                 })
@@ -105,16 +106,16 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
     scenario("after a reboot nobody has to start anything", starts_by_itself);
 }
 
-/// With what the units have logged.
+/// Adds the journal of the units to an error.
 fn with_journal(host: &Booted, error: &Error) -> Error {
     let journal = ["journalctl", "--no-pager", "-n", "30", "-u", SERVICE, "-u", SOCKET];
     let said = host.output(&journal).unwrap_or_else(|e| e.to_string());
     format!("{error}\n{said}").into()
 }
 
-/// The frontend of the murder becomes a host of its own.
+/// Turns the frontend of the Murder into a separate host.
 fn build(root: Root, cgroup: Cgroup) -> Done<World> {
-    let mut murder = MasterClient::start(root.release)?;
+    let mut murder = Murder::start(root.release)?;
     paths::populate(&murder)?;
     murder.frontend.stop()?;
     let (dir, old) = (murder.frontend.dir(), murder.frontend.imapd_conf());
@@ -130,7 +131,7 @@ fn build(root: Root, cgroup: Cgroup) -> Done<World> {
     Ok(World { murder, host: Booted::boot(cgroup)?, as_it_is })
 }
 
-/// `make install` of the program that was built for the tests. False if its C library had to come along.
+/// `make install` of the program built for the tests. Returns false if its C library had to be copied too.
 fn install() -> Done<bool> {
     let program = format!("PROGRAM={}", env!("CARGO_BIN_EXE_murder-route"));
     let mut make = Command::new("make");
@@ -143,7 +144,7 @@ fn install() -> Done<bool> {
     Ok(false)
 }
 
-/// The socket of the unit, as it is seen from outside of the host.
+/// The socket of the unit, as seen from outside of the host.
 fn socket() -> String {
     format!("{RUN}/murder-route")
 }
@@ -152,21 +153,21 @@ fn ask(recipient: &str) -> Done<String> {
     Socketmap::open(&socket())?.ask("lmtp", recipient)
 }
 
-/// Demands an answer now, however long it may take.
+/// Demands this answer at once, without a limit on its delay.
 fn is((recipient, wanted): (&str, &str)) -> Done {
     let answer = ask(recipient)?;
     ensure!(answer == wanted, "{recipient}: {answer}");
     Ok(())
 }
 
-/// Waits for an answer: whether the list is there yet, or the configuration was read, tells nobody.
+/// Waits for this answer: there is no notification when the list or the configuration has been read.
 fn becomes((recipient, wanted): (&str, &str)) -> Done {
     sandbox::poll(&format!("{recipient} to be answered {wanted}"), 30, || {
         is((recipient, wanted)).map(Some)
     })
 }
 
-/// The master has said so.
+/// Confirmed by the master.
 fn stranger_is_refused() -> Done {
     becomes(("nobody@example.org", "OK error:5.1.1 User unknown"))
 }
@@ -179,25 +180,25 @@ fn is_running(host: &Booted) -> Done {
     Ok(())
 }
 
-/// Who a file belongs to and who may use it, by its path on the host.
+/// Owner, group and mode of a file, by its path on the host.
 fn rights(host: &Booted, path: &str) -> Done<String> {
     Ok(host.run(&["stat", "--format", "%U:%G %a", path])?.trim_end().to_owned())
 }
 
 fn is_answered(world: &World) -> Done {
     let host = &world.host;
-    // It warns, and calls that a success.
+    // It exits with success even when it prints warnings.
     let verify = format!("systemd-analyze verify --man=no {SERVICE} {SOCKET} 2>&1");
     let said = host.run(&["sh", "-c", &verify])?;
     ensure!(said.is_empty(), "systemd-analyze verify: {said}");
-    // The exposure at most, times ten.
+    // Maximum exposure, times ten.
     host.run(&["systemd-analyze", "security", "--no-pager", "--threshold=16", SERVICE])?;
     host.run(&["systemctl", "enable", "--now", SOCKET, SERVICE])?;
     is_running(host)?;
     let status = host.property(SERVICE, "StatusText")?;
     let wanted = "answering at systemd:murder-route.socket from /var/lib/cyrus/mailboxes.db";
     ensure!(status == wanted, "{status}");
-    // Cyrus' slave may have had no time yet.
+    // Cyrus' slave may not have run yet.
     becomes(JANE)?;
     becomes(MAX)?;
     stranger_is_refused()?;
@@ -217,7 +218,7 @@ fn is_answered(world: &World) -> Done {
     for path in world.tried_by_doctor()? {
         ensure!(path == "unix:/run/murder-route", "tried: {path}");
     }
-    // A mailbox that comes while it runs: Cyrus writes, and the sandbox of the unit is not in the way.
+    // A mailbox that is created meanwhile: Cyrus writes, unaffected by the sandbox of the unit.
     world.murder.backends[1].admin()?.command("CREATE user/newcomer")?;
     becomes(("newcomer@example.org", MAX.1))
 }
@@ -253,7 +254,7 @@ fn reloads(host: &Booted) -> Done {
     is_running(host)
 }
 
-/// At a socket in a directory that is read-only for the daemon, and Cyrus' own.
+/// At a socket in a directory that is read-only for the daemon and belongs to Cyrus.
 fn asks_the_slave(host: &Booted) -> Done {
     let imapd = fs::read_to_string(in_root("/etc/imapd.conf"))?;
     let without = |line: &&str| !line.starts_with("mupdate_auth") && !line.contains("_password");
@@ -265,7 +266,7 @@ fn asks_the_slave(host: &Booted) -> Done {
     back_to_the_list(host)
 }
 
-/// Asks without pause by Postfix' own client, a process for each question, which does not ask again.
+/// Asks without pause with Postfix' own client, one process per request, without retries.
 const ASK_ON: &str = r#"
 while ! [ -e "$0.over" ]; do
     answer=$(postmap -q "$1" socketmap:unix:/run/murder-route:lmtp) || exit
@@ -276,7 +277,7 @@ done
 
 fn loses_none(host: &Booted) -> Done {
     const RESTARTS: u64 = 15;
-    // A dot for each answer.
+    // One dot per answer.
     let answered = format!("{STATE}/answered");
     fs::write(&answered, "")?;
     fs::set_permissions(&answered, Permissions::from_mode(0o666))?;
@@ -306,7 +307,7 @@ fn loses_none(host: &Booted) -> Done {
 }
 
 fn follows_its_socket(host: &Booted) -> Done {
-    // As after a drop-in for it.
+    // As after the installation of a drop-in.
     host.run(&["systemctl", "restart", SOCKET])?;
     is(JANE)?;
     is_running(host)?;
@@ -318,13 +319,13 @@ fn follows_its_socket(host: &Booted) -> Done {
     ensure!(UnixStream::connect(socket()).is_err(), "somebody answers");
     host.run(&["systemctl", "start", SERVICE])?;
     is(JANE)?;
-    // A service that is stopped alone is wanted again by the next who asks.
+    // A service that was stopped alone is started again by the next client.
     host.run(&["systemctl", "stop", SERVICE])?;
     is(JANE)?;
     is_running(host)
 }
 
-/// A daemon that runs is left alone for as long as it runs, reloads included; one that hangs is not.
+/// A daemon that runs is never killed, also during reloads; one that hangs is.
 fn is_watched(host: &Booted) -> Done {
     let every = host.property(SERVICE, "WatchdogUSec")?;
     ensure!(every == "1min", "as shipped: {every}");
@@ -336,7 +337,7 @@ fn is_watched(host: &Booted) -> Done {
         host.run(&["systemctl", "restart", SERVICE])?;
         is(JANE)?;
         let pid = host.property(SERVICE, "MainPID")?;
-        // Each sign of life moves this on.
+        // Each watchdog message changes this value.
         let sign = || host.property(SERVICE, "WatchdogTimestampMonotonic");
         for _ in 0..5 {
             let before = sign()?;
@@ -360,7 +361,8 @@ fn is_watched(host: &Booted) -> Done {
     is_running(host)
 }
 
-/// Connects as often as it is told and stays. With a third argument each connection asks once.
+/// Opens this number of connections and keeps them. With a third argument each connection sends one
+/// request.
 const HOARD: &str = r#"
 use IO::Socket::UNIX;
 my ($path, $count, $asks) = @ARGV;
@@ -376,7 +378,7 @@ print "held ", scalar @held, "\n";
 sleep 600;
 "#;
 
-/// By user nobody, at the socket that everybody may write to; then only Postfix may.
+/// As user nobody, at the socket that every user may use; then only Postfix may.
 fn is_crowded(host: &Booted) -> Done {
     let script = format!("{STATE}/hoard.pl");
     fs::write(&script, HOARD)?;
@@ -399,7 +401,7 @@ fn is_crowded(host: &Booted) -> Done {
             Ok(held.starts_with("held ").then_some(held))
         })
         .and_then(|held| {
-            // Those beyond what waits are closed again, which the client does not see at once.
+            // Connections beyond the waiting ones are closed, which the client does not notice at once.
             ensure!(held.trim_end() == "held 2600", "{held}");
             Ok(())
         })?;
@@ -422,7 +424,7 @@ fn is_crowded(host: &Booted) -> Done {
     is_running(host)
 }
 
-/// Kills the daemon, and waits until it is gone: nobody who comes now meets it.
+/// Kills the daemon and waits until it is gone: a new client cannot reach it.
 fn kill(host: &Booted) -> Done {
     let pid = host.property(SERVICE, "MainPID")?;
     host.run(&["systemctl", "kill", "--signal=KILL", SERVICE])?;
@@ -435,7 +437,7 @@ fn comes_back(host: &Booted) -> Done {
     kill(host)?;
     is(JANE)?;
     is_running(host)?;
-    // Also where nobody asks.
+    // Also without any client.
     kill(host)?;
     sandbox::poll("the daemon to be back", 20, || is_running(host).map(Some))
 }
@@ -467,7 +469,7 @@ fn questions_wait(host: &Booted) -> Done {
     is_running(host)
 }
 
-/// What `systemctl` would be asked by a section of the README, done.
+/// Follows a section of the README and performs its `systemctl` calls.
 fn follow(host: &Booted, directory: &str, section: &str) -> Done {
     for call in Readme::of(directory)?.below(section)?.follow()? {
         let words: Vec<&str> = ["systemctl"].into_iter().chain(call.split(' ')).collect();
@@ -491,12 +493,12 @@ fn is_in_the_chroot(world: &World) -> Done {
         let known = ["/run/murder-route", path].map(|path| format!("unix:{path}"));
         ensure!(known.contains(&socket), "tried: {socket}");
     }
-    // What a killed one leaves there is no obstacle.
+    // Files left by a killed daemon do not matter.
     kill(host)?;
     is(JANE)?;
     let answer = Socketmap::open(&in_root(path))?.ask("lmtp", MAX.0)?;
     ensure!(answer == MAX.1, "{answer}");
-    // For Postfix only: the daemon may give its socket to a group that it is in.
+    // For Postfix only: the daemon may give its socket to a group that it belongs to.
     let mut settings = fs::read_to_string(in_root("/etc/murder-route.toml"))?;
     settings += "group = \"postfix\"\nmode = \"0660\"\n";
     configure(&settings)?;
@@ -511,7 +513,7 @@ fn is_in_the_chroot(world: &World) -> Done {
     Ok(())
 }
 
-/// Without the drop-ins and the configuration of a scenario.
+/// Removes the drop-ins and the configuration of a scenario.
 fn back_to_the_list(host: &Booted) -> Done {
     if fs::exists(in_root(DROP_INS))? {
         fs::remove_dir_all(in_root(DROP_INS))?;
@@ -536,7 +538,7 @@ fn keeps_a_replica(host: &Booted) -> Done {
         host.run(&["install", "-m", "0640", "-g", "murder-route", "/dev/null", &path])?;
         fs::write(in_root(&path), text)?;
     }
-    // By its name, which the sandbox of the unit has to let it look up.
+    // By its name, which the sandbox of the unit must permit to be resolved.
     let mut hosts = fs::read_to_string(in_root("/etc/hosts"))?;
     hosts += &format!("{MASTER} mupdate.murder.test\n");
     fs::write(in_root("/etc/hosts"), hosts)?;
@@ -557,7 +559,7 @@ fn keeps_a_replica(host: &Booted) -> Done {
         let rights = rights(host, &format!("/var/lib/murder-route{name}"))?;
         ensure!(rights == format!("murder-route:murder-route {wanted}"), "{name}: {rights}");
     }
-    // It answers from what is there, and what was there for one user is there for another.
+    // It serves its replica, and files of one user become those of the other.
     host.run(&["systemctl", "restart", SERVICE])?;
     is(MAX)?;
     sandbox::poll("the replica to be fresh again", 30, || {

@@ -1,5 +1,5 @@
-//! The master changes: the way into it, its list, its host, its free connections. So do dozens of
-//! mailboxes at once. What the frontend knows is delivered all the while.
+//! The master changes: its login settings, its list, its host, its free connections. Dozens of mailboxes
+//! change at once. Recipients known to the frontend are delivered all the while.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use crate::tls::{self, Certificate, Tls};
 use crate::world::World;
 use crate::{Done, ensure, run};
 
-/// How many mailboxes come, change and move together.
+/// Number of mailboxes that are created, changed and moved together.
 const MANY: usize = 24;
 
-/// Password or proof, in the clear or under TLS: Cyrus' own client, a backend and the frontend's slave
-/// find each way in that the master has, and a wrong password finds none. The daemon trusts no
-/// authority of ours: without the master it answers for those it knows.
+/// PLAIN or SCRAM, with or without TLS: Cyrus' own client, a backend and the frontend's slave find each
+/// login that the master permits, and a wrong password is refused. The daemon does not trust the private
+/// authority: without the master it answers for known recipients.
 pub fn every_way_in(world: &mut World) -> Done {
     let tls = Tls::make(world.murder.cyrus)?;
     for mechanism in ["PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256"] {
@@ -40,7 +40,7 @@ pub fn every_way_in(world: &mut World) -> Done {
         world.existing_are_not_refused()?;
     }
     for (mechanism, password) in [("SCRAM-SHA-256", "wrong"), ("PLAIN", "cyrus")] {
-        // It may end with an error then, or without.
+        // It may exit with an error or not.
         let said = mupdatetest(mechanism, false, password).unwrap_or_else(|e| e.to_string());
         let begun = said.contains("* OK MUPDATE") && !said.contains("Authenticated.");
         ensure!(begun, "{mechanism} in the clear, password {password}: {said}");
@@ -48,8 +48,7 @@ pub fn every_way_in(world: &mut World) -> Done {
     usual_again(world)
 }
 
-/// As it was. After a login that was refused the daemon keeps away for longer than can be waited for
-/// here.
+/// Restores the master. After a refused login the daemon waits longer than this test can.
 fn usual_again(world: &mut World) -> Done {
     world.murder.restart_master(&Access::usual(Role::Master))?;
     world.daemon.stop()?;
@@ -76,9 +75,8 @@ fn logs_in(mechanism: &str, starttls: bool) -> Done {
     Ok(())
 }
 
-/// What Cyrus' own client says of a login that succeeds. While the slave and the daemon come back to a
-/// master that was started a moment ago, a handshake with 3.12 may fail that has nothing wrong; nothing
-/// else is tried again.
+/// Output of Cyrus' own client for a successful login. While the slave and the daemon reconnect to a master
+/// that was just started, a correct handshake with 3.12 may fail. Only that is tried again.
 fn let_in(mechanism: &str, starttls: bool) -> Done<String> {
     sandbox::poll("a TLS handshake with the master", 10, || {
         match mupdatetest(mechanism, starttls, "cyrus") {
@@ -88,7 +86,7 @@ fn let_in(mechanism: &str, starttls: bool) -> Done<String> {
     })?
 }
 
-/// What Cyrus' own client says of a login at the master.
+/// Output of Cyrus' own client for a login at the master.
 fn mupdatetest(mechanism: &str, starttls: bool, password: &str) -> Done<String> {
     let mut client = sandbox::command("mupdatetest");
     if starttls {
@@ -97,7 +95,7 @@ fn mupdatetest(mechanism: &str, starttls: bool, password: &str) -> Done<String> 
     run(client.args(["-m", mechanism, "-a", "cyrus", "-u", "cyrus", "-w", password, MASTER]))
 }
 
-/// The certificates are what they are called, and the master shows each of them.
+/// Each certificate has its intended property, and the master shows each of them.
 pub fn every_certificate(world: &mut World) -> Done {
     let tls = Tls::make(world.murder.cyrus)?;
     let wrong = |certificate: &Certificate| match verify(&tls, certificate)? {
@@ -122,7 +120,7 @@ pub fn every_certificate(world: &mut World) -> Done {
     usual_again(world)
 }
 
-/// As a client that trusts the authority and nobody else.
+/// As a client that trusts only the authority.
 fn verify(tls: &Tls, certificate: &Certificate) -> Done<Result<(), Error>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(&tls.authority)?)?;
@@ -133,8 +131,8 @@ fn verify(tls: &Tls, certificate: &Certificate) -> Done<Result<(), Error>> {
     Ok(verifier.verify_server_cert(&shown, &[], &name, &[], UnixTime::now()).map(drop))
 }
 
-/// The slave empties the frontend's list as soon as the master has none. Nobody is refused for that,
-/// and it is over when the backends have told the master again.
+/// The slave empties the frontend's list as soon as the master has an empty one. No recipient is refused
+/// because of that, and the state ends when the backends have pushed their mailboxes.
 pub fn master_forgets(world: &mut World) -> Done {
     world.murder.restart_master_empty()?;
     sandbox::poll("the frontend's list to be empty", 30, || {
@@ -150,7 +148,7 @@ pub fn master_forgets(world: &mut World) -> Done {
     world.recovers()
 }
 
-/// The master is lost, and another host takes its place with the list of a slave.
+/// The master is lost, and another host with the list of a slave replaces it.
 pub fn slave_is_promoted(world: &mut World) -> Done {
     world.murder.promote_slave()?;
     world.recovers()?;
@@ -160,7 +158,7 @@ pub fn slave_is_promoted(world: &mut World) -> Done {
     world.arrives("successor@example.org", be1, "successor", "INBOX")
 }
 
-/// Somebody holds every connection the master has to give.
+/// Another client holds all connections of the master.
 pub fn connections_are_taken(world: &World) -> Done {
     let held = world.murder.hold_connections(200)?;
     ensure!((100..=128).contains(&held.len()), "{} connections could be had", held.len());
@@ -175,7 +173,7 @@ pub fn connections_are_taken(world: &World) -> Done {
     world.recovers()
 }
 
-/// Dozens of mailboxes are made, renamed and moved; each gets its mail where it is then.
+/// Dozens of mailboxes are created, renamed and moved; each gets its mail at its present backend.
 pub fn many_come_and_move(world: &World) -> Done {
     let [be1, be2] = &world.murder.backends;
     let numbered = |name: &'static str| (0..MANY).map(move |nth| format!("{name}{nth}"));

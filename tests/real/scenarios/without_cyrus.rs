@@ -1,5 +1,5 @@
-//! The scenarios of a host without Cyrus, in the order they run: in the same murder, after those of
-//! a frontend, and as many of them as make sense there.
+//! Scenarios of a host without Cyrus, in the order in which they run: in the same Murder, after those of a
+//! frontend, as far as they apply there.
 
 use super::{
     asked, beside, churn, doctor, kills, logins, losses, outages, paths, race, resync, threads,
@@ -12,7 +12,7 @@ use crate::report::Report;
 use crate::root::Release;
 use crate::world::World;
 
-/// The release with which everything is run that would take too long with all.
+/// The release with which all scenarios run, including those that would take too long with every release.
 pub const THOROUGH: Release = Release::V3_6;
 
 /// Runs them.
@@ -42,7 +42,7 @@ pub fn run_in(world: &mut World, report: &mut Report) {
         scenario("an account that the frontend lost", resync::lost_account_is_routed);
     }
     if release == THOROUGH || release == Release::V3_12 {
-        // In TLS 3.12 differs: it is off by default, and the process ends when a handshake fails.
+        // 3.12 differs in TLS: it is off by default, and the process ends when a handshake fails.
         scenario("every login, and none that must not be", logins::every_login);
     }
     if release == THOROUGH {
