@@ -80,7 +80,7 @@ impl Booted {
         let mut process = Process::start("the host", &mut command, Path::new(&output))?;
         // systemd moves itself there, alone. The ids are those of the reader's PID namespace.
         let members = self.cgroup.0.join("init.scope/cgroup.procs");
-        let first = sandbox::poll("the host to begin", 20, || {
+        let first = sandbox::poll("the host to start", 20, || {
             ensure!(!process.ended()?, "it ended: {}", fs::read_to_string(&output)?);
             ensure!(fs::exists(format!("{RUN}/systemd/private"))?, "systemd does not listen");
             Ok(Some(fs::read_to_string(&members)?.trim_end().parse()?))
@@ -92,7 +92,7 @@ impl Booted {
         match state.trim() {
             "running" => {}
             // Not every unit of Debian works on every machine.
-            "degraded" => println!("    the host runs, but for: {}", failed.trim()),
+            "degraded" => println!("    the host runs, except: {}", failed.trim()),
             state => return Err(format!("the host is {state}: {failed}").into()),
         }
         Ok(())

@@ -57,7 +57,7 @@ impl Exim {
             fs::write(sandbox::in_root(&format!("/etc/exim4/conf.d/{piece}")), text)?;
         }
         let asked = Readme::of("exim")?.below("Set it up")?.follow()?;
-        ensure!(asked == ["restart exim4"], "systemctl was asked {asked:?}");
+        ensure!(asked == ["restart exim4"], "systemctl was called with {asked:?}");
         let mut exim = Self { daemon: None, queue_runner: run_queue()? };
         exim.restart()?;
         Ok(exim)
@@ -72,7 +72,7 @@ impl Exim {
         let mut daemon = sandbox::command("exim4");
         daemon.arg("-bdf");
         self.daemon = Some(Process::start("exim", &mut daemon, Path::new(&output))?);
-        sandbox::poll("Exim to serve", 30, || Ok(Session::smtp(SMTP).ok()))?;
+        sandbox::poll("Exim to accept connections", 30, || Ok(Session::smtp(SMTP).ok()))?;
         Ok(())
     }
 

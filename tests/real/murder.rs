@@ -211,7 +211,7 @@ impl Host {
         self.process = Some(Process::start(self.name, &mut command, Path::new(&output))?);
         // A frontend's mupdate accepts connections only once it has the master's list, which may be later.
         let port = if self.role == Role::Master { 3905 } else { 143 };
-        let serving = format!("{} to serve port {port}", self.name);
+        let serving = format!("{} to accept connections at port {port}", self.name);
         sandbox::poll(&serving, 60, || Ok(TcpStream::connect((self.address, port)).ok()))?;
         Ok(())
     }

@@ -151,7 +151,7 @@ fn fill(imapd_conf: &str, release: Release, cyrus: User) -> Done {
     let mut batch = Vec::new();
     for line in data("mailboxes.txt")? {
         let [name, server, partition, kind, acl] = line.split('\t').collect::<Vec<_>>()[..] else {
-            return Err(format!("mailboxes.txt: {line:?} has not five columns").into());
+            return Err(format!("mailboxes.txt: {line:?} does not have five columns").into());
         };
         let mut key = Vec::new();
         MailboxName::new(name)?.push_key(generation, &mut key);

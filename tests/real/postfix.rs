@@ -156,7 +156,7 @@ impl Postfix {
             Path::new(&output),
         )?;
         self.process = Some(process);
-        sandbox::poll("Postfix to serve", 60, || Ok(Session::smtp(SMTP).ok()))?;
+        sandbox::poll("Postfix to accept connections", 60, || Ok(Session::smtp(SMTP).ok()))?;
         Ok(())
     }
 }

@@ -147,7 +147,7 @@ impl Root {
     pub fn at(path: &Path) -> Done<Self> {
         let name = path.file_name().unwrap_or_default();
         let known = Self::ALL.into_iter().find(|root| *root.directory() == *name);
-        known.ok_or_else(|| format!("{} is no root of ours", path.display()).into())
+        known.ok_or_else(|| format!("{} is not one of our roots", path.display()).into())
     }
 }
 
@@ -216,12 +216,12 @@ pub fn ensure_roots(roots: &[Root]) -> Vec<Done<PathBuf>> {
         scope.spawn(work);
     });
     let done = done.into_inner().unwrap_or_default();
-    done.into_iter().map(|path| path.unwrap_or_else(|| Err("nobody built it".into()))).collect()
+    done.into_iter().map(|path| path.unwrap_or_else(|| Err("it was not built".into()))).collect()
 }
 
 /// A root in the cache. Built first if it is missing.
 pub fn ensure_root(root: Root) -> Done<PathBuf> {
-    ensure!(geteuid().is_root(), "run as root: it takes namespaces and a Debian root of its own");
+    ensure!(geteuid().is_root(), "run as root: it needs namespaces and a private Debian root");
     let cache = std::env::var_os("MURDER_ROUTE_CACHE")
         .map_or_else(|| PathBuf::from("/var/cache/murder-route"), PathBuf::from);
     fs::create_dir_all(&cache).map_err(|e| format!("{}: {e}", cache.display()))?;

@@ -44,7 +44,7 @@ impl Sendmail {
         fs::copy(mail("service.switch-nodns"), mail("service.switch"))?;
         let readme = Readme::of("sendmail")?;
         let text = fs::read_to_string(EXAMPLE)?;
-        ensure!(text.contains(YOURS), "example.mc has no place for the site's own");
+        ensure!(text.contains(YOURS), "example.mc has no line for settings of the site");
         fs::write(EXAMPLE, text.replace(YOURS, SITE))?;
         let readme = readme.below("Routing")?;
         let readme = readme.instead_of("be1.example.org", BACKENDS[0])?;
@@ -63,7 +63,7 @@ impl Sendmail {
         // It runs the queue each second.
         let process = Process::start("sendmail", command.args(["-bD", "-q1s"]), Path::new(&output));
         self.process = Some(process?);
-        sandbox::poll("Sendmail to serve", 60, || Ok(Session::smtp(SMTP).ok()))?;
+        sandbox::poll("Sendmail to accept connections", 60, || Ok(Session::smtp(SMTP).ok()))?;
         Ok(())
     }
 

@@ -35,8 +35,10 @@ pub fn known_are_answered_during<T>(run: impl FnOnce() -> Done<T>) -> Done<T> {
         let seen = watch.join().map_err(|_| "the watch panicked")?;
         let done = done?;
         let Seen { asked, slowest } = seen?;
-        ensure!(asked > 0, "nobody was asked for");
-        println!("    {asked} known recipients asked for, the slowest answer after {slowest:.1?}");
+        ensure!(asked > 0, "no recipient was asked about");
+        println!(
+            "    {asked} known recipients asked about, the slowest answer after {slowest:.1?}"
+        );
         Ok(done)
     })
 }

@@ -106,7 +106,7 @@ impl<M: Mta> World<M> {
     /// Demands that the mail server defers the recipient.
     pub fn put_off(&self, recipient: &str) -> Done {
         let reply = self.rcpt(recipient)?;
-        ensure!(reply.is_temporary(), "{recipient} should be put off: {reply}");
+        ensure!(reply.is_temporary(), "{recipient} should be deferred: {reply}");
         Ok(())
     }
 
@@ -159,7 +159,7 @@ impl<M: Mta> World<M> {
         for (recipient, reply) in to.iter().zip(&recipients) {
             ensure!(reply.code == 250, "RCPT TO:<{recipient}>: {reply}");
         }
-        let reply = done.first().ok_or("no answer to the message")?;
+        let reply = done.first().ok_or("no reply to the message")?;
         ensure!(reply.code == 250, "message: {reply}");
         Ok(Queued { id: message.id, queue_id: queue_id::<M>(&reply.text)?, since })
     }
@@ -210,7 +210,7 @@ pub fn wait_removed<M: Mta>(logs: &Logs, since: Mark, queue_id: &str) -> Done<Ve
         let lines = logs.since(since, "");
         let of_it = lines.iter().filter(|line| line.text.contains(queue_id));
         let of_it: Vec<_> = of_it.map(|line| format!("{}: {}", line.program, line.text)).collect();
-        format!("{e}; what was said of it:\n{}", of_it.join("\n")).into()
+        format!("{e}; the log has:\n{}", of_it.join("\n")).into()
     })
 }
 
@@ -224,7 +224,7 @@ pub fn message(name: &str) -> Message {
          Date: Mon, 1 Jan 2024 12:00:00 +0000\r\n\
          Message-ID: {id}\r\n\
          \r\n\
-         A letter."
+         A message."
     );
     Message { sender: format!("{name}@sender.test"), id, text }
 }

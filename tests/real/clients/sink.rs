@@ -88,7 +88,7 @@ fn serve(mut client: Connection, store: &Mutex<Vec<Received>>) -> Done {
                 let received = Received { from: from.clone(), to: to.clone(), message };
                 store.lock().unwrap_or_else(PoisonError::into_inner).push(received);
                 for _ in 0..answers {
-                    client.send("250 2.0.0 taken")?;
+                    client.send("250 2.0.0 accepted")?;
                 }
             }
             "QUIT" => return client.send("221 bye"),

@@ -17,7 +17,7 @@ pub fn of_the_master(world: &mut World) -> Done {
         .and_then(|()| world.recovers())
         .and_then(|()| {
             world.murder.master.kill()?;
-            let seen = nobody_is_answered(world);
+            let seen = all_are_deferred(world);
             world.murder.master.start()?;
             seen?;
             world.recovers()
@@ -26,7 +26,7 @@ pub fn of_the_master(world: &mut World) -> Done {
     seen
 }
 
-fn nobody_is_answered(world: &World) -> Done {
+fn all_are_deferred(world: &World) -> Done {
     // Another recipient than before, since the master's recent answer still counts.
     world.put_off("no-one@example.org")?;
     world.put_off("jane@example.org")

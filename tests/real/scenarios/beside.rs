@@ -21,7 +21,7 @@ pub fn switch<M>(world: &mut World<M>, setup: Setup) -> Done {
 /// Waits until the daemon's status is good.
 pub fn becomes_well<M>(world: &World<M>) -> Done {
     let logged = Daemon::log()?.len();
-    let seen = sandbox::poll("the daemon to be well", 60, || {
+    let seen = sandbox::poll("the daemon's status to be good", 60, || {
         let (code, status) = world.setup.status()?;
         ensure!(code == 0, "status: {status}");
         Ok(Some(()))
@@ -32,7 +32,7 @@ pub fn becomes_well<M>(world: &World<M>) -> Done {
 
 /// Waits until the daemon's status is not good and shows this state or trouble.
 pub fn becomes_unwell(world: &World, says: &str) -> Done {
-    sandbox::poll(&format!("the daemon to say {says:?}"), 30, || {
+    sandbox::poll(&format!("the daemon to report {says:?}"), 30, || {
         let (code, status) = world.setup.status()?;
         let text = |field: &str| status[field].as_str().unwrap_or_default().to_owned();
         let said = text("state") == says || text("trouble").contains(says);
@@ -43,7 +43,7 @@ pub fn becomes_unwell(world: &World, says: &str) -> Done {
 
 /// Waits until the replica equals the master's list in every record.
 pub fn is_the_masters(world: &World) -> Done<usize> {
-    sandbox::poll("the replica to be the master's list", 60, || {
+    sandbox::poll("the replica to equal the master's list", 60, || {
         let replica = world.setup.dump()?;
         let replica: BTreeSet<_> = replica.iter().map(record).collect();
         let master = world.murder.mupdate()?.list()?;
@@ -70,7 +70,7 @@ fn of_master([name, state, location]: [String; 3]) -> Row {
 
 /// Demands that the daemon's user cannot read this file.
 pub fn cannot_read(world: &World, file: &str) -> Done {
-    ensure!(Path::new(file).exists(), "there is no {file} to be kept from");
+    ensure!(Path::new(file).exists(), "there is no {file}");
     let verify = world.setup.program(&["verify", "--mailboxes-db", file]).output()?;
     let said = [verify.stdout, verify.stderr]
         .map(|said| String::from_utf8_lossy(&said).into_owned())

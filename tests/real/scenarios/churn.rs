@@ -16,14 +16,14 @@ use crate::{Done, ensure, sandbox};
 const MOVING: usize = 24;
 
 /// Minimum number of messages to them, and of moves.
-const LETTERS: usize = 3000;
+const MESSAGES: usize = 3000;
 const MOVES: usize = 2 * MOVING;
 
 const SENDERS: usize = 4;
 
 /// A message that was accepted.
 #[derive(Debug)]
-struct Letter {
+struct Accepted {
     id: String,
     queue_id: String,
     user: String,
@@ -42,7 +42,7 @@ pub fn moved_to_and_fro(world: &mut World) -> Done {
     let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let (moves, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let renames = AtomicUsize::new(0);
-    let taken = thread::scope(|scope| -> Done<Vec<Letter>> {
+    let taken = thread::scope(|scope| -> Done<Vec<Accepted>> {
         let senders: Vec<_> =
             (0..SENDERS).map(|_| scope.spawn(|| send(name, &next, &moves))).collect();
         let movers: Vec<_> = (0..backends.len())
@@ -66,14 +66,16 @@ pub fn moved_to_and_fro(world: &mut World) -> Done {
         taken.extend(renamed?);
         Ok(taken)
     })?;
-    let queue_ids: Vec<String> = taken.iter().map(|letter| letter.queue_id.clone()).collect();
+    let queue_ids: Vec<String> = taken.iter().map(|one| one.queue_id.clone()).collect();
     let put_off = all_delivered(world, since, &queue_ids)?;
     let (moves, refused) = (moves.into_inner(), refused.into_inner());
     let renames = renames.into_inner();
-    let letters = taken.len();
-    println!("    {letters} letters, {moves} moves, {renames} renames, {put_off} attempts put off");
+    let messages = taken.len();
+    println!(
+        "    {messages} messages, {moves} moves, {renames} renames, {put_off} deferred attempts"
+    );
     ensure!(refused < moves / 10, "{refused} moves were refused");
-    ensure!(moves >= MOVES && renames > 0, "there was no churn");
+    ensure!(moves >= MOVES && renames > 0, "too few messages, moves or renames");
 
     let (mut copies, mut split) = (BTreeMap::new(), BTreeSet::new());
     for number in 0..MOVING {
@@ -89,29 +91,29 @@ pub fn moved_to_and_fro(world: &mut World) -> Done {
         }
     }
     count_copies(&world.murder.backends[0], &wanderer(name, renames), &mut copies)?;
-    println!("    {refused} moves were refused, {} mailboxes lie on both", split.len());
-    let wrong = |Letter { id, user, .. }: &&Letter| match copies.get(id) {
+    println!("    {refused} moves were refused, {} mailboxes are on both backends", split.len());
+    let wrong = |Accepted { id, user, .. }: &&Accepted| match copies.get(id) {
         Some(1) => false,
         Some(2) => !split.contains(user),
         _ => true,
     };
-    let wrong: Vec<&Letter> = taken.iter().filter(wrong).collect();
-    ensure!(wrong.is_empty(), "{} letters are lost or doubled: {wrong:?}", wrong.len());
+    let wrong: Vec<&Accepted> = taken.iter().filter(wrong).collect();
+    ensure!(wrong.is_empty(), "{} messages are lost or duplicated: {wrong:?}", wrong.len());
     is_the_masters(world).map(drop)
 }
 
-fn send(name: &str, next: &AtomicUsize, moves: &AtomicUsize) -> Done<Vec<Letter>> {
+fn send(name: &str, next: &AtomicUsize, moves: &AtomicUsize) -> Done<Vec<Accepted>> {
     let mut taken = Vec::new();
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
         let moved = moves.load(Ordering::Relaxed) >= MOVES;
-        if number >= LETTERS && (moved || number >= 4 * LETTERS) {
+        if number >= MESSAGES && (moved || number >= 4 * MESSAGES) {
             return Ok(taken);
         }
         let message = message(&format!("{name}{number}"));
         let user = format!("{name}{}", number % MOVING);
         let queue_id = send_until_taken::<Postfix>(&format!("{user}@example.org"), &message)?;
-        taken.push(Letter { id: message.id, queue_id, user });
+        taken.push(Accepted { id: message.id, queue_id, user });
     }
 }
 
@@ -157,7 +159,7 @@ fn rename_until(
     over: &AtomicBool,
     world: &World,
     renames: &AtomicUsize,
-) -> Done<Vec<Letter>> {
+) -> Done<Vec<Accepted>> {
     let be1 = &world.murder.backends[0];
     let mut admin = be1.admin()?;
     admin.command(&format!("CREATE user/{}", wanderer(name, 0)))?;
@@ -170,7 +172,7 @@ fn rename_until(
         let queue_id = send_until_taken::<Postfix>(&format!("{user}@example.org"), &message)?;
         // A message in the queue for a name that no longer exists would rightly bounce.
         all_delivered(world, since, std::slice::from_ref(&queue_id))?;
-        taken.push(Letter { id: message.id, queue_id, user });
+        taken.push(Accepted { id: message.id, queue_id, user });
         let (old, new) = (wanderer(name, number), wanderer(name, number + 1));
         admin.command(&format!("RENAME user/{old} user/{new}"))?;
         renames.fetch_add(1, Ordering::Relaxed);

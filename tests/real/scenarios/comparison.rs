@@ -94,11 +94,14 @@ pub fn same_as_lmtpd(world: &World) -> Done {
     names.stop()?;
     fs::write(kept(world.release.number()).join("answers"), answers)?;
     for stale in documented.difference(&seen) {
-        surprises.push(format!("{stale}\tis documented, and no difference"));
+        surprises.push(format!("{stale}\tis documented, but is not a difference"));
     }
     let count = surprises.len();
     let list = surprises.join("\n");
-    ensure!(count == 0, "{count} surprises (variant, recipient, lmtpd, router):\n{list}");
+    ensure!(
+        count == 0,
+        "{count} undocumented differences (variant, recipient, lmtpd, router):\n{list}"
+    );
     Ok(())
 }
 
@@ -136,7 +139,7 @@ fn documented(release: &str) -> Done<BTreeSet<String>> {
     for line in data("differences.txt")? {
         let [of, variant, recipient, theirs, ours, _why] = line.split('\t').collect::<Vec<_>>()[..]
         else {
-            return Err(format!("differences.txt: {line:?} has not six columns").into());
+            return Err(format!("differences.txt: {line:?} does not have six columns").into());
         };
         let family = release.split('.').next();
         if ([release, "*"].contains(&of) || family == Some(of)) && recipient.contains('@') {

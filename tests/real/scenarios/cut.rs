@@ -17,7 +17,7 @@ use crate::{Done, ensure};
 
 /// Minimum number of cuts, and of messages meanwhile.
 const CUTS: usize = 100;
-const LETTERS: usize = 100;
+const MESSAGES: usize = 100;
 
 const SENDERS: usize = 4;
 
@@ -59,12 +59,12 @@ impl Copy {
 
 /// With a mail server and a daemon that read the copy, and then without the daemon, which can ask the
 /// master.
-pub fn while_letters_flow<M: Mta>(world: &mut World<M>, copy: &Copy) -> Done {
+pub fn while_messages_flow<M: Mta>(world: &mut World<M>, copy: &Copy) -> Done {
     while_these_flow(world, copy, "cut")?;
     world.daemon.stop()?;
     let seen = while_these_flow(world, copy, "forlorn");
     world.daemon.resume()?;
-    ensure!(seen? > 0, "nobody noticed it");
+    ensure!(seen? > 0, "no message was deferred");
     world.recovers()
 }
 
@@ -76,7 +76,7 @@ fn while_these_flow<M: Mta>(world: &World<M>, copy: &Copy, name: &str) -> Done<u
     let taken = thread::scope(|scope| {
         let send = || -> Done<Vec<(String, String)>> {
             let mut taken = Vec::new();
-            while cuts.load(Ordering::Relaxed) < CUTS || next.load(Ordering::Relaxed) < LETTERS {
+            while cuts.load(Ordering::Relaxed) < CUTS || next.load(Ordering::Relaxed) < MESSAGES {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 let message = message(&format!("{name}{number}"));
                 let (recipient, ..) = LOAD[number % LOAD.len()];
@@ -116,14 +116,14 @@ fn while_these_flow<M: Mta>(world: &World<M>, copy: &Copy, name: &str) -> Done<u
     killed.retain(|line| line.text.contains("signal 7"));
     let (not_taken, lost) = (not_taken.into_inner(), lost.into_inner());
     println!(
-        "    {} letters, {} cuts, {not_taken} times not taken, {lost} connections lost, {put_off} attempts put off, {} \
+        "    {} messages, {} cuts, {not_taken} times not accepted, {lost} connections lost, {put_off} deferred attempts, {} \
          processes killed",
         taken.len(),
         cuts.into_inner(),
         killed.len(),
     );
     killed.iter().take(5).for_each(|line| println!("    {}: {}", line.program, line.text));
-    ensure!(wrong.is_empty(), "{} letters are lost or doubled: {wrong:?}", wrong.len());
-    ensure!(fs::metadata(&copy.file)?.ino() == inode, "it was not cut in its place");
+    ensure!(wrong.is_empty(), "{} messages are lost or duplicated: {wrong:?}", wrong.len());
+    ensure!(fs::metadata(&copy.file)?.ino() == inode, "the list was replaced, not cut in place");
     Ok(not_taken + put_off)
 }

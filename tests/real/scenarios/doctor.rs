@@ -101,7 +101,7 @@ const BROKEN: [Broken; 17] = [
         )],
     ),
     (
-        "a map that is not there",
+        "a map that does not exist",
         "postfix/map",
         "no map `lmpt`",
         &[Edit::Main("transport_maps = socketmap:unix:/run/murder-route:lmpt")],
@@ -113,37 +113,37 @@ const BROKEN: [Broken; 17] = [
         &[Edit::Main("transport_maps = socketmap:unix:/run/murder-route")],
     ),
     (
-        "a transport_maps that was forgotten",
+        "transport_maps not set",
         "postfix/route",
         "not to the backends",
         &[Edit::Main("transport_maps =")],
     ),
     (
-        "a table that is not there",
+        "a table that does not exist",
         "postfix/table",
         "cannot be asked",
         &[Edit::Main("transport_maps = hash:/etc/none, socketmap:unix:/run/murder-route:lmtp")],
     ),
     (
-        "a status filter that is not there",
+        "a status filter that does not exist",
         "postfix/softening",
         "cannot be asked",
         &[Edit::Master("=regexp:/etc/postfix/backend_status", "=pcre:/etc/none")],
     ),
     (
-        "a milter for what no SMTP client sent",
+        "a milter in non_smtpd_milters",
         "postfix/milter",
         "bounces for all",
         &[Edit::Main("non_smtpd_milters = unix:/run/murder-route")],
     ),
     (
-        "a socket nobody listens at",
+        "a socket without a listener",
         "socket/answer",
         "no such socket",
         &[Edit::Main("transport_maps = socketmap:unix:/run/murder-rout:lmtp")],
     ),
     (
-        "unknown recipients taken",
+        "unknown recipients accepted",
         "postfix/unlisted",
         "bounces",
         &[Edit::Main("smtpd_reject_unlisted_recipient = no")],
@@ -180,7 +180,7 @@ fn can_run() -> Done<bool> {
     let Err(e) = run(sandbox::command(PROGRAM).arg("--version")) else { return Ok(true) };
     ensure!(e.to_string().contains("GLIBC_"), "the program does not run in the root: {e}");
     let why = "the program needs a newer C library than this root has";
-    println!("    not tried: {why}");
+    println!("    not tested: {why}");
     left_out(&format!("the doctor in a root: {why}"));
     Ok(false)
 }
@@ -261,7 +261,7 @@ impl Findings {
                 && finding["mend"].is_string()
         });
         let errors = self.of_severity("error");
-        ensure!(found, "no error {check} that says {says:?}: {errors:?}");
+        ensure!(found, "no error {check} with {says:?}: {errors:?}");
         ensure!(self.code == Some(1), "exit status {:?}", self.code);
         Ok(())
     }
@@ -280,7 +280,7 @@ pub fn agrees() -> Done {
     let errors = found.of_severity("error");
     ensure!(errors.is_empty() && found.code == Some(0), "{:?}: {errors:?}", found.all);
     for check in ["postfix/domains", "postfix/softening", "socket/answer", "backend/lmtp"] {
-        ensure!(found.says("ok", check), "nothing of {check}: {:?}", found.all);
+        ensure!(found.says("ok", check), "no finding of {check}: {:?}", found.all);
     }
     Ok(())
 }
@@ -289,7 +289,7 @@ pub fn agrees() -> Done {
 pub fn is_content(check: &str) -> Done {
     if can_run()? {
         let found = Findings::as_installed(&["--no-master"])?;
-        ensure!(found.says("ok", check), "nothing of {check}: {:?}", found.all);
+        ensure!(found.says("ok", check), "no finding of {check}: {:?}", found.all);
     }
     Ok(())
 }
@@ -327,7 +327,7 @@ fn sound(options: &[&str]) -> Done {
         "backend/recipient",
         "list/comparison",
     ] {
-        ensure!(found.says("ok", check), "nothing of {check}: {:?}", found.all);
+        ensure!(found.says("ok", check), "no finding of {check}: {:?}", found.all);
     }
     Ok(())
 }
@@ -389,7 +389,7 @@ fn stopped_backend(world: &mut World) -> Done {
     world.murder.backends[1].start()?;
     let found = found?;
     found.error("backend/lmtp", "cannot be reached")?;
-    ensure!(found.says("ok", "backend/lmtp"), "the other one is well: {:?}", found.all);
+    ensure!(found.says("ok", "backend/lmtp"), "the other socket is good: {:?}", found.all);
     Ok(())
 }
 

@@ -29,24 +29,24 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
             report.scenario(name, logs, || run(&mut world));
         }
     };
-    scenario("Exim has what is asked of it", |_| has_what_is_asked());
-    scenario("every recipient on its own backend, past the frontend's lmtpd", |w| {
+    scenario("Exim has the required features", |_| has_what_is_asked());
+    scenario("every recipient on its own backend, without the frontend's lmtpd", |w| {
         paths::each_on_its_backend(w)
     });
-    scenario("quotes that are not needed do not reach a backend", |w| quoted(w));
+    scenario("unnecessary quotes do not reach a backend", |w| quoted(w));
     scenario("one message for both backends", |w| one_transaction_a_backend(w));
     whoever_asks(&mut scenario);
     scenario("a new user is accepted at once", |w| newcomer::accepted_at_once(w, "newcomer-e"));
     scenario("a mailbox moves while its mail is queued", |w| moved_in_the_queue(w));
-    scenario("a mailbox moves in the middle of a delivery", moved_during_delivery);
-    scenario("without the daemon everybody waits, and nobody bounces", without_the_daemon);
+    scenario("a mailbox moves during a delivery", moved_during_delivery);
+    scenario("without the daemon messages wait and none bounces", without_the_daemon);
     scenario("the master is killed", master::killed);
     scenario("the master hangs", |w| master::hung(w));
     scenario("the daemon is restarted under load", faults::daemon_restarts_under_load);
-    scenario("a backend by IPv6 gets the recipients as they must be", by_ipv6);
-    scenario("a backend that cannot be reached puts its letters off", unreachable);
-    scenario("backends that want TLS and a login", with_tls_and_login);
-    scenario("backends that want both, by Exim's smtp transport", by_smtp_transport);
+    scenario("a backend by IPv6 gets recipients in the right form", by_ipv6);
+    scenario("messages for an unreachable backend are deferred", unreachable);
+    scenario("backends that demand TLS and a login", with_tls_and_login);
+    scenario("backends that demand both, by Exim's smtp transport", by_smtp_transport);
     function::run_in(&mut world, report);
 }
 
@@ -154,7 +154,7 @@ fn without_the_daemon(world: &mut World<Exim>) -> Done {
             world.put_off(recipient)?;
         }
         let put_off = format!("{} == jane@example.org R=murder_verdict", queued.queue_id);
-        world.logs.wait("the letter to be put off", queued.since, 30, |lines| {
+        world.logs.wait("the message to be deferred", queued.since, 30, |lines| {
             lines.iter().any(|line| line.text.starts_with(&put_off)).then_some(())
         })?;
         Ok(queued)
@@ -204,7 +204,7 @@ fn by_ipv6(world: &mut World<Exim>) -> Done {
         let expected = ["jane+Work@example.org", "o.brien@example.org", "carol+X.y@example.net"];
         let mut told = one.to.clone();
         told.sort_by_key(|told| expected.iter().position(|expected| expected == told));
-        ensure!(told == expected, "the backend is told {told:?}");
+        ensure!(told == expected, "the backend received {told:?}");
         ensure!(one.message.contains(&queued.id), "another message came: {}", one.message);
         Ok(())
     })
@@ -218,7 +218,7 @@ fn unreachable(world: &mut World<Exim>) -> Done {
         let sent = format!("{} => max ", queued.queue_id);
         let why = "cannot reach 127.0.1.11:2999: Connection refused";
         world.logs.wait(
-            "the letter to be put off, and the other sent",
+            "one message to be deferred and the other sent",
             queued.since,
             30,
             |lines| {
@@ -322,7 +322,7 @@ fn doctor_tries_the_login(access: &str) -> Done {
     let all = findings(access)?;
     for check in ["backend/login", "backend/recipient"] {
         let fine = all.iter().any(|f| f["check"] == check && f["severity"] == "ok");
-        ensure!(fine, "nothing of {check}: {all:?}");
+        ensure!(fine, "no finding of {check}: {all:?}");
     }
     for (access, says) in [
         (String::new(), "has none for it"),
@@ -339,7 +339,7 @@ fn doctor_tries_the_login(access: &str) -> Done {
                 && finding["severity"] == "error"
                 && finding["what"].as_str().is_some_and(|what| what.contains(says))
         });
-        ensure!(told, "no error that says {says:?}: {all:?}");
+        ensure!(told, "no error with {says:?}: {all:?}");
     }
     Ok(())
 }

@@ -50,7 +50,7 @@ pub fn restarts_under_load<M: Mta>(
             .collect();
         for round in 0..6 {
             let wanted = (round + 1) * messages / 8;
-            sandbox::poll("the load to go on", 120, || {
+            sandbox::poll("the load to continue", 120, || {
                 Ok((started.load(Ordering::Relaxed) >= wanted).then_some(()))
             })?;
             if round % 2 == 0 {
@@ -68,7 +68,7 @@ pub fn restarts_under_load<M: Mta>(
         }
         Ok(queue_ids)
     })?;
-    ensure!(queue_ids.len() == messages, "{} messages were taken", queue_ids.len());
+    ensure!(queue_ids.len() == messages, "{} messages were accepted", queue_ids.len());
     for queue_id in &queue_ids {
         let attempts = world::wait_removed::<M>(&world.logs, since, queue_id)?;
         let bounced = attempts.iter().any(|attempt| attempt.status == "bounced");
@@ -119,7 +119,7 @@ pub fn list_repacked(world: &World) -> Done {
             "twoskip",
             "repack",
         ]))?;
-        ensure!(fs::read(&list)? != before, "repack has changed nothing");
+        ensure!(fs::read(&list)? != before, "repack changed nothing");
         let [be1, be2] = &world.murder.backends;
         world.arrives("jane+Work@example.org", be1, "jane", "INBOX/Work")?;
         world.arrives("bob@example.net", be2, "bob@example.net", "INBOX")?;
@@ -223,12 +223,12 @@ fn nothing_bounces(world: &World, daemon: &mut Daemon, waiting: &Queued) -> Done
     world.put_off("nobody@example.org")?;
     daemon.stop()?;
     daemon.resume()?;
-    world.existing_are_not_refused().map_err(|e| format!("daemon begun anew: {e}"))?;
-    world.put_off("nobody@example.org").map_err(|e| format!("daemon begun anew: {e}"))?;
+    world.existing_are_not_refused().map_err(|e| format!("daemon restarted: {e}"))?;
+    world.put_off("nobody@example.org").map_err(|e| format!("daemon restarted: {e}"))?;
 
     let since = world.logs.mark();
     run(sandbox::command("postqueue").args(["-i", &waiting.queue_id]))?;
     let attempt = postfix::next_attempt(&world.logs, since, &waiting.queue_id)?;
-    ensure!(attempt.status == "deferred", "the waiting letter: {attempt:?}");
+    ensure!(attempt.status == "deferred", "the waiting message: {attempt:?}");
     Ok(())
 }

@@ -103,8 +103,8 @@ pub fn run_in(world: &mut World<Exim>, report: &mut Report) {
     scenario("every recipient on its own backend", each_on_its_backend);
     scenario("known recipients are answered without the daemon", without_the_daemon);
     scenario("the list is repacked", list_repacked);
-    scenario("the list is cut off in its place", list_cut_off);
-    scenario("a bad configuration puts off", bad_configuration);
+    scenario("the list is cut off in place", list_cut_off);
+    scenario("a bad configuration defers", bad_configuration);
 }
 
 /// Runs a scenario with an Exim that has only this configuration, and restores everything afterwards.
@@ -190,7 +190,7 @@ fn list_cut_off(world: &mut World<Exim>) -> Done {
     let settings = fs::read_to_string(in_root(CONFIGURATION))?;
     fs::write(in_root(CONFIGURATION), format!("mailboxes-db = {:?}\n{settings}", copy.file))?;
     switch(world, before.with_list(&copy.file))?;
-    let seen = cut::while_letters_flow(world, &copy);
+    let seen = cut::while_messages_flow(world, &copy);
     switch(world, before)?;
     seen
 }
@@ -198,12 +198,12 @@ fn list_cut_off(world: &mut World<Exim>) -> Done {
 /// No recipient is refused, and the log has the error.
 fn bad_configuration(world: &mut World<Exim>) -> Done {
     let socket_gone = format!("unix:{SOCKET}-that-is-not-there");
-    let nobody_to_ask = format!("\n[[listen]]\nendpoint = {socket_gone:?}\n");
+    let no_daemon = format!("\n[[listen]]\nendpoint = {socket_gone:?}\n");
     let imapd_conf = format!("imapd-conf = {:?}\n", world.murder.frontend.imapd_conf());
     for (settings, says) in [
         ("domain = \"example.org\"\n".to_owned(), "unknown field `domain`"),
         ("imapd-conf = \"/nowhere\"\n".to_owned(), "/nowhere: No such file"),
-        (fs::read_to_string(in_root(CONFIGURATION))? + &nobody_to_ask, "that-is-not-there"),
+        (fs::read_to_string(in_root(CONFIGURATION))? + &no_daemon, "that-is-not-there"),
         // Exim considers the domain ours, so none of its recipients is refused.
         (imapd_conf.clone(), "no domains are configured"),
         (format!("{imapd_conf}domains = [\"elsewhere.test\"]\n"), "is it missing in `domains`?"),

@@ -39,7 +39,7 @@ pub fn every_second(world: &mut World) -> Done {
                 let admin = &mut admins[number % 2];
                 admin.command(&format!("CREATE user/born{number}"))?;
                 let recipient = format!("born{number}@example.org");
-                taken.push(letter(&format!("born{number}"), &recipient)?);
+                taken.push(send_one(&format!("born{number}"), &recipient)?);
             }
             Ok(taken)
         }));
@@ -73,12 +73,12 @@ pub fn every_second(world: &mut World) -> Done {
     }
     becomes_well(world)?;
     let names = is_the_masters(world)?;
-    let letters = taken.len();
+    let messages = taken.len();
     println!(
-        "    {KILLS} kills, {letters} letters, {born} of them to new mailboxes, {put_off} attempts \
-         put off, {names} names in the replica"
+        "    {KILLS} kills, {messages} messages, {born} of them to new mailboxes, {put_off} attempts \
+         deferred, {names} names in the replica"
     );
-    ensure!(born > 0 && letters > born, "there was no load");
+    ensure!(born > 0 && messages > born, "too few messages were sent");
     Ok(())
 }
 
@@ -87,13 +87,13 @@ fn send(sender: usize, over: &AtomicBool) -> Done<Vec<Taken>> {
     while !over.load(Ordering::Relaxed) {
         let number = taken.len();
         let (recipient, ..) = LOAD[number % LOAD.len()];
-        taken.push(letter(&format!("kill{sender}-{number}"), recipient)?);
+        taken.push(send_one(&format!("kill{sender}-{number}"), recipient)?);
         thread::sleep(PAUSE);
     }
     Ok(taken)
 }
 
-fn letter(name: &str, recipient: &str) -> Done<Taken> {
+fn send_one(name: &str, recipient: &str) -> Done<Taken> {
     let message = message(name);
     let queue_id = send_until_taken::<Postfix>(recipient, &message)?;
     Ok((message.id, queue_id))

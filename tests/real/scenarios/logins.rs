@@ -69,10 +69,10 @@ fn cases<'a>(files: &'a Tls, key: &str) -> Vec<Case<'a>> {
     vec![
         case("SCRAM under TLS", good, &[&under_tls], "(SCRAM-SHA-256, TLS)", true),
         case("PLAIN under TLS", good, &[&under_tls, plain], "(PLAIN, TLS)", true),
-        case("by a certificate", good, &[&verified, &client], "(EXTERNAL, TLS)", true),
-        case("SCRAM in the clear", good, &[&in_clear], "(SCRAM-SHA-256)", true),
+        case("with a certificate", good, &[&verified, &client], "(EXTERNAL, TLS)", true),
+        case("SCRAM without TLS", good, &[&in_clear], "(SCRAM-SHA-256)", true),
         case(
-            "PLAIN in the clear, as allowed",
+            "PLAIN without TLS, as allowed",
             None,
             &[&in_clear, plain, "allow-plaintext = true\n"],
             "(PLAIN)",
@@ -86,13 +86,13 @@ fn cases<'a>(files: &'a Tls, key: &str) -> Vec<Case<'a>> {
             false,
         ),
         case(
-            "certificate by a stranger",
+            "certificate by an untrusted authority",
             Some(&files.foreign),
             &[&under_tls],
             "is not signed by an authority in",
             false,
         ),
-        case("certificate of old", Some(&files.expired), &[&under_tls], "has expired", false),
+        case("expired certificate", Some(&files.expired), &[&under_tls], "has expired", false),
         case(
             "certificate for another name",
             Some(&files.misnamed),
@@ -100,7 +100,7 @@ fn cases<'a>(files: &'a Tls, key: &str) -> Vec<Case<'a>> {
             "is not for `mupdate.murder.test`",
             false,
         ),
-        case("PLAIN in the clear", None, &[&in_clear, plain], "no common SASL mechanism", false),
+        case("PLAIN without TLS", None, &[&in_clear, plain], "no common SASL mechanism", false),
         case("no TLS", None, &[&under_tls], "does not offer STARTTLS", false),
     ]
 }
@@ -132,7 +132,7 @@ fn one(world: &mut World, exchanger: &Exchanger, case: &Case<'_>) -> Done {
     let said = match case.let_in {
         true => becomes_well(world).and_then(|()| world.recovers()),
         false => becomes_unwell(world, case.says)
-            .and_then(|()| master::known_arrive_and_strangers_wait(world)),
+            .and_then(|()| master::known_arrive_and_misses_wait(world)),
     };
     let log = Daemon::log()?.split_off(logged);
     said.map_err(|e| format!("{e}\n{log}"))?;

@@ -20,7 +20,7 @@ pub fn backends_push_one_by_one(world: &mut World) -> Done {
         becomes_unwell(world, "held-back")?;
         world.murder.backends[0].push()?;
         // The daemon requests the whole list again as soon as half is back.
-        nobody_known_is_unknown(world, &["bob@example.net", "max@example.org"])
+        no_known_recipient_is_unknown(world, &["bob@example.net", "max@example.org"])
     })();
     let pushed = world.murder.backends[1].push();
     seen?;
@@ -39,7 +39,7 @@ pub fn frontends_list_after_an_emptied_master(world: &mut World) -> Done {
         })?;
         becomes_unwell(world, "doubted")?;
         world.murder.backends[0].push()?;
-        nobody_known_is_refused(world, &["bob@example.net", "max@example.org"])
+        no_known_recipient_is_refused(world, &["bob@example.net", "max@example.org"])
     })();
     let pushed = world.murder.backends[1].push();
     seen?;
@@ -65,7 +65,7 @@ pub fn master_restarts_in_an_xfer(world: &mut World) -> Done {
         let known = world.murder.mupdate()?.list()?;
         let is_there = known.iter().any(|record| record[0] == "user.traveller");
         ensure!(!is_there, "the master should have removed the reserved name");
-        nobody_known_is_unknown(world, &["traveller@example.org"])
+        no_known_recipient_is_unknown(world, &["traveller@example.org"])
     });
     let pushed = world.murder.backends[0].push();
     seen?;
@@ -80,16 +80,16 @@ pub fn master_restarts_in_an_xfer(world: &mut World) -> Done {
 }
 
 /// By the daemon and by `lookup`, which reads the replica.
-fn nobody_known_is_unknown(world: &World, recipients: &[&str]) -> Done {
+fn no_known_recipient_is_unknown(world: &World, recipients: &[&str]) -> Done {
     for answer in world.setup.lookup(recipients)? {
         let is_kept = matches!(&*answer.outcome, "deliver" | "deferred");
         ensure!(is_kept, "{answer:?}");
     }
-    nobody_known_is_refused(world, recipients)
+    no_known_recipient_is_refused(world, recipients)
 }
 
 /// By the daemon, which has seen the list before.
-fn nobody_known_is_refused(world: &World, recipients: &[&str]) -> Done {
+fn no_known_recipient_is_refused(world: &World, recipients: &[&str]) -> Done {
     let began = Instant::now();
     while began.elapsed() < WATCHED {
         for recipient in recipients {

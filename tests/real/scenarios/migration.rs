@@ -36,7 +36,7 @@ pub fn there_and_back(world: &mut World) -> Done {
         for left in [&["-n"][..], &["-M"]] {
             let settings = run(sandbox::command("postconf").args(left))?;
             let there = settings.contains("reject_unverified") || settings.contains("fallback ");
-            ensure!(!there, "postconf {left:?} has the fallback still: {settings}");
+            ensure!(!there, "postconf {left:?} still has the fallback: {settings}");
         }
         world.mail_server.restart_as_it_is()?;
         paths::each_on_its_backend(world)?;
@@ -100,7 +100,7 @@ fn with_fallback(world: &World) -> Done {
     }
     let be1 = &world.murder.backends[0];
     world.becomes_unknown("settler@example.org")?;
-    let refused = sandbox::poll("the stranger to be refused", 30, || {
+    let refused = sandbox::poll("the unknown recipient to be refused", 30, || {
         Ok((world.rcpt("settler@example.org")?.code == 550).then_some(()))
     });
     refused?;

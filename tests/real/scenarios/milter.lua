@@ -1,8 +1,8 @@
--- The mail server's side of the milter protocol, for miltertest: every reply is looked at.
--- Who is unknown, and who cannot be called so, is told in a reply of its own: which one, Sendmail
--- shows.
+-- The mail server's side of the milter protocol, for miltertest. Every reply is checked.
+-- Unknown recipients and recipients in doubt both get SMFIR_REPLYCODE; the scenario with Sendmail checks
+-- which code.
 
--- miltertest does not tell what an assertion was about.
+-- miltertest does not report which assertion failed.
 local function demand(holds, text)
     if not holds then
         mt.echo(text)
@@ -30,19 +30,20 @@ local function recipients(conn)
         say(rcpt, mt.rcptto(conn, rcpt))
         replied(conn, rcpt, SMFIR_CONTINUE)
     end
-    -- With arguments of ESMTP.
+    -- With ESMTP parameters.
     say("NOTIFY", mt.rcptto(conn, "<max@example.org>", "NOTIFY=NEVER", "ORCPT=rfc822;max@example.org"))
     replied(conn, "NOTIFY", SMFIR_CONTINUE)
     for _, rcpt in ipairs({"<nobody@example.org>", "<nobody+x@example.net>", "<100%s%n@example.org>"}) do
         say(rcpt, mt.rcptto(conn, rcpt))
         replied(conn, rcpt, SMFIR_REPLYCODE)
     end
-    -- One who is refused spoils nothing for the next.
+    -- A refused recipient does not affect the next one.
     say("jane again", mt.rcptto(conn, "<jane@example.org>"))
     replied(conn, "jane again", SMFIR_CONTINUE)
 end
 
--- All steps offered: everything but the connection and RCPT is declined, and the end of the message is answered.
+-- All steps may be declined: the milter declines all but the connection and RCPT, and answers the end of the
+-- message.
 local conn = demand(mt.connect("local:/run/murder-route"), "no connection")
 say("negotiate", mt.negotiate(conn, nil, nil, nil))
 for name, step in pairs({
@@ -66,7 +67,7 @@ say("eom", mt.eom(conn))
 replied(conn, "eom", SMFIR_CONTINUE)
 say("quit", mt.disconnect(conn))
 
--- No step may be declined: every command comes, of two letters, and one is given up between.
+-- No step may be declined: every command arrives, for two messages, the first of which is aborted.
 conn = demand(mt.connect("local:/run/murder-route"), "no connection")
 say("negotiate", mt.negotiate(conn, 2, 0, 0))
 demand(not mt.test_option(conn, SMFIP_NOCONNECT), "a step is declined that may not be")
@@ -76,22 +77,22 @@ local function step(what, error)
 end
 step("connect", mt.conninfo(conn, "client.test", "192.0.2.1"))
 step("helo", mt.helo(conn, "client.test"))
-for letter = 1, 2 do
+for message = 1, 2 do
     step("mail", mt.mailfrom(conn, "<somebody@sender.test>", "SIZE=100"))
     recipients(conn)
-    if letter == 1 then
+    if message == 1 then
         say("abort", mt.abort(conn))
     end
 end
 step("header", mt.header(conn, "Subject", "100% <nobody@example.org>"))
 step("header", mt.header(conn, "To", "nobody@example.org"))
 step("eoh", mt.eoh(conn))
-step("body", mt.bodystring(conn, "A letter.\r\n"))
+step("body", mt.bodystring(conn, "A message.\r\n"))
 step("body", mt.bodyrandom(conn, 100000))
 step("eom", mt.eom(conn))
 say("quit", mt.disconnect(conn))
 
--- Version 6 has DATA and commands that nobody knows.
+-- Version 6 has DATA and unknown commands.
 conn = demand(mt.connect("local:/run/murder-route"), "no connection")
 say("negotiate", mt.negotiate(conn, 6, 0, 0))
 step("connect", mt.conninfo(conn, nil, "unspec"))
@@ -102,9 +103,9 @@ recipients(conn)
 step("data", mt.data(conn))
 step("header", mt.header(conn, "Subject", "x"))
 step("eoh", mt.eoh(conn))
-step("body", mt.bodystring(conn, "A letter.\r\n"))
+step("body", mt.bodystring(conn, "A message.\r\n"))
 step("eom", mt.eom(conn))
--- Without a word.
+-- Without QUIT.
 mt.disconnect(conn, false)
 
 mt.echo("every reply was right")

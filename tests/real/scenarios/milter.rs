@@ -23,7 +23,7 @@ pub fn conversation(world: &mut World) -> Done {
 fn converse() -> Done {
     fs::write(sandbox::in_root("/milter.lua"), include_str!("milter.lua"))?;
     let said = run(sandbox::command("miltertest").args(["-s", "/milter.lua"]))?;
-    ensure!(said.contains("every reply was right"), "miltertest did not come to the end: {said}");
+    ensure!(said.contains("every reply was right"), "miltertest did not finish: {said}");
     Ok(())
 }
 
@@ -41,19 +41,19 @@ fn with_the_milter(world: &mut World) -> Done {
     let asked = Readme::of("sendmail")?.below("Only the refusals, by milter")?.follow()?;
     ensure!(asked == ["restart sendmail"], "README.md: {asked:?}");
     let cf = fs::read_to_string(mail("sendmail.cf"))?;
-    ensure!(!cf.contains("Ksendmail"), "it still has the map");
+    ensure!(!cf.contains("Ksendmail"), "sendmail.mc still has the map");
     world.mail_server.restart()?;
 
     refuses_as_rule_set_0(world)?;
     world.outside.take();
-    let letter = world.send(&["Jane+Work@Example.org", "friend@elsewhere.test"])?;
-    world.delivered(&letter)?;
+    let sent = world.send(&["Jane+Work@Example.org", "friend@elsewhere.test"])?;
+    world.delivered(&sent)?;
     let received = world.outside.take();
     let [one] = &received[..] else { return Err(format!("received {received:?}").into()) };
     ensure!(one.to.iter().any(|to| to == "Jane+Work@Example.org"), "for {:?}", one.to);
 
     world.murder.master.kill()?;
-    let without_master = known_are_taken_and_strangers_put_off(world);
+    let without_master = known_are_accepted_and_misses_deferred(world);
     world.murder.master.start()?;
     without_master.map_err(|e| format!("without the master: {e}"))?;
     world.recovers()?;
@@ -80,7 +80,7 @@ fn refuses_as_rule_set_0(world: &World) -> Done {
     super::refusals::reserved_is_put_off(world)
 }
 
-fn known_are_taken_and_strangers_put_off(world: &World) -> Done {
+fn known_are_accepted_and_misses_deferred(world: &World) -> Done {
     let known = world.rcpt("jane@example.org")?;
     ensure!(known.code == 250, "jane: {known}");
     world.put_off("nobody@example.org")

@@ -83,7 +83,7 @@ fn stand<M>(
     start: fn() -> Done<M>,
 ) -> Option<World<M>> {
     let mut built = None;
-    report.scenario("the murder stands", logs, || {
+    report.scenario("the Murder starts", logs, || {
         built = Some(build(root, logs.clone(), start)?);
         Ok(())
     });
@@ -107,8 +107,8 @@ fn build<M>(root: Root, logs: Logs, start: fn() -> Done<M>) -> Done<World<M>> {
 /// Scenarios for every mail server and every source of the list.
 fn whoever_asks<M: Mta>(scenario: &mut impl FnMut(&str, fn(&mut World<M>) -> Done)) {
     scenario("unknown is refused at RCPT", |w| refusals::unknown_is_refused_at_rcpt(w));
-    scenario("reserved is put off", |w| refusals::reserved_is_put_off(w));
-    scenario("foreign addresses pass untouched", |w| refusals::foreign_addresses_pass_untouched(w));
+    scenario("a reserved mailbox is deferred", |w| refusals::reserved_is_put_off(w));
+    scenario("foreign addresses pass unchanged", |w| refusals::foreign_addresses_pass_untouched(w));
     scenario("a created mailbox is known at once", |w| moving::created_is_known_at_once(w));
     scenario("a renamed mailbox follows its name", |w| moving::renamed_follows_its_name(w));
     scenario("a deleted mailbox is refused", |w| moving::deleted_is_refused(w));
@@ -123,40 +123,40 @@ fn run_in(world: &mut World, report: &mut Report) {
             report.scenario(name, &logs, || run(world));
         }
     };
-    scenario("every recipient on its own backend, past the frontend's lmtpd", |w| {
+    scenario("every recipient on its own backend, without the frontend's lmtpd", |w| {
         paths::each_on_its_backend(w)
     });
     scenario("one message for both backends", |w| paths::one_message_for_both(w));
-    scenario("a user that cyr_deny blocks is put off", |w| refusals::blocked_user_is_put_off(w));
+    scenario("a user that cyr_deny blocks is deferred", |w| refusals::blocked_user_is_put_off(w));
     scenario("postmap reads every map", |_| paths::postmap_reads_every_map());
     scenario(
         "Postfix in Debian's chroot asks through proxymap",
         paths::chrooted_as_debian_ships_it,
     );
-    scenario("the doctor finds what is wrong", doctor::finds_what_is_wrong);
+    scenario("the doctor finds each fault", doctor::finds_what_is_wrong);
     whoever_asks(&mut scenario);
-    scenario("a letter is on its way when its mailbox moves", race::letters_on_their_way);
-    scenario("a mailbox that has moved on is asked for", race::moved_on);
+    scenario("a message is on its way when its mailbox moves", race::messages_on_their_way);
+    scenario("a mailbox that has moved on is asked about", race::moved_on);
     scenario("the master is killed", master::killed);
     scenario("the master hangs", |w| master::hung(w));
-    scenario("the frontend begins anew without a master", master::frontend_begins_anew);
+    scenario("a new frontend starts without a master", master::frontend_begins_anew);
     scenario("the daemon is restarted under load", faults::daemon_restarts_under_load);
     scenario("the list is repacked", |w| faults::list_repacked(w));
-    scenario("the list is spoilt", faults::list_spoilt);
-    scenario("every way into the master", upheavals::every_way_in);
+    scenario("the list is damaged", faults::list_spoilt);
+    scenario("every login at the master", upheavals::every_way_in);
     scenario("every certificate of the master", upheavals::every_certificate);
     scenario("every connection of the master is taken", |w| upheavals::connections_are_taken(w));
-    scenario("many mailboxes come and move", |w| upheavals::many_come_and_move(w));
-    scenario("the master forgets everybody", upheavals::master_forgets);
+    scenario("many mailboxes are created and moved", |w| upheavals::many_come_and_move(w));
+    scenario("the master forgets all mailboxes", upheavals::master_forgets);
     scenario("a slave takes the master's place", upheavals::slave_is_promoted);
     if release == without_cyrus::THOROUGH {
         scenario(
             "the frontend's list after an emptied master",
             losses::frontends_list_after_an_emptied_master,
         );
-        scenario("mailboxes move while letters flow", churn::moved_to_and_fro);
+        scenario("mailboxes move while messages flow", churn::moved_to_and_fro);
     }
-    scenario("every answer is lmtpd's own", |w| comparison::same_as_lmtpd(w));
+    scenario("every answer equals lmtpd's", |w| comparison::same_as_lmtpd(w));
     // The first and the last of the releases with equal keys.
     if matches!(release, Release::V3_6 | Release::V3_12) {
         scenario("eight threads look up while Cyrus writes and repacks", threads::beside_cyrus);

@@ -137,7 +137,7 @@ pub fn nothing_is_lost_while<M: Mta>(
             }
             Ok(sent)
         });
-        let before = sandbox::poll("a letter before the move", 30, || {
+        let before = sandbox::poll("a message before the move", 30, || {
             Ok(begun.load(Ordering::Relaxed).then_some(()))
         });
         let transfer = before.and_then(|()| transfer(world));
@@ -146,7 +146,7 @@ pub fn nothing_is_lost_while<M: Mta>(
         transfer.and(sent)
     })?;
     let [be1, be2] = &world.murder.backends;
-    ensure!(sent.len() > 5, "only {} letters were sent", sent.len());
+    ensure!(sent.len() > 5, "only {} messages were sent", sent.len());
     for (_, queue_id) in &sent {
         let attempts = world::wait_removed::<M>(&world.logs, since, queue_id)?;
         let bounced = attempts.iter().any(|attempt| attempt.status == "bounced");
@@ -158,7 +158,7 @@ pub fn nothing_is_lost_while<M: Mta>(
         let copies = ids.iter().filter(|got| format!("<{got}>") == *id).count();
         ensure!(copies == 1, "{copies} copies of {id} among {ids:?}");
     }
-    sandbox::poll("the old backend to have let go", 30, || {
+    sandbox::poll("the mailbox to be gone from the old backend", 30, || {
         Ok(be2.imap("mover")?.command("EXAMINE INBOX").is_err().then_some(()))
     })
 }

@@ -47,7 +47,7 @@ pub fn begun_without_a_master(world: &mut World) -> Done {
         world.daemon.resume()?;
         known_are_answered_during(|| {
             becomes_unwell(world, "stale")?;
-            master::known_arrive_and_strangers_wait(world)
+            master::known_arrive_and_misses_wait(world)
         })
     })();
     world.murder.master.start()?;
@@ -107,7 +107,7 @@ pub fn list_lost(world: &mut World) -> Done {
 
 fn held_back(world: &World) -> Done {
     becomes_unwell(world, "held-back")?;
-    master::known_arrive_and_strangers_wait(world)
+    master::known_arrive_and_misses_wait(world)
 }
 
 fn push(world: &World) -> Done {
@@ -127,7 +127,7 @@ pub fn replaced_by_a_slave(world: &mut World) -> Done {
         known_are_answered_during(|| {
             let says = format!("calls itself `{PROMOTED}`, expected is `{MASTER}`");
             becomes_unwell(world, &says)?;
-            master::known_arrive_and_strangers_wait(world)
+            master::known_arrive_and_misses_wait(world)
         })
         .map_err(|e| format!("pinned: {e}"))?;
         switch(world, exchanger.by_file("unpinned", &servers)?)?;
@@ -162,7 +162,7 @@ pub fn connections_taken(world: &mut World) -> Done {
     let taken = taken?;
     known_are_answered_during(|| {
         becomes_unwell(world, "stale")?;
-        master::known_arrive_and_strangers_wait(world)?;
+        master::known_arrive_and_misses_wait(world)?;
         drop(taken);
         world.recovers()
     })

@@ -12,7 +12,7 @@ use crate::world::{self, Message, Mta, SMTP, World};
 use crate::{Done, ensure, run, sandbox};
 
 /// Maximum time without any progress of the queue.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Sends a message again and again until the mail server accepts it, as any mail server would; a refusal is
 /// a failure. Returns the queue id.
@@ -61,7 +61,7 @@ fn try_until_taken<M: Mta>(
         }
         thread::sleep(Duration::from_millis(50));
     }
-    Err(format!("{recipient}: put off too often").into())
+    Err(format!("{recipient}: deferred too often").into())
 }
 
 /// Waits until all these messages have left the queue, and demands that none bounced. Returns the number of
@@ -89,13 +89,13 @@ pub fn all_delivered(world: &World, since: Mark, queue_ids: &[String]) -> Done<u
         }
         let left = waiting.len();
         ensure!(
-            progress.elapsed() < PATIENCE,
-            "{left} letters are in the queue and stay there: {waiting:?}"
+            progress.elapsed() < STALL_TIMEOUT,
+            "{left} messages stay in the queue: {waiting:?}"
         );
         // If the queue manager comes to a message before the delivery agent has released it, it logs
         // `skipped, still being delivered` and drops the message until it is restarted. With queue runs
         // each second that happens.
-        if progress.elapsed() > PATIENCE / 3 && !reloaded {
+        if progress.elapsed() > STALL_TIMEOUT / 3 && !reloaded {
             run(sandbox::command("postfix").arg("reload"))?;
             reloaded = true;
         }

@@ -82,7 +82,7 @@ enum Obstacle {
 
 /// The message is accepted and looked up before its mailbox moves. The old backend answers again afterwards
 /// and refuses the recipient for good. The message arrives at the new one, once.
-pub fn letters_on_their_way(world: &mut World) -> Done {
+pub fn messages_on_their_way(world: &mut World) -> Done {
     with_gates(world, |world, gates, source| {
         let user = format!("runner-{source}");
         world.murder.backends[0].admin()?.command(&format!("CREATE user/{user}"))?;
@@ -110,10 +110,10 @@ fn one_on_its_way(
         Obstacle::Down => gate.shut(),
         Obstacle::Silent(word) => gate.hold(word),
     }
-    let letter = world.send(&[&address])?;
+    let sent = world.send(&[&address])?;
     match obstacle {
         Obstacle::Down => {
-            let tried = postfix::next_attempt(&world.logs, letter.since, &letter.queue_id)?;
+            let tried = postfix::next_attempt(&world.logs, sent.since, &sent.queue_id)?;
             ensure!(tried.status == "deferred", "{tried:?}");
         }
         Obstacle::Silent(_) => gate.holds()?,
@@ -122,16 +122,16 @@ fn one_on_its_way(
     gate.release();
     // The queue manager keeps its last answer for 30 s, unless it asks about another recipient.
     world.send(&["jane@example.org"])?;
-    let attempts = world.delivered(&letter)?;
+    let attempts = world.delivered(&sent)?;
     ensure!(attempts.len() > 1, "it arrived before the move: {attempts:?}");
     if let Obstacle::Silent(_) = obstacle {
-        let softened = world.logs.since(letter.since, "postfix/lmtp").iter().any(|line| {
-            let of_it = line.text.starts_with(&letter.queue_id);
+        let softened = world.logs.since(sent.since, "postfix/lmtp").iter().any(|line| {
+            let of_it = line.text.starts_with(&sent.queue_id);
             of_it && line.text.contains("dsn=4.1.1") && line.text.contains("said: 550")
         });
         ensure!(softened, "the old backend should have refused it: {attempts:?}");
     }
-    world.holds_once(new, user, "INBOX", &letter.id)
+    world.holds_once(new, user, "INBOX", &sent.id)
 }
 
 /// Waits until the list itself has the user on this server.
@@ -170,18 +170,18 @@ pub fn moved_on<M: Mta>(world: &mut World<M>) -> Done {
         }
         let seen = be2.xfer(&format!("user/{user}"), be1).and_then(|()| {
             let (_, before) = world.setup.status()?;
-            let letter = world.send(&[&format!("{user}@example.org")])?;
-            let attempts = world.delivered(&letter)?;
+            let sent = world.send(&[&format!("{user}@example.org")])?;
+            let attempts = world.delivered(&sent)?;
             let listed = listed_on(world, &user)?;
             ensure!(listed.as_deref() == Some(be2.address), "it is listed on {listed:?}");
             ensure!(
                 matches!(&attempts[..], [one] if one.relay.contains(TO_BACKENDS[0])),
                 "it should go straight to the first backend: {attempts:?}"
             );
-            world.holds_once(be1, &user, "INBOX", &letter.id)?;
+            world.holds_once(be1, &user, "INBOX", &sent.id)?;
             let (_, after) = world.setup.status()?;
             let asked = |status: &serde_json::Value| status["counters"]["asked_again"].as_u64();
-            ensure!(asked(&after) > asked(&before), "not asked for: {after}");
+            ensure!(asked(&after) > asked(&before), "the master was not asked: {after}");
             Ok(())
         });
         if let Some(slave) = slave {

@@ -58,21 +58,21 @@ pub fn run_in(world: &mut World, report: &mut Report) {
         }
     };
     scenario("by its README, as Debian ships it", by_its_readme);
-    scenario("without a transport of its own", without_own_transport);
+    scenario("without a dedicated transport", without_own_transport);
     scenario("a new user is accepted at once", new_user);
-    scenario("relay_recipient_maps refuse behind another table", by_recipients);
+    scenario("relay_recipient_maps refuse after another table", by_recipients);
     scenario("policy in the chroot, restarted under load", by_policy);
     scenario("milter in the chroot", by_milter);
     if release == THOROUGH {
         scenario("while the daemon is stopped", trouble::stopped_daemon);
         scenario("a backend hangs beside the others", trouble::hung_backend);
         scenario("from lmtpproxyd to murder-route, and back", migration::there_and_back);
-        scenario("backends want a login, and the password stays secret", by_login);
+        scenario("backends demand a login, and the password stays secret", by_login);
         scenario("a backend that refuses Postfix itself bounces nothing", refuses_us);
         scenario("on an exchanger with a replica", on_an_exchanger);
     }
     if release == THOROUGH || release == Release::V3_12 {
-        scenario("backends want a login and have certificates", by_login_and_tls);
+        scenario("backends demand a login and have certificates", by_login_and_tls);
     }
 }
 
@@ -267,7 +267,7 @@ fn told_the_backend(world: &World) -> Done {
         world.delivered(&queued)?;
         let received = stand_in.take();
         let [one] = &received[..] else { return Err(format!("{recipient}: {received:?}").into()) };
-        ensure!(one.to == [told], "{recipient}: the backend is told {:?}", one.to);
+        ensure!(one.to == [told], "{recipient}: the backend received {:?}", one.to);
     }
     Ok(())
 }
@@ -369,12 +369,12 @@ fn by_recipients(world: &mut World) -> Done {
         let reply = world.rcpt("nobody@example.org")?;
         let by_table = reply.text.contains("relay recipient table");
         ensure!(by_table && reply.status() == "5.1.1" && reply.code == 550, "nobody: {reply}");
-        strangers_only_when_sure(world)
+        unknown_only_when_certain(world)
     })
 }
 
 /// Known recipients are accepted; none is refused while the master is down.
-fn strangers_only_when_sure(world: &mut World) -> Done {
+fn unknown_only_when_certain(world: &mut World) -> Done {
     for known in ["jane+Work@example.org", "Bob@Example.Net", "\"o.brien\"@example.org"] {
         let reply = world.rcpt(known)?;
         ensure!(reply.code == 250, "{known}: {reply}");
@@ -415,7 +415,7 @@ fn by_policy(world: &mut World) -> Done {
     on_a_host(world, LISTEN, |world| {
         in_the_chroot(world, "--verify policy")?;
         doctor::agrees()?;
-        strangers_only_when_sure(world)?;
+        unknown_only_when_certain(world)?;
         refusals::unknown_is_refused_at_rcpt(world)?;
         refusals::foreign_addresses_pass_untouched(world)?;
         paths::each_on_its_backend(world)?;
@@ -435,7 +435,7 @@ fn by_milter(world: &mut World) -> Done {
     on_a_host(world, LISTEN, |world| {
         in_the_chroot(world, "--verify milter")?;
         doctor::agrees()?;
-        strangers_only_when_sure(world)?;
+        unknown_only_when_certain(world)?;
         refusals::unknown_is_refused_at_rcpt(world)?;
         refusals::foreign_addresses_pass_untouched(world)?;
         newcomer::accepted_at_once(world, "newcomer-c")?;

@@ -18,7 +18,7 @@ pub fn unknown_is_refused_at_rcpt<M: Mta>(world: &World<M>) -> Done {
     let outcome = Session::smtp(SMTP)?.send(&message.sender, &to, &message.text)?;
     let [stranger, max] = &outcome.recipients[..] else { return Err("two answers".into()) };
     ensure!(stranger.code == 550 && stranger.status() == "5.1.1", "nobody: {stranger}");
-    ensure!(max.code == 250, "max beside a stranger: {max}");
+    ensure!(max.code == 250, "max beside an unknown recipient: {max}");
     let reply = outcome.message.first().ok_or("no answer")?;
     world::wait_removed::<M>(&world.logs, since, &world::queue_id::<M>(&reply.text)?)?;
     world.holds_once(&world.murder.backends[1], "max", "INBOX", &message.id)
@@ -73,7 +73,7 @@ pub fn blocked_user_is_put_off<M: Mta>(world: &World<M>) -> Done {
     world.refused("nobody@example.org")?;
     cyr_deny(&["-a", "max"])?;
     becomes("deliver")?;
-    sandbox::poll("the daemon to see that it is gone", 20, || {
+    sandbox::poll("the daemon to see that the block is gone", 20, || {
         let reply = world.rcpt(MAX)?;
         ensure!(reply.code == 250, "{MAX}: {reply}");
         Ok(Some(()))

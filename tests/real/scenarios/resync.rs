@@ -18,7 +18,7 @@ pub fn lost_account_is_routed(world: &mut World) -> Done {
         admin.command(&format!("CREATE user/{name}"))?;
     }
     world.moves_to(LOST, be1)?;
-    sandbox::poll("the frontend to know the account", 30, || {
+    sandbox::poll("the frontend to have the account", 30, || {
         Ok((world.frontend_lmtpd(LOST)?.code == 250).then_some(()))
     })?;
     world.murder.frontend.stop()?;
@@ -28,7 +28,7 @@ pub fn lost_account_is_routed(world: &mut World) -> Done {
     }
     let since = world.logs.mark();
     world.murder.frontend.start()?;
-    world.logs.wait("the frontend to be in step", since, 30, |lines| {
+    world.logs.wait("the frontend to be synchronised", since, 30, |lines| {
         let done = "synchronization complete";
         lines
             .iter()
@@ -36,7 +36,7 @@ pub fn lost_account_is_routed(world: &mut World) -> Done {
             .then_some(())
     })?;
     let lmtpd = world.frontend_lmtpd(LOST)?;
-    ensure!(lmtpd.code == 550, "this should be the defect: {lmtpd}");
+    ensure!(lmtpd.code == 550, "lmtpd should show the defect: {lmtpd}");
 
     let be1 = &world.murder.backends[0];
     world.arrives(LOST, be1, "a-b", "INBOX").map_err(|e| format!("by the replica: {e}"))?;

@@ -32,27 +32,27 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
             report.scenario(name, logs, || run(&mut world));
         }
     };
-    scenario("Sendmail has what is asked of it", |_| has_what_is_asked());
+    scenario("Sendmail has the required features", |_| has_what_is_asked());
     scenario("every recipient on its own backend", |w| paths::each_on_its_backend(w));
     scenario("one message for both backends", |w| paths::one_message_for_both(w));
     scenario("the backend sees quotes, case and detail", |w| backend_sees_what_was_written(w));
-    scenario("an unknown sender may write", |w| unknown_sender_may_write(w));
+    scenario("an unknown sender may send", |w| unknown_sender_may_write(w));
     whoever_asks(&mut scenario);
     scenario("a new user is accepted at once", |w| newcomer::accepted_at_once(w, "newcomer-s"));
     scenario("the master is killed", master::killed);
     scenario("the master hangs", |w| master::hung(w));
-    scenario("the frontend begins anew without a master", master::frontend_begins_anew);
+    scenario("a new frontend starts without a master", master::frontend_begins_anew);
     scenario("the daemon is restarted under load", faults::daemon_restarts_under_load);
-    scenario("a letter follows its mailbox", letters_on_their_way);
-    scenario("a mailbox moves on, and the list has not heard of it", race::moved_on);
-    scenario("what is left to others goes to the fallback", fallback_takes_the_rest);
+    scenario("a message follows its mailbox", messages_on_their_way);
+    scenario("a mailbox moves on before the list has the change", race::moved_on);
+    scenario("the fallback gets the remaining recipients", fallback_takes_the_rest);
     scenario("our domains do not depend on DNS", whatever_dns_says);
-    scenario("the mailer without the feature is an error of m4", |_| mailer_without_the_feature());
-    scenario("backends that want TLS and a login", with_tls_and_login);
+    scenario("the mailer without the feature is an m4 error", |_| mailer_without_the_feature());
+    scenario("backends that demand TLS and a login", with_tls_and_login);
     scenario("Sendmail itself logs in to the backends", logs_in_by_itself);
     scenario("Sendmail itself delivers while mailboxes move", moves_without_the_program);
-    scenario("miltertest has every reply of the milter", milter::conversation);
-    scenario("the milter alone refuses whom nobody has", milter::only_the_refusals);
+    scenario("miltertest checks every reply of the milter", milter::conversation);
+    scenario("the milter alone refuses unknown recipients", milter::only_the_refusals);
 }
 
 /// Maps and protocols in this build.
@@ -86,7 +86,7 @@ fn backend_sees_what_was_written(world: &World) -> Done {
     for (recipient, seen) in written {
         if seen.is_empty() {
             let lmtpd = world.frontend_lmtpd(recipient)?;
-            ensure!(lmtpd.code == 550, "lmtpd takes {recipient}: {lmtpd}");
+            ensure!(lmtpd.code == 550, "lmtpd accepts {recipient}: {lmtpd}");
             world.refused(recipient)?;
             continue;
         }
@@ -113,7 +113,7 @@ fn unknown_sender_may_write(world: &World) -> Done {
 }
 
 /// Waits until there is no connection to the backend's LMTP port.
-fn nobody_delivers_to(backend: &Host) -> Done {
+fn no_delivery_to(backend: &Host) -> Done {
     // proc(5), net/tcp: addresses as 32-bit numbers in host byte order; state 01 is established.
     let address: Ipv4Addr = backend.address.parse()?;
     let remote = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.octets()), 2003);
@@ -129,7 +129,7 @@ fn nobody_delivers_to(backend: &Host) -> Done {
 
 /// The message is accepted and looked up before its mailbox moves. The old backend answers again afterwards
 /// and refuses the recipient for good. The message arrives at the new one, once.
-fn letters_on_their_way(world: &mut World) -> Done {
+fn messages_on_their_way(world: &mut World) -> Done {
     with_sendmail(world, |world| {
         let named = race::TO_BACKENDS.map(|gate| format!("MURDER_BACKEND(`{gate}')dnl\n"));
         fs::write(mail("murder-backends.m4"), named.concat())?;
@@ -141,7 +141,7 @@ fn letters_on_their_way(world: &mut World) -> Done {
 
 fn follow(world: &World, gates: &race::Gates, _: &str) -> Done {
     world.murder.backends[0].admin()?.command("CREATE user/rover")?;
-    let obstacles = [None, Some("LHLO"), Some("RCPT To:"), Some("A letter.")];
+    let obstacles = [None, Some("LHLO"), Some("RCPT To:"), Some("A message.")];
     for (nth, silent) in obstacles.into_iter().enumerate() {
         one_on_its_way(world, gates, "rover", nth % 2, silent)
             .map_err(|e| format!("{silent:?}: {e}"))?;
@@ -165,20 +165,20 @@ fn one_on_its_way(
         Some(word) => gate.hold(word),
         None => gate.shut(),
     }
-    let letter = world.send(&[&format!("{user}@example.org")])?;
+    let sent = world.send(&[&format!("{user}@example.org")])?;
     match silent {
         Some(_) => gate.holds()?,
-        None => world.logs.wait("an attempt", letter.since, 60, |lines| {
+        None => world.logs.wait("an attempt", sent.since, 60, |lines| {
             let mut attempts =
-                lines.iter().flat_map(|line| Sendmail::attempts(line, &letter.queue_id));
+                lines.iter().flat_map(|line| Sendmail::attempts(line, &sent.queue_id));
             attempts.any(|attempt| attempt.status == "deferred").then_some(())
         })?,
     }
     old.xfer(&format!("user/{user}"), new)?;
     gate.release();
-    let attempts = world.delivered(&letter)?;
+    let attempts = world.delivered(&sent)?;
     ensure!(attempts.len() > 1, "it arrived before the move: {attempts:?}");
-    world.holds_once(new, user, "INBOX", &letter.id)
+    world.holds_once(new, user, "INBOX", &sent.id)
 }
 
 /// `murder-route lmtp` logs in at a port where a backend refuses mail for good without a login under TLS. A
@@ -217,19 +217,19 @@ fn with_tls_and_login(world: &mut World) -> Done {
             for (line, instead, why) in MISTAKES {
                 ensure!(right.contains(line), "{CONFIGURATION} has no {line}: {right}");
                 fs::write(&file, right.replace(line, instead))?;
-                let letter = world.send(&["Jane+Work@Example.org"])?;
-                world.logs.wait(why, letter.since, 60, |lines| {
+                let sent = world.send(&["Jane+Work@Example.org"])?;
+                world.logs.wait(why, sent.since, 60, |lines| {
                     lines.iter().any(|line| line.text.contains(why)).then_some(())
                 })?;
                 fs::write(&file, &right)?;
-                world.delivered(&letter)?;
-                world.holds_once(&world.murder.backends[0], "jane", "INBOX/Work", &letter.id)?;
+                world.delivered(&sent)?;
+                world.holds_once(&world.murder.backends[0], "jane", "INBOX/Work", &sent.id)?;
             }
-            let letter = world.send(&["jane@example.org", "bob@example.net"])?;
-            world.delivered(&letter)?;
+            let sent = world.send(&["jane@example.org", "bob@example.net"])?;
+            world.delivered(&sent)?;
             let [be1, be2] = &world.murder.backends;
-            world.holds_once(be1, "jane", "INBOX", &letter.id)?;
-            world.holds_once(be2, "bob@example.net", "INBOX", &letter.id)?;
+            world.holds_once(be1, "jane", "INBOX", &sent.id)?;
+            world.holds_once(be2, "bob@example.net", "INBOX", &sent.id)?;
             world.refused("nobody@example.org")
         })
     });
@@ -258,9 +258,9 @@ fn logs_in_by_itself(world: &mut World) -> Done {
                 ("Jane+Work@Example.org", be1, "jane", "INBOX/Work"),
                 ("bob@example.net", be2, "bob@example.net", "INBOX"),
             ] {
-                let letter = world.send(&[recipient])?;
-                world.delivered(&letter)?;
-                world.holds_once(backend, user, folder, &letter.id)?;
+                let sent = world.send(&[recipient])?;
+                world.delivered(&sent)?;
+                world.holds_once(backend, user, folder, &sent.id)?;
                 let wanted = format!("AUTH=client, relay=[{}], mech=PLAIN", backend.address);
                 let lines = world.logs.since(since, "sendmail");
                 let logged_in = lines.iter().any(|line| line.text.contains(&wanted));
@@ -287,7 +287,7 @@ fn moves_without_the_program(world: &mut World) -> Done {
                 line.text.contains("ruleset=tls_rcpt, arg1=rambler@example.org")
                     && line.text.contains("reject=451 4.4.5")
             });
-            ensure!(asked_again, "it was not asked for before RCPT");
+            ensure!(asked_again, "the daemon was not asked before RCPT");
             Ok(())
         })?;
         moves_while_drained(world)
@@ -306,7 +306,7 @@ fn moves_while_drained(world: &mut World) -> Done {
         let drained = format!("[backends.servers.{address:?}]\ndrain = true\n");
         with_daemon(world, &drained, |world| {
             let [be1, be2] = &world.murder.backends;
-            nobody_delivers_to(be2).and_then(|()| be2.xfer("user/mover", be1))
+            no_delivery_to(be2).and_then(|()| be2.xfer("user/mover", be1))
         })
     })
 }
@@ -320,13 +320,13 @@ fn fallback_takes_the_rest(world: &mut World) -> Done {
             edit_mc(feature, &format!("{feature}, `esmtp:[127.0.1.41]'"))?;
             world.mail_server.restart()?;
             world.outside.take();
-            let letter = world.send(&["Nobody+x@example.org", "jane@example.org"])?;
-            let attempts = world.delivered(&letter)?;
+            let sent = world.send(&["Nobody+x@example.org", "jane@example.org"])?;
+            let attempts = world.delivered(&sent)?;
             ensure!(attempts.len() == 2, "{attempts:?}");
             let received = world.outside.take();
             let [one] = &received[..] else { return Err(format!("received {received:?}").into()) };
             ensure!(one.to == ["Nobody+x@example.org"], "for {:?}", one.to);
-            world.holds_once(&world.murder.backends[0], "jane", "INBOX", &letter.id)
+            world.holds_once(&world.murder.backends[0], "jane", "INBOX", &sent.id)
         })
     })
 }
@@ -354,7 +354,7 @@ fn whatever_dns_says(world: &mut World) -> Done {
             as_if_there_were_no_dns(world).map_err(|e| format!("{zone:?}: {e}"))?;
             let asked = dns.take();
             let elsewhere = asked.iter().any(|name| name.ends_with("sender.test"));
-            ensure!(elsewhere, "{zone:?}: Sendmail asks for no sender: {asked:?}");
+            ensure!(elsewhere, "{zone:?}: Sendmail does not look up senders: {asked:?}");
         }
         Ok(())
     });
@@ -387,7 +387,7 @@ fn mailer_without_the_feature() -> Done {
     let output = sandbox::command("timeout").args(["10", "m4", "/etc/mail/without.mc"]).output()?;
     fs::remove_file(mail("without.mc"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(!output.status.success(), "m4 makes something of it");
+    ensure!(!output.status.success(), "m4 succeeds");
     let clear = said.contains("FEATURE(`murder_route') must precede MAILER(`murderlmtp')");
     ensure!(clear && said.lines().count() < 5, "m4 says: {said}");
     Ok(())

@@ -39,15 +39,15 @@ pub fn run_in(world: &mut World, report: &mut Report) {
         }
     };
     scenario("every recipient on its own backend, from the chroot", each_on_its_backend);
-    scenario("each map refuses and puts off by itself", each_map_by_itself);
+    scenario("each map alone refuses and defers", each_map_by_itself);
     scenario("known recipients are answered without the daemon", without_the_daemon);
     scenario("the list is repacked", list_repacked);
     if release == THOROUGH {
-        scenario("proxymap is asked, and may not read the list", through_proxymap);
-        scenario("the list is cut off in its place", list_cut_off);
+        scenario("through proxymap, which may not read the list", through_proxymap);
+        scenario("the list is cut off in place", list_cut_off);
     }
     scenario("a host without Cyrus reads the replica", from_the_replica);
-    scenario("a bad configuration is a soft failure", bad_configuration);
+    scenario("a bad configuration is a temporary error", bad_configuration);
 }
 
 /// Runs a scenario with Postfix as Debian ships it and only the table of ours, and restores everything
@@ -243,7 +243,7 @@ fn without_the_daemon(world: &mut World) -> Done {
 
 /// Waits for the reason in the log.
 fn asked_in_vain(world: &World, since: Mark) -> Done {
-    let said = world.logs.wait("why nobody is put off", since, 10, |lines| {
+    let said = world.logs.wait("the reason to be logged", since, 10, |lines| {
         let why = |text: &str| text.contains(TABLE) && text.contains("the daemon at");
         lines.iter().map(|line| line.text.clone()).find(|text| why(text))
     })?;
@@ -263,7 +263,7 @@ fn list_repacked(world: &mut World) -> Done {
         dbtool.args(["-C", &world.murder.frontend.imapd_conf(), &list, "twoskip", "repack"]);
         run(&mut dbtool)?;
         let after = fs::metadata(&list)?;
-        ensure!(after.ino() != before.ino(), "repack has made no new file");
+        ensure!(after.ino() != before.ino(), "repack made no new file");
         ensure!(after.mode() & 0o077 == 0, "the new list has mode {:o}", after.mode());
         // At once, through the daemon.
         world.arrives("bob@example.net", be2, "bob@example.net", "INBOX")?;
@@ -277,14 +277,14 @@ fn list_repacked(world: &mut World) -> Done {
             .and_then(|()| world.arrives("Jane@Example.org", be1, "jane", "INBOX"))
             .and_then(|()| world.put_off("nobody@example.org"));
         world.daemon.resume()?;
-        known.map_err(|e| format!("repacked {round} times more, without the daemon: {e}"))?;
+        known.map_err(|e| format!("repacked {round} more times, without the daemon: {e}"))?;
     }
     world.refused("nobody@example.org")
 }
 
 fn restarted(world: &World, since: Mark, program: &str) -> Done {
     let program = format!("postfix/{program}");
-    world.logs.wait(&format!("{program} to begin anew"), since, 30, |lines| {
+    world.logs.wait(&format!("{program} to restart"), since, 30, |lines| {
         let says = |text: &str| text.contains(TABLE) && text.contains("has changed -- restarting");
         lines.iter().any(|line| line.program == program && says(&line.text)).then_some(())
     })
@@ -327,7 +327,7 @@ fn list_cut_off(world: &mut World) -> Done {
     fs::write(&file, with_copy(&[SOCKET, &in_root(IN_CHROOT)]))?;
     switch(world, Setup::new(&["--config", &file], world.murder.cyrus))?;
     world.mail_server.restart_as_it_is()?;
-    cut::while_letters_flow(world, &copy)
+    cut::while_messages_flow(world, &copy)
 }
 
 /// The daemon writes it as its own user, and no other user may enter its directory.
@@ -352,7 +352,7 @@ fn from_the_replica(world: &mut World) -> Done {
     refusals::reserved_is_put_off(world)?;
     // Changes are visible in the file that was opened before the chroot.
     moving::created_is_known_at_once(world)?;
-    sandbox::poll("the replica to have the newcomer", 30, || {
+    sandbox::poll("the replica to have the new mailbox", 30, || {
         let records = world.setup.dump()?;
         Ok(records.iter().any(|record| record["mailbox"] == "user.newcomer").then_some(()))
     })?;
@@ -378,13 +378,9 @@ fn bad_configuration(world: &mut World) -> Done {
             || Ok(fs::write(in_root(CONFIGURATION), "domain = \"example.org\"\n")?),
             "unknown field `domain`",
         ),
+        ("not TOML", || Ok(fs::write(in_root(CONFIGURATION), "# \n\n[[[\n")?), "line 3, column"),
         (
-            "no TOML at all",
-            || Ok(fs::write(in_root(CONFIGURATION), "# \n\n[[[\n")?),
-            "line 3, column",
-        ),
-        (
-            "an imapd.conf that is not there",
+            "an imapd.conf that does not exist",
             || Ok(fs::write(in_root(CONFIGURATION), "imapd-conf = \"/nowhere\"\n")?),
             "/nowhere: No such file",
         ),

@@ -357,7 +357,7 @@ pub fn beside_cyrus(world: &mut World) -> Done {
          changes at the master"
     );
     let Counts { by_list, by_daemon, moves, unknown } = seen?;
-    ensure!(moves > 100 && unknown > 0, "not enough was seen");
+    ensure!(moves > 100 && unknown > 0, "the program saw too few changes");
     ensure!(by_daemon < by_list / 100, "the daemon was asked too often");
     world.recovers()
 }
@@ -402,7 +402,7 @@ pub fn beside_the_daemon(world: &mut World) -> Done {
     );
     switch(world, before)?;
     let Counts { moves, unknown, .. } = seen?;
-    ensure!(moves > 10 && unknown > 0, "not enough was seen");
+    ensure!(moves > 10 && unknown > 0, "the program saw too few changes");
     becomes_well(world)?;
     is_the_masters(world).map(drop)
 }

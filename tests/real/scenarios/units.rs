@@ -74,7 +74,7 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
         }
     };
     let mut built = None;
-    report.scenario("a frontend boots, and our units start as we say", logs, || {
+    report.scenario("a frontend boots, and our units start", logs, || {
         let world = build(root, cgroup)?;
         is_answered(&world).map_err(|e| with_journal(&world.host, &e))?;
         built = Some(world);
@@ -93,17 +93,17 @@ pub fn run_all(root: Root, logs: &Logs, report: &mut Report) {
             });
         }
     };
-    scenario("a reload takes a changed domain, and no broken file", |w| reloads(&w.host));
+    scenario("a reload applies a changed domain, and rejects a broken file", |w| reloads(&w.host));
     scenario("without a login at the master, the slave is asked", |w| asks_the_slave(&w.host));
-    scenario("restarts under questions lose none", |w| loses_none(&w.host));
-    scenario("the socket's unit alone is restarted and stopped", |w| follows_its_socket(&w.host));
+    scenario("restarts under load lose no request", |w| loses_none(&w.host));
+    scenario("only the socket's unit is restarted and stopped", |w| follows_its_socket(&w.host));
     scenario("a killed daemon comes back", |w| comes_back(&w.host));
     scenario("a daemon that hangs is killed by systemd and comes back", |w| is_watched(&w.host));
     scenario("a user who takes all connections takes none of Postfix", |w| is_crowded(&w.host));
-    scenario("questions wait while the configuration is broken", |w| questions_wait(&w.host));
+    scenario("requests wait while the configuration is broken", |w| questions_wait(&w.host));
     scenario("a socket in Postfix' chroot, by the README", |w| is_in_the_chroot(w));
-    scenario("a replica, as a user of its own", |w| keeps_a_replica(&w.host));
-    scenario("after a reboot nobody has to start anything", starts_by_itself);
+    scenario("a replica, as another user", |w| keeps_a_replica(&w.host));
+    scenario("after a reboot everything starts by itself", starts_by_itself);
 }
 
 /// Adds the journal of the units to an error.
@@ -168,7 +168,7 @@ fn becomes((recipient, wanted): (&str, &str)) -> Done {
 }
 
 /// Confirmed by the master.
-fn stranger_is_refused() -> Done {
+fn unknown_is_refused() -> Done {
     becomes(("nobody@example.org", "OK error:5.1.1 User unknown"))
 }
 
@@ -201,7 +201,7 @@ fn is_answered(world: &World) -> Done {
     // Cyrus' slave may not have run yet.
     becomes(JANE)?;
     becomes(MAX)?;
-    stranger_is_refused()?;
+    unknown_is_refused()?;
     for (path, wanted) in [
         ("/run/murder-route", "root:root 666"),
         ("/var/lib/murder-route", "cyrus:mail 755"),
@@ -238,7 +238,7 @@ fn reloads(host: &Booted) -> Done {
 
     configure("domains = 7\n")?;
     host.run(&["systemctl", "reload", SERVICE])?;
-    sandbox::poll("the state of the unit to tell of the mistake", 20, || {
+    sandbox::poll("the unit's status to show the error", 20, || {
         let status = host.property(SERVICE, "StatusText")?;
         let told =
             status.starts_with("the old configuration stays: /etc/murder-route.toml: line 1");
@@ -262,7 +262,7 @@ fn asks_the_slave(host: &Booted) -> Done {
     fs::write(in_root("/etc/imapd-no-login.conf"), imapd.join("\n") + "\n")?;
     configure(&CONFIGURATION.replace("imapd.conf", "imapd-no-login.conf"))?;
     host.run(&["systemctl", "restart", SERVICE])?;
-    stranger_is_refused()?;
+    unknown_is_refused()?;
     back_to_the_list(host)
 }
 
@@ -287,7 +287,7 @@ fn loses_none(host: &Booted) -> Done {
     };
     let pid = host.property(SERVICE, "MainPID")?;
     thread::scope(|scope| -> Done {
-        let clients = [JANE, MAX, JANE].map(|whom| scope.spawn(move || ask_on(whom)));
+        let clients = [JANE, MAX, JANE].map(|case| scope.spawn(move || ask_on(case)));
         let restarts = (1..=RESTARTS).try_for_each(|round| {
             sandbox::poll("answers", 20, || {
                 Ok((fs::metadata(&answered)?.len() >= round * 60).then_some(()))
@@ -301,7 +301,7 @@ fn loses_none(host: &Booted) -> Done {
         restarts
     })?;
     let answered = fs::metadata(&answered)?.len();
-    println!("    {answered} questions answered, during {RESTARTS} restarts");
+    println!("    {answered} requests answered, during {RESTARTS} restarts");
     ensure!(host.property(SERVICE, "MainPID")? != pid, "it is the same process");
     is_running(host)
 }
@@ -328,7 +328,7 @@ fn follows_its_socket(host: &Booted) -> Done {
 /// A daemon that runs is never killed, also during reloads; one that hangs is.
 fn is_watched(host: &Booted) -> Done {
     let every = host.property(SERVICE, "WatchdogUSec")?;
-    ensure!(every == "1min", "as shipped: {every}");
+    ensure!(every == "1min", "WatchdogSec as shipped: {every}");
     let drop_in = in_root(&format!("{DROP_INS}/watchdog.conf"));
     fs::create_dir_all(in_root(DROP_INS))?;
     fs::write(&drop_in, "[Service]\nWatchdogSec=2\n")?;
@@ -342,9 +342,9 @@ fn is_watched(host: &Booted) -> Done {
         for _ in 0..5 {
             let before = sign()?;
             host.run(&["systemctl", "reload", SERVICE])?;
-            sandbox::poll("a sign of life", 20, || Ok((sign()? != before).then_some(())))?;
+            sandbox::poll("a watchdog message", 20, || Ok((sign()? != before).then_some(())))?;
         }
-        ensure!(host.property(SERVICE, "MainPID")? == pid, "it was killed while it ran");
+        ensure!(host.property(SERVICE, "MainPID")? == pid, "it was killed while it was running");
         host.run(&["systemctl", "kill", "--signal=STOP", SERVICE])?;
         sandbox::poll("systemd to kill it", 30, || {
             let now = host.property(SERVICE, "MainPID")?;
@@ -415,7 +415,7 @@ fn is_crowded(host: &Booted) -> Done {
     ensure!(rights == "root:postfix 660", "{rights}");
     answered()?;
     let nobody = host.run(&[&["runuser", "-u", "nobody"], &postmap[3..]].concat());
-    ensure!(nobody.is_err(), "nobody is answered");
+    ensure!(nobody.is_err(), "no client is answered");
     host.run(&["murder-route", "status"])?;
     fs::remove_dir_all(in_root("/etc/systemd/system/murder-route.socket.d"))?;
     host.run(&["systemctl", "daemon-reload"])?;
@@ -447,8 +447,8 @@ fn questions_wait(host: &Booted) -> Done {
     let said = host.fails(&["systemctl", "restart", SERVICE])?;
     ensure!(said.contains("journalctl"), "{said}");
     let seen = thread::scope(|scope| {
-        let waiting = [JANE, MAX].map(|whom| scope.spawn(move || is(whom)));
-        let seen = sandbox::poll("it to be tried again", 20, || {
+        let waiting = [JANE, MAX].map(|case| scope.spawn(move || is(case)));
+        let seen = sandbox::poll("a restart", 20, || {
             let restarts = host.property(SERVICE, "NRestarts")?;
             ensure!(restarts.parse::<u32>()? >= 3, "{restarts} times");
             Ok(Some(host.property(SERVICE, "ActiveState")?))
@@ -458,13 +458,13 @@ fn questions_wait(host: &Booted) -> Done {
         for client in waiting {
             client.join().map_err(|_| "a client panicked")??;
         }
-        ensure!(!early, "somebody was answered before it was mended");
+        ensure!(!early, "a request was answered before the error was fixed");
         seen
     })?;
     ensure!(seen == "activating", "it is {seen}");
     let journal = host.run(&["journalctl", "--no-pager", "-u", SERVICE])?;
     for said in ["/etc/murder-route.toml: line 1, column 11: ", "status=78/CONFIG"] {
-        ensure!(journal.contains(said), "the journal does not say {said:?}");
+        ensure!(journal.contains(said), "the journal does not have {said:?}");
     }
     is_running(host)
 }
@@ -554,7 +554,7 @@ fn keeps_a_replica(host: &Booted) -> Done {
     host.run(&["systemctl", "daemon-reload"])?;
     host.run(&["systemctl", "restart", SERVICE])?;
     becomes(JANE)?;
-    stranger_is_refused()?;
+    unknown_is_refused()?;
     for (name, wanted) in [("", "755"), ("/data.mdb", "640"), ("/lock.mdb", "660")] {
         let rights = rights(host, &format!("/var/lib/murder-route{name}"))?;
         ensure!(rights == format!("murder-route:murder-route {wanted}"), "{name}: {rights}");
@@ -575,5 +575,5 @@ fn starts_by_itself(world: &mut World) -> Done {
     world.host.reboot()?;
     is_running(&world.host)?;
     becomes(JANE)?;
-    stranger_is_refused()
+    unknown_is_refused()
 }

@@ -105,7 +105,7 @@ pub fn every_certificate(world: &mut World) -> Done {
     let good = verify(&tls, &tls.good)?;
     let (expired, foreign) = (wrong(&tls.expired)?, wrong(&tls.foreign)?);
     let misnamed = wrong(&tls.misnamed)?;
-    ensure!(good.is_ok(), "the good one: {good:?}");
+    ensure!(good.is_ok(), "the valid certificate: {good:?}");
     ensure!(matches!(expired, CertificateError::ExpiredContext { .. }), "{expired:?}");
     ensure!(matches!(foreign, CertificateError::UnknownIssuer), "{foreign:?}");
     ensure!(matches!(misnamed, CertificateError::NotValidForNameContext { .. }), "{misnamed:?}");
@@ -161,15 +161,15 @@ pub fn slave_is_promoted(world: &mut World) -> Done {
 /// Another client holds all connections of the master.
 pub fn connections_are_taken(world: &World) -> Done {
     let held = world.murder.hold_connections(200)?;
-    ensure!((100..=128).contains(&held.len()), "{} connections could be had", held.len());
+    ensure!((100..=128).contains(&held.len()), "{} connections could be opened", held.len());
     let told = Connection::open(&format!("{MASTER}:3905"))?.line()?;
-    ensure!(told.starts_with("* BYE"), "one more is told {told}");
+    ensure!(told.starts_with("* BYE"), "one more connection received {told}");
     let [be1, be2] = &world.murder.backends;
     world.arrives("jane@example.org", be1, "jane", "INBOX")?;
     world.arrives("max@example.org", be2, "max", "INBOX")?;
     world.existing_are_not_refused()?;
     drop(held);
-    sandbox::poll("the master to have connections again", 30, || world.murder.mupdate().map(Some))?;
+    sandbox::poll("the master to have free connections", 30, || world.murder.mupdate().map(Some))?;
     world.recovers()
 }
 

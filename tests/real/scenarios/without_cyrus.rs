@@ -27,34 +27,34 @@ pub fn run_in(world: &mut World, report: &mut Report) {
             });
         }
     };
-    scenario("it is the master's list", outages::host_without_cyrus);
+    scenario("the replica equals the master's list", outages::host_without_cyrus);
     scenario("every recipient on its own backend", |w| paths::each_on_its_backend(w));
     scenario("one message for both backends", |w| paths::one_message_for_both(w));
     scenario("postmap reads every map", |_| paths::postmap_reads_every_map());
-    scenario("the doctor finds it sound", |w| doctor::finds_a_replica_sound(w));
+    scenario("the doctor finds no error", |w| doctor::finds_a_replica_sound(w));
     whoever_asks(&mut scenario);
-    scenario("a letter is on its way when its mailbox moves", race::letters_on_their_way);
-    scenario("a mailbox that has moved on is asked for", race::moved_on);
+    scenario("a message is on its way when its mailbox moves", race::messages_on_their_way);
+    scenario("a mailbox that has moved on is asked about", race::moved_on);
     scenario("the master is killed", outages::killed);
     scenario("the master hangs", outages::hung);
-    scenario("the daemon begins without a master", outages::begun_without_a_master);
+    scenario("the daemon starts without a master", outages::begun_without_a_master);
     if resync::has_it(release) {
         scenario("an account that the frontend lost", resync::lost_account_is_routed);
     }
     if release == THOROUGH || release == Release::V3_12 {
         // 3.12 differs in TLS: it is off by default, and the process ends when a handshake fails.
-        scenario("every login, and none that must not be", logins::every_login);
+        scenario("every permitted login and every refused one", logins::every_login);
     }
     if release == THOROUGH {
         scenario("a slave is promoted", outages::replaced_by_a_slave);
-        scenario("others have all connections", outages::connections_taken);
+        scenario("other clients have all connections", outages::connections_taken);
         scenario("the master loses its list", outages::list_lost);
         scenario("backends push to an emptied master one by one", losses::backends_push_one_by_one);
         scenario("the master restarts in an XFER", losses::master_restarts_in_an_xfer);
-        scenario("the master is asked for everybody", asked::of_the_master);
-        scenario("a slave is asked for everybody", asked::of_a_slave);
+        scenario("the master is asked about every recipient", asked::of_the_master);
+        scenario("a slave is asked about every recipient", asked::of_a_slave);
         scenario("the daemon is killed every second", kills::every_second);
-        scenario("mailboxes move while letters flow", churn::moved_to_and_fro);
+        scenario("mailboxes move while messages flow", churn::moved_to_and_fro);
         scenario("eight threads look up while the master changes", threads::beside_the_daemon);
     }
 }
