@@ -21,6 +21,7 @@ mod newcomer;
 mod outages;
 mod paths;
 mod posted;
+mod postfix_logins;
 mod race;
 mod ready_postfix;
 mod refusals;
