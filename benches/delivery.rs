@@ -16,7 +16,7 @@ use murder_route::routing::maps::STATUS_MAP;
 use crate::clients::mail::Session;
 use crate::list::Random;
 use crate::mail_server::{DOMAIN, MailServer};
-use crate::murder::{Host, MasterClient};
+use crate::murder::{Host, Murder};
 use crate::root::Release;
 use crate::sandbox::{self, Process, STATE};
 use crate::syslog::Syslog;
@@ -72,7 +72,7 @@ pub fn measure(table: &mut Table) -> Done {
     // of what it hands on, and Postfix clears 128 kB of buffers for each session (vstream_tweak_tcp).
     run(sandbox::command("busybox").args(["ip", "link", "set", "lo", "mtu", "1500"]))?;
     let syslog = Syslog::listen()?;
-    let mut murder = MasterClient::start(Release::V3_6)?;
+    let mut murder = Murder::start(Release::V3_6)?;
     for (backend, name) in murder.backends.iter().zip(NAMES) {
         backend.create_many(name, USERS)?;
     }
@@ -210,7 +210,7 @@ fn asked_again(stream: &mut UnixStream) -> Done<u64> {
 
 /// As a site has each: our map and the static one refuse unknown recipients at RCPT; where the
 /// frontend will see, Postfix takes them all.
-fn start_ways(murder: &MasterClient, serve: &Process) -> Done<[Way; WAYS]> {
+fn start_ways(murder: &Murder, serve: &Process) -> Done<[Way; WAYS]> {
     let softened = format!("{STATE}/delivery-status");
     fs::write(&softened, "/^5\\.1\\.1 (.*)/ 4.1.1 ${1}\n")?;
     let by_maps = |lmtp: &str, canonical: &str| {
@@ -255,7 +255,7 @@ fn start_ways(murder: &MasterClient, serve: &Process) -> Done<[Way; WAYS]> {
 }
 
 /// Where everybody is, for Postfix' own table.
-fn static_table(murder: &MasterClient) -> Done<String> {
+fn static_table(murder: &Murder) -> Done<String> {
     let path = format!("{STATE}/delivery-transport");
     let lines = murder.backends.iter().zip(NAMES).flat_map(|(backend, name)| {
         let address = backend.address;
@@ -303,7 +303,7 @@ fn letter(id: &str, lines: usize) -> String {
 }
 
 /// Demands that all messages lie in the mailboxes.
-fn arrived(murder: &MasterClient, sent: usize) -> Done {
+fn arrived(murder: &Murder, sent: usize) -> Done {
     let mut stored = 0;
     for backend in &murder.backends {
         let spool = format!("{}/spool", backend.dir());
