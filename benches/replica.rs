@@ -15,8 +15,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use murder_route::model::name::MailboxName;
 use murder_route::model::record::{AnonymousRights, Record, State};
-use murder_route::replica::store::Place;
-use murder_route::replica::{FullSync, Heard};
+use murder_route::replica::store::ReplicaWriter;
+use murder_route::replica::{FullSync, SyncContext};
 use murder_route::routing::maps::STATUS_MAP;
 use murder_route::wire::netstring::Decoder;
 use murder_route::wire::socketmap::{REPLY_LIMIT, Request};
@@ -266,7 +266,7 @@ pub fn ask(stream: &mut UnixStream, map: &str, key: &str) -> Done<String> {
 pub fn fill(dir: &str, users: u32, folders: usize) -> Done {
     // Of an earlier day.
     let now = SystemTime::now() - Duration::from_secs(86_400);
-    let mut place = Place::open(Path::new(dir))?;
+    let mut place = ReplicaWriter::open(Path::new(dir))?;
     let mut change = place.begin()?;
     let mut listing = FullSync::begin(&change)?;
     for user in 0..users {
@@ -280,7 +280,7 @@ pub fn fill(dir: &str, users: u32, folders: usize) -> Done {
             listing.record(&mut change, &name(user, folder)?, &record, now)?;
         }
     }
-    let heard = Heard { master: MASTER, release: "3.6.1", now, passed: Duration::ZERO };
+    let heard = SyncContext { master: MASTER, release: "3.6.1", now, passed: Duration::ZERO };
     listing.finish(&mut change, &heard, Duration::from_secs(600))?;
     change.commit_to_disk()?;
     Ok(())

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::config::{Settings, SourceName, Vital};
-use crate::lists::combined::{Lists, Replicated, Source};
+use crate::lists::combined::{Lists, Source};
 use crate::lists::mailboxes_db::mark_file::MarkFile;
 use crate::lists::user_deny::UserDeny;
 use crate::lists::{FileList, Options};
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
+use crate::replica::ReplicaSource;
 use crate::routing::confirm::ConfirmVia;
 use crate::routing::evidence::{Confirmation, Evidence};
 use crate::routing::inquiry::{Ask, Inquiry, Step, busy};
@@ -42,17 +43,17 @@ impl Resolver {
     /// Puts a resolver together. Lists are opened when they are first asked, and need not be there.
     /// `replica` stands for the source `replica`; without it that source knows nobody, and nobody is
     /// unknown.
-    pub fn new(settings: Settings, replica: Option<Replicated>) -> Self {
+    pub fn new(settings: Settings, replica: Option<ReplicaSource>) -> Self {
         Self::with_lists(settings, replica, &Lists::default())
     }
 
     /// The resolver of new settings. It keeps the list of this host if that is still the same file,
     /// and with it the memory of how long the list has been.
-    pub fn renewed(&self, settings: Settings, replica: Option<Replicated>) -> Self {
+    pub fn renewed(&self, settings: Settings, replica: Option<ReplicaSource>) -> Self {
         Self::with_lists(settings, replica, &self.lists)
     }
 
-    fn with_lists(settings: Settings, replica: Option<Replicated>, old: &Lists) -> Self {
+    fn with_lists(settings: Settings, replica: Option<ReplicaSource>, old: &Lists) -> Self {
         let file = |path: &PathBuf| match old.file(path) {
             Some(list) => Arc::clone(list),
             None => {

@@ -20,7 +20,7 @@ use common::{Daemon, Site};
 use murder_route::model::mod_time::ModTime;
 use murder_route::model::name::MailboxName;
 use murder_route::model::record::{AnonymousRights, Record, State};
-use murder_route::replica::store::Place;
+use murder_route::replica::store::ReplicaWriter;
 use murder_route::replica::{ReplicaMeta, Transaction};
 
 const DIALECTS: [(&str, &str); 4] =
@@ -56,8 +56,8 @@ fn site_of(master: &Master) -> (Site, PathBuf) {
 }
 
 /// A replica in the site's directory `r`, with jane, as it was left by a daemon; nobody follows the master.
-fn replica(site: &Site) -> Place {
-    let mut place = Place::open(&site.path("r")).unwrap();
+fn replica(site: &Site) -> ReplicaWriter {
+    let mut place = ReplicaWriter::open(&site.path("r")).unwrap();
     put(&mut place, &[("user.jane", "be1.example.org")]);
     fs::remove_file(site.path("mailboxes.db")).unwrap();
     fs::write(site.path("imapd.conf"), "mupdate_server: 127.0.0.1:1\n").unwrap();
@@ -68,7 +68,7 @@ fn replica(site: &Site) -> Place {
     place
 }
 
-fn put(place: &mut Place, names: &[(&str, &str)]) {
+fn put(place: &mut ReplicaWriter, names: &[(&str, &str)]) {
     let mut change = place.begin().unwrap();
     for (name, server) in names {
         let record = Record {

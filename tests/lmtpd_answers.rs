@@ -20,8 +20,8 @@ use murder_route::model::name::{KeyGeneration, MailboxName};
 use murder_route::model::record::{Record, State};
 use murder_route::mupdate::wire::{Input, MAX_LINE};
 use murder_route::mupdate::{Banner, Event, Role, Session, Stream, Timings};
-use murder_route::replica::store::{Place, ReplicaList};
-use murder_route::replica::{ACCEPT_AFTER, FullSync, Heard};
+use murder_route::replica::store::{ReplicaList, ReplicaWriter};
+use murder_route::replica::{ACCEPT_AFTER, FullSync, SyncContext};
 use murder_route::routing::evidence::MissTrust;
 use murder_route::routing::route::{Decision, Refusal};
 use murder_route::routing::router::{Router, Verdict};
@@ -164,7 +164,7 @@ fn replica(dir: &Path) -> ReplicaList {
     let session = Session::new(banner, "PLAIN", true, Input::new(MAX_LINE));
     let mut stream = Stream::new(session, Timings::default(), Duration::ZERO);
     stream.receive(update().as_bytes(), Duration::ZERO);
-    let mut place = Place::open(dir).unwrap();
+    let mut place = ReplicaWriter::open(dir).unwrap();
     let mut change = place.begin().unwrap();
     let mut listing = FullSync::begin(&change).unwrap();
     while let Some(event) = stream.next().unwrap() {
@@ -174,7 +174,9 @@ fn replica(dir: &Path) -> ReplicaList {
     }
     let now = SystemTime::now();
     let (master, release, passed) = ("mu.example.org", "3.6.1", Duration::ZERO);
-    listing.finish(&mut change, &Heard { master, release, now, passed }, ACCEPT_AFTER).unwrap();
+    listing
+        .finish(&mut change, &SyncContext { master, release, now, passed }, ACCEPT_AFTER)
+        .unwrap();
     change.commit().unwrap();
     place.list()
 }

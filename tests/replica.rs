@@ -13,7 +13,7 @@ use common::{Daemon, Site, run};
 use murder_route::model::mod_time::ModTime;
 use murder_route::model::name::MailboxName;
 use murder_route::model::record::{AnonymousRights, Record, State};
-use murder_route::replica::store::Place;
+use murder_route::replica::store::ReplicaWriter;
 use murder_route::replica::{HeldBack, ReplicaMeta, Transaction};
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ const DEAD: &str = "mupdate_server: 127.0.0.1:1\nmupdate_authname: a\nmupdate_pa
 
 /// A replica with jane, as it was left by a daemon that ran before.
 fn fill(directory: &Path, held_back: Option<HeldBack>) {
-    let mut place = Place::open(directory).unwrap();
+    let mut place = ReplicaWriter::open(directory).unwrap();
     let mut change = place.begin().unwrap();
     let record = Record {
         state: State::Active,
@@ -135,7 +135,7 @@ fn a_loss_that_is_held_back_is_accepted_by_word_only() {
     assert!(stdout(&output).contains("400 of 1000"), "{}", stdout(&output));
     // Until the next full list nobody is unknown, accepted or not.
     assert_eq!(site.lookup("nobody@example.org")["outcome"], "deferred");
-    let (about, _) = Place::open(&site.path("r")).unwrap().about().unwrap();
+    let (about, _) = ReplicaWriter::open(&site.path("r")).unwrap().about().unwrap();
     assert!(about.held_back.unwrap().accepted);
 }
 

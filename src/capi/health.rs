@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::library::Library;
 use super::waiting::Waiting;
 use crate::lists::FileList;
-use crate::lists::combined::{Replicated, Source};
+use crate::lists::combined::Source;
 use crate::lists::mailboxes_db::lock;
+use crate::replica::ReplicaSource;
 
 /// How something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +112,7 @@ impl Health {
             Ok(status) => {
                 self.records = Some(status.records);
                 match list.trust().and(complete) {
-                    Err(why) => Part::new(State::HitsOnly, why),
+                    Err(why) => Part::new(State::HitsOnly, why.to_string()),
                     Ok(()) => {
                         let text = format!("{}, {} records", status.engine, status.records);
                         Part::new(State::Good, text)
@@ -121,13 +122,13 @@ impl Health {
         };
     }
 
-    fn look_at_replica(&mut self, Replicated { trust, .. }: &Replicated) {
+    fn look_at_replica(&mut self, ReplicaSource { trust, .. }: &ReplicaSource) {
         let (status, misses) = (trust.status(), trust.misses());
         self.names = status.as_ref().map(|status| status.names);
         self.age = trust.age();
         self.replica = match (trust.hits(), misses, status) {
-            (Err(why), ..) | (Ok(()), Err(why), None) => Part::new(State::Bad, why),
-            (Ok(()), Err(why), Some(_)) => Part::new(State::HitsOnly, why),
+            (Err(why), ..) | (Ok(()), Err(why), None) => Part::new(State::Bad, why.to_string()),
+            (Ok(()), Err(why), Some(_)) => Part::new(State::HitsOnly, why.to_string()),
             (Ok(()), Ok(()), status) => {
                 let names = status.map_or(0, |status| status.names);
                 Part::new(State::Good, format!("{names} names"))

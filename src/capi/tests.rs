@@ -23,8 +23,8 @@ use crate::model::mod_time::ModTime;
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::{AnonymousRights, Record, State};
 use crate::mupdate::Event;
-use crate::replica::store::Place;
-use crate::replica::{ChangeApplier, FullSync, Heard, ReplicaMeta, Transaction as _};
+use crate::replica::store::ReplicaWriter;
+use crate::replica::{ChangeApplier, FullSync, ReplicaMeta, SyncContext, Transaction as _};
 use crate::routing::router::{Cause, Decision};
 use crate::testing::cyrus_writer::{Write, Writer};
 use crate::testing::random::Random;
@@ -110,12 +110,12 @@ fn library_with_jane(origin: Origin, directory: &Path, ago: u64, socket: &Path) 
 }
 
 fn replica_with_jane(directory: &Path, ago: u64) {
-    let mut place = Place::open(directory).unwrap();
+    let mut place = ReplicaWriter::open(directory).unwrap();
     let mut change = place.begin().unwrap();
     let (now, wait) = (SystemTime::now(), Duration::ZERO);
     let listing = FullSync::begin(&change).unwrap();
     let (master, release, passed) = ("mupdate.example.org", "3.6.1", Duration::ZERO);
-    listing.finish(&mut change, &Heard { master, release, now, passed }, wait).unwrap();
+    listing.finish(&mut change, &SyncContext { master, release, now, passed }, wait).unwrap();
     let record = Record {
         state: State::Active,
         server: Some("be1.example.org".into()),
@@ -254,7 +254,7 @@ fn eight_threads_of_a_c_program_are_always_right_while_cyrus_writes_and_repacks(
 fn eight_threads_of_a_c_program_are_always_right_while_the_daemon_writes_its_replica() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("murder-route.toml");
-    let mut place = Place::open(&directory.path().join("r")).unwrap();
+    let mut place = ReplicaWriter::open(&directory.path().join("r")).unwrap();
     let record = |partition: String, server: &str| Record {
         state: State::Active,
         server: Some(server.to_owned()),
@@ -378,7 +378,7 @@ fn who_was_looked_up_often_and_moves_is_not_delivered_to_where_he_was() {
         }
         match origin {
             Origin::Replica => {
-                let mut place = Place::open(&r).unwrap();
+                let mut place = ReplicaWriter::open(&r).unwrap();
                 let mut change = place.begin().unwrap();
                 let record = Record {
                     state: State::Active,

@@ -6,10 +6,10 @@ use tracing::warn;
 
 use super::Exit;
 use crate::config::{Mupdate, ReplicaSettings, Settings, SourceName};
-use crate::lists::combined::Replicated;
 use crate::master::client::Master;
 use crate::master::{MasterClient, Upstream};
 use crate::mupdate::Need;
+use crate::replica::ReplicaSource;
 use crate::replica::read::offline::OfflineReplica;
 
 /// What a resolver leans on, by the settings it was made for.
@@ -19,7 +19,7 @@ pub(super) struct Services {
     need: Need,
     /// Set if the replica is one of the sources.
     kept: Option<ReplicaSettings>,
-    pub(super) replica: Option<Replicated>,
+    pub(super) replica: Option<ReplicaSource>,
     pub(super) master: Option<Arc<dyn Master>>,
 }
 
@@ -54,7 +54,7 @@ impl Services {
                 let murder = MasterClient::to_follow(upstream, kept);
                 let murder = murder
                     .map_err(|e| (Exit::System, format!("the replica cannot be kept: {e}")))?;
-                behind.replica = murder.replica().map(|replica| Replicated {
+                behind.replica = murder.replica().map(|replica| ReplicaSource {
                     list: Arc::new(replica.list().clone()),
                     trust: replica.trust(),
                 });
@@ -78,7 +78,7 @@ impl Services {
 }
 
 /// The replica, as far as it can be believed by who does not follow the master.
-pub(super) fn stored(settings: &Settings) -> Result<Option<Replicated>, String> {
+pub(super) fn stored(settings: &Settings) -> Result<Option<ReplicaSource>, String> {
     let (_, _, Some(ReplicaSettings { directory, max_age, .. })) = wanted(settings) else {
         return Ok(None);
     };

@@ -5,78 +5,13 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
 use super::FileList;
 use super::user_deny::UserDeny;
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
-use crate::replica::Status;
-
-/// How far a replica may be believed just now: a list on disk cannot tell by itself.
-pub trait SourceTrust: Send + Sync {
-    /// Whether a record of it may be believed; `Err` says why not.
-    fn hits(&self) -> Result<(), String>;
-
-    /// Whether what it has no record of may be called absent; `Err` says why not: it was never
-    /// filled, it is stale, a list that lost too much is held back.
-    fn misses(&self) -> Result<(), String>;
-
-    /// How long ago the replica was as the master's list, as far as that is known.
-    fn age(&self) -> Option<Duration> {
-        None
-    }
-
-    /// All that is known of it, for who watches over the daemon.
-    fn status(&self) -> Option<Status> {
-        None
-    }
-}
-
-/// A replica of the master's list, and how far it may be believed.
-#[derive(Clone)]
-pub struct Replicated {
-    /// The replica. It answers without waiting.
-    pub list: Arc<dyn MailboxList>,
-    /// How far it may be believed.
-    pub trust: Arc<dyn SourceTrust>,
-}
-
-/// The replica that is not there: it knows nobody, and makes nobody unknown.
-struct NoReplica;
-
-const NO_REPLICA: &str = "the replica is not open";
-
-impl MailboxList for NoReplica {
-    fn lookup(&self, _name: &MailboxName) -> Lookup {
-        Lookup::Unsure(NO_REPLICA.into())
-    }
-
-    fn each(
-        &self,
-        _prefix: &[u8],
-        _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
-        Err(NO_REPLICA.into())
-    }
-}
-
-impl SourceTrust for NoReplica {
-    fn hits(&self) -> Result<(), String> {
-        Err(NO_REPLICA.into())
-    }
-
-    fn misses(&self) -> Result<(), String> {
-        Err(NO_REPLICA.into())
-    }
-}
-
-impl Default for Replicated {
-    fn default() -> Self {
-        Self { list: Arc::new(NoReplica), trust: Arc::new(NoReplica) }
-    }
-}
+use crate::replica::ReplicaSource;
 
 /// One of the lists.
 #[derive(Clone)]
@@ -84,7 +19,7 @@ pub enum Source {
     /// Cyrus' own list, on this host.
     File(Arc<FileList>),
     /// A replica of the master's.
-    Replica(Replicated),
+    Replica(ReplicaSource),
 }
 
 /// The lists of a site, in the order in which they are asked. None at all (the source `find`) knows
@@ -134,14 +69,14 @@ impl Source {
     fn lookup(&self, name: &MailboxName, may_wait: bool) -> (Lookup, bool) {
         match self {
             Source::File(list) => list.look_up(name, may_wait),
-            Source::Replica(Replicated { list, trust }) => {
+            Source::Replica(ReplicaSource { list, trust }) => {
                 let (found, lately) = list.lookup_dated(name);
                 let trusted = match &found {
                     Lookup::Present(record) if record.state.exists() => trust.hits(),
                     Lookup::Present(_) | Lookup::Absent => trust.misses(),
                     Lookup::Unsure(_) | Lookup::Busy => Ok(()),
                 };
-                (trusted.map_or_else(Lookup::Unsure, |()| found), lately)
+                (trusted.map_or_else(|doubt| Lookup::Unsure(doubt.to_string()), |()| found), lately)
             }
         }
     }
@@ -360,6 +295,7 @@ impl MailboxList for WithoutWaiting<'_> {
 mod tests {
     use super::*;
     use crate::model::record::{AnonymousRights, State};
+    use crate::replica::{ReplicaDoubt, SourceTrust};
 
     /// What it says of everybody, and whether that changed a moment ago.
     struct Fake(Lookup, bool);
@@ -392,13 +328,17 @@ mod tests {
 
     struct Trusted(Result<(), &'static str>, Result<(), &'static str>);
 
+    fn doubted(trusted: Result<(), &str>) -> Result<(), ReplicaDoubt> {
+        trusted.map_err(|why| ReplicaDoubt::Unreadable(why.into()))
+    }
+
     impl SourceTrust for Trusted {
-        fn hits(&self) -> Result<(), String> {
-            self.0.map_err(str::to_owned)
+        fn hits(&self) -> Result<(), ReplicaDoubt> {
+            doubted(self.0)
         }
 
-        fn misses(&self) -> Result<(), String> {
-            self.1.map_err(str::to_owned)
+        fn misses(&self) -> Result<(), ReplicaDoubt> {
+            doubted(self.1)
         }
     }
 
@@ -420,7 +360,10 @@ mod tests {
     }
 
     fn source(found: Lookup, trust: Trusted) -> Source {
-        Source::Replica(Replicated { list: Arc::new(Fake(found, false)), trust: Arc::new(trust) })
+        Source::Replica(ReplicaSource {
+            list: Arc::new(Fake(found, false)),
+            trust: Arc::new(trust),
+        })
     }
 
     fn say(lists: &[Lookup]) -> Lookup {
@@ -446,7 +389,7 @@ mod tests {
         let lately = |lists: &[(&Lookup, bool)]| {
             let source = |(found, lately): &(&Lookup, bool)| {
                 let list = Arc::new(Fake((*found).clone(), *lately));
-                Source::Replica(Replicated { list, trust: Arc::new(Trusted(Ok(()), Ok(()))) })
+                Source::Replica(ReplicaSource { list, trust: Arc::new(Trusted(Ok(()), Ok(()))) })
             };
             let lists = Lists::new(lists.iter().map(source).collect());
             let (found, lately) = lists.lookup_dated(&name());

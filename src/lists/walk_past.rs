@@ -130,7 +130,9 @@ impl FileList {
                 step = range.show(key, value, visit);
                 from.clear();
                 match step {
-                    Ok(WalkStep::Past(length)) => from = keys::behind_all(key, length),
+                    Ok(WalkStep::Past(length)) => {
+                        from = crate::model::list::behind_all(key, length)
+                    }
                     _ => from.extend_from_slice(key),
                 }
                 matches!(step, Ok(WalkStep::On))
@@ -185,7 +187,7 @@ mod tests {
     use crate::model::list::MailboxList;
     use crate::model::mod_time::ModTime;
     use crate::model::record::{AnonymousRights, State};
-    use crate::replica::store::Place;
+    use crate::replica::store::ReplicaWriter;
     use crate::replica::{ReplicaMeta, Transaction as _};
     use crate::testing::cyrus_writer::Writer;
     use crate::testing::random::Random;
@@ -343,7 +345,7 @@ mod tests {
     #[test]
     fn a_walk_past_the_users_of_a_replica_comes_by_all_shared_folders() {
         let folder = tempfile::tempdir().unwrap();
-        let mut place = Place::open(folder.path()).unwrap();
+        let mut place = ReplicaWriter::open(folder.path()).unwrap();
         let mut change = place.begin().unwrap();
         for name in names() {
             let record = Record {

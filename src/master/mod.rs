@@ -3,7 +3,7 @@
 //!
 //! * [`Upstream`] is the site's MUPDATE servers and how to log in to them.
 //! * [`Asker`] asks for names, over a connection of its own: a stream allows no questions.
-//! * [`Replica`] keeps a replica current: a task reads the stream, whatever the disk does, and a
+//! * [`ReplicaFollower`] keeps a replica current: a task reads the stream, whatever the disk does, and a
 //!   thread writes.
 //! * [`MasterClient`] is all of that as one [`Master`].
 //! * [`Visit`] is one connection for all questions of a command, the whole list among them.
@@ -21,6 +21,7 @@ mod follower;
 mod negative_cache;
 mod query;
 mod retry;
+mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -31,9 +32,10 @@ mod writer;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use follower::{LinkStatus, Replica};
+pub use follower::ReplicaFollower;
 use negative_cache::NegativeCache;
 pub use query::{Asker, AskerStatus};
+pub use state::LinkStatus;
 use upstream::Clock;
 pub use upstream::Upstream;
 pub use visit::Visit;
@@ -47,7 +49,7 @@ use crate::mupdate::{Finding, Need};
 #[derive(Debug)]
 pub struct MasterClient {
     asker: Asker,
-    replica: Option<Replica>,
+    replica: Option<ReplicaFollower>,
     clock: Clock,
     /// Only where the site wants it: `negative-cache` in `[mupdate]`.
     absences: Option<Mutex<NegativeCache>>,
@@ -61,7 +63,7 @@ impl MasterClient {
         Self::new(&upstream, Asker::new(Arc::clone(&upstream), need), None)
     }
 
-    fn new(upstream: &Upstream, asker: Asker, replica: Option<Replica>) -> Self {
+    fn new(upstream: &Upstream, asker: Asker, replica: Option<ReplicaFollower>) -> Self {
         let absences = upstream.negative_cache().map(|keep| Mutex::new(NegativeCache::new(keep)));
         Self { asker, replica, clock: upstream.clock(), absences }
     }
@@ -73,13 +75,13 @@ impl MasterClient {
         options: &ReplicaSettings,
     ) -> Result<Self, crate::replica::store::Error> {
         let upstream = Arc::new(upstream);
-        let replica = Replica::follow(&upstream, options)?;
+        let replica = ReplicaFollower::follow(&upstream, options)?;
         let asker = Asker::beside_a_replica(Arc::clone(&upstream));
         Ok(Self::new(&upstream, asker, Some(replica)))
     }
 
     /// The replica.
-    pub fn replica(&self) -> Option<&Replica> {
+    pub fn replica(&self) -> Option<&ReplicaFollower> {
         self.replica.as_ref()
     }
 
@@ -144,7 +146,7 @@ impl MasterClient {
             return Ok(Finding::Unsure(doubt));
         }
         let doubt = replica.doubts_absent(asked.map(|(since, _)| since));
-        Ok(doubt.map_or(Finding::Absent, Finding::Unsure))
+        Ok(doubt.map_or(Finding::Absent, |doubt| Finding::Unsure(doubt.to_string())))
     }
 }
 

@@ -6,27 +6,31 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::connection::Connection;
-use super::follower::{Shared, Wanted};
 use super::query::trouble;
 use super::retry::{Retry, Trouble};
+use super::state::{FollowerState, SyncReason};
 use super::upstream::{self, PIECE, Upstream};
-use super::writer::Told;
 use crate::mupdate::{Event, Failure, Need, Session, Stream};
+use crate::replica::writer_logic::StreamInput;
 
 /// So many events at most go to the writer at once.
 const BUNCH: usize = 1024;
 
 /// How one connection ended.
-enum End {
+enum ConnectionEnd {
     Failed(Failure),
     /// The list is wanted again.
-    Relist(Wanted),
+    SyncWanted(SyncReason),
     /// The writer is gone.
-    Over,
+    WriterGone,
 }
 
 /// Tells the writer what the master tells, for as long as there is a writer.
-pub(super) async fn run(upstream: Arc<Upstream>, shared: Arc<Shared>, told: mpsc::Sender<Told>) {
+pub(super) async fn run(
+    upstream: Arc<Upstream>,
+    state: Arc<FollowerState>,
+    inputs: mpsc::Sender<StreamInput>,
+) {
     let clock = upstream.clock();
     let mut retry = Retry::new(upstream.servers().len());
     // What is no server's fault must not send us to another one.
@@ -36,7 +40,7 @@ pub(super) async fn run(upstream: Arc<Upstream>, shared: Arc<Shared>, told: mpsc
         clock.reach(Some(at.max(ours.next(clock.now()).1))).await;
         let named = upstream.servers().get(server).map(ToString::to_string).unwrap_or_default();
         // Whatever wanted the list: here it comes.
-        shared.relisted();
+        state.take_sync_request();
         let end = match upstream.log_in(server, Need::Master).await {
             Ok((connection, session)) => {
                 info!(
@@ -45,32 +49,32 @@ pub(super) async fn run(upstream: Arc<Upstream>, shared: Arc<Shared>, told: mpsc
                     session.mechanism,
                     if session.tls { ", TLS" } else { "" }
                 );
-                shared.connected(&session.banner.server);
+                state.connected(&session.banner.server);
                 let began = clock.now();
-                let end = follow(connection, session, &upstream, &shared, &told).await;
-                shared.disconnected();
-                if shared.current_since(began) {
+                let end = follow(connection, session, &upstream, &state, &inputs).await;
+                state.disconnected();
+                if state.current_since(began) {
                     retry.worked(server);
                     ours.worked(0);
                 }
-                if told.send(Told::Lost).await.is_err() {
+                if inputs.send(StreamInput::Disconnected).await.is_err() {
                     break;
                 }
                 end
             }
-            Err(failure) => End::Failed(failure),
+            Err(failure) => ConnectionEnd::Failed(failure),
         };
         match end {
-            End::Over => break,
-            End::Relist(why) => {
+            ConnectionEnd::WriterGone => break,
+            ConnectionEnd::SyncWanted(why) => {
                 let trouble = match why {
-                    Wanted::HeldBack => Trouble::Network,
-                    Wanted::Unwritten => Trouble::Disk,
+                    SyncReason::HeldBack => Trouble::Network,
+                    SyncReason::Unwritten => Trouble::Disk,
                 };
                 ours.failed(0, trouble, clock.now(), super::chance());
             }
-            End::Failed(failure) => {
-                if shared.failed(&failure) {
+            ConnectionEnd::Failed(failure) => {
+                if state.failed(&failure) {
                     warn!("cannot follow the MUPDATE master at {named}: {failure}");
                 }
                 retry.failed(server, trouble(&failure), clock.now(), super::chance());
@@ -84,38 +88,38 @@ async fn follow(
     mut connection: Connection,
     session: Session,
     upstream: &Upstream,
-    shared: &Shared,
-    told: &mpsc::Sender<Told>,
-) -> End {
+    state: &FollowerState,
+    inputs: &mpsc::Sender<StreamInput>,
+) -> ConnectionEnd {
     let clock = upstream.clock();
     let banner = session.banner.clone();
-    let limit = shared.list_limit();
+    let limit = state.list_limit();
     let mut stream = Stream::new(session, upstream.timings(), clock.now()).limited(limit);
     let mut noted = (0, 0);
-    let connected = Told::Connected { master: banner.server, release: banner.release };
-    if told.send(connected).await.is_err() {
-        return End::Over;
+    let connected = StreamInput::Connected { master: banner.server, release: banner.release };
+    if inputs.send(connected).await.is_err() {
+        return ConnectionEnd::WriterGone;
     }
     let mut piece = vec![0; PIECE];
     loop {
         let output = std::mem::take(stream.output());
         if let Err(failure) = upstream::send(&mut connection, &output).await {
-            return End::Failed(failure);
+            return ConnectionEnd::Failed(failure);
         }
         tokio::select! {
             // What has come counts before a deadline: the writer may have kept us from reading it.
             biased;
-            wanted = shared.wants_list() => {
+            wanted = state.sync_wanted() => {
                 stream.log_out();
                 let goodbye = std::mem::take(stream.output());
                 // The connection is given up either way.
                 let _ = upstream::send(&mut connection, &goodbye).await;
-                return End::Relist(wanted);
+                return ConnectionEnd::SyncWanted(wanted);
             }
             read = connection.read(&mut piece) => match read {
                 Ok(0) => stream.closed(),
                 Ok(read) => stream.receive(upstream::bytes(&piece, read), clock.now()),
-                Err(error) => return End::Failed(Failure::Network(error.to_string())),
+                Err(error) => return ConnectionEnd::Failed(Failure::Network(error.to_string())),
             },
             () = clock.reach(stream.deadline()) => stream.tick(clock.now()),
         }
@@ -125,9 +129,12 @@ async fn follow(
                 Ok(Some(event)) => {
                     bunch.push(event);
                     if bunch.len() >= BUNCH
-                        && told.send(Told::Events(std::mem::take(&mut bunch))).await.is_err()
+                        && inputs
+                            .send(StreamInput::Events(std::mem::take(&mut bunch)))
+                            .await
+                            .is_err()
                     {
-                        return End::Over;
+                        return ConnectionEnd::WriterGone;
                     }
                 }
                 Ok(None) => break None,
@@ -138,7 +145,7 @@ async fn follow(
         let is_listed = bunch.iter().any(|event| matches!(event, Event::Listed));
         if is_listed && odd != noted {
             noted = odd;
-            shared.odd(odd.0, odd.1);
+            state.unusable(odd.0, odd.1);
             let first = stream.first_doubtful();
             let example = first.map_or_else(String::new, |name| format!(", the first is {name}"));
             warn!(
@@ -147,11 +154,11 @@ async fn follow(
                 odd.0, odd.1
             );
         }
-        if !bunch.is_empty() && told.send(Told::Events(bunch)).await.is_err() {
-            return End::Over;
+        if !bunch.is_empty() && inputs.send(StreamInput::Events(bunch)).await.is_err() {
+            return ConnectionEnd::WriterGone;
         }
         if let Some(failure) = failed {
-            return End::Failed(failure);
+            return ConnectionEnd::Failed(failure);
         }
     }
 }

@@ -94,3 +94,11 @@ impl From<ControlFlow<()>> for WalkStep {
         }
     }
 }
+
+/// A key behind all that begin with the first `length` bytes of this one, in both orders that a list
+/// can have, as far as names of Cyrus go: it writes none with bytes like these (modified UTF-7).
+pub(crate) fn behind_all(key: &[u8], length: usize) -> Vec<u8> {
+    let mut behind = key.get(..length).unwrap_or(key).to_vec();
+    behind.extend_from_slice(&[0xff; 4]);
+    behind
+}

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{ACCEPT_AFTER, Fate, HeldBack, Mark, Outcome, Put, ReplicaMeta, Transaction};
+use super::{ACCEPT_AFTER, Fate, HeldBack, Mark, PutOutcome, ReplicaMeta, SyncReport, Transaction};
 use crate::model::loss_guard::{Loss, LossGuard};
 use crate::model::mod_time::ModTime;
 use crate::mupdate::Event;
@@ -54,7 +54,7 @@ impl ChangeApplier {
         match event {
             Event::Record(name, record) => {
                 self.told = self.told.saturating_add(1);
-                self.repeated |= batch.put(name, record, ModTime::at(clock))? == Put::Same;
+                self.repeated |= batch.put(name, record, ModTime::at(clock))? == PutOutcome::Same;
             }
             Event::Deleted(name) => drop(batch.delete(name)?),
             Event::Listed | Event::Current { .. } => {}
@@ -153,9 +153,9 @@ impl ChangeApplier {
 
     /// A full list has been committed, after which the replica has `names` names. If it has confirmed
     /// a loss, losses are counted anew; else they add up over any number of connections.
-    pub fn listed(&mut self, outcome: &Outcome, names: u64, now: Duration) {
+    pub fn listed(&mut self, report: &SyncReport, names: u64, now: Duration) {
         self.told = 0;
-        if outcome.released {
+        if report.released {
             self.guard = LossGuard::default();
         }
         self.guard.seen(names, now);

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, SystemTime};
 
-use super::{Fate, HeldBack, Mark, Put, Transaction};
+use super::{Fate, HeldBack, Mark, PutOutcome, Transaction};
 use crate::model::loss_guard::is_sharp;
 use crate::model::mod_time::ModTime;
 use crate::model::name::MailboxName;
@@ -16,12 +16,12 @@ use crate::model::record::Record;
 /// mailbox has moved on is softened, and the letter comes again.
 const MOST_LATELY: u64 = 10_000;
 
-/// Maximum number of vanished names that an [`Outcome`] names.
+/// Maximum number of vanished names that an [`SyncReport`] names.
 const MAX_EXAMPLES: usize = 5;
 
 /// What a master says of itself, and when its list was complete.
 #[derive(Debug, Clone)]
-pub struct Heard<'a> {
+pub struct SyncContext<'a> {
     /// As in [`ReplicaMeta::master`](super::ReplicaMeta::master).
     pub master: &'a str,
     /// As in [`ReplicaMeta::release`](super::ReplicaMeta::release).
@@ -34,7 +34,7 @@ pub struct Heard<'a> {
 
 /// What a full list has done to the replica.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Outcome {
+pub struct SyncReport {
     /// How many names the list had.
     pub listed: u64,
     /// How many of them the replica did not have.
@@ -99,10 +99,10 @@ impl FullSync {
             false => ModTime::NOT_LATELY,
         };
         match batch.put(name, record, changed)? {
-            Put::New => self.new += 1,
-            Put::Back => self.back += 1,
-            Put::ModTime => self.changed += 1,
-            Put::Same => {}
+            PutOutcome::New => self.new += 1,
+            PutOutcome::Back => self.back += 1,
+            PutOutcome::Changed => self.changed += 1,
+            PutOutcome::Same => {}
         }
         batch.note(self.hasher.hash_one(name.as_bytes()))
     }
@@ -116,15 +116,15 @@ impl FullSync {
     pub fn finish<B: Transaction>(
         mut self,
         batch: &mut B,
-        heard: &Heard<'_>,
+        context: &SyncContext<'_>,
         accept_after: Duration,
-    ) -> Result<Outcome, B::Error> {
+    ) -> Result<SyncReport, B::Error> {
         self.came = batch.noted()?;
         self.came.sort_unstable();
         self.came.dedup();
         let listed = self.came.len() as u64;
         let mut about = batch.about()?;
-        about.followed += heard.passed;
+        about.followed += context.passed;
         let followed = about.followed;
         // All that came is there, so the rest of what is there did not come.
         let surplus = batch.names()?.saturating_sub(listed);
@@ -137,13 +137,13 @@ impl FullSync {
             true => Some(self.lacked(batch)?),
             false => None,
         };
-        let (since, began, last) = (heard.now, followed, followed);
+        let (since, began, last) = (context.now, followed, followed);
         let loss = HeldBack { since, began, last, had, lost, lacked, accepted: false };
         let was_held = before.is_some();
         // Only the master that had the names is believed, and only of those that it lacked before.
         let believed = before.as_ref().is_some_and(|before| {
             let same = lacked.is_some() && before.lacked == lacked;
-            before.accepted || (same && about.master == heard.master)
+            before.accepted || (same && about.master == context.master)
         });
         about.held_back = match before {
             None => sharp.then_some(loss),
@@ -151,31 +151,31 @@ impl FullSync {
             Some(_) if surplus == 0 && !sharp => None,
             Some(before) => loss.unless_confirmed(before, listed, accept_after),
         };
-        let mut outcome = Outcome {
+        let mut report = SyncReport {
             listed,
             new: self.new,
             back: self.back,
             changed: self.changed,
             held_back: about.held_back.clone(),
             released: was_held && about.held_back.is_none(),
-            ..Outcome::default()
+            ..SyncReport::default()
         };
         if about.held_back.is_none() {
             if surplus > 0 || about.missing > 0 {
-                let since = ModTime::at(heard.now);
+                let since = ModTime::at(context.now);
                 let mark = Mark { since, at: followed, master: about.master.clone() };
                 let (came, hasher) = (&self.came, &self.hasher);
-                let (examples, mut oldest) = (&mut outcome.examples, None);
+                let (examples, mut oldest) = (&mut report.examples, None);
                 let mut judge = |name: &[u8], missing: Option<&Mark>| {
                     if missing.is_none() && came.binary_search(&hasher.hash_one(name)).is_ok() {
                         return Fate::Keep;
                     }
-                    let over = |mark: &Mark| mark.is_over(heard.master, followed, accept_after);
+                    let over = |mark: &Mark| mark.is_over(context.master, followed, accept_after);
                     if missing.map_or(believed || over(&mark), over) {
                         return Fate::Remove;
                     }
                     let mark = missing.unwrap_or(&mark);
-                    if mark.master == heard.master {
+                    if mark.master == context.master {
                         oldest =
                             Some(oldest.map_or(mark.at, |oldest: Duration| oldest.min(mark.at)));
                     }
@@ -185,16 +185,16 @@ impl FullSync {
                     Fate::Miss
                 };
                 let swept = batch.sweep(&mark, &mut judge)?;
-                (outcome.missed, outcome.removed) = (swept.missed, swept.removed);
+                (report.missed, report.removed) = (swept.missed, swept.removed);
                 about.oldest = oldest;
             }
-            about.synchronised = Some(heard.now);
-            about.as_of = Some(heard.now);
-            heard.master.clone_into(&mut about.master);
-            heard.release.clone_into(&mut about.release);
+            about.synchronised = Some(context.now);
+            about.as_of = Some(context.now);
+            context.master.clone_into(&mut about.master);
+            context.release.clone_into(&mut about.release);
         }
         batch.set_about(&about)?;
-        Ok(outcome)
+        Ok(report)
     }
 }
 

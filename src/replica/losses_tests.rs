@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{ACCEPT_AFTER, ChangeApplier, FullSync, Heard, Outcome, Transaction as _};
+use super::{ACCEPT_AFTER, ChangeApplier, FullSync, SyncContext, SyncReport, Transaction as _};
 use crate::model::name::MailboxName;
 use crate::model::record::{AnonymousRights, Record, State};
 use crate::mupdate::Event;
@@ -70,14 +70,14 @@ impl Site {
         self.follower = ChangeApplier::new(ACCEPT_AFTER, Duration::ZERO);
     }
 
-    fn list(&mut self, master: &str, names: impl IntoIterator<Item = u64>) -> Outcome {
+    fn list(&mut self, master: &str, names: impl IntoIterator<Item = u64>) -> SyncReport {
         let (now, wall) = (Duration::from_secs(self.now), self.wall());
         let mut listing = FullSync::begin(&self.table).unwrap();
         for n in names {
             listing.record(&mut self.table, &name(n), &record(State::Active), wall).unwrap();
         }
         let passed = self.follower.passed(now);
-        let heard = Heard { master, release: "3.6.1", now: wall, passed };
+        let heard = SyncContext { master, release: "3.6.1", now: wall, passed };
         let outcome = listing.finish(&mut self.table, &heard, ACCEPT_AFTER).unwrap();
         self.follower.listed(&outcome, self.table.names().unwrap(), now);
         outcome

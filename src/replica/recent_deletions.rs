@@ -12,7 +12,7 @@ const ROOM: usize = 50_000;
 /// Remembers names for one to two windows of time, by a hash of 8 bytes with a seed of its own; so
 /// some 2 MB at most.
 #[derive(Debug)]
-pub(crate) struct Recent {
+pub(crate) struct RecentDeletions {
     hasher: RandomState,
     window: Duration,
     /// The present window and the one before it.
@@ -22,7 +22,7 @@ pub(crate) struct Recent {
     all: Option<Duration>,
 }
 
-impl Recent {
+impl RecentDeletions {
     pub(crate) fn new(window: Duration) -> Self {
         Self {
             hasher: RandomState::new(),
@@ -88,7 +88,7 @@ mod tests {
     fn a_name_is_remembered_for_at_least_the_window_and_at_most_for_two() {
         for start in 0..25 {
             for others in [false, true] {
-                let mut recent = Recent::new(10 * SECOND);
+                let mut recent = RecentDeletions::new(10 * SECOND);
                 recent.put(&name("user.a"), start * SECOND);
                 for later in 0..30 {
                     let now = (start + later) * SECOND;
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn where_nobody_knows_which_every_name_counts() {
-        let mut recent = Recent::new(10 * SECOND);
+        let mut recent = RecentDeletions::new(10 * SECOND);
         assert!(!recent.has(&name("user.a"), 5 * SECOND));
         recent.put_all(5 * SECOND);
         assert!(recent.has(&name("user.a"), 15 * SECOND));
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn of_more_names_than_there_is_room_for_every_one_counts() {
-        let mut recent = Recent::new(10 * SECOND);
+        let mut recent = RecentDeletions::new(10 * SECOND);
         for n in 0..2 * ROOM {
             recent.put(&name(&format!("user.u{n}")), SECOND);
         }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::recent_deletions::Recent;
-use super::{HeldBack, ReplicaMeta, utc};
+use super::recent_deletions::RecentDeletions;
+use super::{HeldBack, ReplicaDoubt, ReplicaMeta};
 use crate::model::name::MailboxName;
 use crate::model::unsettled::Flip;
 
@@ -50,7 +50,7 @@ pub struct ReplicaState {
     lost: Option<Duration>,
     /// Since the start.
     as_of: Option<Duration>,
-    deleted: Recent,
+    deleted: RecentDeletions,
 }
 
 /// How the replica stands, for `status`.
@@ -59,7 +59,7 @@ pub struct Status {
     /// `never`, `held-back`, `fresh` or `stale`.
     pub state: &'static str,
     /// Why no miss is believed now, in words; `None` if misses are.
-    pub doubt: Option<String>,
+    pub doubt: Option<ReplicaDoubt>,
     /// When the last full list was taken over.
     pub synchronised: Option<SystemTime>,
     /// How long ago the last barrier that was answered was sent, by this process or one before it.
@@ -84,7 +84,7 @@ impl ReplicaState {
     /// Of a replica that has been opened and is not connected. `epoch` is what the clock said at the
     /// moment since which durations are counted.
     pub fn new(about: ReplicaMeta, names: u64, epoch: SystemTime) -> Self {
-        let deleted = Recent::new(RENAME_WINDOW);
+        let deleted = RecentDeletions::new(RENAME_WINDOW);
         Self { epoch, about, names, connected: false, lost: None, as_of: None, deleted }
     }
 
@@ -150,7 +150,7 @@ impl ReplicaState {
     }
 
     /// Whether a miss may be believed, if the master says the same. `Err` says why not.
-    pub fn misses(&self, now: Duration) -> Result<(), String> {
+    pub fn misses(&self, now: Duration) -> Result<(), ReplicaDoubt> {
         self.about.misses(self.names)?;
         match self.freshness(now) {
             Freshness::Fresh { .. } => Ok(()),
@@ -167,11 +167,16 @@ impl ReplicaState {
 
     /// Whether what is found may be believed, if it may be so old; `None`: however old. `Err` says
     /// why not.
-    pub fn positives(&self, now: Duration, max_age: Option<Duration>) -> Result<(), String> {
+    pub fn positives(&self, now: Duration, max_age: Option<Duration>) -> Result<(), ReplicaDoubt> {
         match max_age {
             Some(max_age) if self.age(now).is_none_or(|age| age > max_age) => Err(self.stale(now)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a barrier was answered that was sent after `moment`; `None`: never.
+    pub fn has_barrier_since(&self, moment: Option<Duration>) -> bool {
+        moment.is_some() && self.as_of > moment
     }
 
     /// How long ago the last barrier that was answered was sent.
@@ -208,16 +213,13 @@ impl ReplicaState {
         }
     }
 
-    fn stale(&self, now: Duration) -> String {
+    fn stale(&self, now: Duration) -> ReplicaDoubt {
         let since = match self.as_of {
             Some(as_of) => Some(self.epoch + as_of),
             None => self.about.as_of,
         };
-        let Some(since) = since else {
-            return "the replica has never been synchronised with the master".into();
-        };
-        let seconds = self.age(now).unwrap_or_default().as_secs();
-        let why = if self.connected { "" } else { "; there is no connection to the master" };
-        format!("the replica is stale since {} ({seconds} s){why}", utc(since))
+        let Some(since) = since else { return ReplicaDoubt::NeverSynchronised };
+        let age = Some(self.age(now).unwrap_or_default());
+        ReplicaDoubt::Stale { since, age, disconnected: !self.connected }
     }
 }

@@ -205,6 +205,10 @@ impl Status {
         if !said.master.is_empty() {
             self.master = Some(said.master);
         }
-        SourceStatus { source: "replica", state: said.state.into(), doubt: said.doubt }
+        SourceStatus {
+            source: "replica",
+            state: said.state.into(),
+            doubt: said.doubt.map(|d| d.to_string()),
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use crate::model::mod_time::ModTime;
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
-use crate::replica::{Fate, Mark, Missing, Put, ReplicaMeta, Swept, Transaction};
+use crate::replica::{Fate, Mark, Missing, PutOutcome, ReplicaMeta, Swept, Transaction};
 
 /// [`Transaction`] over maps in memory. To abort a transaction, clone the table before it and put the clone
 /// back.
@@ -34,13 +34,13 @@ impl Transaction for Table {
         name: &MailboxName,
         record: &Record,
         changed: ModTime,
-    ) -> Result<Put, Infallible> {
+    ) -> Result<PutOutcome, Infallible> {
         let key = name.as_bytes();
         let put = match self.records.get(key) {
-            Some((before, _)) if before == record => return Ok(Put::Same),
-            Some(_) => Put::ModTime,
-            None if self.missing.contains_key(key) => Put::Back,
-            None => Put::New,
+            Some((before, _)) if before == record => return Ok(PutOutcome::Same),
+            Some(_) => PutOutcome::Changed,
+            None if self.missing.contains_key(key) => PutOutcome::Back,
+            None => PutOutcome::New,
         };
         self.missing.remove(key);
         self.records.insert(key.to_vec(), (record.clone(), changed));

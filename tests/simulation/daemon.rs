@@ -3,20 +3,24 @@
 //! logic, the router over the lists with what was found out.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use murder_route::address::{Release, Rules};
-use murder_route::lists::combined::{Lists, Replicated, Source, SourceTrust};
+use murder_route::lists::combined::{Lists, Source};
 use murder_route::model::backend::Backends;
 use murder_route::model::domains::Domains;
 use murder_route::model::list::{Lookup, MailboxList};
 use murder_route::model::name::MailboxName;
 use murder_route::model::record::{Record, State};
 use murder_route::mupdate::{Event, Failure, Finder, Finding, Stream, Ticket};
-use murder_route::replica::ReplicaState;
+use murder_route::replica::writer_logic::{CommittedMeta, Now, Publish, StreamInput};
+use murder_route::replica::{
+    HeldBack, ReplicaDoubt, ReplicaMeta, ReplicaSource, ReplicaState, SourceTrust, SyncReport,
+};
 use murder_route::resolver::Resolver;
 use murder_route::routing::confirm::{ConfirmVia, KNOWN_NAME_TIMEOUT};
 use murder_route::routing::evidence::Confirmation;
@@ -29,7 +33,7 @@ use crate::network::{Line, Network, Piece};
 use crate::random::Random;
 use crate::schedule::Name;
 use crate::store::Store;
-use crate::writer::{Told, Writer};
+use crate::writer::Writer;
 
 /// How long a loss waits for its confirmation.
 pub(crate) const ACCEPT_AFTER: Duration = Duration::from_secs(60);
@@ -54,8 +58,8 @@ fn clock(now: Duration, wrong: i64) -> SystemTime {
 pub(crate) struct Shared {
     store: Arc<Mutex<Store>>,
     standing: Mutex<ReplicaState>,
-    /// When the last barrier that was answered was asked for.
-    barrier: Mutex<Option<Duration>>,
+    /// A full sync that is held back is wanted again.
+    sync_wanted: AtomicBool,
     /// In milliseconds.
     now: AtomicU64,
     /// By how many seconds the clock on the wall is wrong.
@@ -71,12 +75,6 @@ impl Shared {
         self.standing.lock().unwrap()
     }
 
-    pub(crate) fn current(&self, asked: Duration) {
-        self.standing().current(asked);
-        *self.barrier.lock().unwrap() = Some(asked);
-        self.store().is_complete_to(asked);
-    }
-
     fn now(&self) -> Duration {
         Duration::from_millis(self.now.load(Relaxed))
     }
@@ -84,6 +82,58 @@ impl Shared {
     /// What the clock on the wall says.
     pub(crate) fn clock(&self, now: Duration) -> SystemTime {
         clock(now, self.wrong.load(Relaxed))
+    }
+}
+
+impl Shared {
+    pub(crate) fn now_by_both(&self, now: Duration) -> Now {
+        Now { monotonic: now, clock: self.clock(now) }
+    }
+}
+
+impl CommittedMeta for Shared {
+    type Error = Infallible;
+
+    fn committed_meta(&self) -> Result<ReplicaMeta, Infallible> {
+        Ok(self.store().committed().about.clone())
+    }
+}
+
+/// As `master::state::FollowerState`.
+impl Publish for Shared {
+    fn changing(&self, events: &[Event]) {
+        for event in events {
+            if let Event::Deleted(name) = event {
+                self.standing().deleted(name, self.now());
+            }
+        }
+    }
+
+    fn replacing(&self, _name: &MailboxName, _before: Option<&Record>, _record: &Record) {}
+
+    fn synchronising(&self, report: &SyncReport) {
+        let mut standing = self.standing();
+        standing.listed(self.now());
+        if let Some(loss) = &report.held_back {
+            standing.held_back(loss);
+        }
+    }
+
+    fn holding_back(&self, loss: &HeldBack) {
+        self.standing().held_back(loss);
+    }
+
+    fn committed(&self, meta: &ReplicaMeta, names: u64) {
+        self.standing().stored(meta.clone(), names);
+    }
+
+    fn barrier(&self, asked: Duration) {
+        self.standing().current(asked);
+        self.store().is_complete_to(asked);
+    }
+
+    fn wants_full_sync(&self) {
+        self.sync_wanted.store(true, Relaxed);
     }
 }
 
@@ -107,11 +157,11 @@ impl MailboxList for Shared {
 }
 
 impl SourceTrust for Shared {
-    fn hits(&self) -> Result<(), String> {
+    fn hits(&self) -> Result<(), ReplicaDoubt> {
         self.standing().positives(self.now(), None)
     }
 
-    fn misses(&self) -> Result<(), String> {
+    fn misses(&self) -> Result<(), ReplicaDoubt> {
         self.standing().misses(self.now())
     }
 }
@@ -208,11 +258,11 @@ impl Daemon {
         let shared = Arc::new(Shared {
             store: Arc::clone(store),
             standing: Mutex::new(ReplicaState::new(
-                committed.about,
+                committed.about.clone(),
                 names,
                 clock(Duration::ZERO, wrong),
             )),
-            barrier: Mutex::new(None),
+            sync_wanted: AtomicBool::new(false),
             now: AtomicU64::new(now.as_millis() as u64),
             wrong: wrong.into(),
         });
@@ -227,7 +277,7 @@ impl Daemon {
         let resolver = Resolver {
             router,
             maps: Default::default(),
-            lists: Lists::new(vec![Source::Replica(Replicated { list, trust })]),
+            lists: Lists::new(vec![Source::Replica(ReplicaSource { list, trust })]),
             proof: ConfirmVia::Master { slave: None },
             vital: Default::default(),
             accept_after: ACCEPT_AFTER,
@@ -239,7 +289,7 @@ impl Daemon {
             stream: Link::new(sasl, now),
             told_of: false,
             asker: Link::new(sasl, now),
-            writer: Writer::new(disk, now),
+            writer: Writer::new(committed.about, disk, now),
             questions: Vec::new(),
             answers: Vec::new(),
             silent: Duration::ZERO,
@@ -284,7 +334,7 @@ impl Daemon {
             if self.writer.next().is_some_and(|at| at <= now) {
                 self.writer.run(&self.shared, &mut self.random, now);
             }
-            if std::mem::take(&mut self.writer.relist) && self.stream.talk().is_some() {
+            if self.shared.sync_wanted.swap(false, Relaxed) && self.stream.talk().is_some() {
                 if let Some(stream) = self.stream.talk() {
                     stream.log_out();
                 }
@@ -312,7 +362,7 @@ impl Daemon {
     fn stream_is_gone(&mut self, now: Duration) {
         self.shared.standing().lost(now);
         if std::mem::take(&mut self.told_of) {
-            self.writer.told.push_back(Told::Lost);
+            self.writer.inputs.push_back(StreamInput::Disconnected);
         }
     }
 
@@ -325,7 +375,7 @@ impl Daemon {
             if !std::mem::replace(&mut self.told_of, true) {
                 let banner = stream.banner();
                 let (master, release) = (banner.server.clone(), banner.release.clone());
-                self.writer.told.push_back(Told::Connected { master, release });
+                self.writer.inputs.push_back(StreamInput::Connected { master, release });
             }
             failed = loop {
                 match stream.next() {
@@ -342,7 +392,7 @@ impl Daemon {
             self.stream.worked();
         }
         if !bunch.is_empty() {
-            self.writer.told.push_back(Told::Events(bunch));
+            self.writer.inputs.push_back(StreamInput::Events(bunch));
         }
         if failed.is_some() {
             self.stream.failed(net, &mut self.random, now);
@@ -535,11 +585,10 @@ impl Daemon {
     /// As `master::Replica::doubts_absent`.
     fn doubts_absent(&self, _asked: Duration, now: Duration) -> Option<String> {
         if let Err(why) = self.shared.standing().misses(now) {
-            return Some(why);
+            return Some(why.to_string());
         }
-        let barrier = *self.shared.barrier.lock().unwrap();
-        let up = self.asker.since();
-        (up.is_none() || barrier <= up).then(|| "the stream has not caught up yet".into())
+        let behind = !self.shared.standing().has_barrier_since(self.asker.since());
+        behind.then(|| ReplicaDoubt::StreamBehind.to_string())
     }
 }
 

@@ -10,7 +10,9 @@ use murder_route::model::list::Lookup;
 use murder_route::model::mod_time::ModTime;
 use murder_route::model::name::MailboxName;
 use murder_route::model::record::Record;
-use murder_route::replica::{Fate, Mark, Missing, Put, ReplicaMeta, Swept, Transaction};
+use murder_route::replica::{
+    Fate, Mark, Missing, PutOutcome, ReplicaDoubt, ReplicaMeta, Swept, Transaction,
+};
 
 /// One state of the replica. A copy that is changed is a batch; one that is put in its place is
 /// committed.
@@ -140,13 +142,13 @@ impl Transaction for Table {
         name: &MailboxName,
         record: &Record,
         changed: ModTime,
-    ) -> Result<Put, Infallible> {
+    ) -> Result<PutOutcome, Infallible> {
         let key = name.as_bytes();
         let put = match self.records.get(key) {
-            Some((before, _)) if before == record => return Ok(Put::Same),
-            Some(_) => Put::ModTime,
-            None if self.missing.contains_key(key) => Put::Back,
-            None => Put::New,
+            Some((before, _)) if before == record => return Ok(PutOutcome::Same),
+            Some(_) => PutOutcome::Changed,
+            None if self.missing.contains_key(key) => PutOutcome::Back,
+            None => PutOutcome::New,
         };
         self.missing.remove(key);
         self.records.insert(key.to_vec(), (record.clone(), changed));
@@ -215,7 +217,7 @@ impl Store {
         let found = match self.committed.records.get(name.as_bytes()) {
             Some((record, changed)) => return (Lookup::Present(record.clone()), *changed),
             None if self.committed.about.synchronised.is_none() => {
-                Lookup::Unsure("the replica has never been synchronised with the master".into())
+                Lookup::Unsure(ReplicaDoubt::NeverSynchronised.to_string())
             }
             None => match self.committed.missing.get(name.as_bytes()) {
                 Some(missing) => Lookup::Unsure(missing.doubt(name)),

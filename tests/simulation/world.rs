@@ -374,7 +374,7 @@ impl World {
     fn kill(&mut self) {
         let Some(daemon) = self.daemon.take() else { return };
         self.seen.insert("our process was killed");
-        if daemon.writer.is_in_a_batch() {
+        if !daemon.writer.is_idle() {
             self.seen.insert("our process was killed in the middle of a batch");
         }
         for line in daemon.lines() {

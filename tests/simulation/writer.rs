@@ -1,182 +1,115 @@
-//! The daemon's writer, as `master::writer`: it takes what the stream tells, bunch by bunch, and each
-//! commit takes its time. The places where a process may die are where it waits.
+//! The daemon's writer thread, as `master::writer`: it drives the crate's
+//! [`WriterLogic`] over the simulated store, and each commit takes time. The process may die
+//! wherever it waits.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use murder_route::mupdate::Event;
-use murder_route::replica::{
-    ChangeApplier, FullSync, Heard, Outcome, ReplicaMeta, Transaction as _,
-};
+use murder_route::replica::ReplicaMeta;
+use murder_route::replica::writer_logic::{Next, StreamInput, Write, WriterLogic};
 
 use crate::daemon::{ACCEPT_AFTER, Shared};
 use crate::random::Random;
 use crate::store::Table;
 
-/// What the stream tells the writer.
-pub(crate) enum Told {
-    Connected { master: String, release: String },
-    Events(Vec<Event>),
-    Lost,
-}
-
 pub(crate) struct Writer {
-    pub(crate) told: VecDeque<Told>,
-    follower: ChangeApplier,
-    phase: Phase,
+    /// Inputs that wait in the channel.
+    pub(crate) inputs: VecDeque<StreamInput>,
+    logic: WriterLogic,
+    /// The transaction under way.
+    txn: Option<Table>,
     commit: Option<Commit>,
-    /// A list is wanted again.
-    pub(crate) relist: bool,
     /// Longest time of a commit, in milliseconds.
     pub(crate) disk: u64,
 }
 
-enum Phase {
-    Waiting,
-    FullSync { listing: Box<FullSync>, batch: Box<Table>, master: String, release: String },
-    Following,
-}
-
 /// A commit under way.
 struct Commit {
-    /// When the next half of it is done: first everybody sees the batch, then it is said of it that
-    /// it is there.
+    /// When its next half is done: first everybody sees the transaction, then the writer learns that
+    /// it is committed.
     at: Duration,
-    batch: Option<Table>,
-    about: ReplicaMeta,
-    names: u64,
-    asked: Option<Duration>,
-    /// Of a full list.
-    outcome: Option<Outcome>,
-    /// What came after the list.
-    rest: Vec<Event>,
+    to_disk: bool,
+    txn: Option<Table>,
 }
 
 impl Writer {
-    pub(crate) fn new(disk: u64, now: Duration) -> Self {
+    pub(crate) fn new(meta: ReplicaMeta, disk: u64, now: Duration) -> Self {
         Self {
-            told: VecDeque::new(),
-            follower: ChangeApplier::new(ACCEPT_AFTER, now),
-            phase: Phase::Waiting,
+            inputs: VecDeque::new(),
+            logic: WriterLogic::new(ACCEPT_AFTER, meta, now),
+            txn: None,
             commit: None,
-            relist: false,
             disk,
         }
     }
 
-    /// Whether somebody else can write now.
+    /// Whether another process can write now.
     pub(crate) fn is_idle(&self) -> bool {
-        self.commit.is_none() && !matches!(self.phase, Phase::FullSync { .. })
-    }
-
-    /// Whether a batch would be lost now.
-    pub(crate) fn is_in_a_batch(&self) -> bool {
-        !self.is_idle()
+        self.commit.is_none() && self.txn.is_none()
     }
 
     pub(crate) fn next(&self) -> Option<Duration> {
         match &self.commit {
             Some(commit) => Some(commit.at),
-            None if self.told.is_empty() => None,
+            None if self.inputs.is_empty() && !self.logic.has_input() => None,
             None => Some(Duration::ZERO),
         }
     }
 
-    /// Does one thing, if there is one to do.
+    /// Runs up to the next wait: for an input or for the disk.
     pub(crate) fn run(&mut self, shared: &Shared, random: &mut Random, now: Duration) {
         if let Some(commit) = self.commit.take() {
-            if now < commit.at {
-                self.commit = Some(commit);
+            return match now < commit.at {
+                true => self.commit = Some(commit),
+                false => self.committed(commit, shared, random, now),
+            };
+        }
+        while let Some(receives) = self.step(shared, random, now) {
+            if receives && !self.receive() {
                 return;
             }
-            return self.committed(commit, shared, random, now);
         }
-        match self.told.pop_front() {
-            None => {}
-            Some(Told::Connected { master, release }) => {
-                let batch = shared.store().begin();
-                let Ok(listing) = FullSync::begin(&batch);
-                let (listing, batch) = (Box::new(listing), Box::new(batch));
-                self.phase = Phase::FullSync { listing, batch, master, release };
+    }
+
+    /// Does the next step. Returns whether an input is wanted before the one that follows it; `None`:
+    /// a commit is under way.
+    fn step(&mut self, shared: &Shared, random: &mut Random, now: Duration) -> Option<bool> {
+        let time = shared.now_by_both(now);
+        let Some(mut txn) = self.txn.take() else {
+            let Ok(next) = self.logic.next(shared, time, shared);
+            if next == Next::Begin {
+                self.txn = Some(shared.store().begin());
             }
-            Some(Told::Lost) => self.phase = Phase::Waiting,
-            Some(Told::Events(events)) => match &self.phase {
-                Phase::Waiting => {}
-                Phase::FullSync { .. } => self.list(events, shared, random, now),
-                Phase::Following => self.apply(&events, shared, random, now),
-            },
+            return Some(next == Next::Receive);
+        };
+        let Ok(written) = self.logic.write(&mut txn, time, shared);
+        match written {
+            Write::Drop => Some(false),
+            Write::Receive => {
+                self.txn = Some(txn);
+                Some(true)
+            }
+            Write::Commit { to_disk } => {
+                let at = self.when(random, now);
+                self.commit = Some(Commit { at, to_disk, txn: Some(txn) });
+                None
+            }
         }
+    }
+
+    fn receive(&mut self) -> bool {
+        let Some(input) = self.inputs.pop_front() else { return false };
+        self.logic.feed(input);
+        while self.logic.has_room()
+            && let Some(input) = self.inputs.pop_front()
+        {
+            self.logic.feed(input);
+        }
+        true
     }
 
     fn when(&self, random: &mut Random, now: Duration) -> Duration {
         now + Duration::from_millis(random.below(self.disk + 1))
-    }
-
-    fn list(&mut self, events: Vec<Event>, shared: &Shared, random: &mut Random, now: Duration) {
-        let mut events = events.into_iter();
-        while let Some(event) = events.next() {
-            match (&mut self.phase, event) {
-                (Phase::FullSync { listing, batch, .. }, Event::Record(name, record)) => {
-                    let Ok(()) = listing.record(&mut **batch, &name, &record, shared.clock(now));
-                }
-                (Phase::FullSync { .. }, Event::Listed) => {
-                    let phase = std::mem::replace(&mut self.phase, Phase::Following);
-                    let Phase::FullSync { listing, mut batch, master, release } = phase else {
-                        return;
-                    };
-                    let passed = self.follower.passed(now);
-                    let (master, release) = (&*master, &*release);
-                    let heard = Heard { master, release, now: shared.clock(now), passed };
-                    let Ok(outcome) = listing.finish(&mut *batch, &heard, ACCEPT_AFTER);
-                    shared.standing().listed(now);
-                    let (Ok(about), Ok(names)) = (batch.about(), batch.names());
-                    self.commit = Some(Commit {
-                        at: self.when(random, now),
-                        batch: Some(*batch),
-                        about,
-                        names,
-                        asked: None,
-                        outcome: Some(outcome),
-                        rest: events.collect(),
-                    });
-                    return;
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn apply(&mut self, events: &[Event], shared: &Shared, random: &mut Random, now: Duration) {
-        let asked = events.iter().rev().find_map(|event| match event {
-            Event::Current { asked } => Some(*asked),
-            _ => None,
-        });
-        let about = shared.standing().about().clone();
-        let is_change = |event: &Event| matches!(event, Event::Record(..) | Event::Deleted(_));
-        if events.iter().any(is_change)
-            || (asked.is_some() && self.follower.wants_stamp(&about, now))
-        {
-            for event in events {
-                if let Event::Deleted(name) = event {
-                    shared.standing().deleted(name, now);
-                }
-            }
-            let mut batch = shared.store().begin();
-            for event in events {
-                let Ok(()) = self.follower.apply(&mut batch, event, shared.clock(now));
-            }
-            let as_of = asked.map(|asked| shared.clock(asked));
-            let Ok((about, names)) =
-                self.follower.finish(&mut batch, as_of, now, shared.clock(now));
-            if let Some(loss) = &about.held_back {
-                shared.standing().held_back(loss);
-            }
-            let (at, outcome, rest) = (self.when(random, now), None, Vec::new());
-            let batch = Some(batch);
-            self.commit = Some(Commit { at, batch, about, names, asked, outcome, rest });
-        } else if let Some(asked) = asked {
-            self.current(asked, shared, now);
-        }
     }
 
     fn committed(
@@ -186,31 +119,15 @@ impl Writer {
         random: &mut Random,
         now: Duration,
     ) {
-        if let Some(batch) = commit.batch.take() {
-            match commit.outcome {
-                Some(_) => shared.store().commit_list(batch, now),
-                None => shared.store().commit(batch, now),
+        if let Some(txn) = commit.txn.take() {
+            match commit.to_disk {
+                true => shared.store().commit_list(txn, now),
+                false => shared.store().commit(txn, now),
             }
             commit.at = self.when(random, now);
             self.commit = Some(commit);
             return;
         }
-        if let Some(outcome) = &commit.outcome {
-            self.follower.listed(outcome, commit.names, now);
-        }
-        shared.standing().stored(commit.about, commit.names);
-        if let Some(asked) = commit.asked {
-            self.current(asked, shared, now);
-        }
-        if commit.outcome.is_some() {
-            self.apply(&commit.rest, shared, random, now);
-        }
-    }
-
-    /// A barrier was answered, and what was told before it is committed.
-    fn current(&mut self, asked: Duration, shared: &Shared, now: Duration) {
-        shared.current(asked);
-        let about = shared.store().committed().about.clone();
-        self.relist |= self.follower.wants_list(&about, now);
+        let Ok(_) = self.logic.committed(shared, now, shared);
     }
 }

@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep};
 
 use super::postfix::query;
 use crate::config::{Overrides, Settings};
-use crate::lists::combined::Replicated;
 use crate::master::client::Master;
 use crate::master::{MasterClient, Upstream};
+use crate::replica::ReplicaSource;
 use crate::resolver::Resolver;
 use crate::server::answerer::Answerer;
 use crate::server::{Limits, Server};
@@ -36,7 +36,7 @@ impl DemoDaemon {
         let upstream = Upstream::new(mupdate).map_err(io::Error::other)?;
         let murder =
             MasterClient::to_follow(upstream, &settings.replica).map_err(io::Error::other)?;
-        let replica = murder.replica().map(|replica| Replicated {
+        let replica = murder.replica().map(|replica| ReplicaSource {
             list: Arc::new(replica.list().clone()),
             trust: replica.trust(),
         });

@@ -28,9 +28,9 @@ use super::judge::postfix::{domains, fallback, kept, lookups, tables, transports
 use super::judge::report::DoctorReport;
 use super::judge::{Finding, one_line};
 use crate::config::{DEFAULT_SOCKET, Settings};
-use crate::lists::combined::Replicated;
 use crate::master::Visit;
 use crate::mupdate::FailureKind;
+use crate::replica::ReplicaSource;
 use crate::resolver::Resolver;
 use crate::routing::confirm::ConfirmVia;
 use crate::routing::router::{Decision, Route};
@@ -60,7 +60,7 @@ pub(crate) fn examine(
     runtime: &Runtime,
     settings: Settings,
     visit: Result<Option<Arc<Visit>>, String>,
-    replica: Result<Option<Replicated>, String>,
+    replica: Result<Option<ReplicaSource>, String>,
 ) -> DoctorReport {
     let ask = || match &visit {
         Ok(visit) => runtime.block_on(MasterAnswer::by(visit.as_deref()?)).map(Ok),
@@ -140,7 +140,7 @@ impl<'a> Examination<'a> {
         runtime: &'a Runtime,
         settings: Settings,
         visit: Option<Arc<Visit>>,
-        replica: Result<Option<Replicated>, String>,
+        replica: Result<Option<ReplicaSource>, String>,
         findings: &'a mut Vec<Finding>,
     ) -> Self {
         const LIST: &str = "list/readable";

@@ -15,7 +15,7 @@ use crate::model::list::{Lookup, MailboxList};
 use crate::model::mod_time::ModTime;
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::{AnonymousRights, Record, State};
-use crate::replica::store::{LocklessReplica, Place};
+use crate::replica::store::{LocklessReplica, ReplicaWriter};
 use crate::replica::{ReplicaMeta, Transaction as _};
 use crate::testing::cyrus_writer::{Write, Writer};
 use crate::testing::random::Random;
@@ -158,7 +158,7 @@ fn few_lookups_of_a_truncated_list_raise_no_sigbus() {
         }
 
         let folder = tempfile::tempdir().unwrap();
-        fill(&mut Place::open(folder.path()).unwrap(), 0..5000, "be1");
+        fill(&mut ReplicaWriter::open(folder.path()).unwrap(), 0..5000, "be1");
         let (list, file) = replica(&folder, Duration::from_secs(3600));
         assert_eq!(server(list.lookup(&name(1))), "be1");
         file.set_len(8192).unwrap();
@@ -225,7 +225,7 @@ fn list_that_grows_or_is_replaced_is_followed_without_a_map() {
 }
 
 /// A replica with these names.
-fn fill(place: &mut Place, names: std::ops::Range<u64>, server: &str) {
+fn fill(place: &mut ReplicaWriter, names: std::ops::Range<u64>, server: &str) {
     let mut change = place.begin().unwrap();
     for n in names {
         let record = Record {
@@ -251,7 +251,7 @@ fn replica(folder: &tempfile::TempDir, hit_age: Duration) -> (LocklessReplica, F
 fn replica_truncated_in_place_is_unsure_without_sigbus() {
     alone("replica_truncated_in_place_is_unsure_without_sigbus", || {
         let folder = tempfile::tempdir().unwrap();
-        let mut place = Place::open(folder.path()).unwrap();
+        let mut place = ReplicaWriter::open(folder.path()).unwrap();
         fill(&mut place, 0..5000, "be1");
         drop(place);
         let (list, file) = replica(&folder, Duration::ZERO);
@@ -281,7 +281,7 @@ fn replica_truncated_in_place_is_unsure_without_sigbus() {
 fn replica_that_grows_or_is_replaced_is_followed_without_a_map() {
     alone("replica_that_grows_or_is_replaced_is_followed_without_a_map", || {
         let folder = tempfile::tempdir().unwrap();
-        let mut place = Place::open(folder.path()).unwrap();
+        let mut place = ReplicaWriter::open(folder.path()).unwrap();
         fill(&mut place, 0..100, "be1");
         let (list, _) = replica(&folder, Duration::ZERO);
         for round in 0..40 {
@@ -292,7 +292,7 @@ fn replica_that_grows_or_is_replaced_is_followed_without_a_map() {
             assert_eq!(list.lookup(&name(round * 200 + 300)), Lookup::Absent);
         }
         let other = tempfile::tempdir().unwrap();
-        fill(&mut Place::open(other.path()).unwrap(), 0..9000, "be3");
+        fill(&mut ReplicaWriter::open(other.path()).unwrap(), 0..9000, "be3");
         fs::rename(other.path().join("data.mdb"), folder.path().join("data.mdb")).unwrap();
         for n in 0..9000 {
             assert_eq!(server(list.lookup(&name(n))), "be3", "{n}");

@@ -244,7 +244,7 @@ impl IndexView {
                             WalkStep::On => {}
                             WalkStep::Stop => return,
                             WalkStep::Past(length) => {
-                                behind = Some(keys::behind_all(key, length));
+                                behind = Some(crate::model::list::behind_all(key, length));
                                 break;
                             }
                         }

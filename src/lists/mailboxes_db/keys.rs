@@ -43,14 +43,6 @@ pub(crate) fn key_prefixes(generation: KeyGeneration, prefix: &[u8]) -> Vec<Vec<
     if domain.is_empty() && of_a_domain != key { vec![key, of_a_domain] } else { vec![key] }
 }
 
-/// A key behind all that begin with the first `length` bytes of this one, in both orders that a list
-/// can have, as far as names of Cyrus go: it writes none with bytes like these (modified UTF-7).
-pub(crate) fn behind_all(key: &[u8], length: usize) -> Vec<u8> {
-    let mut behind = key.get(..length).unwrap_or(key).to_vec();
-    behind.extend_from_slice(&[0xff; 4]);
-    behind
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,8 +6,10 @@ use std::sync::atomic::Ordering::SeqCst;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::master::state::FollowerState;
 use crate::mupdate::Event;
 use crate::replica::store::{Error, accept};
+use crate::replica::writer_logic::StreamInput;
 use crate::replica::{ReplicaMeta, ReplicaState};
 
 const NAMES: usize = 300;
@@ -149,7 +151,7 @@ async fn a_master_that_is_gone_makes_nobody_unknown_and_it_is_said_why() {
     }
     until("it is refused", async || {
         let why = replica(&murder).status().doubt.unwrap();
-        why.contains("Connection refused")
+        why.to_string().contains("Connection refused")
     })
     .await;
     master.restart().await;
@@ -213,7 +215,7 @@ async fn an_absent_is_believed_only_if_the_stream_has_caught_up_since_the_connec
     let (replica, (up, _)) = (replica(&murder), murder.asker().up().unwrap());
     assert_eq!(replica.doubts_absent(Some(up)), None);
     for up in [None, Some(up + PATIENCE)] {
-        assert!(replica.doubts_absent(up).unwrap().contains("has not caught up"));
+        assert!(replica.doubts_absent(up).unwrap().to_string().contains("has not caught up"));
     }
 }
 
@@ -299,7 +301,7 @@ async fn another_master_than_the_one_that_is_followed_makes_nobody_unknown() {
     let (master, other) = (Server::start(users(NAMES)).await, Server::start_with([], other).await);
     let dir = tempdir();
     let followed = Arc::new(upstream(&mupdate(&[&master])));
-    let replica = Replica::follow(&followed, &replica_in(dir.path())).unwrap();
+    let replica = ReplicaFollower::follow(&followed, &replica_in(dir.path())).unwrap();
     let asker = Asker::beside_a_replica(Arc::new(upstream(&mupdate(&[&other, &master]))));
     let murder = MasterClient::new(&followed, asker, Some(replica));
     until("the other one is asked", async || {
@@ -369,7 +371,7 @@ async fn a_replica_that_cannot_be_written_at_the_start_is_served_and_makes_nobod
         all_are_found(&murder, NAMES);
         is_later(&answer(&murder, "user.stranger").await, "cannot be written");
         let status = replica(&murder).status();
-        assert!(status.doubt.is_some_and(|why| why.contains("cannot be written")));
+        assert!(status.doubt.is_some_and(|why| why.to_string().contains("cannot be written")));
         until("it is connected", async || replica(&murder).link().connections > 0).await;
     }
     fs::remove_dir(&lock).unwrap();
@@ -406,7 +408,8 @@ async fn a_replica_that_was_removed_is_built_anew_and_makes_nobody_unknown() {
     master.put("user.new", "be1");
     until("it is noticed", async || {
         assert_ne!(answer(&murder, "user.u1").await, Answer::Unknown);
-        let doubt = replica(&murder).status().doubt.unwrap_or_default();
+        let doubt =
+            replica(&murder).status().doubt.map_or_else(String::new, |doubt| doubt.to_string());
         doubt.contains("the replica cannot be written") && doubt.contains("data.mdb")
     })
     .await;
@@ -427,9 +430,9 @@ async fn a_writer_that_is_slow_holds_up_the_stream_and_loses_nothing() {
     let master = Server::start(users(MANY)).await;
     let upstream = Arc::new(upstream(&mupdate(&[&master])));
     let standing = ReplicaState::new(ReplicaMeta::default(), 0, std::time::SystemTime::now());
-    let shared = Arc::new(super::super::follower::Shared::new(upstream.clock(), standing, None));
+    let state = Arc::new(FollowerState::new(upstream.clock(), standing));
     let (tell, mut told) = mpsc::channel(8);
-    let stream = tokio::spawn(stream::run(upstream, shared, tell));
+    let stream = tokio::spawn(stream::run(upstream, state, tell));
     until("nothing goes in any more", async || told.len() == 8).await;
     // Longer than any silence that is allowed after the list.
     tokio::time::sleep(timings().noop_answer * 2).await;
@@ -437,9 +440,9 @@ async fn a_writer_that_is_slow_holds_up_the_stream_and_loses_nothing() {
     let (mut came, mut listed, mut barriers) = (std::collections::HashSet::new(), false, 0);
     while barriers < 2 {
         match told.recv().await.unwrap() {
-            writer::Told::Connected { .. } => assert!(came.is_empty()),
-            writer::Told::Lost => panic!("it was given up"),
-            writer::Told::Events(events) => {
+            StreamInput::Connected { .. } => assert!(came.is_empty()),
+            StreamInput::Disconnected => panic!("it was given up"),
+            StreamInput::Events(events) => {
                 assert!(events.len() <= 1024, "{}", events.len());
                 for event in events {
                     match event {

@@ -224,7 +224,7 @@ async fn a_replica_says_why_it_cannot_be_made() {
     let murder = to_follow(&[&master], dir.path());
     until("it fails", async || {
         let doubt = replica(&murder).status().doubt;
-        doubt.is_some_and(|why| why.contains("no common SASL mechanism"))
+        doubt.is_some_and(|why| why.to_string().contains("no common SASL mechanism"))
     })
     .await;
     assert_eq!(replica(&murder).link().server, None);

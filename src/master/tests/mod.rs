@@ -14,10 +14,11 @@ use tempfile::TempDir;
 use self::master::{Master as Server, PASSWORD, USER, Ways};
 use super::*;
 use crate::config::{Mupdate, ReplicaSettings, Tls};
-use crate::lists::combined::{Lists, Replicated, Source};
+use crate::lists::combined::{Lists, Source};
 use crate::model::list::{Lookup, MailboxList};
 use crate::model::secret::Secret;
 use crate::mupdate::{Credentials, Timings, WhenTls};
+use crate::replica::ReplicaSource;
 
 /// Nothing that is waited for takes longer, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -92,7 +93,7 @@ fn to_follow(servers: &[&Server], dir: &Path) -> MasterClient {
     MasterClient::to_follow(upstream(&mupdate(servers)), &replica_in(dir)).unwrap()
 }
 
-fn replica(murder: &MasterClient) -> &Replica {
+fn replica(murder: &MasterClient) -> &ReplicaFollower {
     murder.replica().unwrap()
 }
 
@@ -100,7 +101,7 @@ fn replica(murder: &MasterClient) -> &Replica {
 fn look(murder: &MasterClient, who: &str) -> Lookup {
     let sources = murder.replica().map(|replica| {
         let list = Arc::new(replica.list().clone());
-        Source::Replica(Replicated { list, trust: replica.trust() })
+        Source::Replica(ReplicaSource { list, trust: replica.trust() })
     });
     Lists::new(sources.into_iter().collect()).lookup(&name(who))
 }

@@ -6,26 +6,25 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::lists::combined::{Replicated, SourceTrust};
 #[cfg(feature = "capi")]
 use crate::lists::mailboxes_db::file::HIT_AGE;
 use crate::model::list::MailboxList;
 #[cfg(feature = "capi")]
 use crate::os::pinned_path::PinnedPath;
 use crate::replica::store::ReplicaList;
-use crate::replica::{ReplicaMeta, Status, utc};
+use crate::replica::{ReplicaDoubt, ReplicaMeta, ReplicaSource, SourceTrust, Status};
 
 /// How far a replica may be believed by what is stored with it: for a command that is over in a
 /// moment, beside the daemon or without one. It cannot tell how fresh the replica is, so a miss is
 /// worth what the master says of it now; but a loss that is held back still makes nobody unknown.
 #[derive(Debug, Clone)]
 pub struct OfflineReplica {
-    list: Arc<dyn Whole>,
+    list: Arc<dyn ReplicaInfo>,
     max_age: Option<Duration>,
 }
 
 /// Who tells what is known of a replica as a whole.
-trait Whole: std::fmt::Debug + Send + Sync {
+trait ReplicaInfo: std::fmt::Debug + Send + Sync {
     /// That, and how many names it has.
     fn about(&self) -> Result<(ReplicaMeta, u64), String>;
 
@@ -35,14 +34,14 @@ trait Whole: std::fmt::Debug + Send + Sync {
     }
 }
 
-impl Whole for ReplicaList {
+impl ReplicaInfo for ReplicaList {
     fn about(&self) -> Result<(ReplicaMeta, u64), String> {
         self.about().map_err(|e| e.to_string())
     }
 }
 
 #[cfg(feature = "capi")]
-impl Whole for crate::replica::store::LocklessReplica {
+impl ReplicaInfo for crate::replica::store::LocklessReplica {
     fn about(&self) -> Result<(ReplicaMeta, u64), String> {
         self.about()
     }
@@ -59,19 +58,22 @@ impl OfflineReplica {
     /// # Errors
     ///
     /// If the directory cannot be one: the path is empty, or relative to one that is gone.
-    pub fn open(dir: &Path, max_age: Option<Duration>) -> std::io::Result<Replicated> {
+    pub fn open(dir: &Path, max_age: Option<Duration>) -> std::io::Result<ReplicaSource> {
         Ok(Self::of(Arc::new(ReplicaList::open(dir)?), max_age))
     }
 
     /// The same for the replica whose `data.mdb` this is, read without LMDB.
     #[cfg(feature = "capi")]
-    pub(crate) fn lockless(at: Arc<PinnedPath>, max_age: Option<Duration>) -> Replicated {
+    pub(crate) fn lockless(at: Arc<PinnedPath>, max_age: Option<Duration>) -> ReplicaSource {
         Self::of(Arc::new(crate::replica::store::LocklessReplica::at(at, HIT_AGE)), max_age)
     }
 
-    fn of<L: MailboxList + Whole + 'static>(list: Arc<L>, max_age: Option<Duration>) -> Replicated {
-        let trust = Self { list: Arc::clone(&list) as Arc<dyn Whole>, max_age };
-        Replicated { list, trust: Arc::new(trust) }
+    fn of<L: MailboxList + ReplicaInfo + 'static>(
+        list: Arc<L>,
+        max_age: Option<Duration>,
+    ) -> ReplicaSource {
+        let trust = Self { list: Arc::clone(&list) as Arc<dyn ReplicaInfo>, max_age };
+        ReplicaSource { list, trust: Arc::new(trust) }
     }
 }
 
@@ -92,20 +94,20 @@ fn now() -> SystemTime {
 }
 
 impl SourceTrust for OfflineReplica {
-    fn hits(&self) -> Result<(), String> {
+    fn hits(&self) -> Result<(), ReplicaDoubt> {
         let Some(max_age) = self.max_age else { return Ok(()) };
-        let as_of = self.list.as_of()?;
+        let as_of = self.list.as_of().map_err(ReplicaDoubt::Unreadable)?;
         match (age(as_of), as_of) {
             (Some(age), Some(as_of)) if age > max_age => {
-                Err(format!("the replica is stale since {}", utc(as_of)))
+                Err(ReplicaDoubt::Stale { since: as_of, age: None, disconnected: false })
             }
-            (None, _) => Err("the replica has never been synchronised with the master".into()),
+            (None, _) => Err(ReplicaDoubt::NeverSynchronised),
             _ => Ok(()),
         }
     }
 
-    fn misses(&self) -> Result<(), String> {
-        let (about, names) = self.list.about()?;
+    fn misses(&self) -> Result<(), ReplicaDoubt> {
+        let (about, names) = self.list.about().map_err(ReplicaDoubt::Unreadable)?;
         about.misses(names)
     }
 

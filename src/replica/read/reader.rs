@@ -12,8 +12,8 @@ use arc_swap::{ArcSwapOption, Guard};
 
 use super::pages::{self, Commit, Snapshot};
 use crate::cyrusdb::error::{Error, Result};
-use crate::lists::mailboxes_db::keys;
 use crate::lists::mailboxes_db::view::{Identity, ListFile, open_regular};
+use crate::model::list::behind_all;
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
@@ -344,7 +344,7 @@ impl MailboxList for LocklessReplica {
                     WalkStep::Stop => return Ok(()),
                     WalkStep::On => last = Some(name.as_bytes().to_vec()),
                     WalkStep::Past(length) => {
-                        last = Some(keys::behind_all(name.as_bytes(), length));
+                        last = Some(behind_all(name.as_bytes(), length));
                         break;
                     }
                 }

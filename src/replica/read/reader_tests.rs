@@ -37,7 +37,7 @@ fn both_readers_say_the_same_of_a_replica_that_changes() {
     let seed = 7;
     let mut random = Random(seed);
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     let (with, without) = (place.list(), lockless(dir.path()));
     assert!(matches!(without.lookup(&name(1)), Lookup::Unsure(_)));
     list_of(&mut place, 0..3000, 0);
@@ -74,7 +74,7 @@ fn both_readers_say_the_same_of_a_replica_that_changes() {
 fn no_reader_without_a_place_in_the_table_sees_half_a_commit() {
     const NAMES: u64 = 300;
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..NAMES, 0);
     // The round that is being committed, and the one that has been.
     let (begun, done) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -127,12 +127,12 @@ fn a_replica_that_is_replaced_or_gone_makes_nobody_absent() {
     let dir = tempfile::tempdir().unwrap();
     let list = lockless(dir.path());
     assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..10, 0);
     assert!(matches!(list.lookup(&name(1)), Lookup::Present(_)));
     assert_eq!(list.lookup(&name(11)), Lookup::Absent);
     let other = tempfile::tempdir().unwrap();
-    let mut another = Place::open(other.path()).unwrap();
+    let mut another = ReplicaWriter::open(other.path()).unwrap();
     list_of(&mut another, 0..20, 0);
     std::fs::rename(other.path().join("data.mdb"), dir.path().join("data.mdb")).unwrap();
     assert!(matches!(list.lookup(&name(11)), Lookup::Present(_)));
@@ -143,7 +143,7 @@ fn a_replica_that_is_replaced_or_gone_makes_nobody_absent() {
 #[test]
 fn no_damage_is_more_than_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..2000, 0);
     drop(place);
     let data = dir.path().join("data.mdb");

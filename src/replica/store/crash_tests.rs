@@ -12,7 +12,7 @@ use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::mod_time::ModTime;
 use crate::model::name::MailboxName;
 use crate::model::record::{AnonymousRights, Record, State};
-use crate::replica::{FullSync, Heard, HeldBack, Transaction as _};
+use crate::replica::{FullSync, HeldBack, SyncContext, Transaction as _};
 use crate::testing::random::Random;
 
 type Model = BTreeMap<Vec<u8>, Record>;
@@ -83,7 +83,7 @@ fn child() {
 }
 
 fn write_until_killed(dir: &Path) {
-    let mut place = Place::open(dir).unwrap();
+    let mut place = ReplicaWriter::open(dir).unwrap();
     let first = last_transaction(&place.list()).map_or(0, |last| last + 1);
     let mut out = std::io::stdout();
     for n in first.. {
@@ -224,12 +224,12 @@ fn a_writer_killed_at_any_moment_leaves_one_commit_or_the_next() {
     }
 }
 
-fn heard(now: SystemTime) -> Heard<'static> {
-    Heard { master: "m", release: "3.6.1", now, passed: Duration::ZERO }
+fn heard(now: SystemTime) -> SyncContext<'static> {
+    SyncContext { master: "m", release: "3.6.1", now, passed: Duration::ZERO }
 }
 
 /// A full list of so many names, all on this server.
-fn write(place: &mut Place, names: u64, server: &str) -> Result<(), Error> {
+fn write(place: &mut ReplicaWriter, names: u64, server: &str) -> Result<(), Error> {
     let mut change = place.begin()?;
     let mut listing = FullSync::begin(&change)?;
     for n in 0..names {
@@ -242,7 +242,7 @@ fn write(place: &mut Place, names: u64, server: &str) -> Result<(), Error> {
 #[test]
 fn a_reader_in_another_process_follows_even_when_the_file_outgrows_its_map() {
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open_sized(dir.path(), 256 << 10).unwrap();
+    let mut place = ReplicaWriter::open_sized(dir.path(), 256 << 10).unwrap();
     write(&mut place, 100, "be1").unwrap();
     let mut reader = Reader::spawn("read", dir.path());
     assert_eq!(reader.ask(&name(7)), "present be1");
@@ -259,9 +259,9 @@ fn a_reader_in_another_process_follows_even_when_the_file_outgrows_its_map() {
 #[test]
 fn a_reader_killed_in_the_middle_of_a_lookup_does_not_keep_old_pages_for_ever() {
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     let len = || std::fs::metadata(dir.path().join("data.mdb")).unwrap().len();
-    let grow = |place: &mut Place| {
+    let grow = |place: &mut ReplicaWriter| {
         let before = len();
         for n in 0..10 {
             write(place, 2000, &format!("be{n}")).unwrap();
@@ -273,7 +273,7 @@ fn a_reader_killed_in_the_middle_of_a_lookup_does_not_keep_old_pages_for_ever() 
     assert!(grow(&mut place) > 0, "it is kept for those who read");
     drop(reader);
     drop(place);
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     grow(&mut place);
     assert_eq!(grow(&mut place), 0);
 }
@@ -283,7 +283,7 @@ fn a_loss_is_accepted_from_another_process_while_the_daemon_runs() {
     let dir = tempfile::tempdir().unwrap();
     assert!(accept(dir.path()).is_err());
     assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     assert_eq!(accept(dir.path()).unwrap(), Accepted::default());
     let now = SystemTime::now();
     let (began, last, accepted) = (Duration::ZERO, Duration::ZERO, false);

@@ -14,7 +14,7 @@ use crate::replica::Transaction as _;
 /// works; what was there must still be there, beside it.
 fn damaged(damage: impl FnOnce(&Path)) -> Error {
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..2000, 0);
     let list = place.list();
     drop((place, list));
@@ -25,11 +25,11 @@ fn damaged(damage: impl FnOnce(&Path)) -> Error {
     map::guard();
     let list = ReplicaList::open(dir.path()).unwrap();
     assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
-    let error = Place::open(dir.path()).unwrap_err();
+    let error = ReplicaWriter::open(dir.path()).unwrap_err();
     assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
     assert_eq!(std::fs::read(&data).unwrap(), bytes);
 
-    let (mut place, why) = Place::open_or_begin_anew(dir.path()).unwrap();
+    let (mut place, why) = ReplicaWriter::open_or_begin_anew(dir.path()).unwrap();
     assert_eq!(why.unwrap().to_string(), error.to_string());
     assert_eq!(std::fs::read(dir.path().join("data.mdb.set-aside")).unwrap(), bytes);
     assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
@@ -38,7 +38,7 @@ fn damaged(damage: impl FnOnce(&Path)) -> Error {
     assert_eq!(list.lookup(&name(11)), Lookup::Absent);
     drop(place);
     // What serves is not set aside.
-    let (_place, why) = Place::open_or_begin_anew(dir.path()).unwrap();
+    let (_place, why) = ReplicaWriter::open_or_begin_anew(dir.path()).unwrap();
     assert!(why.is_none());
     error
 }
@@ -71,7 +71,7 @@ fn a_damaged_file_is_an_error_and_can_be_begun_anew() {
 #[test]
 fn damage_that_only_shows_later_makes_nobody_absent_and_does_not_stay() {
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..10_000, 0);
     drop(place);
     let data = dir.path().join("data.mdb");
@@ -80,7 +80,7 @@ fn damage_that_only_shows_later_makes_nobody_absent_and_does_not_stay() {
     bytes[at..at + 4096].fill(0);
     std::fs::write(&data, &bytes).unwrap();
 
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     let list = place.list();
     let mut unsure = 0;
     for n in 0..10_000 {
@@ -98,13 +98,13 @@ fn damage_that_only_shows_later_makes_nobody_absent_and_does_not_stay() {
     drop(change);
     drop(place);
     assert!(matches!(list.lookup(&name(1)), Lookup::Present(_)));
-    let (mut place, why) = Place::open_or_begin_anew(dir.path()).unwrap();
+    let (mut place, why) = ReplicaWriter::open_or_begin_anew(dir.path()).unwrap();
     assert!(why.is_some());
     assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
     list_of(&mut place, 0..10_000, 0);
     assert_eq!(all(&list).len(), 10_000);
     drop(place);
-    assert!(Place::open_or_begin_anew(dir.path()).unwrap().1.is_none());
+    assert!(ReplicaWriter::open_or_begin_anew(dir.path()).unwrap().1.is_none());
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_file_that_was_not_filled_up_is_mended_and_keeps_its_records() {
     map::guard();
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data.mdb");
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..2000, 0);
     // As if LMDB had left off the pages at its end: they are free.
     let mut change = place.begin().unwrap();
@@ -140,7 +140,7 @@ fn a_file_that_was_not_filled_up_is_mended_and_keeps_its_records() {
         file.set_len(before - 4096 * pages).unwrap();
         let list = ReplicaList::open(dir.path()).unwrap();
         let whole = matches!(list.lookup(&name(1)), Lookup::Present(_));
-        let opened = Place::open(dir.path());
+        let opened = ReplicaWriter::open(dir.path());
         assert_eq!(opened.is_ok(), whole);
         let Ok(mut place) = opened else { continue };
         assert_eq!(all(&list), model);
@@ -211,14 +211,14 @@ fn a_replica_of_version_1_defers_everybody_until_the_daemon_has_made_it_anew() {
 #[test]
 fn a_database_of_somebody_else_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let place = Place::open(dir.path()).unwrap();
+    let place = ReplicaWriter::open(dir.path()).unwrap();
     let mut txn = place.open.env.write_txn().unwrap();
     place.open.records.put(&mut txn, b"alias", b"somebody").unwrap();
     place.open.records.delete(&mut txn, value::ABOUT_KEY).unwrap();
     txn.commit().unwrap();
     drop(place);
     let before = std::fs::read(dir.path().join("data.mdb")).unwrap();
-    let error = Place::open_or_begin_anew(dir.path()).unwrap_err();
+    let error = ReplicaWriter::open_or_begin_anew(dir.path()).unwrap_err();
     assert!(matches!(error, Error::NotOurs(_)), "{error}");
     let list = ReplicaList::open(dir.path()).unwrap();
     assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
@@ -228,7 +228,7 @@ fn a_database_of_somebody_else_is_left_alone() {
 #[test]
 fn a_damaged_value_is_no_absence() {
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..10, 0);
     let mut txn = place.open.env.write_txn().unwrap();
     place.open.records.put(&mut txn, name(5).as_bytes(), b"?").unwrap();
@@ -246,7 +246,7 @@ fn a_damaged_value_is_no_absence() {
 fn a_directory_that_goes_and_comes_back_makes_nobody_absent() {
     let dir = tempfile::tempdir().unwrap();
     let (here, there) = (dir.path().join("here"), dir.path().join("there"));
-    let mut place = Place::open(&here).unwrap();
+    let mut place = ReplicaWriter::open(&here).unwrap();
     list_of(&mut place, 0..10, 0);
     let list = place.list();
     assert_eq!(list.lookup(&name(11)), Lookup::Absent);
@@ -260,7 +260,7 @@ fn a_directory_that_goes_and_comes_back_makes_nobody_absent() {
     assert!(matches!(place.begin(), Err(Error::Replaced(_))));
     drop(place);
     assert_eq!(list.lookup(&name(11)), Lookup::Absent);
-    let mut place = Place::open(&here).unwrap();
+    let mut place = ReplicaWriter::open(&here).unwrap();
     list_of(&mut place, 0..12, 0);
     assert!(matches!(list.lookup(&name(11)), Lookup::Present(_)));
 }
@@ -270,7 +270,7 @@ fn a_file_cut_off_while_it_is_in_use_is_an_error_and_no_sigbus() {
     map::guard();
     for len in [0, 4096, 8192, 100_000] {
         let dir = tempfile::tempdir().unwrap();
-        let mut place = Place::open(dir.path()).unwrap();
+        let mut place = ReplicaWriter::open(dir.path()).unwrap();
         list_of(&mut place, 0..10_000, 0);
         let list = place.list();
         assert_eq!(list.lookup(&name(10_000)), Lookup::Absent);
@@ -289,7 +289,7 @@ fn a_file_cut_off_while_it_is_in_use_is_an_error_and_no_sigbus() {
         assert!(matches!(begun, Err(Error::Damaged { .. } | Error::Replaced(_))));
         drop(begun);
         drop(place);
-        let (mut place, why) = Place::open_or_begin_anew(dir.path()).unwrap();
+        let (mut place, why) = ReplicaWriter::open_or_begin_anew(dir.path()).unwrap();
         assert_eq!(why.is_some(), len > 0, "{len}");
         list_of(&mut place, 0..10, 0);
         assert!(matches!(list.lookup(&name(9)), Lookup::Present(_)));
@@ -321,7 +321,7 @@ fn why(found: Lookup) -> String {
 #[test]
 fn what_is_no_file_in_the_place_of_one_is_waited_for_by_nobody_and_recovered_from() {
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..10, 0);
     drop(place);
     for (file, readers) in [("data.mdb", true), ("lock.mdb", true), ("lock", false)] {
@@ -329,7 +329,7 @@ fn what_is_no_file_in_the_place_of_one_is_waited_for_by_nobody_and_recovered_fro
             let (path, aside) = (dir.path().join(file), dir.path().join("aside"));
             std::fs::rename(&path, &aside).unwrap();
             spoil(&path);
-            let error = Place::open(dir.path()).map(drop).unwrap_err().to_string();
+            let error = ReplicaWriter::open(dir.path()).map(drop).unwrap_err().to_string();
             assert!(error.contains(file), "{file}, {what}: {error}");
             if readers {
                 let list = ReplicaList::open(dir.path()).unwrap();
@@ -342,7 +342,7 @@ fn what_is_no_file_in_the_place_of_one_is_waited_for_by_nobody_and_recovered_fro
                 remove(&path);
                 std::fs::rename(&aside, &path).unwrap();
             }
-            Place::open(dir.path()).unwrap();
+            ReplicaWriter::open(dir.path()).unwrap();
         }
     }
 }
@@ -350,7 +350,7 @@ fn what_is_no_file_in_the_place_of_one_is_waited_for_by_nobody_and_recovered_fro
 #[test]
 fn the_file_of_an_open_replica_may_become_a_fifo_and_come_back() {
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..10, 0);
     drop(place);
     let list = ReplicaList::open(dir.path()).unwrap();
@@ -397,7 +397,7 @@ fn a_path_with_the_end_of_a_line_or_other_bytes_in_it_has_its_guard() {
     for folder in [&b"with a\nline"[..], b"with\\012", b"with \xff\xfe"] {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join(std::ffi::OsStr::from_bytes(folder));
-        let mut place = Place::open(&dir).unwrap();
+        let mut place = ReplicaWriter::open(&dir).unwrap();
         list_of(&mut place, 0..2000, 0);
         let list = place.list();
         assert!(matches!(list.lookup(&name(1)), Lookup::Present(_)));

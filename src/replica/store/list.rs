@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use super::env::{Error, Open, Store};
 use super::value::{self, BadValue, Row};
-use crate::lists::mailboxes_db::keys;
+use crate::model::list::behind_all;
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
@@ -191,7 +191,7 @@ impl MailboxList for ReplicaList {
                     WalkStep::Stop => return Ok(()),
                     WalkStep::On => last = Some(name.as_bytes().to_vec()),
                     WalkStep::Past(length) => {
-                        last = Some(keys::behind_all(name.as_bytes(), length));
+                        last = Some(behind_all(name.as_bytes(), length));
                         break;
                     }
                 }

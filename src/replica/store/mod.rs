@@ -8,7 +8,7 @@
 //! | `names` | 0600 | hashes of the names of a long list while that comes; removed at once, and open |
 //! | `*.set-aside` | | a store that was damaged, or of another version, when the daemon began anew |
 //!
-//! One process follows the master and writes, through a [`Place`]. Any number of processes read,
+//! One process follows the master and writes, through a [`ReplicaWriter`]. Any number of processes read,
 //! through a [`ReplicaList`], and neither waits for the other. A reader must be able to write to
 //! `lock.mdb`, where it says what it is reading: it runs as the daemon's user or in its group.
 //!
@@ -50,4 +50,4 @@ mod writer;
 pub(crate) use crate::replica::read::reader::LocklessReplica;
 pub use env::Error;
 pub use list::ReplicaList;
-pub use writer::{Accepted, Change, Place, accept};
+pub use writer::{Accepted, ReplicaWriter, WriteTxn, accept};

@@ -90,14 +90,14 @@ mod tests {
     use std::os::unix::process::CommandExt as _;
     use std::process::Command;
 
-    use super::super::{Place, ReplicaList, accept};
+    use super::super::{ReplicaList, ReplicaWriter, accept};
     use super::*;
 
     /// What this process is told that may not do it: as the one who follows the master, as one who accepts
     /// a loss beside him, and as one who reads.
     fn refusals(dir: &Path) -> [String; 3] {
         let read = ReplicaList::open(dir).unwrap().about();
-        [Place::open_or_begin_anew(dir).map(drop), accept(dir).map(drop), read.map(drop)]
+        [ReplicaWriter::open_or_begin_anew(dir).map(drop), accept(dir).map(drop), read.map(drop)]
             .map(|refused| refused.unwrap_err().to_string())
     }
 
@@ -150,7 +150,7 @@ mod tests {
         let make = format!("user {us} cannot make it: install -d -o {us} -g {ours} -m 0750 {dir_}");
         assert_eq!(follower, denied(&dir_) + &make);
 
-        drop(Place::open(&dir).unwrap());
+        drop(ReplicaWriter::open(&dir).unwrap());
         let give = format!(
             "it belongs to user root, and this murder-route runs as {us}: if the directory is for the \
              replica alone, chown -R {us}:{ours} {dir_}"

@@ -11,7 +11,9 @@ use crate::model::mod_time::ModTime;
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::{AnonymousRights, Record, State};
 use crate::mupdate::Event;
-use crate::replica::{ACCEPT_AFTER, ChangeApplier, FullSync, Heard, Outcome, Put, Transaction};
+use crate::replica::{
+    ACCEPT_AFTER, ChangeApplier, FullSync, PutOutcome, SyncContext, SyncReport, Transaction,
+};
 use crate::testing::memory_replica::Table;
 use crate::testing::random::Random;
 
@@ -33,15 +35,15 @@ pub(super) fn at(seconds: u64) -> SystemTime {
 }
 
 /// A master of this release whose list is complete at `now`, a second after what was before it.
-pub(super) fn heard(release: &str, now: u64) -> Heard<'_> {
-    Heard { master: "master", release, now: at(now), passed: Duration::from_secs(1) }
+pub(super) fn heard(release: &str, now: u64) -> SyncContext<'_> {
+    SyncContext { master: "master", release, now: at(now), passed: Duration::from_secs(1) }
 }
 
 pub(in crate::replica) fn list_of(
-    place: &mut Place,
+    place: &mut ReplicaWriter,
     names: impl IntoIterator<Item = u64>,
     now: u64,
-) -> Outcome {
+) -> SyncReport {
     let mut change = place.begin().unwrap();
     let mut listing = FullSync::begin(&change).unwrap();
     for n in names {
@@ -58,7 +60,7 @@ fn nobody_is_absent_before_the_first_list_is_complete() {
     let dir = dir.path().join("replica");
     let list = ReplicaList::open(&dir).unwrap();
     assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
-    let mut place = Place::open(&dir).unwrap();
+    let mut place = ReplicaWriter::open(&dir).unwrap();
     assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
     let mut change = place.begin().unwrap();
     change.put(&name(1), &record("be1"), ModTime::NOT_LATELY).unwrap();
@@ -100,7 +102,7 @@ fn changed(list: &ReplicaList, name: &MailboxName) -> Option<ModTime> {
 }
 
 /// What a list or a bunch of changes does to a batch, of whatever kind.
-fn history<B: Transaction>(batch: &mut B, random: &mut Random, now: u64) -> Option<Outcome>
+fn history<B: Transaction>(batch: &mut B, random: &mut Random, now: u64) -> Option<SyncReport>
 where
     B::Error: std::fmt::Debug,
 {
@@ -139,7 +141,7 @@ fn random_lists_and_changes_come_to_the_same_in_the_store_as_in_memory() {
     println!("SEED={seed}");
     let mut random = Random(seed);
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open_sized(dir.path(), 1 << 20).unwrap();
+    let mut place = ReplicaWriter::open_sized(dir.path(), 1 << 20).unwrap();
     let list = place.list();
     let mut model = Table::default();
     for now in 0..200 {
@@ -162,7 +164,7 @@ fn random_lists_and_changes_come_to_the_same_in_the_store_as_in_memory() {
         }
         if random.below(10) == 0 {
             drop(place);
-            place = Place::open_sized(dir.path(), 1 << 20).unwrap();
+            place = ReplicaWriter::open_sized(dir.path(), 1 << 20).unwrap();
         }
         if model.about.synchronised.is_none() {
             continue;
@@ -195,7 +197,7 @@ fn random_lists_and_changes_come_to_the_same_in_the_store_as_in_memory() {
 #[test]
 fn a_prefix_shows_its_names_and_no_others() {
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..2000, 0);
     let mut seen = Vec::new();
     let list = place.list();
@@ -220,11 +222,11 @@ fn a_prefix_shows_its_names_and_no_others() {
 #[test]
 fn the_longest_name_fits() {
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     let name = MailboxName::new(vec![b'a'; crate::model::name::MAX_NAME]).unwrap();
     let (record, at) = (record(&"s".repeat(4096)), ModTime::NOT_LATELY);
     let mut change = place.begin().unwrap();
-    assert_eq!(change.put(&name, &record, at).unwrap(), Put::New);
+    assert_eq!(change.put(&name, &record, at).unwrap(), PutOutcome::New);
     assert_eq!(change.get(&name).unwrap(), Some(record.clone()));
     assert!(change.put(&name, &self::record(&"s".repeat(70_000)), at).is_err());
     change.commit().unwrap();
@@ -235,11 +237,11 @@ fn the_longest_name_fits() {
 fn readers_see_the_old_list_until_the_new_one_is_complete_and_then_that() {
     const NAMES: u64 = 3000;
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open_sized(dir.path(), 1 << 20).unwrap();
+    let mut place = ReplicaWriter::open_sized(dir.path(), 1 << 20).unwrap();
     let list = place.list();
     // The last list that is committed for sure, and the last one that may be.
     let (sure, begun) = (AtomicU64::new(0), AtomicU64::new(0));
-    let write = |place: &mut Place, version: u64| {
+    let write = |place: &mut ReplicaWriter, version: u64| {
         let mut change = place.begin().unwrap();
         let mut listing = FullSync::begin(&change).unwrap();
         for n in 0..NAMES {
@@ -289,7 +291,7 @@ fn pages(before: &[u8], after: &[u8]) -> usize {
 #[test]
 fn the_same_list_again_writes_next_to_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..10_000, 0);
     let file = || std::fs::read(dir.path().join("data.mdb")).unwrap();
     let before = file();
@@ -305,10 +307,10 @@ fn the_same_list_again_writes_next_to_nothing() {
 #[test]
 fn who_changed_a_moment_ago_is_known_by_all_who_read_the_replica_and_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..10, 0);
     let event = |n, server| Event::Record(name(n), record(server));
-    let apply = |place: &mut Place, event: Event, ago| {
+    let apply = |place: &mut ReplicaWriter, event: Event, ago| {
         let mut change = place.begin().unwrap();
         let clock = SystemTime::now() - Duration::from_secs(ago);
         ChangeApplier::default().apply(&mut change, &event, clock).unwrap();
@@ -332,7 +334,7 @@ fn who_changed_a_moment_ago_is_known_by_all_who_read_the_replica_and_after_a_res
 #[test]
 fn years_of_changes_do_not_let_the_file_grow() {
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..2000, 0);
     let list = place.list();
     let mut random = Random(1);
@@ -357,7 +359,7 @@ fn years_of_changes_do_not_let_the_file_grow() {
 #[test]
 fn a_list_that_outgrows_the_file_is_an_error_and_fits_when_it_is_tried_again() {
     let dir = tempfile::tempdir().unwrap();
-    let mut place = Place::open_sized(dir.path(), 256 << 10).unwrap();
+    let mut place = ReplicaWriter::open_sized(dir.path(), 256 << 10).unwrap();
     list_of(&mut place, 0..50, 0);
     let list = place.list();
     let mut tries = 0;
@@ -388,18 +390,18 @@ fn a_list_that_outgrows_the_file_is_an_error_and_fits_when_it_is_tried_again() {
 #[test]
 fn a_replica_that_nobody_may_open_twice_to_write_is_opened_by_the_next_when_it_is_free() {
     let dir = tempfile::tempdir().unwrap();
-    let place = Place::open(dir.path()).unwrap();
-    assert!(matches!(Place::open(dir.path()), Err(Error::InUse(_))));
-    assert!(matches!(Place::open_or_begin_anew(dir.path()), Err(Error::InUse(_))));
+    let place = ReplicaWriter::open(dir.path()).unwrap();
+    assert!(matches!(ReplicaWriter::open(dir.path()), Err(Error::InUse(_))));
+    assert!(matches!(ReplicaWriter::open_or_begin_anew(dir.path()), Err(Error::InUse(_))));
     drop(place);
-    Place::open(dir.path()).unwrap();
+    ReplicaWriter::open(dir.path()).unwrap();
 }
 
 #[test]
 fn the_files_are_for_the_daemon_and_its_group() {
     let dir = tempfile::tempdir().unwrap();
     let replica = dir.path().join("a/replica");
-    let _place = Place::open(&replica).unwrap();
+    let _place = ReplicaWriter::open(&replica).unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&replica) & 0o027, 0);
     assert_eq!(mode(&replica.join("data.mdb")), 0o640);
@@ -414,7 +416,7 @@ fn a_reader_that_is_root_leaves_no_file_that_the_daemon_may_not_open() {
     }
     let dir = tempfile::tempdir().unwrap();
     let replica = dir.path().join("replica");
-    drop(Place::open(&replica).unwrap());
+    drop(ReplicaWriter::open(&replica).unwrap());
     let (data, lock) = (replica.join("data.mdb"), replica.join("lock.mdb"));
     for path in [&replica, &data] {
         std::os::unix::fs::chown(path, Some(12345), Some(12346)).unwrap();
@@ -460,7 +462,7 @@ fn a_million_names_take_less_than_64_mb_beside_the_page_cache() {
     };
     let record = |n: u64| record(&format!("backend{}.mail.example.net", n % 20));
     let dir = tempfile::Builder::new().prefix("replica").tempdir_in("target").unwrap();
-    let mut place = Place::open(dir.path()).unwrap();
+    let mut place = ReplicaWriter::open(dir.path()).unwrap();
     std::thread::spawn(|| {
         loop {
             PEAK.fetch_max(proc("status", "RssAnon:"), Relaxed);

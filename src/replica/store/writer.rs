@@ -20,7 +20,8 @@ use super::value::{self, BadValue};
 use crate::model::mod_time::ModTime;
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
-use crate::replica::{Fate, HeldBack, Mark, Put, ReplicaMeta, Swept, Transaction};
+use crate::replica::writer_logic::CommittedMeta;
+use crate::replica::{Fate, HeldBack, Mark, PutOutcome, ReplicaMeta, Swept, Transaction};
 
 /// So many names are collected before they are taken away.
 const PIECE: usize = 4096;
@@ -34,14 +35,14 @@ const READERS: u64 = 60;
 /// An error leaves what is stored as it was committed last. After [`Error::Full`] the transaction may
 /// be tried again; after any other, drop the place and open it anew.
 #[derive(Debug)]
-pub struct Place {
+pub struct ReplicaWriter {
     store: Arc<Store>,
     pub(super) open: Open,
     checked: Instant,
     _lock: Flock<File>,
 }
 
-impl Place {
+impl ReplicaWriter {
     /// Opens the replica in a directory to write to it; makes it if it is missing.
     ///
     /// # Errors
@@ -143,7 +144,7 @@ impl Place {
     ///
     /// [`Error::Replaced`] if the file is not at its path any more: drop this and open the place
     /// anew.
-    pub fn begin(&mut self) -> Result<Change<'_>, Error> {
+    pub fn begin(&mut self) -> Result<WriteTxn<'_>, Error> {
         if !self.store.stands(&self.open) {
             return Err(Error::Replaced(self.store.dir().to_owned()));
         }
@@ -152,12 +153,20 @@ impl Place {
             self.checked = Instant::now();
         }
         self.store.make_room()?;
-        Change::begin(&self.store, &self.open)
+        WriteTxn::begin(&self.store, &self.open)
     }
 }
 
-/// One transaction of a [`Place`]. Dropped, it leaves nothing behind.
-pub struct Change<'p> {
+impl CommittedMeta for ReplicaWriter {
+    type Error = Error;
+
+    fn committed_meta(&self) -> Result<ReplicaMeta, Error> {
+        Ok(self.about()?.0)
+    }
+}
+
+/// One transaction of a [`ReplicaWriter`]. Dropped, it leaves nothing behind.
+pub struct WriteTxn<'p> {
     store: &'p Store,
     open: &'p Open,
     txn: RwTxn<'p>,
@@ -167,7 +176,7 @@ pub struct Change<'p> {
     notes: Notes,
 }
 
-impl<'p> Change<'p> {
+impl<'p> WriteTxn<'p> {
     fn begin(store: &'p Store, open: &'p Open) -> Result<Self, Error> {
         let txn = open.env.write_txn().map_err(|error| Error::lmdb(store.dir(), error))?;
         store.whole(open)?;
@@ -207,7 +216,7 @@ impl<'p> Change<'p> {
     }
 }
 
-impl Transaction for Change<'_> {
+impl Transaction for WriteTxn<'_> {
     type Error = Error;
 
     fn get(&self, name: &MailboxName) -> Result<Option<Record>, Error> {
@@ -216,22 +225,27 @@ impl Transaction for Change<'_> {
         value.map(value::record).transpose().map_err(|bad| self.bad(bad))
     }
 
-    fn put(&mut self, name: &MailboxName, record: &Record, changed: ModTime) -> Result<Put, Error> {
+    fn put(
+        &mut self,
+        name: &MailboxName,
+        record: &Record,
+        changed: ModTime,
+    ) -> Result<PutOutcome, Error> {
         let err = self.err();
         self.value.clear();
         value::push_record(record, changed, &mut self.value).map_err(|bad| self.bad(bad))?;
         let (records, name) = (&self.open.records, name.as_bytes());
         // Finds the place in the tree once, for a name that is new and for one that is as it was.
         match records.get_or_put(&mut self.txn, name, &self.value).map_err(&err)? {
-            None => Ok(Put::New),
-            Some(value) if value::is_same_record(value, &self.value) => Ok(Put::Same),
+            None => Ok(PutOutcome::New),
+            Some(value) if value::is_same_record(value, &self.value) => Ok(PutOutcome::Same),
             Some(value) => {
                 let put = match value::is_missing(value) {
-                    true => Put::Back,
-                    false => Put::ModTime,
+                    true => PutOutcome::Back,
+                    false => PutOutcome::Changed,
                 };
                 records.put(&mut self.txn, name, &self.value).map_err(err)?;
-                self.missing -= i64::from(put == Put::Back);
+                self.missing -= i64::from(put == PutOutcome::Back);
                 Ok(put)
             }
         }
@@ -319,7 +333,7 @@ impl Transaction for Change<'_> {
     }
 }
 
-impl Change<'_> {
+impl WriteTxn<'_> {
     fn stored_about(&self) -> Result<ReplicaMeta, Error> {
         match self.open.records.get(&self.txn, value::ABOUT_KEY).map_err(self.err())? {
             Some(about) => value::about(about).map_err(|bad| self.bad(bad)),
@@ -359,7 +373,7 @@ pub fn accept(dir: &Path) -> Result<Accepted, Error> {
     let store = Store::of(dir).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
     let open = store.open_to_write(0, false);
     let open = open.map_err(|error| explained(store.dir(), Writer::Guest, error))?;
-    let mut change = Change::begin(&store, &open)?;
+    let mut change = WriteTxn::begin(&store, &open)?;
     let mut missing = 0;
     if change.about()?.missing > 0 {
         let mut judge = |_: &[u8], mark: Option<&Mark>| match mark {
