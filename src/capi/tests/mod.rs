@@ -1,8 +1,11 @@
-//! Programs in C that look up while Cyrus writes. The rest of what is tested in C is in
-//! tests/capi.rs; here is what needs a writer.
+//! The library on lists and a daemon that the tests make. What needs only a fixed list is tested from C
+//! in tests/capi.rs.
 
-#[path = "../../tests/capi/build.rs"]
+#[path = "../../../tests/capi/build.rs"]
 mod build;
+mod cut;
+mod daemon;
+mod threads;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -31,40 +34,8 @@ use crate::testing::random::Random;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::socketmap::Reply;
 
-const THREADS: &str = "8";
-/// So many look-ups each thread makes, unless MURDER_ROUTE_LOOKUPS says otherwise, as .ci/run does.
-const LOOKUPS: &str = "100000";
-/// So many names are always there, move, and come and go: `threads.c` says how.
-const NAMES: u64 = 5000;
-const MOVING: u64 = 50;
-const COMING: u64 = 500;
-
-const HOSTS: [&str; 2] = ["be1.example.org", "be2.example.org"];
-
-/// Calls `write` with 1, 2, 3 … until the program that looks up has ended, which it must well.
-fn look_up_while(config: &Path, mut write: impl FnMut(u64)) {
-    let program = build::program("threads", "cc", &["-std=c99", "-O2"], &build::library());
-    let lookups = std::env::var("MURDER_ROUTE_LOOKUPS").unwrap_or(LOOKUPS.to_owned());
-    let mut child = Command::new(program)
-        .arg(config)
-        .args([THREADS, &lookups])
-        .args([NAMES, MOVING, COMING, 10].map(|count| count.to_string()))
-        .args(HOSTS)
-        .arg("list")
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut round = 0;
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        round += 1;
-        write(round);
-    };
-    assert!(status.success(), "{status}");
-    assert!(round > 20, "{round} rounds");
-}
+/// Time limit of calls that should return much earlier.
+const LONG: Duration = Duration::from_secs(4);
 
 fn key(name: &str) -> Vec<u8> {
     let mut key = Vec::new();
@@ -78,11 +49,6 @@ fn value(server: &str) -> Vec<u8> {
 
 fn value_in(partition: &str, server: &str) -> Vec<u8> {
     format!("%(T er P {partition} S {server} M 1700000000 A %(anyone p))").into_bytes()
-}
-
-/// Where a name is that has moved so often.
-fn moved(times: u64) -> (String, &'static str) {
-    (format!("v{times}"), HOSTS[times as usize % 2])
 }
 
 /// A library over a list in which jane's record is so many seconds old, in a murder whose daemon is
@@ -140,226 +106,6 @@ fn mailboxes_db_with_jane(path: &Path, ago: u64) {
 
 fn server(told: &Told) -> Option<&str> {
     told.route.server.as_deref()
-}
-
-#[test]
-fn who_changed_a_moment_ago_is_asked_of_the_daemon_and_answered_without_it() {
-    asked_of_the_daemon_and_answered_without_it(Origin::MailboxesDb);
-    asked_of_the_daemon_and_answered_without_it(Origin::Replica);
-}
-
-fn asked_of_the_daemon_and_answered_without_it(origin: Origin) {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("socket");
-    let library = library_with_jane(origin, directory.path(), 5, &socket);
-    // Nobody there.
-    let told = library.look_up(b"jane@example.org");
-    assert_eq!((server(&told), told.origin), (Some("be1.example.org"), origin));
-    // Somebody who knows better, and then one who hangs.
-    let listener = UnixListener::bind(&socket).unwrap();
-    let answer = b"108:OK outcome=deliver transport=lmtp backend=inet:be2.example.org:2003 \
-                   mailbox=user.jane server=be2.example.org,";
-    let (over, wait) = std::sync::mpsc::channel::<()>();
-    let daemon = std::thread::spawn(move || {
-        let mut stream = listener.accept().unwrap().0;
-        let mut heard = [0; 100];
-        assert_ne!(stream.read(&mut heard).unwrap(), 0);
-        stream.write_all(answer).unwrap();
-        wait.recv().unwrap();
-    });
-    let told = library.look_up(b"jane@example.org");
-    assert_eq!((server(&told), told.origin), (Some("be2.example.org"), Origin::Daemon));
-    let told = library.look_up(b"jane@example.org");
-    assert_eq!((server(&told), told.origin), (Some("be1.example.org"), origin));
-    over.send(()).unwrap();
-    daemon.join().unwrap();
-}
-
-#[test]
-fn who_has_not_changed_lately_is_asked_of_nobody() {
-    for origin in [Origin::MailboxesDb, Origin::Replica] {
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("socket");
-        let library = library_with_jane(origin, directory.path(), 3600, &socket);
-        let listener = UnixListener::bind(&socket).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let told = library.look_up(b"jane@example.org");
-        assert_eq!((server(&told), told.origin), (Some("be1.example.org"), origin));
-        assert!(listener.accept().is_err());
-    }
-}
-
-#[test]
-fn eight_threads_of_a_c_program_are_always_right_while_cyrus_writes_and_repacks() {
-    for layout in [Layout::Twoskip, Layout::Twom { checksums: true }] {
-        let directory = tempfile::tempdir().unwrap();
-        let list = directory.path().join("mailboxes.db");
-        let config = directory.path().join("murder-route.toml");
-        fs::write(&config, "mailboxes-db = \"mailboxes.db\"\ndomains = [\"example.org\"]\n")
-            .unwrap();
-        let order = |a: &[u8], b: &[u8]| Order::Raw.compare(a, b);
-        let mut writer = Writer::new(layout, Random(7), 1, order);
-        for n in 0..NAMES {
-            writer.put(&key(&format!("user.k{n}")), &value(HOSTS[0]));
-        }
-        for n in 0..MOVING {
-            writer.put(&key(&format!("user.m{n}")), &value_in("v0", HOSTS[0]));
-        }
-        writer.commit();
-        let replace = |bytes: &[u8]| {
-            let new = list.with_extension("NEW");
-            fs::write(&new, bytes).unwrap();
-            fs::rename(new, &list).unwrap();
-        };
-        replace(&writer.file);
-        writer.journal.clear();
-        let mut random = Random(3);
-        look_up_while(&config, |round| {
-            for _ in 0..1 + random.below(4) {
-                let other = format!("user.o{}", random.below(COMING));
-                match random.below(3) {
-                    0 => writer.delete(&key(&other)),
-                    _ => writer.put(&key(&other), &value(HOSTS[1])),
-                }
-                let known = format!("user.k{}", random.below(NAMES));
-                writer.put(&key(&known), &value(HOSTS[0]));
-            }
-            let mover = format!("user.m{}", random.below(MOVING));
-            let (partition, server) = moved(round);
-            writer.put(&key(&mover), &value_in(&partition, server));
-            match random.below(10) {
-                0 => writer.abort(),
-                _ => writer.commit(),
-            }
-            let mut file = File::options().write(true).open(&list).unwrap();
-            for write in writer.journal.drain(..) {
-                match write {
-                    Write::At(offset, bytes) => {
-                        file.seek(SeekFrom::Start(offset)).unwrap();
-                        file.write_all(&bytes).unwrap();
-                    }
-                    Write::Truncate(size) => file.set_len(size).unwrap(),
-                }
-            }
-            if round % 100 == 0 {
-                writer = writer.repack();
-                writer.journal.clear();
-                replace(&writer.file);
-            }
-        });
-    }
-}
-
-#[test]
-fn eight_threads_of_a_c_program_are_always_right_while_the_daemon_writes_its_replica() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("murder-route.toml");
-    let mut place = ReplicaWriter::open(&directory.path().join("r")).unwrap();
-    let record = |partition: String, server: &str| Record {
-        state: State::Active,
-        server: Some(server.to_owned()),
-        partition,
-        anonymous: AnonymousRights::default(),
-    };
-    let mut random = Random(5);
-    let mut write = |round: u64| {
-        let mut change = place.begin().unwrap();
-        let known = |n: u64| MailboxName::new(format!("user.k{n}")).unwrap();
-        let all = if round == 0 { 0..NAMES } else { 0..0 };
-        for n in all.chain((0..50).map(|_| random.below(NAMES))) {
-            // Another record, at the same backend.
-            change
-                .put(&known(n), &record(format!("p{round}"), HOSTS[0]), ModTime::NOT_LATELY)
-                .unwrap();
-        }
-        let movers = if round == 0 { 0..MOVING } else { 0..0 };
-        for n in movers.chain([random.below(MOVING)]) {
-            let (partition, server) = moved(round);
-            let mover = MailboxName::new(format!("user.m{n}")).unwrap();
-            change.put(&mover, &record(partition, server), ModTime::NOT_LATELY).unwrap();
-        }
-        let other = MailboxName::new(format!("user.o{}", random.below(COMING))).unwrap();
-        match random.below(2) {
-            0 => drop(change.delete(&other).unwrap()),
-            _ => drop(
-                change
-                    .put(&other, &record("default".to_owned(), HOSTS[1]), ModTime::NOT_LATELY)
-                    .unwrap(),
-            ),
-        }
-        let now = SystemTime::now();
-        let about = ReplicaMeta {
-            synchronised: Some(now),
-            as_of: Some(now),
-            master: "mupdate.example.org".into(),
-            release: "3.6.1".into(),
-            ..ReplicaMeta::default()
-        };
-        change.set_about(&about).unwrap();
-        change.commit().unwrap();
-    };
-    write(0);
-    fs::write(
-        &config,
-        "source = \"replica\"\ndomains = [\"example.org\"]\n[replica]\ndirectory = \"r\"\n\
-         [mupdate]\nservers = [\"127.0.0.1:1\"]\n[[listen]]\nendpoint = \"unix:nowhere\"\n",
-    )
-    .unwrap();
-    look_up_while(&config, write);
-}
-
-/// A daemon that says this to one question after the other.
-fn daemon_saying(
-    socket: &Path,
-    said: &'static [&'static str],
-) -> std::thread::JoinHandle<std::io::Result<()>> {
-    let listener = UnixListener::bind(socket).unwrap();
-    std::thread::spawn(move || {
-        let mut stream = listener.accept()?.0;
-        for said in said {
-            let mut heard = [0; 100];
-            assert_ne!(stream.read(&mut heard)?, 0);
-            write!(stream, "{}:{said},", said.len())?;
-        }
-        Ok(())
-    })
-}
-
-#[test]
-fn a_daemon_that_answers_for_other_domains_or_cannot_tell_makes_nobody_foreign_or_unknown() {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("socket");
-    let library = library_with_jane(Origin::MailboxesDb, directory.path(), 5, &socket);
-    let said = &["OK outcome=foreign", "OK outcome=deferred cause=list", "NOTFOUND ", "OK x"];
-    let daemon = daemon_saying(&socket, said);
-    for said in said {
-        let told = library.look_up(b"nobody@example.org");
-        assert_eq!(told.route.decision.as_str(), "deferred", "{said}: {told:?}");
-    }
-    daemon.join().unwrap().unwrap();
-}
-
-#[test]
-fn a_daemon_that_cannot_tell_holds_up_nobody_who_changed_a_moment_ago_and_is_known() {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("socket");
-    let library = library_with_jane(Origin::MailboxesDb, directory.path(), 5, &socket);
-    let daemon = daemon_saying(
-        &socket,
-        &[
-            "OK outcome=deferred cause=list",
-            "OK outcome=foreign",
-            "OK outcome=deferred cause=mailbox mailbox=user.jane",
-        ],
-    );
-    for _ in 0..2 {
-        let told = library.look_up(b"jane@example.org");
-        assert_eq!((server(&told), told.origin), (Some("be1.example.org"), Origin::MailboxesDb));
-    }
-    // But where the master has him reserved, a backend would refuse the letter for good.
-    let told = library.look_up(b"jane@example.org");
-    assert_eq!((told.route.decision.as_str(), told.origin), ("deferred", Origin::Daemon));
-    daemon.join().unwrap().unwrap();
 }
 
 /// Number of look-ups after which a list has its sparse index.
@@ -510,94 +256,6 @@ fn write_list(path: &Path, names: &[(&str, &str)]) {
     let new = path.with_extension("NEW");
     fs::write(&new, &writer.file).unwrap();
     fs::rename(new, path).unwrap();
-}
-
-/// How long the calls of the tests below may wait, where it is much longer than they should.
-const LONG: Duration = Duration::from_secs(4);
-
-/// A recipient of the skiplist that has a backend.
-const KNOWN: &[u8] = b"a-b95@example.net";
-
-/// A library over a skiplist that Cyrus' writer has locked, in a murder whose daemon hangs at the
-/// socket; what has to live for that.
-fn locked_and_hung(directory: &Path, patience: Duration) -> (Library, File, UnixListener) {
-    let list = directory.join("mailboxes.db");
-    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
-    fs::copy(format!("{fixture}/skiplist.db"), &list).unwrap();
-    let writer = File::options().write(true).open(&list).unwrap();
-    lock::hold_for_writing(&writer);
-    let config = directory.join("murder-route.toml");
-    let text = "configdirectory: /nonexistent\nvirtdomains: userid\ndefaultdomain: example.org\n";
-    fs::write(directory.join("imapd.conf"), text).unwrap();
-    let text = "domains = [\"example.net\"]\nmailboxes-db = \"mailboxes.db\"\n\
-                imapd-conf = \"imapd.conf\"\n[mupdate]\nservers = [\"127.0.0.1:1\"]\npassword-file = \"/nonexistent\"\n";
-    fs::write(&config, text).unwrap();
-    let socket = directory.join("socket");
-    let listener = UnixListener::bind(&socket).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let given = Overrides { config: Some(config), ..Overrides::default() };
-    let daemon = Some(vec![Endpoint::Unix(socket)]);
-    (Library::open(given, daemon, patience).unwrap(), writer, listener)
-}
-
-#[test]
-fn deadline_counts_once_for_a_batch_with_its_locks_and_the_daemon() {
-    let directory = tempfile::tempdir().unwrap();
-    let (library, _writer, listener) = locked_and_hung(directory.path(), LONG);
-    let recipients = vec![KNOWN; 200];
-    let begun = Instant::now();
-    let told = library.look_up_all(&recipients);
-    // A wait for each of them would be 200 s and more, for a lock alone.
-    assert!(begun.elapsed() < 10 * LONG, "{:?}", begun.elapsed());
-    for told in &told {
-        assert!(matches!(told.route.decision, Decision::Deferred(_)), "{told:?}");
-        assert!(told.route.reason.contains("locked"), "{told:?}");
-    }
-    // All of them went over one connection.
-    assert!(listener.accept().is_ok());
-    assert!(listener.accept().is_err());
-}
-
-#[test]
-fn call_that_may_not_wait_takes_neither_a_lock_nor_a_connection() {
-    let directory = tempfile::tempdir().unwrap();
-    let (library, writer, listener) = locked_and_hung(directory.path(), LONG);
-    let told = library.look_up_within(KNOWN, Duration::ZERO);
-    assert_eq!(told.route.decision, Decision::Deferred(Cause::List), "{told:?}");
-    assert!(told.route.reason.contains("may wait no longer"), "{told:?}");
-    let health = library.check(Duration::ZERO);
-    assert_eq!((health.overall, health.daemon.state), (Health::Unchecked, Health::Unchecked));
-    assert_eq!(health.mailboxes_db.state, Health::Bad);
-    assert!(listener.accept().is_err());
-    // A lock that is free is no reason to wait.
-    drop(writer);
-    let told = library.look_up_within(KNOWN, Duration::ZERO);
-    assert_eq!(told.route.decision.as_str(), "deliver", "{told:?}");
-    assert_eq!(library.check(Duration::ZERO).mailboxes_db.state, Health::Good);
-    let told = library.look_up_within(b"nobody@example.net", Duration::ZERO);
-    assert!(matches!(told.route.decision, Decision::Deferred(_)), "{told:?}");
-    assert!(listener.accept().is_err());
-}
-
-#[test]
-fn after_a_daemon_that_did_not_answer_the_next_calls_are_answered_at_once() {
-    let directory = tempfile::tempdir().unwrap();
-    let (library, writer, listener) = locked_and_hung(directory.path(), LONG);
-    drop(writer);
-    for _ in 0..100 {
-        let told = library.look_up(b"nobody@example.net");
-        assert!(matches!(told.route.decision, Decision::Deferred(_)), "{told:?}");
-        assert!(!told.route.reason.is_empty());
-        assert_eq!(library.look_up(KNOWN).route.decision.as_str(), "deliver");
-    }
-    let mut connections = 0;
-    while listener.accept().is_ok() {
-        connections += 1;
-    }
-    // More than the first only on a machine that needs seconds for a look-up.
-    assert!(connections < 10, "{connections}");
-    let health = library.check(Duration::from_millis(10));
-    assert_eq!((health.overall, health.daemon.state), (Health::HitsOnly, Health::Bad));
 }
 
 #[test]

@@ -1,0 +1,234 @@
+use super::*;
+use crate::routing::router::Decision;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+};
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
+
+const UNKNOWN: &[u8] = b"18:OK outcome=unknown,";
+
+/// A daemon for so many connections, one after the other, and a client of it.
+fn daemon(talks: Vec<Box<dyn FnOnce(UnixStream) + Send>>, ask: impl FnOnce(&Daemon, &Pool)) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let thread = thread::spawn(move || {
+        for talk in talks {
+            talk(listener.accept().unwrap().0);
+        }
+    });
+    let at = [Endpoint::Unix("/nonexistent/socket".into()), Endpoint::Unix(path)];
+    ask(&Daemon::at(at), &Pool::default());
+    thread.join().unwrap();
+}
+
+/// Reads one question.
+fn hear(stream: &mut UnixStream) {
+    let mut heard = Vec::new();
+    while heard.last() != Some(&b',') {
+        let mut byte = [0];
+        assert_eq!(stream.read(&mut byte).unwrap(), 1);
+        heard.push(byte[0]);
+    }
+}
+
+fn saying(answer: &'static [u8]) -> Box<dyn FnOnce(UnixStream) + Send> {
+    Box::new(move |mut stream| {
+        hear(&mut stream);
+        stream.write_all(answer).unwrap();
+    })
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_daemon_that_was_started_anew_is_asked_again() {
+    daemon(vec![saying(UNKNOWN), saying(UNKNOWN)], |daemon, pool| {
+        for _ in 0..2 {
+            let answer = daemon.ask(pool, &[b"a@b"], LONG).remove(0).unwrap();
+            assert_eq!(answer.decision, Decision::Unknown);
+        }
+    });
+}
+
+#[test]
+fn many_are_asked_for_at_once_and_each_gets_his_own_answer() {
+    const MANY: usize = 500;
+    let echo: Box<dyn FnOnce(UnixStream) + Send> = Box::new(|mut stream| {
+        let mut decoder = Decoder::new(REQUEST_LIMIT);
+        let (mut piece, mut answered) = ([0; 1000], 0);
+        while answered < MANY {
+            let read = stream.read(&mut piece).unwrap();
+            assert_ne!(read, 0);
+            decoder.push(&piece[..read]);
+            while let Some(frame) = decoder.next_frame() {
+                let key = String::from_utf8_lossy(Request::parse(frame.unwrap()).key).into_owned();
+                let mut out = Vec::new();
+                Reply::Ok(format!("outcome=unknown reason={key}")).encode_into(&mut out);
+                stream.write_all(&out).unwrap();
+                answered += 1;
+            }
+        }
+    });
+    daemon(vec![echo], |daemon, pool| {
+        let mut asked: Vec<Vec<u8>> = (0..MANY).map(|n| format!("u{n}").into_bytes()).collect();
+        asked[100] = vec![b'a'; REQUEST_LIMIT];
+        let questions: Vec<&[u8]> = asked.iter().map(Vec::as_slice).collect();
+        let answers = daemon.ask(pool, &questions, LONG);
+        assert_eq!(answers.len(), MANY);
+        for (n, answer) in answers.iter().enumerate() {
+            match answer {
+                Ok(route) => assert_eq!(route.reason, format!("u{n}")),
+                Err(why) => assert!(n == 100 && why.contains("too long"), "{n}: {why}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn whatever_a_daemon_says_that_is_no_decision_makes_nobody_unknown() {
+    for (said, why, good) in [
+        (&b""[..], "hung up", false),
+        (b"18:OK outcome=unk", "hung up", false),
+        (b"x", "netstring", false),
+        (b"99999999:", "netstring", false),
+        (b"9:NOTFOUND ,", "another release", true),
+        (b"9:OK hello!,", "another release", true),
+        (b"10:TEMP later,", "later", true),
+    ] {
+        daemon(vec![saying(said)], |daemon, pool| {
+            let told = daemon.ask(pool, &[b"a@b"], LONG).remove(0).unwrap_err();
+            assert!(told.contains(why), "{told}");
+            let kept = pool.idle.lock().unwrap().len();
+            assert_eq!(kept == 1, good, "{}", said.escape_ascii());
+        });
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_asked_for_is_not_taken_for_that_to_the_next_question() {
+    let twice = b"18:OK outcome=unknown,18:OK outcome=unknown,";
+    daemon(vec![saying(twice)], |daemon, pool| {
+        assert!(daemon.ask(pool, &[b"a@b"], LONG).remove(0).is_ok());
+        assert!(pool.take().is_none());
+    });
+}
+
+#[test]
+fn a_daemon_that_hangs_holds_nobody_up_for_longer_than_the_deadline() {
+    let (over, wait) = std::sync::mpsc::channel::<()>();
+    let hang: Box<dyn FnOnce(UnixStream) + Send> = Box::new(move |mut stream| {
+        hear(&mut stream);
+        // A byte now and then does not make it any longer.
+        while wait.recv_timeout(Duration::from_millis(5)).is_err() {
+            let _ = stream.write_all(b"1");
+        }
+    });
+    daemon(vec![hang], |daemon, pool| {
+        let answers = daemon.ask(pool, &[b"a@b", b"c@d"], Duration::from_millis(100));
+        over.send(()).unwrap();
+        assert!(answers.iter().all(Result::is_err), "{answers:?}");
+        assert!(pool.take().is_none());
+    });
+}
+
+#[test]
+fn without_a_daemon_it_is_said_where_it_was_looked_for() {
+    let at = [Endpoint::Unix("/nonexistent/socket".into())];
+    let asked =
+        |daemon: &Daemon| daemon.ask(&Pool::default(), &[b"a@b"], LONG).remove(0).unwrap_err();
+    let told = asked(&Daemon::at(at));
+    assert!(told.contains("/nonexistent/socket"), "{told}");
+    let told = asked(&Daemon::at([]));
+    assert!(told.contains("no daemon is configured"), "{told}");
+}
+
+#[test]
+fn an_endpoint_that_cannot_be_asked_is_named_with_its_reason() {
+    // No name has a label that long, so no name server is asked.
+    let host = format!("inet:{}.invalid:10026", "x".repeat(64));
+    let at = [host.as_str(), "inet:127.0.0.1:0", "systemd:x.socket"];
+    let daemon = Daemon::at(at.map(|at| at.parse().unwrap()));
+    assert!(!daemon.is_configured());
+    assert_eq!(daemon.unusable().len(), at.len());
+    for (why, at) in daemon.unusable().iter().zip(at) {
+        assert!(why.contains(at), "{why}");
+    }
+    let told = daemon.ask(&Pool::default(), &[b"a@b"], LONG).remove(0).unwrap_err();
+    assert!(told.contains("systemd:x.socket"), "{told}");
+}
+
+#[test]
+fn daemon_that_hangs_is_not_asked_again_for_as_long_as_it_was_waited_for() {
+    let (over, wait) = std::sync::mpsc::channel::<()>();
+    let hang: Box<dyn FnOnce(UnixStream) + Send> = Box::new(move |stream| {
+        let _ = wait.recv();
+        drop(stream);
+    });
+    daemon(vec![hang, saying(UNKNOWN), saying(UNKNOWN)], |daemon, pool| {
+        let patience = Duration::from_millis(300);
+        let why = daemon.ask(pool, &[b"a@b"], patience).remove(0).unwrap_err();
+        assert!(why.contains("not answered within 0.3 s"), "{why}");
+        // The second connection would be answered.
+        over.send(()).unwrap();
+        let waited = pool.backoff().unwrap().waited;
+        assert_eq!(waited, patience);
+        // So that a machine that is slow does not end it.
+        pool.backoff().as_mut().unwrap().until += LONG;
+        for patience in [LONG, Duration::from_millis(1)] {
+            let asked = daemon.ask(pool, &[b"a@b", b"c@d"], patience);
+            assert!(asked.iter().all(Result::is_err), "{asked:?}");
+        }
+        // A health check asks all the same, and ends the backoff with the answer.
+        daemon.ping(pool, LONG).unwrap();
+        assert!(pool.backoff().is_none());
+        pool.idle.lock().unwrap().clear();
+        assert!(daemon.ask(pool, &[b"a@b"], LONG).remove(0).is_ok());
+    });
+}
+
+#[test]
+fn endpoint_that_takes_no_connection_leaves_time_for_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = dir.path().join("full");
+    // A queue for one connection, which is there: the next one has to wait for ever.
+    let listening = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
+    bind(listening.as_raw_fd(), &UnixAddr::new(&full).unwrap()).unwrap();
+    listen(&listening, Backlog::new(0).unwrap()).unwrap();
+    let _waiting = UnixStream::connect(&full).unwrap();
+    let path = dir.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let thread = thread::spawn(move || saying(UNKNOWN)(listener.accept().unwrap().0));
+    let daemon = Daemon::at([Endpoint::Unix(full), Endpoint::Unix(path)]);
+    let answer = daemon.ask(&Pool::default(), &[b"a@b"], Duration::from_secs(4)).remove(0);
+    assert_eq!(answer.unwrap().decision, Decision::Unknown);
+    thread.join().unwrap();
+}
+
+#[test]
+fn without_any_time_the_daemon_is_not_asked() {
+    daemon(vec![], |daemon, pool| {
+        let why = daemon.ask(pool, &[b"a@b"], Duration::ZERO).remove(0).unwrap_err();
+        assert!(why.contains("may wait no longer"), "{why}");
+        assert!(pool.backoff().is_none());
+    });
+}
+
+#[test]
+fn the_daemon_is_asked_where_it_answers_us() {
+    let listen = |endpoint: &str, protocols: &[Protocol]| Listen {
+        protocols: protocols.iter().copied().collect(),
+        ..Listen::at(endpoint.parse().unwrap())
+    };
+    let asked = |listeners: Vec<Listen>| {
+        Daemon::endpoints(listeners).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let usual = [format!("unix:{DEFAULT_SOCKET}")];
+    assert_eq!(asked(vec![]), usual);
+    assert_eq!(asked(vec![listen("systemd:murder-route.socket", &Protocol::ALL)]), usual);
+    let milter = listen("unix:/run/milter", &[Protocol::Milter]);
+    let other = listen("inet:127.0.0.1:10028", &[Protocol::Line, Protocol::Socketmap]);
+    assert_eq!(asked(vec![milter, other]), ["inet:127.0.0.1:10028"]);
+}
