@@ -69,11 +69,10 @@ bench:
 	MURDER_ROUTE_REAL=1 $(CARGO) bench --locked --bench peers -- $(PARTS)
 
 # The library is built without the daemon: the daemon's code and dependencies stay out of a mail server's process.
-# LIBRARY_FLAGS keeps it loaded after dlclose(3) (nodelete), since threads may still hold its data.
+# build.rs sets the SONAME, by MR_ABI in the header, and the link flags.
 LIBRARY = libmurder_route.so
-LIBRARY_ABI = 0
+LIBRARY_ABI := $(shell sed -n 's/^.define MR_ABI //p' c-api/murder_route.h)
 LIBRARY_FEATURES ?= capi
-LIBRARY_FLAGS = -C link-arg=-Wl,-soname,$(LIBRARY).$(LIBRARY_ABI),-z,nodelete,-z,relro,-z,now
 LIBRARY_TARGET ?= $(TARGET)/lib
 LIBRARY_BUILD ?= $(TARGET)
 # Additional arguments for rustc. The library runs with the C library that it was linked against and with later
@@ -82,7 +81,7 @@ LIBRARY_LINK ?=
 
 lib:
 	$(CARGO) rustc --locked --lib --crate-type cdylib --profile library --target-dir $(LIBRARY_BUILD) \
-	    --no-default-features --features $(LIBRARY_FEATURES) -- $(LIBRARY_FLAGS) $(LIBRARY_LINK)
+	    --no-default-features --features $(LIBRARY_FEATURES) -- $(LIBRARY_LINK)
 	$(INSTALL) -d $(LIBRARY_TARGET)
 	$(INSTALL) -m 755 $(LIBRARY_BUILD)/library/$(LIBRARY) $(LIBRARY_TARGET)/$(LIBRARY).$(LIBRARY_ABI)
 	ln -sf $(LIBRARY).$(LIBRARY_ABI) $(LIBRARY_TARGET)/$(LIBRARY)
@@ -90,12 +89,14 @@ lib:
 $(LIBRARY_TARGET)/$(LIBRARY).$(LIBRARY_ABI):
 	$(MAKE) lib
 
+# A path that is not absolute begins at the top of the sources, where build.rs runs.
 BINDINGS ?= src/capi/bindings.rs
 bindings:
-	$(CARGO) run -q --locked --manifest-path c-api/bindgen/Cargo.toml \
-	    --target-dir $(TARGET)/bindgen -- c-api/murder_route.h $(BINDINGS)
+	MURDER_ROUTE_BINDINGS=$(BINDINGS) $(CARGO) check -q --locked --lib --no-default-features \
+	    --features capi,bindgen --target-dir $(TARGET)/bindgen
 
 check-bindings:
+	mkdir -p $(TARGET)
 	$(MAKE) bindings BINDINGS=$(TARGET)/bindings.rs
 	cmp $(TARGET)/bindings.rs src/capi/bindings.rs
 

@@ -30,8 +30,9 @@ mod abi;
 #[rustfmt::skip]
 #[allow(
     dead_code, missing_docs, non_camel_case_types, unreachable_pub, unsafe_code,
-    reason = "bindgen makes it of the header"
+    reason = "bindgen generates it from the header"
 )]
+#[cfg_attr(feature = "bindgen", path = "generated.rs")]
 mod bindings;
 mod daemon;
 mod exim;
