@@ -64,8 +64,8 @@
 // In a module, `pub` marks what other modules may use. Only the names at the end of this file are public,
 // unless `testing` is on.
 #![cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
-// The lint finds dead code in a build of everything that could use it.
-#![cfg_attr(not(feature = "testing"), allow(dead_code, unused_imports))]
+// The lints find dead code in a build with all that could use it.
+#![cfg_attr(not(all(feature = "daemon", feature = "capi")), allow(dead_code, unused_imports))]
 
 #[cfg(not(feature = "testing"))]
 mod address;
@@ -159,7 +159,7 @@ pub use resolver::Resolver;
 pub use routing::router::{Cause, Decision, Refusal, Route};
 
 #[cfg(feature = "capi")]
-pub use capi::{Library, Origin, Told};
+pub use capi::{Health, Library, Origin, Part, State as PartState, Told};
 
 /// Runs the command line; not part of the library's interface.
 #[cfg(feature = "daemon")]

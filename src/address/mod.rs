@@ -17,5 +17,5 @@ mod rules;
 
 pub use autocreate::Autocreate;
 pub use fuzzy::Fuzzy;
-pub use recipient::{BadRecipient, MAX_KEY, Recipient};
+pub use recipient::Recipient;
 pub use rules::{Kind, NoTarget, Release, Rules, Target};

@@ -8,7 +8,7 @@ use crate::model::domains::a_labels;
 /// Longest key taken for a recipient, in bytes: as long as a socketmap request may be. RFC 5321
 /// §4.5.3.1 allows 64 + 1 + 255, but mail servers take more (Postfix: `line_length_limit`, 2,048), and
 /// `lmtpd` drops a detail of any length where there is no folder of its name.
-pub const MAX_KEY: usize = 10_000;
+pub(super) const MAX_KEY: usize = 10_000;
 
 /// A recipient as a mail server names it in a lookup.
 ///

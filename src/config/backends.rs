@@ -77,7 +77,8 @@ impl BackendsAccess {
     }
 
     /// Whether there is TLS or a login anywhere.
-    pub fn is_plain(&self) -> bool {
+    #[cfg(test)]
+    fn is_plain(&self) -> bool {
         let own = self.places.iter().map(|(_, own)| own);
         let own = own.chain(self.hosts.iter().map(|(_, own)| own));
         own.chain([&self.common]).all(BackendAccess::is_plain)

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub use self::backends::{BackendAccess, BackendsAccess};
 use self::file::File;
-pub use self::mupdate::{ClientCertificate, MUPDATE_PORT, Mupdate, Server, Tls};
+pub use self::mupdate::{ClientCertificate, Mupdate, Server, Tls};
 pub use self::vital::Vital;
 use serde::Deserialize;
 

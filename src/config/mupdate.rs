@@ -17,7 +17,7 @@ use crate::mupdate::{Credentials, Mechanism, WhenTls};
 use crate::os::regular_file;
 
 /// The port of MUPDATE (RFC 3656 §7).
-pub const MUPDATE_PORT: u16 = 3905;
+pub(super) const MUPDATE_PORT: u16 = 3905;
 
 /// A password file is no longer than this, in bytes.
 const PASSWORD_LIMIT: u64 = 4096;

@@ -93,6 +93,7 @@ impl FlatTable {
     }
 
     /// Whether there are none.
+    #[cfg(any(test, feature = "testing"))]
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }

@@ -113,6 +113,7 @@ impl ImapdConf {
     /// `read` gives the bytes of a file. An `@include` is passed to it as it is written: Cyrus
     /// takes it relative to the directory it runs in, and first tries it behind the environment's
     /// `CYRUS_PREFIX` if there is one.
+    #[cfg(any(test, feature = "testing"))]
     pub fn parse(
         path: &Path,
         read: &mut dyn FnMut(&Path) -> io::Result<Vec<u8>>,
@@ -120,7 +121,7 @@ impl ImapdConf {
         Self::parse_for(path, &LMTP_SERVICES, read)
     }
 
-    /// As [`parse`](ImapdConf::parse), for services of these names in `cyrus.conf`. An option
+    /// As `parse`, for services of these names in `cyrus.conf`. An option
     /// `SERVICE_name` beats `name`, wherever it stands; of several services the first one counts.
     pub fn parse_for(
         path: &Path,
@@ -184,7 +185,8 @@ impl ImapdConf {
     }
 
     /// Where the value that [`get`](ImapdConf::get) gives stands.
-    pub fn place(&self, option: &str) -> Option<&Place> {
+    #[cfg(test)]
+    fn place(&self, option: &str) -> Option<&Place> {
         self.setting(option).map(|setting| &setting.place)
     }
 

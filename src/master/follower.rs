@@ -14,7 +14,7 @@ use crate::config::ReplicaSettings;
 use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::name::MailboxName;
 use crate::replica::store::{Error, ReplicaList, ReplicaWriter};
-use crate::replica::{ReplicaDoubt, ReplicaState, SourceTrust, Status};
+use crate::replica::{ReplicaDoubt, ReplicaState, SourceTrust};
 
 /// Maximum number of inputs that wait for the writer; each has at most a thousand events.
 const MAX_QUEUED: usize = 64;
@@ -116,7 +116,8 @@ impl ReplicaFollower {
     }
 
     /// State of the replica.
-    pub fn status(&self) -> Status {
+    #[cfg(test)]
+    pub fn status(&self) -> crate::replica::Status {
         self.state.status()
     }
 

@@ -35,7 +35,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use follower::ReplicaFollower;
 use negative_cache::NegativeCache;
 pub use query::{Asker, AskerStatus};
-pub use state::LinkStatus;
 use upstream::Clock;
 pub use upstream::Upstream;
 pub use visit::Visit;
@@ -86,6 +85,7 @@ impl MasterClient {
     }
 
     /// The connection for questions.
+    #[cfg(test)]
     pub fn asker(&self) -> &Asker {
         &self.asker
     }

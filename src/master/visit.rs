@@ -52,17 +52,6 @@ impl Visit {
     }
 
     /// Connects and logs in, unless that was tried before.
-    ///
-    /// # Errors
-    ///
-    /// Why the last of the servers does not let us in, or how the connection ended since.
-    pub async fn begin(&self) -> Result<(), Failure> {
-        match &*self.entered().await {
-            State::Failed(failure) => Err(failure.clone()),
-            _ => Ok(()),
-        }
-    }
-
     async fn entered(&self) -> tokio::sync::MutexGuard<'_, State> {
         let mut state = self.state.lock().await;
         if !matches!(*state, State::Before) {

@@ -15,9 +15,9 @@ use crate::model::name::MailboxName;
 use crate::model::record::Record;
 
 /// Most FINDs that are on their way at once.
-pub const MAX_IN_FLIGHT: usize = 256;
+pub(crate) const MAX_IN_FLIGHT: usize = 256;
 /// Most names that wait for their FIND to be sent.
-pub const MAX_QUEUED: usize = 4096;
+pub(crate) const MAX_QUEUED: usize = 4096;
 
 /// A question, as [`Finder::ask`] gave it out. Those who got the same share its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,12 +98,8 @@ impl Finder {
         }
     }
 
-    /// What the server said of itself.
-    pub fn banner(&self) -> &Banner {
-        &self.banner
-    }
-
     /// How many questions have no answer yet.
+    #[cfg(any(test, feature = "testing"))]
     pub fn open(&self) -> usize {
         let sent =
             self.flights.iter().filter(|flight| matches!(flight.what, What::Find { .. })).count();

@@ -9,7 +9,8 @@
 //!
 //! All three are driven alike: give them what came (`receive`) and what time it is (`tick`), send
 //! what they have to say (`output`), and take what they found out. [`wire`] has the bytes,
-//! [`response`] and [`command`] the lines. Nothing that writes can be said: see [`Command`].
+//! [`response`] and [`command`] the lines. Nothing that writes can be said: see
+//! [`Command`](command::Command).
 
 use std::time::Duration;
 
@@ -29,11 +30,14 @@ mod stream;
 pub(crate) mod tests;
 pub mod wire;
 
-pub use banner::{Banner, BannerReader, Role, family};
-pub use command::{Command, Tag};
+pub use banner::family;
+#[cfg(any(test, feature = "testing"))]
+pub use banner::{Banner, BannerReader, Role};
 pub use credentials::{Credentials, Mechanism, WhenTls};
 pub use failure::{Failure, FailureKind};
-pub use find::{Finder, Listed, MAX_IN_FLIGHT, MAX_QUEUED, Ticket};
+pub use find::{Finder, Listed, Ticket};
+#[cfg(test)]
+pub(crate) use find::{MAX_IN_FLIGHT, MAX_QUEUED};
 #[cfg(feature = "daemon")]
 pub use login::{Login, Need, Policy, Step};
 #[cfg(feature = "daemon")]

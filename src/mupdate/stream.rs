@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+#[cfg(any(test, feature = "testing"))]
 use super::banner::Banner;
 use super::command::{Command, Tag};
 use super::failure::Failure;
@@ -26,6 +27,7 @@ const UPDATE: Tag = Tag::new('U', 1);
 /// of the master's workers for as long as it is silent (Cyrus `lib/prot.c:prot_fill`).
 #[derive(Debug)]
 pub struct Stream {
+    #[cfg(any(test, feature = "testing"))]
     banner: Banner,
     timings: Timings,
     input: Input,
@@ -85,11 +87,12 @@ enum Noop {
 impl Stream {
     /// Asks for the list.
     pub fn new(session: Session, timings: Timings, now: Duration) -> Self {
-        let Session { banner, input, .. } = session;
+        let Session { input, .. } = session;
         let mut output = Vec::new();
         Command::Update.encode(UPDATE, &mut output);
         Self {
-            banner,
+            #[cfg(any(test, feature = "testing"))]
+            banner: session.banner,
             timings,
             input,
             output,
@@ -118,6 +121,7 @@ impl Stream {
     }
 
     /// What the server said of itself.
+    #[cfg(any(test, feature = "testing"))]
     pub fn banner(&self) -> &Banner {
         &self.banner
     }

@@ -29,12 +29,6 @@ pub struct ReplicaMeta {
 }
 
 impl ReplicaMeta {
-    /// The generation of names that the master's release makes of recipients: its lists were, or
-    /// are, written like that. `None` if the release cannot be told.
-    pub fn key_generation(&self) -> Option<KeyGeneration> {
-        generation(&self.release)
-    }
-
     /// Whether the replica by itself, however fresh, lets a miss be believed. `Err` says why not.
     pub fn misses(&self, names: u64) -> Result<(), ReplicaDoubt> {
         if let Some(held_back) = &self.held_back {

@@ -52,7 +52,9 @@ pub(crate) use meta::generation;
 pub use meta::{HeldBack, ReplicaMeta};
 pub use missing::{Fate, Mark, Missing, Swept};
 pub use source::{ReplicaSource, SourceTrust};
-pub use state::{Freshness, ReplicaState, Status};
+#[cfg(any(test, feature = "testing"))]
+pub use state::Freshness;
+pub use state::{ReplicaState, Status};
 pub use transaction::{PutOutcome, Transaction};
 pub use utc::utc;
 

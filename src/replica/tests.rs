@@ -68,7 +68,7 @@ fn a_list_is_taken_over_whatever_its_order_and_what_did_not_come_goes() {
     assert_eq!(table.names().unwrap(), 1009);
     assert_eq!(table.about.synchronised, Some(at(2)));
     assert_eq!(table.about.master, "master");
-    assert_eq!(table.about.key_generation(), Some(KeyGeneration::Separated));
+    assert_eq!(super::generation(&table.about.release), Some(KeyGeneration::Separated));
 }
 
 /// Which of these names changed at this moment, as the table has it.

@@ -193,11 +193,6 @@ impl LmtpProbe {
         }
     }
 
-    /// What is waited for, in words.
-    pub fn waits_for(&self) -> &'static str {
-        self.phase.as_str()
-    }
-
     /// Takes a line without its end.
     pub fn line(&mut self, line: &[u8]) {
         match self.reader.line(line) {

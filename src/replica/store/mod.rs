@@ -50,4 +50,4 @@ mod writer;
 pub(crate) use crate::replica::read::reader::LocklessReplica;
 pub use env::Error;
 pub use list::ReplicaList;
-pub use writer::{Accepted, ReplicaWriter, WriteTxn, accept};
+pub use writer::{Accepted, ReplicaWriter, accept};

@@ -15,7 +15,7 @@ pub mod tls;
 pub mod transports;
 pub mod uses;
 
-pub use settings::{NotPostconf, PostfixSettings, Service};
+pub use settings::{PostfixSettings, Service};
 
 /// Asks Postfix' tables.
 pub trait PostfixQueries {

@@ -91,6 +91,7 @@ const FILES: [&str; 9] =
 const MAX_LISTS: usize = 200;
 
 /// Everything that is asked at sockets, each once, as far as the parameters alone tell.
+#[cfg(test)]
 pub fn uses(settings: &PostfixSettings) -> Vec<Use> {
     uses_with(settings, &|_| None)
 }
