@@ -83,10 +83,6 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Wrong imports and circles that have yet to go.
 const PENDING: &[&str] = &[
     "src/config/mod.rs: config must not use replica",
-    "src/replica/read/offline.rs: replica must not use lists",
-    "src/replica/read/pages.rs: replica must not use cyrusdb",
-    "src/replica/read/reader.rs: replica must not use cyrusdb",
-    "src/replica/read/reader.rs: replica must not use lists",
     "src/server/answerer.rs: server must not use mupdate",
     "src/wire/endpoint.rs: wire must not use routing",
     "src/address/autocreate.rs, src/address/rules.rs",

@@ -1,5 +1,6 @@
-//! How processes read the replica that do not follow the master.
+//! Reading the replica in processes that do not follow the master.
 
+pub(crate) mod data_file;
 pub mod offline;
 #[cfg(feature = "capi")]
 pub(crate) mod pages;
@@ -7,3 +8,4 @@ pub(crate) mod pages;
 pub(crate) mod reader;
 #[cfg(all(test, feature = "capi"))]
 pub(crate) mod reader_tests;
+pub(crate) mod walk;

@@ -6,8 +6,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
-#[cfg(feature = "capi")]
-use crate::lists::mailboxes_db::file::HIT_AGE;
 use crate::model::list::MailboxList;
 #[cfg(feature = "capi")]
 use crate::os::pinned_path::PinnedPath;
@@ -47,7 +45,7 @@ impl ReplicaInfo for crate::replica::store::LocklessReplica {
     }
 
     fn as_of(&self) -> Result<Option<SystemTime>, String> {
-        self.about_lately(|about| about.as_of)
+        self.cached_meta(|about| about.as_of)
     }
 }
 
@@ -65,7 +63,13 @@ impl OfflineReplica {
     /// The same for the replica whose `data.mdb` this is, read without LMDB.
     #[cfg(feature = "capi")]
     pub(crate) fn lockless(at: Arc<PinnedPath>, max_age: Option<Duration>) -> ReplicaSource {
-        Self::of(Arc::new(crate::replica::store::LocklessReplica::at(at, HIT_AGE)), max_age)
+        Self::of(
+            Arc::new(crate::replica::store::LocklessReplica::at(
+                at,
+                crate::replica::read::reader::HIT_AGE,
+            )),
+            max_age,
+        )
     }
 
     fn of<L: MailboxList + ReplicaInfo + 'static>(

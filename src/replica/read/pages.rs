@@ -1,8 +1,8 @@
 //! The pages of an LMDB file, read without LMDB.
 //!
-//! LMDB trusts the file that it has mapped, so that one that is cut off kills the process; it keeps a
-//! table of readers that each of them must be able to write to; it must not be opened twice in a process,
-//! as two copies of the library would, nor be used after a fork. A process that only looks names up can do
+//! LMDB trusts the file that it has mapped, so that truncating the file kills the process; each reader
+//! must be able to write to its table of readers; it must not be opened twice in a process, as two
+//! copies of the library would, nor be used after a fork. A process that only looks names up can do
 //! without all of that, because of how LMDB writes (0.9, `mdb.c`):
 //!
 //! * Two meta pages take turns; the one with the greater number is the last commit. A page that a
@@ -11,27 +11,28 @@
 //!   readers). So while the transaction after commit N is under way, all pages of N stay as they are.
 //!   The one after that may write to them, but not before N + 1 stands in a meta page.
 //!
-//! Who reads the meta pages, looks, and finds that they still name the same commits, has seen commit N
-//! and nothing else. If they do not, what was found does not count, be it an error. So a
-//! [`Commit`] can be kept, with the branches that were read of it, and be asked again: it needs no more
-//! than the look at the meta pages afterwards. Nothing is looked at where it stands: all is copied, for
-//! somebody may be writing to it.
+//! A reader takes a commit from the meta pages, searches its pages, and reads the meta pages again. If
+//! they still name the same commits, it has seen commit N and nothing else. If they do not, the result
+//! is discarded, be it an error. So a [`Commit`] can be kept, with the branches that were read of it,
+//! and be searched again: that needs no more than the meta pages afterwards. Bytes are copied before
+//! they are interpreted, because the writer may be changing them.
 //!
 //! Bounds: pages lie before the end that the meta page names, all offsets within their page, and a
-//! tree is no deeper than [`DEEPEST`].
+//! tree is no deeper than [`MAX_DEPTH`].
 
 use std::ops::ControlFlow;
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{Ordering::Acquire, fence};
 
-use crate::cyrusdb::error::{Error, Result};
-use crate::cyrusdb::source::ByteSource;
+use super::data_file::{DataFile, FileError};
+
+type Result<T> = std::result::Result<T, FileError>;
 
 /// `CURSOR_STACK` of LMDB.
-const DEEPEST: usize = 32;
-/// No value of ours is longer, in bytes.
-const LONGEST: u64 = 1 << 20;
+const MAX_DEPTH: usize = 32;
+/// Maximum length of a value, in bytes.
+const MAX_VALUE: u64 = 1 << 20;
 
 const MAGIC: u32 = 0xBEEF_C0DE;
 const VERSION: u32 = 1;
@@ -39,11 +40,11 @@ const VERSION: u32 = 1;
 const HEAD: usize = 16;
 /// `NODESIZE`
 const NODE: usize = 8;
-/// From the beginning of a meta page to the end of what is in it.
+/// Length of a meta page's contents, with the page header.
 const META: usize = HEAD + 136;
-/// In there, what tells one commit from another: how many keys it has, its root, its last page, and its
-/// number, which grows. LMDB writes them in this order, in one go.
-const NAMED: usize = HEAD + 104;
+/// Offset in a meta page of the fields that identify a commit: number of keys, root, last page, and
+/// transaction number, which grows. LMDB writes them in this order, in one go.
+const COMMIT_ID: usize = HEAD + 104;
 /// No page: the root of an empty tree.
 const NONE: u64 = u64::MAX;
 
@@ -52,58 +53,58 @@ const LEAF: u16 = 2;
 const OVERFLOW: u16 = 4;
 const BIG: u16 = 1;
 
-/// Is shown a key and its value.
-type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
+/// Callback for a key and its value.
+type VisitRow<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
 
-/// So many branches of a commit are kept in memory; a million names have some hundred.
+/// Number of branch pages of a commit kept in memory. A million names have some hundred.
 const BRANCHES: usize = 256;
 
-/// By what a meta page names a commit.
-type Named = [u8; META - NAMED];
+/// The fields of a meta page that identify a commit.
+type CommitId = [u8; META - COMMIT_ID];
 
-/// A page that is kept, and its number.
-type Kept = OnceLock<(u64, Box<[u8]>)>;
+/// A branch page in memory, with its number.
+type CachedPage = OnceLock<(u64, Box<[u8]>)>;
 
-/// A commit, as its meta page has it.
+/// A commit, as its meta page describes it.
 #[derive(Debug)]
-pub(crate) struct Commit {
+pub(super) struct Commit {
     page_size: u64,
-    named: [Named; 2],
+    ids: [CommitId; 2],
     root: u64,
-    /// The number of keys.
-    pub(crate) entries: u64,
+    /// Number of keys.
+    pub(super) entries: u64,
     pages: u64,
-    /// Each with its number, at the place that this leads to; the first to come stays.
-    branches: Box<[Kept]>,
+    /// Branch pages, at their number modulo [`BRANCHES`]; the first one read stays.
+    branches: Box<[CachedPage]>,
 }
 
 /// A commit and the file that it is read from.
-pub(crate) struct Snapshot<'s, S: ?Sized> {
-    source: &'s S,
-    pub(crate) commit: &'s Commit,
+pub(super) struct CommitReader<'s> {
+    source: &'s DataFile,
+    pub(super) commit: &'s Commit,
 }
 
-/// The size of the pages of a file.
-pub(crate) fn page_size<S: ByteSource + ?Sized>(source: &S) -> Result<u64> {
+/// Returns the page size of a file.
+pub(super) fn page_size(source: &DataFile) -> Result<u64> {
     let mut meta = [0; META];
     match source.read_at(0, &mut meta)? {
-        0 => return Err(Error::Empty),
+        0 => return Err(FileError::Empty),
         META => {}
-        _ => return Err(Error::corrupt(0, "too short for a database")),
+        _ => return Err(damaged(0, "too short for a database")),
     }
     if (u32_at(&meta, HEAD), u32_at(&meta, HEAD + 4)) != (Some(MAGIC), Some(VERSION)) {
-        return Err(Error::corrupt(HEAD as u64, "not a database of LMDB 0.9"));
+        return Err(damaged(HEAD as u64, "not a database of LMDB 0.9"));
     }
     match u32_at(&meta, HEAD + 24) {
         Some(size @ 512..=65536) if size.is_power_of_two() => Ok(size.into()),
-        _ => Err(Error::corrupt(HEAD as u64, "no size of a page")),
+        _ => Err(damaged(HEAD as u64, "no size of a page")),
     }
 }
 
 impl Commit {
-    /// The last one of a file with pages of this size.
-    pub(crate) fn last<S: ByteSource + ?Sized>(source: &S, page_size: u64) -> Result<Self> {
-        let bad = |what: &str| Error::corrupt(0, what);
+    /// Returns the last commit of a file with this page size.
+    pub(super) fn last(source: &DataFile, page_size: u64) -> Result<Self> {
+        let bad = |what| damaged(0, what);
         let read = |at| -> Result<[u8; META]> {
             let mut meta = [0; META];
             match source.read_at(at, &mut meta)? {
@@ -112,12 +113,12 @@ impl Commit {
             }
         };
         let metas = [read(0)?, read(page_size)?];
-        // None that is just being written.
+        // Not one that is being written.
         fence(Acquire);
         if metas != [read(0)?, read(page_size)?] {
             return Err(bad("a meta page that changes"));
         }
-        let named = metas.map(|meta| bytes_at(&meta, NAMED).unwrap_or([0; META - NAMED]));
+        let ids = metas.map(|meta| bytes_at(&meta, COMMIT_ID).unwrap_or([0; META - COMMIT_ID]));
         let number = |meta: &&[u8; META]| u64_at(*meta, HEAD + 128).unwrap_or_default();
         let Some(meta) = metas.iter().max_by_key(number) else { return Err(bad("no meta page")) };
         if u32_at(meta, HEAD) != Some(MAGIC) || u16_at(meta, HEAD + 76) != Some(0) {
@@ -129,64 +130,64 @@ impl Commit {
             return Err(bad("no meta page"));
         };
         let branches = (0..BRANCHES).map(|_| OnceLock::new()).collect();
-        Ok(Self { page_size, named, root, entries, pages: last.saturating_add(1), branches })
+        Ok(Self { page_size, ids, root, entries, pages: last.saturating_add(1), branches })
     }
 
-    /// Whether nothing has been committed since, so that what was found counts.
-    pub(crate) fn is_last<S: ByteSource + ?Sized>(&self, source: &S) -> Result<bool> {
-        // Only now.
+    /// Whether nothing was committed since, so that results of this commit are valid.
+    pub(super) fn is_last(&self, source: &DataFile) -> Result<bool> {
+        // Not before the pages.
         fence(Acquire);
-        for (begin, known) in [0, self.page_size].into_iter().zip(&self.named) {
-            let mut named = [0; META - NAMED];
-            if source.read_at(begin + NAMED as u64, &mut named)? != named.len() {
-                return Err(Error::corrupt(0, "the file ends before its second page"));
+        for (begin, known) in [0, self.page_size].into_iter().zip(&self.ids) {
+            let mut id = [0; META - COMMIT_ID];
+            if source.read_at(begin + COMMIT_ID as u64, &mut id)? != id.len() {
+                return Err(damaged(0, "the file ends before its second page"));
             }
-            if named != *known {
+            if id != *known {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Where a branch is kept.
-    fn place(&self, number: u64) -> Option<&Kept> {
+    /// The slot of a branch page.
+    fn slot(&self, number: u64) -> Option<&CachedPage> {
         self.branches.get(usize::try_from(number % BRANCHES as u64).ok()?)
     }
 
-    fn kept(&self, number: u64) -> Option<&[u8]> {
-        let (kept, page) = self.place(number)?.get()?;
-        (*kept == number).then_some(page)
+    fn cached(&self, number: u64) -> Option<&[u8]> {
+        let (cached, page) = self.slot(number)?.get()?;
+        (*cached == number).then_some(page)
     }
 
-    /// Keeps a branch. It need not be one of this commit: if it is not, there has been another commit,
-    /// and nobody asks this one any more without finding out.
-    fn keep(&self, number: u64, page: &[u8]) {
-        if let Some(place) = self.place(number).filter(|place| place.get().is_none()) {
-            let _ = place.set((number, page.into()));
+    /// Caches a branch page. If it is not one of this commit, there was another commit, and
+    /// [`Self::is_last`] discards every result of this one.
+    fn cache(&self, number: u64, page: &[u8]) {
+        if let Some(slot) = self.slot(number).filter(|slot| slot.get().is_none()) {
+            let _ = slot.set((number, page.into()));
         }
     }
 }
 
-impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
-    /// A commit of this file.
-    pub(crate) fn of(source: &'s S, commit: &'s Commit) -> Self {
+impl<'s> CommitReader<'s> {
+    /// Reads a commit of this file.
+    pub(super) fn of(source: &'s DataFile, commit: &'s Commit) -> Self {
         Self { source, commit }
     }
 
-    /// The value of a key, in `page`.
-    pub(crate) fn get<'p>(&self, key: &[u8], page: &'p mut Vec<u8>) -> Result<Option<&'p [u8]>> {
+    /// Returns the value of a key, in `page`.
+    pub(super) fn get<'p>(&self, key: &[u8], page: &'p mut Vec<u8>) -> Result<Option<&'p [u8]>> {
         if self.commit.root == NONE {
             return Ok(None);
         }
         let mut number = self.commit.root;
-        for _ in 0..DEEPEST {
-            if let Some(branch) = self.commit.kept(number) {
+        for _ in 0..MAX_DEPTH {
+            if let Some(branch) = self.commit.cached(number) {
                 number = self.child(branch, number, self.child_of(branch, number, key)?)?;
                 continue;
             }
             match self.read(number, page)? {
                 BRANCH => {
-                    self.commit.keep(number, page);
+                    self.commit.cache(number, page);
                     number = self.child(page, number, self.child_of(page, number, key)?)?;
                 }
                 _ => {
@@ -195,14 +196,14 @@ impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
                 }
             }
         }
-        Err(self.corrupt(number, "a tree that is too deep"))
+        Err(self.damaged(number, "a tree that is too deep"))
     }
 
-    /// Visits keys and values from a key on, in the order of the keys.
-    pub(crate) fn walk(&self, from: &[u8], visit: &mut Visit<'_>) -> Result<()> {
+    /// Visits keys and values in the order of the keys, beginning at `from`.
+    pub(super) fn walk(&self, from: &[u8], visit: &mut VisitRow<'_>) -> Result<()> {
         match self.commit.root {
             NONE => Ok(()),
-            root => self.walk_page(root, from, DEEPEST, visit).map(drop),
+            root => self.walk_page(root, from, MAX_DEPTH, visit).map(drop),
         }
     }
 
@@ -211,10 +212,10 @@ impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
         number: u64,
         from: &[u8],
         depth: usize,
-        visit: &mut Visit<'_>,
+        visit: &mut VisitRow<'_>,
     ) -> Result<ControlFlow<()>> {
         let Some(depth) = depth.checked_sub(1) else {
-            return Err(self.corrupt(number, "a tree that is too deep"));
+            return Err(self.damaged(number, "a tree that is too deep"));
         };
         let mut page = Vec::new();
         if self.read(number, &mut page)? == BRANCH {
@@ -247,40 +248,40 @@ impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn corrupt(&self, number: u64, what: &str) -> Error {
-        Error::corrupt(number.saturating_mul(self.commit.page_size), what)
+    fn damaged(&self, number: u64, what: &'static str) -> FileError {
+        damaged(number.saturating_mul(self.commit.page_size), what)
     }
 
-    /// Reads a branch or a leaf; which of them.
+    /// Reads a branch or a leaf, and returns which of them it is.
     fn read(&self, number: u64, page: &mut Vec<u8>) -> Result<u16> {
         self.read_bytes(number, 0, self.commit.page_size, page)?;
         match (u64_at(page, 0), u16_at(page, 10)) {
             (Some(own), Some(kind @ (BRANCH | LEAF))) if own == number => Ok(kind),
-            _ => Err(self.corrupt(number, "neither a branch nor a leaf")),
+            _ => Err(self.damaged(number, "neither a branch nor a leaf")),
         }
     }
 
     fn read_bytes(&self, number: u64, skip: usize, len: u64, into: &mut Vec<u8>) -> Result<()> {
         if number >= self.commit.pages {
-            return Err(self.corrupt(number, "a page behind the end"));
+            return Err(self.damaged(number, "a page behind the end"));
         }
-        let len = usize::try_from(len).map_err(|_| self.corrupt(number, "a page too long"))?;
+        let len = usize::try_from(len).map_err(|_| self.damaged(number, "a page too long"))?;
         into.resize(len, 0);
         let offset = number.saturating_mul(self.commit.page_size).saturating_add(skip as u64);
         match self.source.read_at(offset, into)? == len {
             true => Ok(()),
-            false => Err(self.corrupt(number, "the file ends before its last page")),
+            false => Err(self.damaged(number, "the file ends before its last page")),
         }
     }
 
     fn count(&self, page: &[u8], number: u64) -> Result<usize> {
         match u16_at(page, 12).map(usize::from) {
             Some(lower) if lower >= HEAD && lower <= page.len() => Ok((lower - HEAD) / 2),
-            _ => Err(self.corrupt(number, "a page without an index")),
+            _ => Err(self.damaged(number, "a page without an index")),
         }
     }
 
-    fn node(&self, page: &[u8], number: u64, at: usize) -> Result<Node> {
+    fn node(&self, page: &[u8], number: u64, at: usize) -> Result<PageEntry> {
         let read = || {
             let start = usize::from(u16_at(page, HEAD + 2 * at)?);
             let key = start + NODE..start + NODE + usize::from(u16_at(page, start + 6)?);
@@ -289,19 +290,19 @@ impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
             let len = u32::from(low) | u32::from(high) << 16;
             let inside = if flags == BIG { 8 } else { usize::try_from(len).ok()? };
             let value = key.end..key.end.checked_add(inside)?;
-            Some(Node { key, flags, len, value })
+            Some(PageEntry { key, flags, len, value })
         };
         let node = read().filter(|node| node.key.end <= page.len());
-        node.ok_or_else(|| self.corrupt(number, "a node that is not in its page"))
+        node.ok_or_else(|| self.damaged(number, "a node that is not in its page"))
     }
 
-    /// The child of a branch in which a key would be.
+    /// Index of the child of a branch whose range has the key.
     fn child_of(&self, page: &[u8], number: u64, key: &[u8]) -> Result<usize> {
         let (mut low, mut high) = (1, self.count(page, number)?);
         if high == 0 {
-            return Err(self.corrupt(number, "a branch without children"));
+            return Err(self.damaged(number, "a branch without children"));
         }
-        // The key of the first child does not count.
+        // The key of the first child has no meaning.
         while low < high {
             let middle = low + (high - low) / 2;
             let node = self.node(page, number, middle)?;
@@ -318,7 +319,7 @@ impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
         Ok(u64::from(node.len) | u64::from(node.flags) << 32)
     }
 
-    fn search_leaf(&self, page: &[u8], number: u64, key: &[u8]) -> Result<Option<Node>> {
+    fn search_leaf(&self, page: &[u8], number: u64, key: &[u8]) -> Result<Option<PageEntry>> {
         let (mut low, mut high) = (0, self.count(page, number)?);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -332,9 +333,9 @@ impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
         Ok(None)
     }
 
-    /// The value of a node, which may have pages of its own.
-    fn value<'p>(&self, page: &'p mut Vec<u8>, number: u64, node: Node) -> Result<&'p [u8]> {
-        let bad = |what| Err(self.corrupt(number, what));
+    /// Returns the value of a node, which may be on overflow pages.
+    fn value<'p>(&self, page: &'p mut Vec<u8>, number: u64, node: PageEntry) -> Result<&'p [u8]> {
+        let bad = |what| Err(self.damaged(number, what));
         match node.flags {
             0 => match page.get(node.value) {
                 Some(value) => Ok(value),
@@ -344,7 +345,7 @@ impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
                 let Some(first) = u64_at(page, node.value.start) else {
                     return bad("a value that is nowhere");
                 };
-                if u64::from(node.len) > LONGEST {
+                if u64::from(node.len) > MAX_VALUE {
                     return bad("a value that is too long");
                 }
                 self.read_bytes(first, 0, HEAD as u64, page)?;
@@ -359,21 +360,25 @@ impl<'s, S: ByteSource + ?Sized> Snapshot<'s, S> {
     }
 }
 
-/// An entry of a page.
+/// An entry of a page (`MDB_node`).
 #[derive(Clone)]
-struct Node {
+struct PageEntry {
     key: Range<usize>,
     flags: u16,
-    /// Of the value.
+    /// Length of the value.
     len: u32,
     value: Range<usize>,
+}
+
+fn damaged(offset: u64, what: &'static str) -> FileError {
+    FileError::Damaged { offset, what }
 }
 
 fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-// As the machine has them, which is how LMDB writes them.
+// Native byte order, as LMDB writes.
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes_at(bytes, at).map(u16::from_ne_bytes)
 }

@@ -1,70 +1,69 @@
-//! The replica for a process that can have no part in LMDB's locks: no place in its table of readers.
+//! The replica for processes without a place in LMDB's table of readers.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwapOption, Guard};
 
-use super::pages::{self, Commit, Snapshot};
-use crate::cyrusdb::error::{Error, Result};
-use crate::lists::mailboxes_db::view::{Identity, ListFile, open_regular};
-use crate::model::list::behind_all;
+use super::data_file::{DataFile, FileError};
+use super::pages::{self, Commit, CommitReader};
+use super::walk::{KeyedRow, PIECE, walk};
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
 use crate::os::pinned_path::PinnedPath;
 use crate::replica::store::value::{self, BadValue, Row};
-use crate::replica::{ReplicaMeta, generation};
+use crate::replica::{ReplicaDoubt, ReplicaMeta, generation};
 
-/// So often a look is begun anew because something was committed meanwhile. One takes microseconds,
-/// and the fastest writer some hundred of them for a commit.
-const ATTEMPTS: usize = 1000;
+/// Default for how long a hit may come from a file that has been replaced.
+pub(crate) const HIT_AGE: Duration = Duration::from_millis(2);
 
-/// So often it may be begun anew because the meta pages could not be read.
-const TORN: usize = 20;
+/// Maximum number of attempts of a read during which something was committed. A read takes
+/// microseconds, and the fastest writer some hundred of them for a commit.
+const MAX_ATTEMPTS: usize = 1000;
 
-/// So old may be what is known of the replica as a whole, where it only tells how old the rest is.
-const LATELY: Duration = Duration::from_millis(100);
+/// Maximum number of attempts to read the meta pages.
+const MAX_META_ATTEMPTS: usize = 20;
 
-/// A walk reads so many records at once.
-const PIECE: usize = 256;
+/// Maximum age of the cached metadata, which tells the age of the replica and the release of its master.
+const META_AGE: Duration = Duration::from_millis(100);
 
 /// A replica, read while the daemon writes it. Any number of threads look up at once.
 ///
-/// What it says is what [`ReplicaList`](crate::replica::store::ReplicaList) says. Needs to read `data.mdb`, and nothing
-/// else; is made anew in a child after fork, which may catch another thread halfway through a change.
+/// It gives the same answers as [`ReplicaList`](crate::replica::store::ReplicaList). It needs to read
+/// `data.mdb`, and nothing else. A child after fork opens its own, because the fork may catch another
+/// thread halfway through a change.
 #[derive(Debug)]
 pub(crate) struct LocklessReplica {
     at: Arc<PinnedPath>,
     started: Instant,
-    /// So long it is not looked whether the file is still the one at its path, and how long it is; for
-    /// what is not found it always is.
+    /// Interval at which a hit checks whether the file is still the one at its path. A miss always
+    /// does.
     hit_age: Duration,
-    opened: ArcSwapOption<Opened>,
-    /// Nanoseconds since `started` until which the file is taken for the one at its path, and no shorter.
+    opened: ArcSwapOption<OpenedReplica>,
+    /// Nanoseconds since `started` until which the file is taken for the one at its path.
     good_until: AtomicU64,
-    /// With the time since `started` at which it was read, in nanoseconds.
-    about: ArcSwapOption<(u64, ReplicaMeta)>,
+    /// Metadata, with the nanoseconds since `started` at which it was read.
+    meta: ArcSwapOption<(u64, ReplicaMeta)>,
 }
 
 /// The file as it was opened.
 #[derive(Debug)]
-struct Opened {
-    file: ListFile,
-    identity: Identity,
+struct OpenedReplica {
+    file: DataFile,
     page_size: u64,
-    /// The last commit, when somebody looked last.
+    /// The last commit that was read.
     last: ArcSwapOption<Commit>,
 }
 
 thread_local! {
-    /// Room for a page.
-    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// Buffer for a page.
+    static PAGE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -72,8 +71,8 @@ fn nanoseconds(duration: Duration) -> u64 {
 }
 
 impl LocklessReplica {
-    /// The replica whose `data.mdb` this is. Who is found may have been found in a file that has been
-    /// replaced since, but not longer than this.
+    /// The replica whose `data.mdb` is at this path. A hit may come from a file that was replaced up
+    /// to `hit_age` ago.
     pub(crate) fn at(at: Arc<PinnedPath>, hit_age: Duration) -> Self {
         Self {
             at,
@@ -81,75 +80,44 @@ impl LocklessReplica {
             started: Instant::now(),
             opened: ArcSwapOption::empty(),
             good_until: AtomicU64::new(0),
-            about: ArcSwapOption::empty(),
+            meta: ArcSwapOption::empty(),
         }
     }
 
-    fn dir(&self) -> &Path {
-        self.at.path().parent().unwrap_or(Path::new(""))
-    }
-
-    fn say(&self, what: impl std::fmt::Display) -> String {
+    /// A message with the path before it.
+    fn message(&self, what: impl fmt::Display) -> String {
         format!("{}: {what}", self.at.path().display())
     }
 
-    /// What an error of the file means for a replica, and what to do.
-    fn fault(&self, error: &Error) -> String {
-        let deferred = "recipients that only the replica knows are deferred";
-        let anew = "start or restart murder-route serve";
-        match error {
-            Error::Empty => self.say(format_args!(
-                "the file is empty; {deferred}; {anew}, which fetches the list from the master"
-            )),
-            Error::Corrupt { .. } | Error::Unknown | Error::Unsupported(_) => {
-                let what = match error {
-                    Error::Unsupported(_) => "a directory",
-                    _ => &error.to_string(),
-                };
-                self.say(format_args!(
-                    "not a replica, or damaged: {what}; {deferred}; {anew}, which sets it aside and \
-                     begins anew"
-                ))
-            }
-            Error::Io(error) => self.say(error),
-        }
-    }
-
-    /// In nanoseconds since it was made.
+    /// Nanoseconds since it was made.
     fn now(&self) -> u64 {
         nanoseconds(self.started.elapsed())
     }
 
-    /// The file that stood at the path when somebody looked, if that was a moment ago.
-    fn just_opened(&self) -> Option<Guard<Option<Arc<Opened>>>> {
-        let lately = self.now() < self.good_until.load(Relaxed);
-        lately.then(|| self.opened.load()).filter(|opened| opened.is_some())
+    /// The file at the path, if that was checked recently.
+    fn recently_opened(&self) -> Option<Guard<Option<Arc<OpenedReplica>>>> {
+        let recently = self.now() < self.good_until.load(Relaxed);
+        recently.then(|| self.opened.load()).filter(|opened| opened.is_some())
     }
 
-    /// The file that stands at the path; `must_look`: now.
-    fn opened(&self, must_look: bool) -> Result<Arc<Opened>> {
-        if !must_look && let Some(Some(known)) = self.just_opened().as_deref() {
+    /// The file at the path; `check`: at this moment.
+    fn opened(&self, check: bool) -> Result<Arc<OpenedReplica>, FileError> {
+        if !check && let Some(Some(known)) = self.recently_opened().as_deref() {
             return Ok(Arc::clone(known));
         }
         let known = self.opened.load_full();
         let now = self.now();
-        if self
-            .about
-            .load()
-            .as_ref()
-            .is_some_and(|about| now - about.0.min(now) > nanoseconds(LATELY))
-        {
-            self.about.store(None);
+        let is_old = |meta: &(u64, _)| now.saturating_sub(meta.0) > nanoseconds(META_AGE);
+        if self.meta.load().as_deref().is_some_and(is_old) {
+            self.meta.store(None);
         }
-        let (file, metadata) = open_regular(&self.at)?;
-        let identity = Identity::of(&metadata);
+        let file = DataFile::open(&self.at)?;
         let opened = match known {
-            Some(known) if known.identity == identity => known,
+            Some(known) if known.file.id == file.id => known,
             _ => {
-                let file = ListFile::new(file);
                 let page_size = pages::page_size(&file)?;
                 let last = ArcSwapOption::empty();
-                let opened = Arc::new(Opened { file, identity, page_size, last });
+                let opened = Arc::new(OpenedReplica { file, page_size, last });
                 self.opened.store(Some(Arc::clone(&opened)));
                 opened
             }
@@ -158,16 +126,16 @@ impl LocklessReplica {
         Ok(opened)
     }
 
-    /// Calls `look` with the last commit, again and again until nothing was committed meanwhile.
+    /// Calls `look` with the last commit, again until nothing was committed meanwhile.
     fn read<T>(
         &self,
-        opened: &Opened,
-        mut look: impl FnMut(&Snapshot<'_, ListFile>, &mut Vec<u8>) -> Result<T>,
-    ) -> Result<T> {
-        // Taken out, so that nothing is borrowed while others' code runs.
-        let mut page = ROOM.with(RefCell::take);
+        opened: &OpenedReplica,
+        mut look: impl FnMut(&CommitReader<'_>, &mut Vec<u8>) -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
+        // Taken out, so that nothing is borrowed while `look` runs.
+        let mut page = PAGE.with(RefCell::take);
         let mut known = opened.last.load_full();
-        for attempt in 0..ATTEMPTS {
+        for attempt in 0..MAX_ATTEMPTS {
             let looked = match known.take() {
                 Some(last) => Ok(last),
                 None => Commit::last(&opened.file, opened.page_size).map(|commit| {
@@ -177,107 +145,105 @@ impl LocklessReplica {
                 }),
             }
             .and_then(|commit| {
-                let looked = look(&Snapshot::of(&opened.file, &commit), &mut page);
+                let looked = look(&CommitReader::of(&opened.file, &commit), &mut page);
                 let is_last = commit.is_last(&opened.file)?;
                 Ok(is_last.then_some(looked))
             });
             match looked {
                 Ok(Some(looked)) => {
-                    ROOM.set(page);
+                    PAGE.set(page);
                     return looked;
                 }
                 Ok(None) => {}
-                // A meta page caught while it was written, which is over in a moment.
-                Err(Error::Corrupt { .. }) if attempt < TORN => std::thread::yield_now(),
+                // The writer may be in the middle of a meta page.
+                Err(FileError::Damaged { .. }) if attempt < MAX_META_ATTEMPTS => {
+                    std::thread::yield_now();
+                }
                 Err(error) => return Err(error),
             }
         }
-        // The first look at it may tell what is wrong.
+        // A damaged meta page is the better explanation.
         Commit::last(&opened.file, opened.page_size)?;
-        Err(io::Error::other("changed all the time").into())
+        let why = "a commit during every attempt to read; recipients are deferred";
+        Err(io::Error::other(why).into())
     }
 
-    /// One look for a name.
-    fn look_up(&self, opened: &Opened, name: &MailboxName) -> Result<(Lookup, bool)> {
-        let never = || {
-            let dir = self.dir().display();
-            format!("{dir}: the replica has never been synchronised with the master")
-        };
-        self.read(opened, |snapshot, page| {
-            if let Some(found) = snapshot.get(name.as_bytes(), page)? {
-                let bad = match value::row(found) {
-                    Ok(Row::Record(record, changed)) => {
-                        let lately = changed.is_lately(SystemTime::now);
-                        return Ok((Lookup::Present(record), lately));
-                    }
-                    Ok(Row::Missing(missing)) => {
-                        return Ok((Lookup::Unsure(missing.doubt(name)), false));
-                    }
-                    Err(bad) => bad,
-                };
-                // Of another version every record is damaged, as it seems.
-                let about = snapshot.get(value::ABOUT_KEY, page)?.map(value::synchronised_release);
-                let why = match about {
-                    Some(Err(bad @ BadValue::Version(_))) => self.say(bad),
-                    _ => self.say(format_args!("record of {name}: {bad}")),
-                };
-                return Ok((Lookup::Unsure(why), false));
-            }
-            let found = match snapshot.get(value::ABOUT_KEY, page)?.map(value::synchronised_release)
-            {
-                None | Some(Ok((false, _))) => Lookup::Unsure(never()),
-                Some(Ok((true, _))) => Lookup::Absent,
-                Some(Err(bad)) => Lookup::Unsure(self.say(bad)),
+    /// Looks a name up in an opened file. Returns also whether its record changed recently.
+    fn look_up(
+        &self,
+        opened: &OpenedReplica,
+        name: &MailboxName,
+    ) -> Result<(Lookup, bool), FileError> {
+        self.read(opened, |commit, page| {
+            let row = commit.get(name.as_bytes(), page)?.map(value::row);
+            let bad = match row {
+                Some(Ok(Row::Record(record, changed))) => {
+                    return Ok((Lookup::Present(record), changed.is_lately(SystemTime::now)));
+                }
+                Some(Ok(Row::Missing(missing))) => {
+                    return Ok((Lookup::Unsure(missing.doubt(name)), false));
+                }
+                Some(Err(bad)) => Some(bad),
+                None => None,
+            };
+            let meta = commit.get(value::ABOUT_KEY, page)?.map(value::synchronised_release);
+            let found = match (meta, bad) {
+                // Each record of another version looks damaged.
+                (Some(Err(bad @ BadValue::Version(_))), _) => Lookup::Unsure(self.message(bad)),
+                (_, Some(bad)) => {
+                    Lookup::Unsure(self.message(format_args!("record of {name}: {bad}")))
+                }
+                (Some(Ok((true, _))), None) => Lookup::Absent,
+                (None | Some(Ok((false, _))), None) => {
+                    Lookup::Unsure(self.message(ReplicaDoubt::NeverSynchronised))
+                }
+                (Some(Err(bad)), None) => Lookup::Unsure(self.message(bad)),
             };
             Ok((found, false))
         })
     }
 
-    /// What is known of it as a whole, and how many names it has.
-    pub(crate) fn about(&self) -> std::result::Result<(ReplicaMeta, u64), String> {
+    /// Returns the metadata and the number of names.
+    pub(crate) fn about(&self) -> Result<(ReplicaMeta, u64), String> {
         let read = || {
             let opened = self.opened(false)?;
-            self.read(&opened, |snapshot, page| {
-                let about = snapshot.get(value::ABOUT_KEY, page)?.map(value::about);
-                Ok((about, snapshot.commit.entries.saturating_sub(1)))
+            self.read(&opened, |commit, page| {
+                let meta = commit.get(value::ABOUT_KEY, page)?.map(value::about);
+                Ok((meta, commit.commit.entries.saturating_sub(1)))
             })
         };
-        let (about, names) = read().map_err(|error: Error| self.fault(&error))?;
-        let about = match about {
-            Some(about) => about.map_err(|bad| self.say(bad))?,
+        let (meta, names) = read().map_err(|error: FileError| self.message(error))?;
+        let meta = match meta {
+            Some(meta) => meta.map_err(|bad| self.message(bad))?,
             None => ReplicaMeta::default(),
         };
-        let names = names.saturating_sub(about.missing);
-        Ok((about, names))
+        let names = names.saturating_sub(meta.missing);
+        Ok((meta, names))
     }
 
-    /// Of that, something that is worth knowing as it was a moment ago.
-    pub(crate) fn about_lately<T>(
-        &self,
-        take: impl FnOnce(&ReplicaMeta) -> T,
-    ) -> std::result::Result<T, String> {
-        // Forgotten when somebody looks at the file and finds it old.
-        if let Some((_, about)) = self.about.load().as_deref() {
-            return Ok(take(about));
+    /// Returns a part of the metadata, which may be cached for [`META_AGE`].
+    pub(crate) fn cached_meta<T>(&self, take: impl FnOnce(&ReplicaMeta) -> T) -> Result<T, String> {
+        if let Some((_, meta)) = self.meta.load().as_deref() {
+            return Ok(take(meta));
         }
-        let known = (self.now(), self.about()?.0);
-        let told = take(&known.1);
-        self.about.store(Some(Arc::new(known)));
-        Ok(told)
+        let meta = (self.now(), self.about()?.0);
+        let part = take(&meta.1);
+        self.meta.store(Some(Arc::new(meta)));
+        Ok(part)
     }
 
-    /// A piece of the names that begin with `prefix` and come after the key `last`.
-    fn piece(&self, prefix: &[u8], last: Option<&[u8]>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    /// Reads a piece of the names that begin with `prefix` and come after the key `last`.
+    fn piece(&self, prefix: &[u8], last: Option<&[u8]>) -> Result<Vec<KeyedRow>, FileError> {
         let opened = self.opened(false)?;
-        self.read(&opened, |snapshot, _page| {
+        self.read(&opened, |commit, _page| {
             let mut rows = Vec::new();
             let from = last.unwrap_or(prefix);
-            snapshot.walk(from, &mut |key, value| {
+            commit.walk(from, &mut |key, value| {
                 if !key.starts_with(prefix) || rows.len() == PIECE {
                     return ControlFlow::Break(());
                 }
                 if key != value::ABOUT_KEY && last.is_none_or(|last| last != key) {
-                    rows.push((key.to_vec(), value.to_vec()));
+                    rows.push((key.to_vec(), value::row(value)));
                 }
                 ControlFlow::Continue(())
             })?;
@@ -298,26 +264,25 @@ impl MailboxList for LocklessReplica {
             if matches!(found, Ok((Lookup::Present(_), _))) {
                 return found;
             }
-            // What may refuse somebody, or a failure, is never of a file that has been replaced.
+            // A miss or an error never comes from a file that has been replaced.
             let now = self.opened(true)?;
-            match now.identity == opened.identity {
+            match now.file.id == opened.file.id {
                 true => found,
                 false => self.look_up(&now, name),
             }
         };
-        look().unwrap_or_else(|error: Error| (Lookup::Unsure(self.fault(&error)), false))
+        look().unwrap_or_else(|error: FileError| (Lookup::Unsure(self.message(error)), false))
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {
-        self.about_lately(|about| generation(&about.release)).ok()?
+        self.cached_meta(|meta| generation(&meta.release)).ok()?
     }
 
-    /// In pieces: what the writer commits meanwhile may be seen or not.
     fn each(
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> std::result::Result<(), String> {
+    ) -> Result<(), String> {
         self.each_past(prefix, &mut |name, record| visit(name, record).into())
     }
 
@@ -325,30 +290,12 @@ impl MailboxList for LocklessReplica {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
-    ) -> std::result::Result<(), String> {
+    ) -> Result<(), String> {
         if self.about()?.0.synchronised.is_none() {
-            return Err(self.say("the replica has never been synchronised with the master"));
+            return Err(self.message(ReplicaDoubt::NeverSynchronised));
         }
-        let mut last: Option<Vec<u8>> = None;
-        loop {
-            let rows = self.piece(prefix, last.as_deref()).map_err(|error| self.fault(&error))?;
-            if rows.is_empty() {
-                return Ok(());
-            }
-            for (key, record) in rows {
-                let name = MailboxName::new(key).map_err(|bad| self.say(bad))?;
-                let record = value::row(&record)
-                    .map_err(|bad| self.say(format_args!("record of {name}: {bad}")))?
-                    .walked();
-                match visit(&name, &record) {
-                    WalkStep::Stop => return Ok(()),
-                    WalkStep::On => last = Some(name.as_bytes().to_vec()),
-                    WalkStep::Past(length) => {
-                        last = Some(behind_all(name.as_bytes(), length));
-                        break;
-                    }
-                }
-            }
-        }
+        let piece =
+            |last: Option<&[u8]>| self.piece(prefix, last).map_err(|error| self.message(error));
+        walk(self.at.path(), piece, visit)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::lists::mailboxes_db::file::HIT_AGE;
+use super::reader::HIT_AGE;
 use crate::model::list::{Lookup, MailboxList};
 use crate::model::mod_time::ModTime;
 use crate::model::name::MailboxName;

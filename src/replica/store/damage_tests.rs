@@ -197,7 +197,7 @@ fn a_replica_of_version_1_defers_everybody_until_the_daemon_has_made_it_anew() {
         #[cfg(feature = "capi")]
         {
             let at = std::sync::Arc::new(crate::os::pinned_path::PinnedPath::at(path.into()));
-            let list = LocklessReplica::at(at, crate::lists::mailboxes_db::file::HIT_AGE);
+            let list = LocklessReplica::at(at, crate::replica::read::reader::HIT_AGE);
             for n in [1, 3000] {
                 let found = list.lookup(&name(n));
                 let Lookup::Unsure(why) = &found else { panic!("{found:?}") };

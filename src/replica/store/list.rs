@@ -8,14 +8,11 @@ use std::time::SystemTime;
 
 use super::env::{Error, Open, Store};
 use super::value::{self, BadValue, Row};
-use crate::model::list::behind_all;
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
-use crate::replica::{ReplicaMeta, generation};
-
-/// A walk reads so many records in one transaction.
-const PIECE: usize = 256;
+use crate::replica::read::walk::{KeyedRow, PIECE, walk};
+use crate::replica::{ReplicaDoubt, ReplicaMeta, generation};
 
 /// A replica, read in place, in the process that writes it or in any other.
 ///
@@ -28,9 +25,6 @@ const PIECE: usize = 256;
 pub struct ReplicaList {
     store: Arc<Store>,
 }
-
-/// A key, and what its value says.
-type KeyedRow = (Vec<u8>, Result<Row, BadValue>);
 
 /// What one look into the store says.
 enum Found {
@@ -133,7 +127,7 @@ impl MailboxList for ReplicaList {
             Ok(Found::Absent) => return (Lookup::Absent, false),
             Ok(Found::Never) => {
                 let dir = self.dir().display();
-                format!("{dir}: the replica has never been synchronised with the master")
+                format!("{dir}: {}", ReplicaDoubt::NeverSynchronised)
             }
             Ok(Found::Row(Err(bad))) => {
                 let dir = self.dir().display();
@@ -174,28 +168,9 @@ impl MailboxList for ReplicaList {
         let (about, _) = self.about().map_err(|error| error.to_string())?;
         if about.synchronised.is_none() {
             let dir = self.dir().display();
-            return Err(format!("{dir}: the replica has never been synchronised with the master"));
+            return Err(format!("{dir}: {}", ReplicaDoubt::NeverSynchronised));
         }
-        let mut last: Option<Vec<u8>> = None;
-        loop {
-            let rows = self.piece(prefix, last.as_deref()).map_err(|error| error.to_string())?;
-            if rows.is_empty() {
-                return Ok(());
-            }
-            for (key, row) in rows {
-                let dir = self.dir().display();
-                let name = MailboxName::new(key).map_err(|bad| format!("{dir}: {bad}"))?;
-                let row = row.map_err(|bad| format!("{dir}: record of {name}: {bad}"))?;
-                let record = row.walked();
-                match visit(&name, &record) {
-                    WalkStep::Stop => return Ok(()),
-                    WalkStep::On => last = Some(name.as_bytes().to_vec()),
-                    WalkStep::Past(length) => {
-                        last = Some(behind_all(name.as_bytes(), length));
-                        break;
-                    }
-                }
-            }
-        }
+        let piece = |last: Option<&[u8]>| self.piece(prefix, last).map_err(|e| e.to_string());
+        walk(self.dir(), piece, visit)
     }
 }
