@@ -1,5 +1,5 @@
-//! The table that Postfix has before our map `canonical`, as `postfix/` ships it: whoever it holds back
-//! must not need another form, whatever imapd.conf says and whoever is on the list.
+//! The shipped table in `postfix/` that Postfix consults before our map `canonical`. No address that it holds
+//! back may need another form, with any imapd.conf and any list.
 
 use std::cell::Cell;
 use std::fs;
@@ -25,21 +25,21 @@ use proptest::string::string_regex;
 use proptest::test_runner::TestRunner;
 use regex::bytes::Regex;
 
-/// What is held back. The file has no more than that in it, so there is no more to read.
+/// Pattern of the addresses that are held back. The file has no other rule.
 static HELD_BACK: LazyLock<Regex> = LazyLock::new(|| {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("postfix/murder-route-canonical");
     let text = fs::read_to_string(path).unwrap();
     let rules: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-    let [condition, everybody, "endif"] = rules[..] else { panic!("{rules:?}") };
-    assert_eq!(everybody, "/^(.+)$/   ${1}");
-    // Without `i` a table of Postfix takes capital letters for small ones, and a slash ends it.
+    let [condition, all, "endif"] = rules[..] else { panic!("{rules:?}") };
+    assert_eq!(all, "/^(.+)$/   ${1}");
+    // Without `i` a table of Postfix ignores case, and a slash ends a pattern.
     let pattern = condition.strip_prefix("if !/").and_then(|rest| rest.strip_suffix("/i")).unwrap();
-    // What POSIX and this engine read differently, or Postfix on its own.
+    // Constructs that POSIX or Postfix read differently than this engine.
     assert!(!pattern.contains("[:") && !pattern.contains('/') && !pattern.contains("(?"));
     Regex::new(&format!("(?-u){pattern}")).unwrap()
 });
 
-/// A list that has half of all names, another half for each seed.
+/// A list with half of all names, a different half for each seed.
 struct Half {
     seed: u64,
     generation: Option<KeyGeneration>,
@@ -97,7 +97,7 @@ fn key() -> impl Strategy<Value = String> {
 }
 
 fn domain() -> impl Strategy<Value = Option<String>> {
-    // Whoever has capitals is not held back: most are to have none.
+    // Addresses with capitals are not held back, so most have none.
     let spelled = ["example.org", "example.net", "org", "EXAMPLE.NET"];
     proptest::option::of(select(spelled.map(str::to_owned).to_vec()))
 }
@@ -127,7 +127,7 @@ prop_compose! {
     }
 }
 
-/// What the map says of a key.
+/// The map's answer for a key.
 fn canonical(router: &Router, list: &Half, key: &str) -> (Decision, Reply) {
     let Verdict::Final(route) = router.route(key.as_bytes(), list, &MissTrust::Believed, None)
     else {
@@ -138,12 +138,12 @@ fn canonical(router: &Router, list: &Half, key: &str) -> (Decision, Reply) {
 }
 
 #[test]
-fn whoever_postfix_holds_back_needs_no_other_form() {
+fn held_back_address_needs_no_other_form() {
     let (held_back, changed) = (Cell::new(0), Cell::new(0));
     let generation =
         select(vec![None, Some(KeyGeneration::Internal), Some(KeyGeneration::Separated)]);
     let cases = (key(), rules(), proptest::option::of(rules()), any::<u64>(), generation);
-    // What fails is printed, and small.
+    // A failing case is printed in its smallest form.
     let config =
         ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = TestRunner::new(config);
@@ -154,7 +154,7 @@ fn whoever_postfix_holds_back_needs_no_other_form() {
             older: older.into_iter().collect(),
             backends: Backends::default(),
         };
-        // There postfix-config has everybody asked for.
+        // There postfix-config makes Postfix ask about every recipient.
         if router.respelled_domain().is_some() {
             return Ok(());
         }
@@ -171,12 +171,12 @@ fn whoever_postfix_holds_back_needs_no_other_form() {
         Ok(())
     });
     checked.unwrap_or_else(|error| panic!("{error}"));
-    // Enough of both, or the test means nothing.
+    // The test is meaningless without enough of both.
     assert!(held_back.get() > 300 && changed.get() > 300, "{held_back:?} {changed:?}");
 }
 
 #[test]
-fn plain_addresses_are_held_back_and_all_others_are_not() {
+fn only_plain_addresses_are_held_back() {
     for plain in [
         "jane@example.org",
         "max.muster@sub.example.org",
@@ -205,7 +205,7 @@ fn plain_addresses_are_held_back_and_all_others_are_not() {
 }
 
 #[test]
-fn a_domain_that_imapd_conf_has_in_capitals_changes_what_is_in_lower_case() {
+fn domain_with_capitals_in_imapd_conf_changes_lower_case() {
     let site = Rules { virtdomains: true, ..Rules::defaults(Release::V3_6) };
     let respelled = Some("Example.org".to_owned());
     let catchall = Some("jane@Example.org".to_owned());

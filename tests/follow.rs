@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::master::Master;
-use common::{Daemon, PATIENCE, Site};
+use common::{Daemon, Site, TIMEOUT};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ fn status(site: &Site, daemon: &Daemon) -> (Option<i32>, Value) {
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
-        assert!(began.elapsed() < PATIENCE, "{what}: never");
+        assert!(began.elapsed() < TIMEOUT, "{what}: never");
         sleep(Duration::from_millis(20));
     }
 }

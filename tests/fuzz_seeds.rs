@@ -1,4 +1,4 @@
-//! Every fuzz target with its seeds: real files, and broken ones. No nightly needed.
+//! Runs every fuzz target on its seeds, real files and broken ones, without a nightly toolchain.
 
 mod fuzz;
 
@@ -12,13 +12,13 @@ use murder_route::cyrusdb::skip::reader::SnapshotReader;
 use murder_route::cyrusdb::skip::window::Scratch;
 use murder_route::cyrusdb::skiplist::Replay;
 
-/// The seeds of a target, each cut short and with a byte changed here and there, too.
+/// Runs a target on its seeds, and on truncated and changed copies of each.
 fn run(name: &str, target: fuzz::Target) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);
     let mut seeds = 0;
     for entry in fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
-        // The name stays on the screen if the target panics.
+        // Printed first, so that the name is visible if the target panics.
         println!("{}", path.display());
         let seed = fs::read(&path).unwrap();
         target(&seed);
@@ -43,8 +43,8 @@ fn no_seed_is_a_panic_or_a_contradiction() {
     }
 }
 
-/// alpha=one, beta=two, alpha=three, beta deleted, gamma=x y: without a file that is good, the
-/// broken ones made of it would show nothing.
+/// alpha=one, beta=two, alpha=three, beta deleted, gamma=x y: without a valid file, the broken ones made
+/// from it would prove nothing.
 #[test]
 fn the_seeds_made_by_hand_are_good_files() {
     let seed = |path: &str| {

@@ -1,7 +1,7 @@
-//! What the real lmtpd of each release of Cyrus answered to a table of recipients, against our
-//! router: with the mailboxes of the table in a list, and in a replica that a master told of them.
+//! Our router against the answers of the real lmtpd of each Cyrus release to a table of recipients: with
+//! the mailboxes of the table in a list, and in a replica filled by a master.
 //!
-//! `tests/data/recipients/README.md` says how the files are written and the answers were got.
+//! `tests/data/recipients/README.md` describes the files and the origin of the answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -26,8 +26,8 @@ use murder_route::routing::evidence::MissTrust;
 use murder_route::routing::route::{Decision, Refusal};
 use murder_route::routing::router::{Router, Verdict};
 
-/// The release as differences.txt names it, whose rules it has, and what it said. 3.10.2 and 3.12.4
-/// say the same as 3.6.1.
+/// The release as named in differences.txt, its rules, and its answers. 3.10.2 and 3.12.4 give the answers
+/// of 3.6.1.
 const ANSWERS: [(&str, Release, &str); 5] = [
     ("2.4", Release::V2_4, include_str!("data/recipients/answers-2.4.22.txt")),
     ("2.5", Release::V2_5, include_str!("data/recipients/answers-2.5.17.txt")),
@@ -47,8 +47,8 @@ fn lines(text: &'static str) -> impl Iterator<Item = &'static str> {
     text.lines().filter(|line| !line.is_empty() && *line != "#" && !line.starts_with("# "))
 }
 
-/// A router for each variant, made of its imapd.conf by the rules of a release and, where that finds
-/// nothing in a list with keys of up to 3.4, of older ones.
+/// A router for each variant, from its imapd.conf by the rules of a release and, if they find nothing in a
+/// list with keys of up to 3.4, by those of older releases.
 fn variants(release: Release, older: &[Release]) -> BTreeMap<&'static str, Router> {
     let mut texts: BTreeMap<&str, String> = BTreeMap::new();
     let mut current = "";
@@ -81,12 +81,12 @@ struct Table(BTreeMap<&'static str, Record>, KeyGeneration);
 impl Table {
     fn read() -> Self {
         let record = |line: &'static str| {
-            let [name, server, partition, letters, acl] = line.split('\t').collect::<Vec<_>>()[..]
+            let [name, server, partition, codes, acl] = line.split('\t').collect::<Vec<_>>()[..]
             else {
                 panic!("not five columns: {line}");
             };
             let acl = if acl == "-" { "" } else { acl };
-            let value = format!("%(T {letters} P {partition} S {server} A %({acl}))");
+            let value = format!("%(T {codes} P {partition} S {server} A %({acl}))");
             (name, value::parse(value.as_bytes()).unwrap())
         };
         Self(lines(MAILBOXES).map(record).collect(), KeyGeneration::Separated)
@@ -120,8 +120,8 @@ impl MailboxList for Table {
     }
 }
 
-/// What a master says of the same mailboxes: it has no tombstones and no names without a mailbox, and
-/// one that is being moved is reserved (Cyrus `imap/imapd.c:do_xfer`, `imap/mboxlist.c:mboxlist_allmbox`).
+/// The master's list of these mailboxes. It has no tombstones and no names without a mailbox, and a mailbox
+/// that is being moved is reserved (Cyrus `imap/imapd.c:do_xfer`, `imap/mboxlist.c:mboxlist_allmbox`).
 fn update() -> String {
     let mut told = String::new();
     for (name, record) in Table::read().0 {
@@ -150,7 +150,7 @@ fn update() -> String {
     told + "U1 OK \"streaming starts\"\r\n"
 }
 
-/// The replica that comes of it.
+/// The replica filled from it.
 fn replica(dir: &Path) -> ReplicaList {
     let banner = Banner {
         server: "mu.example.org".into(),
@@ -181,7 +181,7 @@ fn replica(dir: &Path) -> ReplicaList {
     place.list()
 }
 
-/// The class of our answer; what is no address is nobody's, so `unknown`.
+/// The class of our answer; an invalid address is `unknown`.
 fn ours(router: &Router, list: &dyn MailboxList, key: &str) -> &'static str {
     match router.route(key.as_bytes(), list, &MissTrust::Believed, None) {
         Verdict::Final(route) => match route.decision {
@@ -194,7 +194,7 @@ fn ours(router: &Router, list: &dyn MailboxList, key: &str) -> &'static str {
     }
 }
 
-/// Whether a release is the one that differences.txt names, `3.6`, of that family, `3`, or any, `*`.
+/// Whether a release matches the name in differences.txt: `3.6`, its family `3`, or any, `*`.
 fn is_of(name: &str, named: &str) -> bool {
     name == named || named == "*" || name.split('.').next() == Some(named)
 }
@@ -232,7 +232,7 @@ fn cases_by(
     answers: &'static str,
 ) -> Vec<Case> {
     lines(answers)
-        // Without a domain it is none of our domains, and no mail server asks.
+        // An address without a domain is in none of our domains, and no mail server asks about one.
         .filter(|line| line.split('\t').nth(1).is_some_and(|recipient| recipient.contains('@')))
         .map(|line| {
             let [variant, key, reply] = line.split('\t').collect::<Vec<_>>()[..] else {
@@ -244,7 +244,7 @@ fn cases_by(
 }
 
 #[test]
-fn nobody_to_whom_lmtpd_delivers_is_refused() {
+fn no_recipient_that_lmtpd_delivers_to_is_refused() {
     for (release, variant, key, lmtpd, ours) in cases(&Table::read()) {
         let safe = match lmtpd {
             "deliver" | "temporary" => matches!(ours, "deliver" | "temporary"),
@@ -255,7 +255,7 @@ fn nobody_to_whom_lmtpd_delivers_is_refused() {
 }
 
 #[test]
-fn while_the_release_is_only_assumed_nobody_to_whom_an_older_lmtpd_delivers_is_refused() {
+fn unconfigured_release_refuses_no_recipient_of_older_ones() {
     let older = [Release::V3_0, Release::V2_5, Release::V2_4];
     let variants = variants(Release::V3_6, &older);
     let list = Table(Table::read().0, KeyGeneration::Internal);

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
-use common::{Client, PATIENCE, Site};
+use common::{Client, Site, TIMEOUT};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -43,7 +43,7 @@ impl Daemon {
     fn start(site: &Site, log: Stdio, verbose: bool) -> Self {
         let notify = site.path("notify");
         let manager = UnixDatagram::bind(&notify).unwrap();
-        manager.set_read_timeout(Some(PATIENCE)).unwrap();
+        manager.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_murder-route"));
         command.args(["serve", "--config"]).arg(site.path("murder-route.toml"));
         command.args(["--listen", &format!("unix:{}", site.path("s").display())]);
@@ -89,7 +89,7 @@ fn daemon_answers_reloads_and_stops_whatever_becomes_of_its_log() {
             // Each of these is worth a warning.
             for _ in 0..3 {
                 let mut junk = UnixStream::connect(site.path("s")).unwrap();
-                junk.set_read_timeout(Some(PATIENCE)).unwrap();
+                junk.set_read_timeout(Some(TIMEOUT)).unwrap();
                 junk.write_all(b"\x01junk").unwrap();
                 let mut answer = Vec::new();
                 junk.read_to_end(&mut answer).unwrap();
@@ -151,7 +151,7 @@ fn log_file_that_may_not_grow_does_not_end_the_daemon() {
     let program = env!("CARGO_BIN_EXE_murder-route");
     let notify = site.path("notify");
     let manager = UnixDatagram::bind(&notify).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    manager.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut command = Command::new("sh");
     // In blocks of 512 or 1024 bytes.
     command.args(["-c", "ulimit -f 1; exec \"$0\" \"$@\"", program, "serve", "-v", "--config"]);

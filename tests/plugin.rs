@@ -15,7 +15,7 @@ use std::thread;
 
 use build::{ROOT, is_there, library, library_that_panics, well};
 use common::left_out;
-use common::{Daemon, LIST, PATIENCE, Site};
+use common::{Daemon, LIST, Site, TIMEOUT};
 
 /// The program that loads as this mail server does; compiled once.
 fn loader(name: &'static str) -> PathBuf {
@@ -67,7 +67,7 @@ impl Loaded {
     }
 
     fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("another line")
+        self.lines.recv_timeout(TIMEOUT).expect("another line")
     }
 
     fn send(&mut self, line: &str) {

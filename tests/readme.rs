@@ -1,4 +1,4 @@
-//! The READMEs are followed line by line in `make check-real`; here, that no line is misread.
+//! Parsing of the READMEs' steps. `make check-real` follows the steps themselves.
 
 #[path = "common/readme.rs"]
 #[allow(unreachable_pub, reason = "shared with another test binary")]
@@ -17,13 +17,13 @@ fn why_not(text: &str) -> Unclear {
 }
 
 #[test]
-fn a_script_is_run_as_it_stands_without_the_indent_of_its_list() {
+fn script_is_run_without_the_indent_of_its_list() {
     let script = "1. Do it:\n\n   ```sh\n   for x in 1; do\n       echo $x\n   done\n\n   ```\n";
     assert_eq!(only(script), Action::Run("for x in 1; do\n    echo $x\ndone\n\n".into()));
 }
 
 #[test]
-fn a_block_is_the_whole_of_the_file_named_last_before_it() {
+fn block_is_the_whole_file_named_last_before_it() {
     let text = "Take `/etc/passwd` for an example, and write\n`/etc/postfix/main.cf`:\n\n\
                 ```\na = b\n  c\n```\n";
     let write = |path: &str, text: &str| Action::Write { path: path.into(), text: text.into() };
@@ -33,7 +33,7 @@ fn a_block_is_the_whole_of_the_file_named_last_before_it() {
 }
 
 #[test]
-fn the_word_add_and_no_part_of_a_word_leaves_the_file_what_it_has() {
+fn the_word_add_appends_to_the_file() {
     let action = |before: &str| only(&format!("{before}\n```\nx\n```\n"));
     let added = Action::Add { path: "/f".into(), text: "x\n".into() };
     for before in ["Add to `/f`:", "To `/f`\nadd:"] {
@@ -46,7 +46,7 @@ fn the_word_add_and_no_part_of_a_word_leaves_the_file_what_it_has() {
 }
 
 #[test]
-fn no_block_is_left_out_in_silence() {
+fn unclear_block_is_an_error() {
     let missing = "no paragraph that ends with a colon says which file this is";
     for (text, line, why) in [
         ("```\nx\n```\n", 1, missing),
@@ -67,7 +67,7 @@ fn no_block_is_left_out_in_silence() {
 }
 
 #[test]
-fn a_step_tells_the_headings_above_it() {
+fn step_has_the_headings_above_it() {
     let text =
         "# All\n```sh\n1\n```\n## One\n### Deep\n```sh\n# no heading\n```\n## Two\n```sh\n3\n```\n";
     let found: Vec<_> = steps(text).unwrap().into_iter().map(|s| (s.headings, s.line)).collect();
@@ -81,19 +81,19 @@ fn a_step_tells_the_headings_above_it() {
 }
 
 #[test]
-fn what_is_only_shown_is_no_step() {
+fn indented_block_is_not_a_step() {
     assert_eq!(steps("It says:\n\n    $ true\n    # false\n"), Ok(vec![]));
 }
 
 #[test]
-fn those_of_ready_configuration_can_be_followed() {
+fn readmes_of_ready_configuration_can_be_followed() {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(env!("CARGO_MANIFEST_DIR")).unwrap() {
         let path = entry.unwrap().path().join("README.md");
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
         let path = path.display().to_string();
         let steps = steps(&text).unwrap_or_else(|e| panic!("{path}, {e}"));
-        // That of c-api/ only shows.
+        // The README of c-api/ has no steps.
         if !steps.is_empty() {
             found.push(path);
         }
@@ -103,9 +103,9 @@ fn those_of_ready_configuration_can_be_followed() {
     }
 }
 
-/// Who follows the project's README has the same set-up as who follows that of `postfix/`.
+/// Both READMEs lead to one configuration.
 #[test]
-fn both_readmes_put_the_same_pieces_in_their_places() {
+fn both_readmes_install_the_same_pieces() {
     let read = |path| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR")));
     let commands = |path| -> Vec<String> {
         let text: String = read(path).unwrap();

@@ -486,7 +486,7 @@ fn what_is_no_netstring_gets_one_answer_and_disturbs_nobody() {
 fn a_list_that_cannot_be_read_is_told_of_before_anybody_asks_and_again_when_it_is_back() {
     let site = Site::new();
     let manager = UnixDatagram::bind(site.path("notify")).unwrap();
-    manager.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    manager.set_read_timeout(Some(common::TIMEOUT)).unwrap();
     let shown = |wanted: &str| {
         let mut message = [0; 4096];
         loop {

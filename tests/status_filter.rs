@@ -1,12 +1,12 @@
-//! The table that keeps a backend's refusal from ending a message, as `postfix/` ships it: which
-//! delivery status becomes temporary, and which stays.
+//! The shipped delivery status filter in `postfix/`: which refusals of a backend become temporary, and which
+//! stay final.
 
 use std::fs;
 use std::path::Path;
 
 use regex::Regex;
 
-/// A rule of regexp(5): a pattern without flags, hence for any case, and what it makes of a key.
+/// A rule of regexp(5): a pattern without flags, hence case-insensitive, and its result.
 struct Rule {
     pattern: Regex,
     result: String,
@@ -24,7 +24,7 @@ fn rules() -> Vec<Rule> {
     let text = read("postfix/murder-route-status");
     let rule = |line: &str| {
         let (pattern, result) = line.strip_prefix('/').unwrap().rsplit_once('/').unwrap();
-        // A slash ends a pattern of Postfix, and these are no POSIX.
+        // A slash ends a pattern of Postfix, and the others are not POSIX.
         assert!(!pattern.contains('/') && !pattern.contains("(?") && !pattern.contains("\\d"));
         Rule {
             pattern: Regex::new(&format!("(?i){pattern}")).unwrap(),
@@ -34,7 +34,7 @@ fn rules() -> Vec<Rule> {
     lines(&text).into_iter().map(rule).collect()
 }
 
-/// What Postfix makes of a delivery status: the first rule decides.
+/// The filtered delivery status: the first matching rule decides.
 fn filtered(status: &str) -> String {
     let rules = rules();
     let found = rules.iter().find_map(|rule| Some((rule, rule.pattern.captures(status)?)));
@@ -50,9 +50,9 @@ fn filtered(status: &str) -> String {
 
 const BACKEND: &str = "be1.example.org[192.0.2.1]";
 
-/// As Postfix words them, from 3.5 to 3.11.
+/// In the words of Postfix 3.5 to 3.11.
 #[test]
-fn refusals_that_say_nothing_of_the_recipient_become_temporary() {
+fn refusals_unrelated_to_the_recipient_become_temporary() {
     for (status, said) in [
         (
             "5.1.1",
@@ -78,10 +78,10 @@ fn refusals_that_say_nothing_of_the_recipient_become_temporary() {
 }
 
 #[test]
-fn refusals_of_a_recipient_or_a_message_stay() {
+fn refusals_of_a_recipient_or_a_message_stay_final() {
     for (status, said) in [
         ("5.7.1", "said: 550 5.7.1 Permission denied (in reply to RCPT TO command)"),
-        // A text of a Sieve script is its user's.
+        // The text of a Sieve script is under its user's control.
         ("5.7.1", "said: 550 5.7.1 said: 530 MAIL FROM (in reply to end of DATA command)"),
         (
             "5.7.1",

@@ -1,5 +1,5 @@
-//! A MUPDATE master that lives in a thread: PLAIN in the clear, UPDATE, FIND, NOOP. It says what Cyrus
-//! 3.6.1 says, and is killed when dropped.
+//! A MUPDATE master in a thread: PLAIN without TLS, UPDATE, FIND, NOOP. Its responses are those of Cyrus 3.6.1.
+//! It ends on drop.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What the master knows, and how often it was asked.
+/// The master's list, and its clients.
 #[derive(Default)]
 struct State {
     /// Name and location; `None`: reserved.
@@ -29,19 +29,19 @@ const BANNER: &str = "* AUTH \"PLAIN\"\r\n* COMPRESS \"DEFLATE\"\r\n* PARTIAL-UP
                       * OK MUPDATE \"mu.example.org\" \"Cyrus IMAP\" \"3.6.1-Debian\" \"(master)\"\r\n";
 
 impl Master {
-    /// With these mailboxes.
+    /// Starts a master with these mailboxes.
     pub fn start(list: &[(&str, &str)]) -> Self {
         Self::start_at(0, list)
     }
 
-    /// The same at a port.
+    /// Starts a master with these mailboxes at this port.
     pub fn start_at(port: u16, list: &[(&str, &str)]) -> Self {
-        // The one before may still be on its way out.
+        // The previous one may not have closed the port yet.
         let began = Instant::now();
         let listener = loop {
             match TcpListener::bind(("127.0.0.1", port)) {
                 Ok(listener) => break listener,
-                Err(e) => assert!(began.elapsed() < super::PATIENCE, "{port}: {e}"),
+                Err(e) => assert!(began.elapsed() < super::TIMEOUT, "{port}: {e}"),
             }
             thread::sleep(Duration::from_millis(5));
         };
@@ -85,17 +85,17 @@ impl Master {
         state.changed.push(name.to_owned());
     }
 
-    /// The names that were asked for.
+    /// Names that were asked for.
     pub fn asked(&self) -> Vec<String> {
         self.state.lock().unwrap().asked.clone()
     }
 
-    /// How many connections there were.
+    /// Number of connections so far.
     pub fn sessions(&self) -> usize {
         self.state.lock().unwrap().sessions.len()
     }
 
-    /// The lines of an imapd.conf that lead here.
+    /// Lines of an imapd.conf for this master.
     pub fn imapd_conf(&self) -> String {
         format!(
             "mupdate_server: 127.0.0.1:{}\nmupdate_authname: a\nmupdate_password: geheim\n",
@@ -112,7 +112,7 @@ impl Drop for Master {
             let _ = session.shutdown(Shutdown::Both);
         }
         drop(state);
-        // So that the thread finds out, and the port is free when this returns or soon after.
+        // Wakes the thread, so that the port is free when this returns or soon after.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
 }
@@ -139,9 +139,9 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
     let _ = out.write_all(BANNER.as_bytes());
     let mut line = String::new();
     loop {
-        // Changes are told within moments, as a master does, while nothing is asked.
-        let patience = streaming.as_ref().map(|_| Duration::from_millis(20));
-        input.get_ref().set_read_timeout(patience).unwrap();
+        // Without a request, changes are sent within milliseconds.
+        let timeout = streaming.as_ref().map(|_| Duration::from_millis(20));
+        input.get_ref().set_read_timeout(timeout).unwrap();
         let read = input.read_line(&mut line);
         let mut say = String::new();
         if let Some((tag, seen)) = &mut streaming {

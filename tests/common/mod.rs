@@ -1,4 +1,4 @@
-//! What the black-box tests share: a place for files, and the real program in it.
+//! Shared by the black-box tests: a directory of files, and the real program in it.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 
@@ -23,8 +23,8 @@ use nix::unistd::Pid;
 /// Ten mailboxes on two backends, written by Cyrus 3.6.1 (the list of `murder-route demo`).
 pub const LIST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/demo/mailboxes.db");
 
-/// How long a test waits for what must come. Long: machines are slow, and no test measures time.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum wait of a test for an expected event. It is long, since machines are slow and no test measures time.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A frontend's files in a temporary directory.
 pub struct Site {
@@ -32,7 +32,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// With a copy of [`LIST`] and an imapd.conf without a MUPDATE server.
+    /// A site with a copy of [`LIST`] and an imapd.conf without a MUPDATE server.
     pub fn new() -> Self {
         let site = Self { dir: tempfile::tempdir().unwrap() };
         fs::copy(LIST, site.path("mailboxes.db")).unwrap();
@@ -45,7 +45,7 @@ impl Site {
         self.dir.path().join(name)
     }
 
-    /// Writes imapd.conf with these lines more.
+    /// Writes imapd.conf with these additional lines.
     pub fn imapd_conf(&self, more: &str) {
         let text = format!(
             "configdirectory: {}\nvirtdomains: userid\ndefaultdomain: example.org\n\
@@ -55,7 +55,8 @@ impl Site {
         fs::write(self.path("imapd.conf"), text).unwrap();
     }
 
-    /// A MUPDATE slave's kick socket that says these words to each waiter, and how many it had.
+    /// A MUPDATE slave's kick socket that answers each client with these words, and the number of its
+    /// clients.
     pub fn slave(&self, says: &'static str) -> Arc<AtomicUsize> {
         let directory = self.path("socket");
         let _ = fs::remove_dir_all(&directory);
@@ -72,7 +73,7 @@ impl Site {
         kicks
     }
 
-    /// Writes murder-route.toml: our files, a list that is complete by itself, and these lines more.
+    /// Writes murder-route.toml: our files, a list that is complete by itself, and these additional lines.
     pub fn config(&self, more: &str) {
         let text = format!("imapd-conf = \"imapd.conf\"\nmisses = \"final\"\n{more}");
         fs::write(self.path("murder-route.toml"), text).unwrap();
@@ -109,7 +110,7 @@ fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_murder-route"))
 }
 
-/// A running daemon; killed when dropped.
+/// A running daemon, killed on drop.
 pub struct Daemon {
     child: Child,
     pub socket: PathBuf,
@@ -124,12 +125,12 @@ impl Daemon {
         Self::run(program(), site, &["--listen", &endpoint], socket)
     }
 
-    /// The same with the listeners of the configuration, of which this is one.
+    /// Starts the daemon with the listeners of the configuration, of which this is one.
     pub fn start_as_configured(site: &Site, socket: PathBuf) -> Self {
         Self::run(program(), site, &[], socket)
     }
 
-    /// The same by a command that becomes the program, which listens at this socket too.
+    /// Starts the daemon by a command that becomes the program, which listens at this socket too.
     pub fn run(mut program: Command, site: &Site, arguments: &[&str], socket: PathBuf) -> Self {
         let mut child = program
             .args(["serve", "-v", "--config"])
@@ -150,7 +151,7 @@ impl Daemon {
     /// Waits until the daemon logs a line with this text in it.
     pub fn wait_for(&self, text: &str) -> String {
         loop {
-            let line = self.log.recv_timeout(PATIENCE);
+            let line = self.log.recv_timeout(TIMEOUT);
             let line = line.unwrap_or_else(|e| panic!("the daemon never said {text:?}: {e}"));
             if line.contains(text) {
                 return line;
@@ -162,7 +163,7 @@ impl Daemon {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
-    /// Waits for the daemon to end by itself; its exit status.
+    /// Waits for the daemon to end by itself. Returns its exit status.
     pub fn wait(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
@@ -171,7 +172,7 @@ impl Daemon {
         Client::connect(&self.socket)
     }
 
-    /// One question on a connection of its own.
+    /// One request on its own connection.
     pub fn ask(&self, map: &str, key: &str) -> String {
         self.connect().ask(map, key)
     }
@@ -184,13 +185,13 @@ impl Drop for Daemon {
     }
 }
 
-/// A socketmap client that goes by the bytes, with nothing of the crate in it.
+/// A socketmap client on bytes, without any code of the crate.
 pub struct Client(pub UnixStream);
 
 impl Client {
     pub fn connect(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         Self(stream)
     }
 
@@ -204,7 +205,7 @@ impl Client {
         self.answer()
     }
 
-    /// Sends these bytes as they are and takes exactly this answer.
+    /// Sends these bytes unchanged and expects exactly this answer.
     pub fn exchange(&mut self, asked: &[u8], expected: &[u8]) {
         self.0.write_all(asked).unwrap();
         let mut said = vec![0; expected.len()];
@@ -213,10 +214,10 @@ impl Client {
         assert_eq!(said.escape_ascii().to_string(), expected.escape_ascii().to_string(), "{what}");
     }
 
-    /// What comes until the close.
+    /// All data until the close.
     pub fn rest(&mut self) -> String {
         let mut rest = Vec::new();
-        // Where input was left unread, the close may come as a reset.
+        // If input was left unread, the close may arrive as a reset.
         let _ = self.0.read_to_end(&mut rest);
         rest.escape_ascii().to_string()
     }

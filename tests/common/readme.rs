@@ -1,25 +1,24 @@
-//! Takes a README of ours apart into the steps that a postmaster carries out.
+//! Splits a README into the steps that a postmaster performs.
 //!
-//! A fenced block marked `sh` is run. Every other fenced block belongs to the file whose path is the
-//! last `/absolute/path` in backticks of the paragraph just before it, which ends with a colon: it is
-//! the whole file, or, if the paragraph has the word "add", its next lines. What is only to be looked
-//! at is indented by four blanks, and no step. Whatever is neither is an error, so that no step is
-//! left out in silence.
+//! A fenced block marked `sh` is run. Every other fenced block belongs to the file whose path is the last
+//! `/absolute/path` in backticks of the paragraph just before it, which ends with a colon. It is the whole
+//! file, or, if the paragraph contains the word "add", its next lines. Text to read only is indented by
+//! four blanks, and is not a step. Any other block is an error, so that no step is silently left out.
 
 use std::fmt;
 
-/// One thing to do.
+/// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The headings it stands below, the title first.
+    /// The headings above it, the title first.
     pub headings: Vec<String>,
     /// The line of its opening fence, from 1.
     pub line: usize,
-    /// What to do.
+    /// The action.
     pub action: Action,
 }
 
-/// What to do in a step.
+/// Action of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// A script for `sh -e`.
@@ -30,7 +29,7 @@ pub enum Action {
     Add { path: String, text: String },
 }
 
-/// Where a README cannot be followed, and why.
+/// A place where a README cannot be followed, and the reason.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unclear {
     pub line: usize,
@@ -47,7 +46,7 @@ impl std::error::Error for Unclear {}
 
 const FENCE: &str = "```";
 
-/// The steps of a text, in their order.
+/// The steps of a text, in order.
 pub fn steps(text: &str) -> Result<Vec<Step>, Unclear> {
     let mut steps = Vec::new();
     let mut headings: Vec<(usize, String)> = Vec::new();
@@ -114,12 +113,12 @@ impl Paragraph {
         self.text.push('\n');
     }
 
-    /// What a block after this paragraph is for.
+    /// The action for a block after this paragraph.
     fn file(&self, text: String) -> Result<Action, &'static str> {
         if !self.text.trim_end().ends_with(':') {
             return Err("no paragraph that ends with a colon says which file this is");
         }
-        // Text and code take turns.
+        // Text and code alternate.
         let parts: Vec<&str> = self.text.split('`').collect();
         if parts.len().is_multiple_of(2) {
             return Err("the paragraph before it has a single backtick");
