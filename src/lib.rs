@@ -24,7 +24,7 @@
 //!     config: Some("tests/data/example/murder-route.toml".into()),
 //!     ..Overrides::default()
 //! };
-//! let resolver = Resolver::new(Settings::load(&given)?, None);
+//! let resolver = Resolver::open(Settings::load(&given)?)?;
 //!
 //! let route = resolver.resolve(b"a.b103@example.net");
 //! let Decision::Deliver(backend) = &route.decision else { panic!("{}", route.why()) };
@@ -35,7 +35,7 @@
 //! assert!(matches!(route.decision, Decision::Deferred(_)));
 //!
 //! assert_eq!(resolver.resolve(b"jane@elsewhere.test").decision, Decision::Foreign);
-//! # Ok::<(), murder_route::ConfigError>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! Look up a mailbox name in a `mailboxes.db` that Cyrus may be writing at the same time:
@@ -149,14 +149,15 @@ mod testing;
 #[path = "../tests/common/left_out.rs"]
 mod left_out;
 
-pub use config::{ConfigError, Overrides, Settings};
+pub use config::{ConfigError, MissPolicy, Overrides, Settings, SourceName};
 pub use lists::FileList;
 pub use model::backend::{Backend, Place};
-pub use model::list::{Lookup, MailboxList};
-pub use model::name::{BadName, MailboxName};
-pub use model::record::{Record, State};
+pub use model::list::{Lookup, MailboxList, WalkStep};
+pub use model::name::{BadName, KeyGeneration, MailboxName};
+pub use model::record::{AnonymousRights, Record, State};
 pub use resolver::Resolver;
-pub use routing::router::{Cause, Decision, Refusal, Route};
+pub use routing::route::{Cause, Decision, Refusal, Route};
+pub use wire::endpoint::Endpoint;
 
 #[cfg(feature = "capi")]
 pub use capi::{Health, Library, Origin, Part, State as PartState, Told};

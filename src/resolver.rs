@@ -1,12 +1,13 @@
 //! A router with the lists it asks: what the command and the daemon both answer from.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::config::{Settings, SourceName, Vital};
+use crate::config::{ReplicaSettings, Settings, SourceName, Vital};
 use crate::lists::combined::{Lists, Source};
 use crate::lists::mailboxes_db::mark_file::MarkFile;
 use crate::lists::user_deny::UserDeny;
@@ -15,6 +16,7 @@ use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
 use crate::replica::ReplicaSource;
+use crate::replica::read::offline::OfflineReplica;
 use crate::routing::confirm::ConfirmVia;
 use crate::routing::evidence::{Confirmation, Evidence};
 use crate::routing::inquiry::{Ask, Inquiry, Step, busy};
@@ -22,34 +24,57 @@ use crate::routing::maps::Maps;
 use crate::routing::route::Route;
 use crate::routing::router::{Explain, Router};
 
-/// A router, the forms of its answers and its lists. Shared by threads.
+/// The rules of a site with its mailbox lists: decides where a recipient's mail goes. Shared by threads.
 #[derive(Debug)]
 pub struct Resolver {
-    /// What decides.
+    /// Rules of the decision.
+    #[doc(hidden)]
     pub router: Router,
-    /// What answers look like.
+    /// Forms of the answers.
+    #[doc(hidden)]
     pub maps: Maps,
-    /// What is asked.
+    /// Sources of the mailbox list.
+    #[doc(hidden)]
     pub lists: Lists,
-    /// How what the lists do not have is confirmed.
+    /// Way to confirm a miss.
+    #[doc(hidden)]
     pub proof: ConfirmVia,
-    /// What a reload must not lose.
+    /// Settings that a reload must not lose.
+    #[doc(hidden)]
     pub vital: Vital,
-    /// How long a known name that vanished without a DELETE is deferred (`accept-after`).
+    /// Time for which a known name that vanished without a DELETE is deferred (`accept-after`).
+    #[doc(hidden)]
     pub accept_after: Duration,
 }
 
 impl Resolver {
-    /// Puts a resolver together. Lists are opened when they are first asked, and need not be there.
-    /// `replica` stands for the source `replica`; without it that source knows nobody, and nobody is
-    /// unknown.
+    /// Creates a resolver for a program that does not follow the master. Lists are opened at the first
+    /// lookup and need not exist before.
+    ///
+    /// # Errors
+    ///
+    /// If the replica is a source and its path cannot be used.
+    pub fn open(settings: Settings) -> io::Result<Self> {
+        let replica = match settings.sources.contains(&SourceName::Replica) {
+            true => {
+                let ReplicaSettings { directory, max_age, .. } = &settings.replica;
+                Some(OfflineReplica::open(directory, *max_age)?)
+            }
+            false => None,
+        };
+        Ok(Self::new(settings, replica))
+    }
+
+    /// Creates a resolver with this replica as the source `replica`. Without one, all recipients that
+    /// depend on that source are deferred.
+    #[doc(hidden)]
     pub fn new(settings: Settings, replica: Option<ReplicaSource>) -> Self {
         Self::with_lists(settings, replica, &Lists::default())
     }
 
-    /// The resolver of new settings. It keeps the list of this host if that is still the same file,
-    /// and with it the memory of how long the list has been.
-    pub fn renewed(&self, settings: Settings, replica: Option<ReplicaSource>) -> Self {
+    /// Creates a resolver with new settings. Keeps the list of this host if its path is the same, and
+    /// with it the number of names that the loss guard compares with.
+    pub(crate) fn renewed(&self, settings: Settings, replica: Option<ReplicaSource>) -> Self {
         Self::with_lists(settings, replica, &self.lists)
     }
 
@@ -90,6 +115,7 @@ impl Resolver {
     }
 
     /// Evidence before anything was confirmed. `generation`: that of the master's names, if it is known.
+    #[doc(hidden)]
     pub fn evidence(&self, generation: Option<KeyGeneration>) -> Evidence {
         let mut evidence = self.proof.evidence();
         evidence.learn_generation(generation);
@@ -97,6 +123,7 @@ impl Resolver {
     }
 
     /// One step on the lists as they are, without waiting for a lock and without walking a list.
+    #[doc(hidden)]
     pub fn step_now(&self, inquiry: &Inquiry<'_>) -> Step {
         let now = self.lists.now();
         let step = inquiry.step(&self.router, &now, None);
@@ -104,19 +131,20 @@ impl Resolver {
     }
 
     /// One step on the lists as they are. Waits for locks.
+    #[doc(hidden)]
     pub fn step(&self, inquiry: &Inquiry<'_>, explain: Explain<'_>) -> Step {
         inquiry.step_waiting(&self.router, &self.lists, explain)
     }
 
     /// As [`step`](Self::step), for a request that may be given up: a walk along a list ends then.
-    pub fn step_until(&self, inquiry: &Inquiry<'_>, given_up: &AtomicBool) -> Step {
+    pub(crate) fn step_until(&self, inquiry: &Inquiry<'_>, given_up: &AtomicBool) -> Step {
         let list = Abandonable { list: &self.lists, given_up };
         inquiry.step_waiting(&self.router, &list, None)
     }
 
     /// Decides, and has names confirmed by `confirm`, which also returns the kind of names that the
     /// master keeps, if it is known. Waits for locks, and for `confirm`.
-    pub fn route(
+    pub(crate) fn route(
         &self,
         mut inquiry: Inquiry<'_>,
         mut explain: Explain<'_>,

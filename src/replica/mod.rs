@@ -9,7 +9,7 @@
 //!
 //! All others read [`ReplicaState`]: how fresh the replica is, and whether a miss in it may be believed.
 //!
-//! Three kinds of time: what is said to somebody is a [`SystemTime`]; what is waited for is a
+//! Three kinds of time: what is said to somebody is a `SystemTime`; what is waited for is a
 //! [`Duration`] since a moment of the caller's choice, which only grows; and what is waited for over
 //! restarts is measured by [`ReplicaMeta::followed`], which no clock step changes.
 //!

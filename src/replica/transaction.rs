@@ -50,7 +50,7 @@ pub trait Transaction {
 pub enum PutOutcome {
     /// The name was not known.
     New,
-    /// The name was [`Missing`].
+    /// The name was [`Missing`](super::Missing).
     Back,
     /// The name had another.
     Changed,
