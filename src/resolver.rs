@@ -11,7 +11,7 @@ use crate::config::{ReplicaSettings, Settings, SourceName, Vital};
 use crate::lists::combined::{Lists, Source};
 use crate::lists::mailboxes_db::mark_file::MarkFile;
 use crate::lists::user_deny::UserDeny;
-use crate::lists::{FileList, Options};
+use crate::lists::{FileList, FileListOptions};
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
@@ -83,7 +83,10 @@ impl Resolver {
             Some(list) => Arc::clone(list),
             None => {
                 let mark = Some(MarkFile::new(&settings.state, path));
-                Arc::new(FileList::open(path, Options { mark, ..Options::default() }))
+                Arc::new(FileList::open(
+                    path,
+                    FileListOptions { mark, ..FileListOptions::default() },
+                ))
             }
         };
         let source = |name: &SourceName| match name {
@@ -352,7 +355,7 @@ mod tests {
                     fs::write(path("c"), [imapd_conf, &release, FINAL].concat()).unwrap();
                     let given = Overrides { config: Some(path("c")), ..Overrides::default() };
                     let router = Settings::load(&given).unwrap().router;
-                    let list = FileList::open(path("list"), Options::default());
+                    let list = FileList::open(path("list"), FileListOptions::default());
                     let list = Counting(list, AtomicUsize::new(0));
                     let route = |recipient: &[u8]| {
                         list.1.store(0, Relaxed);

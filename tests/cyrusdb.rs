@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use murder_route::lists::{FileList, Options};
+use murder_route::lists::{FileList, FileListOptions};
 use murder_route::model::list::{Lookup, MailboxList};
 use murder_route::model::name::{KeyGeneration, MailboxName};
 use serde_json::Value;
@@ -37,7 +37,7 @@ fn check(file: &str, folder_name: &str, generation: KeyGeneration) {
     let folder = folder(folder_name);
     let expected = expected(&folder, generation);
     assert!(expected.records.len() > 100 && expected.absent.len() > 100);
-    let list = FileList::open(folder.join(file), Options::default());
+    let list = FileList::open(folder.join(file), FileListOptions::default());
     // Twice: the second time with fingers.
     for _ in 0..2 {
         for (name, state, server) in &expected.records {

@@ -88,8 +88,6 @@ const PENDING: &[&str] = &[
     "src/address/autocreate.rs, src/address/rules.rs",
     "src/config/backends.rs, src/config/file.rs, src/config/mupdate.rs",
     "src/config/file.rs, src/config/mupdate.rs",
-    "src/lists/mailboxes_db/index_view.rs, src/lists/mailboxes_db/view.rs",
-    "src/lists/mailboxes_db/skip_view.rs, src/lists/mailboxes_db/view.rs",
 ];
 
 /// A module by its path in the crate, without `crate`.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use common::{Client, Daemon, LIST, Site};
-use murder_route::lists::{FileList, Options};
+use murder_route::lists::{FileList, FileListOptions};
 use murder_route::model::list::MailboxList;
 use murder_route::model::record::State;
 use nix::sys::signal::Signal;
@@ -177,7 +177,7 @@ impl Drop for Ended<'_> {
 
 /// Addresses of users in a list.
 fn some_users(list: &Path) -> Vec<String> {
-    let list = FileList::open(list, Options::default());
+    let list = FileList::open(list, FileListOptions::default());
     let mut users = Vec::new();
     list.each(b"user.", &mut |name, record| {
         let local = std::str::from_utf8(&name.as_bytes()["user.".len()..]).unwrap();

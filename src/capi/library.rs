@@ -17,7 +17,7 @@ use crate::config::{ConfigError, Overrides, Settings, SourceName};
 use crate::lists::combined::{Lists, Source};
 use crate::lists::mailboxes_db::lock;
 use crate::lists::user_deny::UserDeny;
-use crate::lists::{FileList, Options};
+use crate::lists::{FileList, FileListOptions};
 use crate::model::list::MailboxList;
 use crate::model::name::MailboxName;
 use crate::os::pinned_path::PinnedPath;
@@ -485,7 +485,8 @@ impl Inner {
     fn of(sources: &[KeptSource], deny: Option<&(Arc<PinnedPath>, String)>) -> Self {
         let source = |source: &KeptSource| match source {
             KeptSource::MailboxesDb(at) => {
-                let options = Options { shortcuts_after: FEW_LOOKUPS, ..Options::default() };
+                let options =
+                    FileListOptions { index_after: FEW_LOOKUPS, ..FileListOptions::default() };
                 Source::File(Arc::new(FileList::open_at(Arc::clone(at), options)))
             }
             KeptSource::Replica(at, max_age) => {

@@ -46,9 +46,9 @@ fn list(layout: Layout, random: &mut Random, changes: u64) -> (Vec<u8>, Map) {
 fn fingers(file: &Vec<u8>) -> Result<Option<SparseIndex>> {
     let header = SkipHeader::read(file)?;
     let mut scratch = Scratch::default();
-    let mut builder = SparseIndexBuilder::at_list(Order::Raw, IndexSize::Many, 1);
+    let mut builder = SparseIndexBuilder::at_list(Order::Raw, IndexSize::Large, 1);
     let reader = SnapshotReader::new(file, header, Order::Raw, &mut scratch);
-    Ok((builder.collect(reader, 1000)? == BuildProgress::Done).then(|| builder.into_fingers()))
+    Ok((builder.collect(reader, 1000)? == BuildProgress::Done).then(|| builder.into_index()))
 }
 
 /// Searches for all keys; how many searches did not end in an error.

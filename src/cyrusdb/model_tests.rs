@@ -60,16 +60,16 @@ impl ChangeApplier {
                 .unwrap();
         }
         self.header = now;
-        if self.fingers.as_ref().is_none_or(SparseIndex::worn_out) {
+        if self.fingers.as_ref().is_none_or(SparseIndex::is_worn_out) {
             let list = random.below(3) as usize;
-            let amount = [IndexSize::Few, IndexSize::Many][random.below(2) as usize];
-            let new = || SparseIndexBuilder::at_list(self.order, amount, list);
+            let size = [IndexSize::Small, IndexSize::Large][random.below(2) as usize];
+            let new = || SparseIndexBuilder::at_list(self.order, size, list);
             let builder = self.builder.get_or_insert_with(new);
             let reader = SnapshotReader::new(file, now, self.order, &mut self.scratch);
             match builder.collect(reader, 1 + random.below(6) as usize).unwrap() {
                 BuildProgress::More => {}
                 BuildProgress::Done => {
-                    self.fingers = self.builder.take().map(SparseIndexBuilder::into_fingers)
+                    self.fingers = self.builder.take().map(SparseIndexBuilder::into_index)
                 }
                 BuildProgress::OtherOrder => panic!("the order is right"),
             }
@@ -79,7 +79,7 @@ impl ChangeApplier {
     fn check_key(&mut self, file: &Vec<u8>, key: &[u8], model: &Map) {
         for fingers in [self.fingers.as_ref(), None] {
             self.used += fingers.map_or(0, |f| {
-                usize::from(f.before(key, self.header.end, false, &mut Vec::new()).is_some())
+                usize::from(f.start(key, self.header.end, false, &mut Vec::new()).is_some())
             });
             let mut reader = SnapshotReader::new(file, self.header, self.order, &mut self.scratch);
             let found = reader.find(key, fingers).unwrap();

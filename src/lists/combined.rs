@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::FileList;
 use super::user_deny::UserDeny;
+use super::{Completeness, FileList, RecordVisitor, WaitPolicy};
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
@@ -66,9 +66,9 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
-    fn lookup(&self, name: &MailboxName, may_wait: bool) -> (Lookup, bool) {
+    fn lookup(&self, name: &MailboxName, wait: WaitPolicy) -> (Lookup, bool) {
         match self {
-            Source::File(list) => list.look_up(name, may_wait),
+            Source::File(list) => list.look_up(name, wait),
             Source::Replica(ReplicaSource { list, trust }) => {
                 let (found, lately) = list.lookup_dated(name);
                 let trusted = match &found {
@@ -84,7 +84,7 @@ impl Source {
     /// Whether it has a record of a mailbox that takes mail, or will again.
     #[cfg(feature = "capi")]
     pub(crate) fn has(&self, name: &MailboxName) -> bool {
-        matches!(self.lookup(name, true).0, Lookup::Present(record) if record.state.exists())
+        matches!(self.lookup(name, WaitPolicy::Allowed).0, Lookup::Present(record) if record.state.exists())
     }
 
     fn list(&self) -> &dyn MailboxList {
@@ -124,9 +124,14 @@ impl Lists {
         })
     }
 
-    /// Whether they are complete by themselves ([`FileList::known_complete`]).
+    /// Whether the lists of this host are complete by themselves; `None`: one has to be read for that.
     pub fn known_complete(&self) -> Option<Result<(), String>> {
-        self.files().map(|list| list.known_complete()).collect()
+        let known = self.files().map(|list| match list.known_completeness() {
+            Completeness::Complete => Some(Ok(())),
+            Completeness::Incomplete(why) => Some(Err(why)),
+            Completeness::Unread => None,
+        });
+        known.collect()
     }
 
     /// The same, and reads lists if need be.
@@ -142,16 +147,19 @@ impl Lists {
 
     /// What they say, and whether the name changed a moment ago in any of them: one may have heard of
     /// what another has not.
-    fn look_up(&self, name: &MailboxName, may_wait: bool) -> (Lookup, bool) {
+    fn look_up(&self, name: &MailboxName, wait: WaitPolicy) -> (Lookup, bool) {
         let (mut rest, mut lately) = (Lookup::Absent, false);
         let mut sources = self.0.iter();
         while let Some(source) = sources.next() {
-            let (found, changed) = source.lookup(name, may_wait);
+            let (found, changed) = source.lookup(name, wait);
             lately |= changed;
             match &found {
                 Lookup::Present(record) if record.state.exists() => {
                     // Nor does one that has to be waited for hinder another here.
-                    return (found, lately || sources.any(|source| source.lookup(name, false).1));
+                    return (
+                        found,
+                        lately || sources.any(|source| source.lookup(name, WaitPolicy::Never).1),
+                    );
                 }
                 _ if weight(&found) > weight(&rest) => rest = found,
                 _ => {}
@@ -173,11 +181,11 @@ fn weight(lookup: &Lookup) -> u8 {
 
 impl MailboxList for Lists {
     fn lookup(&self, name: &MailboxName) -> Lookup {
-        self.look_up(name, true).0
+        self.look_up(name, WaitPolicy::Allowed).0
     }
 
     fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
-        self.look_up(name, true)
+        self.look_up(name, WaitPolicy::Allowed)
     }
 
     fn denies(&self, inbox: &MailboxName) -> bool {
@@ -216,14 +224,11 @@ impl MailboxList for Lists {
     }
 }
 
-/// Is shown a name and its record.
-type Visit<'v> = dyn FnMut(&MailboxName, &Record) -> WalkStep + 'v;
-
 impl Lists {
     fn walk(
         &self,
-        walk: &mut dyn FnMut(&dyn MailboxList, &mut Visit<'_>) -> Result<(), String>,
-        visit: &mut Visit<'_>,
+        walk: &mut dyn FnMut(&dyn MailboxList, &mut RecordVisitor<'_>) -> Result<(), String>,
+        visit: &mut RecordVisitor<'_>,
     ) -> Result<(), String> {
         if self.0.is_empty() {
             return Err("there is no list to walk: a MUPDATE server is asked name by name".into());
@@ -266,11 +271,11 @@ impl WithoutWaiting<'_> {
 
 impl MailboxList for WithoutWaiting<'_> {
     fn lookup(&self, name: &MailboxName) -> Lookup {
-        self.lists.look_up(name, false).0
+        self.lists.look_up(name, WaitPolicy::Never).0
     }
 
     fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
-        self.lists.look_up(name, false)
+        self.lists.look_up(name, WaitPolicy::Never)
     }
 
     fn denies(&self, inbox: &MailboxName) -> bool {

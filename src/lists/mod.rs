@@ -9,7 +9,13 @@
 pub mod combined;
 pub mod mailboxes_db;
 pub mod user_deny;
-mod walk_past;
 
-pub use mailboxes_db::file::{FileList, Options, Status};
-pub use mailboxes_db::inspection::Inspection;
+use crate::model::list::WalkStep;
+use crate::model::name::MailboxName;
+use crate::model::record::Record;
+
+pub(crate) use mailboxes_db::WaitPolicy;
+pub use mailboxes_db::{Completeness, FileList, FileListOptions, FileListStatus, Inspection};
+
+/// Visitor of names and records that a walk may leave out.
+pub(crate) type RecordVisitor<'v> = dyn FnMut(&MailboxName, &Record) -> WalkStep + 'v;

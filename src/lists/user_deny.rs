@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use super::mailboxes_db::view::open_regular;
+use super::mailboxes_db::open_file::open_regular;
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::skip::verify::verify;
 use crate::cyrusdb::skiplist::Replay;
@@ -37,20 +37,20 @@ pub struct UserDeny {
     created: Instant,
     /// When the file was last looked at, in milliseconds since `created`; 0: never.
     looked: AtomicU64,
-    known: ArcSwap<Known>,
+    known: ArcSwap<DenyTable>,
 }
 
 /// The file as it was read.
 #[derive(Debug, Default)]
-struct Known {
-    identity: Option<Identity>,
+struct DenyTable {
+    identity: Option<FileVersion>,
     /// The service patterns of each user.
     users: HashMap<Vec<u8>, Vec<u8>>,
     trouble: Option<String>,
 }
 
 /// Device, inode, size, and time of the last change in seconds and nanoseconds.
-type Identity = (u64, u64, u64, i64, i64);
+type FileVersion = (u64, u64, u64, i64, i64);
 
 impl UserDeny {
     /// The database at this path, for a service of `cyrus.conf`. The file need not be there.
@@ -117,7 +117,7 @@ impl UserDeny {
                 if known.trouble.as_ref() != Some(&why) {
                     tracing::warn!("{why}; users blocked by `cyr_deny` since then get mail");
                     let users = known.users.clone();
-                    let now = Known { identity: None, users, trouble: Some(why) };
+                    let now = DenyTable { identity: None, users, trouble: Some(why) };
                     self.known.store(Arc::new(now));
                 }
             }
@@ -125,7 +125,7 @@ impl UserDeny {
     }
 
     /// What the file holds; `None`: it is the one that was read.
-    fn read(&self, before: Option<Identity>) -> Result<Option<Known>> {
+    fn read(&self, before: Option<FileVersion>) -> Result<Option<DenyTable>> {
         let (mut file, metadata) = open_regular(&self.at)?;
         let identity = identity(&metadata);
         if before == Some(identity) {
@@ -137,11 +137,11 @@ impl UserDeny {
         let mut bytes = Vec::new();
         (&mut file).take(metadata.len()).read_to_end(&mut bytes)?;
         let users = entries(bytes)?;
-        Ok(Some(Known { identity: Some(identity), users, trouble: None }))
+        Ok(Some(DenyTable { identity: Some(identity), users, trouble: None }))
     }
 }
 
-fn identity(metadata: &Metadata) -> Identity {
+fn identity(metadata: &Metadata) -> FileVersion {
     (metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec())
 }
 

@@ -1,7 +1,8 @@
-//! What the operating system is asked for.
+//! Access to the operating system.
 
 #[cfg(feature = "daemon")]
 pub(crate) mod accounts;
+pub(crate) mod file_id;
 pub mod kick;
 pub mod map;
 pub(crate) mod pinned_path;

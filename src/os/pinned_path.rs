@@ -22,7 +22,7 @@ use nix::unistd::{AccessFlags, eaccess};
 #[derive(Debug)]
 pub(crate) struct PinnedPath {
     path: PathBuf,
-    kept: Option<Kept>,
+    kept: Option<Pinned>,
     /// The file could not be opened anew the last time, and the kept one was given out.
     shared: AtomicBool,
 }
@@ -49,7 +49,7 @@ impl Root {
 }
 
 #[derive(Debug)]
-struct Kept {
+struct Pinned {
     root: Root,
     directory: File,
     name: OsString,
@@ -70,7 +70,7 @@ impl PinnedPath {
     /// If there are no descriptors or no memory for it. What is not there, or may not be read, is none.
     #[cfg(feature = "capi")]
     pub(crate) fn keep(path: PathBuf) -> io::Result<Self> {
-        let kept = Kept::of(&path)?;
+        let kept = Pinned::of(&path)?;
         Ok(Self { kept, ..Self::at(path) })
     }
 
@@ -146,7 +146,7 @@ impl PinnedPath {
 }
 
 #[cfg(feature = "capi")]
-impl Kept {
+impl Pinned {
     /// `None`: there is no such directory, or it may not be entered.
     fn of(path: &Path) -> io::Result<Option<Self>> {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -190,7 +190,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::lists::{FileList, Options};
+    use crate::lists::{FileList, FileListOptions};
     use crate::model::list::Lookup;
     use crate::model::name::MailboxName;
 
@@ -212,7 +212,7 @@ mod tests {
         let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/demo/mailboxes.db");
         fs::copy(demo, &path).unwrap();
         // Each lookup looks at the file anew.
-        let options = Options { hit_age: Duration::ZERO, ..Options::default() };
+        let options = FileListOptions { max_hit_age: Duration::ZERO, ..FileListOptions::default() };
         let list = FileList::open(&path, options);
         let look = |name: &str| list.lookup_now(&MailboxName::new(name).unwrap());
         assert!(matches!(look("user.jane"), Lookup::Present(_)));

@@ -20,7 +20,7 @@ use crate::address::Recipient;
 use crate::config::Overrides;
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::skip::node::Layout;
-use crate::lists::Options;
+use crate::lists::FileListOptions;
 use crate::lists::mailboxes_db::lock;
 use crate::model::mod_time::ModTime;
 use crate::model::name::{KeyGeneration, MailboxName};
@@ -142,8 +142,8 @@ fn who_was_looked_up_often_and_moves_is_not_delivered_to_where_he_was() {
             }
         }
         // A hit may be so old.
-        let (moved, hit_age) = (Instant::now(), Options::default().hit_age);
-        while moved.elapsed() <= hit_age {}
+        let (moved, max_hit_age) = (Instant::now(), FileListOptions::default().max_hit_age);
+        while moved.elapsed() <= max_hit_age {}
         for _ in 0..10 {
             assert_eq!(server(&library.look_up(b"jane@example.org")), Some("be2.example.org"));
         }
@@ -240,8 +240,8 @@ fn who_was_looked_up_often_is_delivered_to_where_a_list_copied_over_the_one_ther
         fs::copy(&other, &list).unwrap();
     }
     assert_eq!(written().0, before.0);
-    let (copied, hit_age) = (Instant::now(), Options::default().hit_age);
-    while copied.elapsed() <= hit_age {}
+    let (copied, max_hit_age) = (Instant::now(), FileListOptions::default().max_hit_age);
+    while copied.elapsed() <= max_hit_age {}
     assert_eq!(server(&library.look_up(b"jane@example.org")), Some("be2.example.org"));
 }
 

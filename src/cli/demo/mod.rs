@@ -23,7 +23,7 @@ use self::daemon::{DemoDaemon, until};
 use self::master::DemoMaster;
 use self::postfix::{Delivered, deliver, query};
 use super::Exit;
-use crate::lists::{FileList, Options};
+use crate::lists::{FileList, FileListOptions};
 use crate::model::list::MailboxList as _;
 use crate::model::name::MailboxName;
 use crate::model::record::{Record, State};
@@ -238,7 +238,7 @@ impl Place {
 
     /// What the master knows.
     fn list(&self) -> io::Result<Vec<(MailboxName, Record)>> {
-        let list = FileList::open(self.dir.path().join("mailboxes.db"), Options::default());
+        let list = FileList::open(self.dir.path().join("mailboxes.db"), FileListOptions::default());
         let mut records = Vec::new();
         list.each(b"", &mut |name, record| {
             if record.state.exists() {

@@ -36,19 +36,19 @@ impl<V> KeySearch<V> {
 }
 
 impl<S: ByteSource + ?Sized> SnapshotReader<'_, S> {
-    /// What is under `key`. The fingers, if any, must have been followed to the end of this
+    /// What is under `key`. The index, if any, must have been followed to the end of this
     /// reader's header or further, and are of use only in the same order.
-    pub fn find(&mut self, key: &[u8], fingers: Option<&SparseIndex>) -> Result<KeySearch<&[u8]>> {
+    pub fn find(&mut self, key: &[u8], index: Option<&SparseIndex>) -> Result<KeySearch<&[u8]>> {
         self.scratch.found_at = 0;
         let end = self.snapshot.header.end;
-        if let Some(offset) = fingers.and_then(|fingers| fingers.found_last(key, end))
+        if let Some(offset) = index.and_then(|index| index.cached_position(key, end))
             && self.is_at(offset, key)?
         {
             return Ok(KeySearch::Value(self.ahead_value()?));
         }
-        let start = fingers.filter(|fingers| fingers.order() == self.order).and_then(|fingers| {
+        let start = index.filter(|index| index.order() == self.order).and_then(|index| {
             let SkipHeader { layout, end, .. } = self.snapshot.header;
-            fingers.before(key, end, layout == Layout::Twoskip, &mut self.scratch.start_key)
+            index.start(key, end, layout == Layout::Twoskip, &mut self.scratch.start_key)
         });
         if let Some(start) = start.filter(|start| start.is_wanted) {
             if !self.is_at(start.offset, key)? {

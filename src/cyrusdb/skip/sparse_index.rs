@@ -41,17 +41,17 @@ use crate::cyrusdb::source::ByteSource;
 pub enum IndexSize {
     /// For who will not make many searches: they spare half of the reads among 1,000,000 records, and
     /// cost as much as some dozens of searches.
-    Few,
+    Small,
     /// So many that a search begins some four records before the wanted one; they take some 3 MB.
-    Many,
+    Large,
 }
 
 impl IndexSize {
     /// There are so many or half as many.
     fn wanted(self) -> u64 {
         match self {
-            IndexSize::Few => 512,
-            IndexSize::Many => 256 << 10,
+            IndexSize::Small => 512,
+            IndexSize::Large => 256 << 10,
         }
     }
 }
@@ -196,25 +196,25 @@ fn common(a: &[u8], b: &[u8]) -> usize {
 #[derive(Debug)]
 pub struct SparseIndex {
     order: Order,
-    amount: IndexSize,
+    size: IndexSize,
     /// The list whose members they are.
     list: usize,
     keys: KeyTable,
     /// Where the record of each key stands, in units of 8; 0 if dropped.
     nodes: Vec<AtomicU32>,
     dropped: AtomicUsize,
-    recent: PositionCache,
+    positions: PositionCache,
 }
 
 impl SparseIndex {
-    fn new(order: Order, amount: IndexSize, list: usize) -> Self {
+    fn new(order: Order, size: IndexSize, list: usize) -> Self {
         let (keys, nodes, dropped) = (KeyTable::new(), Vec::new(), AtomicUsize::new(0));
-        Self { order, amount, list, keys, nodes, dropped, recent: PositionCache::default() }
+        Self { order, size, list, keys, nodes, dropped, positions: PositionCache::default() }
     }
 
     /// How many there were to be.
-    pub fn amount(&self) -> IndexSize {
-        self.amount
+    pub fn size(&self) -> IndexSize {
+        self.size
     }
 
     /// How many there are, dropped ones too.
@@ -228,7 +228,7 @@ impl SparseIndex {
     }
 
     /// Whether so many were dropped that they are better collected anew.
-    pub fn worn_out(&self) -> bool {
+    pub fn is_worn_out(&self) -> bool {
         self.dropped.load(Relaxed) > 16 + self.len() / 4
     }
 
@@ -254,7 +254,7 @@ impl SparseIndex {
 
     /// Where a search for `key` at this `end` begins, and the key that stands there; `None`: at the
     /// beginning of the list.
-    pub(crate) fn before(
+    pub(crate) fn start(
         &self,
         key: &[u8],
         end: u64,
@@ -282,16 +282,16 @@ impl SparseIndex {
 
     /// Where the record of this key was found last, as far as there is something to be found at this
     /// `end`.
-    pub(crate) fn found_last(&self, key: &[u8], end: u64) -> Option<u64> {
-        self.recent.get(key).filter(|offset| *offset < end)
+    pub(crate) fn cached_position(&self, key: &[u8], end: u64) -> Option<u64> {
+        self.positions.get(key).filter(|offset| *offset < end)
     }
 
     /// Remembers where the record of this key was found at the end that was followed to. One thread
     /// at a time, and none that follows meanwhile.
-    pub(crate) fn remember(&self, key: &[u8], offset: u64) {
+    pub(crate) fn put_position(&self, key: &[u8], offset: u64) {
         // Who makes few searches seldom makes one twice.
-        if self.amount == IndexSize::Many {
-            self.recent.put(key, offset);
+        if self.size == IndexSize::Large {
+            self.positions.put(key, offset);
         }
     }
 
@@ -329,11 +329,11 @@ impl SparseIndex {
             at = reader.cur().end();
             match (layout, reader.cur().kind) {
                 (_, NodeKind::Record) => {
-                    self.recent.forget(reader.cur_key());
+                    self.positions.forget(reader.cur_key());
                     self.replace(reader.cur_key(), reader.cur().offset);
                 }
                 (Layout::Twoskip, NodeKind::Delete) => {
-                    self.recent.forget_all();
+                    self.positions.forget_all();
                     let [rank, other] = match reader.cur().target {
                         0 => [self.len(); 2],
                         next => {
@@ -348,7 +348,7 @@ impl SparseIndex {
                         self.drop_last_of(other);
                     }
                 }
-                (Layout::Twom { .. }, NodeKind::Delete) => self.recent.forget_all(),
+                (Layout::Twom { .. }, NodeKind::Delete) => self.positions.forget_all(),
                 (_, NodeKind::Commit) => {}
                 (_, NodeKind::Dummy) => {
                     return Err(Error::corrupt(
@@ -380,41 +380,41 @@ pub enum BuildProgress {
 /// the rule of the module holds for it, and it goes on from the last one that is not dropped.
 #[derive(Debug)]
 pub struct SparseIndexBuilder {
-    fingers: SparseIndex,
+    index: SparseIndex,
 }
 
 impl SparseIndexBuilder {
     /// Begins with nothing, for a list of so many records.
-    pub fn new(order: Order, amount: IndexSize, records: u64) -> Self {
+    pub fn new(order: Order, size: IndexSize, records: u64) -> Self {
         // One record in two has a level above 1, one in four above 2, and so on.
         let mut list = 1;
-        while records >> list > amount.wanted() {
+        while records >> list > size.wanted() {
             list += 1;
         }
-        Self { fingers: SparseIndex::new(order, amount, list) }
+        Self { index: SparseIndex::new(order, size, list) }
     }
 
     /// Of a list this small nearly all records become fingers; for tests of the rule above.
     #[cfg(test)]
-    pub(crate) fn at_list(order: Order, amount: IndexSize, list: usize) -> Self {
-        Self { fingers: SparseIndex::new(order, amount, list) }
+    pub(crate) fn at_list(order: Order, size: IndexSize, list: usize) -> Self {
+        Self { index: SparseIndex::new(order, size, list) }
     }
 
     /// The order it goes by.
     pub fn order(&self) -> Order {
-        self.fingers.order
+        self.index.order
     }
 
     /// How many it collects.
-    pub fn amount(&self) -> IndexSize {
-        self.fingers.amount
+    pub fn size(&self) -> IndexSize {
+        self.index.size
     }
 
     /// What has been collected.
-    pub fn into_fingers(mut self) -> SparseIndex {
-        self.fingers.keys.shrink_to_fit();
-        self.fingers.nodes.shrink_to_fit();
-        self.fingers
+    pub fn into_index(mut self) -> SparseIndex {
+        self.index.keys.shrink_to_fit();
+        self.index.nodes.shrink_to_fit();
+        self.index
     }
 
     /// As [`SparseIndex::follow`].
@@ -423,7 +423,7 @@ impl SparseIndexBuilder {
         reader: SnapshotReader<'_, S>,
         from: u64,
     ) -> Result<()> {
-        self.fingers.follow(reader, from)
+        self.index.follow(reader, from)
     }
 
     /// Collects up to `count` more.
@@ -432,12 +432,12 @@ impl SparseIndexBuilder {
         reader: SnapshotReader<'_, S>,
         count: usize,
     ) -> Result<BuildProgress> {
-        let fingers = &mut self.fingers;
-        let (amount, list) = (fingers.amount, fingers.list);
-        let mut reader = match amount {
+        let fingers = &mut self.index;
+        let (size, list) = (fingers.size, fingers.list);
+        let mut reader = match size {
             // They are far from each other.
-            IndexSize::Few => reader,
-            IndexSize::Many => reader.along_lists(),
+            IndexSize::Small => reader,
+            IndexSize::Large => reader.along_lists(),
         };
         // From the last one that is not dropped; those behind it may have come back.
         let mut last = Vec::new();
@@ -463,7 +463,7 @@ impl SparseIndexBuilder {
             match reader.step_in_list(list)? {
                 ListStep::End => return Ok(BuildProgress::Done),
                 ListStep::OtherOrder => {
-                    *fingers = SparseIndex::new(fingers.order.other(), amount, list);
+                    *fingers = SparseIndex::new(fingers.order.other(), size, list);
                     return Ok(BuildProgress::OtherOrder);
                 }
                 ListStep::To { .. } => {}
@@ -483,7 +483,7 @@ impl SparseIndexBuilder {
                 continue;
             }
             if fingers.keys.bytes() + key.len() > MOST_KEY_BYTES {
-                *fingers = SparseIndex::new(fingers.order, amount, list + 1);
+                *fingers = SparseIndex::new(fingers.order, size, list + 1);
                 return Ok(BuildProgress::More);
             }
             fingers.keys.push(&last, key);

@@ -91,7 +91,7 @@ impl Site {
 
     /// As the library reads it, for one who looks up now and then.
     fn list(&self) -> FileList {
-        let options = Options { hit_age: Duration::ZERO, ..Options::default() };
+        let options = FileListOptions { max_hit_age: Duration::ZERO, ..FileListOptions::default() };
         FileList::open(self.path(), options)
     }
 }
@@ -142,10 +142,10 @@ fn few_lookups_of_a_truncated_list_raise_no_sigbus() {
         for layout in LAYOUTS {
             let site = Site::with(layout, 3000);
             // Nobody looks at the length of the file before a search.
-            let options = Options {
-                hit_age: Duration::from_secs(3600),
-                shortcuts_after: 2000,
-                ..Options::default()
+            let options = FileListOptions {
+                max_hit_age: Duration::from_secs(3600),
+                index_after: 2000,
+                ..FileListOptions::default()
             };
             let list = FileList::open(site.path(), options);
             assert_eq!(server(list.lookup(&name(1))), "be1");
@@ -241,10 +241,10 @@ fn fill(place: &mut ReplicaWriter, names: std::ops::Range<u64>, server: &str) {
     change.commit().unwrap();
 }
 
-fn replica(folder: &tempfile::TempDir, hit_age: Duration) -> (LocklessReplica, File) {
+fn replica(folder: &tempfile::TempDir, max_hit_age: Duration) -> (LocklessReplica, File) {
     let data = folder.path().join("data.mdb");
     let at = Arc::new(crate::os::pinned_path::PinnedPath::at(data.clone()));
-    (LocklessReplica::at(at, hit_age), File::options().write(true).open(data).unwrap())
+    (LocklessReplica::at(at, max_hit_age), File::options().write(true).open(data).unwrap())
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A skiplist or flat file, all of it in memory.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,9 +12,10 @@ use crate::cyrusdb::flat::FlatTable;
 use crate::cyrusdb::skiplist::{Replay, users_prefix};
 use crate::model::list::WalkStep;
 use crate::model::name::KeyGeneration;
+use crate::os::file_id::FileId;
 
 use super::keys;
-use super::view::{Identity, ListFile};
+use super::open_file::ListFile;
 
 /// A change of the file is told from its time only from then on: the kernel's clock for it ticks.
 const TICK: Duration = Duration::from_millis(50);
@@ -27,14 +28,14 @@ const MOST_PASSED: usize = 64;
 
 /// The content of one file, for as long as the path leads to it.
 #[derive(Debug)]
-pub(crate) struct IndexView {
-    pub(crate) identity: Identity,
+pub(super) struct IndexView {
+    pub(super) file_id: FileId,
     content: RwLock<Content>,
 }
 
 #[derive(Debug)]
 struct Content {
-    kind: Kind,
+    kind: IndexEngine,
     keys: Option<KeyGeneration>,
     stamp: Stamp,
     /// It was read in the tick of the last write, so that another one in that tick would not show.
@@ -44,7 +45,7 @@ struct Content {
 }
 
 #[derive(Debug)]
-enum Kind {
+enum IndexEngine {
     /// Grows with the file.
     Skiplist(Replay),
     /// Never changes: Cyrus renames a new file into place.
@@ -82,13 +83,13 @@ impl Stamp {
 
 impl Content {
     /// `before`: what was known of the same file, which was then written in place.
-    fn new(kind: Kind, stamp: Stamp, before: Option<&IndexView>) -> Self {
+    fn new(kind: IndexEngine, stamp: Stamp, before: Option<&IndexView>) -> Self {
         let overwritten = before.and_then(|before| {
             let before = before.content();
             // Cyrus cuts off what a writer that died has left, and nothing else.
             let grew = match &before.kind {
-                Kind::Skiplist(replay) => replay.committed() <= stamp.size,
-                Kind::Flat(_) => false,
+                IndexEngine::Skiplist(replay) => replay.committed() <= stamp.size,
+                IndexEngine::Flat(_) => false,
             };
             let again = before.is_fresh && before.stamp == stamp;
             if grew || again { before.overwritten } else { Some(stamp.time()) }
@@ -101,8 +102,8 @@ impl Content {
 
     fn rows(&self) -> Box<dyn Iterator<Item = (&[u8], &[u8])> + '_> {
         match &self.kind {
-            Kind::Skiplist(replay) => Box::new(replay.iter()),
-            Kind::Flat(table) => Box::new(table.iter()),
+            IndexEngine::Skiplist(replay) => Box::new(replay.iter()),
+            IndexEngine::Flat(table) => Box::new(table.iter()),
         }
     }
 
@@ -120,7 +121,7 @@ impl IndexView {
     ///
     /// A file of which something was lost, or whose end is missing (the rest of a writer that died, or
     /// of a file that was cut off), answers for whom it has left.
-    pub(crate) fn skiplist(
+    pub(super) fn skiplist(
         file: &ListFile,
         metadata: &Metadata,
         before: Option<&Self>,
@@ -136,13 +137,17 @@ impl IndexView {
             replay = Replay::of_damaged(file, size, refused)?;
         }
         Ok(Self {
-            identity: Identity::of(metadata),
-            content: RwLock::new(Content::new(Kind::Skiplist(replay), Stamp::of(metadata), before)),
+            file_id: FileId::of(metadata),
+            content: RwLock::new(Content::new(
+                IndexEngine::Skiplist(replay),
+                Stamp::of(metadata),
+                before,
+            )),
         })
     }
 
     /// Reads a flat file. `before`: the view of the same file that this one replaces.
-    pub(crate) fn flat(mut file: File, before: Option<&Self>) -> Result<Self> {
+    pub(super) fn flat(mut file: File, before: Option<&Self>) -> Result<Self> {
         let stamp = Stamp::of(&file.metadata()?);
         let mut bytes = Vec::new();
         (&mut file).take(stamp.size.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -152,8 +157,8 @@ impl IndexView {
         }
         let table = FlatTable::read(bytes)?;
         Ok(Self {
-            identity: Identity::of(&after),
-            content: RwLock::new(Content::new(Kind::Flat(table), stamp, before)),
+            file_id: FileId::of(&after),
+            content: RwLock::new(Content::new(IndexEngine::Flat(table), stamp, before)),
         })
     }
 
@@ -161,33 +166,33 @@ impl IndexView {
         self.content.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn engine(&self) -> &'static str {
+    pub(super) fn engine(&self) -> &'static str {
         match self.content().kind {
-            Kind::Skiplist(_) => "skiplist",
-            Kind::Flat(_) => "flat",
+            IndexEngine::Skiplist(_) => "skiplist",
+            IndexEngine::Flat(_) => "flat",
         }
     }
 
-    pub(crate) fn key_generation(&self) -> Option<KeyGeneration> {
+    pub(super) fn key_generation(&self) -> Option<KeyGeneration> {
         self.content().keys
     }
 
-    pub(crate) fn records(&self) -> u64 {
+    pub(super) fn records(&self) -> u64 {
         match &self.content().kind {
-            Kind::Skiplist(replay) => replay.len() as u64,
-            Kind::Flat(table) => table.len() as u64,
+            IndexEngine::Skiplist(replay) => replay.len() as u64,
+            IndexEngine::Flat(table) => table.len() as u64,
         }
     }
 
-    pub(crate) fn state(&self) -> u64 {
+    pub(super) fn state(&self) -> u64 {
         match &self.content().kind {
-            Kind::Skiplist(replay) => replay.committed(),
-            Kind::Flat(_) => 0,
+            IndexEngine::Skiplist(replay) => replay.committed(),
+            IndexEngine::Flat(_) => 0,
         }
     }
 
     /// Whether this is all that the file holds.
-    pub(crate) fn is_current(&self, metadata: &Metadata) -> bool {
+    pub(super) fn is_current(&self, metadata: &Metadata) -> bool {
         let content = self.content();
         let stamp = Stamp::of(metadata);
         content.stamp == stamp && (!content.is_fresh || stamp.is_within(TICK))
@@ -195,7 +200,7 @@ impl IndexView {
 
     /// Reads what a skiplist file has grown by; the caller holds its shared lock. `false`: this
     /// content cannot be carried on.
-    pub(crate) fn follow(&self, file: &ListFile, metadata: &Metadata) -> bool {
+    pub(super) fn follow(&self, file: &ListFile, metadata: &Metadata) -> bool {
         let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
         let stamp = Stamp::of(metadata);
         // Cyrus never cuts off what was committed, and what it overwrites shows by the length.
@@ -203,25 +208,25 @@ impl IndexView {
             return false;
         }
         let followed = match &mut content.kind {
-            Kind::Skiplist(replay) => {
+            IndexEngine::Skiplist(replay) => {
                 replay.continues(file, stamp.size) && replay.follow(file, stamp.size).is_ok()
             }
-            Kind::Flat(_) => false,
+            IndexEngine::Flat(_) => false,
         };
         content.stamp = stamp;
         content.decide();
         followed
     }
 
-    pub(crate) fn find<T>(&self, key: &[u8], take: impl Fn(&[u8]) -> T) -> Option<T> {
+    pub(super) fn find<T>(&self, key: &[u8], take: impl Fn(&[u8]) -> T) -> Option<T> {
         match &self.content().kind {
-            Kind::Skiplist(replay) => replay.get(key).map(take),
-            Kind::Flat(table) => table.get(key).map(take),
+            IndexEngine::Skiplist(replay) => replay.get(key).map(take),
+            IndexEngine::Flat(table) => table.get(key).map(take),
         }
     }
 
     /// All rows, for as long as `visit` wants more. It must not wait for this list.
-    pub(crate) fn each(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
+    pub(super) fn each(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
         for (key, value) in self.content().rows() {
             visit(key, value);
         }
@@ -229,10 +234,10 @@ impl IndexView {
 
     /// Rows whose keys begin with `start`, for as long as `visit` wants more, past those that it says.
     /// It must not wait for this list.
-    pub(crate) fn each_past(&self, start: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> WalkStep) {
+    pub(super) fn each_past(&self, start: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> WalkStep) {
         let content = self.content();
         match &content.kind {
-            Kind::Flat(table) => {
+            IndexEngine::Flat(table) => {
                 let mut from = start.to_vec();
                 loop {
                     let mut behind = None;
@@ -256,7 +261,7 @@ impl IndexView {
                 }
             }
             // In no order: what is to be passed is known again.
-            Kind::Skiplist(replay) => {
+            IndexEngine::Skiplist(replay) => {
                 let mut passed: Vec<Vec<u8>> = Vec::new();
                 // Most are of users, and need not be looked at if one of them tells so.
                 let is_rest = match replay.of_users() {
@@ -291,11 +296,11 @@ impl IndexView {
         }
     }
 
-    pub(crate) fn incomplete(&self) -> Option<Error> {
+    pub(super) fn incomplete(&self) -> Option<Error> {
         let content = self.content();
         let (first, count) = match &content.kind {
-            Kind::Skiplist(replay) => (replay.damage().first(), replay.damage().len()),
-            Kind::Flat(table) => (table.problems().first(), table.problems().len()),
+            IndexEngine::Skiplist(replay) => (replay.damage().first(), replay.damage().len()),
+            IndexEngine::Flat(table) => (table.problems().first(), table.problems().len()),
         };
         if let Some(Problem { offset, what }) = first {
             let more = match count {
@@ -312,9 +317,4 @@ impl IndexView {
         let what = "the file was overwritten in place a moment ago, and may not be whole yet";
         (age < COPYING).then(|| Error::corrupt(content.stamp.size, what))
     }
-}
-
-/// The error that says that the answer takes waiting or much reading.
-pub(crate) fn busy() -> Error {
-    io::Error::from(io::ErrorKind::WouldBlock).into()
 }

@@ -1,14 +1,13 @@
 //! Whether a list can be read, without a question of a mail server.
 
-use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::cyrusdb::error::Error;
 use crate::cyrusdb::skip::position::Walked;
 use crate::cyrusdb::skip::window::Scratch;
 use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::name::MailboxName;
 
+use super::error::ReadError;
 use super::view::View;
 use crate::lists::FileList;
 
@@ -30,10 +29,10 @@ pub enum Inspection {
 
 /// Where something was wrong in a list, or may be found to be.
 #[derive(Debug, Default)]
-pub(crate) struct Suspects(Mutex<Inner>);
+pub(super) struct Suspects(Mutex<SuspectState>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct SuspectState {
     /// The last name whose lookup failed.
     failed: Option<MailboxName>,
     /// The key behind which the next walk begins.
@@ -41,12 +40,12 @@ struct Inner {
 }
 
 impl Suspects {
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, SuspectState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A lookup of this name failed, because of the file.
-    pub(crate) fn failed(&self, name: &MailboxName) {
+    pub(super) fn failed(&self, name: &MailboxName) {
         self.inner().failed = Some(name.clone());
     }
 }
@@ -56,11 +55,11 @@ impl FileList {
     /// lookup does.
     pub fn inspect(&self) -> Inspection {
         let mut scratch = Scratch::default();
-        match self.checked(&mut scratch) {
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
+        match self.check_with_retries(&mut scratch) {
+            Err(error) if error.is_timeout() => {
                 return Inspection::Locked;
             }
-            Err(error) => return Inspection::Unreadable(self.say(error)),
+            Err(error) => return Inspection::Unreadable(self.describe(error)),
             Ok(_) => {}
         }
         if let Err(why) = self.trust() {
@@ -68,12 +67,12 @@ impl FileList {
         }
         match self.walk_on(&mut scratch) {
             Ok(()) => Inspection::Well,
-            Err(error) => Inspection::Doubted(self.say(error)),
+            Err(error) => Inspection::Doubted(self.describe(error)),
         }
     }
 
     /// Why a name that could not be looked up still cannot.
-    pub(crate) fn doubt_of_suspects(&self) -> Result<(), String> {
+    pub(super) fn doubt_of_suspects(&self) -> Result<(), String> {
         let failed = self.suspects.inner().failed.clone();
         let Some(name) = failed else { return Ok(()) };
         match self.lookup(&name) {
@@ -86,9 +85,9 @@ impl FileList {
     }
 
     /// Reads the next piece of a list that is not in memory; at its end, begins anew.
-    fn walk_on(&self, scratch: &mut Scratch) -> Result<(), Error> {
+    fn walk_on(&self, scratch: &mut Scratch) -> Result<(), ReadError> {
         let from = self.suspects.inner().walked_to.clone();
-        let view = self.checked(scratch)?;
+        let view = self.check_with_retries(scratch)?;
         let View::Skip(view) = &*view else { return Ok(()) };
         let header = view.header();
         let mut last = Vec::new();
@@ -104,9 +103,9 @@ impl FileList {
             Ok(Walked::Stopped | Walked::OtherOrder) => {}
             // A writer may have overtaken the walk.
             Err(error) => {
-                let now = self.checked(scratch)?;
+                let now = self.check_with_retries(scratch)?;
                 let is_same = matches!(&*now, View::Skip(now) if now.is_at(header));
-                return if is_same && !header.dirty { Err(error) } else { Ok(()) };
+                return if is_same && !header.dirty { Err(error.into()) } else { Ok(()) };
             }
         }
         self.suspects.inner().walked_to = last;

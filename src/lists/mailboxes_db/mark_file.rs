@@ -23,7 +23,7 @@ const PREFIX: &str = "mailboxes-db-";
 
 /// What a file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
+pub enum StoredMark {
     /// What the list had.
     Mark(HighWater),
     /// Its loss is right (`replica accept`): what it has now is what counts.
@@ -55,7 +55,7 @@ impl MarkFile {
     }
 
     /// What it says; `None`: it is not there, cannot be read, or says nothing of use.
-    pub fn load(&self) -> Option<Kept> {
+    pub fn load(&self) -> Option<StoredMark> {
         parse(&read(&self.path).ok()?, Some(&self.list))
     }
 
@@ -93,7 +93,8 @@ pub fn accept(directory: &Path) -> io::Result<u64> {
             continue;
         }
         let Ok(text) = read(&path) else { continue };
-        let Some(Kept::Mark(HighWater { names, distrusted: true })) = parse(&text, None) else {
+        let Some(StoredMark::Mark(HighWater { names, distrusted: true })) = parse(&text, None)
+        else {
             continue;
         };
         let list = text.splitn(4, ' ').nth(3).unwrap_or_default();
@@ -103,7 +104,7 @@ pub fn accept(directory: &Path) -> io::Result<u64> {
     Ok(accepted)
 }
 
-fn parse(text: &str, list: Option<&Path>) -> Option<Kept> {
+fn parse(text: &str, list: Option<&Path>) -> Option<StoredMark> {
     let mut words = text.strip_suffix('\n')?.splitn(4, ' ');
     if words.next() != Some(MAGIC) {
         return None;
@@ -113,9 +114,9 @@ fn parse(text: &str, list: Option<&Path>) -> Option<Kept> {
         return None;
     }
     match state {
-        "trusted" => Some(Kept::Mark(HighWater { names, distrusted: false })),
-        "distrusted" => Some(Kept::Mark(HighWater { names, distrusted: true })),
-        ACCEPTED => Some(Kept::Accepted),
+        "trusted" => Some(StoredMark::Mark(HighWater { names, distrusted: false })),
+        "distrusted" => Some(StoredMark::Mark(HighWater { names, distrusted: true })),
+        ACCEPTED => Some(StoredMark::Accepted),
         _ => None,
     }
 }
@@ -157,7 +158,7 @@ mod tests {
         for distrusted in [false, true, false] {
             let mark = HighWater { names: 130, distrusted };
             file.store(mark).unwrap();
-            assert_eq!(file.load(), Some(Kept::Mark(mark)));
+            assert_eq!(file.load(), Some(StoredMark::Mark(mark)));
         }
         let other = MarkFile { list: "/elsewhere".into(), ..file.clone() };
         assert_eq!(other.load(), None);
@@ -179,6 +180,6 @@ mod tests {
         assert_eq!(accept(directory.path()).unwrap(), 0);
         file.store(HighWater { names: 10, distrusted: true }).unwrap();
         assert_eq!(accept(directory.path()).unwrap(), 1);
-        assert_eq!(file.load(), Some(Kept::Accepted));
+        assert_eq!(file.load(), Some(StoredMark::Accepted));
     }
 }

@@ -50,10 +50,10 @@ impl Site {
     }
 
     fn list(&self) -> FileList {
-        let options = Options {
-            hit_age: Duration::ZERO,
-            lock_patience: Duration::from_millis(30),
-            ..Options::default()
+        let options = FileListOptions {
+            max_hit_age: Duration::ZERO,
+            lock_timeout: Duration::from_millis(30),
+            ..FileListOptions::default()
         };
         FileList::open(self.path(), options)
     }
@@ -142,7 +142,8 @@ fn pages_that_were_lost_and_come_back_in_place_are_noticed() {
 fn a_list_with_a_map_that_lost_pages_comes_to_have_a_map_again() {
     let site = Site::new(written(Layout::Twoskip, "be1"));
     // Nobody looks at the length of the file before a search.
-    let options = Options { hit_age: Duration::from_secs(3600), ..Options::default() };
+    let options =
+        FileListOptions { max_hit_age: Duration::from_secs(3600), ..FileListOptions::default() };
     let list = FileList::open(site.path(), options);
     assert_eq!(site.found(&list), site.names.len());
     assert_eq!(list.is_torn(), Some(false));

@@ -17,7 +17,7 @@ const LOCAL_AGE: Duration = Duration::from_secs(60);
 
 /// What is known of one list. Shared by threads.
 #[derive(Debug, Default)]
-pub(crate) struct Elsewhere {
+pub(super) struct RemoteRecords {
     /// The first server met. Kept for the life of the process: a list that has lost all its remote
     /// records is that of an emptied murder sooner than that of a single server.
     server: OnceLock<String>,
@@ -26,13 +26,13 @@ pub(crate) struct Elsewhere {
 }
 
 /// Calls its argument for every record until that breaks, as `MailboxList::each` does.
-pub(crate) type Walk<'a> =
+pub(super) type Walk<'a> =
     &'a dyn Fn(&mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>) -> Result<(), String>;
 
-impl Elsewhere {
+impl RemoteRecords {
     /// What is known without reading the list: a server that has records in it, or `None` in it if
     /// there was none within the last [`LOCAL_AGE`]. `None`: the list has to be read.
-    pub(crate) fn known(&self) -> Option<Option<&str>> {
+    pub(super) fn known(&self) -> Option<Option<&str>> {
         if let Some(server) = self.server.get() {
             return Some(Some(server));
         }
@@ -41,7 +41,7 @@ impl Elsewhere {
     }
 
     /// The same, and reads the list if need be. `Err` says why it could not be read to its end.
-    pub(crate) fn find(&self, walk: Walk<'_>) -> Result<Option<&str>, String> {
+    pub(super) fn find(&self, walk: Walk<'_>) -> Result<Option<&str>, String> {
         if let Some(known) = self.known() {
             return Ok(known);
         }
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_server_once_met_is_known_for_good_and_a_local_list_for_a_while() {
-        let elsewhere = Elsewhere::default();
+        let remote = RemoteRecords::default();
         let walks = Cell::new(0);
         let find = |servers: &[Option<&str>]| {
             let walk: Walk<'_> = &|visit| {
@@ -92,12 +92,12 @@ mod tests {
                 }
                 Ok(())
             };
-            elsewhere.find(walk).map(|server| server.map(str::to_owned))
+            remote.find(walk).map(|server| server.map(str::to_owned))
         };
-        assert_eq!(elsewhere.known(), None);
+        assert_eq!(remote.known(), None);
         assert_eq!((find(&[None, None]), walks.get()), (Ok(None), 1));
         assert_eq!((find(&[Some("be1")]), walks.get()), (Ok(None), 1), "read a moment ago");
-        *elsewhere.local.lock().unwrap() = Instant::now().checked_sub(LOCAL_AGE);
+        *remote.local.lock().unwrap() = Instant::now().checked_sub(LOCAL_AGE);
         assert_eq!(
             (find(&[None, Some("be1"), Some("be2")]), walks.get()),
             (Ok(Some("be1".into())), 2)
@@ -107,9 +107,9 @@ mod tests {
 
     #[test]
     fn a_list_that_cannot_be_read_to_its_end_is_not_taken_for_local() {
-        let elsewhere = Elsewhere::default();
-        let failed = elsewhere.find(&|_| Err("torn".into()));
+        let remote = RemoteRecords::default();
+        let failed = remote.find(&|_| Err("torn".into()));
         assert_eq!(failed, Err("torn".into()));
-        assert_eq!(elsewhere.known(), None);
+        assert_eq!(remote.known(), None);
     }
 }

@@ -1,6 +1,6 @@
 //! A twoskip or twom file, and what is remembered of it between two lookups.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -18,15 +18,16 @@ use crate::cyrusdb::skip::sparse_index::{
 };
 use crate::cyrusdb::skip::window::Scratch;
 use crate::model::name::KeyGeneration;
+use crate::os::file_id::FileId;
 
 use super::keys;
-use super::view::{Identity, ListFile, MappedFile, Search};
+use super::open_file::{ListFile, MappedFile};
 
 /// A twoskip or twom file at its last known committed end.
 #[derive(Debug)]
-pub(crate) struct SkipView {
+pub(super) struct SkipView {
     file: Arc<MappedFile>,
-    pub(crate) identity: Identity,
+    pub(super) file_id: FileId,
     keys: OnceLock<KeyGeneration>,
     /// As it was when the file was opened.
     first: SkipHeader,
@@ -34,20 +35,56 @@ pub(crate) struct SkipView {
     end: AtomicU64,
     records: AtomicU64,
     dirty: AtomicBool,
-    order: AtomicU8,
-    fingers: Option<SparseIndex>,
+    order: OrderCell,
+    index: Option<SparseIndex>,
 }
 
-const RAW_PRESUMED: u8 = 0;
-const RAW: u8 = 1;
-const MBOX: u8 = 2;
+/// Order of the keys, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum KnownOrder {
+    /// Nothing has shown the order yet. [`Order::Raw`] is tried first.
+    RawPresumed,
+    Raw,
+    Mbox,
+}
+
+/// A [`KnownOrder`] that threads share.
+#[derive(Debug)]
+struct OrderCell(AtomicU8);
+
+impl OrderCell {
+    fn new(order: KnownOrder) -> Self {
+        Self(AtomicU8::new(order as u8))
+    }
+
+    fn get(&self) -> KnownOrder {
+        match self.0.load(Relaxed) {
+            order if order == KnownOrder::Raw as u8 => KnownOrder::Raw,
+            order if order == KnownOrder::Mbox as u8 => KnownOrder::Mbox,
+            _ => KnownOrder::RawPresumed,
+        }
+    }
+
+    fn set(&self, order: KnownOrder) {
+        self.0.store(order as u8, Relaxed);
+    }
+}
+
+/// Result of one lookup in a view.
+pub(super) enum KeyInView<T> {
+    Found(T),
+    Absent,
+    /// The file is no longer the one that is cached: forget the view.
+    Overwritten,
+}
 
 /// More log than this between two looks is not followed; the fingers are then collected anew.
 const MOST_LOG: u64 = 4 << 20;
 
 impl SkipView {
     /// A view without fingers at the committed end that the header names.
-    pub(crate) fn open(file: File, scratch: &mut Scratch) -> Result<Self> {
+    pub(super) fn open(file: File, scratch: &mut Scratch) -> Result<Self> {
         let metadata = file.metadata()?;
         let file = ListFile::new(file);
         let header = SkipHeader::read(&file)?;
@@ -55,21 +92,24 @@ impl SkipView {
         let file = Arc::new(file.mapping());
         let view = Self {
             file,
-            identity: Identity::of(&metadata),
+            file_id: FileId::of(&metadata),
             keys: OnceLock::new(),
             first: header,
             end: AtomicU64::new(header.end),
             records: AtomicU64::new(header.records),
             dirty: AtomicBool::new(header.dirty),
-            order: AtomicU8::new(if header.engine() == "twom" { RAW } else { RAW_PRESUMED }),
-            fingers: None,
+            order: OrderCell::new(match header.engine() {
+                "twom" => KnownOrder::Raw,
+                _ => KnownOrder::RawPresumed,
+            }),
+            index: None,
         };
         view.decide_keys(scratch);
         Ok(view)
     }
 
     /// Which generation of Cyrus wrote the keys, if one of some has shown it.
-    pub(crate) fn keys(&self) -> Option<KeyGeneration> {
+    pub(super) fn keys(&self) -> Option<KeyGeneration> {
         self.keys.get().copied()
     }
 
@@ -80,14 +120,14 @@ impl SkipView {
         {
             // From 3.6 on there is one order only.
             if keys == KeyGeneration::Separated {
-                self.order.store(RAW, Relaxed);
+                self.order.set(KnownOrder::Raw);
             }
             let _ = self.keys.set(keys);
         }
     }
 
     /// The header, as far as it has been followed.
-    pub(crate) fn header(&self) -> SkipHeader {
+    pub(super) fn header(&self) -> SkipHeader {
         SkipHeader {
             end: self.end.load(Acquire),
             records: self.records.load(Relaxed),
@@ -98,38 +138,38 @@ impl SkipView {
 
     /// Whether the keys are known to be in the plain order of their bytes, so that those with a
     /// common beginning stand together.
-    pub(crate) fn surely_raw(&self) -> bool {
-        self.order.load(Relaxed) == RAW
+    pub(super) fn surely_raw(&self) -> bool {
+        self.order.get() == KnownOrder::Raw
     }
 
     fn order(&self) -> Order {
-        if self.order.load(Relaxed) == MBOX { Order::Mbox } else { Order::Raw }
+        if self.order.get() == KnownOrder::Mbox { Order::Mbox } else { Order::Raw }
     }
 
     /// What has become of this state: the header as it stands in the file now.
-    pub(crate) fn header_now(&self) -> Result<SkipHeader> {
+    pub(super) fn header_now(&self) -> Result<SkipHeader> {
         SkipHeader::read(&self.file.file)
     }
 
-    /// Somebody has looked at the file.
-    pub(crate) fn seen(&self, now: &Metadata) {
-        self.file.reaches(now.len());
+    /// Notes that the file has `len` bytes now.
+    pub(super) fn reaches(&self, len: u64) {
+        self.file.reaches(len);
     }
 
     /// Whether its map has lost pages, so that it is read by `pread`.
-    pub(crate) fn is_torn(&self) -> bool {
+    pub(super) fn is_torn(&self) -> bool {
         self.file.is_torn()
     }
 
     /// Whether a header names the state that is known.
-    pub(crate) fn is_at(&self, header: SkipHeader) -> bool {
+    pub(super) fn is_at(&self, header: SkipHeader) -> bool {
         let known = self.header();
         (header.generation, header.end) == (known.generation, known.end)
     }
 
     /// Goes on to the state of `now`; one thread at a time. `false`: that is not a later state of
     /// this list, or too far away to follow.
-    pub(crate) fn follow(
+    pub(super) fn follow(
         &self,
         now: SkipHeader,
         builder: Option<&SparseIndexBuilder>,
@@ -145,9 +185,9 @@ impl SkipView {
                 let reader = SnapshotReader::new(&self.file.file, now, builder.order(), scratch);
                 logged = logged && builder.follow(reader, from).is_ok();
             }
-            if let Some(fingers) = &self.fingers {
-                let reader = SnapshotReader::new(&self.file.file, now, fingers.order(), scratch);
-                logged = logged && fingers.follow(reader, from).is_ok();
+            if let Some(index) = &self.index {
+                let reader = SnapshotReader::new(&self.file.file, now, index.order(), scratch);
+                logged = logged && index.follow(reader, from).is_ok();
             }
             if !logged {
                 return false;
@@ -162,49 +202,53 @@ impl SkipView {
     }
 
     /// To collect so many fingers with.
-    pub(crate) fn builder(&self, amount: IndexSize) -> SparseIndexBuilder {
-        SparseIndexBuilder::new(self.order(), amount, self.records.load(Relaxed))
+    pub(super) fn builder(&self, size: IndexSize) -> SparseIndexBuilder {
+        SparseIndexBuilder::new(self.order(), size, self.records.load(Relaxed))
     }
 
     /// Whether so many fingers should be collected: there are fewer, or they are no longer good.
-    pub(crate) fn wants_fingers(&self, amount: IndexSize) -> bool {
-        self.fingers.as_ref().is_none_or(|fingers| {
-            let fewer = (fingers.amount(), amount) == (IndexSize::Few, IndexSize::Many);
-            fewer || fingers.worn_out() || fingers.order() != self.order()
+    pub(super) fn wants_index(&self, size: IndexSize) -> bool {
+        self.index.as_ref().is_none_or(|index| {
+            let fewer = (index.size(), size) == (IndexSize::Small, IndexSize::Large);
+            fewer || index.is_worn_out() || index.order() != self.order()
         })
     }
 
     /// Collects some fingers; one thread at a time, the one that follows, and right after it has. Who
     /// wants many of them will make many searches, so they come through a map.
-    pub(crate) fn collect(
+    pub(super) fn collect(
         &self,
         builder: &mut SparseIndexBuilder,
         count: usize,
         scratch: &mut Scratch,
     ) -> Result<BuildProgress> {
-        if builder.amount() == IndexSize::Many {
+        if builder.size() == IndexSize::Large {
             self.file.map();
         }
         let reader = SnapshotReader::new(&*self.file, self.header(), builder.order(), scratch);
         let progress = builder.collect(reader, count)?;
         if progress == BuildProgress::OtherOrder {
-            self.order.store(if builder.order() == Order::Mbox { MBOX } else { RAW }, Relaxed);
+            self.order.set(if builder.order() == Order::Mbox {
+                KnownOrder::Mbox
+            } else {
+                KnownOrder::Raw
+            });
         }
         Ok(progress)
     }
 
     /// The same file with these fingers, which have been followed to its end.
-    pub(crate) fn with_fingers(&self, fingers: SparseIndex) -> Self {
+    pub(super) fn with_index(&self, index: SparseIndex) -> Self {
         Self {
             file: Arc::clone(&self.file),
-            identity: self.identity,
+            file_id: self.file_id,
             keys: self.keys.clone(),
             first: self.first,
             end: AtomicU64::new(self.end.load(Relaxed)),
             records: AtomicU64::new(self.records.load(Relaxed)),
             dirty: AtomicBool::new(self.dirty.load(Relaxed)),
-            order: AtomicU8::new(self.order.load(Relaxed)),
-            fingers: Some(fingers),
+            order: OrderCell::new(self.order.get()),
+            index: Some(index),
         }
     }
 
@@ -213,16 +257,16 @@ impl SkipView {
     /// Nothing in the file says whether it was written with `improved_mboxlist_sort`. It is in one
     /// of two orders, so a key is absent if both miss; or if one misses and the other has met two
     /// neighbours that are in order only by the one, which settles it for this file.
-    pub(crate) fn find<T>(
+    pub(super) fn find<T>(
         &self,
         key: &[u8],
         scratch: &mut Scratch,
         take: impl Fn(&[u8]) -> T,
-    ) -> Result<Search<T>> {
+    ) -> Result<KeyInView<T>> {
         // Before the fingers: they may be followed further at any moment, but never less far.
         let header = self.header();
         let quickly = SnapshotReader::new(&*self.file, header, self.order(), scratch)
-            .find(key, self.fingers.as_ref())?
+            .find(key, self.index.as_ref())?
             .map(&take);
         // Nobody is missing on the word of what is remembered, or of keys that were not checked.
         let mut carefully = |order| -> Result<KeySearch<T>> {
@@ -231,22 +275,24 @@ impl SkipView {
             Ok(reader.find(key, None)?.map(&take))
         };
         let first = match quickly {
-            KeySearch::Value(value) => return Ok(Search::Found(value)),
-            KeySearch::Moved => return Ok(Search::Overwritten),
+            KeySearch::Value(value) => return Ok(KeyInView::Found(value)),
+            KeySearch::Moved => return Ok(KeyInView::Overwritten),
             KeySearch::OtherOrder => KeySearch::OtherOrder,
             KeySearch::Absent => carefully(self.order())?,
         };
-        let known = self.order.load(Relaxed);
+        let known = self.order.get();
         let contradiction =
             || Error::corrupt(0, "the keys are in no order that this list can have");
         let second = match first {
             // The fingers have led astray: begin anew without them.
-            KeySearch::Value(_) | KeySearch::Moved => return Ok(Search::Overwritten),
-            KeySearch::Absent if known != RAW_PRESUMED => return Ok(Search::Absent),
-            KeySearch::OtherOrder if known != RAW_PRESUMED => return Err(contradiction()),
+            KeySearch::Value(_) | KeySearch::Moved => return Ok(KeyInView::Overwritten),
+            KeySearch::Absent if known != KnownOrder::RawPresumed => return Ok(KeyInView::Absent),
+            KeySearch::OtherOrder if known != KnownOrder::RawPresumed => {
+                return Err(contradiction());
+            }
             KeySearch::Absent => carefully(Order::Mbox)?,
             KeySearch::OtherOrder => {
-                self.order.store(MBOX, Relaxed);
+                self.order.set(KnownOrder::Mbox);
                 match carefully(Order::Mbox)? {
                     KeySearch::OtherOrder => return Err(contradiction()),
                     found => found,
@@ -255,29 +301,29 @@ impl SkipView {
         };
         match second {
             KeySearch::Value(value) => {
-                self.order.store(MBOX, Relaxed);
-                Ok(Search::Found(value))
+                self.order.set(KnownOrder::Mbox);
+                Ok(KeyInView::Found(value))
             }
             KeySearch::OtherOrder => {
-                self.order.store(RAW, Relaxed);
-                Ok(Search::Absent)
+                self.order.set(KnownOrder::Raw);
+                Ok(KeyInView::Absent)
             }
-            KeySearch::Absent => Ok(Search::Absent),
-            KeySearch::Moved => Ok(Search::Overwritten),
+            KeySearch::Absent => Ok(KeyInView::Absent),
+            KeySearch::Moved => Ok(KeyInView::Overwritten),
         }
     }
 
     /// Remembers where the record of this key stands at the present end; the thread that follows
     /// calls it, or keeps it from following.
-    pub(crate) fn remember(&self, key: &[u8], at: u64) {
-        if let Some(fingers) = &self.fingers {
-            fingers.remember(key, at);
+    pub(super) fn cache_position(&self, key: &[u8], at: u64) {
+        if let Some(index) = &self.index {
+            index.put_position(key, at);
         }
     }
 
     /// Calls `visit` for every key not less than `from` in the order of this file, and its value,
     /// until it says `false`.
-    pub(crate) fn walk(
+    pub(super) fn walk(
         &self,
         from: &[u8],
         scratch: &mut Scratch,
@@ -287,16 +333,16 @@ impl SkipView {
     }
 
     /// The orders that the keys may be in.
-    pub(crate) fn orders(&self) -> &'static [Order] {
-        match self.order.load(Relaxed) {
-            RAW => &[Order::Raw],
-            MBOX => &[Order::Mbox],
-            _ => &[Order::Raw, Order::Mbox],
+    pub(super) fn orders(&self) -> &'static [Order] {
+        match self.order.get() {
+            KnownOrder::Raw => &[Order::Raw],
+            KnownOrder::Mbox => &[Order::Mbox],
+            KnownOrder::RawPresumed => &[Order::Raw, Order::Mbox],
         }
     }
 
     /// As [`Self::walk`], in this order.
-    pub(crate) fn walk_in(
+    pub(super) fn walk_in(
         &self,
         order: Order,
         from: &[u8],
@@ -307,10 +353,10 @@ impl SkipView {
             .along_lists()
             .walk(from, visit)?;
         if walked == Walked::OtherOrder {
-            if self.order.load(Relaxed) != RAW_PRESUMED {
+            if self.order.get() != KnownOrder::RawPresumed {
                 return Err(Error::corrupt(0, "the keys are in no order that this list can have"));
             }
-            self.order.store(if order == Order::Raw { MBOX } else { RAW }, Relaxed);
+            self.order.set(if order == Order::Raw { KnownOrder::Mbox } else { KnownOrder::Raw });
         }
         Ok(walked)
     }

@@ -19,43 +19,43 @@ use crate::testing::cyrus_writer::{Write, Writer};
 use crate::testing::random::Random;
 
 /// What is found is as new as what is missed.
-fn strict() -> Options {
-    Options {
-        hit_age: Duration::ZERO,
-        lock_patience: Duration::from_millis(30),
-        ..Options::default()
+pub(super) fn strict() -> FileListOptions {
+    FileListOptions {
+        max_hit_age: Duration::ZERO,
+        lock_timeout: Duration::from_millis(30),
+        ..FileListOptions::default()
     }
 }
 
-fn name(name: &str) -> MailboxName {
+pub(super) fn name(name: &str) -> MailboxName {
     MailboxName::new(name).unwrap()
 }
 
-fn key(name: &str, generation: KeyGeneration) -> Vec<u8> {
+pub(super) fn key(name: &str, generation: KeyGeneration) -> Vec<u8> {
     let mut key = Vec::new();
     self::name(name).push_key(generation, &mut key);
     key
 }
 
-fn value(server: &str) -> Vec<u8> {
+pub(super) fn value(server: &str) -> Vec<u8> {
     format!("%(T er P default S {server} M 1700000000 A %(anyone p))").into_bytes()
 }
 
 /// Name to server.
 type Map = BTreeMap<String, String>;
 
-struct Site {
+pub(super) struct Site {
     folder: tempfile::TempDir,
     generation: KeyGeneration,
-    writer: Writer,
+    pub(super) writer: Writer,
 }
 
 impl Site {
-    fn new(layout: Layout, generation: KeyGeneration) -> Self {
+    pub(super) fn new(layout: Layout, generation: KeyGeneration) -> Self {
         Self::in_order(layout, generation, Order::Raw)
     }
 
-    fn in_order(layout: Layout, generation: KeyGeneration, order: Order) -> Self {
+    pub(super) fn in_order(layout: Layout, generation: KeyGeneration, order: Order) -> Self {
         let compare = match order {
             Order::Raw => |a: &[u8], b: &[u8]| Order::Raw.compare(a, b),
             Order::Mbox => |a: &[u8], b: &[u8]| Order::Mbox.compare(a, b),
@@ -66,7 +66,7 @@ impl Site {
         site
     }
 
-    fn with(layout: Layout, names: impl Iterator<Item = String>) -> Self {
+    pub(super) fn with(layout: Layout, names: impl Iterator<Item = String>) -> Self {
         let mut site = Self::new(layout, KeyGeneration::Separated);
         for name in names {
             site.put(&name, "be1.example.org");
@@ -76,31 +76,31 @@ impl Site {
         site
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.folder.path().join("mailboxes.db")
     }
 
     /// Read through a map, as programs do; tests/cyrusdb.rs reads by `pread`, as the library does.
-    fn list(&self) -> FileList {
+    pub(super) fn list(&self) -> FileList {
         crate::os::map::guard();
         FileList::open(self.path(), strict())
     }
 
-    fn put(&mut self, name: &str, server: &str) {
+    pub(super) fn put(&mut self, name: &str, server: &str) {
         self.writer.put(&key(name, self.generation), &value(server));
     }
 
-    fn delete(&mut self, name: &str) {
+    pub(super) fn delete(&mut self, name: &str) {
         self.writer.delete(&key(name, self.generation));
     }
 
     /// Puts all that the writer has written into a new file in the place of the old one.
-    fn replace(&self) {
+    pub(super) fn replace(&self) {
         replace(&self.path(), &self.writer.file);
     }
 
     /// Does to the file what the writer has done since.
-    fn write(&mut self) {
+    pub(super) fn write(&mut self) {
         let mut file = File::options().write(true).open(self.path()).unwrap();
         for write in self.writer.journal.drain(..) {
             write_one(&mut file, &write);
@@ -108,13 +108,13 @@ impl Site {
     }
 }
 
-fn replace(path: &Path, bytes: &[u8]) {
+pub(super) fn replace(path: &Path, bytes: &[u8]) {
     let new = path.with_extension("NEW");
     fs::write(&new, bytes).unwrap();
     fs::rename(new, path).unwrap();
 }
 
-fn write_one(file: &mut File, write: &Write) {
+pub(super) fn write_one(file: &mut File, write: &Write) {
     match write {
         Write::At(offset, bytes) => {
             file.seek(SeekFrom::Start(*offset)).unwrap();
@@ -124,7 +124,7 @@ fn write_one(file: &mut File, write: &Write) {
     }
 }
 
-fn server(lookup: Lookup) -> Option<String> {
+pub(super) fn server(lookup: Lookup) -> Option<String> {
     match lookup {
         Lookup::Present(record) => Some(record.server.unwrap()),
         Lookup::Absent => None,
@@ -132,7 +132,7 @@ fn server(lookup: Lookup) -> Option<String> {
     }
 }
 
-fn is_unsure(lookup: &Lookup) -> bool {
+pub(super) fn is_unsure(lookup: &Lookup) -> bool {
     matches!(lookup, Lookup::Unsure(_))
 }
 
@@ -147,10 +147,10 @@ fn all(list: &FileList, prefix: &str) -> Map {
     map
 }
 
-const TWOSKIP: Layout = Layout::Twoskip;
-const TWOM: Layout = Layout::Twom { checksums: true };
+pub(super) const TWOSKIP: Layout = Layout::Twoskip;
+pub(super) const TWOM: Layout = Layout::Twom { checksums: true };
 
-fn some(n: usize) -> impl Iterator<Item = String> {
+pub(super) fn some(n: usize) -> impl Iterator<Item = String> {
     (0..n).map(|i| format!("user.u{i:04}"))
 }
 
@@ -282,7 +282,7 @@ fn a_list_replaced_while_open_answers_from_the_new_one_at_once() {
     // With time for hits: what is missed must be right nevertheless.
     let list = FileList::open(
         site.path(),
-        Options { hit_age: Duration::from_secs(3600), ..Options::default() },
+        FileListOptions { max_hit_age: Duration::from_secs(3600), ..FileListOptions::default() },
     );
     for name in some(30) {
         assert!(server(list.lookup(&self::name(&name))).is_some());
@@ -326,39 +326,19 @@ fn another_list_of_the_same_size_written_over_it_is_noticed() {
 }
 
 #[test]
-fn a_writer_that_keeps_its_lock_is_waited_for_but_not_for_ever() {
-    let site = Site::with(TWOSKIP, some(30));
-    let list = site.list();
-    // Broken, so that only the lock could tell whether that is the writer's doing.
-    let mut bytes = site.writer.file.clone();
-    let at = bytes.windows(5).position(|w| w == b"u0020").unwrap();
-    bytes[at] ^= 1;
-    fs::write(site.path(), &bytes).unwrap();
-    let name = name("user.u0020");
-    let writer = File::options().write(true).open(site.path()).unwrap();
-    super::lock::hold_for_writing(&writer);
-    assert_eq!(list.lookup_now(&name), Lookup::Busy);
-    let Lookup::Unsure(why) = list.lookup(&name) else { panic!() };
-    assert!(why.contains("locked by a writer"), "{why}");
-    drop(writer);
-    let Lookup::Unsure(why) = list.lookup(&name) else { panic!() };
-    assert!(why.contains("mailboxes.db: offset "), "{why}");
-}
-
-#[test]
 fn a_process_that_soon_ends_does_not_begin_by_reading_half_the_list() {
     for layout in [TWOSKIP, TWOM] {
         let mut site = Site::with(layout, some(300));
-        let list = FileList::open(site.path(), Options { shortcuts_after: 100, ..strict() });
+        let list = FileList::open(site.path(), FileListOptions { index_after: 100, ..strict() });
         for (n, of) in some(300).take(150).enumerate() {
-            assert_eq!(list.has_shortcuts(IndexSize::Many), n > 100, "{n}");
+            assert_eq!(list.has_index(IndexSize::Large), n > 100, "{n}");
             assert!(server(list.lookup(&name(&of))).is_some());
         }
         // One that goes on is not slow anew after a repack.
         site.writer = site.writer.repack();
         site.replace();
         assert!(server(list.lookup(&name("user.u0007"))).is_some());
-        assert!(list.has_shortcuts(IndexSize::Many));
+        assert!(list.has_index(IndexSize::Large));
     }
 }
 
@@ -372,7 +352,7 @@ fn who_moves_or_goes_is_seen_to_without_shortcuts_with_a_few_and_with_many() {
         let mut site = Site::with(layout, names.iter().cloned());
         let mut model: Map =
             names.iter().map(|name| (name.clone(), "be1.example.org".to_owned())).collect();
-        let list = FileList::open(site.path(), Options { shortcuts_after: 900, ..strict() });
+        let list = FileList::open(site.path(), FileListOptions { index_after: 900, ..strict() });
         let mut some_name = || &names[random.below(2000) as usize];
         for round in 0..450 {
             let (moved, gone) = (some_name(), some_name());
@@ -390,12 +370,11 @@ fn who_moves_or_goes_is_seen_to_without_shortcuts_with_a_few_and_with_many() {
             }
             // Three look-ups a round; few come after 128, and all of them in one piece.
             if matches!(round, 10 | 100) {
-                let has =
-                    [IndexSize::Few, IndexSize::Many].map(|amount| list.has_shortcuts(amount));
+                let has = [IndexSize::Small, IndexSize::Large].map(|size| list.has_index(size));
                 assert_eq!(has, [round == 100, false], "round {round}");
             }
         }
-        assert!(list.has_shortcuts(IndexSize::Many));
+        assert!(list.has_index(IndexSize::Large));
     }
 }
 
@@ -482,7 +461,7 @@ fn lookups_of_many_threads_are_right_while_a_writer_commits_and_repacks() {
     for layout in [TWOSKIP, TWOM] {
         // So many that a hundred of them less are no sharp loss.
         let mut site = Site::with(layout, some(600));
-        let list = FileList::open(site.path(), Options::default());
+        let list = FileList::open(site.path(), FileListOptions::default());
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..3u64)
@@ -545,7 +524,8 @@ fn a_record_that_would_refuse_a_letter_is_never_older_than_the_file() {
         replace(&path, list.as_bytes());
     };
     write("der", "l");
-    let options = Options { hit_age: Duration::from_secs(3600), ..Options::default() };
+    let options =
+        FileListOptions { max_hit_age: Duration::from_secs(3600), ..FileListOptions::default() };
     let list = FileList::open(&path, options);
     let record = |of: &str| match list.lookup(&name(of)) {
         Lookup::Present(record) => record,
@@ -568,85 +548,6 @@ fn another_database_is_not_taken_for_a_mailbox_list_without_anybody() {
         let list = FileList::open(&path, strict());
         assert!(matches!(list.lookup(&name("user.jane")), Lookup::Unsure(_)), "{rows:?}");
     }
-}
-
-#[test]
-fn a_skiplist_torn_behind_its_last_commit_answers_whom_it_has_and_calls_nobody_unknown() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("mailboxes.db");
-    let whole =
-        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys/skiplist.db");
-    let whole = fs::read(whole).unwrap();
-    fs::write(&path, &whole).unwrap();
-    let list = FileList::open(&path, strict());
-    let mut names = Vec::new();
-    list.each(b"", &mut |name, _| {
-        names.push(name.clone());
-        ControlFlow::Continue(())
-    })
-    .unwrap();
-    assert_eq!(names.len(), 120);
-    // The beginning of an ADD, and no more: to the list that is known, and to one that is not.
-    fs::write(&path, [&whole[..], b"\0\0\0\x02\0\0\0\x20Nuser\x1fnew"].concat()).unwrap();
-    for list in [&list, &FileList::open(&path, strict())] {
-        assert!(names.iter().all(|name| matches!(list.lookup(name), Lookup::Present(_))));
-        assert!(matches!(list.lookup(&name("user.nobody")), Lookup::Unsure(_)));
-    }
-    // Cyrus cuts the rest off before it writes again.
-    fs::write(&path, &whole).unwrap();
-    assert_eq!(list.lookup(&name("user.nobody")), Lookup::Absent);
-}
-
-#[test]
-fn a_long_transaction_in_a_skiplist_defers_nobody_who_was_known_before_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("mailboxes.db");
-    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
-    let clean = fs::read(format!("{fixture}/skiplist.db")).unwrap();
-    fs::write(&path, &clean).unwrap();
-    let list = FileList::open(&path, strict());
-    let mut known = None;
-    list.each(b"", &mut |name, _| {
-        known = Some(name.clone());
-        ControlFlow::Break(())
-    })
-    .unwrap();
-    let known = known.unwrap();
-    assert!(matches!(list.lookup(&known), Lookup::Present(_)));
-    let mut writer = File::options().append(true).open(&path).unwrap();
-    super::lock::hold_for_writing(&writer);
-    writer.write_all(b"\0\0\0\x02").unwrap();
-    assert!(matches!(list.lookup(&known), Lookup::Present(_)));
-    let Lookup::Unsure(why) = list.lookup(&name("user.nobody")) else { panic!() };
-    assert!(why.contains("locked by a writer"), "{why}");
-}
-
-#[test]
-fn who_may_not_wait_waits_neither_for_a_writer_nor_until_a_long_file_is_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("mailboxes.db");
-    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
-    fs::write(&path, fs::read(format!("{fixture}/skiplist.db")).unwrap()).unwrap();
-    let writer = File::options().write(true).open(&path).unwrap();
-    super::lock::hold_for_writing(&writer);
-    // Who waits does so until the test is given up.
-    let list = FileList::open(
-        &path,
-        Options { lock_patience: Duration::from_secs(1 << 20), ..Options::default() },
-    );
-    assert_eq!(list.lookup_now(&name("user.nobody")), Lookup::Busy);
-    drop(writer);
-    assert_eq!(list.lookup_now(&name("user.nobody")), Lookup::Absent);
-
-    let long: String = (0..10_000)
-        .map(|n| format!("user.u{n:05}\t1 be1.example.org!default anyone\tp\t\n"))
-        .collect();
-    assert!(long.len() > 256 << 10);
-    replace(&path, long.as_bytes());
-    let list = FileList::open(&path, strict());
-    assert_eq!(list.lookup_now(&name("user.u00001")), Lookup::Busy);
-    assert!(server(list.lookup(&name("user.u00001"))).is_some());
-    assert!(server(list.lookup_now(&name("user.u00001"))).is_some());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::keys::generation_shown_by;
-use super::view;
+use super::open_file::open_regular;
 use crate::cyrusdb::skip::verify::verify;
 use crate::cyrusdb::{Engine, Problem, RawRecord, detect, error, flat, skiplist, value};
 use crate::model::name::{KeyGeneration, MailboxName};
@@ -13,7 +13,7 @@ use crate::os::pinned_path::PinnedPath;
 
 /// What a whole list holds, and what is wrong with it.
 #[derive(Debug)]
-pub struct Report {
+pub struct VerifyReport {
     /// The file.
     pub path: PathBuf,
     /// Its engine; `None` if it has none that is known.
@@ -28,8 +28,8 @@ pub struct Report {
 
 /// Reads the file whole, without a lock: on a list that is being written, what is wrong may be
 /// nothing but the writing. Takes as much memory as the file has bytes.
-pub fn file(path: &Path) -> Report {
-    let mut report = Report {
+pub fn file(path: &Path) -> VerifyReport {
+    let mut report = VerifyReport {
         path: path.to_owned(),
         engine: None,
         keys: None,
@@ -44,20 +44,16 @@ pub fn file(path: &Path) -> Report {
 }
 
 fn read(path: &Path) -> error::Result<Vec<u8>> {
-    let (mut file, metadata) = view::open_regular(&PinnedPath::at(path.to_owned()))?;
+    let (mut file, metadata) = open_regular(&PinnedPath::at(path.to_owned()))?;
     let mut bytes = Vec::new();
     // What a file grows by meanwhile is not read.
     (&mut file).take(metadata.len()).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-impl Report {
+impl VerifyReport {
     fn problem(&mut self, error: error::Error) {
-        let (offset, what) = match error {
-            error::Error::Corrupt { offset, what } => (offset, what),
-            other => (0, other.to_string()),
-        };
-        self.problems.push(Problem { offset, what });
+        self.problems.push(error.into());
     }
 
     fn read(&mut self, bytes: Vec<u8>) {
@@ -90,7 +86,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for VerifyReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let engine = self.engine.map_or("unknown", Engine::name);
         let keys = match self.keys {

@@ -12,7 +12,7 @@ use std::path::Path;
 pub(crate) use self::mupdate::{AskMaster, MasterAnswer};
 use crate::config::{ReplicaSettings, Settings, SourceName};
 use crate::lists::user_deny::UserDeny;
-use crate::lists::{FileList, Options, Status};
+use crate::lists::{FileList, FileListOptions, FileListStatus};
 use crate::model::list::MailboxList;
 use crate::model::name::KeyGeneration;
 use crate::replica::store::{Error, ReplicaList};
@@ -97,7 +97,7 @@ impl CheckReport {
     }
 
     fn file(&mut self, path: &Path, settings: &Settings) {
-        let list = FileList::open(path, Options::default());
+        let list = FileList::open(path, FileListOptions::default());
         let path = path.display();
         match list.status() {
             Ok(status) => {
@@ -233,7 +233,7 @@ impl CheckReport {
     }
 }
 
-fn describe(status: &Status) -> String {
+fn describe(status: &FileListStatus) -> String {
     let keys = match status.key_generation {
         Some(KeyGeneration::Internal) => "keys of Cyrus 3.4 or older",
         Some(KeyGeneration::Separated) => "keys of Cyrus 3.6 or newer",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{CheckFailure, CheckReport};
 use crate::config::{Mupdate, Settings};
 use crate::doctor::judge::one_line;
-use crate::lists::{FileList, Options};
+use crate::lists::{FileList, FileListOptions};
 use crate::master::Visit;
 use crate::master::client::{Impossible, Master};
 use crate::model::name::MailboxName;
@@ -68,7 +68,7 @@ impl CheckReport {
             ConfirmVia::Complete => {
                 self.line("unknown is", "not in the list (there is no MUPDATE server)");
                 let path = settings.mailboxes_db.as_deref().unwrap_or(Path::new(""));
-                let list = FileList::open(path, Options::default());
+                let list = FileList::open(path, FileListOptions::default());
                 if let (Ok(()), Err(why)) = (list.trust(), list.is_complete()) {
                     self.warn(format!("{why}; unknown recipients are deferred"));
                 }

@@ -8,27 +8,17 @@ use crate::cyrusdb::order::Order;
 use crate::cyrusdb::skip::position::Walked;
 use crate::cyrusdb::skip::window::Scratch;
 use crate::model::list::WalkStep;
-use crate::model::name::{KeyGeneration, MailboxName};
-use crate::model::record::Record;
+use crate::model::name::KeyGeneration;
 
-use super::mailboxes_db::file::{ATTEMPTS, FileList, PATIENCE, pause, read_record};
-use super::mailboxes_db::keys;
-use super::mailboxes_db::view::View;
-
-/// Is shown a name and its record.
-type Visit<'v> = dyn FnMut(&MailboxName, &Record) -> WalkStep + 'v;
-
-/// What the names of one walk have in common.
-struct Range<'r> {
-    generation: KeyGeneration,
-    /// Of the keys.
-    start: &'r [u8],
-    /// Of the names.
-    prefix: &'r [u8],
-}
+use super::error::WaitPolicy;
+use super::lookup::{ATTEMPTS, pause, read_record};
+use super::view::View;
+use super::walk::{KeyRange, MAX_IDLE_ATTEMPTS};
+use super::{FileList, keys};
+use crate::lists::RecordVisitor;
 
 /// A walk has come to an end before that of the range.
-enum Ended {
+enum WalkEnd {
     /// The visitor wants no more.
     Stopped,
     /// All has been visited, or the file turned out to be in the other order.
@@ -37,26 +27,30 @@ enum Ended {
 
 impl FileList {
     /// See [`MailboxList::each_past`](crate::model::list::MailboxList::each_past).
-    pub(super) fn walk_past(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), String> {
+    pub(super) fn walk_past(
+        &self,
+        prefix: &[u8],
+        visit: &mut RecordVisitor<'_>,
+    ) -> Result<(), String> {
         let mut scratch = Scratch::default();
-        let view = self.checked(&mut scratch).map_err(|error| self.say(error))?;
+        let view = self.check_with_retries(&mut scratch).map_err(|error| self.describe(error))?;
         for generation in [KeyGeneration::Separated, KeyGeneration::Internal] {
             if view.key_generation().is_some_and(|decided| decided != generation) {
                 continue;
             }
             for start in keys::key_prefixes(generation, prefix) {
-                let range = Range { generation, start: &start, prefix };
+                let range = KeyRange { generation, start: &start, prefix };
                 let ended = match &*view {
                     View::Skip(_) => self.in_file(&view, &range, visit, &mut scratch)?,
                     View::Index(_) => self.in_memory(&view, &range, visit)?,
                 };
-                if let Ended::Stopped = ended {
+                if let WalkEnd::Stopped = ended {
                     return Ok(());
                 }
             }
         }
         match view.incomplete() {
-            Some(why) => Err(self.say(why)),
+            Some(why) => Err(self.describe(why)),
             None => Ok(()),
         }
     }
@@ -64,17 +58,17 @@ impl FileList {
     fn in_memory(
         &self,
         view: &View,
-        range: &Range<'_>,
-        visit: &mut Visit<'_>,
-    ) -> Result<Ended, String> {
-        let View::Index(index) = view else { return Ok(Ended::Done) };
-        let mut outcome = Ok(Ended::Done);
+        range: &KeyRange<'_>,
+        visit: &mut RecordVisitor<'_>,
+    ) -> Result<WalkEnd, String> {
+        let View::Index(index) = view else { return Ok(WalkEnd::Done) };
+        let mut outcome = Ok(WalkEnd::Done);
         index.each_past(range.start, &mut |key, value| {
             let step = range.show(key, value, visit);
             match step {
-                Ok(WalkStep::Stop) => outcome = Ok(Ended::Stopped),
+                Ok(WalkStep::Stop) => outcome = Ok(WalkEnd::Stopped),
                 Ok(_) => {}
-                Err(ref why) => outcome = Err(self.say(why)),
+                Err(ref why) => outcome = Err(self.describe(why)),
             }
             step.unwrap_or(WalkStep::Stop)
         });
@@ -86,37 +80,37 @@ impl FileList {
     fn in_file(
         &self,
         view: &Arc<View>,
-        range: &Range<'_>,
-        visit: &mut Visit<'_>,
+        range: &KeyRange<'_>,
+        visit: &mut RecordVisitor<'_>,
         scratch: &mut Scratch,
-    ) -> Result<Ended, String> {
-        let View::Skip(skip) = &**view else { return Ok(Ended::Done) };
+    ) -> Result<WalkEnd, String> {
+        let View::Skip(skip) = &**view else { return Ok(WalkEnd::Done) };
         for order in skip.orders() {
-            if let Ended::Stopped = self.in_order(*order, range, visit, scratch)? {
-                return Ok(Ended::Stopped);
+            if let WalkEnd::Stopped = self.in_order(*order, range, visit, scratch)? {
+                return Ok(WalkEnd::Stopped);
             }
         }
-        Ok(Ended::Done)
+        Ok(WalkEnd::Done)
     }
 
     /// Where a writer overtakes the walk, it goes on from the last name, in the state there is then.
     fn in_order(
         &self,
         order: Order,
-        range: &Range<'_>,
-        visit: &mut Visit<'_>,
+        range: &KeyRange<'_>,
+        visit: &mut RecordVisitor<'_>,
         scratch: &mut Scratch,
-    ) -> Result<Ended, String> {
+    ) -> Result<WalkEnd, String> {
         let mut from = range.start.to_vec();
         let mut attempt = 0;
         loop {
-            pause(attempt, true);
-            let view = self.checked(scratch).map_err(|error| self.say(error))?;
+            pause(attempt, WaitPolicy::Allowed);
+            let view = self.check_with_retries(scratch).map_err(|error| self.describe(error))?;
             let View::Skip(view) = &*view else {
-                return Err(self.say("the list was replaced while it was walked"));
+                return Err(self.describe("the list was replaced while it was walked"));
             };
             if !view.orders().contains(&order) {
-                return Ok(Ended::Done);
+                return Ok(WalkEnd::Done);
             }
             let end = view.header().end;
             let (mut step, mut is_behind) = (Ok(WalkStep::On), false);
@@ -139,32 +133,32 @@ impl FileList {
             });
             attempt += 1;
             match (walked, step) {
-                (_, Err(why)) => return Err(self.say(why)),
-                (_, Ok(WalkStep::Stop)) => return Ok(Ended::Stopped),
+                (_, Err(why)) => return Err(self.describe(why)),
+                (_, Ok(WalkStep::Stop)) => return Ok(WalkEnd::Stopped),
                 (Ok(Walked::Stopped), Ok(WalkStep::Past(_))) if !is_behind => {}
-                (Ok(Walked::OtherOrder), _) => return Ok(Ended::Done),
+                (Ok(Walked::OtherOrder), _) => return Ok(WalkEnd::Done),
                 // A walk that a writer has overtaken may seem to be at the end.
                 (Ok(_), _) if view.header_now().is_ok_and(|now| now.end == end) => {
-                    return Ok(Ended::Done);
+                    return Ok(WalkEnd::Done);
                 }
-                (Ok(_), _) if attempt < PATIENCE => {}
+                (Ok(_), _) if attempt < MAX_IDLE_ATTEMPTS => {}
                 (Err(Error::Corrupt { .. }), _) if attempt < ATTEMPTS => {}
-                (Ok(_), _) => return Err(self.say("changed all the time")),
-                (Err(error), _) => return Err(self.say(error)),
+                (Ok(_), _) => return Err(self.describe("changed all the time")),
+                (Err(error), _) => return Err(self.describe(error)),
             }
         }
     }
 }
 
-impl Range<'_> {
-    /// Shows a row, if it is one of this range.
-    fn show(&self, key: &[u8], value: &[u8], visit: &mut Visit<'_>) -> Result<WalkStep, String> {
-        let Some(name) = MailboxName::from_key(self.generation, key) else {
-            return Ok(WalkStep::On);
-        };
-        if !name.as_bytes().starts_with(self.prefix) {
-            return Ok(WalkStep::On);
-        }
+impl KeyRange<'_> {
+    /// Shows a row to the visitor, if it is one of this range.
+    fn show(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        visit: &mut RecordVisitor<'_>,
+    ) -> Result<WalkStep, String> {
+        let Some(name) = self.name(key) else { return Ok(WalkStep::On) };
         let step = visit(&name, &read_record(&name, value)?);
         // The bytes of a name stand in its key one by one, behind an `N` in the keys of 3.6 and later.
         let before = usize::from(self.generation == KeyGeneration::Separated);
@@ -183,9 +177,11 @@ mod tests {
 
     use super::*;
     use crate::cyrusdb::skip::node::Layout;
-    use crate::lists::Options;
+    use crate::lists::FileListOptions;
     use crate::model::list::MailboxList;
     use crate::model::mod_time::ModTime;
+    use crate::model::name::MailboxName;
+    use crate::model::record::Record;
     use crate::model::record::{AnonymousRights, State};
     use crate::replica::store::ReplicaWriter;
     use crate::replica::{ReplicaMeta, Transaction as _};
@@ -290,7 +286,7 @@ mod tests {
                     }
                     writer.commit();
                     fs::write(&path, &writer.file).unwrap();
-                    let list = FileList::open(&path, Options::default());
+                    let list = FileList::open(&path, FileListOptions::default());
                     check(&list, &format!("{layout:?} {generation:?} {order:?}"));
                 }
             }
@@ -302,7 +298,7 @@ mod tests {
             lines.push([&key[..], b"\t0 be1.example.org!default \n"].concat());
         }
         fs::write(&path, lines.concat()).unwrap();
-        check(&FileList::open(&path, Options::default()), "flat");
+        check(&FileList::open(&path, FileListOptions::default()), "flat");
     }
 
     #[test]
@@ -310,7 +306,7 @@ mod tests {
         for generation in ["current", "legacy"] {
             let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/");
             let path = format!("{data}{generation}-keys/skiplist.db");
-            let list = FileList::open(&path, Options::default());
+            let list = FileList::open(&path, FileListOptions::default());
             let (mut rest, mut all) = (BTreeSet::new(), 0);
             list.each(b"", &mut |name, _| {
                 all += 1;
