@@ -20,7 +20,7 @@ fn data(name: &str) -> PathBuf {
 }
 
 #[test]
-fn lookup_prints_one_object_a_line_with_the_members_scripts_rely_on() {
+fn lookup_prints_json_members_that_scripts_rely_on() {
     let site = Site::new();
     let output = site.run("lookup", &["--json", "Jane+Work@example.org", "nobody@example.org"]);
     let lines: Vec<Value> =
@@ -53,7 +53,7 @@ fn lookup_prints_one_object_a_line_with_the_members_scripts_rely_on() {
 }
 
 #[test]
-fn the_outcomes_and_the_exit_status_tell_what_a_script_must_do() {
+fn outcomes_and_exit_status_suit_scripts() {
     let site = Site::new();
     for (recipients, outcome, status) in [
         (&["jane@example.org"][..], "deliver", 0),
@@ -74,7 +74,7 @@ fn the_outcomes_and_the_exit_status_tell_what_a_script_must_do() {
 }
 
 #[test]
-fn options_alone_suffice_and_win_over_the_file() {
+fn options_suffice_and_override_the_file() {
     let site = Site::new();
     let imapd_conf = site.path("imapd.conf");
     let output = run(&[
@@ -123,7 +123,7 @@ fn explain_shows_each_step() {
 }
 
 #[test]
-fn wrong_usage_and_wrong_configuration_have_their_own_exit_status() {
+fn usage_and_configuration_errors_have_own_exit_status() {
     let site = Site::new();
     assert_eq!(run(&["lookup"]).status.code(), Some(64));
     assert_eq!(run(&["nonsense"]).status.code(), Some(64));
@@ -158,7 +158,7 @@ fn wrong_usage_and_wrong_configuration_have_their_own_exit_status() {
 }
 
 #[test]
-fn dump_says_what_every_engine_and_generation_holds() {
+fn dump_prints_lists_of_every_engine_and_generation() {
     for generation in ["legacy-keys", "current-keys"] {
         let expected = fs::read(data(&format!("{generation}/expected.json"))).unwrap();
         let expected: Value = serde_json::from_slice(&expected).unwrap();
@@ -207,7 +207,7 @@ fn dump_says_what_every_engine_and_generation_holds() {
 }
 
 #[test]
-fn verify_passes_sound_files_and_names_what_is_wrong_with_its_offset() {
+fn verify_accepts_sound_files_and_locates_damage() {
     for file in ["twoskip.db", "twom.db", "skiplist.db", "flat.db"] {
         let path = data(&format!("current-keys/{file}"));
         let output = run(&["verify", "--mailboxes-db", path.to_str().unwrap()]);
@@ -224,7 +224,7 @@ fn verify_passes_sound_files_and_names_what_is_wrong_with_its_offset() {
     let output = run(&["verify", "--mailboxes-db", broken.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(65));
     assert!(stdout(&output).contains("offset"), "{}", stdout(&output));
-    // As an argument too, and by default the list of the configuration.
+    // Also with the file as an argument; the default is the list of the configuration.
     let output = run(&["verify", broken.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(65));
     let site = Site::new();
@@ -248,7 +248,7 @@ fn verify_passes_sound_files_and_names_what_is_wrong_with_its_offset() {
 }
 
 #[test]
-fn check_says_what_the_configuration_means_and_warns_of_what_will_hurt() {
+fn check_explains_configuration_and_warns_of_dangers() {
     let site = Site::new();
     let text = stdout(&site.run("check", &[]));
     for said in ["twoskip", "10 records", "example.net, example.org", "lmtp, recipient, host"] {
@@ -274,7 +274,7 @@ fn check_says_what_the_configuration_means_and_warns_of_what_will_hurt() {
 }
 
 #[test]
-fn a_miss_that_nobody_confirms_is_deferred_unless_the_list_is_complete() {
+fn unconfirmed_miss_is_deferred_unless_list_is_complete() {
     let site = Site::new();
     let lookup = |list: &str, more: &[&str]| {
         let mut arguments = vec!["lookup", "--config", "/dev/null", "--mailboxes-db", list];
@@ -300,7 +300,7 @@ fn a_miss_that_nobody_confirms_is_deferred_unless_the_list_is_complete() {
     let text = check(LIST, &["--misses", "final"]);
     assert!(!text.contains("; unknown recipients are deferred"), "{text}");
 
-    // A single server, whose records have no server in them.
+    // A single server, whose records name no server.
     let single = site.path("single.db");
     fs::write(&single, "user.jane\t0 default jane\tlrswipkxtecda\t\n").unwrap();
     let single = single.to_str().unwrap();
@@ -311,7 +311,7 @@ fn a_miss_that_nobody_confirms_is_deferred_unless_the_list_is_complete() {
 }
 
 #[test]
-fn a_user_whose_mailbox_lmtpd_makes_goes_to_its_backend_the_fallback_or_waits() {
+fn autocreated_user_goes_to_backend_or_fallback_or_waits() {
     let site = Site::new();
     site.imapd_conf("autocreate_post: yes\nautocreate_quota: 0\nadmins: cyrus\n");
     let domains = "domains = [\"example.org\", \"example.net\"]\n";
@@ -343,7 +343,7 @@ fn a_user_whose_mailbox_lmtpd_makes_goes_to_its_backend_the_fallback_or_waits() 
 }
 
 #[test]
-fn a_user_whose_access_is_blocked_is_deferred() {
+fn blocked_user_is_deferred() {
     let site = Site::new();
     fs::write(site.path("user_deny.db"), "eve@example.net\t2\timap\t\njane\t2\t*\t\n").unwrap();
     for (recipient, outcome) in [
@@ -357,13 +357,13 @@ fn a_user_whose_access_is_blocked_is_deferred() {
     }
     let text = stdout(&site.run("check", &[]));
     assert!(text.contains("user_deny.db: 2 users blocked from some service"), "{text}");
-    // Another service than the usual one.
+    // Another service than the default.
     site.config("domains = [\"example.net\"]\nservices = [\"imap\"]\n");
     assert_eq!(site.lookup("eve@example.net")["outcome"], "deferred");
     fs::remove_file(site.path("user_deny.db")).unwrap();
     assert_eq!(site.lookup("eve@example.net")["outcome"], "deliver");
     assert!(!stdout(&site.run("check", &[])).contains("user_deny.db"));
-    // One that cannot be read blocks nobody, as in lmtpd, and that is said.
+    // A file that cannot be read blocks no user, as in lmtpd, and a warning reports it.
     fs::create_dir(site.path("user_deny.db")).unwrap();
     assert_eq!(site.lookup("eve@example.net")["outcome"], "deliver");
     let text = stdout(&site.run("check", &[]));
@@ -371,7 +371,7 @@ fn a_user_whose_access_is_blocked_is_deferred() {
 }
 
 #[test]
-fn whoever_answers_warns_that_without_an_imapd_conf_a_lagging_list_is_believed() {
+fn missing_imapd_conf_is_warned_of_by_every_command() {
     let site = Site::new();
     let config = site.path("bare.toml");
     fs::write(&config, format!("mailboxes-db = {LIST:?}\ndomains = [\"example.org\"]\n")).unwrap();
@@ -383,7 +383,7 @@ fn whoever_answers_warns_that_without_an_imapd_conf_a_lagging_list_is_believed()
 }
 
 #[test]
-fn check_warns_of_a_socket_that_cannot_be_made() {
+fn check_warns_of_a_socket_that_cannot_be_created() {
     let site = Site::new();
     let file = site.path("socket");
     for (more, says) in [
@@ -399,7 +399,7 @@ fn check_warns_of_a_socket_that_cannot_be_made() {
 }
 
 #[test]
-fn check_ends_badly_where_nothing_would_be_routed_or_the_login_is_refused() {
+fn check_fails_without_domains_or_login() {
     let site = Site::new();
     site.config("domains = []\n");
     let output = site.run("check", &[]);
@@ -414,7 +414,7 @@ fn check_ends_badly_where_nothing_would_be_routed_or_the_login_is_refused() {
         assert_eq!(output.status.code(), Some(code), "{output:?}");
     }
     assert_eq!(master.sessions(), 2, "one for each check");
-    // A master that is away is no fault of the configuration.
+    // A master that is down is not an error of the configuration.
     let conf = master.imapd_conf();
     drop(master);
     site.imapd_conf(&conf);
@@ -422,7 +422,7 @@ fn check_ends_badly_where_nothing_would_be_routed_or_the_login_is_refused() {
 }
 
 #[test]
-fn what_people_write_otherwise_is_told_how_it_is_written() {
+fn frequent_mistakes_get_a_hint() {
     let site = Site::new();
     for (config, says) in [
         ("[listen]\nendpoint = \"unix:/run/x\"\n", "double brackets, as [[listen]]"),
@@ -432,7 +432,7 @@ fn what_people_write_otherwise_is_told_how_it_is_written() {
         ("[[listen]]\nendpoint = \"unix:/run/x:lmtp\"\n", "the map does not belong here"),
         ("imapd-conf = 1\n", "text in quotes"),
     ] {
-        // Not after a table of its own.
+        // Before the tables: a key after a table would belong to it.
         let text = format!("{config}domains = [\"example.org\"]\n");
         let text = if config.starts_with('[') { config } else { &text };
         fs::write(site.path("murder-route.toml"), text).unwrap();
@@ -456,7 +456,7 @@ fn what_people_write_otherwise_is_told_how_it_is_written() {
 }
 
 #[test]
-fn status_at_another_programs_port_says_so() {
+fn status_detects_another_program_at_the_port() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("inet:{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -471,7 +471,7 @@ fn status_at_another_programs_port_says_so() {
 }
 
 #[test]
-fn check_warns_of_servers_that_no_list_has() {
+fn check_warns_of_servers_in_no_list() {
     let site = Site::new();
     for (servers, warned) in [
         ("\"BE1.example.org\" = { drain = true }\n", None),
@@ -489,14 +489,14 @@ fn check_warns_of_servers_that_no_list_has() {
             None => assert!(!text.contains("warning:"), "{servers}: {text}"),
         }
     }
-    // Of a list that cannot be read nobody can say what is in it.
+    // The contents of an unreadable list are unknown.
     fs::remove_file(site.path("mailboxes.db")).unwrap();
     let text = stdout(&site.run("check", &[]));
     assert!(!text.contains("warning: [backends.servers]"), "{text}");
 }
 
 #[test]
-fn check_warns_of_names_made_by_the_rules_of_another_release_than_the_lists() {
+fn check_warns_of_names_by_rules_of_another_release() {
     for (list, release, warns) in [
         ("legacy-keys/twoskip.db", "", true),
         ("legacy-keys/twoskip.db", "cyrus-release = \"2.4\"\n", false),
@@ -511,7 +511,7 @@ fn check_warns_of_names_made_by_the_rules_of_another_release_than_the_lists() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_failure() {
+fn reader_that_closes_early_is_not_an_error() {
     let file = data("current-keys/twoskip.db");
     let check = ["check", "--domain", "example.org", "--mailboxes-db"];
     for arguments in [&["verify", "--mailboxes-db"][..], &check] {
@@ -543,7 +543,7 @@ fn postfix_config(site: &Site, arguments: &[&str]) -> std::process::Output {
 fn postfix_config_prints_the_pieces_for_this_configuration() {
     let site = Site::new();
     site.config("domains = [\"example.net\", \"example.org\"]\n[backends]\ntransport = \"far\"\n");
-    // Our own file suffices: who configures Postfix need not be able to read Cyrus'.
+    // Our own file suffices: the administrator of Postfix may be unable to read Cyrus'.
     fs::remove_file(site.path("imapd.conf")).unwrap();
     let output = postfix_config(&site, &[]);
     let text = stdout(&output);
@@ -561,11 +561,11 @@ fn postfix_config_prints_the_pieces_for_this_configuration() {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("warning: ") && said.contains("--chroot"), "{said}");
-    // It might want capital letters.
+    // imapd.conf might have capital letters.
     assert!(said.contains("canonical form of everybody"), "{said}");
     assert!(text.contains("recipient_canonical_maps = socketmap:unix:"), "{text}");
 
-    // The pieces are the whole, and each can be had alone.
+    // The pieces together are the complete output, and each can be printed alone.
     let pieces: Vec<String> = ["main.cf", "master.cf", "murder-route-status"]
         .map(|piece| stdout(&postfix_config(&site, &["--chroot", "none", piece])))
         .into();
@@ -578,7 +578,7 @@ fn postfix_config_prints_the_pieces_for_this_configuration() {
 }
 
 #[test]
-fn postfix_config_holds_back_who_needs_no_other_form_unless_imapd_conf_has_capitals() {
+fn postfix_config_omits_canonical_filter_with_capitals() {
     let site = Site::new();
     site.config("domains = [\"example.org\"]\n");
     let piece = |name| postfix_config(&site, &["--chroot", "none", name]);
@@ -617,16 +617,16 @@ fn postfix_config_asks_postconf_whether_postfix_is_chrooted() {
     assert!(text.contains("endpoint = \"unix:/queue/murder-route/socket\"\n"), "{text}");
 }
 
-/// What Postfix would read of it.
+/// Settings that Postfix would read from the output.
 fn settings(output: &std::process::Output) -> String {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = stdout(output);
     text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect()
 }
 
-/// Letters wait, or passwords are seen, if one is taken for another.
+/// Confusing two options would delay messages or reveal passwords.
 #[test]
-fn postfix_config_does_for_each_option_what_that_option_is_for_and_no_other() {
+fn postfix_config_options_act_independently() {
     let site = Site::new();
     site.config("domains = [\"example.org\"]\n[backends]\ntransport = \"far\"\n");
     let ways = [
@@ -659,11 +659,11 @@ fn postfix_config_does_for_each_option_what_that_option_is_for_and_no_other() {
             assert!(!text.contains(does), "{arguments:?} does what {other:?} is for: {text}");
         }
     }
-    // A domain that is given stands for those of the configuration.
+    // A given domain replaces those of the configuration.
     assert!(!settings(&postfix_config(&site, &["--domain", "a.example"])).contains("example.org"));
 }
 
-/// Debian's own `lmtp` is chrooted, and the murder's transport softens what lmtpproxyd refuses.
+/// Debian's own `lmtp` is chrooted, and the Murder's transport makes refusals of lmtpproxyd temporary.
 #[test]
 fn postfix_config_warns_of_a_fallback_that_shares_its_transport() {
     let site = Site::new();
@@ -684,7 +684,7 @@ fn postfix_config_warns_of_a_fallback_that_shares_its_transport() {
 }
 
 #[test]
-fn postfix_config_goes_on_where_postconf_fails_and_says_what_it_took_for_granted() {
+fn postfix_config_assumes_defaults_where_postconf_fails() {
     let site = Site::new();
     site.config("domains = [\"example.org\"]\n");
     fs::create_dir(site.path("bin")).unwrap();
@@ -703,7 +703,7 @@ fn postfix_config_goes_on_where_postconf_fails_and_says_what_it_took_for_granted
 }
 
 #[test]
-fn postfix_config_warns_where_nobody_would_refuse_strangers() {
+fn postfix_config_warns_if_unknown_recipients_are_accepted() {
     let site = Site::new();
     site.config("domains = [\"example.org\"]\nunknown = \"notfound\"\n");
     for (verify, warns) in [("transport", true), ("policy", true), ("recipients", false)] {
@@ -715,7 +715,7 @@ fn postfix_config_warns_where_nobody_would_refuse_strangers() {
 }
 
 #[test]
-fn postfix_config_says_what_is_wrong_and_prints_nothing() {
+fn postfix_config_prints_nothing_on_error() {
     let site = Site::new();
     for (configuration, arguments, status, told) in [
         ("domains = []\n", &[][..], 78, "--domain"),
@@ -747,7 +747,7 @@ fn postfix_config_says_what_is_wrong_and_prints_nothing() {
 }
 
 #[test]
-fn the_demo_shows_the_hard_parts_in_80_columns_and_nothing_goes_astray() {
+fn demo_fits_80_columns_and_loses_no_message() {
     let output = run(&["demo", "--once"]);
     let text = stdout(&output);
     assert_eq!(output.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -785,20 +785,20 @@ fn the_demo_shows_the_hard_parts_in_80_columns_and_nothing_goes_astray() {
 }
 
 #[test]
-fn strangers_cannot_drive_the_terminal_of_who_looks_them_up() {
+fn recipients_cannot_send_terminal_control_codes() {
     let site = Site::new();
     let output = site.run("lookup", &["\u{1b}[2J@example.org", "a\"\u{7}b@example.org"]);
     assert!(!output.stdout.contains(&0x1b) && !output.stdout.contains(&7), "{output:?}");
 }
 
 #[test]
-fn the_shipped_configuration_is_a_valid_one() {
+fn shipped_configuration_is_valid() {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/etc/murder-route.toml");
     let shipped = fs::read_to_string(shipped).unwrap();
     let shipped = shipped.replace("/etc/murder-route/password", "password");
     let site = Site::new();
     site.password();
-    // All that it lacks is the domains of the site.
+    // It lacks only the domains of the site.
     let shipped = shipped.replace("domains = []", "domains = [\"example.org\"]");
     let everything: String = shipped
         .lines()
@@ -815,7 +815,7 @@ fn the_shipped_configuration_is_a_valid_one() {
 }
 
 #[test]
-fn a_list_of_cyrus_2_refuses_nobody_while_the_release_is_only_assumed() {
+fn list_of_cyrus_2_refuses_none_with_an_assumed_release() {
     let site = Site::new();
     let rows = [
         ("user.Jane", "1 be1.example.org!default Jane\u{ff}\u{89}lrs\u{ff}\u{89}"),
@@ -846,7 +846,7 @@ fn a_list_of_cyrus_2_refuses_nobody_while_the_release_is_only_assumed() {
 
 /// The configurations of the manual and of the README for a host without Cyrus.
 #[test]
-fn a_host_without_cyrus_is_configured_as_the_manual_and_the_readme_say() {
+fn examples_for_a_host_without_cyrus_are_valid() {
     let read = |name: &str| {
         fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
     };
@@ -877,7 +877,7 @@ fn a_host_without_cyrus_is_configured_as_the_manual_and_the_readme_say() {
 }
 
 #[test]
-fn the_example_of_the_manual_is_a_valid_configuration() {
+fn example_in_the_manual_is_valid() {
     let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/man/murder-route.toml.5");
     let manual = fs::read_to_string(manual).unwrap();
     let (_, examples) = manual.split_once(".Sh EXAMPLES").unwrap();

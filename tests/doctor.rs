@@ -1,5 +1,5 @@
-//! `murder-route doctor` from outside: a site with a daemon, backends, a master and a Postfix that is
-//! only what its `postconf` prints.
+//! `murder-route doctor` from outside: a site with a daemon, backends and a master. Postfix is only the
+//! output of its `postconf`.
 
 mod common;
 
@@ -16,7 +16,7 @@ use common::master::Master;
 use common::{Daemon, Site};
 use serde_json::Value;
 
-/// How a backend behaves.
+/// Behaviour of a backend.
 #[derive(Clone, Copy)]
 enum Lmtpd {
     /// As `lmtpd -a`.
@@ -28,13 +28,13 @@ enum Lmtpd {
     GoingDown,
     /// A greeting that never ends.
     Endless,
-    /// No LMTP.
+    /// Another protocol.
     Ssh,
-    /// Goes away after LHLO.
+    /// Closes the connection after LHLO.
     Closes,
 }
 
-/// A backend in a thread, and what was said to it.
+/// A backend in a thread, and the lines it received.
 struct Backend {
     port: u16,
     heard: Arc<Mutex<Vec<String>>>,
@@ -48,7 +48,7 @@ impl Backend {
         let hears = Arc::clone(&heard);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                // An error is the doctor's going away.
+                // An error means that the doctor closed the connection.
                 let _ = serve(name, kind, stream, &hears);
             }
         });
@@ -92,14 +92,14 @@ fn serve(
     Ok(())
 }
 
-/// A whole deployment.
+/// A complete deployment.
 struct Deployment {
     site: Site,
     _daemon: Daemon,
 }
 
 impl Deployment {
-    /// These two hold the mailboxes; more lines for imapd.conf.
+    /// A deployment with the mailboxes on these two backends, and additional lines for imapd.conf.
     fn new(backends: [&Backend; 2], imapd_conf: &str) -> Self {
         let site = Site::new();
         site.imapd_conf(imapd_conf);
@@ -120,7 +120,7 @@ impl Deployment {
         deployment
     }
 
-    /// A Postfix with the recorded settings of a sound site, less what is exchanged.
+    /// A Postfix with the recorded settings of a sound site, with some of them replaced.
     fn postfix(&self, exchange: &[(&str, &str)]) {
         let bin = self.site.path("bin");
         fs::create_dir_all(&bin).unwrap();
@@ -146,7 +146,7 @@ impl Deployment {
             "case \"$1\" in -x) f=main;; -M) f=master;; -Px) f=overrides;; -m) f=types;; \
              *) exit 64;; esac\ncat '{here}'/$f\n"
         );
-        // What a filter like that of the manual makes of a refusal.
+        // Output of a filter like that of the manual page for a refusal.
         let postmap = "case \"$2\" in 5.*) echo 4.1.1 said;; *) exit 1;; esac\n";
         for (name, script) in [("postconf", postconf.as_str()), ("postmap", postmap)] {
             let path = bin.join(name);
@@ -180,7 +180,7 @@ impl Examined {
         Self { code: output.status.code(), report }
     }
 
-    /// The findings of this severity: check and text.
+    /// Findings of this severity: check and text.
     fn of(&self, severity: &str) -> Vec<(String, String)> {
         let all = self.report["findings"].as_array().unwrap().iter();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -198,7 +198,7 @@ fn sound() -> [Backend; 2] {
 }
 
 #[test]
-fn a_sound_deployment_has_nothing_to_mend_and_gets_no_letter() {
+fn sound_deployment_has_no_errors_and_gets_no_message() {
     let [be1, be2] = sound();
     let deployment = Deployment::new([&be1, &be2], "");
     let examined = deployment.doctor(&["--recipient", "Jane+Work@Example.org"]);
@@ -214,14 +214,14 @@ fn a_sound_deployment_has_nothing_to_mend_and_gets_no_letter() {
     assert_eq!(*be1.heard.lock().unwrap(), ["LHLO", "MAIL", "RCPT", "RSET", "QUIT"]);
     assert_eq!(*be2.heard.lock().unwrap(), ["LHLO", "MAIL", "RSET", "QUIT"]);
 
-    // Only the one that was named.
+    // Only the named one.
     deployment.doctor(&["--backend", "be2.example.org"]);
     assert_eq!(be1.heard.lock().unwrap().len(), 5);
     assert_eq!(be2.heard.lock().unwrap().len(), 8);
 }
 
 #[test]
-fn each_backend_is_judged_by_itself_and_none_keeps_the_others_from_it() {
+fn each_backend_is_judged_by_itself() {
     let fine = Backend::start("be2.example.org", Lmtpd::PreAuthorised);
     for (kind, severity, check, code) in [
         (Lmtpd::WantsLogin, "error", "backend/login", 1),
@@ -244,7 +244,7 @@ fn each_backend_is_judged_by_itself_and_none_keeps_the_others_from_it() {
 }
 
 #[test]
-fn what_is_wrong_in_postfix_is_found_and_the_rest_still_looked_at() {
+fn errors_in_postfix_do_not_stop_other_checks() {
     let [be1, be2] = sound();
     let deployment = Deployment::new([&be1, &be2], "");
     for (from, to, check) in [
@@ -261,27 +261,27 @@ fn what_is_wrong_in_postfix_is_found_and_the_rest_still_looked_at() {
         assert!(as_expected && errors.is_empty() == check.is_empty(), "{}", examined.report);
         assert!(examined.checks("ok").iter().any(|ok| ok == "backend/lmtp"));
     }
-    // Without a password for the host Postfix does not log in.
+    // Without a password for the host, Postfix does not log in.
     deployment.postfix(&[
         ("lmtp_sasl_auth_enable = no", "lmtp_sasl_auth_enable = yes"),
         ("lmtp_sasl_password_maps =", "lmtp_sasl_password_maps = hash:/none"),
     ]);
     let examined = deployment.doctor(&[]);
     assert_eq!(examined.checks("error"), [""; 0], "{}", examined.report);
-    // Chrooted, without proxy: the queue directory is that of the site, so it has the socket, but
-    // not under this path.
+    // Chrooted, without proxy: the queue directory is the site's, so it contains the socket, but not under
+    // this path.
     deployment.postfix(&[("transport_maps = proxy:", "transport_maps = ")]);
     let examined = deployment.doctor(&[]);
     assert_eq!(examined.checks("error"), ["socket/answer"], "{}", examined.report);
     let [(_, what)] = &examined.of("error")[..] else { panic!() };
     assert!(what.contains("rewrite is chrooted"), "{what}");
-    // Relative to it, it is found in there.
+    // A relative path is found there.
     let socket = deployment.site.path("murder-route.sock").display().to_string();
     let map = format!("proxy:socketmap:unix:{socket}:lmtp");
     deployment.postfix(&[(&map, "socketmap:unix:murder-route.sock:lmtp")]);
     let examined = deployment.doctor(&[]);
     assert_eq!(examined.checks("error"), [""; 0], "{}", examined.report);
-    // A postconf that fails is not the end.
+    // A failing postconf does not stop the test.
     fs::write(deployment.site.path("bin/postconf"), "#!/bin/sh\necho bad main.cf >&2; exit 1\n")
         .unwrap();
     let examined = deployment.doctor(&[]);
@@ -290,7 +290,7 @@ fn what_is_wrong_in_postfix_is_found_and_the_rest_still_looked_at() {
 }
 
 #[test]
-fn a_daemon_with_another_configuration_is_noticed() {
+fn daemon_with_another_configuration_is_detected() {
     let [be1, be2] = sound();
     let deployment = Deployment::new([&be1, &be2], "");
     let config = deployment.site.path("murder-route.toml");
@@ -316,7 +316,7 @@ fn a_daemon_with_another_configuration_is_noticed() {
 }
 
 #[test]
-fn policy_services_and_milters_are_asked_for_recipients_too() {
+fn policy_services_and_milters_are_asked_too() {
     let [be1, be2] = sound();
     let deployment = Deployment::new([&be1, &be2], "");
     let socket = deployment.site.path("murder-route.sock").display().to_string();
@@ -325,7 +325,7 @@ fn policy_services_and_milters_are_asked_for_recipients_too() {
     deployment.postfix(&[
         ("smtpd_relay_restrictions =", &policy),
         ("\nsmtpd_milters =", &milter),
-        // Else it is looked for in the chroot.
+        // Otherwise it is looked for in the chroot.
         (
             &format!("queue_directory = {}", deployment.site.dir.path().display()),
             "queue_directory = /",
@@ -353,7 +353,7 @@ fn policy_services_and_milters_are_asked_for_recipients_too() {
 }
 
 #[test]
-fn another_program_at_our_socket_is_noticed() {
+fn another_program_at_our_socket_is_detected() {
     let [be1, be2] = sound();
     let Deployment { site, _daemon: daemon } = Deployment::new([&be1, &be2], "");
     daemon.signal(nix::sys::signal::Signal::SIGKILL);
@@ -363,7 +363,7 @@ fn another_program_at_our_socket_is_noticed() {
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
-            // Whoever does not know a map says so.
+            // An unknown map gets an error.
             let _ = std::io::Read::read(&mut stream, &mut [0; 512]);
             let _ = stream.write_all(b"9:NOTFOUND ,");
         }
@@ -376,9 +376,9 @@ fn another_program_at_our_socket_is_noticed() {
 }
 
 #[test]
-fn a_list_that_differs_from_the_masters_is_noticed() {
+fn list_that_differs_from_the_masters_is_detected() {
     let [be1, be2] = sound();
-    // What the list of the site has, read as a script would.
+    // Recipients of the site's list, as a script would read them.
     let site = Site::new();
     let dump = site.run("dump", &["--json"]);
     let list: Vec<(String, String)> = String::from_utf8(dump.stdout)
@@ -403,20 +403,20 @@ fn a_list_that_differs_from_the_masters_is_noticed() {
     let told = examined.of("error").into_iter().map(|(_, what)| what).collect::<Vec<_>>().join("|");
     assert!(told.contains("1 name the master has, our list does not: user.late"), "{told}");
     assert!(told.contains("on another backend by the master: user.jane"), "{told}");
-    // In our list it is reserved.
+    // It is reserved in our list.
     assert!(told.contains("our list has, the master does not: user.carol"), "{told}");
     assert_eq!(examined.checks("error"), ["list/comparison"; 3]);
     assert_eq!(examined.code, Some(1));
-    // One connection for everything; the other one is the daemon's.
+    // One connection for all questions; the other one is the daemon's.
     assert!(master.sessions() <= 2, "{}", master.sessions());
-    // What differed was asked for by itself before it was told.
+    // A differing name is asked about by itself before it is reported.
     assert!(master.asked().iter().any(|name| name == "user.late"));
     let examined = deployment.doctor(&["--allow-plaintext", "--no-master"]);
     assert_eq!(examined.checks("error"), [""; 0], "{}", examined.report);
 }
 
 #[test]
-fn a_refused_login_is_an_error_whatever_connection_a_daemon_still_has() {
+fn refused_login_is_an_error_while_the_daemon_is_connected() {
     let [be1, be2] = sound();
     let master = Master::start(&[]);
     let refused =
@@ -436,7 +436,7 @@ fn a_refused_login_is_an_error_whatever_connection_a_daemon_still_has() {
 }
 
 #[test]
-fn without_a_daemon_the_socket_is_what_is_wrong() {
+fn missing_daemon_is_reported_at_its_socket() {
     let [be1, be2] = sound();
     let deployment = Deployment::new([&be1, &be2], "");
     let Deployment { site, _daemon: daemon } = deployment;

@@ -34,7 +34,7 @@ fn status(site: &Site, daemon: &Daemon) -> (Option<i32>, Value) {
     (output.status.code(), serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// Waits until this is so.
+/// Waits until the condition holds.
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
@@ -51,7 +51,7 @@ fn fresh(site: &Site, daemon: &Daemon) {
 }
 
 #[test]
-fn a_host_without_cyrus_knows_everybody_and_says_unknown_when_the_master_does() {
+fn host_without_cyrus_follows_the_master() {
     let master = Master::start(LIST);
     let site = site(&master, "\"replica\"");
     let daemon = Daemon::start(&site);
@@ -80,7 +80,7 @@ fn a_host_without_cyrus_knows_everybody_and_says_unknown_when_the_master_does() 
 }
 
 #[test]
-fn who_moved_a_moment_ago_is_found_where_he_is_before_the_stream_tells() {
+fn recently_moved_mailbox_is_found_before_the_stream_has_it() {
     let master = Master::start(LIST);
     let site = site(&master, "\"replica\"");
     let daemon = Daemon::start(&site);
@@ -91,12 +91,12 @@ fn who_moved_a_moment_ago_is_found_where_he_is_before_the_stream_tells() {
     };
     let now_at = moves_to("be2");
     until("moved", || daemon.ask("lmtp", "jane@example.org") == now_at);
-    // The stream tells every 2 s or so: none of these has been told when it is asked for.
+    // The stream sends changes every 2 s or so: none of these has arrived when the recipient is looked up.
     for server in ["be3", "be1", "be2", "be3", "be1"] {
         let now_at = moves_to(server);
         assert_eq!(daemon.ask("lmtp", "jane@example.org"), now_at);
     }
-    // Nor by another protocol.
+    // Also by another protocol.
     for server in ["be2", "be3"] {
         let now_at = moves_to(server).replacen("OK", "200", 1);
         let mut line = UnixStream::connect(&daemon.socket).unwrap();
@@ -105,7 +105,7 @@ fn who_moved_a_moment_ago_is_found_where_he_is_before_the_stream_tells() {
         BufReader::new(line).read_line(&mut answer).unwrap();
         assert_eq!(answer.trim_end(), now_at);
     }
-    // Nor by a command, nor by a daemon that has only just been started.
+    // Also by a command, and by a daemon that was just started.
     let now_at = moves_to("be1");
     assert_eq!(site.lookup("jane@example.org")["answer"], now_at);
     until("streamed", || daemon.ask("lmtp", "jane@example.org") == now_at);
@@ -119,7 +119,7 @@ fn who_moved_a_moment_ago_is_found_where_he_is_before_the_stream_tells() {
     assert!(!master.asked().contains(&"user.bob".to_owned()), "who stays is not asked for");
     let (_, said) = status(&site, &daemon);
     assert!(said["counters"]["asked_again"].as_u64() >= Some(5), "{said}");
-    // Without the master it is the list's word that counts, and at once.
+    // Without the master the list's record is used, at once.
     drop(master);
     let began = Instant::now();
     assert!(daemon.ask("lmtp", "jane@example.org").starts_with("OK lmtp:inet:be"));
@@ -127,7 +127,7 @@ fn who_moved_a_moment_ago_is_found_where_he_is_before_the_stream_tells() {
 }
 
 #[test]
-fn a_long_list_does_not_have_the_master_asked_for_those_whom_the_replica_had() {
+fn long_list_does_not_reconfirm_known_names() {
     const MANY: usize = 30_000;
     let names: Vec<String> = (0..MANY).map(|n| format!("user.u{n}")).collect();
     let list: Vec<(&str, &str)> =
@@ -151,7 +151,7 @@ fn a_long_list_does_not_have_the_master_asked_for_those_whom_the_replica_had() {
 }
 
 #[test]
-fn sendmail_is_told_where_he_is_now_to_whom_it_is_about_to_deliver() {
+fn sendmail_now_gets_the_present_backend() {
     let master = Master::start(LIST);
     let site = site(&master, "\"replica\"");
     let daemon = Daemon::start(&site);
@@ -159,7 +159,7 @@ fn sendmail_is_told_where_he_is_now_to_whom_it_is_about_to_deliver() {
     let asked_for_bob = || master.asked().contains(&"user.bob".to_owned());
     assert!(daemon.ask("sendmail", "bob@example.org").contains("be2") && !asked_for_bob());
     assert!(daemon.ask("sendmail_now", "bob@example.org").contains("be2") && asked_for_bob());
-    // Before the stream tells.
+    // Before the stream has it.
     let jane = |host: &str| format!("OK lmtp:{host}.example.org:2003!jane@example.org");
     master.set("user.jane", "be3.example.org!default");
     assert_eq!(daemon.ask("sendmail_now", "jane@example.org"), jane("be3"));
@@ -169,7 +169,7 @@ fn sendmail_is_told_where_he_is_now_to_whom_it_is_about_to_deliver() {
 }
 
 #[test]
-fn with_the_master_dead_the_known_are_answered_and_nobody_is_unknown() {
+fn dead_master_leaves_known_answered_and_none_unknown() {
     let master = Master::start(LIST);
     let site = site(&master, "\"replica\"");
     let daemon = Daemon::start(&site);
@@ -183,7 +183,7 @@ fn with_the_master_dead_the_known_are_answered_and_nobody_is_unknown() {
         assert_eq!(daemon.ask("lmtp", "jane@example.org"), JANE);
     };
     deferred(&daemon);
-    // Also after a crash of ours, before there is any contact.
+    // Also after a crash of the daemon, before it has contacted the master.
     daemon.signal(Signal::SIGKILL);
     daemon.wait();
     let daemon = Daemon::start(&site);
@@ -195,7 +195,7 @@ fn with_the_master_dead_the_known_are_answered_and_nobody_is_unknown() {
 }
 
 #[test]
-fn the_source_find_asks_for_everybody() {
+fn source_find_asks_about_every_recipient() {
     let master = Master::start(LIST);
     let site = site(&master, "\"find\"");
     assert_eq!(site.lookup("jane@example.org")["answer"], JANE);
@@ -210,7 +210,7 @@ fn the_source_find_asks_for_everybody() {
 }
 
 #[test]
-fn an_account_that_the_frontends_slave_lost_is_routed_all_the_same() {
+fn account_lost_by_the_slave_is_still_routed() {
     let master = Master::start(&[("user.lost", "be1.example.org!default")]);
     let site = Site::new();
     site.imapd_conf(&master.imapd_conf());
@@ -242,7 +242,7 @@ fn name_last_seen_reserved_is_deferred_when_it_vanishes() {
         assert!(later(&vanished), "{source}: {vanished}");
         daemon.wait_for("was reserved or moving");
         assert_eq!(daemon.ask("lmtp", "nobody@example.org"), UNKNOWN);
-        // A backend has pushed it again; after that its deletion is what it seems.
+        // A backend pushed it again; its next deletion is final.
         master.set("user.moves", "be1.example.org!default");
         assert_eq!(daemon.ask("lmtp", "moves@example.org"), JANE);
         master.delete("user.moves");
@@ -251,7 +251,7 @@ fn name_last_seen_reserved_is_deferred_when_it_vanishes() {
 }
 
 #[test]
-fn a_password_that_would_go_in_the_clear_is_not_sent() {
+fn password_is_not_sent_in_the_clear() {
     let master = Master::start(LIST);
     let site = site(&master, "\"find\"");
     site.config("domains = [\"example.org\"]\nsource = \"find\"\n");
@@ -263,16 +263,16 @@ fn a_password_that_would_go_in_the_clear_is_not_sent() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
-/// Monitoring must not cry for ever on a frontend whose slave alone may be asked.
+/// Monitoring must not report an error for ever on a frontend that can ask only its slave.
 #[test]
-fn where_the_slave_stands_in_for_the_master_all_is_well() {
+fn status_is_good_with_the_slave_in_place_of_the_master() {
     let master = Master::start(LIST);
     let site = Site::new();
     site.imapd_conf(&master.imapd_conf());
     site.config("domains = [\"example.org\"]\n");
     let daemon = Daemon::start(&site);
     daemon.wait_for("cannot ask the MUPDATE server");
-    // It is asked, and there is none here.
+    // The slave is asked, and does not exist here.
     let (exit, said) = status(&site, &daemon);
     let trouble = said["trouble"].as_str().unwrap_or_default();
     assert!(exit == Some(75) && trouble.contains("mupdate.target"), "{said}");
@@ -285,7 +285,7 @@ fn where_the_slave_stands_in_for_the_master_all_is_well() {
 }
 
 #[test]
-fn a_master_restarted_with_half_its_list_makes_nobody_unknown_until_that_is_accepted() {
+fn half_list_makes_none_unknown_until_accepted() {
     let names: Vec<String> = (0..300).map(|n| format!("user.u{n}")).collect();
     let list: Vec<(&str, &str)> =
         names.iter().map(|name| (name.as_str(), "be1.example.org!default")).collect();
@@ -298,7 +298,7 @@ fn a_master_restarted_with_half_its_list_makes_nobody_unknown_until_that_is_acce
     drop(master);
     let _master = Master::start_at(port, &list[..150]);
     until("held back", || {
-        // On the way there as well.
+        // Also on the way there.
         assert_eq!(daemon.ask("lmtp", "u299@example.org"), JANE);
         status(&site, &daemon).1["state"] == "held-back"
     });
@@ -316,7 +316,7 @@ fn a_master_restarted_with_half_its_list_makes_nobody_unknown_until_that_is_acce
 }
 
 #[test]
-fn a_reload_keeps_the_replica_and_its_connection() {
+fn reload_keeps_the_replica_and_its_connection() {
     let master = Master::start(LIST);
     let site = site(&master, "\"replica\"");
     let daemon = Daemon::start(&site);
@@ -324,7 +324,7 @@ fn a_reload_keeps_the_replica_and_its_connection() {
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for("answering at");
     assert_eq!(status(&site, &daemon).0, Some(0));
-    // What would need another one to follow into the same replica waits for the next start.
+    // Settings that would need a second writer of the replica apply at the next start.
     let config = fs::read_to_string(site.path("murder-route.toml")).unwrap();
     fs::write(site.path("murder-route.toml"), format!("{config}tls = \"off\"\n")).unwrap();
     daemon.signal(Signal::SIGHUP);
@@ -355,7 +355,7 @@ fn mailbox_that_two_backends_claim_is_named() {
     assert!(text.contains("user.jane by be"), "{text}");
 }
 
-/// What `dump` says.
+/// Output of `dump`.
 fn stored(site: &Site) -> String {
     String::from_utf8(site.run("dump", &[]).stdout).unwrap()
 }

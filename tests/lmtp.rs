@@ -20,7 +20,7 @@ fn start(backend: &str) -> Child {
     start_with(Path::new("/dev/null"), backend)
 }
 
-/// With this configuration.
+/// Starts it with this configuration.
 fn start_with(config: &Path, backend: &str) -> Child {
     Command::new(env!("CARGO_BIN_EXE_murder-route"))
         .args(["lmtp", "--config"])
@@ -33,19 +33,19 @@ fn start_with(config: &Path, backend: &str) -> Child {
         .unwrap()
 }
 
-/// What it said and its exit status. Exim takes what is on standard error for a reply.
+/// Its output and exit status. Exim treats standard error as a reply.
 fn said(output: &Output) -> (String, Option<i32>) {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "", "on standard error");
     (String::from_utf8(output.stdout.clone()).unwrap(), output.status.code())
 }
 
-/// Greets, then says each of these when a line has come; the lines.
+/// Greets, then sends each of these replies when a line has arrived. Returns the lines.
 fn backend(mut stream: impl Read + Write, replies: &[&str]) -> Vec<String> {
     stream.write_all(b"220 backend LMTP\r\n").unwrap();
     answer(&mut stream, replies)
 }
 
-/// Says each of these when a line has come; the lines.
+/// Sends each of these replies when a line has arrived. Returns the lines.
 fn answer(stream: &mut (impl Read + Write), replies: &[&str]) -> Vec<String> {
     let mut lines = Vec::new();
     for reply in replies {
@@ -60,7 +60,7 @@ fn answer(stream: &mut (impl Read + Write), replies: &[&str]) -> Vec<String> {
     lines
 }
 
-/// The mail server's side: a line, and the reply to it, in turn.
+/// The mail server's side: alternates lines and replies.
 fn converse(mut child: Child, lines: &[&str]) -> (Vec<String>, Option<i32>) {
     let mut stdin = child.stdin.take().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -93,8 +93,8 @@ const REPLIES: [&str; 4] = [
 const LINES: [&str; 4] =
     ["MAIL FROM:<a@b>\r\n", "RCPT TO:<gone@example.org>\r\n", "RCPT TO:<c@d>\r\n", "QUIT\r\n"];
 
-/// A conversation with a backend is carried on as it is, but for the one reply.
-fn only_the_unknown_user_is_softened(child: Child, served: thread::JoinHandle<Vec<String>>) {
+/// A session with a backend passes unchanged, except for one reply.
+fn only_the_unknown_user_becomes_temporary(child: Child, served: thread::JoinHandle<Vec<String>>) {
     let (replies, status) = converse(child, &LINES);
     assert_eq!(served.join().unwrap(), LINES);
     assert_eq!(replies[0], "220 backend LMTP\r\n");
@@ -105,26 +105,26 @@ fn only_the_unknown_user_is_softened(child: Child, served: thread::JoinHandle<Ve
 }
 
 #[test]
-fn a_backend_that_knows_the_user_no_more_bounces_nothing() {
+fn unknown_user_at_a_backend_becomes_temporary() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let child = start(&listener.local_addr().unwrap().to_string());
     let served = thread::spawn(move || backend(listener.accept().unwrap().0, &REPLIES));
-    only_the_unknown_user_is_softened(child, served);
+    only_the_unknown_user_becomes_temporary(child, served);
 }
 
 #[test]
-fn the_same_by_a_unix_socket() {
+fn unknown_user_at_a_unix_socket_becomes_temporary() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lmtp");
     let listener = UnixListener::bind(&path).unwrap();
     let child = start(&format!("unix:{}", path.display()));
     let served = thread::spawn(move || backend(listener.accept().unwrap().0, &REPLIES));
-    only_the_unknown_user_is_softened(child, served);
+    only_the_unknown_user_becomes_temporary(child, served);
 }
 
 #[test]
-fn the_reason_why_nothing_can_be_said_is_a_temporary_reply() {
-    // Nobody listens at a port that was free a moment ago.
+fn unreachable_backend_is_a_temporary_reply() {
+    // No program listens at a port that was free just before.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let (reply, status) = said(&start(&free).wait_with_output().unwrap());
     let expected = format!("421 4.4.1 murder-route: cannot reach {free}: Connection refused");
@@ -137,7 +137,7 @@ fn the_reason_why_nothing_can_be_said_is_a_temporary_reply() {
 }
 
 #[test]
-fn a_reply_that_never_ends_is_not_waited_for() {
+fn endless_reply_is_not_waited_for() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let child = start(&listener.local_addr().unwrap().to_string());
     let mut stream: TcpStream = listener.accept().unwrap().0;
@@ -149,7 +149,7 @@ fn a_reply_that_never_ends_is_not_waited_for() {
 }
 
 #[test]
-fn half_a_reply_is_not_said_when_the_backend_goes() {
+fn half_a_reply_is_not_passed_on() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let child = start(&listener.local_addr().unwrap().to_string());
     let mut stream = listener.accept().unwrap().0;
@@ -181,8 +181,8 @@ fn certificate(name: &str) -> (ServerConfig, String) {
     (config, authority.pem())
 }
 
-/// A backend that demands TLS and a login, at a port of its own; its address, and what was said to it in
-/// the clear and under TLS.
+/// A backend that demands TLS and a login, at its own port. Returns its address, and the lines that it
+/// received without and with TLS.
 fn demanding(
     config: ServerConfig,
     login: &'static str,
@@ -198,7 +198,7 @@ fn demanding(
         let mut stream = StreamOwned::new(connection, stream);
         let mut lines = Vec::new();
         let (mut line, mut byte) = (Vec::new(), [0]);
-        // A client that does not trust the certificate ends here.
+        // A client that does not trust the certificate closes here.
         while let Ok(1) = stream.read(&mut byte) {
             line.push(byte[0]);
             if byte[0] != b'\n' {
@@ -234,7 +234,7 @@ fn login(dir: &Path, authority: &str, more: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn backend_that_demands_tls_and_a_login_gets_both_and_the_mail_server_sees_neither() {
+fn tls_and_login_are_invisible_to_the_mail_server() {
     let dir = tempfile::tempdir().unwrap();
     let (config, authority) = certificate("be1.example.org");
     let (address, served) = demanding(config, "235 Authenticated!\r\n");
@@ -261,7 +261,7 @@ fn backend_that_demands_tls_and_a_login_gets_both_and_the_mail_server_sees_neith
 }
 
 #[test]
-fn every_way_not_to_log_in_is_a_temporary_reply() {
+fn every_failed_login_is_a_temporary_reply() {
     let named = "tls-name = \"be1.example.org\"\n";
     let cases = [
         ("501 5.5.4 undefined error!\r\n", named, "", "4.7.0", "refused the login of `postman`"),

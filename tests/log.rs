@@ -1,4 +1,4 @@
-//! Logs that cannot be written: the real program with a standard error that fails or stands still.
+//! Logs that cannot be written: the real program with a standard error that fails or blocks.
 
 mod common;
 
@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// What standard error is, and what keeps it so.
+/// A standard error of this kind, and the object that keeps it in that state.
 fn bad_log(kind: &str) -> (Stdio, Option<PipeReader>) {
     if kind == "/dev/full" {
         let full = File::options().write(true).open("/dev/full").unwrap();
@@ -33,7 +33,7 @@ fn bad_log(kind: &str) -> (Stdio, Option<PipeReader>) {
 
 const KINDS: [&str; 3] = ["/dev/full", "closed pipe", "full pipe whose reader hangs"];
 
-/// A daemon whose log tells nothing: what it tells the service manager does.
+/// A daemon whose log is unreadable; its messages to the service manager replace it.
 struct Daemon {
     child: Child,
     manager: UnixDatagram,
@@ -78,7 +78,7 @@ impl Drop for Daemon {
 }
 
 #[test]
-fn daemon_answers_reloads_and_stops_whatever_becomes_of_its_log() {
+fn daemon_works_without_a_writable_log() {
     for kind in KINDS {
         for verbose in [false, true] {
             let what = format!("{kind}, verbose: {verbose}");
@@ -110,7 +110,7 @@ fn daemon_answers_reloads_and_stops_whatever_becomes_of_its_log() {
             daemon.signal(Signal::SIGHUP);
             daemon.wait_for("RELOADING=1");
             daemon.wait_for("READY=1");
-            // A configuration that is wrong is an error in the log.
+            // An invalid configuration is logged as an error.
             site.config("domains = 7\n");
             daemon.signal(Signal::SIGHUP);
             daemon.wait_for("RELOADING=1");
@@ -133,7 +133,7 @@ fn daemon_answers_reloads_and_stops_whatever_becomes_of_its_log() {
 }
 
 #[test]
-fn daemon_that_cannot_start_says_so_by_its_exit_status_alone() {
+fn daemon_that_cannot_start_sets_its_exit_status() {
     for kind in KINDS {
         let site = Site::new();
         site.config("domains = 7\n");
@@ -143,9 +143,9 @@ fn daemon_that_cannot_start_says_so_by_its_exit_status_alone() {
     }
 }
 
-/// A file of limited size ends its writer by SIGXFSZ unless that is caught: setrlimit(2).
+/// A file of limited size kills its writer by SIGXFSZ unless that is caught: setrlimit(2).
 #[test]
-fn log_file_that_may_not_grow_does_not_end_the_daemon() {
+fn full_log_file_does_not_end_the_daemon() {
     let site = Site::new();
     let log = site.path("log");
     let program = env!("CARGO_BIN_EXE_murder-route");
@@ -177,7 +177,7 @@ fn output(arguments: &[&str], stderr: Stdio) -> Output {
 }
 
 #[test]
-fn commands_answer_and_exit_the_same_with_a_standard_error_that_cannot_be_written() {
+fn commands_work_without_a_writable_standard_error() {
     let site = Site::new();
     let own = site.path("murder-route.toml");
     let (own, none) = (own.to_str().unwrap(), "/nonexistent/murder-route.toml");

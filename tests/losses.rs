@@ -1,4 +1,4 @@
-//! A list of this host that loses names, and the daemon that is started anew beside it.
+//! A list of this host that loses names, and a daemon that is restarted.
 
 mod common;
 
@@ -29,7 +29,7 @@ fn lists(site: &Site, users: std::ops::Range<usize>) {
     fs::rename(site.path("new"), site.path("mailboxes.db")).unwrap();
 }
 
-/// The file that says how many names the list has, once the daemon has written this word.
+/// Waits until the daemon has written this word to the file with the number of names.
 fn kept(site: &Site, word: &str) {
     let text = || {
         let mut entries = fs::read_dir(site.path("state")).ok()?.flatten();
@@ -57,7 +57,7 @@ fn accept(site: &Site) -> Output {
 }
 
 #[test]
-fn list_that_was_emptied_is_not_believed_by_the_next_daemon() {
+fn emptied_list_is_distrusted_after_a_restart() {
     let site = site(0..130);
     let daemon = Daemon::start(&site);
     assert_eq!(daemon.ask("lmtp", "u0007@example.org"), DELIVER);
@@ -65,7 +65,7 @@ fn list_that_was_emptied_is_not_believed_by_the_next_daemon() {
     kept(&site, " 130 trusted ");
     daemon.signal(Signal::SIGKILL);
     drop(daemon);
-    // The master was emptied, and one backend has pushed.
+    // The master was emptied, and one backend has pushed its names.
     lists(&site, 0..65);
     assert_eq!(site.lookup("u0100@example.org")["outcome"], "deferred");
     let daemon = Daemon::start(&site);
@@ -73,7 +73,7 @@ fn list_that_was_emptied_is_not_believed_by_the_next_daemon() {
     assert!(is_deferred(&daemon.ask("lmtp", "u0100@example.org")));
     kept(&site, " 130 distrusted ");
     drop(daemon);
-    // All but a few are back: they are waited for, over a restart as well.
+    // All but a few are back: the daemon waits for them, also across a restart.
     lists(&site, 0..120);
     let daemon = Daemon::start(&site);
     assert!(is_deferred(&daemon.ask("lmtp", "u0125@example.org")));
@@ -83,13 +83,13 @@ fn list_that_was_emptied_is_not_believed_by_the_next_daemon() {
 }
 
 #[test]
-fn loss_of_the_list_is_accepted_by_word() {
+fn loss_of_the_list_is_accepted_by_command() {
     let site = site(0..130);
     let daemon = Daemon::start(&site);
     assert_eq!(accept(&site).status.code(), Some(75), "there is no replica");
     kept(&site, " 130 trusted ");
     lists(&site, 0..65);
-    // A record that is found may be a moment older than the file.
+    // A positive look-up may use a state of the file that is slightly older.
     let until = Instant::now() + common::TIMEOUT;
     loop {
         let answer = daemon.ask("lmtp", "u0100@example.org");
@@ -111,7 +111,7 @@ fn loss_of_the_list_is_accepted_by_word() {
 }
 
 #[test]
-fn daemon_that_cannot_keep_the_mark_says_so_and_serves() {
+fn daemon_that_cannot_write_the_mark_logs_it_and_serves() {
     let site = site(0..130);
     fs::write(site.path("state"), "in the way").unwrap();
     let daemon = Daemon::start(&site);

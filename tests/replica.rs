@@ -1,4 +1,4 @@
-//! The replica of a host without Cyrus as its postmaster meets it: the real program, and no master.
+//! The replica of a host without Cyrus, from the postmaster's view: the real program, and no master.
 
 mod common;
 
@@ -17,10 +17,10 @@ use murder_route::replica::store::ReplicaWriter;
 use murder_route::replica::{HeldBack, ReplicaMeta, Transaction};
 use serde_json::Value;
 
-/// Nobody listens there.
+/// A port without a listener.
 const DEAD: &str = "mupdate_server: 127.0.0.1:1\nmupdate_authname: a\nmupdate_password: geheim\n";
 
-/// A replica with jane, as it was left by a daemon that ran before.
+/// A replica with jane, left by an earlier daemon.
 fn fill(directory: &Path, held_back: Option<HeldBack>) {
     let mut place = ReplicaWriter::open(directory).unwrap();
     let mut change = place.begin().unwrap();
@@ -49,7 +49,7 @@ fn held_back() -> HeldBack {
     HeldBack { since: now, began, last, had: 1000, lost: 400, lacked: None, accepted: false }
 }
 
-/// A host with nothing of Cyrus' but a copy of the options that matter.
+/// A host that has only a copy of the relevant options of Cyrus.
 fn site() -> Site {
     let site = Site::new();
     fs::remove_file(site.path("mailboxes.db")).unwrap();
@@ -65,7 +65,7 @@ fn stdout(output: &Output) -> String {
 }
 
 #[test]
-fn the_options_alone_answer_from_a_replica_on_a_host_without_cyrus() {
+fn options_alone_answer_from_a_replica() {
     let site = site();
     fill(&site.path("elsewhere"), None);
     let (conf, directory) = (site.path("imapd.conf"), site.path("elsewhere"));
@@ -100,7 +100,7 @@ fn the_options_alone_answer_from_a_replica_on_a_host_without_cyrus() {
 }
 
 #[test]
-fn nobody_is_unknown_on_a_replica_whose_master_cannot_be_asked() {
+fn unreachable_master_makes_none_unknown() {
     let site = site();
     for held_back in [None, Some(held_back())] {
         fill(&site.path("r"), held_back);
@@ -114,7 +114,7 @@ fn nobody_is_unknown_on_a_replica_whose_master_cannot_be_asked() {
 }
 
 #[test]
-fn a_replica_that_is_not_there_defers_and_says_so() {
+fn missing_replica_defers_with_a_reason() {
     let site = site();
     let output = site.run("lookup", &["--explain", "jane@example.org"]);
     assert_eq!(output.status.code(), Some(75), "{output:?}");
@@ -123,7 +123,7 @@ fn a_replica_that_is_not_there_defers_and_says_so() {
 }
 
 #[test]
-fn a_loss_that_is_held_back_is_accepted_by_word_only() {
+fn held_back_loss_is_accepted_by_command_only() {
     let site = site();
     let accept = || site_accept(&site);
     assert_eq!(accept().status.code(), Some(75), "nothing there");
@@ -133,7 +133,7 @@ fn a_loss_that_is_held_back_is_accepted_by_word_only() {
     let output = accept();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(stdout(&output).contains("400 of 1000"), "{}", stdout(&output));
-    // Until the next full list nobody is unknown, accepted or not.
+    // Until the next full list no recipient is unknown, accepted or not.
     assert_eq!(site.lookup("nobody@example.org")["outcome"], "deferred");
     let (about, _) = ReplicaWriter::open(&site.path("r")).unwrap().about().unwrap();
     assert!(about.held_back.unwrap().accepted);
@@ -145,7 +145,7 @@ fn site_accept(site: &Site) -> Output {
 }
 
 #[test]
-fn status_tells_monitoring_that_the_replica_is_stale_and_counts_what_was_answered() {
+fn status_reports_a_stale_replica_and_counts_answers() {
     let site = site();
     fill(&site.path("r"), None);
     let daemon = Daemon::start(&site);
@@ -175,7 +175,7 @@ fn status_tells_monitoring_that_the_replica_is_stale_and_counts_what_was_answere
 }
 
 #[test]
-fn status_of_a_frontend_is_well_until_its_list_is_gone() {
+fn status_of_a_frontend_is_good_until_its_list_is_gone() {
     let site = Site::new();
     let socket = site.path("murder-route.sock");
     site.config(&format!(
@@ -183,7 +183,7 @@ fn status_of_a_frontend_is_well_until_its_list_is_gone() {
         socket.display()
     ));
     let _daemon = Daemon::start(&site);
-    // The first endpoint of the configuration is where it is asked.
+    // The first endpoint of the configuration is asked.
     let ask = || {
         let output = site.run("status", &["--json"]);
         let status: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -195,7 +195,7 @@ fn status_of_a_frontend_is_well_until_its_list_is_gone() {
 }
 
 #[test]
-fn a_map_of_the_sites_own_cannot_take_the_place_of_status() {
+fn own_map_cannot_replace_status() {
     let site = Site::new();
     site.config("[maps.status]\ndeliver = \"OK {host}\"\n");
     let output = site.run("check", &[]);
@@ -203,7 +203,7 @@ fn a_map_of_the_sites_own_cannot_take_the_place_of_status() {
 }
 
 #[test]
-fn find_without_a_master_defers_everybody_of_ours_and_nobody_else() {
+fn find_without_a_master_defers_only_our_domains() {
     let site = site();
     site.config("domains = [\"example.org\"]\nsource = \"find\"\n");
     assert_eq!(site.lookup("jane@example.org")["outcome"], "deferred");
@@ -216,7 +216,7 @@ fn find_without_a_master_defers_everybody_of_ours_and_nobody_else() {
 }
 
 #[test]
-fn a_certificate_file_that_is_missing_is_a_wrong_configuration_and_not_a_broken_system() {
+fn missing_certificate_is_a_configuration_error() {
     let site = site();
     site.config(
         "domains = [\"example.org\"]\nsource = \"find\"\n[mupdate]\nca-file = \"none.pem\"\n",
@@ -229,9 +229,9 @@ fn a_certificate_file_that_is_missing_is_a_wrong_configuration_and_not_a_broken_
     }
 }
 
-/// A daemon that is too busy to tell is there all the same.
+/// A daemon that is too busy to answer is not reported as dead.
 #[test]
-fn a_daemon_that_cannot_tell_is_not_called_dead() {
+fn busy_daemon_is_not_reported_dead() {
     let site = Site::new();
     let path = site.path("busy");
     let socket = UnixListener::bind(&path).unwrap();
