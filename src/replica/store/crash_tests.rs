@@ -130,7 +130,7 @@ fn answer(dir: &Path) {
 
 /// Stops in the middle of a lookup.
 fn hang(dir: &Path) {
-    let store = super::env::Store::of(dir).unwrap();
+    let store = super::env::ReplicaEnv::of(dir).unwrap();
     let read = store.read(|_, _| {
         println!("\nready");
         std::io::stdin().lines().for_each(drop);

@@ -153,7 +153,7 @@ fn a_file_that_was_not_filled_up_is_mended_and_keeps_its_records() {
 
 /// Rewrites what is known of the replica as a whole, below the trait.
 fn rewrite_about(data: &Path, value: impl FnOnce(Vec<u8>) -> Vec<u8>) {
-    let store = super::env::Store::of(data.parent().unwrap()).unwrap();
+    let store = super::env::ReplicaEnv::of(data.parent().unwrap()).unwrap();
     let open = store.open_to_write(0, false).unwrap();
     let mut txn = open.env.write_txn().unwrap();
     let about = open.records.get(&txn, value::ABOUT_KEY).unwrap().unwrap().to_vec();
@@ -179,7 +179,7 @@ fn a_replica_of_another_version_is_an_error_that_says_so_and_can_be_begun_anew()
 #[test]
 fn a_replica_of_version_1_defers_everybody_until_the_daemon_has_made_it_anew() {
     let error = damaged(|path| {
-        let store = super::env::Store::of(path.parent().unwrap()).unwrap();
+        let store = super::env::ReplicaEnv::of(path.parent().unwrap()).unwrap();
         let open = store.open_to_write(0, false).unwrap();
         let mut txn = open.env.write_txn().unwrap();
         for n in 0..2000 {

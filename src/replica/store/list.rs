@@ -1,4 +1,4 @@
-//! The replica as a [`MailboxList`].
+//! The replica as a [`MailboxList`], read through LMDB.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::env::{Error, Open, Store};
+use super::env::{OpenEnv, ReplicaEnv};
+use super::error::Error;
 use super::value::{self, BadValue, Row};
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
@@ -16,49 +17,57 @@ use crate::replica::{ReplicaDoubt, ReplicaMeta, generation};
 
 /// A replica, read in place, in the process that writes it or in any other.
 ///
-/// It is opened when it is first asked, and need not be there before. Any number of threads look up
-/// at once, none waits for the writer, and each lookup sees the last commit. What it says of a miss
-/// is what is stored, however old: [`Lookup::Absent`] is to be confirmed by who knows how fresh it
-/// is ([`ReplicaState`](crate::replica::ReplicaState)) and by the master. A replica that has never been
-/// synchronised is [`Lookup::Unsure`] of every name, as is one that cannot be read.
+/// It is opened by the first lookup, and need not exist before. Any number of threads look up at once
+/// without waiting for the writer; each lookup sees the last commit. A miss says what is stored,
+/// however old: [`Lookup::Absent`] is confirmed by [`ReplicaState`](crate::replica::ReplicaState), which
+/// knows how fresh the replica is, and by the master. In a replica that was never synchronised, or
+/// cannot be read, every name is [`Lookup::Unsure`].
 #[derive(Debug, Clone)]
 pub struct ReplicaList {
-    store: Arc<Store>,
+    env: Arc<ReplicaEnv>,
 }
 
-/// What one look into the store says.
-enum Found {
+/// What one transaction says of a name.
+enum StoredRow {
     Row(Result<Row, BadValue>),
     Absent,
-    Never,
-    Bad(BadValue),
+    NeverSynchronised,
+    BadMeta(BadValue),
+    /// Absent from a file that is no longer at its path.
     Replaced,
 }
 
 impl ReplicaList {
-    /// The replica in a directory. An error only if the path is empty, or relative and the current
-    /// directory gone.
+    /// The replica in a directory.
+    ///
+    /// # Errors
+    ///
+    /// If the path is empty, or relative to a current directory that is gone.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        Ok(Self { store: Store::of(dir)? })
+        Ok(Self { env: ReplicaEnv::of(dir)? })
     }
 
-    pub(super) fn of(store: Arc<Store>) -> Self {
-        Self { store }
+    pub(super) fn of(env: Arc<ReplicaEnv>) -> Self {
+        Self { env }
     }
 
     #[cfg(test)]
-    pub(super) fn store(&self) -> &Store {
-        &self.store
+    pub(super) fn env(&self) -> &ReplicaEnv {
+        &self.env
     }
 
-    /// Where it is.
+    /// Its directory.
     pub fn dir(&self) -> &Path {
-        self.store.dir()
+        self.env.dir()
     }
 
-    /// What is known of it as a whole, and how many names it has.
+    /// Returns the metadata and the number of names.
+    ///
+    /// # Errors
+    ///
+    /// If the replica cannot be read.
     pub fn about(&self) -> Result<(ReplicaMeta, u64), Error> {
-        let read = self.store.read(|open, txn| {
+        let read = self.env.read(|open, txn| {
             let names = open.records.len(txn)?;
             Ok((open.records.get(txn, value::ABOUT_KEY)?.map(value::about), names))
         })?;
@@ -72,7 +81,7 @@ impl ReplicaList {
         }
     }
 
-    /// The names that begin with `prefix` and come after the key `last`, and their values: a piece of them.
+    /// Reads a piece of the names that begin with `prefix` and come after the key `last`.
     fn piece(&self, prefix: &[u8], last: Option<&[u8]>) -> Result<Vec<KeyedRow>, Error> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
         // LMDB has no empty key; `ABOUT_KEY` comes before all names.
@@ -81,7 +90,7 @@ impl ReplicaList {
             None if prefix.is_empty() => Excluded(value::ABOUT_KEY),
             None => Included(prefix),
         };
-        self.store.read(|open, txn| {
+        self.env.read(|open, txn| {
             let mut rows = Vec::new();
             for row in open.records.range(txn, &(from, Unbounded))? {
                 let (key, value) = row?;
@@ -94,16 +103,23 @@ impl ReplicaList {
         })
     }
 
-    fn look(&self, open: &Open, txn: &heed::RoTxn<'_>, name: &MailboxName) -> heed::Result<Found> {
+    fn stored_row(
+        &self,
+        open: &OpenEnv,
+        txn: &heed::RoTxn<'_>,
+        name: &MailboxName,
+    ) -> heed::Result<StoredRow> {
         if let Some(value) = open.records.get(txn, name.as_bytes())? {
-            return Ok(Found::Row(value::row(value)));
+            return Ok(StoredRow::Row(value::row(value)));
         }
-        let Some(about) = open.records.get(txn, value::ABOUT_KEY)? else { return Ok(Found::Never) };
+        let Some(about) = open.records.get(txn, value::ABOUT_KEY)? else {
+            return Ok(StoredRow::NeverSynchronised);
+        };
         Ok(match value::synchronised_release(about) {
-            Err(bad) => Found::Bad(bad),
-            Ok((false, _)) => Found::Never,
-            Ok((true, _)) if !self.store.stands(open) => Found::Replaced,
-            Ok((true, _)) => Found::Absent,
+            Err(bad) => StoredRow::BadMeta(bad),
+            Ok((false, _)) => StoredRow::NeverSynchronised,
+            Ok((true, _)) if !self.env.is_current(open) => StoredRow::Replaced,
+            Ok((true, _)) => StoredRow::Absent,
         })
     }
 }
@@ -114,35 +130,32 @@ impl MailboxList for ReplicaList {
     }
 
     fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
-        let mut found = self.store.read(|open, txn| self.look(open, txn, name));
-        if matches!(found, Ok(Found::Replaced)) {
-            self.store.look_soon();
-            found = self.store.read(|open, txn| self.look(open, txn, name));
+        let mut found = self.env.read(|open, txn| self.stored_row(open, txn, name));
+        if matches!(found, Ok(StoredRow::Replaced)) {
+            self.env.check_soon();
+            found = self.env.read(|open, txn| self.stored_row(open, txn, name));
         }
+        let dir = self.dir().display();
         let why = match found {
-            Ok(Found::Row(Ok(Row::Record(record, changed)))) => {
+            Ok(StoredRow::Row(Ok(Row::Record(record, changed)))) => {
                 return (Lookup::Present(record), changed.is_lately(SystemTime::now));
             }
-            Ok(Found::Row(Ok(Row::Missing(missing)))) => missing.doubt(name),
-            Ok(Found::Absent) => return (Lookup::Absent, false),
-            Ok(Found::Never) => {
-                let dir = self.dir().display();
+            Ok(StoredRow::Row(Ok(Row::Missing(missing)))) => missing.doubt(name),
+            Ok(StoredRow::Absent) => return (Lookup::Absent, false),
+            Ok(StoredRow::NeverSynchronised) => {
                 format!("{dir}: {}", ReplicaDoubt::NeverSynchronised)
             }
-            Ok(Found::Row(Err(bad))) => {
-                let dir = self.dir().display();
-                format!("{dir}: the replica's record of {name}: {bad}")
-            }
-            Ok(Found::Bad(bad)) => Error::value(self.dir(), bad).to_string(),
-            Ok(Found::Replaced) => Error::Replaced(self.dir().to_owned()).to_string(),
+            Ok(StoredRow::Row(Err(bad))) => format!("{dir}: record of {name}: {bad}"),
+            Ok(StoredRow::BadMeta(bad)) => Error::value(self.dir(), bad).to_string(),
+            Ok(StoredRow::Replaced) => Error::Replaced(self.dir().to_owned()).to_string(),
             Err(error) => error.to_string(),
         };
         (Lookup::Unsure(why), false)
     }
 
-    /// As the release of the master is whose list it is.
+    /// By the release of the master.
     fn key_generation(&self) -> Option<KeyGeneration> {
-        let read = self.store.read(|open, txn| {
+        let read = self.env.read(|open, txn| {
             let about = open.records.get(txn, value::ABOUT_KEY)?;
             let read = about.and_then(|about| value::synchronised_release(about).ok());
             Ok(read.and_then(|(_, release)| generation(release)))
@@ -150,8 +163,6 @@ impl MailboxList for ReplicaList {
         read.ok().flatten()
     }
 
-    /// In pieces: what the writer commits meanwhile may be seen or not. No transaction is under way
-    /// while `visit` runs. A missing name is visited as a reserved one.
     fn each(
         &self,
         prefix: &[u8],
@@ -160,6 +171,7 @@ impl MailboxList for ReplicaList {
         self.each_past(prefix, &mut |name, record| visit(name, record).into())
     }
 
+    /// Walks in pieces, without a transaction while `visit` runs.
     fn each_past(
         &self,
         prefix: &[u8],

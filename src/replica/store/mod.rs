@@ -38,7 +38,11 @@ mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
 mod env;
+mod error;
+mod growth;
 mod list;
+mod lmdb;
+mod mend;
 mod notes;
 mod permissions;
 #[cfg(test)]
@@ -48,6 +52,6 @@ mod writer;
 
 #[cfg(feature = "capi")]
 pub(crate) use crate::replica::read::reader::LocklessReplica;
-pub use env::Error;
+pub use error::Error;
 pub use list::ReplicaList;
 pub use writer::{Accepted, ReplicaWriter, accept};

@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
-use super::env::Error;
+use super::error::Error;
 
 /// Maximum number of them in memory, which is 1 MiB.
 const MAX_IN_MEMORY: usize = 1 << 17;

@@ -1,26 +1,88 @@
-//! Whose the files of a replica are, where that keeps somebody out.
+//! Creation, modes and owners of the replica's files, and advice where they keep a process out.
 
-use std::fs;
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User, eaccess, getegid, geteuid};
 
-use super::env::Error;
+use super::error::Error;
 
-/// Who wants to write.
+/// Creates a file with this mode, if it does not exist.
+pub(super) fn create_file(path: &Path, mode: u32) -> Result<(), Error> {
+    let err = |source| Error::Io { path: path.to_owned(), source };
+    match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
+        // Whatever the umask is: the directory decides as well who may read.
+        Ok(file) => file.set_permissions(fs::Permissions::from_mode(mode)).map_err(err),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(err(error)),
+    }
+}
+
+/// Creates the table of readers, if it does not exist, for the owner of the data. LMDB would create it
+/// for the user of this process only, and a table that root has created by reading keeps the daemon
+/// out. Where that is not possible, LMDB reports why.
+pub(super) fn create_lock(dir: &Path, data: &Metadata) {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o660);
+    if let Ok(lock) = options.open(dir.join("lock.mdb")) {
+        let _ = lock.set_permissions(fs::Permissions::from_mode(0o660));
+        let _ = fchown(&lock, Some(data.uid()), Some(data.gid()));
+    }
+}
+
+/// Checks the files before LMDB opens them: it would wait for ever at a FIFO, and calls a file without
+/// bytes invalid.
+pub(super) fn check_files(dir: &Path, data: &Metadata, writable: bool) -> Result<(), Error> {
+    let (data_path, lock) = (dir.join("data.mdb"), dir.join("lock.mdb"));
+    let is_file = |path: &Path, metadata: &Metadata| match metadata.is_file() {
+        true => Ok(()),
+        false => Err(Error::NotRegular(path.to_owned())),
+    };
+    is_file(&data_path, data)?;
+    match fs::metadata(&lock) {
+        Ok(metadata) => is_file(&lock, &metadata)?,
+        // LMDB reports why it cannot create it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(Error::Io { path: lock, source }),
+    }
+    match data.len() {
+        0 if !writable => Err(Error::Empty(data_path)),
+        _ => Ok(()),
+    }
+}
+
+/// The error of an environment that cannot be opened, with what a reader needs.
+pub(super) fn refused(dir: &Path, error: heed::Error) -> Error {
+    match error {
+        heed::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let data = dir.join("data.mdb");
+            let (path, who) = match File::open(&data) {
+                Ok(_) => (dir.join("lock.mdb"), "be able to write to this file"),
+                Err(_) => (data, "be able to read this file"),
+            };
+            let why = format!(
+                "whoever reads the replica must {who}: run it as the daemon's user or in its group"
+            );
+            Error::Io { path, source: io::Error::new(error.kind(), why) }
+        }
+        error => Error::lmdb(dir, error),
+    }
+}
+
+/// The process that wants to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Writer {
-    /// The one who follows the master: all of it is to be his.
-    ChangeApplier,
-    /// Somebody beside him.
+pub(super) enum WriterRole {
+    /// It follows the master: the whole directory is to be its user's.
+    Follower,
+    /// It writes beside the follower (`replica accept`).
     Guest,
 }
 
-/// The same error, and what to do if it is that another user owns the files. It looks names of users up,
-/// which may take its time.
-pub(super) fn explained(dir: &Path, writer: Writer, error: Error) -> Error {
+/// Adds to an error what to do if another user owns the files. It looks up names of users, which may
+/// take time.
+pub(super) fn explained(dir: &Path, writer: WriterRole, error: Error) -> Error {
     match error {
         Error::Io { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
             let (path, why) = match advice(dir, writer) {
@@ -33,13 +95,11 @@ pub(super) fn explained(dir: &Path, writer: Writer, error: Error) -> Error {
     }
 }
 
-/// What keeps this process out, and what to do about it.
-fn advice(dir: &Path, writer: Writer) -> Option<(PathBuf, String)> {
+/// The path that keeps this process out, and what to do about it.
+fn advice(dir: &Path, writer: WriterRole) -> Option<(PathBuf, String)> {
     let whole = match fs::metadata(dir) {
         Ok(whole) => whole,
-        Err(error)
-            if error.kind() == io::ErrorKind::NotFound && writer == Writer::ChangeApplier =>
-        {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && writer == WriterRole::Follower => {
             let (user, group, dir) = (user(geteuid()), group(getegid()), dir.to_owned());
             let make = format!("install -d -o {user} -g {group} -m 0750 {}", dir.display());
             return Some((dir, format!("user {user} cannot make it: {make}")));
@@ -51,8 +111,8 @@ fn advice(dir: &Path, writer: Writer) -> Option<(PathBuf, String)> {
     // A directory that lets nobody in hides its files.
     let all = files.into_iter().chain([(dir.to_owned(), read_write | AccessFlags::X_OK)]);
     let (path, meta) = all
-        // Who is beside the follower does not lock.
-        .skip(usize::from(writer == Writer::Guest))
+        // A guest does not lock.
+        .skip(usize::from(writer == WriterRole::Guest))
         .filter(|(path, mode)| eaccess(path, *mode).is_err())
         .find_map(|(path, _)| Some((path.clone(), fs::metadata(path).ok()?)))?;
     let own = geteuid();
@@ -60,7 +120,7 @@ fn advice(dir: &Path, writer: Writer) -> Option<(PathBuf, String)> {
     let advice = if meta.uid() == own.as_raw() {
         let mode = meta.permissions().mode() & 0o7777;
         format!("it is user {us}'s own, with mode {mode:04o}: chmod u+rwX {}", path.display())
-    } else if writer == Writer::ChangeApplier || whole.uid() == own.as_raw() {
+    } else if writer == WriterRole::Follower || whole.uid() == own.as_raw() {
         format!(
             "it belongs to user {owner}, and this murder-route runs as {us}: if the directory is for \
              the replica alone, chown -R {us}:{} {}",
@@ -73,12 +133,13 @@ fn advice(dir: &Path, writer: Writer) -> Option<(PathBuf, String)> {
     Some((path, advice))
 }
 
-/// The name, or the number if it has none.
+/// Name of a user, or its number if it has none.
 fn user(uid: Uid) -> String {
     let found = User::from_uid(uid).ok().flatten();
     found.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
+/// Name of a group, or its number if it has none.
 fn group(gid: Gid) -> String {
     let found = Group::from_gid(gid).ok().flatten();
     found.map_or_else(|| gid.to_string(), |group| group.name)

@@ -92,7 +92,7 @@ pub(super) fn all(list: &ReplicaList) -> BTreeMap<Vec<u8>, Record> {
 
 /// When the record of a name changed, as it is stored.
 fn changed(list: &ReplicaList, name: &MailboxName) -> Option<ModTime> {
-    let value = list.store().read(|open, txn| {
+    let value = list.env().read(|open, txn| {
         Ok(open
             .records
             .get(txn, name.as_bytes())?

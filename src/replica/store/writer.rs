@@ -12,10 +12,12 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 
-use super::env::{Error, MAP, Open, Store};
+use super::env::{OpenEnv, ReplicaEnv};
+use super::error::Error;
+use super::growth::INITIAL_MAP;
 use super::list::ReplicaList;
 use super::notes::Notes;
-use super::permissions::{Writer, explained};
+use super::permissions::{WriterRole, explained};
 use super::value::{self, BadValue};
 use crate::model::mod_time::ModTime;
 use crate::model::name::MailboxName;
@@ -36,8 +38,8 @@ const READERS: u64 = 60;
 /// be tried again; after any other, drop the place and open it anew.
 #[derive(Debug)]
 pub struct ReplicaWriter {
-    store: Arc<Store>,
-    pub(super) open: Open,
+    env: Arc<ReplicaEnv>,
+    pub(super) open: OpenEnv,
     checked: Instant,
     _lock: Flock<File>,
 }
@@ -50,7 +52,7 @@ impl ReplicaWriter {
     /// [`Error::InUse`] if another process follows the master into it. [`Error::Damaged`] and
     /// [`Error::Version`] if what is there can be of no use: see [`Self::open_or_begin_anew`].
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        Self::open_sized(dir, MAP)
+        Self::open_sized(dir, INITIAL_MAP)
     }
 
     /// The same, and if what is there can be of no use, or a transaction of this process has found it
@@ -58,7 +60,7 @@ impl ReplicaWriter {
     /// why, for the log.
     pub fn open_or_begin_anew(dir: &Path) -> Result<(Self, Option<Error>), Error> {
         let why = match Self::open(dir) {
-            Ok(place) if place.store.take_damaged() => {
+            Ok(place) if place.env.take_damaged() => {
                 drop(place);
                 let (path, why) = (dir.to_owned(), "a transaction has found a damaged page".into());
                 Error::Damaged { path, why }
@@ -68,42 +70,42 @@ impl ReplicaWriter {
             Err(error) => return Err(error),
         };
         let anew =
-            Self::begin_anew(dir).map_err(|error| explained(dir, Writer::ChangeApplier, error));
+            Self::begin_anew(dir).map_err(|error| explained(dir, WriterRole::Follower, error));
         Ok((anew?, Some(why)))
     }
 
     /// Sets what is there aside, as `data.mdb.set-aside`, and begins with an empty replica: every
     /// answer is temporary then until a full list has been read.
     fn begin_anew(dir: &Path) -> Result<Self, Error> {
-        let (store, lock) = Self::prepare(dir)?;
-        store.close();
+        let (env, lock) = Self::prepare(dir)?;
+        env.close();
         for name in ["data.mdb", "lock.mdb"] {
-            let path = store.dir().join(name);
-            let aside = store.dir().join(format!("{name}.set-aside"));
+            let path = env.dir().join(name);
+            let aside = env.dir().join(format!("{name}.set-aside"));
             match fs::rename(&path, aside) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 renamed => renamed.map_err(|source| Error::Io { path, source })?,
             }
         }
-        let open = store.open_to_write(MAP, true)?;
-        Ok(Self::new(store, open, lock))
+        let open = env.open_to_write(INITIAL_MAP, true)?;
+        Ok(Self::new(env, open, lock))
     }
 
     /// As [`Self::open`], with a file that can grow to `map` bytes at first.
     pub(super) fn open_sized(dir: &Path, map: usize) -> Result<Self, Error> {
         let open = || {
-            let (store, lock) = Self::prepare(dir)?;
-            let open = store.open_to_write(map, true)?;
-            Ok(Self::new(store, open, lock))
+            let (env, lock) = Self::prepare(dir)?;
+            let open = env.open_to_write(map, true)?;
+            Ok(Self::new(env, open, lock))
         };
-        open().map_err(|error| explained(dir, Writer::ChangeApplier, error))
+        open().map_err(|error| explained(dir, WriterRole::Follower, error))
     }
 
-    fn new(store: Arc<Store>, open: Open, lock: Flock<File>) -> Self {
-        Self { store, open, checked: Instant::now(), _lock: lock }
+    fn new(env: Arc<ReplicaEnv>, open: OpenEnv, lock: Flock<File>) -> Self {
+        Self { env, open, checked: Instant::now(), _lock: lock }
     }
 
-    fn prepare(dir: &Path) -> Result<(Arc<Store>, Flock<File>), Error> {
+    fn prepare(dir: &Path) -> Result<(Arc<ReplicaEnv>, Flock<File>), Error> {
         let err = |path: &Path| {
             let path = path.to_owned();
             move |source| Error::Io { path, source }
@@ -117,19 +119,19 @@ impl ReplicaWriter {
         options.write(true).create(true).truncate(false).mode(0o640).custom_flags(libc::O_NONBLOCK);
         let file = options.open(&path).map_err(err(&path))?;
         if !file.metadata().map_err(err(&path))?.is_file() {
-            return Err(Error::NoFile(path));
+            return Err(Error::NotRegular(path));
         }
         let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
             Err((_, Errno::EWOULDBLOCK)) => return Err(Error::InUse(dir.to_owned())),
             Err((_, errno)) => return Err(err(&path)(errno.into())),
         };
-        Ok((Store::of(dir).map_err(err(dir))?, lock))
+        Ok((ReplicaEnv::of(dir).map_err(err(dir))?, lock))
     }
 
     /// The same replica, to read.
     pub fn list(&self) -> ReplicaList {
-        ReplicaList::of(Arc::clone(&self.store))
+        ReplicaList::of(Arc::clone(&self.env))
     }
 
     /// What is known of the replica as a whole, and how many names it has: a short read, for who
@@ -145,15 +147,15 @@ impl ReplicaWriter {
     /// [`Error::Replaced`] if the file is not at its path any more: drop this and open the place
     /// anew.
     pub fn begin(&mut self) -> Result<WriteTxn<'_>, Error> {
-        if !self.store.stands(&self.open) {
-            return Err(Error::Replaced(self.store.dir().to_owned()));
+        if !self.env.is_current(&self.open) {
+            return Err(Error::Replaced(self.env.dir().to_owned()));
         }
         if self.checked.elapsed().as_secs() >= READERS {
             let _ = self.open.env.clear_stale_readers();
             self.checked = Instant::now();
         }
-        self.store.make_room()?;
-        WriteTxn::begin(&self.store, &self.open)
+        self.env.make_room()?;
+        WriteTxn::begin(&self.env, &self.open)
     }
 }
 
@@ -167,8 +169,8 @@ impl CommittedMeta for ReplicaWriter {
 
 /// One transaction of a [`ReplicaWriter`]. Dropped, it leaves nothing behind.
 pub struct WriteTxn<'p> {
-    store: &'p Store,
-    open: &'p Open,
+    env: &'p ReplicaEnv,
+    open: &'p OpenEnv,
     txn: RwTxn<'p>,
     value: Vec<u8>,
     /// How many names have come to be missing, less those that are so no more.
@@ -177,11 +179,11 @@ pub struct WriteTxn<'p> {
 }
 
 impl<'p> WriteTxn<'p> {
-    fn begin(store: &'p Store, open: &'p Open) -> Result<Self, Error> {
-        let txn = open.env.write_txn().map_err(|error| Error::lmdb(store.dir(), error))?;
-        store.whole(open)?;
-        let notes = Notes::new(store.dir().join("names"));
-        Ok(Self { store, open, txn, value: Vec::new(), missing: 0, notes })
+    fn begin(env: &'p ReplicaEnv, open: &'p OpenEnv) -> Result<Self, Error> {
+        let txn = open.env.write_txn().map_err(|error| Error::lmdb(env.dir(), error))?;
+        env.check_torn(open)?;
+        let notes = Notes::new(env.dir().join("names"));
+        Ok(Self { env, open, txn, value: Vec::new(), missing: 0, notes })
     }
 
     /// Lets everybody see it. It survives the end of the process; see the module for what a power
@@ -192,27 +194,27 @@ impl<'p> WriteTxn<'p> {
             let about = self.about()?;
             self.set_about(&about)?;
         }
-        let Self { store, open, txn, .. } = self;
-        store.whole(open)?;
+        let Self { env, open, txn, .. } = self;
+        env.check_torn(open)?;
         txn.commit()
             .and_then(|()| open.fill_up())
-            .map_err(|error| store.failed(Error::lmdb(store.dir(), error)))
+            .map_err(|error| env.failed(Error::lmdb(env.dir(), error)))
     }
 
     /// The same, and waits until no power failure can undo it. For full lists.
     pub fn commit_to_disk(self) -> Result<(), Error> {
-        let (store, open) = (self.store, self.open);
+        let (env, open) = (self.env, self.open);
         self.commit()?;
-        open.env.force_sync().map_err(|error| Error::lmdb(store.dir(), error))
+        open.env.force_sync().map_err(|error| Error::lmdb(env.dir(), error))
     }
 
     fn bad(&self, bad: BadValue) -> Error {
-        self.store.failed(Error::value(self.store.dir(), bad))
+        self.env.failed(Error::value(self.env.dir(), bad))
     }
 
     fn err(&self) -> impl Fn(heed::Error) -> Error + use<'p> {
-        let store = self.store;
-        move |error| store.failed(Error::lmdb(store.dir(), error))
+        let env = self.env;
+        move |error| env.failed(Error::lmdb(env.dir(), error))
     }
 }
 
@@ -370,10 +372,10 @@ pub struct Accepted {
 ///
 /// Works beside a running daemon and without one. Needs the right to write to the files.
 pub fn accept(dir: &Path) -> Result<Accepted, Error> {
-    let store = Store::of(dir).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
-    let open = store.open_to_write(0, false);
-    let open = open.map_err(|error| explained(store.dir(), Writer::Guest, error))?;
-    let mut change = WriteTxn::begin(&store, &open)?;
+    let env = ReplicaEnv::of(dir).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
+    let open = env.open_to_write(0, false);
+    let open = open.map_err(|error| explained(env.dir(), WriterRole::Guest, error))?;
+    let mut change = WriteTxn::begin(&env, &open)?;
     let mut missing = 0;
     if change.about()?.missing > 0 {
         let mut judge = |_: &[u8], mark: Option<&Mark>| match mark {
