@@ -151,7 +151,7 @@ mod left_out;
 
 pub use config::{ConfigError, MissPolicy, Overrides, Settings, SourceName};
 pub use lists::FileList;
-pub use model::backend::{Backend, Place};
+pub use model::backend::{Backend, LmtpAddress};
 pub use model::list::{Lookup, MailboxList, WalkStep};
 pub use model::name::{BadName, KeyGeneration, MailboxName};
 pub use model::record::{AnonymousRights, Record, State};

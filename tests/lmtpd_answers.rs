@@ -10,7 +10,6 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use murder_route::address::Release;
-use murder_route::config::rules;
 use murder_route::cyrusdb::value;
 use murder_route::imapd_conf::ImapdConf;
 use murder_route::model::backend::Backends;
@@ -67,8 +66,8 @@ fn variants(release: Release, older: &[Release]) -> BTreeMap<&'static str, Route
         let options = conf.options().unwrap();
         Router {
             domains: Domains::new(["*"]).unwrap(),
-            rules: rules(Some(&options), release),
-            older: older.iter().map(|release| rules(Some(&options), *release)).collect(),
+            rules: options.rules(release),
+            older: older.iter().map(|release| options.rules(*release)).collect(),
             backends: Backends::default(),
         }
     };

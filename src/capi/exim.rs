@@ -14,7 +14,7 @@ use super::library::Library;
 use super::waiting::PATIENCE;
 use super::{panics, text};
 use crate::config::Overrides;
-use crate::model::backend::Place;
+use crate::model::backend::LmtpAddress;
 use crate::model::shown::ShownBytes;
 use crate::routing::router::{Decision, Route};
 use crate::wire::socketmap::Reply;
@@ -130,12 +130,12 @@ fn answer(recipient: &[u8], configuration: Option<&[u8]>, map: Option<&[u8]>) ->
 fn hosts(route: &Route) -> (Code, String) {
     let why = || format!("murder-route: {}", route.why());
     match &route.decision {
-        Decision::Deliver(backend) => match &backend.place {
-            Place::Inet { host, port } if host.contains(':') => {
+        Decision::Deliver(backend) => match &backend.address {
+            LmtpAddress::Inet { host, port } if host.contains(':') => {
                 (Code::Ok, format!("<;[{host}]:{port}"))
             }
-            Place::Inet { host, port } => (Code::Ok, format!("<;{host}:{port}")),
-            Place::Unix(path) => {
+            LmtpAddress::Inet { host, port } => (Code::Ok, format!("<;{host}:{port}")),
+            LmtpAddress::Unix(path) => {
                 (Code::Fail, format!("murder-route: the backend is the unix socket {path}"))
             }
         },

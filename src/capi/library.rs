@@ -159,8 +159,12 @@ impl Library {
         process::keep();
         let endpoints = daemon.unwrap_or_else(|| Daemon::endpoints(settings.listeners));
         let daemon = Daemon::at(endpoints);
-        let warnings = settings.warnings.iter().chain(daemon.unusable());
-        let warnings = warnings.map(|warning| text::line(warning)).collect();
+        let warnings = settings
+            .warnings
+            .iter()
+            .map(ToString::to_string)
+            .chain(daemon.unusable().iter().cloned());
+        let warnings = warnings.map(|warning| text::line(&warning)).collect();
         let deny = match settings.user_deny {
             Some((path, service)) => Some((keep(&path)?, service)),
             None => None,

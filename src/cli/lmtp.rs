@@ -16,7 +16,7 @@ use crate::config::{self, BackendAccess};
 use crate::lmtp;
 use crate::lmtp::reply_filter::ReplyFilter;
 use crate::master::connection::{Connection, Stream};
-use crate::model::backend::{LMTP_PORT, Place};
+use crate::model::backend::{LMTP_PORT, LmtpAddress};
 use crate::relay as backend;
 
 /// Pieces of standard input that wait for the backend, of [`PIECE`] bytes each.
@@ -51,7 +51,7 @@ struct Ended(&'static str, String);
 
 impl LmtpArgs {
     pub(super) fn run(self) -> Result<(), Exit> {
-        let place = Place::parse(&self.backend, LMTP_PORT).map_err(|e| {
+        let place = LmtpAddress::parse(&self.backend, LMTP_PORT).map_err(|e| {
             failed("4.3.5", &e);
             Exit::Usage
         })?;
@@ -76,7 +76,7 @@ fn failed(status: &str, why: &dyn fmt::Display) {
 }
 
 /// Carries the conversation between the mail server and a backend.
-fn carry(place: &Place, access: &BackendAccess) -> Result<(), Ended> {
+fn carry(place: &LmtpAddress, access: &BackendAccess) -> Result<(), Ended> {
     // One thread for what goes to the backend; what comes from it is written by this one, which a mail
     // server that does not read may hold up.
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();

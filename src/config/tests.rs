@@ -1,11 +1,14 @@
-//! What the configuration comes to, and what it is refused for.
+//! Configurations that load, and those that are errors.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use super::*;
+use crate::address::Release;
 use crate::model::backend::NoBackend;
 use crate::mupdate::{Credentials, Mechanism, WhenTls};
+use crate::routing::maps::UnknownPolicy;
 use crate::routing::router::{Cause, Decision, Refusal, Route};
 use crate::wire::endpoint::ListenOptions;
 use crate::wire::protocol::Protocol;
@@ -48,7 +51,7 @@ impl Site {
     }
 }
 
-fn refused(imapd_conf: &str, toml: &str) -> String {
+fn load_error(imapd_conf: &str, toml: &str) -> String {
     Site::new(imapd_conf, &format!("imapd-conf = \"imapd.conf\"\n{toml}")).load().unwrap_err()
 }
 
@@ -57,9 +60,9 @@ fn loaded(imapd_conf: &str, toml: &str) -> Settings {
 }
 
 #[test]
-fn options_alone_lead_to_a_replica_without_a_configuration_file() {
+fn options_without_a_file_configure_a_replica() {
     let site = Site::new("", "");
-    // Nor any file of Cyrus' but this one.
+    // imapd.conf is the only file of Cyrus.
     let imapd_conf = format!("mupdate_server: 127.0.0.1:13905\n{LOGIN}");
     site.write("imapd.conf", &imapd_conf, 0o600);
     let given = Overrides {
@@ -77,7 +80,7 @@ fn options_alone_lead_to_a_replica_without_a_configuration_file() {
     assert_eq!(settings.replica.accept_after, Duration::from_secs(600));
     assert_eq!(settings.replica.max_age, None);
     let mupdate = settings.mupdate.unwrap();
-    assert_eq!(mupdate.servers, [Server { host: "127.0.0.1".into(), port: 13905 }]);
+    assert_eq!(mupdate.servers, [MasterAddress { host: "127.0.0.1".into(), port: 13905 }]);
     assert_eq!(mupdate.credentials.authname, "postman");
     assert_eq!(mupdate.credentials.password.as_ref().unwrap().reveal(), b"geheim");
     assert!(mupdate.allow_plaintext);
@@ -85,7 +88,7 @@ fn options_alone_lead_to_a_replica_without_a_configuration_file() {
 }
 
 #[test]
-fn a_frontend_as_it_stands_asks_the_master_if_it_can_and_else_its_slave() {
+fn frontend_confirms_via_master_or_else_via_its_slave() {
     let settings = loaded("", "");
     assert_eq!((settings.proof, settings.mupdate), (ConfirmVia::Complete, None));
     let settings = loaded("", "misses = \"final\"\n");
@@ -94,31 +97,31 @@ fn a_frontend_as_it_stands_asks_the_master_if_it_can_and_else_its_slave() {
     let settings = loaded(&format!("mupdate_server: mu\n{LOGIN}"), "");
     assert_eq!(settings.proof, ConfirmVia::Master { slave: Some(socket.clone()) });
     assert!(settings.mupdate.is_some() && settings.warnings.is_empty());
-    // A server that can be asked is asked, whatever is said for where there is none.
+    // `misses` has no effect where the master can be asked.
     let told = loaded(&format!("mupdate_server: mu\n{LOGIN}"), "misses = \"final\"\n");
     assert_eq!(told.proof, settings.proof);
-    // A resync of the slave can lose accounts, so the postmaster is told.
+    // A resync of the slave can lose accounts.
     for login in ["", "mupdate_authname: postman\n", "mupdate_password: x\n"] {
         let settings = loaded(&format!("mupdate_server: mu\n{login}"), "");
         assert_eq!(settings.proof, ConfirmVia::Slave(socket.clone()), "{login}");
         assert!(settings.mupdate.is_none());
-        assert!(settings.warnings[0].contains("resync"), "{:?}", settings.warnings);
+        assert!(settings.warnings[0].to_string().contains("resync"), "{:?}", settings.warnings);
     }
-    // Nothing that Cyrus runs with makes us stop.
+    // A value with which Cyrus runs is not an error.
     let settings = loaded(&format!("mupdate_server: mu:port\n{LOGIN}"), "");
     assert_eq!(settings.proof, ConfirmVia::Slave(socket));
 }
 
 #[test]
-fn the_slave_is_no_proof_for_a_copy_of_the_list_it_keeps() {
+fn slave_does_not_confirm_misses_of_a_copied_list() {
     let copy = "mailboxes-db = \"/srv/copy/mailboxes.db\"\n";
     let settings = loaded(&format!("mupdate_server: mu\n{LOGIN}"), copy);
     assert_eq!(settings.proof, ConfirmVia::Master { slave: None });
     assert!(settings.mupdate.is_some() && settings.warnings.is_empty());
     let settings = loaded("mupdate_server: mu\n", copy);
     assert_eq!((settings.proof, settings.mupdate), (ConfirmVia::Master { slave: None }, None));
-    assert!(settings.warnings[0].contains("not the list"), "{:?}", settings.warnings);
-    // By another path it is the same one.
+    assert!(settings.warnings[0].to_string().contains("not the list"), "{:?}", settings.warnings);
+    // The same file by another path.
     let site = Site::new("", "");
     let lists = site.path("lists");
     std::os::unix::fs::symlink(site.path("."), &lists).unwrap();
@@ -131,20 +134,20 @@ fn the_slave_is_no_proof_for_a_copy_of_the_list_it_keeps() {
 }
 
 #[test]
-fn the_slave_is_no_proof_for_a_list_it_does_not_keep() {
+fn slave_does_not_confirm_misses_of_other_sources() {
     for source in ["\"replica\"", "\"find\"", "[\"replica\", \"mailboxes-db\"]"] {
         let toml = format!("source = {source}");
         let settings = loaded(&format!("mupdate_server: mu\n{LOGIN}"), &toml);
         assert_eq!(settings.proof, ConfirmVia::Master { slave: None }, "{source}");
-        let error = refused("mupdate_server: mu\n", &toml);
+        let error = load_error("mupdate_server: mu\n", &toml);
         assert!(error.contains("mupdate_authname"), "{error}");
-        assert!(refused("", &toml).contains("mupdate_server"));
+        assert!(load_error("", &toml).contains("mupdate_server"));
     }
 }
 
 #[test]
-fn a_server_is_read_as_cyrus_reads_it() {
-    let server = |host: &str, port| Ok(Server { host: host.into(), port });
+fn mupdate_server_is_read_as_cyrus_reads_it() {
+    let server = |host: &str, port| Ok(MasterAddress { host: host.into(), port });
     for (text, read) in [
         ("mupdate.example.org", server("mupdate.example.org", 3905)),
         ("mu:13905", server("mu", 13905)),
@@ -153,18 +156,18 @@ fn a_server_is_read_as_cyrus_reads_it() {
         ("[2001:db8::1]", server("2001:db8::1", 3905)),
         ("[::1]:13905", server("::1", 13905)),
     ] {
-        assert_eq!(Server::parse(text), read, "{text}");
+        assert_eq!(text.parse(), read, "{text}");
     }
     for text in
         ["", ":3905", "/var/run/mupdate", "mu:0", "mu:65536", "mu:x", "[::1", "[::1]x", "a b"]
     {
-        assert!(Server::parse(text).is_err(), "{text}");
+        assert!(text.parse::<MasterAddress>().is_err(), "{text}");
     }
-    assert_eq!(Server::parse("[::1]:1").unwrap().to_string(), "[::1]:1");
+    assert_eq!("[::1]:1".parse::<MasterAddress>().unwrap().to_string(), "[::1]:1");
 }
 
 #[test]
-fn our_file_wins_over_imapd_conf_and_another_imapd_conf_may_lead_to_the_local_mupdate() {
+fn mupdate_keys_override_imapd_conf_and_may_name_another() {
     let site = Site::new(
         &format!("mupdate_server: far\nunixhierarchysep: no\n{LOGIN}"),
         "imapd-conf = \"imapd.conf\"\nsource = \"find\"\n[mupdate]\nimapd-conf = \"lmtp.conf\"\n\
@@ -186,9 +189,8 @@ fn our_file_wins_over_imapd_conf_and_another_imapd_conf_may_lead_to_the_local_mu
     assert_eq!(password.unwrap().reveal(), b"s3cret ");
 }
 
-/// A refused login is explained by it.
 #[test]
-fn the_realm_is_ours_or_else_that_of_imapd_conf() {
+fn realm_of_the_file_overrides_that_of_imapd_conf() {
     let realm = |conf: &str, own: &str| {
         let conf = format!("mupdate_server: mu\n{LOGIN}{conf}");
         loaded(&conf, &format!("[mupdate]\n{own}")).mupdate.unwrap().credentials.realm
@@ -201,7 +203,7 @@ fn the_realm_is_ours_or_else_that_of_imapd_conf() {
 }
 
 #[test]
-fn a_password_that_others_can_read_is_refused_and_never_shown() {
+fn password_file_readable_by_others_is_an_error_and_not_shown() {
     let toml = "imapd-conf = \"imapd.conf\"\n[mupdate]\nauthname = \"a\"\npassword-file = \"pw\"\n";
     let site = Site::new("mupdate_server: mu\n", toml);
     assert!(site.load().unwrap_err().contains("/pw: "), "missing");
@@ -226,9 +228,9 @@ fn a_password_that_others_can_read_is_refused_and_never_shown() {
     }
 }
 
-/// An offer that somebody on the way took out of the banner must not be taken for none.
+/// An attacker on the way can remove the offer of TLS from the banner.
 #[test]
-fn who_says_how_the_master_proves_itself_insists_on_tls() {
+fn keys_that_authenticate_the_master_require_tls() {
     let of = |more: &str| {
         let imapd_conf = format!("mupdate_server: mu\n{LOGIN}");
         let settings = loaded(&imapd_conf, &format!("[mupdate]\n{more}"));
@@ -251,7 +253,7 @@ fn who_says_how_the_master_proves_itself_insists_on_tls() {
 }
 
 #[test]
-fn names_made_by_guess_refuse_nobody_unless_that_is_said() {
+fn unknown_defaults_to_defer_without_imapd_conf() {
     let site = Site::new("", "");
     for (more, policy) in
         [("", UnknownPolicy::Defer), ("unknown = \"reject\"\n", UnknownPolicy::Reject)]
@@ -265,22 +267,22 @@ fn names_made_by_guess_refuse_nobody_unless_that_is_said() {
         site.write("password", "geheim\n", 0o600);
         let settings = site.load().unwrap();
         assert_eq!(settings.maps.unknown, policy);
-        assert!(settings.warnings.iter().any(|text| text.contains("no imapd.conf")));
+        assert!(settings.warnings.iter().any(|text| text.to_string().contains("no imapd.conf")));
         // A file that is empty, perhaps for a moment, says no more than none.
         site.write("empty.conf", "# not yet written\n", 0o644);
         site.write("murder-route.toml", &format!("imapd-conf = \"empty.conf\"\n{toml}"), 0o600);
         let settings = site.load().unwrap();
         assert_eq!(settings.maps.unknown, policy);
-        assert!(settings.warnings[0].contains("empty.conf: sets nothing"));
+        assert!(settings.warnings[0].to_string().contains("empty.conf: sets nothing"));
     }
     assert_eq!(loaded("", "").maps.unknown, UnknownPolicy::Reject);
 }
 
 #[test]
-fn only_a_backend_of_a_standard_murder_is_warned_of_its_list() {
+fn backend_list_warning_needs_a_standard_murder() {
     let warned = |imapd_conf: &str, toml: &str, text: &str| {
         let warnings = loaded(imapd_conf, toml).warnings;
-        warnings.iter().any(|warning| warning.contains(text))
+        warnings.iter().any(|warning| warning.to_string().contains(text))
     };
     let murder = format!("proxyservers: fe\nmupdate_server: mu\n{LOGIN}");
     for (imapd_conf, toml, own, local) in [
@@ -297,7 +299,7 @@ fn only_a_backend_of_a_standard_murder_is_warned_of_its_list() {
 }
 
 #[test]
-fn a_password_is_taken_byte_by_byte() {
+fn password_is_read_byte_by_byte() {
     let site = Site::new("", "imapd-conf = \"imapd.conf\"\n");
     let imapd_conf = b"configdirectory: /v\nmupdate_server: mu\nmupdate_authname: a\n\
                        mupdate_password: p\xe4ss\n";
@@ -316,7 +318,7 @@ fn a_password_is_taken_byte_by_byte() {
 }
 
 #[test]
-fn a_release_is_read_by_its_own_rules() {
+fn release_selects_the_rules_of_its_family() {
     let conf = "lmtp_catchall_mailbox: lost\nlmtp_fuzzy_mailbox_match: yes\n";
     for (release, family, catchall) in [
         ("2.2", Release::V2_4, false),
@@ -340,7 +342,7 @@ fn a_release_is_read_by_its_own_rules() {
 }
 
 #[test]
-fn the_mupdate_server_is_a_source_by_its_mode() {
+fn source_mupdate_follows_mode() {
     use SourceName::{Find, MailboxesDb, Replica};
     let imapd_conf = format!("mupdate_server: mu\n{LOGIN}");
     for (toml, sources) in [
@@ -356,18 +358,18 @@ fn the_mupdate_server_is_a_source_by_its_mode() {
         assert_eq!(loaded(&imapd_conf, toml).sources, sources, "{toml}");
     }
     for (toml, says) in [
-        ("source = \"mailboxes-db\"\n[mupdate]\nmode = \"find\"\n", "names neither"),
+        ("source = \"mailboxes-db\"\n[mupdate]\nmode = \"find\"\n", "has no effect"),
         ("source = [\"mupdate\", \"replica\"]\n", "twice"),
         ("source = [\"mupdate\", \"mupdate\"]\n", "twice"),
         ("[mupdate]\nmode = \"slave\"\n", "line 3"),
     ] {
-        let why = refused(&imapd_conf, toml);
+        let why = load_error(&imapd_conf, toml);
         assert!(why.contains(says), "{toml}: {why}");
     }
 }
 
 #[test]
-fn everything_that_can_be_said_of_the_server_is_read() {
+fn all_keys_of_mupdate_and_replica_are_read() {
     let settings = loaded(
         "",
         "source = [\"mailboxes-db\", \"replica\"]\n[replica]\ndirectory = \"kept\"\n\
@@ -383,7 +385,7 @@ fn everything_that_can_be_said_of_the_server_is_read() {
     );
     let mupdate = settings.mupdate.unwrap();
     assert_eq!(mupdate.servers.len(), 2);
-    let Tls { when, ca_file, client, name } = mupdate.tls;
+    let TlsSettings { when, ca_file, client, name } = mupdate.tls;
     assert_eq!((when, name.as_deref()), (WhenTls::Required, Some("mupdate.example.org")));
     assert!(ca_file.unwrap().ends_with("ca.pem"));
     assert_eq!(client.unwrap().key, Path::new("/etc/me.key"));
@@ -393,46 +395,53 @@ fn everything_that_can_be_said_of_the_server_is_read() {
 }
 
 #[test]
-fn what_cannot_be_meant_is_refused_with_its_place() {
+fn invalid_value_is_an_error_with_line_and_column() {
     for (toml, place, why) in [
-        ("source = \"master\"", "line 2, column 10", "none of mailboxes-db, replica, find"),
-        ("source = []", "line 2, column 10", "without a source"),
+        (
+            "source = \"master\"",
+            "line 2, column 10",
+            "unknown source `master`; valid: mailboxes-db",
+        ),
+        ("source = []", "line 2, column 10", "at least one source"),
         ("source = [\"find\", \"find\"]", "line 2, column 10", "twice"),
         ("source = 1", "line 2, column 10", "one of mailboxes-db"),
-        ("[mupdate]\nservers = []", "line 3, column 11", "without a server"),
-        ("[mupdate]\nservers = [\"a:b\"]", "line 3, column 11", "its port is no port"),
+        ("[mupdate]\nservers = []", "line 3, column 11", "at least one server"),
+        ("[mupdate]\nservers = [\"a:b\"]", "line 3, column 11", "the port is not a number"),
         ("[mupdate]\ntls = \"maybe\"", "line 3, column 7", "unknown variant"),
-        ("[mupdate]\nmechanisms = [\"LOGIN\"]", "line 3, column 14", "none of EXTERNAL"),
+        ("[mupdate]\nmechanisms = [\"LOGIN\"]", "line 3, column 14", "valid: EXTERNAL"),
         ("[mupdate]\npassword = \"s\"", "line 3, column 1", "unknown field"),
         ("[mupdate]\nnegative-cache = 11", "line 3, column 18", "too long"),
-        ("[replica]\nmax-age = 0", "line 3, column 11", "no time"),
+        ("[replica]\nmax-age = 0", "line 3, column 11", "at least 1 second"),
         ("[replica]\naccept-after = \"10m\"", "line 3, column 16", "a number of seconds"),
-        ("domains = \"example.org\"", "line 2, column 11", "a list of words"),
-        ("[mupdate]\nservers = \"mu\"", "line 3, column 11", "a list of words"),
-        ("[backends]\nport = 65536", "line 3, column 8", "up to 65535"),
+        ("domains = \"example.org\"", "line 2, column 11", "a list of strings"),
+        ("[mupdate]\nservers = \"mu\"", "line 3, column 11", "a list of strings"),
+        ("[backends]\nport = 65536", "line 3, column 8", "from 1 to 65535"),
     ] {
-        let error = refused("", toml);
+        let error = load_error("", toml);
         assert!(error.contains(place) && error.contains(why), "{toml}: {error}");
     }
     for servers in ["be2 = {}\nBE2 = { drain = true }", "be2 = {}\n\"be2/tls\" = { port = 24 }"] {
-        let error = refused("", &format!("[backends.servers]\n{servers}"));
-        assert!(error.contains("murder-route.toml") && error.contains("are one server"), "{error}");
+        let error = load_error("", &format!("[backends.servers]\n{servers}"));
+        assert!(
+            error.contains("murder-route.toml") && error.contains("are the same server"),
+            "{error}"
+        );
     }
-    let error = refused("", "[mupdate]\nservers = [\"mu\"]\ncertificate = \"x\"");
-    assert!(error.contains("go together"), "{error}");
+    let error = load_error("", "[mupdate]\nservers = [\"mu\"]\ncertificate = \"x\"");
+    assert!(error.contains("need each other"), "{error}");
 }
 
 #[test]
-fn a_password_in_the_wrong_place_does_not_come_into_the_log() {
+fn errors_do_not_show_misplaced_passwords() {
     for toml in ["[mupdate]\npassword = \"geheim\"", "[mupdate]\npassword-file = geheim", "geheim"]
     {
-        let error = refused("", toml);
+        let error = load_error("", toml);
         assert!(error.contains("line ") && !error.contains("geheim"), "{toml}: {error}");
     }
 }
 
 #[test]
-fn a_server_may_have_a_port_of_its_own_however_the_list_names_it() {
+fn port_of_a_server_overrides_the_port_in_its_name() {
     for (name, place) in [
         ("be1.example.org", "inet:be1.example.org:24"),
         ("be1.example.org:2003", "inet:be1.example.org:24"),
@@ -442,12 +451,12 @@ fn a_server_may_have_a_port_of_its_own_however_the_list_names_it() {
     ] {
         let settings = loaded("", &format!("[backends.servers.\"{name}\"]\nport = 24\n"));
         let backend = settings.router.backends.resolve(Some(name)).unwrap();
-        assert_eq!(backend.place.to_string(), place);
+        assert_eq!(backend.address.to_string(), place);
     }
 }
 
 #[test]
-fn a_letter_goes_where_the_file_says_that_its_server_is() {
+fn configured_address_and_transport_are_used() {
     let settings = loaded(
         "",
         "[backends]\nport = 24\ntransport = \"murder\"\nlocal = \"unix:/run/cyrus/lmtp\"\n\
@@ -469,7 +478,7 @@ fn a_letter_goes_where_the_file_says_that_its_server_is() {
 }
 
 #[test]
-fn a_socket_is_as_closed_as_the_file_says() {
+fn listener_options_are_read() {
     let settings = loaded(
         "",
         "max-connections = 7\n[[listen]]\nendpoint = \"unix:/run/a\"\nowner = \"postfix\"\n\
@@ -486,23 +495,23 @@ fn a_socket_is_as_closed_as_the_file_says() {
     assert_eq!(settings.max_connections, 7);
     let listen = "[[listen]]\nendpoint = \"unix:/run/a\"\n";
     for (toml, why) in [
-        (format!("{listen}mode = \"0668\""), "no mode"),
-        (format!("{listen}mode = \"7777\""), "no mode"),
+        (format!("{listen}mode = \"0668\""), "is not a mode"),
+        (format!("{listen}mode = \"7777\""), "is not a mode"),
         (format!("{listen}mode = 600"), "in octal and in quotes"),
-        (format!("{listen}protocols = []"), "without a protocol"),
+        (format!("{listen}protocols = []"), "at least one protocol"),
         (format!("{listen}protocols = [\"line\", \"line\"]"), "twice"),
-        ("max-connections = 0".into(), "nobody could ask"),
-        ("[backends]\nport = 0".into(), "no port"),
-        ("[backends]\ntransport = \"lmtp:inet\"".into(), "cannot name a transport"),
-        ("fallback = \"lmtp\"".into(), "no transport:nexthop"),
+        ("max-connections = 0".into(), "at least 1"),
+        ("[backends]\nport = 0".into(), "a port number"),
+        ("[backends]\ntransport = \"lmtp:inet\"".into(), "is not a transport"),
+        ("fallback = \"lmtp\"".into(), "is not a transport:nexthop"),
     ] {
-        let error = refused("", &toml);
+        let error = load_error("", &toml);
         assert!(error.contains(why), "{toml}: {error}");
     }
 }
 
 #[test]
-fn a_map_of_ones_own_defers_the_unknown_where_all_do_unless_it_says_otherwise() {
+fn own_map_follows_unknown_unless_it_has_a_template() {
     let unknown = Route { decision: Decision::Unknown, ..Route::deferred("no such mailbox") };
     for (policy, template, reply) in [
         ("", "", "NOTFOUND"),
@@ -517,7 +526,7 @@ fn a_map_of_ones_own_defers_the_unknown_where_all_do_unless_it_says_otherwise() 
 }
 
 #[test]
-fn a_map_of_the_sites_own_says_of_a_deferred_recipient_no_more_than_that() {
+fn own_map_defers_with_the_reason_alone() {
     let settings = loaded("", "[maps.mine]\ndeliver = \"OK {server}\"\n");
     let map = settings.maps.get("mine").unwrap();
     let said = |decision| {
@@ -531,7 +540,7 @@ fn a_map_of_the_sites_own_says_of_a_deferred_recipient_no_more_than_that() {
 }
 
 #[test]
-fn a_release_means_the_rules_of_its_family_and_no_guess() {
+fn configured_release_tries_no_older_rules() {
     use crate::address::Release::{V2_4, V2_5, V3_0, V3_6};
     for (text, release) in [
         ("2.2", V2_4),
@@ -546,13 +555,13 @@ fn a_release_means_the_rules_of_its_family_and_no_guess() {
         assert_eq!((router.rules.release, router.older.len()), (release, 0), "{text}");
     }
     for text in ["", "3", "2.1", "2.6", "4.0", "3.x"] {
-        let error = refused("", &format!("cyrus-release = \"{text}\""));
-        assert!(error.contains("no release of Cyrus"), "{text}: {error}");
+        let error = load_error("", &format!("cyrus-release = \"{text}\""));
+        assert!(error.contains("not a release of Cyrus"), "{text}: {error}");
     }
 }
 
 #[test]
-fn the_lmtpd_of_another_name_makes_names_by_its_own_options() {
+fn services_select_their_own_overrides() {
     let imapd_conf = "postuser: all\nlmtpmx_postuser: mx\nlmtp_postuser: usual\n";
     let postuser = |toml| loaded(imapd_conf, toml).router.rules.postuser;
     assert_eq!(postuser(""), "usual");
@@ -561,7 +570,7 @@ fn the_lmtpd_of_another_name_makes_names_by_its_own_options() {
 }
 
 #[test]
-fn errors_show_a_value_as_it_was_written() {
+fn errors_quote_a_value_as_it_was_written() {
     let odd = "O'Brien \\\\ x";
     for toml in [
         "domains = [VALUE]",
@@ -585,7 +594,7 @@ fn errors_show_a_value_as_it_was_written() {
         let toml = toml.replace("VALUE", &format!("\"{odd}\""));
         let site = Site::new("", &format!("imapd-conf = \"imapd.conf\"\n{toml}"));
         let Err(error) = site.load() else { panic!("{toml} is taken") };
-        // In the line itself, which the TOML reader may show, it stands as written.
+        // The TOML reader may quote the line as written.
         let said = error.replace(odd, "");
         assert!(error.contains("'"), "{toml}: {error}");
         assert!(!said.contains("\\'") && !said.contains("\\\\"), "{toml}: {error}");

@@ -4,7 +4,7 @@
 //! one in which an option is not set. Without these options recipients that exist are unknown or
 //! foreign.
 
-use crate::imapd_conf::{Options, Virtdomains};
+use crate::imapd_conf::{ImapdOptions, Virtdomains};
 
 /// The vital settings that a configuration has, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,8 +13,8 @@ pub struct Vital(Vec<&'static str>);
 impl Vital {
     /// Those of a configuration: of its imapd.conf, whether it names a MUPDATE server, and whether it
     /// serves a domain.
-    pub(super) fn of(imapd: Option<&Options>, murder: bool, domains: bool) -> Self {
-        let of_imapd = |has: fn(&Options) -> bool| imapd.is_some_and(has);
+    pub(super) fn of(imapd: Option<&ImapdOptions>, murder: bool, domains: bool) -> Self {
+        let of_imapd = |has: fn(&ImapdOptions) -> bool| imapd.is_some_and(has);
         let all = [
             ("`domains`", domains),
             ("the MUPDATE server (`mupdate_server`)", murder),

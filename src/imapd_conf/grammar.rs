@@ -11,7 +11,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{ConfError, Place, Warning};
+use super::{ConfError, Position, Warning};
 
 /// Files that include each other go no deeper.
 const MAX_DEPTH: usize = 16;
@@ -20,23 +20,23 @@ pub(crate) const MAX_SIZE: usize = 4 * 1024 * 1024;
 
 /// An option as it is set in one place.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Line {
+pub(super) struct ConfLine {
     /// In lower case.
     pub(super) key: String,
     pub(super) value: String,
     /// The value as it stands, if it is not UTF-8.
     pub(super) bytes: Option<Vec<u8>>,
-    pub(super) place: Place,
+    pub(super) place: Position,
 }
 
 /// All lines of a file and of what it includes, in the order in which they take effect.
 pub(super) fn parse(
     path: &Path,
     read: &mut dyn FnMut(&Path) -> io::Result<Vec<u8>>,
-) -> Result<(Vec<Line>, Vec<Warning>), ConfError> {
+) -> Result<(Vec<ConfLine>, Vec<Warning>), ConfError> {
     let mut parser =
         Parser { read, seen: Vec::new(), left: MAX_SIZE, lines: Vec::new(), warnings: Vec::new() };
-    parser.file(path, 0, &Place { file: path.to_owned(), line: None })?;
+    parser.file(path, 0, &Position { file: path.to_owned(), line: None })?;
     Ok((parser.lines, parser.warnings))
 }
 
@@ -44,13 +44,13 @@ struct Parser<'r> {
     read: &'r mut dyn FnMut(&Path) -> io::Result<Vec<u8>>,
     seen: Vec<PathBuf>,
     left: usize,
-    lines: Vec<Line>,
+    lines: Vec<ConfLine>,
     warnings: Vec<Warning>,
 }
 
 impl Parser<'_> {
     /// `from` is where the file is asked for.
-    fn file(&mut self, path: &Path, depth: usize, from: &Place) -> Result<(), ConfError> {
+    fn file(&mut self, path: &Path, depth: usize, from: &Position) -> Result<(), ConfError> {
         let wrong = |what: String| Err(ConfError { place: from.clone(), what });
         // As strings, as Cyrus does: `/etc/./x` is another file than `/etc/x`.
         if self.seen.iter().any(|seen| seen.as_os_str() == path.as_os_str()) {
@@ -88,7 +88,7 @@ impl Parser<'_> {
                 None => (line, false),
             };
             if nul {
-                let place = Place { file: path.to_owned(), line: Some(number) };
+                let place = Position { file: path.to_owned(), line: Some(number) };
                 let what = "a NUL byte: Cyrus reads the line up to that";
                 self.warnings.push(Warning { place, what: what.into() });
             }
@@ -98,19 +98,19 @@ impl Parser<'_> {
                 continue;
             }
             joined.extend_from_slice(line);
-            self.line(&joined, Place { file: path.to_owned(), line: Some(line_one) }, depth)?;
+            self.line(&joined, Position { file: path.to_owned(), line: Some(line_one) }, depth)?;
             joined.clear();
             first = None;
         }
         if first.is_some() {
             let what = "the last line is continued by nothing: Cyrus ignores it".into();
             self.warnings
-                .push(Warning { place: Place { file: path.to_owned(), line: first }, what });
+                .push(Warning { place: Position { file: path.to_owned(), line: first }, what });
         }
         Ok(())
     }
 
-    fn line(&mut self, line: &[u8], place: Place, depth: usize) -> Result<(), ConfError> {
+    fn line(&mut self, line: &[u8], place: Position, depth: usize) -> Result<(), ConfError> {
         let line = trim(line);
         if line.is_empty() || line.starts_with(b"#") {
             return Ok(());
@@ -154,7 +154,7 @@ impl Parser<'_> {
                 wrong(&format!("`{key}` is unknown: there is only @include"))
             }
             _ => {
-                self.lines.push(Line { key, value, bytes, place });
+                self.lines.push(ConfLine { key, value, bytes, place });
                 Ok(())
             }
         }

@@ -1,6 +1,6 @@
 //! Cyrus' `imapd.conf`, read by Cyrus' own rules.
 //!
-//! [`ImapdConf`] is all that a file and what it includes say, by name; [`Options`] is what matters
+//! [`ImapdConf`] is all that a file and what it includes say, by name; [`ImapdOptions`] is what matters
 //! here, by type. Reading goes through a function of the caller's, so nothing here opens a file.
 //!
 //! Where Cyrus refuses to start although the meaning is plain (an option set twice) there is a
@@ -15,9 +15,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use grammar::Line;
+use grammar::ConfLine;
 pub(crate) use grammar::MAX_SIZE;
-pub use options::{MupdateConfig, Options, Virtdomains};
+pub use options::{ImapdOptions, MupdateConfig, Virtdomains};
 
 /// The services an override is heeded for, if nothing else is said: the usual names in
 /// `cyrus.conf` for what runs `lmtpd` or `lmtpproxyd`. A service's name there is the prefix here.
@@ -49,14 +49,14 @@ const OTHER_SERVICES: [&str; 7] =
 
 /// A line of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Position {
     /// The file, as it was named on the command line or in the `@include`.
     pub file: PathBuf,
     /// The line, from 1; the first one if the option goes over several. `None`: the whole file.
     pub line: Option<u32>,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
         match self.line {
@@ -71,7 +71,7 @@ impl fmt::Display for Place {
 #[error("{place}: {what}")]
 pub struct ConfError {
     /// Where.
-    pub place: Place,
+    pub place: Position,
     /// What is wrong, and what would be right.
     pub what: String,
 }
@@ -80,7 +80,7 @@ pub struct ConfError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     /// Where.
-    pub place: Place,
+    pub place: Position,
     /// What about it.
     pub what: String,
 }
@@ -104,7 +104,7 @@ struct Setting {
     value: String,
     /// The value as it stands, if it is not UTF-8.
     bytes: Option<Vec<u8>>,
-    place: Place,
+    place: Position,
 }
 
 impl ImapdConf {
@@ -130,7 +130,7 @@ impl ImapdConf {
     ) -> Result<(Self, Vec<Warning>), ConfError> {
         let (conf, warnings) = Self::parse_without_files(path, services, read)?;
         if conf.get("configdirectory").is_none() {
-            let place = Place { file: conf.file, line: None };
+            let place = Position { file: conf.file, line: None };
             return Err(ConfError { place, what: "`configdirectory` is not set".into() });
         }
         Ok((conf, warnings))
@@ -138,7 +138,7 @@ impl ImapdConf {
 
     /// As [`parse_for`](ImapdConf::parse_for), for who needs none of Cyrus' files: without a
     /// `configdirectory` Cyrus does not start, but the rest can be read. The paths of the
-    /// [`Options`] mean nothing then.
+    /// [`ImapdOptions`] mean nothing then.
     pub fn parse_without_files(
         path: &Path,
         services: &[&str],
@@ -151,7 +151,7 @@ impl ImapdConf {
             set: HashMap::new(),
         };
         for line in lines {
-            let Line { key, value, bytes, place } = line;
+            let ConfLine { key, value, bytes, place } = line;
             let setting = Setting { value, bytes, place: place.clone() };
             if let Some(before) = conf.set.insert(key.clone(), setting) {
                 let what = format!(
@@ -186,7 +186,7 @@ impl ImapdConf {
 
     /// Where the value that [`get`](ImapdConf::get) gives stands.
     #[cfg(test)]
-    fn place(&self, option: &str) -> Option<&Place> {
+    fn place(&self, option: &str) -> Option<&Position> {
         self.setting(option).map(|setting| &setting.place)
     }
 

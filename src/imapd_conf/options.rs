@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{ConfError, ImapdConf};
-use crate::address::Autocreate;
+use crate::address::{Autocreate, Release, Rules};
 use crate::model::secret::Secret;
 
 /// `virtdomains`. `userid` and `on` are the same for `lmtpd`.
@@ -33,7 +33,7 @@ pub enum MupdateConfig {
 /// An `Option` is `None` where the option is not set and its default depends on Cyrus' release, or
 /// where there is none. Paths and names are as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub struct ImapdOptions {
     /// `configdirectory`.
     pub configdirectory: PathBuf,
     /// `mboxlist_db_path`, or else `mailboxes.db` in the configuration directory.
@@ -85,16 +85,34 @@ pub struct Options {
     pub mupdate_password: Option<Secret>,
 }
 
-impl Options {
+impl ImapdOptions {
     /// The socket on which the local MUPDATE slave says whether it has caught up with the master.
     pub fn kick_socket(&self) -> PathBuf {
         self.configdirectory.join("socket/mupdate.target")
+    }
+
+    /// The rules for mailbox names: these options, and the defaults of this release of Cyrus.
+    pub fn rules(&self, release: Release) -> Rules {
+        let defaults = Rules::defaults(release);
+        Rules {
+            release,
+            virtdomains: self.virtdomains != Virtdomains::Off,
+            defaultdomain: self.defaultdomain.clone().or(defaults.defaultdomain),
+            unixhierarchysep: self.unixhierarchysep.unwrap_or(defaults.unixhierarchysep),
+            postuser: self.postuser.clone(),
+            downcase: self.lmtp_downcase_rcpt.unwrap_or(defaults.downcase),
+            strict: self.lmtp_strict_rfc2821,
+            // There is none before 2.5, which ignores the option.
+            catchall: self.lmtp_catchall_mailbox.clone().filter(|_| release >= Release::V2_5),
+            fuzzy: self.lmtp_fuzzy_mailbox_match,
+            autocreate: self.autocreate.clone(),
+        }
     }
 }
 
 impl ImapdConf {
     /// The options that matter here. An error is a value that Cyrus would not start with either.
-    pub fn options(&self) -> Result<Options, ConfError> {
+    pub fn options(&self) -> Result<ImapdOptions, ConfError> {
         let string = |option| self.get(option).map(str::to_owned);
         let switch = |option, default| Ok(self.switch(option)?.unwrap_or(default));
         let configdirectory = Path::new(self.get("configdirectory").unwrap_or_default());
@@ -105,7 +123,7 @@ impl ImapdConf {
             ("unified", MupdateConfig::Unified),
             ("replicated", MupdateConfig::Replicated),
         ];
-        Ok(Options {
+        Ok(ImapdOptions {
             configdirectory: configdirectory.to_owned(),
             mboxlist_db_path: match self.get("mboxlist_db_path") {
                 Some(path) => PathBuf::from(path),

@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use super::tls::{self, Tls};
-use crate::config::Server;
+use crate::config::MasterAddress;
 
 /// For the name service, and for each address to accept the connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Connection {
     /// Connects to the first address of the host that takes it.
-    pub(crate) async fn open(address: &Server) -> Result<TcpStream, String> {
+    pub(crate) async fn open(address: &MasterAddress) -> Result<TcpStream, String> {
         let host = (address.host.as_str(), address.port);
         let found = timeout(CONNECT, lookup_host(host)).await;
         let found = found.map_err(|_| "the name service does not answer".to_owned())?;

@@ -33,7 +33,7 @@ pub(crate) struct Tls {
 
 impl Tls {
     /// Reads the files. The error says which one cannot be used and why.
-    pub(crate) fn new(files: &config::Tls) -> Result<Self, String> {
+    pub(crate) fn new(files: &config::TlsSettings) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -156,7 +156,8 @@ mod tests {
     fn a_file_that_cannot_be_used_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
-        let files = config::Tls { ca_file: Some(path.clone()), ..config::Tls::default() };
+        let files =
+            config::TlsSettings { ca_file: Some(path.clone()), ..config::TlsSettings::default() };
         for (text, says) in [
             (None, "No such file"),
             (Some("nothing"), "no certificate in it"),
@@ -179,7 +180,7 @@ mod tests {
         std::fs::write(&certificate, one.cert.pem()).unwrap();
         let ca_file = Some(certificate.clone());
         let client = Some(ClientCertificate { certificate, key: key.clone() });
-        let files = config::Tls { ca_file, client, ..config::Tls::default() };
+        let files = config::TlsSettings { ca_file, client, ..config::TlsSettings::default() };
         std::fs::write(&key, one.signing_key.serialize_pem()).unwrap();
         for mode in [0o644, 0o660, 0o604] {
             std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();

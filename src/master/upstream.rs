@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::connection::Connection;
 use super::tls::{self, Tls};
-use crate::config::{self, Mupdate, Server};
+use crate::config::{self, MasterAddress, Mupdate};
 use crate::mupdate::{Credentials, Failure, Login, Need, Policy, Session, Step, Timings, WhenTls};
 
 /// Longest time for the system to take what we send.
@@ -26,10 +26,10 @@ pub(crate) const PIECE: usize = 64 * 1024;
 /// How the MUPDATE servers are reached, ready to log in.
 #[derive(Debug)]
 pub struct Upstream {
-    servers: Vec<Server>,
+    servers: Vec<MasterAddress>,
     policy: Policy,
     credentials: Credentials,
-    tls_files: config::Tls,
+    tls_files: config::TlsSettings,
     negative_cache: Option<Duration>,
     /// As they could be read last.
     tls: std::sync::Mutex<Tls>,
@@ -108,7 +108,7 @@ impl Upstream {
         self.clock
     }
 
-    pub(crate) fn servers(&self) -> &[Server] {
+    pub(crate) fn servers(&self) -> &[MasterAddress] {
         &self.servers
     }
 

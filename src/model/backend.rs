@@ -19,12 +19,12 @@ pub struct Backend {
     /// The mail server's transport for it (Postfix: first column of `master.cf`).
     pub transport: Box<str>,
     /// The other end of the connection.
-    pub place: Place,
+    pub address: LmtpAddress,
 }
 
 /// The other end of an LMTP connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum LmtpAddress {
     /// A host by name or address.
     Inet {
         /// In lower case; an IPv6 address without brackets.
@@ -36,19 +36,19 @@ pub enum Place {
     Unix(Box<str>),
 }
 
-/// Why text is not a place.
+/// Why text is not a address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a backend: write `HOST`, `HOST:PORT`, `[IPV6]:PORT` or `unix:/PATH`")]
-pub struct BadPlace(String);
+pub struct BadLmtpAddress(String);
 
-impl Place {
+impl LmtpAddress {
     /// Reads `HOST`, `HOST:PORT`, `[IPV6]`, `[IPV6]:PORT`, a bare IPv6 address or `unix:/PATH`.
-    pub fn parse(text: &str, default_port: u16) -> Result<Self, BadPlace> {
-        let bad = || BadPlace(Shown(text).to_string());
+    pub fn parse(text: &str, default_port: u16) -> Result<Self, BadLmtpAddress> {
+        let bad = || BadLmtpAddress(Shown(text).to_string());
         if let Some(path) = text.strip_prefix("unix:") {
             let fine = path.starts_with('/')
                 && path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b',' | b'%'));
-            return if fine { Ok(Place::Unix(path.into())) } else { Err(bad()) };
+            return if fine { Ok(LmtpAddress::Unix(path.into())) } else { Err(bad()) };
         }
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (host, port) = rest.split_once(']').ok_or_else(bad)?;
@@ -75,10 +75,10 @@ impl Place {
         if port == 0 {
             return Err(bad());
         }
-        Ok(Place::Inet { host: host.to_ascii_lowercase().into(), port })
+        Ok(LmtpAddress::Inet { host: host.to_ascii_lowercase().into(), port })
     }
 
-    /// `host:port`, `[v6]:port` or `unix:/path`, as [`Place::parse`] reads it.
+    /// `host:port`, `[v6]:port` or `unix:/path`, as [`LmtpAddress::parse`] reads it.
     pub fn host_and_port(&self) -> String {
         let nexthop = self.to_string();
         nexthop.strip_prefix("inet:").map(str::to_owned).unwrap_or(nexthop)
@@ -108,31 +108,33 @@ impl Backend {
     /// `transport:nexthop`, as a transport map of Postfix answers. Made for nearly every answer, so
     /// it is put together by hand.
     pub fn nexthop(&self) -> String {
-        match &self.place {
-            Place::Inet { host, port } if !host.contains(':') => {
+        match &self.address {
+            LmtpAddress::Inet { host, port } if !host.contains(':') => {
                 [&*self.transport, ":inet:", host, ":", itoa::Buffer::new().format(*port)].concat()
             }
-            place => format!("{}:{place}", self.transport),
+            address => format!("{}:{address}", self.transport),
         }
     }
 }
 
 /// `inet:host:port`, `inet:[v6]:port` or `unix:/path`: a nexthop of Postfix' lmtp(8).
-impl fmt::Display for Place {
+impl fmt::Display for LmtpAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Inet { host, port } if host.contains(':') => write!(f, "inet:[{host}]:{port}"),
-            Place::Inet { host, port } => write!(f, "inet:{host}:{port}"),
-            Place::Unix(path) => write!(f, "unix:{path}"),
+            LmtpAddress::Inet { host, port } if host.contains(':') => {
+                write!(f, "inet:[{host}]:{port}")
+            }
+            LmtpAddress::Inet { host, port } => write!(f, "inet:{host}:{port}"),
+            LmtpAddress::Unix(path) => write!(f, "unix:{path}"),
         }
     }
 }
 
 /// What is configured for one server of the list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Override {
+pub struct ServerOverride {
     /// Where to reach it instead of by its own name.
-    pub place: Option<Place>,
+    pub address: Option<LmtpAddress>,
     /// Its transport, if not the common one.
     pub transport: Option<Box<str>>,
     /// Take nothing to it now: its letters wait.
@@ -147,12 +149,12 @@ pub struct Backends {
     /// The transport of a server without one of its own.
     pub transport: Box<str>,
     /// Where the mailboxes of this host are delivered.
-    pub local: Option<Place>,
+    pub local: Option<LmtpAddress>,
     /// The server on which mailboxes of new users are made (`autocreate_post`).
     pub autocreate: Option<Box<str>>,
     /// The domain of servers that have a short name, without a dot.
     pub domain: Option<Box<str>>,
-    servers: HashMap<Box<str>, Override>,
+    servers: HashMap<Box<str>, ServerOverride>,
 }
 
 impl Default for Backends {
@@ -179,12 +181,12 @@ pub enum NoBackend {
     Draining(String),
     /// The server of the record cannot be a host.
     #[error("the record's server: {0}")]
-    Odd(#[from] BadPlace),
+    Odd(#[from] BadLmtpAddress),
 }
 
 impl Backends {
     /// Configures one server, named as in the list (its `servername`, with the `:port` it has there).
-    pub fn set(&mut self, server: &str, what: Override) {
+    pub fn set(&mut self, server: &str, what: ServerOverride) {
         self.servers.insert(folded(server).into(), what);
     }
 
@@ -200,7 +202,7 @@ impl Backends {
     }
 
     /// The servers that are configured by name, sorted.
-    pub fn overrides(&self) -> Vec<(&str, &Override)> {
+    pub fn overrides(&self) -> Vec<(&str, &ServerOverride)> {
         let mut all: Vec<_> = self.servers.iter().map(|(name, what)| (&**name, what)).collect();
         all.sort_unstable_by_key(|(name, _)| *name);
         all
@@ -209,8 +211,8 @@ impl Backends {
     /// The backend of a record with this server, or of a local one.
     pub fn resolve(&self, server: Option<&str>) -> Result<Backend, NoBackend> {
         let Some(server) = server else {
-            let place = self.local.clone().ok_or(NoBackend::Local)?;
-            return Ok(Backend { transport: self.transport.clone(), place });
+            let address = self.local.clone().ok_or(NoBackend::Local)?;
+            return Ok(Backend { transport: self.transport.clone(), address });
         };
         let named = if self.servers.is_empty() { None } else { self.find(server) };
         let named = named.map(|(_, named)| named);
@@ -218,27 +220,27 @@ impl Backends {
             return Err(NoBackend::Draining(Shown(server).to_string()));
         }
         let transport = named.and_then(|named| named.transport.as_ref()).unwrap_or(&self.transport);
-        let place = match named.and_then(|named| named.place.as_ref()) {
-            Some(place) => place.clone(),
-            None => self.own_place(server)?,
+        let address = match named.and_then(|named| named.address.as_ref()) {
+            Some(address) => address.clone(),
+            None => self.own_address(server)?,
         };
-        Ok(Backend { transport: transport.clone(), place })
+        Ok(Backend { transport: transport.clone(), address })
     }
 
     /// Where a server is by its name alone.
-    pub(crate) fn own_place(&self, server: &str) -> Result<Place, BadPlace> {
-        let place = Place::parse(connect_string(server), self.port)?;
-        match (place, &self.domain) {
-            (Place::Inet { host, port }, Some(domain)) if !host.contains(['.', ':']) => {
+    pub(crate) fn own_address(&self, server: &str) -> Result<LmtpAddress, BadLmtpAddress> {
+        let address = LmtpAddress::parse(connect_string(server), self.port)?;
+        match (address, &self.domain) {
+            (LmtpAddress::Inet { host, port }, Some(domain)) if !host.contains(['.', ':']) => {
                 // The whole name must be one that a mail server takes.
-                Place::parse(&format!("{host}.{domain}"), port)
+                LmtpAddress::parse(&format!("{host}.{domain}"), port)
             }
-            (place, _) => Ok(place),
+            (address, _) => Ok(address),
         }
     }
 
     /// By the whole server text first, then without its port.
-    fn find(&self, server: &str) -> Option<(&str, &Override)> {
+    fn find(&self, server: &str) -> Option<(&str, &ServerOverride)> {
         let server = folded(server);
         let get = |name: &str| self.servers.get_key_value(name);
         let found = get(&server).or_else(|| get(server.rsplit_once(':')?.0));
@@ -254,7 +256,7 @@ pub(crate) fn folded(server: &str) -> String {
 /// Cyrus' proxies use the server as `host[:port[/tls][/noauth]]` (`imap/backend.c`): the words after
 /// a slash are options for them.
 pub(crate) fn connect_string(server: &str) -> &str {
-    split_at(server, b'/').map_or(server, |(place, _options)| place)
+    split_at(server, b'/').map_or(server, |(address, _options)| address)
 }
 
 #[cfg(test)]
@@ -262,7 +264,7 @@ mod tests {
     use super::*;
 
     fn nexthop(server: &str) -> Result<String, NoBackend> {
-        Backends::default().resolve(Some(server)).map(|backend| backend.place.to_string())
+        Backends::default().resolve(Some(server)).map(|backend| backend.address.to_string())
     }
 
     #[test]
@@ -303,9 +305,9 @@ mod tests {
     #[test]
     fn a_socket_whose_path_the_mail_server_would_read_otherwise_is_none() {
         for odd in ["unix:", "unix:run/lmtp", "unix:/run/a b", "unix:/run/a,b", "unix:/run/%s"] {
-            assert!(Place::parse(odd, 0).is_err(), "{odd}");
+            assert!(LmtpAddress::parse(odd, 0).is_err(), "{odd}");
         }
-        let socket = Place::parse("unix:/run/cyrus/socket/lmtp", 0).unwrap();
+        let socket = LmtpAddress::parse("unix:/run/cyrus/socket/lmtp", 0).unwrap();
         assert_eq!(socket.host_and_port(), "unix:/run/cyrus/socket/lmtp");
     }
 
@@ -313,7 +315,7 @@ mod tests {
     fn the_colons_of_an_address_are_not_taken_for_that_of_its_port() {
         for server in ["be1", "127.0.1.11:24", "2001:db8::1", "[2001:db8::1]:24"] {
             let backend = Backends::default().resolve(Some(server)).unwrap();
-            assert_eq!(backend.nexthop(), format!("lmtp:{}", backend.place), "{server}");
+            assert_eq!(backend.nexthop(), format!("lmtp:{}", backend.address), "{server}");
         }
         let backend = Backends::default().resolve(Some("2001:db8::1")).unwrap();
         assert_eq!(backend.nexthop(), "lmtp:inet:[2001:db8::1]:2003");
@@ -322,9 +324,9 @@ mod tests {
     #[test]
     fn short_name_gets_the_domain_and_no_other_does() {
         let mut backends = Backends { domain: Some("example.org".into()), ..Backends::default() };
-        let address = Place::parse("be9", 24).unwrap();
-        backends.set("be4", Override { place: Some(address), ..Override::default() });
-        let place = |server| backends.resolve(Some(server)).unwrap().place.to_string();
+        let address = LmtpAddress::parse("be9", 24).unwrap();
+        backends.set("be4", ServerOverride { address: Some(address), ..ServerOverride::default() });
+        let address = |server| backends.resolve(Some(server)).unwrap().address.to_string();
         for (server, expected) in [
             ("be1", "inet:be1.example.org:2003"),
             ("BE1:24", "inet:be1.example.org:24"),
@@ -335,7 +337,7 @@ mod tests {
             ("[2001:db8::1]:24", "inet:[2001:db8::1]:24"),
             ("be4", "inet:be9:24"),
         ] {
-            assert_eq!(place(server), expected, "{server}");
+            assert_eq!(address(server), expected, "{server}");
         }
     }
 
@@ -344,25 +346,29 @@ mod tests {
         let mut backends = Backends { port: 24, ..Backends::default() };
         backends.set(
             "BE1.example.org",
-            Override { place: Some(Place::parse("10.0.0.1", 24).unwrap()), ..Override::default() },
+            ServerOverride {
+                address: Some(LmtpAddress::parse("10.0.0.1", 24).unwrap()),
+                ..ServerOverride::default()
+            },
         );
-        backends.set("be2.example.org", Override { drain: true, ..Override::default() });
+        backends
+            .set("be2.example.org", ServerOverride { drain: true, ..ServerOverride::default() });
         // As it stands in the list, with the options for Cyrus' proxies.
-        backends.set("be4:2003/tls", Override { drain: true, ..Override::default() });
-        let place = |server| backends.resolve(server).map(|backend| backend.place.to_string());
-        assert_eq!(place(Some("be1.example.org")).unwrap(), "inet:10.0.0.1:24");
-        assert_eq!(place(Some("be1.example.org:2003")).unwrap(), "inet:10.0.0.1:24");
-        assert!(matches!(place(Some("be2.example.org")), Err(NoBackend::Draining(_))));
-        assert!(matches!(place(Some("be4:2003/tls")), Err(NoBackend::Draining(_))));
-        assert_eq!(place(Some("be3.example.org")).unwrap(), "inet:be3.example.org:24");
-        assert_eq!(place(None), Err(NoBackend::Local));
+        backends.set("be4:2003/tls", ServerOverride { drain: true, ..ServerOverride::default() });
+        let address = |server| backends.resolve(server).map(|backend| backend.address.to_string());
+        assert_eq!(address(Some("be1.example.org")).unwrap(), "inet:10.0.0.1:24");
+        assert_eq!(address(Some("be1.example.org:2003")).unwrap(), "inet:10.0.0.1:24");
+        assert!(matches!(address(Some("be2.example.org")), Err(NoBackend::Draining(_))));
+        assert!(matches!(address(Some("be4:2003/tls")), Err(NoBackend::Draining(_))));
+        assert_eq!(address(Some("be3.example.org")).unwrap(), "inet:be3.example.org:24");
+        assert_eq!(address(None), Err(NoBackend::Local));
     }
 
     #[test]
     fn settings_for_a_server_that_no_list_has_are_found() {
         let mut backends = Backends::default();
         for name in ["BE1.example.org", "be2", "be3:2003", "be4", "be5:24"] {
-            backends.set(name, Override::default());
+            backends.set(name, ServerOverride::default());
         }
         let listed = ["be1.example.org", "be2.example.org", "be3:2003/tls", "be4:2003", "be5:2003"];
         assert_eq!(backends.unlisted(listed), ["be2", "be5:24"]);

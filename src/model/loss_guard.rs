@@ -17,6 +17,9 @@ const FEW: u64 = 2;
 /// The number of names is compared with the greatest of one to two of these.
 const PERIOD: Duration = Duration::from_secs(3600);
 
+/// Default time that a loss which is held back waits for its confirmation (`accept-after`).
+pub const ACCEPT_AFTER: Duration = Duration::from_secs(600);
+
 /// Whether so many names lost of so many are more than is ordinary.
 pub(crate) fn is_sharp(had: u64, lost: u64) -> bool {
     let one_in = if lost > NAMES { ONE_IN } else { ONE_IN_FEW };

@@ -90,7 +90,7 @@ impl FromStr for Mechanism {
         Self::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(name)).ok_or_else(
             || {
                 let known = Self::ALL.map(Self::as_str).join(", ");
-                format!("`{}` is none of {known}", Shown(name))
+                format!("unknown mechanism `{}`; valid: {known}", Shown(name))
             },
         )
     }

@@ -12,7 +12,7 @@ use crate::config::BackendAccess;
 use crate::lmtp::{Failure, Login, Policy, Ready, Step};
 use crate::master::connection::Connection;
 use crate::master::tls::{self, Tls};
-use crate::model::backend::Place;
+use crate::model::backend::LmtpAddress;
 use crate::mupdate;
 
 /// Longest wait for the name service, and for each address of a backend to accept the connection.
@@ -22,10 +22,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connects to the first address of a backend that accepts.
-pub(crate) async fn connect(place: &Place) -> io::Result<Connection> {
+pub(crate) async fn connect(place: &LmtpAddress) -> io::Result<Connection> {
     let (host, port) = match place {
-        Place::Unix(path) => return Ok(Connection::plain(UnixStream::connect(&**path).await?)),
-        Place::Inet { host, port } => (&**host, *port),
+        LmtpAddress::Unix(path) => {
+            return Ok(Connection::plain(UnixStream::connect(&**path).await?));
+        }
+        LmtpAddress::Inet { host, port } => (&**host, *port),
     };
     let late = || {
         let text = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
@@ -77,7 +79,7 @@ impl LoginError {
 /// this host.
 pub(crate) async fn log_in(
     connection: Connection,
-    place: &Place,
+    place: &LmtpAddress,
     access: &BackendAccess,
     us: &str,
 ) -> Result<(Connection, Ready), LoginError> {
@@ -96,7 +98,7 @@ pub(crate) async fn log_in(
 
 async fn drive(
     mut connection: Connection,
-    place: &Place,
+    place: &LmtpAddress,
     access: &BackendAccess,
     mut login: Login,
     at: &mut &'static str,
@@ -139,11 +141,11 @@ async fn drive(
 }
 
 /// The name that the certificate must have.
-fn tls_name(place: &Place, access: &BackendAccess) -> String {
+fn tls_name(place: &LmtpAddress, access: &BackendAccess) -> String {
     match (&access.tls.name, place) {
         (Some(name), _) => name.clone(),
-        (None, Place::Inet { host, .. }) => host.trim_end_matches('.').to_owned(),
-        (None, Place::Unix(path)) => path.to_string(),
+        (None, LmtpAddress::Inet { host, .. }) => host.trim_end_matches('.').to_owned(),
+        (None, LmtpAddress::Unix(path)) => path.to_string(),
     }
 }
 

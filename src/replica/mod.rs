@@ -43,8 +43,6 @@ mod transaction;
 mod utc;
 pub mod writer_logic;
 
-use std::time::Duration;
-
 pub use apply::ChangeApplier;
 pub use doubt::ReplicaDoubt;
 pub use full_sync::{FullSync, SyncContext, SyncReport};
@@ -58,6 +56,4 @@ pub use state::{ReplicaState, Status};
 pub use transaction::{PutOutcome, Transaction};
 pub use utc::utc;
 
-/// How long a loss that is held back waits for its confirmation (`accept-after`), unless configured
-/// otherwise.
-pub const ACCEPT_AFTER: Duration = Duration::from_secs(600);
+pub use crate::model::loss_guard::ACCEPT_AFTER;

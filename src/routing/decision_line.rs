@@ -10,7 +10,7 @@
 //! than `%`. Who reads skips members it does not know, and takes an outcome it does not know for
 //! *deferred*, so that the two ends may be of different releases.
 
-use crate::model::backend::{Backend, Place};
+use crate::model::backend::{Backend, LmtpAddress};
 use crate::model::name::MailboxName;
 use crate::routing::router::{Cause, Decision, Refusal, Route};
 
@@ -26,7 +26,7 @@ pub fn encode(route: &Route) -> String {
     match &route.decision {
         Decision::Deliver(backend) => {
             put("transport", backend.transport.as_bytes());
-            put("backend", backend.place.to_string().as_bytes());
+            put("backend", backend.address.to_string().as_bytes());
         }
         Decision::Deferred(Cause::Mailbox) => put("cause", b"mailbox"),
         Decision::Deferred(Cause::List) => put("cause", b"list"),
@@ -65,7 +65,7 @@ pub fn decode(line: &str) -> Option<Route> {
     let decision = match outcome {
         "deliver" => Decision::Deliver(Backend {
             transport: text("transport")??.into(),
-            place: place(&text("backend")??)?,
+            address: place(&text("backend")??)?,
         }),
         "unknown" => Decision::Unknown,
         "foreign" => Decision::Foreign,
@@ -92,9 +92,9 @@ pub fn decode(line: &str) -> Option<Route> {
     })
 }
 
-fn place(text: &str) -> Option<Place> {
+fn place(text: &str) -> Option<LmtpAddress> {
     // 0, which is no port: the one who wrote it has named one.
-    Place::parse(text.strip_prefix("inet:").unwrap_or(text), 0).ok()
+    LmtpAddress::parse(text.strip_prefix("inet:").unwrap_or(text), 0).ok()
 }
 
 fn push_encoded(line: &mut String, value: &[u8]) {
@@ -132,8 +132,8 @@ mod tests {
     }
 
     fn deliver(place: &str) -> Decision {
-        let place = Place::parse(place, 2003).unwrap();
-        Decision::Deliver(Backend { transport: "lmtp".into(), place })
+        let place = LmtpAddress::parse(place, 2003).unwrap();
+        Decision::Deliver(Backend { transport: "lmtp".into(), address: place })
     }
 
     #[test]

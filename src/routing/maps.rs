@@ -34,7 +34,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::address::Recipient;
-use crate::model::backend::Place;
+use crate::model::backend::LmtpAddress;
 use crate::model::name::MailboxName;
 use crate::model::shown::Shown;
 use crate::routing::decision_line;
@@ -187,15 +187,15 @@ impl Maps {
             (Map::Lmtp, decision) => self.lmtp(decision, route),
             (Map::Exim, decision) => self.exim(decision, route),
             (Map::Sendmail, Decision::Deliver(backend)) => {
-                sendmail(&backend.place, canonical(router, recipient, route))
+                sendmail(&backend.address, canonical(router, recipient, route))
             }
             (Map::Sendmail, decision) => self.sendmail_error(decision, route),
             (Map::Recipient, Decision::Deliver(_) | Decision::Refused(_))
             | (Map::Rcpt, Decision::Deliver(_)) => given(),
             (Map::Recipient | Map::Rcpt, _) if self.fallback.is_some() => given(),
-            (Map::Host, Decision::Deliver(backend)) => match &backend.place {
-                Place::Inet { host, .. } => Reply::Ok(host.to_string()),
-                Place::Unix(path) => {
+            (Map::Host, Decision::Deliver(backend)) => match &backend.address {
+                LmtpAddress::Inet { host, .. } => Reply::Ok(host.to_string()),
+                LmtpAddress::Unix(path) => {
                     Reply::Temp(format!("the backend is the unix socket {path}, not a host"))
                 }
             },
@@ -283,7 +283,7 @@ impl Maps {
     /// be for it, and where there is none a recipient is *unrouteable*, which bounces.
     fn exim(&self, decision: &Decision, route: &Route) -> Reply {
         match (decision, self.verdict(decision)) {
-            (Decision::Deliver(backend), _) => Reply::Ok(backend.place.host_and_port()),
+            (Decision::Deliver(backend), _) => Reply::Ok(backend.address.host_and_port()),
             // The sender would be told.
             (Decision::Deferred(Cause::List), _) => Reply::Temp(route.reason.to_string()),
             (_, RcptVerdict::Pass) => Reply::NotFound,
@@ -301,7 +301,7 @@ fn canonical(router: &Router, recipient: &str, route: &Route) -> Option<String> 
 }
 
 /// As a path of UUCP: a `!` is in no backend and takes nothing from the recipient.
-fn sendmail(place: &Place, canonical: Option<String>) -> Reply {
+fn sendmail(place: &LmtpAddress, canonical: Option<String>) -> Reply {
     // Sendmail keeps bytes above 0x7f for its own ends in a rule, and ends a text at a control
     // character.
     match canonical.filter(|canonical| canonical.bytes().all(|b| matches!(b, b' '..=b'~'))) {
@@ -451,8 +451,8 @@ impl Field {
             Decision::Deliver(backend) => Some(backend),
             _ => None,
         };
-        let host_and_port = match backend.map(|backend| &backend.place) {
-            Some(Place::Inet { host, port }) => Some((host, port)),
+        let host_and_port = match backend.map(|backend| &backend.address) {
+            Some(LmtpAddress::Inet { host, port }) => Some((host, port)),
             _ => None,
         };
         match self {
@@ -462,7 +462,7 @@ impl Field {
                 String::from_utf8_lossy(name)
             }
             Field::Transport => backend.map_or("", |backend| &backend.transport).into(),
-            Field::Nexthop => backend.map_or(String::new(), |b| b.place.to_string()).into(),
+            Field::Nexthop => backend.map_or(String::new(), |b| b.address.to_string()).into(),
             Field::Host => host_and_port.map_or("", |(host, _)| host).into(),
             Field::Port => host_and_port.map_or(String::new(), |(_, port)| port.to_string()).into(),
             Field::Server => route.server.as_deref().unwrap_or_default().into(),

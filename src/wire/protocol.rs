@@ -63,7 +63,7 @@ impl FromStr for Protocol {
     fn from_str(word: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|protocol| protocol.as_str() == word).ok_or_else(|| {
             let known = Self::ALL.map(Self::as_str).join(", ");
-            format!("`{}` is none of {known}", Shown(word))
+            format!("unknown protocol `{}`; valid: {known}", Shown(word))
         })
     }
 }

@@ -8,7 +8,7 @@ use super::super::library::{Library, Origin, Told};
 use super::super::{panics, text};
 use super::structs::{self, Allocated as _};
 use super::{in_words, library, seconds};
-use crate::model::backend::Place;
+use crate::model::backend::LmtpAddress;
 use crate::routing::router::{Cause, Decision, Refusal};
 
 /// What a decision says that was to be made, and was not.
@@ -135,9 +135,9 @@ unsafe fn fill(decision: *mut c::mr_decision, library: &Library, recipient: &[u8
         Decision::Deliver(backend) => Some(backend),
         _ => None,
     };
-    let (host, port, socket) = match backend.map(|backend| &backend.place) {
-        Some(Place::Inet { host, port }) => (Some(host.as_bytes()), u32::from(*port), None),
-        Some(Place::Unix(path)) => (None, 0, Some(path.as_bytes())),
+    let (host, port, socket) = match backend.map(|backend| &backend.address) {
+        Some(LmtpAddress::Inet { host, port }) => (Some(host.as_bytes()), u32::from(*port), None),
+        Some(LmtpAddress::Unix(path)) => (None, 0, Some(path.as_bytes())),
         None => (None, 0, None),
     };
     let rcpt_to = library.rcpt_to(recipient, route);

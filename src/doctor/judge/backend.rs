@@ -316,7 +316,7 @@ mod tests {
     use super::*;
     use crate::doctor::judge::Severity;
     use crate::lmtp;
-    use crate::model::backend::Place;
+    use crate::model::backend::LmtpAddress;
     use crate::mupdate::Mechanism;
 
     struct Passwords(&'static str);
@@ -360,7 +360,7 @@ mod tests {
         for (name, value) in set {
             settings = settings.with(name, value);
         }
-        let place = Place::parse("be1.example.org:2003", 24).unwrap();
+        let place = LmtpAddress::parse("be1.example.org:2003", 24).unwrap();
         let service = settings.transport("murder").unwrap();
         Client::of(&settings, service, &place, &Passwords("be1.example.org"))
     }
@@ -427,7 +427,7 @@ mod tests {
 
     #[test]
     fn without_a_password_for_the_host_no_login_is_tried() {
-        let place = Place::parse("be1.example.org:2003", 24).unwrap();
+        let place = LmtpAddress::parse("be1.example.org:2003", 24).unwrap();
         let [_, settings, _] = sites();
         let settings = LOGS_IN.iter().fold(settings, |all, (name, value)| all.with(name, value));
         let murder = settings.transport("murder").unwrap();

@@ -4,7 +4,7 @@ use super::lmtp::{Facts, TlsOutcome};
 use super::postfix::tls::{TlsPolicy, unreadable};
 use super::postfix::{PostfixQueries, PostfixSettings, Service, words};
 use super::{Finding, one_line};
-use crate::model::backend::Place;
+use crate::model::backend::LmtpAddress;
 use crate::model::secret::Secret;
 use crate::mupdate::Credentials;
 
@@ -46,7 +46,7 @@ impl Client {
     pub fn of(
         settings: &PostfixSettings,
         service: &Service,
-        place: &Place,
+        place: &LmtpAddress,
         ask: &dyn PostfixQueries,
     ) -> Self {
         let text = |name| settings.of(service, name).to_owned();
@@ -79,7 +79,7 @@ impl Client {
     }
 
     /// By the host first, then by the destination (lmtp(8)).
-    fn find_password(&mut self, tables: &str, place: &Place, ask: &dyn PostfixQueries) {
+    fn find_password(&mut self, tables: &str, place: &LmtpAddress, ask: &dyn PostfixQueries) {
         let parameter = format!("lmtp_sasl_password_maps (transport {})", self.transport);
         if tables.is_empty() {
             self.password = Some(false);
@@ -89,7 +89,7 @@ impl Client {
             self.findings.push(Finding::error("backend/login", parameter, what).mend(mend));
             return;
         }
-        let Place::Inet { host, port } = place else { return };
+        let LmtpAddress::Inet { host, port } = place else { return };
         let keys = [host.to_string(), format!("{host}:{port}"), format!("[{host}]:{port}")];
         for key in &keys {
             for table in words(tables) {
@@ -219,7 +219,7 @@ mod tests {
             settings = settings.with(name, value);
         }
         let service = settings.transport("murder").unwrap();
-        Client::of(&settings, service, &Place::parse(place, 24).unwrap(), host)
+        Client::of(&settings, service, &LmtpAddress::parse(place, 24).unwrap(), host)
     }
 
     const BE1: &str = "be1.example.org:2003";

@@ -81,7 +81,7 @@ mod tests {
     use super::super::postfix::settings::tests::sites;
     use super::super::postfix::{PostfixQueries, PostfixSettings};
     use super::*;
-    use crate::model::backend::Place;
+    use crate::model::backend::LmtpAddress;
 
     struct Passwords;
 
@@ -110,7 +110,7 @@ mod tests {
         let all = usual.iter().chain(set);
         let settings: PostfixSettings =
             all.fold(settings, |all, (name, value)| all.with(name, value));
-        let place = Place::parse("be1.example.org:2003", 24).unwrap();
+        let place = LmtpAddress::parse("be1.example.org:2003", 24).unwrap();
         Client::of(&settings, settings.transport("murder").unwrap(), &place, &Passwords)
     }
 

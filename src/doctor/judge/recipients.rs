@@ -248,7 +248,7 @@ fn is_ours(domains: &Domains, domain: &str) -> bool {
 mod tests {
     use super::*;
     use crate::doctor::judge::Severity;
-    use crate::model::backend::{Backend, Place};
+    use crate::model::backend::{Backend, LmtpAddress};
     use crate::routing::router::{Cause, Refusal};
 
     fn route(decision: Decision) -> Route {
@@ -269,8 +269,8 @@ mod tests {
     #[test]
     fn what_the_daemon_writes_is_what_is_expected_of_it() {
         let (maps, router) = (Maps::default(), router());
-        let place = Place::parse("be1", 2003).unwrap();
-        let deliver = Decision::Deliver(Backend { transport: "lmtp".into(), place });
+        let place = LmtpAddress::parse("be1", 2003).unwrap();
+        let deliver = Decision::Deliver(Backend { transport: "lmtp".into(), address: place });
         for decision in
             [deliver, Decision::Unknown, Decision::Foreign, Decision::Refused(Refusal::NoPost)]
         {

@@ -17,7 +17,7 @@ use crate::doctor::judge::lmtp::{
     Facts, LINE_LIMIT, LmtpProbe, ProbeFailure, ProbeStep, TlsOutcome,
 };
 use crate::master::connection::Stream;
-use crate::model::backend::Place;
+use crate::model::backend::LmtpAddress;
 
 /// For the name service, for each address to take the connection, for each reply and for TLS.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ pub(super) const MAX_CONCURRENT: usize = 16;
 pub(super) struct BackendTarget {
     /// The server as the list calls it; `None`: this host.
     pub(super) server: Option<String>,
-    pub(super) place: Place,
+    pub(super) place: LmtpAddress,
     /// Whom to ask for.
     pub(super) recipient: Option<String>,
 }
@@ -62,7 +62,7 @@ pub(super) async fn talk(us: &str, wanted: &[BackendTarget]) -> Vec<Facts> {
     all
 }
 
-async fn talk_to(us: &str, place: &Place, recipient: Option<&str>) -> Facts {
+async fn talk_to(us: &str, place: &LmtpAddress, recipient: Option<&str>) -> Facts {
     let mut conversation = LmtpProbe::new(us, recipient);
     let end = Instant::now() + BACKEND_TIMEOUT;
     let connected = timeout_at(end, connect(place)).await;
@@ -84,14 +84,14 @@ fn late(patience: Duration) -> String {
     format!("no connection within {} s", patience.as_secs())
 }
 
-pub(super) async fn connect(place: &Place) -> Result<Box<dyn Stream>, String> {
+pub(super) async fn connect(place: &LmtpAddress) -> Result<Box<dyn Stream>, String> {
     match place {
-        Place::Unix(path) => {
+        LmtpAddress::Unix(path) => {
             let connected = timeout(STEP_TIMEOUT, UnixStream::connect(&**path)).await;
             let stream = connected.map_err(|_| late(STEP_TIMEOUT))?.map_err(|e| e.to_string())?;
             Ok(Box::new(stream))
         }
-        Place::Inet { host, port } => {
+        LmtpAddress::Inet { host, port } => {
             let found = timeout(STEP_TIMEOUT, lookup_host((&**host, *port))).await;
             let found = found.map_err(|_| "the name service does not answer".to_owned())?;
             let mut last = "the host has no address".to_owned();

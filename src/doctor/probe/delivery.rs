@@ -39,7 +39,7 @@ impl Examination<'_> {
         for server in servers {
             let named = server.clone().unwrap_or_else(|| "mailboxes of this host".into());
             match self.resolver.router.backends.resolve(server.as_deref()) {
-                Ok(Backend { place, .. }) => {
+                Ok(Backend { address: place, .. }) => {
                     let asked = of_recipient.as_ref().filter(|(of, _)| *of == server);
                     let recipient = asked.map(|(_, recipient)| recipient.clone());
                     wanted.push(BackendTarget { server, place, recipient });
@@ -129,7 +129,8 @@ impl Examination<'_> {
     /// What Postfix' transport for a server would do there.
     fn client(&self, server: Option<&str>) -> Option<Client> {
         let postfix = self.postfix.as_ref()?;
-        let Backend { transport, place } = self.resolver.router.backends.resolve(server).ok()?;
+        let Backend { transport, address: place } =
+            self.resolver.router.backends.resolve(server).ok()?;
         let service = postfix.settings.transport(&transport)?;
         let lmtp = service.program == "lmtp";
         lmtp.then(|| Client::of(&postfix.settings, service, &place, postfix))

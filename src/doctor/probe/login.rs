@@ -15,7 +15,7 @@ use crate::doctor::judge::lmtp::{Own, TlsOutcome, Tried};
 use crate::doctor::judge::login::Attempt;
 use crate::lmtp::{self, Login, Reader, Ready, Reply, Step};
 use crate::master::connection::Stream;
-use crate::model::backend::Place;
+use crate::model::backend::LmtpAddress;
 use crate::relay::{self as backend, LoginError};
 
 /// What to try at a backend.
@@ -66,7 +66,7 @@ pub(super) async fn try_all(
 
 async fn try_one(
     us: &str,
-    place: &Place,
+    place: &LmtpAddress,
     recipient: Option<&str>,
     trial: LoginTrial,
 ) -> LoginOutcome {
@@ -112,7 +112,7 @@ fn describe(name: &str, ready: &Ready) -> String {
 
 async fn as_configured(
     us: &str,
-    place: &Place,
+    place: &LmtpAddress,
     access: &BackendAccess,
 ) -> Result<(Box<dyn Stream>, Ready), LoginError> {
     let connection = backend::connect(place).await.map_err(LoginError::Lost)?;
@@ -122,7 +122,7 @@ async fn as_configured(
 
 async fn as_postfix(
     us: &str,
-    place: &Place,
+    place: &LmtpAddress,
     attempt: Attempt,
 ) -> Result<(Box<dyn Stream>, Ready), Tried> {
     let lost = |why: String| Tried::Lost(why);

@@ -49,8 +49,8 @@ impl Authority {
         Arc::new(config).into()
     }
 
-    fn tls(&self) -> Tls {
-        Tls {
+    fn tls(&self) -> TlsSettings {
+        TlsSettings {
             when: WhenTls::Required,
             ca_file: Some(self.dir.path().join("ca.pem")),
             client: None,
@@ -94,7 +94,7 @@ async fn whoever_is_not_the_master_learns_nothing_and_it_is_said_what_is_wrong()
     ] {
         for when in [WhenTls::Required, WhenTls::IfOffered] {
             let master = a_master(Some(certificate.clone()), "\"PLAIN\"").await;
-            let tls = Tls { when, ..authority.tls() };
+            let tls = TlsSettings { when, ..authority.tls() };
             let allow_plaintext = true;
             let murder = to_ask(&Mupdate { tls, allow_plaintext, ..mupdate(&[&master]) });
             let why = failure(&murder).await;
@@ -145,7 +145,7 @@ async fn a_master_that_dies_under_tls_is_gone_like_any_other() {
 async fn what_the_configuration_forbids_is_impossible_and_tells_nobody_the_password() {
     let authority = Authority::new("ours");
     let required = authority.tls();
-    let off = Tls { when: WhenTls::Off, ..Tls::default() };
+    let off = TlsSettings { when: WhenTls::Off, ..TlsSettings::default() };
     for (tls, who, says) in [
         (required, credentials(PASSWORD), "does not offer STARTTLS"),
         (off.clone(), credentials(PASSWORD), "no common SASL mechanism"),
@@ -238,7 +238,7 @@ async fn hashing_a_password_does_not_hold_up_the_runtime() {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let master = crate::config::Server {
+    let master = crate::config::MasterAddress {
         host: "127.0.0.1".into(),
         port: listener.local_addr().unwrap().port(),
     };

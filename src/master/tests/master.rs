@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::Server;
+use crate::config::MasterAddress;
 use crate::mupdate::tests::master::Master as Sasl;
 
 pub(super) const USER: &str = "route";
@@ -144,8 +144,8 @@ impl Master {
         let _ = task.await;
     }
 
-    pub(super) fn address(&self) -> Server {
-        Server { host: "127.0.0.1".into(), port: self.port }
+    pub(super) fn address(&self) -> MasterAddress {
+        MasterAddress { host: "127.0.0.1".into(), port: self.port }
     }
 
     pub(super) fn ways(&self) -> MutexGuard<'_, Ways> {

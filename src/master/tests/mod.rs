@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use self::master::{Master as Server, PASSWORD, USER, Ways};
 use super::*;
-use crate::config::{Mupdate, ReplicaSettings, Tls};
+use crate::config::{Mupdate, ReplicaSettings, TlsSettings};
 use crate::lists::combined::{Lists, Source};
 use crate::model::list::{Lookup, MailboxList};
 use crate::model::secret::Secret;
@@ -66,7 +66,7 @@ fn mupdate(servers: &[&Server]) -> Mupdate {
     Mupdate {
         servers: servers.iter().map(|server| server.address()).collect(),
         credentials: credentials(PASSWORD),
-        tls: Tls { when: WhenTls::Off, ..Tls::default() },
+        tls: TlsSettings { when: WhenTls::Off, ..TlsSettings::default() },
         allow_plaintext: false,
         master: None,
         mechanisms: None,

@@ -29,8 +29,8 @@ fn route(decision: Decision) -> Route {
 }
 
 fn deliver() -> Decision {
-    let place = Place::parse("be1.example.org:2003", 24).unwrap();
-    Decision::Deliver(Backend { transport: "lmtp".into(), place })
+    let place = LmtpAddress::parse("be1.example.org:2003", 24).unwrap();
+    Decision::Deliver(Backend { transport: "lmtp".into(), address: place })
 }
 
 fn reply(maps: &Maps, map: &str, recipient: &str, decision: Decision) -> String {
@@ -130,8 +130,8 @@ fn sendmail_has_host_port_and_recipient_in_one_answer_or_an_error_as_in_a_mailer
         }
     }
     let at = |place, recipient| {
-        let place = Place::parse(place, 2003).unwrap();
-        let decision = Decision::Deliver(Backend { transport: "lmtp".into(), place });
+        let place = LmtpAddress::parse(place, 2003).unwrap();
+        let decision = Decision::Deliver(Backend { transport: "lmtp".into(), address: place });
         reply(&maps, "sendmail", recipient, decision)
     };
     let jane = "jane@example.org";
@@ -179,8 +179,8 @@ fn exim_is_told_of_a_place_whose_colons_it_can_tell_from_its_own() {
         ("192.0.2.1", "OK 192.0.2.1:2003"),
         ("unix:/run/lmtp", "OK unix:/run/lmtp"),
     ] {
-        let place = Place::parse(place, 2003).unwrap();
-        let deliver = Decision::Deliver(Backend { transport: "lmtp".into(), place });
+        let place = LmtpAddress::parse(place, 2003).unwrap();
+        let deliver = Decision::Deliver(Backend { transport: "lmtp".into(), address: place });
         assert_eq!(reply(&Maps::default(), "exim", "jane@example.org", deliver), answer);
     }
 }
@@ -238,8 +238,8 @@ fn no_bare_ok_comes_of_a_template_whose_fields_are_empty() {
         refused: Template::parse("NOTFOUND").unwrap(),
     };
     maps.add("mine", own).unwrap();
-    let place = Place::parse("unix:/run/cyrus/socket/lmtp", 0).unwrap();
-    let local = Decision::Deliver(Backend { transport: "lmtp".into(), place });
+    let place = LmtpAddress::parse("unix:/run/cyrus/socket/lmtp", 0).unwrap();
+    let local = Decision::Deliver(Backend { transport: "lmtp".into(), address: place });
     let reply = reply(&maps, "mine", "jane@example.org", local);
     assert_eq!(reply, "TEMP the map's template came out empty for this recipient");
 }

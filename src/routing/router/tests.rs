@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use super::*;
 use crate::address::{Autocreate, Release};
-use crate::model::backend::{Override, Place};
+use crate::model::backend::{LmtpAddress, ServerOverride};
 use crate::model::record::AnonymousRights;
 
 mod folded;
@@ -76,7 +76,7 @@ fn shared(lookup: bool, post: bool) -> Record {
 
 fn router() -> Router {
     let mut backends = Backends::default();
-    backends.set("be9", Override { drain: true, ..Override::default() });
+    backends.set("be9", ServerOverride { drain: true, ..ServerOverride::default() });
     Router {
         domains: Domains::new(["example.org"]).unwrap(),
         rules: Rules::defaults(Release::V3_6),
@@ -137,12 +137,12 @@ fn a_user_whose_mailbox_lmtpd_makes_is_not_unknown() {
         let route = decided(&router, recipient, MissTrust::Believed);
         assert_eq!(route.mailbox.unwrap().to_string(), "user.jane", "{recipient}");
     }
-    let elsewhere = Override { drain: true, ..Override::default() };
+    let elsewhere = ServerOverride { drain: true, ..ServerOverride::default() };
     router.backends.autocreate = Some("be3.example.org".into());
     let route = decided(&router, "new+Work@example.org", MissTrust::Believed);
     assert_eq!(route.server.as_deref(), Some("be3.example.org"));
-    let place = Place::parse("be3.example.org", 2003).unwrap();
-    assert!(matches!(route.decision, Decision::Deliver(backend) if backend.place == place));
+    let place = LmtpAddress::parse("be3.example.org", 2003).unwrap();
+    assert!(matches!(route.decision, Decision::Deliver(backend) if backend.address == place));
     // Not before it is certain that the mailbox is not on another server.
     let open = router.route(b"new@example.org", &list(), &MissTrust::Unconfirmed, None);
     assert!(matches!(open, Verdict::Confirm(_)), "{open:?}");
@@ -196,7 +196,7 @@ fn every_state_of_a_record_has_its_decision() {
     for recipient in ["jane@example.org", "JANE+x@Example.Org", "+info@example.org"] {
         let delivered = decision(recipient, MissTrust::Believed);
         let Decision::Deliver(backend) = delivered else { panic!("{recipient}: {delivered:?}") };
-        assert_eq!(backend.place.to_string(), "inet:be1:2003");
+        assert_eq!(backend.address.to_string(), "inet:be1:2003");
     }
 }
 
@@ -299,12 +299,12 @@ fn the_catch_all_never_gets_a_letter_whose_mailbox_is_there_or_may_be() {
 #[test]
 fn a_mailbox_of_this_host_goes_to_the_local_backend_once_there_is_one() {
     let mut router = router();
-    router.backends.local = Some(Place::parse("unix:/run/cyrus/socket/lmtp", 0).unwrap());
+    router.backends.local = Some(LmtpAddress::parse("unix:/run/cyrus/socket/lmtp", 0).unwrap());
     let verdict = route(&router, &list(), "here@example.org", MissTrust::Believed);
     let Verdict::Final(Route { decision: Decision::Deliver(backend), .. }) = verdict else {
         panic!("{verdict:?}")
     };
-    assert_eq!(backend.place.to_string(), "unix:/run/cyrus/socket/lmtp");
+    assert_eq!(backend.address.to_string(), "unix:/run/cyrus/socket/lmtp");
 }
 
 #[test]

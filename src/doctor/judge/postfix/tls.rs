@@ -3,7 +3,7 @@
 use super::{PostfixQueries, PostfixSettings, Service, words};
 use crate::doctor::judge::certificate::{self, CertificateVerdict};
 use crate::doctor::judge::{Finding, one_line};
-use crate::model::backend::Place;
+use crate::model::backend::LmtpAddress;
 
 /// The check of everything about TLS.
 const CHECK: &str = "backend/tls";
@@ -82,11 +82,11 @@ impl TlsPolicy {
     pub fn of(
         settings: &PostfixSettings,
         service: &Service,
-        place: &Place,
+        place: &LmtpAddress,
         ask: &dyn PostfixQueries,
     ) -> Self {
         let mut policy = Self::global(settings, service, place);
-        let Place::Inet { host, .. } = place else { return policy };
+        let LmtpAddress::Inet { host, .. } = place else { return policy };
         let mut attributes = String::new();
         let tables = settings.of(service, "lmtp_tls_policy_maps");
         if !tables.is_empty() {
@@ -103,7 +103,7 @@ impl TlsPolicy {
         policy
     }
 
-    fn global(settings: &PostfixSettings, service: &Service, place: &Place) -> Self {
+    fn global(settings: &PostfixSettings, service: &Service, place: &LmtpAddress) -> Self {
         let param = |name| settings.of(service, name);
         let text = match param("lmtp_tls_security_level") {
             // What was before levels (smtp_tls_policy.c:global_tls_level).
@@ -116,8 +116,8 @@ impl TlsPolicy {
         };
         // TLS at a unix socket is not for lmtpd, which offers none there.
         let level = match place {
-            Place::Unix(_) => Level::None,
-            Place::Inet { .. } => Level::parse(text).unwrap_or(Level::Unknown),
+            LmtpAddress::Unix(_) => Level::None,
+            LmtpAddress::Inet { .. } => Level::parse(text).unwrap_or(Level::Unknown),
         };
         Self {
             level,
@@ -399,7 +399,7 @@ mod tests {
         ];
         let all = usual.iter().chain(set);
         let settings = all.fold(settings, |all, (name, value)| all.with(name, value));
-        let place = Place::parse("be1.example.org:2003", 24).unwrap();
+        let place = LmtpAddress::parse("be1.example.org:2003", 24).unwrap();
         TlsPolicy::of(&settings, settings.transport("murder").unwrap(), &place, host)
     }
 
@@ -509,7 +509,7 @@ mod tests {
             );
             let master = format!("murder unix - - n - - lmtp\n{proxy}");
             let settings = PostfixSettings::parse(&main, &master, "", "").unwrap();
-            let place = Place::parse("be1:2003", 24).unwrap();
+            let place = LmtpAddress::parse("be1:2003", 24).unwrap();
             let service = settings.transport("murder").unwrap();
             found(&TlsPolicy::of(&settings, service, &place, host)).len()
         };

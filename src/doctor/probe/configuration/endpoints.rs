@@ -8,7 +8,7 @@ use std::path::Path;
 use super::CheckReport;
 use crate::config::{DEFAULT_SOCKET, Settings};
 use crate::doctor::judge::one_line;
-use crate::model::backend::{Override, folded};
+use crate::model::backend::{ServerOverride, folded};
 use crate::os::accounts;
 use crate::wire::endpoint::{DEFAULT_MODE, Endpoint};
 use crate::wire::protocol::Protocols;
@@ -30,7 +30,7 @@ impl CheckReport {
                 (None, None) => {}
             }
         }
-        for (server, Override { place, transport, drain }) in backends.overrides() {
+        for (server, ServerOverride { address: place, transport, drain }) in backends.overrides() {
             let mut text = format!("{server}:");
             if let Some(place) = place {
                 let _ = write!(text, " at {place}");

@@ -49,7 +49,8 @@ pub(crate) struct CheckReport {
 impl CheckReport {
     /// Explains these settings. `ask` asks the MUPDATE server once.
     pub(crate) fn new(settings: &Settings, ask: AskMaster<'_>) -> Self {
-        let mut report = Self { warnings: settings.warnings.clone(), ..Self::default() };
+        let warnings = settings.warnings.iter().map(ToString::to_string).collect();
+        let mut report = Self { warnings, ..Self::default() };
         report.files(settings);
         report.sources(settings);
         report.unknown(settings, ask);

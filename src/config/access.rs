@@ -1,43 +1,41 @@
-//! How `murder-route lmtp` speaks with the backends: the keys of TLS and login in `[backends]`.
+//! TLS and login at the backends, as `murder-route lmtp` and the doctor need them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde::Deserialize;
-
-use super::mupdate::read_password;
-use super::{ConfigError, Tls};
-use crate::model::backend::Place;
+use super::password_file::read_password;
+use super::{ConfigError, TlsSettings};
+use crate::model::backend::LmtpAddress;
 use crate::model::shown::Shown;
 use crate::mupdate::{Credentials, WhenTls};
 
 /// TLS and login at one backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendAccess {
-    /// Encryption. No certificate of our own is shown.
-    pub tls: Tls,
+    /// TLS, without a client certificate.
+    pub tls: TlsSettings,
     /// PLAIN may go over an unencrypted connection.
     pub allow_plaintext: bool,
-    /// As whom to log in; empty: nowhere.
+    /// Name to log in with; empty: no login.
     pub username: String,
     /// The file with the password.
     pub password_file: Option<PathBuf>,
 }
 
 impl Default for BackendAccess {
-    /// A plain connection, and no login.
+    /// A plain connection without a login.
     fn default() -> Self {
-        let tls = Tls { when: WhenTls::Off, ..Tls::default() };
+        let tls = TlsSettings { when: WhenTls::Off, ..TlsSettings::default() };
         Self { tls, allow_plaintext: false, username: String::new(), password_file: None }
     }
 }
 
 impl BackendAccess {
-    /// Whether the connection is handed on as it is.
+    /// Whether the connection needs neither TLS nor a login.
     pub fn is_plain(&self) -> bool {
         self.tls.when == WhenTls::Off && self.username.is_empty()
     }
 
-    /// Reads the password.
+    /// Reads the password. `None`: no login is configured.
     ///
     /// # Errors
     ///
@@ -59,27 +57,38 @@ impl BackendAccess {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BackendsAccess {
     common: BackendAccess,
-    /// Of servers that are configured by name, by where they are.
-    places: Vec<(Place, BackendAccess)>,
-    /// The same, whichever port the list has for them.
+    /// Servers that are configured by name, by their addresses.
+    addresses: Vec<(LmtpAddress, BackendAccess)>,
+    /// Servers that are configured by a name without a port, by their hosts.
     hosts: Vec<(Box<str>, BackendAccess)>,
 }
 
+/// Two servers at one address have different settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "[backends.servers]: `{server}` is at {address}, as is another server with another login or other \
+     TLS settings; set the same for both"
+)]
+pub(super) struct AccessConflict {
+    server: String,
+    address: String,
+}
+
 impl BackendsAccess {
-    /// What is configured for a backend. Unix sockets of Cyrus take everybody who may connect, and offer
+    /// The settings of one backend. Cyrus' unix sockets take every client that may connect, and offer
     /// neither TLS nor a login (`imap/lmtpd.c`).
-    pub fn of(&self, place: &Place) -> BackendAccess {
-        let Place::Inet { host, .. } = place else { return BackendAccess::default() };
-        let by_place = self.places.iter().find(|(known, _)| known == place);
+    pub fn of(&self, address: &LmtpAddress) -> BackendAccess {
+        let LmtpAddress::Inet { host, .. } = address else { return BackendAccess::default() };
+        let by_address = self.addresses.iter().find(|(known, _)| known == address);
         let by_host =
             || self.hosts.iter().find(|(known, _)| known == host).map(|(_, access)| access);
-        by_place.map(|(_, access)| access).or_else(by_host).unwrap_or(&self.common).clone()
+        by_address.map(|(_, access)| access).or_else(by_host).unwrap_or(&self.common).clone()
     }
 
-    /// Whether there is TLS or a login anywhere.
+    /// Whether no backend needs TLS or a login.
     #[cfg(test)]
     fn is_plain(&self) -> bool {
-        let own = self.places.iter().map(|(_, own)| own);
+        let own = self.addresses.iter().map(|(_, own)| own);
         let own = own.chain(self.hosts.iter().map(|(_, own)| own));
         own.chain([&self.common]).all(BackendAccess::is_plain)
     }
@@ -88,101 +97,33 @@ impl BackendsAccess {
         Self { common, ..Self::default() }
     }
 
-    /// Adds a server. `any_port`: the list says which port it has.
+    /// Adds a server. `any_port`: the settings hold for every port of its host.
     pub(super) fn add(
         &mut self,
         server: &str,
-        place: Place,
+        address: LmtpAddress,
         any_port: bool,
         access: BackendAccess,
-    ) -> Result<(), String> {
-        let other = match (&place, any_port) {
-            (Place::Inet { host, .. }, true) => self.hosts.iter().find(|(known, _)| known == host),
+    ) -> Result<(), AccessConflict> {
+        let by_host = match (&address, any_port) {
+            (LmtpAddress::Inet { host, .. }, true) => {
+                self.hosts.iter().find(|(known, _)| known == host)
+            }
             _ => None,
         };
-        let other = other.map(|(_, other)| other);
-        let same = self.places.iter().find(|(known, _)| *known == place).map(|(_, other)| other);
-        if other.or(same).is_some_and(|other| *other != access) {
-            return Err(format!(
-                "[backends.servers]: `{}` is at {}, as is another server with another login or TLS: \
-                 write the same for both",
-                Shown(server),
-                place.host_and_port()
-            ));
+        let by_host = by_host.map(|(_, other)| other);
+        let by_address = self.addresses.iter().find(|(known, _)| *known == address);
+        let by_address = by_address.map(|(_, other)| other);
+        if by_host.or(by_address).is_some_and(|other| *other != access) {
+            let server = Shown(server).to_string();
+            return Err(AccessConflict { server, address: address.host_and_port() });
         }
-        if let (Place::Inet { host, .. }, true) = (&place, any_port) {
+        if let (LmtpAddress::Inet { host, .. }, true) = (&address, any_port) {
             self.hosts.push((host.clone(), access.clone()));
         }
-        self.places.push((place, access));
+        self.addresses.push((address, access));
         Ok(())
     }
-}
-
-/// The keys, for all backends or for one.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Keys<'a> {
-    pub(super) tls: Option<WhenTls>,
-    pub(super) ca_file: Option<&'a PathBuf>,
-    pub(super) tls_name: Option<&'a str>,
-    pub(super) allow_plaintext: Option<bool>,
-    pub(super) username: Option<&'a str>,
-    pub(super) password_file: Option<&'a PathBuf>,
-}
-
-impl<'a> Keys<'a> {
-    /// With those of all backends where this one has none of its own.
-    pub(super) fn or(self, common: Keys<'a>) -> Self {
-        Self {
-            tls: self.tls.or(common.tls),
-            ca_file: self.ca_file.or(common.ca_file),
-            tls_name: self.tls_name.or(common.tls_name),
-            allow_plaintext: self.allow_plaintext.or(common.allow_plaintext),
-            username: self.username.or(common.username),
-            password_file: self.password_file.or(common.password_file),
-        }
-    }
-
-    /// What they come to. Paths count from `base`.
-    pub(super) fn build(self, base: &Path) -> Result<BackendAccess, String> {
-        let username = self.username.unwrap_or_default().to_owned();
-        let own_name = self.username.is_some();
-        match (&*username, self.password_file) {
-            ("", Some(_)) if !own_name => return Err("`password-file` without `username`".into()),
-            (name, None) if !name.is_empty() => {
-                return Err("`username` without `password-file`".into());
-            }
-            _ => {}
-        }
-        let when = self.tls.unwrap_or(match self.ca_file.is_some() || self.tls_name.is_some() {
-            // Whoever says how the server proves itself wants it to.
-            true => WhenTls::Required,
-            false if username.is_empty() => WhenTls::Off,
-            false => WhenTls::IfOffered,
-        });
-        Ok(BackendAccess {
-            tls: Tls {
-                when,
-                ca_file: self.ca_file.map(|path| base.join(path)),
-                client: None,
-                name: self.tls_name.map(str::to_owned),
-            },
-            allow_plaintext: self.allow_plaintext.unwrap_or_default(),
-            username,
-            password_file: self.password_file.map(|path| base.join(path)),
-        })
-    }
-}
-
-/// A name that SASL and a log line take.
-pub(super) fn username<'de, D: serde::Deserializer<'de>>(
-    input: D,
-) -> Result<Option<String>, D::Error> {
-    let name = String::deserialize(input)?;
-    if name.len() > 255 || name.chars().any(char::is_control) {
-        let odd = Shown(&name);
-        return Err(serde::de::Error::custom(format!("`{odd}` cannot be a user's name")));
-    }
-    Ok(Some(name))
 }
 
 #[cfg(test)]
@@ -202,11 +143,11 @@ mod tests {
     }
 
     fn of(all: &BackendsAccess, place: &str) -> BackendAccess {
-        all.of(&Place::parse(place, 2003).unwrap())
+        all.of(&LmtpAddress::parse(place, 2003).unwrap())
     }
 
     #[test]
-    fn server_of_its_own_settings_has_the_rest_from_all() {
+    fn server_inherits_unset_keys_from_backends() {
         let (all, dir) = read(
             "[backends]\nport = 24\nca-file = \"ca.pem\"\nusername = \"postman\"\n\
              password-file = \"/etc/password\"\n\
@@ -236,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_used_where_something_is_said_of_it() {
+    fn tls_is_used_where_a_key_asks_for_it() {
         let login = "username = \"a\"\npassword-file = \"p\"\n";
         for (keys, when) in [
             ("", WhenTls::Off),
@@ -257,18 +198,18 @@ mod tests {
     }
 
     #[test]
-    fn half_a_login_and_settings_that_contradict_each_other_are_errors() {
+    fn half_a_login_or_contradicting_settings_are_errors() {
         let two = "[backends.servers.be1]\naddress = \"x\"\ntls = \"required\"\n\
                    [backends.servers.be2]\naddress = \"X\"\n";
         for (text, says) in [
-            ("[backends]\nusername = \"a\"\n", "`username` without `password-file`"),
-            ("[backends]\npassword-file = \"a\"\n", "`password-file` without `username`"),
+            ("[backends]\nusername = \"a\"\n", "`username` needs `password-file`"),
+            ("[backends]\npassword-file = \"a\"\n", "`password-file` needs `username`"),
             ("[backends.servers.be1]\nusername = \"a\"\n", "[backends.servers.\"be1\"]"),
             ("[backends]\ntls = \"yes\"\n", "line 2"),
-            ("[backends]\nusername = \"a\\u0000b\"\n", "cannot be a user's name"),
-            ("[backends]\ndomain = \"example..org\"\n", "is no domain"),
-            ("[backends]\ndomain = \"example.org:24\"\n", "is no domain"),
-            (two, "another login or TLS"),
+            ("[backends]\nusername = \"a\\u0000b\"\n", "is not a user name"),
+            ("[backends]\ndomain = \"example..org\"\n", "is not a domain"),
+            ("[backends]\ndomain = \"example.org:24\"\n", "is not a domain"),
+            (two, "another login or other TLS"),
         ] {
             let why = read(text).0.unwrap_err();
             assert!(why.contains(says), "{text}: {why}");
@@ -286,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn password_that_others_may_read_is_refused() {
+    fn password_file_that_others_may_read_is_an_error() {
         let (all, dir) = read("[backends]\nusername = \"postman\"\npassword-file = \"password\"\n");
         let access = of(&all.unwrap(), "be1");
         assert!(access.credentials().unwrap_err().to_string().contains("password"));
