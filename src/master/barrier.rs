@@ -10,8 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-/// Least time between the beginnings of two kicks, where strangers choose how many there are.
-pub(crate) const PAUSE: Duration = Duration::from_millis(250);
+use crate::routing::confirm::kick_queue::KickQueue;
 
 /// Most misses that wait at a time. One more is told at once that it cannot be confirmed.
 const MOST_WAITING: usize = 4096;
@@ -50,25 +49,30 @@ impl Barrier {
 
 async fn run(
     mut arrivals: mpsc::Receiver<oneshot::Sender<Kicked>>,
-    pause: Duration,
+    interval: Duration,
     kick: Arc<impl Fn() -> Result<(), String> + Send + Sync + 'static>,
 ) {
-    let mut next = Instant::now();
+    let started = Instant::now();
+    let mut queue = KickQueue::new(interval);
     while let Some(first) = arrivals.recv().await {
-        sleep_until(next).await;
-        next = Instant::now() + pause;
-        let mut served = vec![first];
-        while let Ok(another) = arrivals.try_recv() {
-            served.push(another);
-        }
-        let kick = Arc::clone(&kick);
-        let kicked = match tokio::task::spawn_blocking(move || kick()).await {
-            Ok(kicked) => kicked.map_err(Into::into),
-            Err(_) => Err("asking the MUPDATE slave failed inside (a bug)".into()),
-        };
-        for waiter in served {
-            // Who stopped waiting met his deadline.
-            let _ = waiter.send(kicked.clone());
+        queue.wait(first);
+        while let Some(due) = queue.due() {
+            sleep_until(started + due).await;
+            while let Ok(another) = arrivals.try_recv() {
+                queue.wait(another);
+            }
+            if !queue.begin(started.elapsed()) {
+                continue;
+            }
+            let kick = Arc::clone(&kick);
+            let kicked = match tokio::task::spawn_blocking(move || kick()).await {
+                Ok(kicked) => kicked.map_err(Into::into),
+                Err(_) => Err("asking the MUPDATE slave failed inside (a bug)".into()),
+            };
+            for waiter in queue.end() {
+                // A waiter that is gone has reached its deadline.
+                let _ = waiter.send(kicked.clone());
+            }
         }
     }
 }
@@ -76,6 +80,7 @@ async fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::confirm::KICK_INTERVAL;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc as std_mpsc;
@@ -84,7 +89,7 @@ mod tests {
     async fn a_thousand_strangers_cost_one_kick() {
         let kicks = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&kicks);
-        let barrier = Barrier::new(PAUSE, move || {
+        let barrier = Barrier::new(KICK_INTERVAL, move || {
             counted.fetch_add(1, Ordering::SeqCst);
             Ok(())
         });
@@ -106,7 +111,7 @@ mod tests {
         let (began, begins) = std_mpsc::channel();
         let (finish, finishes) = std_mpsc::channel::<Result<(), String>>();
         let finishes = Mutex::new(finishes);
-        let barrier = Barrier::new(PAUSE, move || {
+        let barrier = Barrier::new(KICK_INTERVAL, move || {
             began.send(()).unwrap();
             finishes.lock().unwrap().recv().unwrap()
         });
@@ -133,7 +138,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_kick_that_panics_confirms_nothing() {
-        let barrier = Barrier::new(PAUSE, || panic!("a bug"));
+        let barrier = Barrier::new(KICK_INTERVAL, || panic!("a bug"));
         assert!(barrier.wait().await.is_err());
         assert!(barrier.wait().await.is_err());
     }

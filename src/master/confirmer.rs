@@ -1,226 +1,152 @@
-//! Asks whoever can confirm that there is no such mailbox.
+//! Executes the [`Policy`] of confirmations: sends FINDs, waits, kicks the slave. It decides nothing.
 
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout_at};
 use tracing::warn;
 
-use super::barrier::{Barrier, PAUSE};
-use super::find_budget::Budget;
+use super::barrier::Barrier;
 use crate::lists::combined::Lists;
-use crate::master::client::{Impossible, Master};
-use crate::model::name::{KeyGeneration, MailboxName};
-use crate::mupdate::Finding;
+use crate::master::client::{Impossible, Master, MasterView};
+use crate::model::name::KeyGeneration;
 use crate::os::kick::kick;
 use crate::resolver::Resolver;
-use crate::routing::confirm::{ConfirmVia, KICK_TIMEOUT};
+use crate::routing::confirm::question::{Action, Event, Policy};
+use crate::routing::confirm::{ConfirmVia, KICK_INTERVAL, KICK_TIMEOUT};
 use crate::routing::evidence::Confirmation;
 use crate::routing::inquiry::Ask;
-
-/// Between the two questions for a name that was deleted a moment ago. A rename is two messages of
-/// the master, which follow each other within milliseconds as a rule.
-const RENAME_GAP: Duration = Duration::from_secs(1);
-
-/// For so long the master is not asked for anybody whom the lists have, once he did not answer soon:
-/// a mail server's lookups queue behind each other.
-const SILENCE: Duration = Duration::from_secs(5);
 
 /// Confirms names for one resolver. Shared by tasks.
 pub struct Confirmer {
     master: Option<Arc<dyn Master>>,
-    ask_master: bool,
+    policy: Mutex<Policy>,
+    started: tokio::time::Instant,
+    via: ConfirmVia,
+    /// The slave, or the check of the lists where they speak for themselves.
     slave: Option<Barrier>,
-    /// The lists, where a miss is believed if they are complete by themselves.
+    /// The lists, where they speak for themselves.
     lists: Option<Lists>,
-    /// How often the master is asked for what strangers choose; `None`: as often as it takes.
-    budget: Option<Budget>,
     impossible: Once,
-    /// Until when the master is not asked for whom the lists have.
-    silent: Mutex<Option<Instant>>,
 }
 
 impl Confirmer {
-    /// Confirms what this resolver wants confirmed. `master` is who is asked for names; without one
-    /// nobody is unknown where the master would have to be asked. Must be called within a tokio
-    /// runtime.
+    /// Confirms for a resolver. `master`: the client for FINDs; without one no recipient is unknown where
+    /// the master would have to be asked. Must be called within a tokio runtime.
     pub fn new(resolver: &Resolver, master: Option<Arc<dyn Master>>) -> Self {
-        Self::with_pause(resolver, master, PAUSE)
+        Self::with_interval(resolver, master, KICK_INTERVAL)
     }
 
-    /// The same for a command, which asks for one name after the other and holds up nobody.
+    /// A confirmer without a pause between kicks and without a budget of FINDs, for a command, which asks
+    /// for one name after the other and holds up no mail server.
     pub fn without_pause(resolver: &Resolver, master: Option<Arc<dyn Master>>) -> Self {
-        Self::with_pause(resolver, master, Duration::ZERO)
+        Self::with_interval(resolver, master, Duration::ZERO)
     }
 
-    fn with_pause(resolver: &Resolver, master: Option<Arc<dyn Master>>, pause: Duration) -> Self {
-        let (ask_master, socket) = match &resolver.proof {
-            ConfirmVia::List | ConfirmVia::Complete => (false, None),
-            ConfirmVia::Slave(socket) => (false, Some(socket)),
-            ConfirmVia::Master { slave } => (true, slave.as_ref()),
+    fn with_interval(
+        resolver: &Resolver,
+        master: Option<Arc<dyn Master>>,
+        interval: Duration,
+    ) -> Self {
+        let via = resolver.proof.clone();
+        let lists = (via == ConfirmVia::Complete).then(|| resolver.lists.clone());
+        let slave = match (&via, lists.clone()) {
+            (ConfirmVia::Slave(at) | ConfirmVia::Master { slave: Some(at) }, _) => {
+                let at = at.clone();
+                Some(Barrier::new(interval, move || kick(&at, KICK_TIMEOUT)))
+            }
+            (_, Some(lists)) => Some(Barrier::new(interval, move || lists.are_complete())),
+            (_, None) => None,
         };
-        let lists = (resolver.proof == ConfirmVia::Complete).then(|| resolver.lists.clone());
-        let slave = match (socket.cloned(), lists.clone()) {
-            (Some(at), _) => Some(Barrier::new(pause, move || kick(&at, KICK_TIMEOUT))),
-            (None, Some(lists)) => Some(Barrier::new(pause, move || lists.are_complete())),
-            (None, None) => None,
-        };
-        let budget = (!pause.is_zero()).then(Budget::default);
-        let (impossible, silent) = (Once::new(), Mutex::new(None));
-        Self { master, ask_master, slave, lists, budget, impossible, silent }
+        let policy = Mutex::new(Policy::new(&via, !interval.is_zero()));
+        let (started, impossible) = (tokio::time::Instant::now(), Once::new());
+        Self { master, policy, started, via, slave, lists, impossible }
     }
 
-    /// Who is asked for names.
+    /// The client for FINDs.
     pub(crate) fn master(&self) -> Option<&dyn Master> {
         self.master.as_deref()
     }
 
-    /// What names the master keeps, if he was heard.
+    /// The kind of names that the master keeps, if it is known.
     pub fn key_generation(&self) -> Option<KeyGeneration> {
         self.master.as_ref().and_then(|master| master.key_generation())
     }
 
-    /// Confirms a name: by the master, or by the local slave where the master cannot be asked.
-    pub async fn confirm(&self, ask: &Ask) -> Confirmation {
-        if let Some(within) = ask.within {
-            return self.confirm_soon(ask, within).await;
-        }
-        if self.ask_master
-            && let Some(said) = self.waits_for_turn(&ask.name).await
-        {
-            return said;
-        }
-        self.confirm_miss(ask).await
+    fn policy(&self) -> MutexGuard<'_, Policy> {
+        self.policy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn confirm_miss(&self, ask: &Ask) -> Confirmation {
-        if self.ask_master {
-            match self.find(&ask.name, ask.searches).await {
-                Ok(finding) => return Confirmation::Master(finding),
-                Err(Impossible(why)) if self.slave.is_none() => {
-                    return Confirmation::Master(Finding::Unsure(why));
+    /// Confirms a name.
+    pub async fn confirm(&self, ask: &Ask) -> Confirmation {
+        let view = || self.master.as_deref().map(|master| master as &dyn MasterView);
+        let begun = self.policy().begin(ask.clone(), view(), self.started.elapsed());
+        let (mut question, mut action) = begun;
+        loop {
+            let event = match action {
+                Action::Done(said) => return said,
+                Action::WaitUntil(time) => {
+                    sleep_until(self.started + time).await;
+                    Event::Reached
                 }
-                Err(why) => self.impossible.call_once(|| {
+                Action::Find { by } => self.find(ask, by).await,
+                Action::CatchUp => Event::CaughtUp(match &self.master {
+                    Some(master) => master.caught_up().await,
+                    None => Ok(()),
+                }),
+                Action::Kick => Event::Kicked(self.kick().await),
+            };
+            let why = match &event {
+                Event::Found(Err(Impossible(why))) => Some(why.clone()),
+                _ => None,
+            };
+            let now = self.started.elapsed();
+            action = self.policy().event(&mut question, event, view(), now);
+            if let (Some(why), Action::Kick) = (why, &action) {
+                self.impossible.call_once(|| {
                     warn!(
                         "the MUPDATE master cannot be asked who is unknown, so it is what the \
                          MUPDATE slave of this host says: {why}"
                     );
-                }),
-            }
-        }
-        self.caught_up().await
-    }
-
-    /// Waits until the master may be asked for another name that the lists do not have. Where too many
-    /// are asked for, the lists catch up instead, which all who wait share: an account that was made a
-    /// moment ago is found by that, and a stranger is not refused without the master's word.
-    async fn waits_for_turn(&self, name: &MailboxName) -> Option<Confirmation> {
-        let (budget, master) = (self.budget.as_ref()?, self.master.as_ref()?);
-        // Then it is the slave who is asked, once for all who wait; or nobody.
-        if master.is_impossible() || master.needs_no_question(name) {
-            return None;
-        }
-        let now = Instant::now();
-        match budget.turn(now) {
-            Some(turn) if turn <= now => None,
-            Some(turn) => {
-                sleep_until(turn).await;
-                None
-            }
-            None => {
-                // Whether they have is seen by another look at them.
-                match &self.slave {
-                    Some(slave) => drop(slave.wait().await),
-                    None => drop(master.caught_up().await),
-                }
-                let why = "more unknown names a second than the MUPDATE master is asked for";
-                Some(Confirmation::Master(Finding::Unsure(why.into())))
+                });
             }
         }
     }
 
-    /// Asks the master for a name that the lists have, if he can be asked just now. Takes up to a
-    /// quarter of a second; unless he says that he does not have it, which is confirmed as any miss.
-    async fn confirm_soon(&self, ask: &Ask, within: Duration) -> Confirmation {
-        let name = &ask.name;
-        let unsure = |why: String| Confirmation::Master(Finding::Unsure(why));
-        let Some(master) = self.master.as_ref().filter(|_| self.ask_master) else {
-            return unsure("there is no connection to the MUPDATE master".into());
-        };
-        // A daemon that has just started waits for its first connection: its list may be some seconds
-        // behind the master, as before the restart.
-        let connecting = master.is_connecting();
-        if let Some(trouble) = master.trouble().filter(|_| !connecting) {
-            return unsure(trouble);
-        }
-        if self.silent().is_some_and(|until| Instant::now() < until) {
-            return unsure("the MUPDATE master did not answer a moment ago".into());
-        }
-        master.is_listed(name);
-        match timeout(within, master.find(name)).await {
-            // The lists have it, so it is no stranger.
-            Ok(Ok(Finding::Absent)) => self.confirm_miss(ask).await,
-            Ok(Ok(finding)) => Confirmation::Master(finding),
-            Ok(Err(Impossible(why))) => unsure(why),
-            Err(_) => {
-                if !connecting {
-                    *self.silent() = Some(Instant::now() + SILENCE);
-                }
-                unsure(format!(
-                    "the MUPDATE master did not answer within {} s",
-                    within.as_secs_f32()
-                ))
-            }
+    async fn find(&self, ask: &Ask, by: Option<Duration>) -> Event {
+        let Some(master) = &self.master else { return Event::Reached };
+        let finding = master.find(&ask.name);
+        match by {
+            None => Event::Found(finding.await),
+            Some(by) => match timeout_at(self.started + by, finding).await {
+                Ok(found) => Event::Found(found),
+                Err(_) => Event::Reached,
+            },
         }
     }
 
-    fn silent(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn find(&self, name: &MailboxName, walks: bool) -> Result<Finding, Impossible> {
-        let Some(master) = &self.master else {
-            return Ok(Finding::Unsure("there is no connection to the MUPDATE master".into()));
-        };
-        let mut finding = master.find(name).await?;
-        if finding == Finding::Absent && master.deleted_lately(name) {
-            sleep(RENAME_GAP).await;
-            finding = master.find(name).await?;
-        }
-        if finding == Finding::Absent && walks {
-            // The master can tell of the name, but of no other one that is like it.
-            if let Err(why) = master.caught_up().await {
-                finding = Finding::Unsure(why);
-            } else if let Some(slave) = &self.slave
-                && let Err(why) = slave.wait().await
-            {
-                finding = Finding::Unsure(why.to_string());
+    /// Waits for the slave, or checks the lists.
+    async fn kick(&self) -> Result<(), Arc<str>> {
+        if let Some(known) = self.lists.as_ref().and_then(Lists::known_complete) {
+            if let Err(why) = &known {
+                self.impossible.call_once(|| warn!("unknown recipients are deferred: {why}"));
             }
+            return known.map_err(Into::into);
         }
-        Ok(finding)
+        match &self.slave {
+            Some(slave) => slave.wait().await,
+            None => Err("there is nobody to ask".into()),
+        }
     }
 
     /// Why the slave of this host, where it is asked in the master's place, does not say that the lists
     /// have caught up, if it does not.
     pub(crate) async fn slave_trouble(&self) -> Option<String> {
         let by_master = || !self.master.as_ref().is_some_and(|master| master.is_impossible());
-        if self.ask_master && by_master() {
+        if matches!(self.via, ConfirmVia::Master { .. }) && by_master() {
             return None;
         }
         self.slave.as_ref()?.wait().await.err().map(|why| why.to_string())
-    }
-
-    async fn caught_up(&self) -> Confirmation {
-        if let Some(known) = self.lists.as_ref().and_then(Lists::known_complete) {
-            if let Err(why) = &known {
-                self.impossible.call_once(|| warn!("unknown recipients are deferred: {why}"));
-            }
-            return Confirmation::Lists(known.map_err(Into::into));
-        }
-        Confirmation::Lists(match &self.slave {
-            Some(slave) => slave.wait().await,
-            None => Err("there is nobody to ask".into()),
-        })
     }
 }
 
@@ -229,9 +155,13 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use tokio::time::{Instant, sleep};
+
     use super::*;
     use crate::master::client::Asking;
-    use crate::routing::confirm::KNOWN_NAME_TIMEOUT;
+    use crate::model::name::MailboxName;
+    use crate::mupdate::Finding;
+    use crate::routing::confirm::{BREAKER_TIME, KNOWN_NAME_TIMEOUT};
     use crate::routing::inquiry::Why;
 
     /// Answers one after the other, the last again and again; never, if there is none.
@@ -242,6 +172,20 @@ mod tests {
         behind: bool,
         trouble: bool,
         connecting: bool,
+    }
+
+    impl MasterView for Fake {
+        fn deleted_lately(&self, _name: &MailboxName) -> bool {
+            self.deleted
+        }
+
+        fn trouble(&self) -> Option<String> {
+            self.trouble.then(|| "down".to_owned())
+        }
+
+        fn is_connecting(&self) -> bool {
+            self.connecting
+        }
     }
 
     impl Master for Fake {
@@ -255,21 +199,9 @@ mod tests {
             Box::pin(async { answer })
         }
 
-        fn deleted_lately(&self, _name: &MailboxName) -> bool {
-            self.deleted
-        }
-
         fn caught_up(&self) -> Asking<'_, Result<(), String>> {
             let caught_up = if self.behind { Err("behind".into()) } else { Ok(()) };
             Box::pin(async { caught_up })
-        }
-
-        fn trouble(&self) -> Option<String> {
-            self.trouble.then(|| "down".to_owned())
-        }
-
-        fn is_connecting(&self) -> bool {
-            self.connecting
         }
     }
 
@@ -448,7 +380,7 @@ mod tests {
             assert_eq!(master.asked.load(Ordering::SeqCst), asked);
         }
         master.answers.lock().unwrap().push(Ok(found()));
-        sleep(SILENCE).await;
+        sleep(BREAKER_TIME).await;
         assert_eq!(confirmer.confirm(&changed(name())).await, Confirmation::Master(found()));
     }
 

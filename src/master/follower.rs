@@ -15,6 +15,7 @@ use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::name::MailboxName;
 use crate::replica::store::{Error, ReplicaList, ReplicaWriter};
 use crate::replica::{ReplicaDoubt, ReplicaState, SourceTrust};
+use crate::routing::confirm::master_answers::Followed;
 
 /// Maximum number of inputs that wait for the writer; each has at most a thousand events.
 const MAX_QUEUED: usize = 64;
@@ -101,9 +102,9 @@ impl ReplicaFollower {
         !matches!(self.list.lookup(name), Lookup::Absent) || self.state.recently_deleted(name)
     }
 
-    /// As [`FollowerState::doubts_absent`].
-    pub(super) fn doubts_absent(&self, asker_up: Option<Duration>) -> Option<ReplicaDoubt> {
-        self.state.doubts_absent(asker_up)
+    /// The stream beside a connection for FINDs that is up since `asker_up`.
+    pub(super) fn followed(&self, asker_up: Option<Duration>) -> Followed<ReplicaDoubt> {
+        Followed { server: self.link().server, doubt: self.state.doubts_absent(asker_up) }
     }
 
     /// Waits for a barrier that is requested after this call.

@@ -12,13 +12,10 @@
 //! turn.
 
 pub(crate) mod barrier;
-mod canaries;
 pub mod client;
 pub mod confirmer;
 pub(crate) mod connection;
-pub(crate) mod find_budget;
 mod follower;
-mod negative_cache;
 mod query;
 mod retry;
 mod state;
@@ -33,16 +30,16 @@ mod writer;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use follower::ReplicaFollower;
-use negative_cache::NegativeCache;
 pub use query::{Asker, AskerStatus};
 use upstream::Clock;
 pub use upstream::Upstream;
 pub use visit::Visit;
 
 use crate::config::ReplicaSettings;
-use crate::master::client::{Asking, Impossible, Master};
+use crate::master::client::{Asking, Impossible, Master, MasterView};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::mupdate::{Finding, Need};
+use crate::routing::confirm::master_answers::{AbsenceDoubt, MasterAnswers, weigh_absent};
 
 /// The MUPDATE servers, and the replica if there is one.
 #[derive(Debug)]
@@ -50,8 +47,7 @@ pub struct MasterClient {
     asker: Asker,
     replica: Option<ReplicaFollower>,
     clock: Clock,
-    /// Only where the site wants it: `negative-cache` in `[mupdate]`.
-    absences: Option<Mutex<NegativeCache>>,
+    answers: Mutex<MasterAnswers>,
 }
 
 impl MasterClient {
@@ -63,8 +59,8 @@ impl MasterClient {
     }
 
     fn new(upstream: &Upstream, asker: Asker, replica: Option<ReplicaFollower>) -> Self {
-        let absences = upstream.negative_cache().map(|keep| Mutex::new(NegativeCache::new(keep)));
-        Self { asker, replica, clock: upstream.clock(), absences }
+        let answers = Mutex::new(MasterAnswers::new(upstream.negative_cache()));
+        Self { asker, replica, clock: upstream.clock(), answers }
     }
 
     /// Follows the master into a replica, and asks it for names as well. Must be called within a
@@ -97,35 +93,29 @@ impl MasterClient {
         }
     }
 
-    fn absences(&self) -> Option<MutexGuard<'_, NegativeCache>> {
-        Some(self.absences.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Whether the site lets us say, without asking again, that the master does not have this name.
-    /// Any event of the stream for the name ends that.
-    fn lately_absent(&self, name: &MailboxName) -> bool {
-        let Some((up, _)) = self.absences.as_ref().and_then(|_| self.asker.up()) else {
-            return false;
-        };
-        let kept = self.absences().is_some_and(|kept| kept.has(name, up, self.clock.now()));
-        kept && !self.deleted_lately(name)
+    fn answers(&self) -> MutexGuard<'_, MasterAnswers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the master, unless the site lets us do without.
     async fn finding(&self, name: &MailboxName) -> Result<Finding, Impossible> {
-        if self.lately_absent(name) {
+        if self.needs_no_question(name) {
             return Ok(Finding::Absent);
         }
-        let asked = self.clock.now();
-        let finding = self.asker.find(name).await?;
-        if let Some(mut absences) = self.absences() {
-            match finding {
-                Finding::Absent => absences.put(name, asked, self.clock.now()),
-                Finding::Found(_) => absences.forget(name),
-                Finding::Unsure(_) => {}
+        let (asked, timeout) = (self.clock.now(), self.answers().timeout());
+        let answer = self.asker.find(name, timeout).await;
+        let mut answers = self.answers();
+        match answer {
+            Some(answer) => {
+                let now = self.clock.now();
+                answers.answered(name, answer.as_ref().ok(), asked, now);
+                answer
+            }
+            None => {
+                answers.unanswered();
+                Ok(self.asker.no_answer(timeout))
             }
         }
-        Ok(finding)
     }
 
     async fn ask(&self, name: &MailboxName) -> Result<Finding, Impossible> {
@@ -135,51 +125,31 @@ impl MasterClient {
             return Ok(finding);
         }
         let asked = self.asker.up();
-        let followed = replica.link().server;
-        if let (Some((_, asked)), Some(followed)) = (&asked, followed)
-            && *asked != followed
-        {
-            // What the one has been looked at for says nothing of the other.
-            self.asker.leave();
-            let doubt =
-                format!("the MUPDATE server `{asked}` was asked, and `{followed}` is followed");
-            return Ok(Finding::Unsure(doubt));
-        }
-        let doubt = replica.doubts_absent(asked.map(|(since, _)| since));
-        Ok(doubt.map_or(Finding::Absent, |doubt| Finding::Unsure(doubt.to_string())))
+        let (since, server) = asked.unzip();
+        Ok(match weigh_absent(server.as_deref(), replica.followed(since)) {
+            Ok(()) => Finding::Absent,
+            Err(doubt) => {
+                if let AbsenceDoubt::OtherServer { .. } = doubt {
+                    self.asker.leave();
+                }
+                Finding::Unsure(doubt.to_string())
+            }
+        })
     }
 }
 
-impl Master for MasterClient {
-    fn find<'a>(&'a self, name: &'a MailboxName) -> Asking<'a, Result<Finding, Impossible>> {
-        Box::pin(self.ask(name))
-    }
-
+impl MasterView for MasterClient {
     fn is_listed(&self, name: &MailboxName) {
-        if let Some(mut absences) = self.absences() {
-            absences.forget(name);
-        }
+        self.answers().is_listed(name);
     }
 
     fn needs_no_question(&self, name: &MailboxName) -> bool {
-        self.lately_absent(name)
+        let (up, now) = (self.asker.up().map(|(since, _)| since), self.clock.now());
+        self.answers().is_absent(name, up, || self.deleted_lately(name), now)
     }
 
     fn deleted_lately(&self, name: &MailboxName) -> bool {
         self.replica.as_ref().is_some_and(|replica| replica.deleted_lately(name))
-    }
-
-    fn caught_up(&self) -> Asking<'_, Result<(), String>> {
-        Box::pin(async {
-            match &self.replica {
-                Some(replica) => replica.caught_up().await,
-                None => Ok(()),
-            }
-        })
-    }
-
-    fn servername(&self) -> Option<String> {
-        self.asker.status().server
     }
 
     fn trouble(&self) -> Option<String> {
@@ -195,6 +165,25 @@ impl Master for MasterClient {
 
     fn is_impossible(&self) -> bool {
         self.asker.status().impossible
+    }
+}
+
+impl Master for MasterClient {
+    fn find<'a>(&'a self, name: &'a MailboxName) -> Asking<'a, Result<Finding, Impossible>> {
+        Box::pin(self.ask(name))
+    }
+
+    fn caught_up(&self) -> Asking<'_, Result<(), String>> {
+        Box::pin(async {
+            match &self.replica {
+                Some(replica) => replica.caught_up().await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn servername(&self) -> Option<String> {
+        self.asker.status().server
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {

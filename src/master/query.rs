@@ -1,6 +1,6 @@
 //! Asks the master for names, over one connection that all share.
 
-use std::collections::HashMap;
+use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,31 +9,21 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::canaries::Canaries;
 use super::connection::Connection;
 use super::retry::{Retry, Trouble};
 use super::upstream::{self, PIECE, Upstream};
 use crate::master::client::Impossible;
 use crate::model::name::{KeyGeneration, MailboxName};
-use crate::mupdate::{Failure, FailureKind, Finder, Finding, Need, Session, Ticket};
+use crate::mupdate::{Failure, FailureKind, Finding, Need};
 use crate::replica::generation;
-
-/// Longest wait for an answer, the time to connect included. The mail server's own patience is far
-/// longer, but each of its lookups has a deadline of 5 s here.
-const PATIENCE: Duration = Duration::from_secs(4);
-
-/// The same once nobody got an answer in time, until somebody does: a mail server's lookups queue
-/// behind each other, and strangers must not hold up those who are known.
-const SHORT_PATIENCE: Duration = Duration::from_millis(500);
+use crate::routing::confirm::canaries::Canaries;
+use crate::routing::confirm::find_session::{FindSession, Waiter};
 
 /// Most questions that wait for the task.
 const MOST_WAITING: usize = 4096;
 
 /// So many questions are taken at once.
 const BATCH: usize = 256;
-
-/// A master that seems to have lost its list is looked at again so often.
-const DOUBT_FOR: Duration = Duration::from_secs(10);
 
 type Answer = Result<Finding, Impossible>;
 
@@ -79,8 +69,6 @@ struct Known {
     impossible: bool,
     generation: Option<KeyGeneration>,
     asked: u64,
-    /// The last question had no answer in time.
-    silent: bool,
 }
 
 impl Shared {
@@ -115,7 +103,7 @@ impl Asker {
         Self::with(upstream, Need::Master, Canaries::none())
     }
 
-    fn with(upstream: Arc<Upstream>, need: Need, witnesses: Canaries) -> Self {
+    fn with(upstream: Arc<Upstream>, need: Need, canaries: Canaries) -> Self {
         let (questions, arrivals) = mpsc::channel(MOST_WAITING);
         let shared = Arc::new(Shared::default());
         let run = Run {
@@ -127,46 +115,39 @@ impl Asker {
             need,
             arrivals,
             shared: Arc::clone(&shared),
-            witnesses,
+            canaries,
         };
         let task = tokio::spawn(run.for_ever()).abort_handle();
         Self { questions, shared, upstream, task }
     }
 
-    /// Asks for a name; see [`Master::find`](crate::master::client::Master::find).
-    pub async fn find(&self, name: &MailboxName) -> Answer {
-        let patience = {
-            let mut known = self.shared.lock();
-            known.asked += 1;
-            if known.silent { SHORT_PATIENCE } else { PATIENCE }
-        };
+    /// Asks for a name; see [`Master::find`](crate::master::client::Master::find). `None`: no answer within
+    /// `limit`.
+    pub(super) async fn find(&self, name: &MailboxName, limit: Duration) -> Option<Answer> {
+        self.shared.lock().asked += 1;
         let (answer, answered) = oneshot::channel();
         if self.questions.try_send(Question { name: name.clone(), answer }).is_err() {
-            return self.unsure("too many questions wait for the MUPDATE server");
+            return Some(Ok(self.unsure("too many questions wait for the MUPDATE server")));
         }
-        match timeout(patience, answered).await {
-            Ok(Ok(answer)) => {
-                self.shared.lock().silent = false;
-                answer
-            }
-            Ok(Err(_)) => self.unsure("the MUPDATE server is not asked any more"),
-            Err(_) => {
-                let silence = format!("no answer within {} s", patience.as_secs_f32());
-                let before = {
-                    let mut known = self.shared.lock();
-                    known.silent = true;
-                    known.failure.clone()
-                };
-                self.unsure(&match before {
-                    Some(failure) => format!("{silence}; before that: {failure}"),
-                    None => silence,
-                })
-            }
+        match timeout(limit, answered).await {
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(_)) => Some(Ok(self.unsure("the MUPDATE server is not asked any more"))),
+            Err(_) => None,
         }
     }
 
-    fn unsure(&self, why: &str) -> Answer {
-        Ok(Finding::Unsure(format!("{}: {why}", self.upstream.named())))
+    /// The result where no answer came within `limit`.
+    pub(super) fn no_answer(&self, limit: Duration) -> Finding {
+        let silence = format!("no answer within {} s", limit.as_secs_f32());
+        let before = self.shared.lock().failure.clone();
+        self.unsure(&match before {
+            Some(failure) => format!("{silence}; before that: {failure}"),
+            None => silence,
+        })
+    }
+
+    fn unsure(&self, why: &str) -> Finding {
+        Finding::Unsure(format!("{}: {why}", self.upstream.named()))
     }
 
     /// Since when there is the connection that is there now, and to whom.
@@ -210,7 +191,7 @@ struct Run {
     arrivals: mpsc::Receiver<Question>,
     shared: Arc<Shared>,
     retry: Retry,
-    witnesses: Canaries,
+    canaries: Canaries,
     /// How each server failed last, unless it works.
     failures: Vec<Option<Failure>>,
     /// The one that was tried last.
@@ -220,78 +201,16 @@ struct Run {
     worked: bool,
 }
 
-/// Those who wait for answers.
-#[derive(Default)]
-struct Waiting {
-    /// Whom the answer to a question on its way is for.
-    asked: HashMap<Ticket, Vec<oneshot::Sender<Answer>>>,
-    /// Of each name that has one: who came since, and may not be given that answer.
-    later: HashMap<MailboxName, Vec<oneshot::Sender<Answer>>>,
-}
-
-impl Waiting {
-    fn ask(&mut self, finder: &mut Finder, question: Question, now: Duration) {
-        let Question { name, answer } = question;
-        if answer.is_closed() {
-            return;
-        }
-        match self.later.get_mut(&name) {
-            Some(later) => {
-                if later.len() == later.capacity() {
-                    later.retain(|waits| !waits.is_closed());
-                }
-                later.push(answer);
-            }
-            None => self.send(finder, name, vec![answer], now),
-        }
-    }
-
-    fn send(
-        &mut self,
-        finder: &mut Finder,
-        name: MailboxName,
-        who: Vec<oneshot::Sender<Answer>>,
-        now: Duration,
-    ) {
-        match finder.ask(name.clone(), now) {
-            Ok(ticket) => {
-                self.asked.entry(ticket).or_default().extend(who);
-                self.later.insert(name, Vec::new());
-            }
-            Err(finding) => answer(who, &Ok(finding)),
-        }
-    }
-
-    /// An answer has come.
-    fn answer(
-        &mut self,
-        finder: &mut Finder,
-        (ticket, name): (Ticket, MailboxName),
-        finding: Finding,
-        now: Duration,
-    ) {
-        // Else it was asked for the witnesses.
-        let Some(who) = self.asked.remove(&ticket) else { return };
-        answer(who, &Ok(finding));
-        let mut later = self.later.remove(&name).unwrap_or_default();
-        later.retain(|waits| !waits.is_closed());
-        if !later.is_empty() {
-            self.send(finder, name, later, now);
-        }
-    }
-
-    fn refuse(self, why: &Failure) {
-        let refusal = Ok(refusal(why));
-        for who in self.asked.into_values().chain(self.later.into_values()) {
-            answer(who, &refusal);
-        }
+impl Waiter for oneshot::Sender<Answer> {
+    fn is_gone(&self) -> bool {
+        self.is_closed()
     }
 }
 
-/// Who stopped waiting has met his deadline.
-fn answer(who: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
-    for waits in who {
-        let _ = waits.send(answer.clone());
+/// Answers these; a waiter that is gone has reached its deadline.
+fn answer(waiters: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
+    for waiter in waiters {
+        let _ = waiter.send(answer.clone());
     }
 }
 
@@ -322,11 +241,14 @@ impl Run {
                         known.impossible = false;
                         known.generation = generation.or(known.generation);
                     }
-                    let mut waiting = Waiting::default();
-                    let failure = self.answer(connection, session, &mut waiting).await;
+                    let (timings, canaries) = (self.upstream.timings(), take(&mut self.canaries));
+                    let mut finds = FindSession::new(session, timings, canaries, clock.now());
+                    let failure = self.answer(connection, &mut finds).await;
                     self.shared.lock().up = None;
                     let Some(failure) = failure else { return };
-                    waiting.refuse(&failure);
+                    let (canaries, waiters) = finds.end();
+                    self.canaries = canaries;
+                    answer(waiters, &Ok(refusal(&failure)));
                     failure
                 }
                 Err(failure) => failure,
@@ -391,29 +313,20 @@ impl Run {
     async fn answer(
         &mut self,
         mut connection: Connection,
-        session: Session,
-        waiting: &mut Waiting,
+        finds: &mut FindSession<oneshot::Sender<Answer>>,
     ) -> Option<Failure> {
         let clock = self.upstream.clock();
-        let mut finder = Finder::new(session, self.upstream.timings(), clock.now());
         let mut piece = vec![0; PIECE];
         let mut batch = Vec::new();
-        let mut look_at = Some(clock.now());
         loop {
-            if look_at.is_some_and(|moment| moment <= clock.now()) {
-                self.witnesses.begin();
-                for name in self.witnesses.names() {
-                    // Nobody waits for it; the answer is for the witnesses.
-                    let _ = finder.ask(name, clock.now());
+            let failed = loop {
+                match finds.next(clock.now()) {
+                    Ok(Some((waiters, finding))) => answer(waiters, &Ok(finding)),
+                    Ok(None) => break None,
+                    Err(failure) => break Some(failure),
                 }
-                look_at = None;
-            }
-            let failed = self.take_answers(&mut finder, waiting);
-            look_at = match self.witnesses.doubt() {
-                Some(_) => look_at.or(Some(clock.now() + DOUBT_FOR)),
-                None => None,
             };
-            let output = std::mem::take(finder.output());
+            let output = take(finds.output());
             if let Err(failure) = upstream::send(&mut connection, &output).await {
                 return Some(failure);
             }
@@ -424,12 +337,11 @@ impl Run {
                 // What has come counts before a deadline, and that before a flood of questions.
                 biased;
                 read = connection.read(&mut piece) => match read {
-                    Ok(0) => finder.closed(),
-                    Ok(read) => finder.receive(upstream::bytes(&piece, read), clock.now()),
+                    Ok(0) => finds.closed(),
+                    Ok(read) => finds.receive(upstream::bytes(&piece, read), clock.now()),
                     Err(error) => return Some(Failure::Network(error.to_string())),
                 },
-                () = clock.reach(finder.deadline()) => finder.tick(clock.now()),
-                () = clock.reach(look_at) => {}
+                () = clock.reach(finds.deadline()) => finds.tick(clock.now()),
                 () = self.shared.leave.notified() => {
                     let why = "the stream of changes comes from another server";
                     return Some(Failure::Network(why.into()));
@@ -438,28 +350,10 @@ impl Run {
                     if taken == 0 {
                         return None;
                     }
-                    for question in batch.drain(..) {
-                        waiting.ask(&mut finder, question, clock.now());
+                    for Question { name, answer } in batch.drain(..) {
+                        finds.ask(name, answer, clock.now());
                     }
                 }
-            }
-        }
-    }
-
-    fn take_answers(&mut self, finder: &mut Finder, waiting: &mut Waiting) -> Option<Failure> {
-        let now = self.upstream.clock().now();
-        loop {
-            match finder.next() {
-                Ok(Some((ticket, name, finding))) => {
-                    self.witnesses.heard(&name, &finding);
-                    let finding = match (finding, self.witnesses.doubt()) {
-                        (Finding::Absent, Some(doubt)) => Finding::Unsure(doubt),
-                        (finding, _) => finding,
-                    };
-                    waiting.answer(finder, (ticket, name), finding, now);
-                }
-                Ok(None) => return None,
-                Err(failure) => return Some(failure),
             }
         }
     }

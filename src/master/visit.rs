@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::connection::Connection;
 use super::upstream::{self, PIECE, Upstream};
-use crate::master::client::{Asking, Impossible, Master};
+use crate::master::client::{Asking, Impossible, Master, MasterView};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
 use crate::mupdate::{Failure, FailureKind, Finder, Finding, Listed, Need, Session, family};
@@ -153,6 +153,16 @@ impl Visit {
     }
 }
 
+impl MasterView for Visit {
+    fn trouble(&self) -> Option<String> {
+        self.known().failure.as_ref().map(ToString::to_string)
+    }
+
+    fn is_impossible(&self) -> bool {
+        self.known().failure.as_ref().is_some_and(|f| f.kind() == FailureKind::Config)
+    }
+}
+
 impl Master for Visit {
     fn find<'a>(&'a self, name: &'a MailboxName) -> Asking<'a, Result<Finding, Impossible>> {
         Box::pin(self.ask(name))
@@ -160,14 +170,6 @@ impl Master for Visit {
 
     fn servername(&self) -> Option<String> {
         self.known().server.clone()
-    }
-
-    fn trouble(&self) -> Option<String> {
-        self.known().failure.as_ref().map(ToString::to_string)
-    }
-
-    fn is_impossible(&self) -> bool {
-        self.known().failure.as_ref().is_some_and(|f| f.kind() == FailureKind::Config)
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {

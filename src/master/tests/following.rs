@@ -11,6 +11,7 @@ use crate::mupdate::Event;
 use crate::replica::store::{Error, accept};
 use crate::replica::writer_logic::StreamInput;
 use crate::replica::{ReplicaMeta, ReplicaState};
+use crate::routing::confirm::master_answers::weigh_absent;
 
 const NAMES: usize = 300;
 
@@ -213,9 +214,10 @@ async fn a_master_that_comes_back_empty_is_believed_of_nobody() {
 async fn an_absent_is_believed_only_if_the_stream_has_caught_up_since_the_connection_was_made() {
     let (_master, _dir, murder) = a_murder().await;
     let (replica, (up, _)) = (replica(&murder), murder.asker().up().unwrap());
-    assert_eq!(replica.doubts_absent(Some(up)), None);
+    let weigh = |up: Option<Duration>| weigh_absent(Some("mu.example.org"), replica.followed(up));
+    assert_eq!(weigh(Some(up)), Ok(()));
     for up in [None, Some(up + PATIENCE)] {
-        assert!(replica.doubts_absent(up).unwrap().to_string().contains("has not caught up"));
+        assert!(weigh(up).unwrap_err().to_string().contains("has not caught up"));
     }
 }
 

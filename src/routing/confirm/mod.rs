@@ -1,5 +1,13 @@
 //! How misses are confirmed.
 
+pub mod canaries;
+pub mod find_budget;
+pub mod find_session;
+pub mod kick_queue;
+pub mod master_answers;
+pub mod negative_cache;
+pub mod question;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +15,27 @@ use crate::routing::evidence::Evidence;
 
 /// Longest wait for a record that changed recently to be confirmed: an existing recipient is not held up.
 pub const KNOWN_NAME_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Time between the two FINDs for a name that was deleted recently. A rename is two messages of the master,
+/// which follow each other within milliseconds as a rule.
+pub const RENAME_GAP: Duration = Duration::from_secs(1);
+
+/// How long the circuit breaker stays open: no known name is confirmed after the master did not answer
+/// within [`KNOWN_NAME_TIMEOUT`], since a mail server's lookups queue behind each other.
+pub const BREAKER_TIME: Duration = Duration::from_secs(5);
+
+/// Longest wait for the answer to a FIND, the time to connect included. The mail server's own timeout is
+/// far longer, but each of its lookups has a deadline of 5 s here.
+pub const FIND_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Longest wait for the answer to a FIND after one had no answer in time, until one has.
+pub const SHORT_FIND_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Time between two checks of a master that seems to have lost its list.
+pub const DOUBT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Least time between the beginnings of two kicks, where strangers choose how many there are.
+pub const KICK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Longest wait for the answer to a kick. The mail server's own timeout is far longer, but Postfix' queue
 /// manager resolves one recipient at a time and waits for each.

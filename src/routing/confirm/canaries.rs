@@ -10,7 +10,7 @@ const MOST: usize = 16;
 /// Some names that were found, asked for again on the next connection, and later if too few of them
 /// were found there.
 #[derive(Debug)]
-pub(crate) struct Canaries {
+pub struct Canaries {
     most: usize,
     names: Vec<MailboxName>,
     /// Those of them of which nothing was heard since.
@@ -27,23 +27,23 @@ impl Default for Canaries {
 
 impl Canaries {
     /// Remembers nothing, and doubts nothing.
-    pub(crate) fn none() -> Self {
+    pub fn none() -> Self {
         Self { most: 0, names: Vec::new(), open: Vec::new(), missing: 0, next: 0 }
     }
 
     /// All have to be heard again.
-    pub(crate) fn begin(&mut self) {
+    pub fn begin(&mut self) {
         self.open.clone_from(&self.names);
         self.missing = 0;
     }
 
     /// The names to ask for.
-    pub(crate) fn names(&self) -> Vec<MailboxName> {
+    pub fn names(&self) -> Vec<MailboxName> {
         self.open.clone()
     }
 
     /// What was answered for a name.
-    pub(crate) fn heard(&mut self, name: &MailboxName, finding: &Finding) {
+    pub fn heard(&mut self, name: &MailboxName, finding: &Finding) {
         let was_open = self.open.iter().position(|open| open == name);
         match finding {
             Finding::Found(_) => {
@@ -79,7 +79,7 @@ impl Canaries {
     }
 
     /// Why "absent" is not believed, if it is not.
-    pub(crate) fn doubt(&self) -> Option<String> {
+    pub fn doubt(&self) -> Option<String> {
         let (missing, open, all) = (self.missing, self.open.len(), self.names.len());
         if open > 0 {
             return Some("it is still open whether the MUPDATE master has kept its list".into());

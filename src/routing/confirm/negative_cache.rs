@@ -10,7 +10,7 @@ const ROOM: usize = 10_000;
 
 /// Names that the master was asked for in vain, each for a short while from the question on.
 #[derive(Debug)]
-pub(super) struct NegativeCache {
+pub struct NegativeCache {
     keep: Duration,
     /// When each was asked for.
     asked: HashMap<MailboxName, Duration>,
@@ -18,12 +18,12 @@ pub(super) struct NegativeCache {
 
 impl NegativeCache {
     /// Remembers a name for so long.
-    pub(super) fn new(keep: Duration) -> Self {
+    pub fn new(keep: Duration) -> Self {
         Self { keep, asked: HashMap::new() }
     }
 
     /// The master, who was asked at this moment, does not have the name.
-    pub(super) fn put(&mut self, name: &MailboxName, asked: Duration, now: Duration) {
+    pub fn put(&mut self, name: &MailboxName, asked: Duration, now: Duration) {
         if self.asked.len() >= ROOM {
             let keep = self.keep;
             self.asked.retain(|_, asked| now.saturating_sub(*asked) < keep);
@@ -34,13 +34,13 @@ impl NegativeCache {
     }
 
     /// Something happened to the name.
-    pub(super) fn forget(&mut self, name: &MailboxName) {
+    pub fn forget(&mut self, name: &MailboxName) {
         self.asked.remove(name);
     }
 
     /// Whether the master did not have it a moment ago, when he was asked over the connection that
     /// is up since `up`.
-    pub(super) fn has(&self, name: &MailboxName, up: Duration, now: Duration) -> bool {
+    pub fn has(&self, name: &MailboxName, up: Duration, now: Duration) -> bool {
         let fresh = |asked: &Duration| *asked >= up && now.saturating_sub(*asked) < self.keep;
         self.asked.get(name).is_some_and(fresh)
     }

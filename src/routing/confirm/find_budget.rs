@@ -4,10 +4,7 @@
 //! is told of, so a flood of them would delay those: new accounts would be known late. Pure: the clock
 //! comes in.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-
-use tokio::time::Instant;
 
 /// Questions a second, over a longer time.
 const RATE: u32 = 200;
@@ -18,25 +15,25 @@ const BURST: u32 = 200;
 /// Longest wait for a turn. Whoever asks has a deadline, and the answer takes time as well.
 const WAIT_LIMIT: Duration = Duration::from_secs(1);
 
-/// Turns to ask. Shared by tasks.
+/// Turns to ask.
 #[derive(Debug, Default)]
-pub(crate) struct Budget {
+pub struct FindBudget {
     /// When the next turn is, if nobody ever saved up any.
-    next: Mutex<Option<Instant>>,
+    next: Option<Duration>,
 }
 
-impl Budget {
+impl FindBudget {
     /// The moment of the next turn, which is taken by that. `None`: it is too far away.
-    pub(crate) fn turn(&self, now: Instant) -> Option<Instant> {
+    pub fn turn(&mut self, now: Duration) -> Option<Duration> {
         let interval = Duration::from_secs(1) / RATE;
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let saved = now.checked_sub(interval.saturating_mul(BURST)).unwrap_or(now);
-        let turn = next.map_or(saved, |next| next.max(saved));
-        if turn.saturating_duration_since(now) > WAIT_LIMIT {
+        // Times here are later by what can be saved up, so that none is below zero.
+        let saving = interval.saturating_mul(BURST);
+        let turn = self.next.map_or(now, |next| next.max(now));
+        if turn.saturating_sub(now + saving) > WAIT_LIMIT {
             return None;
         }
-        *next = Some(turn + interval);
-        Some(turn.max(now))
+        self.next = Some(turn + interval);
+        Some(turn.saturating_sub(saving).max(now))
     }
 }
 
@@ -46,8 +43,8 @@ mod tests {
 
     #[test]
     fn flood_gets_its_rate_and_no_more_and_a_few_never_wait() {
-        let budget = Budget::default();
-        let start = Instant::now() + Duration::from_secs(3600);
+        let mut budget = FindBudget::default();
+        let start = Duration::from_secs(3600);
         let (mut turns, mut refused) = (0, 0);
         // 500 a second, for a minute.
         for n in 0..30_000u32 {

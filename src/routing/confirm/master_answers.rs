@@ -1,0 +1,113 @@
+//! What the answers of the master are worth, and how long they are waited for.
+
+use std::time::Duration;
+
+use super::negative_cache::NegativeCache;
+use super::{FIND_TIMEOUT, SHORT_FIND_TIMEOUT};
+use crate::model::name::MailboxName;
+use crate::mupdate::Finding;
+
+/// State that all FINDs of one client share.
+#[derive(Debug, Default)]
+pub struct MasterAnswers {
+    /// Only where the site wants it: `negative-cache` in `[mupdate]`.
+    negative_cache: Option<NegativeCache>,
+    /// The last FIND had no answer in time.
+    silent: bool,
+}
+
+impl MasterAnswers {
+    /// Nothing was asked yet. `keep`: `negative-cache`.
+    pub fn new(keep: Option<Duration>) -> Self {
+        Self { negative_cache: keep.map(NegativeCache::new), silent: false }
+    }
+
+    /// Whether the site lets us say, without asking again, that the master does not have this name. `up`:
+    /// since when the connection is up. Any event of the stream for the name ends that
+    /// (`deleted_recently`).
+    pub fn is_absent(
+        &self,
+        name: &MailboxName,
+        up: Option<Duration>,
+        deleted_recently: impl FnOnce() -> bool,
+        now: Duration,
+    ) -> bool {
+        let (Some(cache), Some(up)) = (&self.negative_cache, up) else { return false };
+        cache.has(name, up, now) && !deleted_recently()
+    }
+
+    /// Longest wait for the answer to a FIND that is sent now. It is short after the last FIND had no
+    /// answer: lookups of a mail server queue behind each other, and strangers must not hold up those
+    /// who are known.
+    pub fn timeout(&self) -> Duration {
+        if self.silent { SHORT_FIND_TIMEOUT } else { FIND_TIMEOUT }
+    }
+
+    /// Takes note of an answer in time to a FIND that was sent at `asked`.
+    pub fn answered(
+        &mut self,
+        name: &MailboxName,
+        finding: Option<&Finding>,
+        asked: Duration,
+        now: Duration,
+    ) {
+        self.silent = false;
+        match (&mut self.negative_cache, finding) {
+            (Some(cache), Some(Finding::Absent)) => cache.put(name, asked, now),
+            (Some(cache), Some(Finding::Found(_))) => cache.forget(name),
+            (Some(_), Some(Finding::Unsure(_)) | None) | (None, _) => {}
+        }
+    }
+
+    /// Takes note that a FIND had no answer in time.
+    pub fn unanswered(&mut self) {
+        self.silent = true;
+    }
+
+    /// Takes note that a list has this name.
+    pub fn is_listed(&mut self, name: &MailboxName) {
+        if let Some(cache) = &mut self.negative_cache {
+            cache.forget(name);
+        }
+    }
+}
+
+/// The replica beside the connection for FINDs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed<D> {
+    /// The server whose stream is followed, as it calls itself.
+    pub server: Option<String>,
+    /// Why the replica does not believe "absent" over that connection, if it does not.
+    pub doubt: Option<D>,
+}
+
+/// Why "absent" is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AbsenceDoubt<D> {
+    /// The stream comes from another server: a check of one list says nothing about the other.
+    #[error("the MUPDATE server `{asked}` was asked, and `{followed}` is followed")]
+    OtherServer {
+        /// The server that was asked.
+        asked: String,
+        /// The server that is followed.
+        followed: String,
+    },
+    /// The replica's own doubt.
+    #[error("{0}")]
+    Replica(D),
+}
+
+/// Weighs "absent" beside a replica. `asked`: the server that the connection for FINDs is to.
+///
+/// # Errors
+///
+/// Why it is not believed.
+pub fn weigh_absent<D>(asked: Option<&str>, followed: Followed<D>) -> Result<(), AbsenceDoubt<D>> {
+    match (asked, followed.server, followed.doubt) {
+        (Some(asked), Some(followed), _) if asked != followed => {
+            Err(AbsenceDoubt::OtherServer { asked: asked.to_owned(), followed })
+        }
+        (.., Some(doubt)) => Err(AbsenceDoubt::Replica(doubt)),
+        (.., None) => Ok(()),
+    }
+}

@@ -1,0 +1,315 @@
+//! The confirmation of one name, as a state machine.
+//!
+//! | asked about | action |
+//! |---|---|
+//! | a record that changed recently | FIND for at most [`Ask::within`]; without an answer the list's record stands |
+//! | a miss | FIND, within the budget for unknown names; again after [`RENAME_GAP`] if the name was deleted recently |
+//! | a miss that rests on a search | then also a barrier of the replica, and a kick of the slave |
+//! | a miss that the master cannot be asked about | a kick of the slave |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::find_budget::FindBudget;
+use super::{BREAKER_TIME, ConfirmVia, RENAME_GAP};
+use crate::model::name::MailboxName;
+use crate::mupdate::Finding;
+use crate::routing::evidence::Confirmation;
+use crate::routing::inquiry::Ask;
+
+/// The master cannot be asked as things are configured, and waiting does not help: no credentials, no
+/// mechanism that both sides have and the policy allows, or TLS that is required and not offered. The
+/// text says which.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Impossible(pub String);
+
+/// The state of the connection to the master, as far as it matters for a confirmation.
+pub trait MasterView {
+    /// Takes note that a list has this name: a cached absence (`negative-cache`) ends.
+    fn is_listed(&self, _name: &MailboxName) {}
+
+    /// Whether a FIND for this name would be answered from the negative cache.
+    fn needs_no_question(&self, _name: &MailboxName) -> bool {
+        false
+    }
+
+    /// Whether a name that the master does not have was deleted recently, as far as the stream tells. The
+    /// second half of a rename may follow, so the master must be asked twice.
+    fn deleted_lately(&self, _name: &MailboxName) -> bool {
+        false
+    }
+
+    /// Why the master cannot be asked now; `None` if it can.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether the first connection is being made, so that a question waits for it.
+    fn is_connecting(&self) -> bool {
+        false
+    }
+
+    /// Whether the master cannot be asked as things are configured: [`Impossible`].
+    fn is_impossible(&self) -> bool {
+        false
+    }
+}
+
+/// State that all confirmations share.
+#[derive(Debug)]
+pub struct Policy {
+    asks_master: bool,
+    has_slave: bool,
+    /// Limit of FINDs for unknown names; `None`: no limit.
+    budget: Option<FindBudget>,
+    /// The circuit breaker: until this time no known name is confirmed.
+    open_until: Option<Duration>,
+}
+
+/// A name that is being confirmed.
+#[derive(Debug)]
+pub struct Question {
+    ask: Ask,
+    state: State,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    /// A FIND for a known name is on its way.
+    Known { connecting: bool },
+    /// Waits for a turn in the budget.
+    Turn,
+    /// The first FIND of a miss is on its way.
+    First,
+    /// Waits between the two FINDs.
+    Gap,
+    /// The second FIND is on its way.
+    Second,
+    /// The budget is spent: the lists catch up instead.
+    OverBudget,
+    /// The name is absent; the lists must catch up, by a barrier of the replica.
+    Replica,
+    /// The name is absent; the lists must catch up, by a kick of the slave.
+    Slave,
+    /// The slave is asked, since the master cannot be.
+    SlaveInstead,
+}
+
+/// What the driver has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Report [`Event::Reached`] at this time.
+    WaitUntil(Duration),
+    /// Send a FIND and report [`Event::Found`]; but [`Event::Reached`], if there is no answer by this time.
+    Find {
+        /// The time limit.
+        by: Option<Duration>,
+    },
+    /// Wait for a barrier of the replica that is sent from now on and report [`Event::CaughtUp`].
+    CatchUp,
+    /// Wait for a kick of the slave (or a check of the lists) that begins from now on and report
+    /// [`Event::Kicked`].
+    Kick,
+    /// Nothing more: this is the result.
+    Done(Confirmation),
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The time of the last action has come.
+    Reached,
+    /// The master answered, or cannot be asked.
+    Found(Result<Finding, Impossible>),
+    /// The replica has caught up, or why not.
+    CaughtUp(Result<(), String>),
+    /// The slave says that the lists have caught up, or why not.
+    Kicked(Result<(), Arc<str>>),
+}
+
+/// Doubt of a miss without a connection.
+const NO_CONNECTION: &str = "there is no connection to the MUPDATE master";
+
+fn unsure(why: impl Into<String>) -> Action {
+    Action::Done(Confirmation::Master(Finding::Unsure(why.into())))
+}
+
+impl Policy {
+    /// Confirms in this way. `has_budget`: FINDs for unknown names are limited, since strangers choose
+    /// how many there are.
+    pub fn new(via: &ConfirmVia, has_budget: bool) -> Self {
+        let (asks_master, has_slave) = match via {
+            ConfirmVia::List => (false, false),
+            ConfirmVia::Complete | ConfirmVia::Slave(_) => (false, true),
+            ConfirmVia::Master { slave } => (true, slave.is_some()),
+        };
+        let budget = has_budget.then(FindBudget::default);
+        Self { asks_master, has_slave, budget, open_until: None }
+    }
+
+    /// Begins to confirm a name. `master`: `None` if there is no client for the master.
+    pub fn begin(
+        &mut self,
+        ask: Ask,
+        master: Option<&dyn MasterView>,
+        now: Duration,
+    ) -> (Question, Action) {
+        let mut question = Question { ask, state: State::First };
+        let action = match question.ask.within {
+            Some(within) => self.begin_known(&mut question, within, master, now),
+            None => self.begin_miss(&mut question, master, now),
+        };
+        (question, action)
+    }
+
+    /// A record that changed recently. Never delays an existing recipient for long.
+    fn begin_known(
+        &mut self,
+        question: &mut Question,
+        within: Duration,
+        master: Option<&dyn MasterView>,
+        now: Duration,
+    ) -> Action {
+        let Some(master) = master.filter(|_| self.asks_master) else {
+            return unsure(NO_CONNECTION);
+        };
+        // A daemon that has just started waits for its first connection: its list may be some seconds
+        // behind the master, as before the restart.
+        let connecting = master.is_connecting();
+        if let Some(trouble) = master.trouble().filter(|_| !connecting) {
+            return unsure(trouble);
+        }
+        if self.open_until.is_some_and(|until| now < until) {
+            return unsure("the MUPDATE master did not answer recently");
+        }
+        master.is_listed(&question.ask.name);
+        question.state = State::Known { connecting };
+        Action::Find { by: Some(now + within) }
+    }
+
+    /// Where too many unknown names are asked for, the lists catch up instead, which all that wait share:
+    /// an account that was just created is found by that, and a stranger is not refused without the
+    /// master's word.
+    fn begin_miss(
+        &mut self,
+        question: &mut Question,
+        master: Option<&dyn MasterView>,
+        now: Duration,
+    ) -> Action {
+        if !self.asks_master {
+            return self.ask_slave(question);
+        }
+        let Some(master) = master else { return unsure(NO_CONNECTION) };
+        let Some(budget) = &mut self.budget else { return Action::Find { by: None } };
+        // Then the slave is asked, once for all that wait; or nobody.
+        if master.is_impossible() || master.needs_no_question(&question.ask.name) {
+            return Action::Find { by: None };
+        }
+        match budget.turn(now) {
+            Some(turn) if turn <= now => Action::Find { by: None },
+            Some(turn) => {
+                question.state = State::Turn;
+                Action::WaitUntil(turn)
+            }
+            None => {
+                question.state = State::OverBudget;
+                if self.has_slave { Action::Kick } else { Action::CatchUp }
+            }
+        }
+    }
+
+    /// Goes on after something happened.
+    pub fn event(
+        &mut self,
+        question: &mut Question,
+        event: Event,
+        master: Option<&dyn MasterView>,
+        now: Duration,
+    ) -> Action {
+        match (&question.state, event) {
+            (State::Known { .. }, Event::Found(Ok(Finding::Absent))) => {
+                // The lists have it, so it is no stranger: no budget.
+                question.state = State::First;
+                Action::Find { by: None }
+            }
+            (State::Known { .. }, Event::Found(Ok(finding))) => {
+                Action::Done(Confirmation::Master(finding))
+            }
+            (State::Known { .. }, Event::Found(Err(Impossible(why)))) => unsure(why),
+            (State::Known { connecting }, Event::Reached) => {
+                if !connecting {
+                    // Lookups of a mail server queue behind each other.
+                    self.open_until = Some(now + BREAKER_TIME);
+                }
+                let within = question.ask.within.unwrap_or_default().as_secs_f32();
+                unsure(format!("the MUPDATE master did not answer within {within} s"))
+            }
+            (State::Turn, Event::Reached) => {
+                question.state = State::First;
+                Action::Find { by: None }
+            }
+            (State::First, Event::Found(Ok(Finding::Absent)))
+                if master.is_some_and(|master| master.deleted_lately(&question.ask.name)) =>
+            {
+                question.state = State::Gap;
+                Action::WaitUntil(now + RENAME_GAP)
+            }
+            (State::Gap, Event::Reached) => {
+                question.state = State::Second;
+                Action::Find { by: None }
+            }
+            (State::First | State::Second, Event::Found(Ok(Finding::Absent)))
+                if question.ask.searches =>
+            {
+                // The master can tell of the name, but of no similar one.
+                question.state = State::Replica;
+                Action::CatchUp
+            }
+            (State::First | State::Second, Event::Found(Ok(finding))) => {
+                Action::Done(Confirmation::Master(finding))
+            }
+            (State::First | State::Second, Event::Found(Err(Impossible(why)))) => {
+                if self.has_slave { self.ask_slave(question) } else { unsure(why) }
+            }
+            // Whether the lists have the name now is seen by another look at them.
+            (State::OverBudget, Event::CaughtUp(_) | Event::Kicked(_)) => {
+                unsure("more unknown names a second than the MUPDATE master is asked for")
+            }
+            (State::Replica, Event::CaughtUp(Err(why))) => unsure(why),
+            (State::Replica, Event::CaughtUp(Ok(()))) if self.has_slave => {
+                question.state = State::Slave;
+                Action::Kick
+            }
+            (State::Slave, Event::Kicked(Err(why))) => unsure(why.to_string()),
+            (State::Replica, Event::CaughtUp(Ok(()))) | (State::Slave, Event::Kicked(Ok(()))) => {
+                Action::Done(Confirmation::Master(Finding::Absent))
+            }
+            (State::SlaveInstead, Event::Kicked(kicked)) => {
+                Action::Done(Confirmation::Lists(kicked))
+            }
+            (_, Event::Reached) => unsure("the MUPDATE master did not answer in time"),
+            (state, event) => unsure(format!("murder-route failed inside: {event:?} in {state:?}")),
+        }
+    }
+
+    fn ask_slave(&self, question: &mut Question) -> Action {
+        if !self.has_slave {
+            return Action::Done(Confirmation::Lists(Err("there is nobody to ask".into())));
+        }
+        question.state = State::SlaveInstead;
+        Action::Kick
+    }
+}
+
+impl Question {
+    /// The name.
+    pub fn name(&self) -> &MailboxName {
+        &self.ask.name
+    }
+
+    /// What was asked for.
+    pub fn into_ask(self) -> Ask {
+        self.ask
+    }
+}
