@@ -1,12 +1,11 @@
-//! Our side: what `follow` and `master::confirmer` do with their tasks, thread and sockets, as one
-//! loop over a clock that is told. All that decides is the crate's: the protocol, the replica's
-//! logic, the router over the lists with what was found out.
+//! The daemon: stream, FINDs, replica and confirmations as one loop over a clock that is told. All that
+//! decides is the crate's: the protocol, the replica's logic, the [`Inquiry`], the [`Policy`] of
+//! confirmations and the worth of the [`MasterAnswers`]. This file only carries out.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use murder_route::address::{Release, Rules};
@@ -16,38 +15,31 @@ use murder_route::model::domains::Domains;
 use murder_route::model::list::{Lookup, MailboxList};
 use murder_route::model::name::MailboxName;
 use murder_route::model::record::{Record, State};
-use murder_route::mupdate::{Event, Failure, Finder, Finding, Stream, Ticket};
+use murder_route::mupdate::{Event, Failure, Finding, Stream};
 use murder_route::replica::writer_logic::{CommittedMeta, Now, Publish, StreamInput};
 use murder_route::replica::{
     HeldBack, ReplicaDoubt, ReplicaMeta, ReplicaSource, ReplicaState, SourceTrust, SyncReport,
 };
 use murder_route::resolver::Resolver;
-use murder_route::routing::confirm::{ConfirmVia, KNOWN_NAME_TIMEOUT};
+use murder_route::routing::confirm::ConfirmVia;
+use murder_route::routing::confirm::find_session::{FindSession, Waiter};
+use murder_route::routing::confirm::master_answers::{Followed, MasterAnswers, weigh_absent};
+use murder_route::routing::confirm::question::{self, Action, MasterView, Policy};
 use murder_route::routing::evidence::Confirmation;
-use murder_route::routing::inquiry::{Ask, Inquiry, Step, Why};
+use murder_route::routing::inquiry::{Inquiry, Step};
 use murder_route::routing::route::{Decision, Route};
 use murder_route::routing::router::Router;
 
 use crate::link::Link;
 use crate::network::{Line, Network, Piece};
 use crate::random::Random;
-use crate::schedule::Name;
+use crate::schedule::{Name, Schedule};
+use crate::slave::Slave;
 use crate::store::Store;
 use crate::writer::Writer;
 
 /// How long a loss waits for its confirmation.
 pub(crate) const ACCEPT_AFTER: Duration = Duration::from_secs(60);
-
-/// Longest wait for the answer to a question (`master::query`).
-const PATIENCE: Duration = Duration::from_secs(4);
-
-/// How long the answer for somebody whom the replica has waits for the master, and how long the
-/// master is not asked for such once he did not answer (`master::confirmer`).
-pub(crate) const SOON: Duration = KNOWN_NAME_TIMEOUT;
-const SILENCE: Duration = Duration::from_secs(5);
-
-/// Between the two questions for a name that was deleted a moment ago (`master::confirmer`).
-const RENAME_GAP: Duration = Duration::from_secs(1);
 
 /// What the clock on the wall says that was set this many seconds wrong.
 fn clock(now: Duration, wrong: i64) -> SystemTime {
@@ -187,11 +179,19 @@ pub(crate) struct Answered {
     pub(crate) known: bool,
     /// Whether the name had changed a moment before it was asked for, and the master could be asked.
     pub(crate) to_ask_again: bool,
-    /// Whether he was, and did not answer.
+    /// Whether the master was asked for it, and did not answer.
     pub(crate) gave_up: bool,
+    /// Whether the negative cache was used.
+    pub(crate) cached: bool,
+    /// When the master last left a known name unanswered, before this answer.
+    pub(crate) known_unanswered: Option<Duration>,
+    /// When a FIND was last given up, before this answer, and when the last one was answered.
+    pub(crate) silent: Option<Duration>,
+    pub(crate) heard: Option<Duration>,
 }
 
 struct Question {
+    id: u64,
     name: Name,
     since: Duration,
     inquiry: Inquiry<'static>,
@@ -199,23 +199,37 @@ struct Question {
     known: bool,
     to_ask_again: bool,
     gave_up: bool,
-    /// What is being found out.
-    ask: Option<Ask>,
-    /// Whether the replica has it, so that nobody waits for long.
-    soon: bool,
-    state: Asking,
+    cached: bool,
+    /// The confirmation that is under way.
+    open: Option<question::Question>,
+    waits: Waits,
 }
 
-enum Asking {
-    Asked {
-        ticket: Ticket,
-        at: Duration,
-        again: bool,
+#[derive(Clone)]
+enum Waits {
+    Until(Duration),
+    Find {
+        #[expect(dead_code, reason = "dropped when nobody waits any more")]
+        alive: Arc<()>,
+        sent: Duration,
+        /// The time limit of the FIND.
+        limit: Duration,
+        /// That of the confirmation.
+        by: Option<Duration>,
     },
-    /// Before the second question.
-    Waits {
-        until: Duration,
-    },
+}
+
+/// Which question waits for the answer to a FIND.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    id: u64,
+    alive: Weak<()>,
+}
+
+impl Waiter for Waiting {
+    fn is_gone(&self) -> bool {
+        self.alive.strong_count() == 0
+    }
 }
 
 /// The process.
@@ -225,21 +239,57 @@ pub(crate) struct Daemon {
     random: Random,
     stream: Link<Stream>,
     told_of: bool,
-    asker: Link<Finder>,
+    /// The server that is followed.
+    followed: Option<String>,
+    asker: Link<FindSession<Waiting>>,
+    asker_failure: Option<String>,
+    /// FINDs that wait for the connection.
+    queued: Vec<(MailboxName, Waiting)>,
     pub(crate) writer: Writer,
     questions: Vec<Question>,
+    asked: u64,
     answers: Vec<Answered>,
-    /// Until when the master is not asked for whom the replica has.
-    silent: Duration,
+    policy: Policy,
+    worth: Arc<Mutex<MasterAnswers>>,
+    known_unanswered: Option<Duration>,
+    silent: Option<Duration>,
+    heard: Option<Duration>,
+    /// FINDs that had more than one waiter.
+    pub(crate) shared_finds: u64,
 }
 
-impl Question {
-    fn name(&self) -> MailboxName {
-        self.ask.as_ref().unwrap().name.clone()
+/// The master, as the policy sees it.
+struct View {
+    shared: Arc<Shared>,
+    worth: Arc<Mutex<MasterAnswers>>,
+    up: Option<Duration>,
+    failure: Option<String>,
+    now: Duration,
+}
+
+impl MasterView for View {
+    fn is_listed(&self, name: &MailboxName) {
+        self.worth.lock().unwrap().is_listed(name);
     }
 
-    fn patience(&self) -> Duration {
-        if self.soon { SOON } else { PATIENCE }
+    fn needs_no_question(&self, name: &MailboxName) -> bool {
+        let deleted = || self.deleted_lately(name);
+        self.worth.lock().unwrap().is_absent(name, self.up, deleted, self.now)
+    }
+
+    /// As `master::Replica::deleted_lately`.
+    fn deleted_lately(&self, name: &MailboxName) -> bool {
+        !matches!(self.shared.lookup(name), Lookup::Absent)
+            || self.shared.standing().lately_deleted(name, self.now)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let none = || "there is no connection to the MUPDATE server".to_owned();
+        self.up.is_none().then(|| self.failure.clone().unwrap_or_else(none))
+    }
+
+    fn is_connecting(&self) -> bool {
+        self.up.is_none() && self.failure.is_none()
     }
 }
 
@@ -247,7 +297,8 @@ impl Daemon {
     /// The process starts, on what the last one left.
     pub(crate) fn new(
         store: &Arc<Mutex<Store>>,
-        sasl: bool,
+        schedule: &Schedule,
+        slave: Option<&Arc<Slave>>,
         disk: u64,
         random: Random,
         now: Duration,
@@ -274,11 +325,20 @@ impl Daemon {
             older: Vec::new(),
             backends: Backends::default(),
         };
+        let replica = Source::Replica(ReplicaSource { list, trust });
+        let mut sources = vec![replica];
+        if let Some(slave) = slave {
+            let (list, trust): (Arc<dyn MailboxList>, Arc<dyn SourceTrust>) =
+                (slave.clone(), slave.clone());
+            let at = usize::from(!slave.is_first());
+            sources.insert(at, Source::Replica(ReplicaSource { list, trust }));
+        }
+        let via = ConfirmVia::Master { slave: None };
         let resolver = Resolver {
             router,
             maps: Default::default(),
-            lists: Lists::new(vec![Source::Replica(ReplicaSource { list, trust })]),
-            proof: ConfirmVia::Master { slave: None },
+            lists: Lists::new(sources),
+            proof: via.clone(),
             vital: Default::default(),
             accept_after: ACCEPT_AFTER,
         };
@@ -286,13 +346,22 @@ impl Daemon {
             shared,
             resolver,
             random,
-            stream: Link::new(sasl, now),
+            stream: Link::new(schedule.login, now),
             told_of: false,
-            asker: Link::new(sasl, now),
+            followed: None,
+            asker: Link::new(schedule.login, now),
+            asker_failure: None,
+            queued: Vec::new(),
             writer: Writer::new(committed.about, disk, now),
             questions: Vec::new(),
+            asked: 0,
             answers: Vec::new(),
-            silent: Duration::ZERO,
+            policy: Policy::new(&via, true),
+            worth: Arc::new(Mutex::new(MasterAnswers::new(schedule.negative_cache()))),
+            known_unanswered: None,
+            silent: None,
+            heard: None,
+            shared_finds: 0,
         }
     }
 
@@ -311,9 +380,9 @@ impl Daemon {
 
     /// When there is something to do.
     pub(crate) fn next(&self) -> Option<Duration> {
-        let questions = self.questions.iter().map(|question| match question.state {
-            Asking::Asked { at, .. } => at + question.patience(),
-            Asking::Waits { until } => until,
+        let questions = self.questions.iter().map(|question| match &question.waits {
+            Waits::Find { limit, by, .. } => by.map_or(*limit, |by| by.min(*limit)),
+            Waits::Until(until) => *until,
         });
         let others = [self.stream.next(), self.asker.next(), self.writer.next()];
         questions.chain(others.into_iter().flatten()).min()
@@ -361,6 +430,7 @@ impl Daemon {
 
     fn stream_is_gone(&mut self, now: Duration) {
         self.shared.standing().lost(now);
+        self.followed = None;
         if std::mem::take(&mut self.told_of) {
             self.writer.inputs.push_back(StreamInput::Disconnected);
         }
@@ -375,6 +445,7 @@ impl Daemon {
             if !std::mem::replace(&mut self.told_of, true) {
                 let banner = stream.banner();
                 let (master, release) = (banner.server.clone(), banner.release.clone());
+                self.followed = Some(master.clone());
                 self.writer.inputs.push_back(StreamInput::Connected { master, release });
             }
             failed = loop {
@@ -404,56 +475,105 @@ impl Daemon {
     /// As `master::query`: answers those who wait.
     fn after_asker(&mut self, so_far: Result<(), Failure>, net: &mut Network, now: Duration) {
         let mut failed = so_far.err();
-        let mut answers = HashMap::new();
-        if let Some(finder) = self.asker.talk() {
+        let mut answers = Vec::new();
+        if let Some(finds) = self.asker.talk() {
+            self.asker_failure = None;
+            for (name, waiting) in self.queued.drain(..) {
+                finds.ask(name, waiting, now);
+            }
             failed = loop {
-                match finder.next() {
-                    Ok(Some((ticket, _, finding))) => drop(answers.insert(ticket, finding)),
+                match finds.next(now) {
+                    Ok(Some((waiting, finding))) => {
+                        self.shared_finds += u64::from(waiting.len() > 1);
+                        answers.extend(waiting.into_iter().map(|who| (who, finding.clone())));
+                    }
                     Ok(None) => break failed,
                     Err(failure) => break Some(failure),
                 }
             };
             self.asker.worked();
         }
-        let mut at = 0;
-        while let Some(question) = self.questions.get(at) {
-            match question.state {
-                Asking::Asked { ticket, again, at: asked } if answers.contains_key(&ticket) => {
-                    let question = self.questions.swap_remove(at);
-                    let finding = answers[&ticket].clone();
-                    self.found(question, finding, asked, again, net, now);
-                    // What that put behind is of another ticket.
-                    at = 0;
-                }
-                _ => at += 1,
-            }
-        }
-        if failed.is_some() {
+        if let Some(failure) = &failed {
+            let why = Finding::Unsure(format!("the MUPDATE server cannot be asked: {failure}"));
+            self.asker_failure = Some(failure.to_string());
+            let waiting = self.asker.end().map(|finds| finds.end().1).unwrap_or_default();
+            let queued = self.queued.drain(..).map(|(_, waiting)| waiting);
+            answers.extend(waiting.into_iter().chain(queued).map(|who| (who, why.clone())));
             self.asker.failed(net, &mut self.random, now);
+        }
+        for (waiting, finding) in answers {
+            self.answered(&waiting, finding, net, now);
         }
         self.asker.send(net, now);
     }
 
+    /// As `master::MasterClient`: an answer in time.
+    fn answered(&mut self, waiting: &Waiting, finding: Finding, net: &mut Network, now: Duration) {
+        let at = self.questions.iter().position(|question| question.id == waiting.id);
+        let Some(at) = at.filter(|_| !waiting.is_gone()) else { return };
+        let question = self.questions.swap_remove(at);
+        let Waits::Find { sent, .. } = question.waits else { return };
+        if let Some(open) = &question.open {
+            self.worth.lock().unwrap().answered(open.name(), Some(&finding), sent, now);
+        }
+        self.heard = Some(now);
+        self.found(question, finding, net, now);
+    }
+
+    /// As `master::MasterClient`: what was found is weighed.
+    fn found(
+        &mut self,
+        question: Question,
+        mut finding: Finding,
+        net: &mut Network,
+        now: Duration,
+    ) {
+        if finding == Finding::Absent
+            && let Err(doubt) = weigh_absent(self.asker.server(), self.followed(now))
+        {
+            finding = Finding::Unsure(doubt.to_string());
+        }
+        self.event(question, question::Event::Found(Ok(finding)), net, now);
+    }
+
+    /// As `master::state::FollowerState::doubts_absent`.
+    fn followed(&self, now: Duration) -> Followed<ReplicaDoubt> {
+        let standing = self.shared.standing();
+        let behind = || !standing.has_barrier_since(self.asker.since());
+        let doubt = standing.misses(now).err();
+        let doubt = doubt.or_else(|| behind().then_some(ReplicaDoubt::StreamBehind));
+        Followed { server: self.followed.clone(), doubt }
+    }
+
+    fn view(&self, now: Duration) -> View {
+        let (shared, worth) = (Arc::clone(&self.shared), Arc::clone(&self.worth));
+        let (up, failure) = (self.asker.since(), self.asker_failure.clone());
+        View { shared, worth, up, failure, now }
+    }
+
     /// Questions whose time has come.
     fn hurry(&mut self, net: &mut Network, now: Duration) {
-        let mut at = 0;
-        while let Some(question) = self.questions.get(at) {
-            match question.state {
-                Asking::Asked { at: asked, .. } if asked + question.patience() <= now => {
-                    let question = self.questions.swap_remove(at);
-                    if question.soon {
-                        self.silent = now + SILENCE;
+        loop {
+            let is_due = |question: &Question| match &question.waits {
+                Waits::Find { limit, by, .. } => by.map_or(*limit, |by| by.min(*limit)) <= now,
+                Waits::Until(until) => *until <= now,
+            };
+            let Some(at) = self.questions.iter().position(is_due) else { break };
+            let question = self.questions.swap_remove(at);
+            match question.waits {
+                Waits::Until(_) => self.event(question, question::Event::Reached, net, now),
+                Waits::Find { by: Some(by), .. } if by <= now => {
+                    if !self.view(now).is_connecting() {
+                        self.known_unanswered = Some(now);
                     }
+                    self.event(question, question::Event::Reached, net, now);
+                }
+                Waits::Find { .. } => {
+                    self.worth.lock().unwrap().unanswered();
+                    self.silent = Some(now);
                     let finding = Finding::Unsure("no answer in time".into());
-                    self.learn(question, finding, net, now);
-                    at = 0;
+                    self.event(question, question::Event::Found(Ok(finding)), net, now);
                 }
-                Asking::Waits { until } if until <= now => {
-                    let question = self.questions.swap_remove(at);
-                    self.find(question, true, net, now);
-                    at = 0;
-                }
-                _ => at += 1,
             }
         }
         self.asker.send(net, now);
@@ -463,24 +583,33 @@ impl Daemon {
     pub(crate) fn ask(&mut self, name: Name, net: &mut Network, now: Duration) {
         self.shared.now.store(now.as_millis() as u64, Relaxed);
         let mailbox = MailboxName::new(crate::schedule::text(name)).unwrap();
-        let lately = self.shared.store().changed_lately(&mailbox, now);
-        let known = match self.shared.lookup(&mailbox) {
-            Lookup::Present(record) => record.state == State::Active,
+        // A second list that lags may have the name where the replica has none.
+        let lately = self.shared.store().changed_lately(&mailbox, now)
+            && matches!(self.shared.lookup(&mailbox), Lookup::Present(_));
+        let is_active = |found| match found {
+            Lookup::Present(Record { state, .. }) => state == State::Active,
             _ => false,
         };
+        let known = is_active(self.shared.lookup(&mailbox))
+            && is_active(self.resolver.lists.lookup(&mailbox));
         let evidence = self.resolver.evidence(None).ask_again();
         let recipient = format!("u{name}@example.org");
+        self.asked += 1;
         let question = Question {
-            to_ask_again: lately && self.asker.talk().is_some() && self.silent <= now,
+            id: self.asked,
+            // As documented: not within 5 s after the master left such a question unanswered.
+            to_ask_again: lately
+                && self.asker.talk().is_some()
+                && self.known_unanswered.is_none_or(|at| at + Duration::from_secs(5) <= now),
             gave_up: false,
             known,
-            soon: false,
             name,
             since: now,
             inquiry: Inquiry::new(recipient.as_bytes(), &evidence).into_owned(),
             found: false,
-            ask: None,
-            state: Asking::Waits { until: now },
+            cached: false,
+            open: None,
+            waits: Waits::Until(now),
         };
         self.look(question, net, now);
         self.asker.send(net, now);
@@ -492,12 +621,10 @@ impl Daemon {
             Step::WouldBlock => panic!("a replica never waits"),
             Step::Ask(ask) => {
                 question.found = true;
-                question.soon = ask.why == Why::Changed;
-                question.ask = Some(ask);
-                return match question.soon && self.silent > now {
-                    false => self.find(question, false, net, now),
-                    true => self.learn(question, Finding::Unsure("silent".into()), net, now),
-                };
+                let view = self.view(now);
+                let (open, action) = self.policy.begin(ask, Some(&view), now);
+                question.open = Some(open);
+                return self.act(question, action, net, now);
             }
         };
         let store = self.shared.store();
@@ -514,81 +641,63 @@ impl Daemon {
             known: question.known,
             to_ask_again: question.to_ask_again,
             gave_up: question.gave_up,
+            cached: question.cached,
+            known_unanswered: self.known_unanswered,
+            silent: self.silent,
+            heard: self.heard,
         });
     }
 
-    fn find(&mut self, mut question: Question, again: bool, net: &mut Network, now: Duration) {
-        let asked = match self.asker.talk() {
-            Some(finder) => finder.ask(question.name(), now),
-            None => Err(Finding::Unsure("there is no connection to the MUPDATE master".into())),
-        };
-        match asked {
-            Ok(ticket) => {
-                question.state = Asking::Asked { ticket, at: now, again };
+    fn event(
+        &mut self,
+        mut question: Question,
+        event: question::Event,
+        net: &mut Network,
+        now: Duration,
+    ) {
+        let view = self.view(now);
+        let open = question.open.as_mut().expect("a confirmation is under way");
+        let action = self.policy.event(open, event, Some(&view), now);
+        self.act(question, action, net, now);
+    }
+
+    /// As `master::confirmer` and `master::MasterClient`: carries out.
+    fn act(&mut self, mut question: Question, action: Action, net: &mut Network, now: Duration) {
+        match action {
+            Action::Done(said) => {
+                question.gave_up |= matches!(said, Confirmation::Master(Finding::Unsure(_)));
+                if let Some(open) = question.open.take() {
+                    question.inquiry.learn(open.into_ask(), said, None);
+                }
+                self.look(question, net, now);
+            }
+            Action::WaitUntil(until) => {
+                question.waits = Waits::Until(until);
                 self.questions.push(question);
             }
-            Err(finding) => self.learn(question, finding, net, now),
-        }
-    }
-
-    /// As `master::MasterClient` and `master::confirmer`: what an answer of the master is worth.
-    fn found(
-        &mut self,
-        mut question: Question,
-        mut finding: Finding,
-        asked: Duration,
-        again: bool,
-        net: &mut Network,
-        now: Duration,
-    ) {
-        if finding == Finding::Absent
-            && let Some(doubt) = self.doubts_absent(asked, now)
-        {
-            finding = Finding::Unsure(doubt);
-        }
-        if finding == Finding::Absent && question.soon {
-            question.soon = false;
-            return self.find(question, false, net, now);
-        }
-        let lately = self.deleted_lately(&question.name(), now);
-        if finding == Finding::Absent && !again && lately {
-            question.state = Asking::Waits { until: now + RENAME_GAP };
-            self.questions.push(question);
-            return;
-        }
-        self.learn(question, finding, net, now);
-    }
-
-    fn learn(
-        &mut self,
-        mut question: Question,
-        finding: Finding,
-        net: &mut Network,
-        now: Duration,
-    ) {
-        question.gave_up |= matches!(finding, Finding::Unsure(_));
-        if let Some(mut ask) = question.ask.take() {
-            if !question.soon {
-                ask.within = None;
+            Action::Find { by } => {
+                let name = question.open.as_ref().map(|open| open.name().clone());
+                let name = name.expect("a confirmation is under way");
+                if self.view(now).needs_no_question(&name) {
+                    question.cached = true;
+                    return self.found(question, Finding::Absent, net, now);
+                }
+                let (alive, sent) = (Arc::new(()), now);
+                let limit = now + self.worth.lock().unwrap().timeout();
+                let waiting = Waiting { id: question.id, alive: Arc::downgrade(&alive) };
+                question.waits = Waits::Find { alive, sent, limit, by };
+                self.questions.push(question);
+                if let Some(finds) = self.asker.talk() {
+                    finds.ask(name, waiting, now);
+                } else if self.asker.pauses() {
+                    let why = "there is no connection to the MUPDATE server".to_owned();
+                    self.answered(&waiting, Finding::Unsure(why), net, now);
+                } else {
+                    self.queued.push((name, waiting));
+                }
             }
-            question.inquiry.learn(ask, Confirmation::Master(finding), None);
+            Action::CatchUp | Action::Kick => panic!("neither a search nor so many strangers"),
         }
-        self.look(question, net, now);
-    }
-
-    /// As `master::Replica::deleted_lately`.
-    fn deleted_lately(&self, name: &MailboxName, now: Duration) -> bool {
-        !matches!(self.shared.lookup(name), Lookup::Absent)
-            || self.shared.standing().lately_deleted(name, now)
-    }
-
-    /// As `master::Replica::doubts_absent`.
-    fn doubts_absent(&self, _asked: Duration, now: Duration) -> Option<String> {
-        if let Err(why) = self.shared.standing().misses(now) {
-            return Some(why.to_string());
-        }
-        let behind = !self.shared.standing().has_barrier_since(self.asker.since());
-        behind.then(|| ReplicaDoubt::StreamBehind.to_string())
     }
 }
 

@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use murder_route::mupdate::response::Response;
 use murder_route::mupdate::wire::{Input, MAX_LOGIN_LINE};
-use murder_route::mupdate::{BannerReader, Failure, Finder, Session, Stream, Timings};
+use murder_route::mupdate::{BannerReader, Failure, Session, Stream, Timings};
 #[cfg(feature = "daemon")]
 use murder_route::mupdate::{Credentials, Login, Policy, Step};
 
+use murder_route::routing::confirm::canaries::Canaries;
+use murder_route::routing::confirm::find_session::FindSession;
+
+use crate::daemon::Waiting;
 use crate::network::{End, Line, Network, Piece};
 use crate::random::Random;
 
@@ -51,7 +55,27 @@ macro_rules! talk {
 }
 
 talk!(Stream);
-talk!(Finder);
+
+impl Talk for FindSession<Waiting> {
+    fn begin(session: Session, now: Duration) -> Self {
+        Self::new(session, Timings::default(), Canaries::none(), now)
+    }
+    fn receive(&mut self, bytes: &[u8], now: Duration) {
+        self.receive(bytes, now);
+    }
+    fn closed(&mut self) {
+        self.closed();
+    }
+    fn output(&mut self) -> &mut Vec<u8> {
+        self.output()
+    }
+    fn deadline(&self) -> Option<Duration> {
+        self.deadline()
+    }
+    fn tick(&mut self, now: Duration) {
+        self.tick(now);
+    }
+}
 
 pub(crate) struct Link<T> {
     phase: Phase<T>,
@@ -63,7 +87,7 @@ enum Phase<T> {
     Down { again: Duration },
     Connecting { until: Duration },
     LoggingIn { line: Line, login: LoggingIn },
-    Up { line: Line, since: Duration, talk: T },
+    Up { line: Line, since: Duration, server: String, talk: T },
 }
 
 enum LoggingIn {
@@ -90,6 +114,29 @@ impl<T: Talk> Link<T> {
     pub(crate) fn since(&self) -> Option<Duration> {
         match &self.phase {
             Phase::Up { since, .. } => Some(*since),
+            _ => None,
+        }
+    }
+
+    /// The server that it is to, as that calls itself.
+    pub(crate) fn server(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Up { server, .. } => Some(server),
+            _ => None,
+        }
+    }
+
+    /// Whether it waits before the next attempt.
+    pub(crate) fn pauses(&self) -> bool {
+        matches!(self.phase, Phase::Down { .. })
+    }
+
+    /// Takes what speaks; call [`failed`](Self::failed) next.
+    pub(crate) fn end(&mut self) -> Option<T> {
+        let line = self.line()?;
+        let login = LoggingIn::new(false, Duration::ZERO);
+        match std::mem::replace(&mut self.phase, Phase::LoggingIn { line, login }) {
+            Phase::Up { talk, .. } => Some(talk),
             _ => None,
         }
     }
@@ -188,7 +235,8 @@ impl<T: Talk> Link<T> {
         let Phase::LoggingIn { line, login } = &mut self.phase else { return Ok(()) };
         let line = *line;
         if let Some(session) = login.step(net, line, now)? {
-            self.phase = Phase::Up { line, since: now, talk: T::begin(session, now) };
+            let server = session.banner.server.clone();
+            self.phase = Phase::Up { line, since: now, server, talk: T::begin(session, now) };
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ mod master;
 mod network;
 mod random;
 mod schedule;
+mod slave;
 mod store;
 mod truth;
 mod world;
@@ -49,7 +50,7 @@ const COUNT: u64 = 20_000;
 const LOG: usize = 60;
 
 /// What some schedules must have come by, else they prove nothing.
-const WANTED: [&str; 28] = [
+const WANTED: [&str; 33] = [
     "XFER",
     "backend told the master again",
     "clock set while a list was held back",
@@ -59,6 +60,7 @@ const WANTED: [&str; 28] = [
     "delivered to whom the master has lost",
     "delivered to whom the master was asked for again",
     "delivered to whom the replica did not know",
+    "known recipient not delayed again by a silent master",
     "list held back",
     "list taken over after its confirmation",
     "list taken over after it was accepted",
@@ -73,11 +75,15 @@ const WANTED: [&str; 28] = [
     "our process was killed",
     "our process was killed in the middle of a batch",
     "rename during an outage",
+    "questions shared a FIND",
     "slave promoted",
     "somebody deferred",
     "somebody deferred because the stream took much away",
     "somebody unknown",
     "somebody unknown after two questions",
+    "somebody unknown by the negative cache",
+    "two sources",
+    "unknown recipient not delayed again by a silent master",
 ];
 
 /// Plays a schedule. `Err` says what went wrong.
@@ -131,6 +137,8 @@ fn shrink(schedule: &Schedule, failure: &str) -> Schedule {
         Schedule { fillers: 0, ..small.clone() },
         Schedule { login: false, ..small.clone() },
         Schedule { login: false, fillers: 0, ..small.clone() },
+        Schedule { slave: None, ..small.clone() },
+        Schedule { negative_cache: 0, ..small.clone() },
     ] {
         if fails(&without) {
             small = without;
@@ -142,13 +150,14 @@ fn shrink(schedule: &Schedule, failure: &str) -> Schedule {
 /// What there is to know of a failure.
 fn report(schedule: &Schedule, failure: &str) -> String {
     let small = shrink(schedule, failure);
-    let Schedule { seed, fillers, accounts, login, steps } = &small;
+    let Schedule { seed, fillers, accounts, login, negative_cache, slave, steps } = &small;
     let mut world = World::new(&small, true);
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
     let outcome = outcome.ok().and_then(Result::err).unwrap_or_else(|| failure.to_owned());
     let mut text = format!(
         "{failure}\n\nAll of it: MURDER_ROUTE_SIMULATION_SEED={seed} cargo test --test simulation\n\n\
-         What is left of it ({accounts} accounts, {fillers} fillers, login {login}):\n"
+         What is left of it ({accounts} accounts, {fillers} fillers, login {login}, negative cache \
+         {negative_cache} ms, slave {slave:?}):\n"
     );
     for step in steps {
         text += &format!("  {step}\n");

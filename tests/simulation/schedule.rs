@@ -1,6 +1,7 @@
 //! What happens in a simulation: made of a seed, in steps that can be left out one by one.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::random::Random;
 
@@ -35,6 +36,10 @@ pub(crate) struct Schedule {
     /// Whether connections log in as the daemon does, with SASL. The others go from the banner to
     /// the commands.
     pub(crate) login: bool,
+    /// `negative-cache`, in milliseconds. 0: none.
+    pub(crate) negative_cache: u64,
+    /// A second source: how far it is behind, in milliseconds, and whether it is asked first.
+    pub(crate) slave: Option<(u64, bool)>,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -162,12 +167,20 @@ impl fmt::Display for Step {
 }
 
 impl Schedule {
+    /// The setting `negative-cache`.
+    pub(crate) fn negative_cache(&self) -> Option<Duration> {
+        (self.negative_cache > 0).then(|| Duration::from_millis(self.negative_cache))
+    }
+
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let random = &mut random;
         let fillers = if random.one_in(8) { random.between(108, 140) as usize } else { 0 };
         let accounts = random.below(ACCOUNTS as u64) as usize;
         let login = random.one_in(8);
+        let mut more = Random::new(seed ^ 0x6d);
+        let negative_cache = if more.one_in(4) { more.pick(&[2_000, 5_000, 10_000]) } else { 0 };
+        let slave = more.one_in(4).then(|| (more.pick(&[0, 100, 1_000, 4_000]), more.one_in(2)));
         let mut steps = Vec::new();
         let many = random.between(3, 30);
         // Few kinds of things, and those often, come upon more together than many kinds do.
@@ -181,7 +194,9 @@ impl Schedule {
                 _ => random.between(15_000, 90_000),
             };
             if kinds >> 50 & 3 == 3 && random.one_in(4) {
-                match random.below(8) {
+                match random.below(12) {
+                    8 | 11 => silent(random, names, after, &mut steps),
+                    9 | 10 => again_on_a_slow_line(random, names, after, &mut steps),
                     6 => pushed_again(random, fillers, after, &mut steps),
                     7 => recovered(random, names, after, &mut steps),
                     0 | 1 => reunion(random, names, after, &mut steps),
@@ -207,7 +222,7 @@ impl Schedule {
                 steps.push(Step { after, what });
             }
         }
-        Self { seed, fillers, accounts, login, steps }
+        Self { seed, fillers, accounts, login, negative_cache, slave, steps }
     }
 }
 
@@ -279,6 +294,36 @@ fn left_alone(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>
         after: random.below(100),
         what: What::AskOften { name, times: 10, every: 60 },
     });
+}
+
+/// The master hangs, and a mail server asks for a mailbox that has just been moved, and for strangers.
+fn silent(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>) {
+    let name = random.below(names) as usize;
+    let server = random.below(SERVERS.len() as u64) as usize;
+    steps.push(Step { after, what: What::Move { name, server, gap: 5, fails: false } });
+    let stopped = random.pick(&[5_000, 12_000, 20_000]);
+    steps.push(Step { after: random.between(300, 6_000), what: What::StopMaster { stopped } });
+    let every = random.pick(&[100, 400, 900]);
+    steps.push(Step { after: 5, what: What::AskOften { name, times: 12, every } });
+    let name = STRANGER;
+    steps.push(Step { after: 5, what: What::AskOften { name, times: 12, every: 900 } });
+}
+
+/// A mailbox is taken out and put in again, and answers are slow to arrive.
+fn again_on_a_slow_line(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>) {
+    let name = random.below(names) as usize;
+    let server = random.below(SERVERS.len() as u64) as usize;
+    steps.push(Step { after, what: What::Create { name, server, gap: 0 } });
+    let gap = random.between(500, 850);
+    steps.push(Step { after: random.between(14_000, 25_000), what: What::Again { name, gap } });
+    let times = random.between(5, 12);
+    let what = What::AskOften { name, times, every: random.between(60, 200) };
+    steps.push(Step { after: random.below(100), what });
+    let slow = What::Slowness(random.pick(&[400, 1_500, 4_000]));
+    steps.push(Step { after: random.between(600, 1_400), what: slow });
+    let what = What::AskOften { name, times, every: random.between(60, 200) };
+    steps.push(Step { after: random.below(100), what });
+    steps.push(Step { after: 6_000, what: What::Slowness(5) });
 }
 
 /// A mailbox has just been moved, which the stream has not told yet, when it is taken out and put in

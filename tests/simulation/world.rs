@@ -8,11 +8,12 @@ use std::time::Duration;
 use murder_route::replica::{Fate, Freshness, HeldBack, Mark, Transaction as _};
 use murder_route::routing::router::Decision;
 
-use crate::daemon::{ACCEPT_AFTER, Answered, Daemon, SOON, server};
+use crate::daemon::{ACCEPT_AFTER, Answered, Daemon, server};
 use crate::master::{Entry, List, Master, Sent};
 use crate::network::{End, Line, Network, Piece};
 use crate::random::Random;
 use crate::schedule::{ACCOUNTS, FILLERS, Name, SERVERS, STRANGER, Schedule, What, text};
+use crate::slave::Slave;
 use crate::store::Store;
 use crate::truth::{GAP, Truth};
 
@@ -80,6 +81,7 @@ pub(crate) struct World {
     truths: BTreeMap<Name, Truth>,
     store: Arc<Mutex<Store>>,
     daemon: Option<Daemon>,
+    slave: Option<Arc<Slave>>,
     /// Our disk, in milliseconds.
     disk: u64,
     plans: BTreeMap<(Duration, u64), Plan>,
@@ -119,6 +121,7 @@ impl World {
             truths: BTreeMap::new(),
             store: Arc::default(),
             daemon: None,
+            slave: schedule.slave.map(|(lag, first)| Arc::new(Slave::new(ms(lag), first))),
             disk: 1,
             plans: BTreeMap::new(),
             planned: 0,
@@ -184,6 +187,7 @@ impl World {
             let next = [self.net.next(), self.master.next(), daemon].into_iter().flatten().min();
             let Some(at) = next.filter(|at| *at <= until) else { break };
             self.now = self.now.max(at);
+            self.set_clocks();
             self.review_loss();
             self.master.run(self.now);
             self.pass_on();
@@ -246,6 +250,9 @@ impl World {
         }
         truth.lists(self.now, entry);
         truth.is(self.now, entry);
+        if let Some(slave) = &self.slave {
+            slave.lists(self.now, name, entry);
+        }
     }
 
     /// The master has this list now, and knows nothing of what was before.
@@ -270,6 +277,9 @@ impl World {
             if !self.master.list.contains_key(name) {
                 let truth = self.truths.entry(*name).or_default();
                 truth.lists(self.now, None);
+                if let Some(slave) = &self.slave {
+                    slave.lists(self.now, *name, None);
+                }
                 let told = complete_to.and_then(|to| truth.unchanged(to, self.now));
                 if told.is_none() {
                     self.untold.insert(*name);
@@ -366,9 +376,12 @@ impl World {
 
     fn start(&mut self) {
         let random = Random::new(self.random.next());
-        let (sasl, disk) = (self.schedule.login, self.disk);
-        let wrong = self.wrong;
-        self.daemon = Some(Daemon::new(&self.store, sasl, disk, random, self.now, wrong));
+        let (slave, disk, wrong) = (self.slave.as_ref(), self.disk, self.wrong);
+        if slave.is_some() {
+            self.seen.insert("two sources");
+        }
+        let daemon = Daemon::new(&self.store, &self.schedule, slave, disk, random, self.now, wrong);
+        self.daemon = Some(daemon);
     }
 
     fn kill(&mut self) {
@@ -379,6 +392,12 @@ impl World {
         }
         for line in daemon.lines() {
             self.net.close(line, End::Client, self.now);
+        }
+    }
+
+    fn set_clocks(&self) {
+        if let Some(slave) = &self.slave {
+            slave.set(self.now);
         }
     }
 
@@ -395,6 +414,7 @@ impl World {
     }
 
     fn ask(&mut self, name: Name) {
+        self.set_clocks();
         if let Some(daemon) = &mut self.daemon {
             daemon.ask(name, &mut self.net, self.now);
         }
@@ -661,6 +681,9 @@ impl World {
             self.seen.insert("list held back");
         }
         let Some(daemon) = &mut self.daemon else { return Ok(()) };
+        if daemon.shared_finds > 0 {
+            self.seen.insert("questions shared a FIND");
+        }
         for answered in daemon.answers() {
             self.say(|| {
                 let Answered { name, since, route, .. } = &answered;
@@ -700,6 +723,7 @@ impl World {
     fn judge_one(&mut self, answered: &Answered) -> Result<(), &'static str> {
         let Answered { name, since, route, held_back, complete_to, found, streaming, lost, .. } =
             answered;
+        let cached = &answered.cached;
         let (since, now) = (*since, self.now);
         let fresh = self.is_fresh();
         let truth = self.truths.entry(*name).or_default();
@@ -709,10 +733,16 @@ impl World {
                 if now - since >= Duration::from_secs(1) {
                     self.seen.insert("somebody unknown after two questions");
                 }
-                if !truth.was_absent(since, now) {
+                let mut from = since;
+                if *cached {
+                    // As the site wants it: one of so long ago will do.
+                    from = from.saturating_sub(ms(self.schedule.negative_cache));
+                    self.seen.insert("somebody unknown by the negative cache");
+                }
+                if !truth.was_absent(from, now) {
                     return Err("a mailbox that exists was unknown");
                 }
-                self.unknown.entry(*name).or_default().push((since, now));
+                self.unknown.entry(*name).or_default().push((from, now));
                 if !streaming || complete_to.is_none_or(|complete_to| complete_to + STALE < now) {
                     return Err("a replica that is stale made somebody unknown");
                 }
@@ -746,7 +776,10 @@ impl World {
                 if answered.gave_up {
                     self.seen.insert("delivered although the master did not answer");
                 }
-                let complete_to = since.min(complete_to.unwrap_or_default());
+                let mut complete_to = since.min(complete_to.unwrap_or_default());
+                if let Some(slave) = &self.slave {
+                    complete_to = complete_to.min(slave.as_of());
+                }
                 if !held_back && !truth.was_on(place, complete_to, now) {
                     return Err(
                         "a server that the mailbox had no more when the replica was complete",
@@ -761,17 +794,40 @@ impl World {
             }
             Decision::Refused(_) | Decision::Foreign => return Err("neither refused nor foreign"),
         }
-        if let Some(complete_to) = complete_to
+        let waited = now - since;
+        // A margin, since a record is confirmed once more where the master says that it has none.
+        if answered.known
+            && answered.known_unanswered.is_some_and(|at| at < since && since < at + ms(4_900))
+        {
+            if waited >= ms(250) && answered.gave_up {
+                return Err("a known recipient waited again for a master that was silent");
+            }
+            self.seen.insert("known recipient not delayed again by a silent master");
+        }
+        if let Some(silent) = answered.silent
+            && silent < since
+            && answered.heard.is_none_or(|heard| heard < silent)
+        {
+            if waited > ms(800) {
+                return Err("a recipient waited for long for a master that was silent");
+            }
+            if answered.found && !answered.known {
+                self.seen.insert("unknown recipient not delayed again by a silent master");
+            }
+        }
+        // Of a second list that lags, the record counts that it has.
+        let slave = self.slave.as_ref().map(|slave| slave.as_of());
+        if let Some(complete_to) = complete_to.map(|to| to.min(slave.unwrap_or(to)))
             && !self.untold.contains(name)
             // Those that the master's list lacked meanwhile may be missing, or forgotten by a word.
             && (answered.known
-                || truth.listed_unchanged(since.min(*complete_to), now).is_some())
-            && let Some(entry) = truth.unchanged(since.min(*complete_to), now)
+                || truth.listed_unchanged(since.min(complete_to), now).is_some())
+            && let Some(entry) = truth.unchanged(since.min(complete_to), now)
         {
             if server(route) != Some(SERVERS[entry.server]) {
                 return Err("a recipient that the replica knew was not answered");
             }
-            if answered.known && now > since + SOON {
+            if answered.known && waited > ms(250) {
                 return Err("a recipient that the replica knew had to wait");
             }
         }
@@ -830,6 +886,7 @@ impl World {
         for name in names.clone() {
             self.ask(name);
         }
+        self.judge()?;
         self.advance(self.now + Duration::from_secs(8))?;
         for name in names {
             let Some(answered) = self.last.get(&name) else {

@@ -77,7 +77,6 @@ impl<W: Waiter> FindSession<W> {
     /// # Errors
     ///
     /// The failure of the connection, after all answers.
-    #[expect(clippy::type_complexity, reason = "a list of waiters and their answer")]
     pub fn next(&mut self, now: Duration) -> Result<Option<(Vec<W>, Finding)>, Failure> {
         loop {
             if let Some(ready) = self.ready.pop_front() {
