@@ -1,5 +1,5 @@
-//! A mailbox moves: how long until the daemon's answer says so, against the list that Cyrus' own
-//! slave writes on a frontend.
+//! A mailbox moves: the time until the daemon's answer changes, against the list that Cyrus' own slave
+//! writes on a frontend.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -15,18 +15,18 @@ use crate::mupdate::Connection;
 use crate::table::{Goal, Table};
 use crate::{Done, ensure, replica};
 
-/// Mailboxes that move, and the mean pause between two. Both have rhythms of some seconds, so the
-/// pauses are at random.
+/// Number of mailboxes that move, and the mean pause between two moves. Both sides have periods of some
+/// seconds, so the pauses are random.
 const MOVES: usize = 100;
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// How often is looked.
+/// Interval between two looks.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Longest time for a change to be seen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where they move to.
+/// Server that they move to.
 const SERVER: &str = "127.0.1.99";
 
 /// A mailbox that has moved.
@@ -73,7 +73,7 @@ pub fn measure(site: &Site, written: &str, table: &mut Table) -> Done {
                 one.slave = moved.then(|| one.at.elapsed().as_secs_f64());
             }
             let seen = one.daemon.is_some() && one.slave.is_some();
-            ensure!(seen || waited < PATIENCE, "{}: not seen to move", one.name);
+            ensure!(seen || waited < EVENT_TIMEOUT, "{}: not seen to move", one.name);
         }
         let all_seen = moves.iter().all(|one| one.daemon.is_some() && one.slave.is_some());
         if moves.len() == MOVES && all_seen {

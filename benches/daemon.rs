@@ -1,4 +1,4 @@
-//! The daemon itself: how soon it answers, and what memory it takes.
+//! The daemon itself: its start time and its memory.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,16 +13,16 @@ use crate::sandbox::STATE;
 use crate::table::{Goal, Table, median};
 use crate::{Done, ensure, round_trips, socketmap};
 
-/// Starts.
+/// Number of starts.
 const ROUNDS: usize = 11;
 
-/// Connections and lookups before the memory is looked at, with all of them still open.
+/// Connections and lookups before memory is measured, with all connections still open.
 const CONNECTIONS: usize = 64;
 const LOOKUPS: usize = 200_000;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_murder-route");
 
-/// `murder-route serve` on this socket.
+/// `murder-route serve` at this socket.
 pub fn command(site: &Site, socket: &str) -> Command {
     let mut command = Command::new(PROGRAM);
     command.env_clear().args(["serve", "--imapd-conf", &site.imapd_conf()]);
@@ -51,7 +51,7 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
     memory(site, table)
 }
 
-/// A daemon; ended when dropped.
+/// A daemon, ended on drop.
 struct Daemon(Child);
 
 impl Daemon {
@@ -99,7 +99,7 @@ fn memory(site: &Site, table: &mut Table) -> Done {
     drop(round_trips::connect(&socket)?);
     let questions = socketmap::questions();
     let _open = round_trips::busy(&socket, CONNECTIONS, LOOKUPS / CONNECTIONS, &questions)?;
-    // Not RssShmem: the list lies in a tmpfs, whose pages are counted there when they are mapped.
+    // Not RssShmem: the list is in a tmpfs, whose mapped pages are counted there.
     let own = memory_of(daemon.0.id(), "RssAnon")?;
     table.alone("memory, file pages aside", "MB", own, Goal::Below(16.0));
     table.alone(

@@ -1,9 +1,9 @@
-//! Mail through Postfix into the mailboxes of a real murder's two backends: straight there, by our
-//! map, by our table or by a static one, and through the frontend's lmtpproxyd. How many messages a second, and
-//! what each takes of the processors, if they are small and if they are not.
+//! Mail through Postfix into the mailboxes of the two backends of a real Murder: directly, by our map, by
+//! our table or by a static one, and through the frontend's lmtpproxyd. Measures messages per second and
+//! processor time per message, for small messages and larger ones.
 //!
-//! The ways take turns. A slice begins with the first message to Postfix and ends when the last one
-//! has been delivered.
+//! The ways alternate. A slice begins with the first message to Postfix and ends when the last one has been
+//! delivered.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -23,20 +23,20 @@ use crate::syslog::Syslog;
 use crate::table::{Goal, Table, median, ratio};
 use crate::{Done, daemon, ensure, install, processor, replica, run};
 
-/// Slices of each way, after one to warm up.
+/// Slices of each way, after a warm-up.
 const ROUNDS: usize = 7;
 
-/// Messages of a slice, each from another sender and for one recipient at random.
+/// Messages of a slice, each from another sender and for one random recipient.
 const MESSAGES: usize = 800;
 
-/// Clients that send at a time, with a connection for each message.
+/// Clients that send at once, with one connection per message.
 const CLIENTS: usize = 20;
 
 /// Mailboxes on each backend, `a0` and so on, and `b0` and so on.
 const USERS: usize = 500;
 const NAMES: [&str; 2] = ["a", "b"];
 
-/// How large messages are, and how many lines they have for it.
+/// Sizes of messages, and their numbers of lines.
 const SIZES: [(&str, usize); 2] = [("2 kB", 25), ("30 kB", 390)];
 const LINE: &str =
     "The quick brown fox jumps over the lazy dog, and the dog does not even look.\r\n";
@@ -44,32 +44,32 @@ const LINE: &str =
 /// Our map, our table, lmtpproxyd by TCP and at its socket, and a static table.
 const WAYS: usize = 5;
 
-/// Where our daemon listens.
+/// Socket of our daemon.
 const SOCKET: &str = "/run/murder-route";
 
 /// One of the ways.
 struct Way {
     server: MailServer,
-    /// The process groups of what stands between Postfix and the backends.
+    /// Process groups of the programs between Postfix and the backends.
     between: Vec<u32>,
 }
 
-/// What the slices of a way came to.
+/// Results of the slices of a way.
 struct Slices {
     rates: Vec<f64>,
-    /// Milliseconds of the processors for a message, of everything but the client.
+    /// Milliseconds of processor time per message, of all processes except the client.
     whole: Vec<f64>,
-    /// Microseconds of what stands between.
+    /// Microseconds of processor time per message, of the programs in between.
     part: Vec<f64>,
 }
 
 pub fn measure(table: &mut Table) -> Done {
-    // Another part may have had hosts of the same names.
+    // Another part of the bench may have had hosts with these names.
     for host in ["master", "fe1", "be1", "be2"] {
         let _ = fs::remove_dir_all(format!("{STATE}/{host}"));
     }
-    // As between hosts. In the 64 kB of the loopback a frontend's lmtpd waits for delayed acknowledgements
-    // of what it hands on, and Postfix clears 128 kB of buffers for each session (vstream_tweak_tcp).
+    // As between hosts. With the 64 kB of the loopback interface, a frontend's lmtpd waits for delayed
+    // acknowledgements, and Postfix clears 128 kB of buffers per session (vstream_tweak_tcp).
     run(sandbox::command("busybox").args(["ip", "link", "set", "lo", "mtu", "1500"]))?;
     let syslog = Syslog::listen()?;
     let mut murder = Murder::start(Release::V3_6)?;
@@ -91,7 +91,7 @@ pub fn measure(table: &mut Table) -> Done {
     murder.master.stop()
 }
 
-/// The slices of all ways, with messages of one size.
+/// Measures the slices of all ways, with messages of one size.
 fn compare(
     ways: &[Way; WAYS],
     size: &str,
@@ -101,7 +101,7 @@ fn compare(
 ) -> Done<[Slices; WAYS]> {
     let mut slices = [const { Slices::new() }; WAYS];
     for round in 0..=ROUNDS {
-        // In turning order, so that none always follows the same one.
+        // In rotating order, so that no way always follows the same one.
         for turn in 0..ways.len() {
             let nth = (round + turn) % ways.len();
             let (way, slices) = (&ways[nth], &mut slices[nth]);
@@ -112,7 +112,7 @@ fn compare(
             syslog.wait_sent(*sent)?;
             let seconds = began.elapsed().as_secs_f64();
             let after = way.processor_time()?;
-            // The first is to warm everything up.
+            // The first round is a warm-up.
             if round > 0 {
                 slices.rates.push(MESSAGES as f64 / seconds);
                 slices.whole.push((after.0 - before.0) * 1e3 / MESSAGES as f64);
@@ -152,7 +152,7 @@ fn against(ours: &Slices, [proxy, socket, hash]: [&Slices; 3], what: &str, table
         let what = format!("{what}, processor time of all");
         table.against(what, "ms", times.0, (name, times.1), less, Goal::None);
     }
-    // Ours is too little for the clock of one slice.
+    // Our share is too small for the clock of one slice.
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let (own, theirs) = (mean(&ours.part), mean(&proxy.part));
     let what = format!("{what}, processor time of the daemon");
@@ -168,14 +168,14 @@ impl Slices {
 }
 
 impl Way {
-    /// Seconds so far: of all servers, and of what stands between.
+    /// Seconds so far: of all servers, and of the programs in between.
     fn processor_time(&self) -> Done<(f64, f64)> {
         let between = self.between.iter().map(|group| processor::of_group(*group));
         Ok((processor::of_all_servers()?, between.sum::<Done<f64>>()?))
     }
 }
 
-/// `murder-route serve` beside the frontend, when it has all mailboxes, and none of them is new.
+/// Starts `murder-route serve` beside the frontend, once it has all mailboxes and none of them is new.
 fn start_daemon(frontend: &Host) -> Done<Process> {
     let _ = fs::remove_file(SOCKET);
     let mut command = Command::new(daemon::PROGRAM);
@@ -189,9 +189,9 @@ fn start_daemon(frontend: &Host) -> Done<Process> {
             let mut stream = UnixStream::connect(SOCKET)?;
             let before = asked_again(&mut stream)?;
             let answer = replica::ask(&mut stream, "lmtp", &last)?;
-            // The frontend hears of a mailbox up to 5 s after it was made.
+            // The frontend gets a new mailbox up to 5 s late.
             ensure!(answer.starts_with("OK lmtp:inet:"), "{last}: {answer}");
-            // For a minute the master is asked for it as well, which is no matter of every day.
+            // For a minute the daemon also asks the master about it, which is not the normal case.
             Ok((asked_again(&mut stream)? == before).then_some(()))
         };
         sandbox::poll("the mailboxes to be known and no longer new", 150, is_old)?;
@@ -199,7 +199,7 @@ fn start_daemon(frontend: &Host) -> Done<Process> {
     Ok(serve)
 }
 
-/// How often the daemon has asked the master for a name that has just changed.
+/// Number of names that the daemon has asked the master about because they changed recently.
 fn asked_again(stream: &mut UnixStream) -> Done<u64> {
     let answer = replica::ask(stream, STATUS_MAP, "")?;
     let json = answer.strip_prefix("OK ").ok_or_else(|| format!("status: {answer}"))?;
@@ -208,8 +208,8 @@ fn asked_again(stream: &mut UnixStream) -> Done<u64> {
     Ok(count.ok_or_else(|| format!("no counter: {status}"))?)
 }
 
-/// As a site has each: our map and the static one refuse unknown recipients at RCPT; where the
-/// frontend will see, Postfix takes them all.
+/// As a site has each of them: our map and the static one refuse unknown recipients at RCPT; with
+/// lmtpproxyd, Postfix accepts them all.
 fn start_ways(murder: &Murder, serve: &Process) -> Done<[Way; WAYS]> {
     let softened = format!("{STATE}/delivery-status");
     fs::write(&softened, "/^5\\.1\\.1 (.*)/ 4.1.1 ${1}\n")?;
@@ -254,7 +254,7 @@ fn start_ways(murder: &Murder, serve: &Process) -> Done<[Way; WAYS]> {
     ])
 }
 
-/// Where everybody is, for Postfix' own table.
+/// The backend of each recipient, for Postfix' own table.
 fn static_table(murder: &Murder) -> Done<String> {
     let path = format!("{STATE}/delivery-transport");
     let lines = murder.backends.iter().zip(NAMES).flat_map(|(backend, name)| {
@@ -266,7 +266,7 @@ fn static_table(murder: &Murder) -> Done<String> {
     Ok(path)
 }
 
-/// Hands the messages of a slice to Postfix.
+/// Sends the messages of a slice to Postfix.
 fn send(smtp: &str, slice: &str, lines: usize) -> Done {
     let next = AtomicUsize::new(0);
     let client = |number: usize| -> Done {
@@ -293,7 +293,7 @@ fn send(smtp: &str, slice: &str, lines: usize) -> Done {
     })
 }
 
-/// A message. Cyrus stores one with the same id only once.
+/// A message. Cyrus stores a message with a given id only once.
 fn letter(id: &str, lines: usize) -> String {
     let head = format!(
         "From: {id}\r\nTo: everybody@{DOMAIN}\r\nSubject: {id}\r\n\
@@ -302,12 +302,12 @@ fn letter(id: &str, lines: usize) -> String {
     head + LINE.repeat(lines).trim_end()
 }
 
-/// Demands that all messages lie in the mailboxes.
+/// Demands that all messages are in the mailboxes.
 fn arrived(murder: &Murder, sent: usize) -> Done {
     let mut stored = 0;
     for backend in &murder.backends {
         let spool = format!("{}/spool", backend.dir());
-        // A message is a file with the name `1.`.
+        // A message is a file named `1.`.
         stored += run(Command::new("find").args([&spool, "-name", "[0-9]*."]))?.lines().count();
     }
     ensure!(stored == sent, "of {sent} messages {stored} lie in the mailboxes");

@@ -1,11 +1,10 @@
 /*
- * The least a server on a unix socket can do: each read is written back. What socketmap round trips
- * are compared with.
+ * Minimal server on a unix socket: it writes back each read. Peer of socketmap round trips.
  *
- *   echo PATH thread         a thread for each connection: read, write
- *   echo PATH epoll          one thread for all: epoll_wait, read, write
- *   echo PATH thread LIST    as the first, with a look into the file before each write: what an
- *                            answer from a file costs at least, however it is found
+ *   echo PATH thread         one thread per connection: read, write
+ *   echo PATH epoll          one thread for all connections: epoll_wait, read, write
+ *   echo PATH thread LIST    as the first, with a read of the file before each write: the minimum cost of
+ *                            an answer from a file, by any search
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,12 +1,12 @@
 /*
- * Looks recipients up as a program in C does: by the library, or by asking the daemon over its socket.
+ * Looks up recipients as a program in C does: with the library, or from the daemon over its socket.
  *
  *   library look CONFIG          with the library
- *   library ask SOCKET           one socketmap request after the other, each when the last is answered
- *   library open CONFIG KEY      milliseconds from mr_open to the first answer
+ *   library ask SOCKET           socketmap requests, each sent after the answer to the previous one
+ *   library open CONFIG KEY      prints the milliseconds from mr_open to the first answer
  *
- * The first two read names of files from standard input, in which recipients stand one a line. For each
- * file all are looked up, and how many seconds that took is printed.
+ * The first two read names of files from standard input. Each file has one recipient per line. All of them are
+ * looked up, and the seconds are printed.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
-//! The shared library: looked up in by a program in C (`library.c`), against `cyr_dbtool` and against
-//! round trips to the daemon by the same program; and as a table of Postfix, against its own `lmdb:` and
-//! against a `socketmap:` to the daemon.
+//! The shared library: look-ups by a program in C (`library.c`), against `cyr_dbtool` and against round
+//! trips to the daemon by the same program; and as a table of Postfix, against its own `lmdb:` and against
+//! a `socketmap:` to the daemon.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -22,7 +22,7 @@ const POSTMAP_ROUNDS: usize = 7;
 /// Lookups of a slice; fewer where each takes a round trip.
 const COUNT: usize = 30_000;
 const ROUND_TRIPS: usize = 5_000;
-/// Of recipients who have not come up before, and how many come up before those.
+/// Number of recipients without an earlier look-up, and number of look-ups before them.
 const NEW: usize = 12_000;
 const NEW_WARM: usize = 10_000;
 const POSTMAP: usize = 300_000;
@@ -30,7 +30,7 @@ const POSTMAP: usize = 300_000;
 /// First answers.
 const STARTS: usize = 11;
 
-/// Where the library reads: the word of the configuration, and what the table of figures calls it.
+/// Sources of the library: the word in the configuration, and the name in the table of figures.
 const SOURCES: [(&str, &str); 2] = [("mailboxes-db", "mailboxes.db"), ("replica", "the replica")];
 
 pub fn measure(site: &Site, table: &mut Table) -> Done {
@@ -51,7 +51,7 @@ fn config(source: &str) -> String {
     format!("{STATE}/library-{source}.toml")
 }
 
-/// A frontend's configuration for each source. Nobody asks its MUPDATE server: there are no misses.
+/// A frontend's configuration for each source. Its MUPDATE server is never asked: there are no misses.
 fn configure(site: &Site) -> Done {
     let dir = format!("{STATE}/library-replica");
     replica::fill(&dir, USERS, FOLDERS.len())?;
@@ -67,7 +67,7 @@ fn configure(site: &Site) -> Done {
     Ok(())
 }
 
-/// The program in C, linked against the library that ships.
+/// The program in C, linked against the shipped library.
 fn build() -> Done<String> {
     let program = format!("{STATE}/library");
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -80,7 +80,7 @@ fn build() -> Done<String> {
     Ok(program)
 }
 
-/// A program in C that waits for files of recipients.
+/// A program in C that reads names of files with recipients.
 struct Client {
     child: Child,
     files: ChildStdin,
@@ -142,15 +142,14 @@ fn from_c(site: &Site, program: &str, socket: &str, table: &mut Table) -> Done {
     let mut asks = Client::start(program, ["ask", socket])?;
     let mut random = Random(23);
     let mut some = |count| -> Vec<u32> { (0..count).map(|_| random.user()).collect() };
-    // The list collects its shortcuts in the course of the first lookups, and most of those who come
-    // up later are remembered then; the daemon remembers where it has found whom.
+    // The list builds its sparse index in the course of the first look-ups, and the caches fill.
     let warm = some(300_000);
     asks.slice(&Keys::of("library-warm", &some(30_000))?)?;
     let goals = [Goal::AtLeast(8.0), Goal::AtLeast(30.0)];
     let against = Peers { site, asks: &mut asks, whose: "", goals };
     compare(start()?, &warm, || some(COUNT), against, table)?;
 
-    // An odd number that 5 does not divide leads to each of them once.
+    // An odd number that is not a multiple of 5 leads to each of them once.
     let mut unseen = (0..USERS).map(|number| number.wrapping_mul(7919) % USERS);
     let warm: Vec<u32> = unseen.by_ref().take(NEW_WARM).collect();
     let whose = ", each recipient for the first time";
@@ -159,7 +158,7 @@ fn from_c(site: &Site, program: &str, socket: &str, table: &mut Table) -> Done {
     asks.stop()
 }
 
-/// With whom the library is compared, and in what.
+/// Peers of the library, and their data.
 struct Peers<'a> {
     site: &'a Site,
     asks: &'a mut Client,
@@ -167,7 +166,7 @@ struct Peers<'a> {
     goals: [Goal; 2],
 }
 
-/// A client for each source, after these lookups, and the peers.
+/// Compares a client for each source, after these look-ups, with the peers.
 fn compare(
     mut ours: Vec<Client>,
     warm: &[u32],
@@ -212,7 +211,7 @@ fn compare(
     ours.into_iter().try_for_each(Client::stop)
 }
 
-/// Each in a process of its own.
+/// Each in its own process.
 fn first_answers(program: &str, table: &mut Table) -> Done {
     let mut random = Random(29);
     for (source, name) in SOURCES {
@@ -234,8 +233,8 @@ fn in_postfix(socket: &str, table: &mut Table) -> Done {
     let ours = SOURCES.map(|(source, _)| format!("murder:{}", config(source)));
     let socketmap = format!("socketmap:unix:{socket}:lmtp");
     let mut random = Random(31);
-    // A thirtieth of the round trip that a mail server sees. Then what a process of Postfix asks before
-    // another takes its place.
+    // A thirtieth of the round trip that a mail server sees. The second is the number of look-ups of a Postfix
+    // process before it is replaced.
     for (what, count, asked, rounds, goals) in [
         (
             "postmap",
@@ -251,7 +250,7 @@ fn in_postfix(socket: &str, table: &mut Table) -> Done {
             let users: Vec<u32> = (0..count).map(|_| random.user()).collect();
             let [first, second, lmdb] = postfix.slices(&users, [&ours[0], &ours[1], &lmdb])?;
             let [socketmap] = postfix.slices(&users[..asked], [&socketmap])?;
-            // The first is to warm everything up.
+            // The first round is a warm-up.
             if round > 0 {
                 let each = |seconds: f64, count: usize| seconds * 1e6 / count as f64;
                 own[0].push(each(first, count));

@@ -1,4 +1,4 @@
-//! The list that everything is measured on: 1,000,000 records, written by Cyrus.
+//! The list for all measurements: 1,000,000 records, written by Cyrus.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -10,19 +10,19 @@ use murder_route::config::{MissPolicy, Overrides, Settings};
 use crate::sandbox::{self, STATE, User};
 use crate::{Done, ensure, run};
 
-/// The cached file, with a number to raise when the recipe below changes.
+/// The cached file, with a number that is raised when the recipe below changes.
 const NAME: &str = "bench-mailboxes-1.db";
 
 pub const USERS: u32 = 200_000;
 pub const FOLDERS: [&str; 5] = ["", "Archive", "Drafts", "Sent", "Trash"];
 
-/// Records written again after the others, in transactions of 100: a list in use is not freshly
+/// Number of records rewritten after the others, in transactions of 100: a list in use is not freshly
 /// packed.
 const UPDATES: usize = 100_000;
 
 const DOMAIN: &str = "example.org";
 
-/// The frontend without its murder: a configuration and the list.
+/// The frontend without its Murder: a configuration and the list.
 pub struct Site {
     pub cyrus: User,
 }
@@ -31,8 +31,8 @@ pub struct Site {
 pub const DIR: &str = "/run/murder/fe";
 
 impl Site {
-    /// Copies the cached list, which is made first if there is none, to where the frontend has it.
-    /// That is in the run's tmpfs: nobody waits for a disk.
+    /// Copies the cached list, which is created first if it does not exist, to its place on the frontend.
+    /// That is in the run's tmpfs, so no process waits for a disk.
     pub fn prepare(cached_root: &Path) -> Done<Self> {
         let site = Self { cyrus: sandbox::user("cyrus")? };
         for sub in ["", "/conf", "/conf/db", "/conf/socket", "/conf/proc", "/conf/lock", "/spool"] {
@@ -51,7 +51,7 @@ impl Site {
             println!("writing a list of 1,000,000 records with cyr_dbtool");
             let new = format!("{DIR}/new.db");
             site.write_list(&new)?;
-            // Whatever stands under the final name is whole.
+            // A file under the final name is complete.
             let part = cached.with_extension("part");
             fs::copy(&new, &part)?;
             fs::rename(&part, &cached)?;
@@ -76,7 +76,7 @@ impl Site {
         Ok(())
     }
 
-    /// What `murder-route` has to go by.
+    /// The settings of `murder-route`.
     pub fn settings(&self, mailboxes_db: &str) -> Done<Settings> {
         let settings = Settings::load(&Overrides {
             imapd_conf: Some(self.imapd_conf().into()),
@@ -88,7 +88,7 @@ impl Site {
         Ok(settings)
     }
 
-    /// `cyr_dbtool … batch` on a list. It takes commands on its standard input.
+    /// `cyr_dbtool … batch` on a list. It reads commands from standard input.
     pub fn dbtool(&self, list: &str) -> std::process::Command {
         let mut command = sandbox::command("cyr_dbtool");
         command.args(["-n", "-C", &self.imapd_conf(), list, "twoskip", "batch"]);
@@ -124,10 +124,10 @@ impl Site {
     }
 }
 
-/// Appends the command that writes a record. `version` makes one differ from the one before.
+/// Appends the command that writes a record. `version` makes it differ from the previous one.
 pub fn set(out: &mut impl Write, user: u32, folder: usize, version: u32) -> std::io::Result<()> {
     let key = key(user, folder);
-    // As a frontend of 3.6 holds it, and a master.
+    // In the form that a frontend of 3.6 and a master store.
     let value = format!(
         "%(T er P default S {} M {} A %({} lrswipkxtecdan))",
         server(user),
@@ -152,14 +152,14 @@ fn key(user: u32, folder: usize) -> String {
     }
 }
 
-/// A user's name. Neighbours in number are no neighbours in the list.
+/// A user's name. Successive numbers are not neighbours in the list.
 pub fn name(user: u32) -> String {
-    // An odd factor: no two come to the same.
+    // An odd factor: the names are distinct.
     format!("u{:07x}", user.wrapping_mul(0x9e37_79b1) & 0x0fff_ffff)
 }
 
-/// The backend of a user. smmapd connects to its TCP port 12345: nobody listens there on these
-/// addresses, so that it is refused at once.
+/// The backend of a user. smmapd connects to its TCP port 12345, which has no listener on these addresses,
+/// so the connection is refused at once.
 pub fn server(user: u32) -> String {
     format!("127.0.1.{}", 11 + user % 5)
 }
@@ -169,7 +169,7 @@ pub fn recipient(user: u32) -> String {
     format!("{}@{DOMAIN}", name(user))
 }
 
-/// xorshift64: the same in each run, so that each run measures the same.
+/// xorshift64: deterministic, so that each run measures the same look-ups.
 pub struct Random(pub u64);
 
 impl Random {
@@ -186,13 +186,13 @@ impl Random {
         }
     }
 
-    /// Some user who exists.
+    /// A random existing user.
     pub fn user(&mut self) -> u32 {
         self.below(USERS as usize) as u32
     }
 }
 
-/// A process that reads a prepared script and keeps its output to itself.
+/// A process that reads a prepared script and whose output is discarded.
 pub fn quiet(command: &mut std::process::Command, script: &str) -> Done {
     let status = command.stdin(File::open(script)?).stdout(Stdio::null()).status()?;
     ensure!(status.success(), "{command:?}: {status}");

@@ -1,4 +1,4 @@
-//! Lookups of users who exist, in one thread: against `cyr_dbtool … batch` with a GET for each.
+//! Look-ups of existing users, in one thread: against `cyr_dbtool … batch` with a GET for each.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -25,7 +25,7 @@ const ROUNDS: usize = 15;
 
 /// Lookups of a slice.
 const QUIET: usize = 30_000;
-/// While somebody writes, Cyrus' reader waits for its lock at each of them.
+/// While another process writes, Cyrus' reader waits for its lock at each of them.
 const WRITING: usize = 5_000;
 
 pub fn measure(site: &Site, table: &mut Table) -> Done {
@@ -49,8 +49,7 @@ fn compare(site: &Site, table: &mut Table, path: &str, count: usize, when: &str)
     let (gets, nothing) = (format!("{STATE}/gets"), format!("{STATE}/nothing"));
     File::create(&nothing)?;
     let mut random = Random(7);
-    // The list collects its shortcuts in the course of the first lookups, and remembers where it has
-    // found whom.
+    // The list builds its sparse index in the course of the first look-ups, and its position cache fills.
     for _ in 0..300_000 {
         let user = random.user();
         look_up(file, &name(user)?)?;
@@ -88,14 +87,14 @@ pub fn name(user: u32) -> Done<MailboxName> {
     Ok(MailboxName::new(format!("user.{}", list::name(user)))?)
 }
 
-/// From the name on.
+/// A look-up by mailbox name.
 pub fn look_up(list: &impl MailboxList, name: &MailboxName) -> Done {
     let found = list.lookup(name);
     ensure!(matches!(found, Lookup::Present(_)), "{name}: {found:?}");
     Ok(())
 }
 
-/// From the recipient on.
+/// A decision for a recipient.
 pub fn route(resolver: &Resolver, recipient: &str) -> Done {
     let evidence = resolver.evidence(None);
     let inquiry = Inquiry::new(recipient.as_bytes(), &evidence);
@@ -109,8 +108,8 @@ pub fn route(resolver: &Resolver, recipient: &str) -> Done {
     Ok(())
 }
 
-/// Asks for each user. What is asked for is made a few hundred at a time, outside of the time that is
-/// taken: a mail server's request has just come in, so it lies in the cache.
+/// Asks for each user. Keys are prepared a few hundred at a time, outside of the measured time: a mail
+/// server's request has just arrived, so it is in the cache.
 pub fn each<T>(
     users: &[u32],
     mut make: impl FnMut(u32) -> Done<T>,
@@ -134,7 +133,7 @@ fn rate(count: usize, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
 }
 
-/// A `cyr_dbtool` that commits one change after the other without pause.
+/// A `cyr_dbtool` that commits changes without pause.
 struct Writer {
     child: std::process::Child,
     stop: Arc<AtomicBool>,
@@ -170,7 +169,7 @@ impl Writer {
         Ok(Self { child, stop, fed, feeder, began: Instant::now() })
     }
 
-    /// Ends it; how many commits it made a second.
+    /// Stops it. Returns its commits per second.
     fn stop(mut self) -> Done<f64> {
         self.stop.store(true, Relaxed);
         self.feeder.join().map_err(|_| "the writer's feeder panicked")??;

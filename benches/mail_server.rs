@@ -1,5 +1,4 @@
-//! Postfix, several times: they differ in how they know where a recipient's mail goes, and in
-//! nothing else.
+//! Several Postfix instances that differ only in how they find the destination of a recipient.
 
 use std::fs;
 
@@ -10,10 +9,10 @@ use crate::{Done, run};
 /// The domain of all recipients.
 pub const DOMAIN: &str = "example.org";
 
-/// What all have. A destination has 20 connections at most, as by default, but there are never more
-/// than 20 deliveries at once (`lmtp` in master.cf), so that two destinations get no more than one. Mail is
-/// taken as fast as it comes: with `in_flow_delay` a client would wait a second for each message
-/// that comes before another has left.
+/// Common settings. A destination has at most 20 connections, as by default, but there are never more than
+/// 20 deliveries at once (`lmtp` in master.cf), so that two destinations get no more than one. Mail is
+/// accepted as fast as it arrives: with `in_flow_delay` a client would wait a second for each message that
+/// arrives before another has left.
 fn main_cf(dir: &str, routing: &str) -> String {
     format!(
         "compatibility_level = 3.6
@@ -61,16 +60,16 @@ scache unix - - n - 1 scache
     )
 }
 
-/// A running one.
+/// A running instance.
 pub struct MailServer {
     dir: String,
-    /// Where it takes mail.
+    /// Its SMTP address.
     pub smtp: String,
     process: Process,
 }
 
 impl MailServer {
-    /// Starts one with these lines of main.cf.
+    /// Starts an instance with these lines of main.cf.
     pub fn start(name: &str, address: &str, routing: &str) -> Done<Self> {
         let dir = format!("{STATE}/postfix-{name}");
         for sub in ["", "/queue"] {
@@ -90,7 +89,7 @@ impl MailServer {
 
     /// Stops it.
     pub fn stop(self) -> Done {
-        // A signal would only end the script it was started by.
+        // A signal would end only the start script.
         run(sandbox::command("postfix").args(["-c", &self.dir, "stop"]))?;
         self.process.stop()
     }

@@ -1,10 +1,10 @@
-//! Figures, each against a peer in the same run on the same data: Cyrus' own reader of the list,
-//! Cyrus' own socketmap server, its MUPDATE slave and its lmtpproxyd, Postfix' own tables, and a bare
-//! echo server in C. What is measured and what came out: `docs/benchmarks.md`.
+//! Measurements, each against a peer in the same run on the same data: Cyrus' own reader of the list,
+//! Cyrus' own socketmap server, its MUPDATE slave and its lmtpproxyd, Postfix' own tables, and a bare echo
+//! server in C. `docs/benchmarks.md` describes them and shows results.
 //!
-//! Wants root, a C compiler, and Debian's packages from the network at the first run: `make bench`.
+//! Needs root, a C compiler, and Debian's packages from the network at the first run: `make bench`.
 
-// Nothing outside of this program can reach anything in it.
+// No other crate can use items of this program.
 #![allow(unreachable_pub)]
 
 mod changes;
@@ -49,7 +49,7 @@ use crate::list::Site;
 use crate::root::{MailServer, Release, Root};
 use crate::table::Table;
 
-/// What everything here returns: the first thing that went wrong, in words.
+/// Result of most functions here; the error is a text.
 type Done<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Fails with a text unless the condition holds.
@@ -62,7 +62,7 @@ macro_rules! ensure {
 }
 use ensure;
 
-/// Where everything is measured.
+/// The root for all measurements.
 const ROOT: Root = Root::of(Release::V3_6, MailServer::Postfix);
 
 fn main() -> ExitCode {
@@ -117,21 +117,21 @@ fn measure(cached_root: &Path) -> Done {
     Ok(())
 }
 
-/// Words on the command line choose parts: `make bench PARTS="lookups socketmap"`. None: all.
+/// Words on the command line select parts: `make bench PARTS="lookups socketmap"`. Default: all.
 fn wanted(part: &str) -> bool {
-    // Cargo says `--bench`.
+    // Cargo adds `--bench`.
     let mut words = std::env::args().skip(1).filter(|word| !word.starts_with('-')).peekable();
     words.peek().is_none() || words.any(|word| word == part)
 }
 
-/// What else keeps the machine busy shows here: processes ready to run, of the last minutes.
+/// The load of the machine: processes ready to run, in the last minutes.
 fn load() -> Done<String> {
     let text = std::fs::read_to_string("/proc/loadavg")?;
     let cores = std::thread::available_parallelism()?;
     Ok(format!("{} on {cores} cores", text.trim()))
 }
 
-/// Runs a command to its end; its standard output, or what it complained of.
+/// Runs a command to its end. Returns its standard output, or its complaints as an error.
 fn run(command: &mut Command) -> Done<String> {
     let Output { status, stdout, stderr } =
         command.output().map_err(|e| format!("{:?}: {e}", command.get_program()))?;

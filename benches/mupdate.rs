@@ -11,25 +11,25 @@ use crate::list::Site;
 use crate::sandbox::{self, Process, STATE};
 use crate::{Done, ensure, run};
 
-/// The address of the master. An address is also a host's `servername`, so nothing needs resolving.
+/// Address of the master. An address is also a host's `servername`, so no name needs to be resolved.
 pub const MASTER: &str = "127.0.1.10";
 const FRONTEND: &str = "127.0.1.21";
 
-/// By which everybody logs in to the master.
+/// The name that all hosts use to log in to the master.
 const ADMIN: &str = "cyrus";
 const PASSWORD: &str = "cyrus";
 
 /// Longest time for a full list.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub const LIST_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// A host with no other service than `mupdate`.
+/// A host with only the service `mupdate`.
 pub struct Host {
     name: &'static str,
     address: &'static str,
     process: Process,
 }
 
-/// A master that has the list, and serves.
+/// A master that has the list and accepts connections.
 pub fn master(site: &Site) -> Done<Host> {
     let options = configure(site, "master", MASTER, "")?;
     run(sandbox::command("sh").args([
@@ -46,8 +46,8 @@ pub fn master(site: &Site) -> Done<Host> {
     Ok(master)
 }
 
-/// A frontend with nothing but its slave, which has no list yet; and how many seconds it took from
-/// the start of the slave until it served, which it does when it has the master's list.
+/// A frontend with only its slave, which has no list yet. Returns it with the seconds from the slave's
+/// start until it accepted connections, which it does once it has the master's list.
 pub fn frontend(site: &Site) -> Done<(Host, f64)> {
     let _ = fs::remove_dir_all(dir("frontend"));
     let options = configure(site, "frontend", FRONTEND, &client())?;
@@ -57,7 +57,7 @@ pub fn frontend(site: &Site) -> Done<(Host, f64)> {
     Ok((frontend, began.elapsed().as_secs_f64()))
 }
 
-/// What an imapd.conf says of the master. A slave asks for changes as often as it does by default.
+/// Lines of an imapd.conf for the master. A slave asks for changes as often as by default.
 pub fn client() -> String {
     format!(
         "mupdate_server: {MASTER}\nmupdate_username: {ADMIN}\nmupdate_authname: {ADMIN}\n\
@@ -65,7 +65,7 @@ pub fn client() -> String {
     )
 }
 
-/// Where the frontend has everything.
+/// Directory of the frontend.
 pub fn frontend_dir() -> String {
     dir("frontend")
 }
@@ -78,7 +78,7 @@ fn mailboxes_db(name: &str) -> String {
     format!("{}/conf/mailboxes.db", dir(name))
 }
 
-/// Makes the directories and an imapd.conf; the options that name it.
+/// Creates the directories and an imapd.conf. Returns the options that name it.
 fn configure(site: &Site, name: &str, address: &str, more: &str) -> Done<String> {
     let dir = dir(name);
     for sub in ["", "/conf", "/conf/db", "/conf/socket", "/conf/proc", "/conf/lock", "/spool"] {
@@ -114,16 +114,16 @@ fn start(name: &'static str, address: &'static str, options: &str) -> Done<Host>
 }
 
 impl Host {
-    /// The list it keeps.
+    /// Path of its list.
     pub fn mailboxes_db(&self) -> String {
         mailboxes_db(self.name)
     }
 
-    /// Waits until it says that it serves.
+    /// Waits until it accepts connections.
     fn greets(&self) -> Done {
         let connected = || Ok(Some(TcpStream::connect((self.address, 3905))?));
         let mut stream = sandbox::poll(&format!("{} to listen", self.name), 30, connected)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(LIST_TIMEOUT))?;
         ensure!(stream.read(&mut [0; 1024])? > 0, "{}: the connection is closed", self.name);
         Ok(())
     }
@@ -139,9 +139,9 @@ pub struct Connection(TcpStream);
 impl Connection {
     pub fn log_in() -> Done<Self> {
         let mut connection = Self(TcpStream::connect((MASTER, 3905))?);
-        connection.0.set_read_timeout(Some(PATIENCE))?;
+        connection.0.set_read_timeout(Some(LIST_TIMEOUT))?;
         connection.read_to("(master)\"\r\n")?;
-        // Whatever comes before the login is over is thrown away, so nothing is sent ahead.
+        // Data that arrives before the login is complete is discarded, so nothing is sent ahead.
         let login = sasl_plain("", ADMIN, PASSWORD);
         connection.send(&format!("A AUTHENTICATE \"PLAIN\" \"{login}\""))?;
         connection.read_to("A OK \"Authenticated\"\r\n")?;
@@ -153,7 +153,7 @@ impl Connection {
         Ok(self.0.write_all(format!("{line}\r\n").as_bytes())?)
     }
 
-    /// Reads until what has come ends like this; how many bytes that was.
+    /// Reads until the data ends with this text. Returns the number of bytes.
     pub fn read_to(&mut self, end: &str) -> Done<usize> {
         let mut piece = vec![0; 64 * 1024];
         let mut tail = Vec::new();
@@ -163,7 +163,7 @@ impl Connection {
             let said = tail.escape_ascii();
             ensure!(read > 0, "the master closed the connection after `{said}`");
             bytes += read;
-            // The end may come in two pieces.
+            // The end may arrive in two pieces.
             tail.extend_from_slice(&piece[read.saturating_sub(end.len())..read]);
             tail.drain(..tail.len().saturating_sub(end.len()));
         }

@@ -1,5 +1,5 @@
-//! Lookups in the replica, in one thread, against Postfix' own `lmdb:` table of the same recipients,
-//! in which `postmap -q -` looks up what it reads.
+//! Look-ups in the replica, in one thread, against Postfix' own `lmdb:` table of the same recipients, read
+//! by `postmap -q -`.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -23,7 +23,7 @@ use crate::{Done, mupdate, replica, run};
 const ROUNDS: usize = 15;
 const COUNT: usize = 100_000;
 
-/// The answer that every recipient has in a table of Postfix; as long as ours.
+/// Value of every recipient in a table of Postfix; as long as our answers.
 const VALUE: &str = "lmtp:inet:[127.0.1.11]:2003";
 
 pub fn measure(site: &Site, table: &mut Table) -> Done {
@@ -32,7 +32,7 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
     let _ = fs::remove_dir_all(&dir);
     replica::fill(&dir, USERS, FOLDERS.len())?;
     let list = ReplicaList::open(Path::new(&dir))?;
-    // Nobody asks that server: there are no misses here.
+    // That server is never asked: there are no misses here.
     let conf = format!("{STATE}/postfix-imapd.conf");
     fs::write(&conf, fs::read_to_string(site.imapd_conf())? + &mupdate::client())?;
     let settings = Settings::load(&Overrides {
@@ -53,7 +53,7 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
         let own = each(&users, name, |name| look_up(&list, name))?;
         let route = each(&users, |user| Ok(list::recipient(user)), |user| route(&resolver, user))?;
         let [theirs] = postfix.slices(&users, [&lmdb])?;
-        // The first is to warm everything up.
+        // The first round is a warm-up.
         if round > 0 {
             looked_up.push(1e6 / own);
             routed.push(1e6 / route);
@@ -75,13 +75,13 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
 /// A Postfix that is not running, and its table.
 pub struct Postfix {
     conf: String,
-    /// The table, and the text that it was made of.
+    /// The table, and the text that it was made from.
     pub table: String,
     keys: String,
 }
 
 impl Postfix {
-    /// With its files in a directory of this name.
+    /// Prepares it with its files in a directory of this name.
     pub fn prepare(name: &str) -> Done<Self> {
         let dir = format!("{STATE}/{name}");
         fs::create_dir_all(&dir)?;
@@ -100,8 +100,8 @@ impl Postfix {
         Ok(postfix)
     }
 
-    /// Seconds for lookups of these users in each table, those taken off that the same process takes
-    /// without a table to look into.
+    /// Seconds for look-ups of these users in each table, minus the time of the same process without a
+    /// table.
     pub fn slices<const N: usize>(&self, users: &[u32], tables: [&str; N]) -> Done<[f64; N]> {
         let mut keys = BufWriter::new(File::create(&self.keys)?);
         for user in users {

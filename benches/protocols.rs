@@ -1,5 +1,5 @@
-//! Is this recipient to be taken? Round trips by policy delegation and by milter, against those of
-//! the socketmap: the same daemon, socket, list and clients.
+//! Recipient verification: round trips by policy delegation and by milter, against those of the socketmap,
+//! with the same daemon, socket, list and clients.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ const ROUNDS: usize = 15;
 
 const CONNECTIONS: [usize; 2] = [1, 16];
 
-/// What of the socketmap's rate is wanted.
+/// Wanted share of the socketmap's rate.
 const GOAL: f64 = 0.8;
 
 pub fn measure(site: &Site, table: &mut Table) -> Done {
@@ -31,7 +31,7 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
         let mut rates = [const { Vec::new() }; 3];
         let mut busy = [(0, 0.0); 3];
         for round in 0..ROUNDS {
-            // In turning order, so that none always follows the same one.
+            // In rotating order, so that no protocol always follows the same one.
             for turn in 0..protocols.len() {
                 let at = (round + turn) % protocols.len();
                 let before = processor::of_process(serve.id())?;
@@ -57,7 +57,7 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
     serve.stop()
 }
 
-/// What smtpd of Postfix 3.7 sends at RCPT.
+/// The request of smtpd of Postfix 3.7 at RCPT.
 fn policy() -> Arc<Questions> {
     let request = |name: &str| {
         format!(
@@ -77,8 +77,8 @@ fn policy() -> Arc<Questions> {
     Questions::new(b"", request, |answer| answer == b"action=DUNNO\n\n")
 }
 
-/// What it sends to a milter: what it offers, and then the macros of a recipient and the recipient,
-/// in one write.
+/// The packets of smtpd to a milter: its offer, and then the macros of a recipient and the recipient, in
+/// one write.
 fn milter() -> Arc<Questions> {
     const OFFER: &[u8] = b"\0\0\0\x0dO\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff";
     let request = |name: &str| {

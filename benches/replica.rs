@@ -1,9 +1,9 @@
-//! A full list of 1,000,000 records from a real MUPDATE master: how soon the daemon has taken it over,
-//! against a reader that only counts its bytes and against Cyrus' own slave; what that takes; and
-//! what is answered meanwhile.
+//! A full list of 1,000,000 records from a real MUPDATE master: the time until the daemon has applied it,
+//! against a reader that only counts its bytes and against Cyrus' own slave; its cost; and the answers
+//! meanwhile.
 //!
-//! All three take turns, and each begins with a process to start or a connection to make. The slave
-//! has nothing yet; ours has the replica of a small site, whose users are asked for all the while.
+//! All three alternate, and each begins with a process to start or a connection to open. The slave has no
+//! list yet; ours has the replica of a small site, whose users are looked up meanwhile.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -22,7 +22,7 @@ use murder_route::wire::netstring::Decoder;
 use murder_route::wire::socketmap::{REPLY_LIMIT, Request};
 
 use crate::list::{self, FOLDERS, Random, Site, USERS};
-use crate::mupdate::{self, MASTER, PATIENCE};
+use crate::mupdate::{self, LIST_TIMEOUT, MASTER};
 use crate::sandbox::{self, Process, STATE};
 use crate::table::{Goal, Table, median, ratio};
 use crate::{Done, changes, daemon, ensure, processor, run};
@@ -30,10 +30,10 @@ use crate::{Done, changes, daemon, ensure, processor, run};
 /// Full lists of each.
 const ROUNDS: usize = 5;
 
-/// The users of the replica that is there before.
+/// Number of users in the earlier replica.
 const KNOWN: u32 = 1000;
 
-/// Between two lookups of the client that asks all the while, and between two looks at the process.
+/// Pause between two look-ups of the client, and between two looks at the process.
 const PAUSE: Duration = Duration::from_millis(3);
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -43,7 +43,7 @@ pub fn measure(site: &Site, cached_root: &Path, table: &mut Table) -> Done {
     let (mut frontend, _) = mupdate::frontend(site)?;
     let (mut ours, mut readers, mut slaves) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        // In turning order.
+        // In rotating order.
         for turn in 0..3 {
             match (round + turn) % 3 {
                 0 => readers.push(count_bytes()?),
@@ -72,9 +72,9 @@ pub fn measure(site: &Site, cached_root: &Path, table: &mut Table) -> Done {
     master.stop()
 }
 
-/// Once more, with the replica and the slave's configdirectory on the disk of the cache, as on a host
-/// where nothing is set: the slave's lock files are below its configdirectory (`mboxname_lockpath`).
-/// Not in turns, as a slave may take minutes for it.
+/// Again, with the replica and the slave's configdirectory on the disk of the cache, as on a host without
+/// special settings: the slave's lock files are below its configdirectory (`mboxname_lockpath`). Not
+/// alternating, since a slave may take minutes for it.
 fn on_disk(site: &Site, cache: &Path, table: &mut Table) -> Done {
     let disk = tempfile::tempdir_in(cache)?;
     let frontend = mupdate::frontend_dir();
@@ -86,7 +86,7 @@ fn on_disk(site: &Site, cache: &Path, table: &mut Table) -> Done {
         ] {
             let there = disk.path().join(name);
             sandbox::make_dir(&there.to_string_lossy(), owner)?;
-            // Inside of the root as well: its /run is a mount of its own.
+            // Inside of the root as well, whose /run is a separate mount.
             for at in [dir.to_owned(), sandbox::in_root(dir)] {
                 fs::create_dir_all(&at)?;
                 run(Command::new("mount").arg("--bind").arg(&there).arg(&at))?;
@@ -103,7 +103,7 @@ fn on_disk(site: &Site, cache: &Path, table: &mut Table) -> Done {
     mounted.iter().try_for_each(|at| run(Command::new("umount").arg(at)).map(drop)).and(done)
 }
 
-/// What one full list took.
+/// Cost of one full list.
 struct Whole {
     seconds: f64,
     processor: f64,
@@ -121,7 +121,7 @@ fn report(ours: &[Whole], readers: &[f64], slaves: &[f64], table: &mut Table) {
         let peer = (name, median(theirs.iter().copied()));
         table.against("full list", "s", own, peer, ratio(&seconds, theirs), Goal::AtMost(goal));
     }
-    // What nobody can be faster than: the time that the master itself takes.
+    // The lower limit: the time of the master itself.
     let (floor, slave) = (median(readers.iter().copied()), median(slaves.iter().copied()));
     let peer = ("slave of Cyrus", slave);
     table.against("bare reader", "s", floor, peer, ratio(readers, slaves), Goal::None);
@@ -135,14 +135,14 @@ fn report(ours: &[Whole], readers: &[f64], slaves: &[f64], table: &mut Table) {
     table.alone("full list, longest wait for an answer meanwhile", "ms", longest, Goal::None);
 }
 
-/// The directory of the replica, and the socket of the daemon that keeps it.
+/// Directory of the replica, and socket of its daemon.
 const REPLICA: &str = "/run/murder/replica";
 pub const SOCKET: &str = "/run/murder/replica-serve";
 
-/// The imapd.conf of the host of the daemon.
+/// imapd.conf of the daemon's host.
 const CONF: &str = "/run/murder/replica-imapd.conf";
 
-/// The peer that does nothing: it reads the list and forgets it. Seconds.
+/// The peer that only reads the list and discards it. Returns seconds.
 fn count_bytes() -> Done<f64> {
     let began = Instant::now();
     let mut connection = mupdate::Connection::log_in()?;
@@ -167,8 +167,7 @@ fn start() -> Done<Process> {
     Process::start("serve", &mut command(), output.as_ref())
 }
 
-/// From the start of the daemon, which has a small replica of an earlier day, until it has the whole
-/// list.
+/// Measures from the start of the daemon, which has a small earlier replica, until it has the whole list.
 fn whole_list() -> Done<Whole> {
     let _ = fs::remove_dir_all(REPLICA);
     fill(REPLICA, KNOWN, 1)?;
@@ -189,10 +188,10 @@ fn whole_list() -> Done<Whole> {
     Ok(Whole { seconds, processor, memory, lookups, longest })
 }
 
-/// As many as there are in the list.
+/// Number of names in the list.
 const NAMES: u32 = USERS * FOLDERS.len() as u32;
 
-/// The same daemon anew, with the replica that it had: nothing has changed. Returns it.
+/// Restarts the same daemon with its replica: nothing has changed. Returns it.
 fn again(table: &mut Table) -> Done<Process> {
     let began = Instant::now();
     let serve = start()?;
@@ -209,8 +208,7 @@ fn again(table: &mut Table) -> Done<Process> {
     Ok(serve)
 }
 
-/// Looks at the daemon until its status is as wanted; the most memory it had of its own until then,
-/// in MB.
+/// Watches the daemon until its status is as wanted. Returns the peak of its own memory until then, in MB.
 fn peak_until(serve: &Process, wanted: impl Fn(&serde_json::Value) -> bool) -> Done<f64> {
     let began = Instant::now();
     let mut stream = sandbox::poll("the daemon", 20, || Ok(Some(UnixStream::connect(SOCKET)?)))?;
@@ -223,12 +221,12 @@ fn peak_until(serve: &Process, wanted: impl Fn(&serde_json::Value) -> bool) -> D
         if wanted(&status) {
             return Ok(peak);
         }
-        ensure!(began.elapsed() < PATIENCE, "still not there: {status}");
+        ensure!(began.elapsed() < LIST_TIMEOUT, "still not there: {status}");
         std::thread::sleep(LOOK);
     }
 }
 
-/// Asks for users of the small replica; how often, and how long the longest answer took.
+/// Looks up users of the small replica. Returns the number of look-ups and the longest response time.
 fn ask_meanwhile(done: &AtomicBool) -> Done<(usize, f64)> {
     let mut stream = sandbox::poll("the daemon", 20, || Ok(Some(UnixStream::connect(SOCKET)?)))?;
     let mut random = Random(13);
@@ -245,7 +243,7 @@ fn ask_meanwhile(done: &AtomicBool) -> Done<(usize, f64)> {
     Ok((count, longest.as_secs_f64()))
 }
 
-/// One round trip; the answer.
+/// One round trip. Returns the answer.
 pub fn ask(stream: &mut UnixStream, map: &str, key: &str) -> Done<String> {
     let mut request = Vec::new();
     Request { map: map.as_bytes(), key: key.as_bytes() }.encode_into(&mut request);
@@ -262,9 +260,9 @@ pub fn ask(stream: &mut UnixStream, map: &str, key: &str) -> Done<String> {
     }
 }
 
-/// Makes a replica with these users, as a master of 3.6 with `folders` of each would have left it.
+/// Creates a replica with these users, as left by a master of 3.6 with `folders` of each.
 pub fn fill(dir: &str, users: u32, folders: usize) -> Done {
-    // Of an earlier day.
+    // An earlier day.
     let now = SystemTime::now() - Duration::from_secs(86_400);
     let mut place = ReplicaWriter::open(Path::new(dir))?;
     let mut change = place.begin()?;
@@ -286,7 +284,7 @@ pub fn fill(dir: &str, users: u32, folders: usize) -> Done {
     Ok(())
 }
 
-/// A mailbox as MUPDATE names it.
+/// A mailbox name in MUPDATE's form.
 pub fn name(user: u32, folder: usize) -> Done<MailboxName> {
     let name = list::name(user);
     Ok(MailboxName::new(match FOLDERS[folder] {

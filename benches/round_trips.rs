@@ -1,5 +1,5 @@
-//! Clients that ask a server over a unix socket. Each connection is a thread that asks and waits, as
-//! each process of a mail server does.
+//! Clients of a server at a unix socket. Each connection is a thread that sends a request and waits, like
+//! each process of a mail server.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,35 +12,35 @@ use crate::{Done, ensure, sandbox};
 /// The length of a slice.
 const SLICE: Duration = Duration::from_millis(300);
 
-/// Users that are asked for. More would only slow the clients down.
+/// Number of users looked up. More would only slow the clients down.
 const ASKED: usize = 50_000;
 
-/// What clients ask, for one user after another.
+/// Requests of the clients, for one user after another.
 pub struct Questions {
-    /// What is said once, at the beginning, and has an answer as well; empty if nothing is.
+    /// Bytes sent once at the beginning, which are answered as well; may be empty.
     greeting: &'static [u8],
-    /// A request, and where in it the user's name stands, which is put there for each: to have all
-    /// requests ready would take the caches from the server.
+    /// A request, with the position of the user's name, which is filled in for each: prepared requests
+    /// would push the server's data out of the caches.
     request: Vec<u8>,
     names_at: Vec<usize>,
     users: Vec<String>,
     is_answer: fn(&[u8]) -> bool,
 }
 
-/// What one slice came to.
+/// Results of one slice.
 pub struct Slice {
     pub requests: u64,
     pub seconds: f64,
 }
 
-/// Waits until a server takes connections.
+/// Waits until a server accepts connections.
 pub fn connect(socket: &str) -> Done<UnixStream> {
     sandbox::poll(&format!("{socket} to be served"), 30, || Ok(Some(UnixStream::connect(socket)?)))
 }
 
 impl Questions {
-    /// `request` makes the bytes of a request for a user; all names have the same length.
-    /// `is_answer` tells the right answer to any of them, when all of it is there.
+    /// `request` makes the bytes of a request for a user; all names have the same length. `is_answer`
+    /// recognises the complete right answer to any of them.
     pub fn new(
         greeting: &'static [u8],
         request: impl FnOnce(&str) -> Vec<u8>,
@@ -65,7 +65,7 @@ impl Questions {
         Ok(stream)
     }
 
-    /// Asks `count` times at random over one connection.
+    /// Sends `count` random requests over one connection.
     fn ask(&self, stream: &mut UnixStream, random: &mut Random, count: usize) -> Done {
         let mut request = self.request.clone();
         let mut buf = [0; 1024];
@@ -83,7 +83,7 @@ impl Questions {
     }
 }
 
-/// Round trips over so many connections.
+/// Round trips over this number of connections.
 pub fn slice(socket: &str, connections: usize, questions: &Arc<Questions>) -> Done<Slice> {
     let ready = Arc::new(Barrier::new(connections + 1));
     let mut clients = Vec::new();
@@ -93,13 +93,13 @@ pub fn slice(socket: &str, connections: usize, questions: &Arc<Questions>) -> Do
         let thread = std::thread::Builder::new().stack_size(64 * 1024);
         clients.push(thread.spawn(move || -> Done<u64> {
             let mut random = Random(number as u64 + 1);
-            // The first answer comes when there is somebody at the other end.
+            // The first answer arrives when the server has accepted the connection.
             let first = questions.ask(&mut stream, &mut random, 1);
             ready.wait();
             first?;
             let end = Instant::now() + SLICE;
             let mut count = 0;
-            // The clock is not read for each: it is not what is measured.
+            // The clock is not read for each request, since reading it is not measured.
             while Instant::now() < end {
                 questions.ask(&mut stream, &mut random, 16)?;
                 count += 16;
@@ -116,7 +116,7 @@ pub fn slice(socket: &str, connections: usize, questions: &Arc<Questions>) -> Do
     Ok(Slice { requests: count, seconds: began.elapsed().as_secs_f64() })
 }
 
-/// Connections that stay open after each has asked.
+/// Connections that stay open after one request each.
 pub fn busy(
     socket: &str,
     connections: usize,

@@ -1,9 +1,10 @@
-//! Socketmap round trips with 1, 16 and 64 connections: against a bare echo server in C (`echo.c`)
-//! that does the same reads and writes, with and without a look into the list; and against `smmapd` of a frontend with the same list.
+//! Socketmap round trips with 1, 16 and 64 connections: against a bare echo server in C (`echo.c`) that
+//! makes the same reads and writes, with and without a look into the list; and against `smmapd` of a
+//! frontend with the same list.
 //!
-//! The servers take turns in short slices, and the ratio of each slice to its neighbour counts: whatever else
-//! the machine does meets all alike. The table shows the medians, and the processor time that each
-//! server has taken for a request.
+//! The servers alternate in short slices, and the ratio of each slice to its neighbour counts: other load
+//! of the machine affects all alike. The table shows the medians, and the processor time of each server per
+//! request.
 
 use std::fs;
 use std::path::Path;
@@ -21,13 +22,13 @@ use crate::{Done, daemon, processor, run};
 /// Slices of each server and number of connections.
 const ROUNDS: usize = 15;
 
-/// The peer that the goals are about.
+/// Peer of the goals.
 const GOAL: &str = "C echo, threads";
 
-/// Connections, and what of the echo server's rate is wanted.
+/// Numbers of connections, and the wanted share of the echo server's rate.
 const CONNECTIONS: [(usize, f64); 3] = [(1, 0.95), (16, 0.85), (64, 0.85)];
 
-/// A server that is asked.
+/// A server.
 struct Peer<'a> {
     name: &'a str,
     socket: &'a str,
@@ -63,7 +64,7 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
     compare(table, &own, &peers)?;
     echoes.into_iter().try_for_each(|(echo, ..)| echo.stop())?;
 
-    // Not beside the others: its processes have work to do when their clients are gone.
+    // Not beside the others: its processes keep working after their clients have ended.
     let socket = format!("{STATE}/smmapd");
     let master = start("smmapd", &mut master(site, &socket)?)?;
     compare(table, &own, &[Peer { name: "smmapd", socket: &socket, pid: None }])?;
@@ -71,11 +72,11 @@ pub fn measure(site: &Site, table: &mut Table) -> Done {
     serve.stop()
 }
 
-/// Ours against these.
+/// Compares our server with these.
 fn compare(table: &mut Table, own: &Peer<'_>, peers: &[Peer<'_>]) -> Done {
     let questions = questions();
     let servers: Vec<&Peer<'_>> = std::iter::once(own).chain(peers).collect();
-    // Warms everything up, and has Cyrus' master fork as many smmapd as will be wanted.
+    // Warms everything up, and makes Cyrus' master fork as many smmapd as will be needed.
     for server in &servers {
         connect(server.socket)?;
         slice(server.socket, 64, &questions)?;
@@ -84,7 +85,7 @@ fn compare(table: &mut Table, own: &Peer<'_>, peers: &[Peer<'_>]) -> Done {
         let mut rates = vec![Vec::new(); servers.len()];
         let mut busy = vec![(0, 0.0); servers.len()];
         for round in 0..ROUNDS {
-            // In turning order, so that none always follows the same one.
+            // In rotating order, so that no server always follows the same one.
             for turn in 0..servers.len() {
                 let at = (round + turn) % servers.len();
                 let before = servers[at].processor_time()?;
@@ -122,7 +123,7 @@ fn start(name: &str, command: &mut Command) -> Done<Process> {
     Process::start(name, command, format!("{STATE}/{name}.output").as_ref())
 }
 
-/// The Cyrus of a frontend, running nothing but smmapd.
+/// The Cyrus of a frontend with only smmapd.
 fn master(site: &Site, socket: &str) -> Done<Command> {
     let (conf, services) = (site.imapd_conf(), format!("{DIR}/cyrus.conf"));
     fs::write(
@@ -137,14 +138,14 @@ fn master(site: &Site, socket: &str) -> Done<Command> {
     Ok(command)
 }
 
-/// Questions of the map `lmtp`.
+/// Requests of the map `lmtp`.
 pub fn questions() -> Arc<Questions> {
     let request = |name: &str| {
         let (mut request, recipient) = (Vec::new(), format!("{name}@example.org"));
         Request { map: b"lmtp", key: recipient.as_bytes() }.encode_into(&mut request);
         request
     };
-    // The echo says `lmtp …`; smmapd and murder-route say `OK …`. No other answer ends so.
+    // The echo server answers `lmtp …`; smmapd and murder-route answer `OK …`. No other answer ends so.
     Questions::new(b"", request, |answer| {
         let known = answer.windows(4).any(|four| four == b":OK " || four == b":lmt");
         known && answer.ends_with(b",")

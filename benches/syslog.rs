@@ -1,4 +1,4 @@
-//! The syslog daemon of a run: it reads what Cyrus and Postfix log, and counts deliveries.
+//! The syslog daemon of a run: it reads the logs of Cyrus and Postfix, and counts deliveries.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -9,16 +9,16 @@ use std::time::Duration;
 use crate::{Done, ensure, sandbox};
 
 /// Longest time for the deliveries of a slice.
-const PATIENCE: Duration = Duration::from_secs(120);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Default)]
 struct Counted {
     sent: usize,
-    /// What Postfix said of the first delivery that came to something else.
+    /// Postfix' log of the first delivery with another result.
     failed: Option<String>,
 }
 
-/// What has been counted so far.
+/// Counts so far.
 pub struct Syslog(Arc<(Mutex<Counted>, Condvar)>);
 
 impl Syslog {
@@ -47,13 +47,13 @@ impl Syslog {
         Ok(syslog)
     }
 
-    /// Waits until Postfix has delivered to so many recipients since the beginning.
+    /// Waits until Postfix has delivered to this number of recipients since the beginning.
     pub fn wait_sent(&self, wanted: usize) -> Done {
         let (counts, changed) = &*self.0;
         let counted = counts.lock().unwrap_or_else(PoisonError::into_inner);
         let going_on = |counted: &mut Counted| counted.failed.is_none() && counted.sent < wanted;
         let (counted, _) = changed
-            .wait_timeout_while(counted, PATIENCE, going_on)
+            .wait_timeout_while(counted, EVENT_TIMEOUT, going_on)
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(failed) = &counted.failed {
             return Err(format!("not delivered: {failed}").into());

@@ -1,17 +1,17 @@
-//! The table that a run ends with.
+//! The table at the end of a run.
 
 use std::fmt;
 
-/// What a figure should come to.
+/// Goal of a figure.
 #[derive(Clone, Copy)]
 pub enum Goal {
-    /// Ours over the peer's at least so much.
+    /// Minimum ratio of our figure to the peer's.
     AtLeast(f64),
-    /// Ours over the peer's at most so much.
+    /// Maximum ratio of our figure to the peer's.
     AtMost(f64),
-    /// Our own figure at most so much.
+    /// Maximum of our figure.
     Below(f64),
-    /// For the reader to know; nothing was promised.
+    /// For information only.
     None,
 }
 
@@ -28,8 +28,8 @@ struct Row {
 pub struct Table(Vec<Row>);
 
 impl Table {
-    /// A figure against that of a peer. `ratio` is the median of the ratios of neighbouring slices,
-    /// which is not the ratio of the medians.
+    /// A figure against that of a peer. `ratio` is the median of the ratios of neighbouring slices, which
+    /// differs from the ratio of the medians.
     pub fn against(
         &mut self,
         what: impl Into<String>,
@@ -44,7 +44,7 @@ impl Table {
         self.report();
     }
 
-    /// A figure that stands for itself.
+    /// A figure without a peer.
     pub fn alone(&mut self, what: impl Into<String>, unit: &'static str, ours: f64, goal: Goal) {
         self.0.push(Row { what: what.into(), ours, peer: None, unit, goal });
         self.report();
@@ -91,7 +91,7 @@ impl fmt::Display for Row {
     }
 }
 
-/// No more digits than a measurement on a busy machine can stand for.
+/// No more digits than a measurement on a busy machine supports.
 fn rounded(value: f64) -> String {
     if value < 10.0 {
         format!("{value:.2}")
@@ -102,7 +102,7 @@ fn rounded(value: f64) -> String {
     }
 }
 
-/// The middle one.
+/// The median.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);

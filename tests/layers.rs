@@ -2,7 +2,7 @@
 //!
 //! Reads every file below `src`, collects the paths that its production code names, and compares them
 //! with [`ROOMS`]: the folders of the crate from the innermost outwards, each with the folders that it
-//! may use. What is compiled for tests only does not count.
+//! may use. Code compiled only for tests does not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -290,7 +290,7 @@ fn no_file_imports_one_that_imports_it() {
     };
     let mut circles = BTreeSet::new();
     for start in source.uses.keys().filter(|module| !module.is_empty()) {
-        // Whatever can be reached from here, with the way that leads there.
+        // All modules that can be reached from here, each with its predecessor on the way.
         let mut ways: BTreeMap<Module, Module> = BTreeMap::new();
         let mut open = vec![start.clone()];
         while let Some(at) = open.pop() {

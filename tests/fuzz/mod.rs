@@ -1,8 +1,8 @@
-//! What the fuzz targets do with their input: it is hostile, and nothing may panic, loop or
-//! contradict itself. `fuzz/` feeds these functions with nightly and libFuzzer, `fuzz_seeds.rs`
-//! with the seeds alone.
+//! Functions of the fuzz targets. Their input is hostile, and they must not panic, loop or contradict
+//! themselves. `fuzz/` runs these functions with nightly and libFuzzer, `fuzz_seeds.rs` with the seeds
+//! alone.
 
-// A fuzz target takes one of them.
+// A fuzz target uses one of them.
 #![allow(dead_code)]
 
 mod seal;
@@ -30,7 +30,7 @@ use murder_route::wire::protocol::Protocol;
 use murder_route::wire::socketmap::Reply;
 use murder_route::wire::{line, milter, netstring, policy};
 
-/// Takes any bytes; a panic is a bug.
+/// Accepts any bytes; a panic is a bug.
 pub(crate) type Target = fn(&[u8]);
 
 /// All targets, by the names of their binaries and seed folders.
@@ -46,7 +46,7 @@ pub(crate) const TARGETS: [(&str, Target); 12] = [
     ("line", line),
     ("milter", milter),
     ("mupdate", mupdate),
-    ("softener", softener),
+    ("lmtp_replies", lmtp_replies),
 ];
 
 /// A twoskip file.
@@ -64,8 +64,8 @@ fn snapshot(file: &[u8], engine: Engine) {
     search(&seal::sealed(file), engine);
 }
 
-/// Walks and searches in both orders. A file that contradicts itself may be answered either way;
-/// but a walk must ascend and end, and what it comes by stands in the file.
+/// Walks and searches in both orders. A file that contradicts itself may give either answer, but a walk
+/// must ascend and end, and all that it yields is in the file.
 fn search(file: &[u8], engine: Engine) {
     let Ok(header) = SkipHeader::read(file) else { return };
     assert_eq!(detect(file).map(Engine::name).ok(), Some(header.engine()));
@@ -107,7 +107,7 @@ pub(crate) fn skiplist(file: &[u8]) {
         assert_eq!(whole.get(key), Some(*value));
     }
 
-    // A file that grows while it is followed says the same in the end.
+    // A file that grows while it is read gives the same result in the end.
     let mut grown = skiplist::Replay::new();
     for part in 1..3 {
         let _ = grown.follow(file, size * part / 3);
@@ -150,7 +150,7 @@ pub(crate) fn flat(file: &[u8]) {
     match table {
         Ok(table) => {
             assert_eq!(visited, table.len());
-            // And where the order is not Cyrus'.
+            // Also where the order is not Cyrus'.
             assert!(table.problems().iter().all(|problem| problems.contains(problem)));
             assert!(problems.len() <= table.problems().len() + 1);
             let mut before: Option<&[u8]> = None;
@@ -208,7 +208,7 @@ fn walk(reader: &mut dlist::DlistReader<'_>) -> Result<(), dlist::Malformed> {
     Ok(())
 }
 
-/// An imapd.conf named `0`, and after each line `---` a file it may include: `1`, `2`, …
+/// An imapd.conf named `0`, and after each line `---` a file that it may include: `1`, `2`, …
 pub(crate) fn imapd_conf(text: &[u8]) {
     let mut files: Vec<Vec<u8>> = vec![Vec::new()];
     for line in text.split_inclusive(|byte| *byte == b'\n') {
@@ -235,7 +235,7 @@ pub(crate) fn imapd_conf(text: &[u8]) {
     }
 }
 
-/// What a mail server sends, in one piece and byte by byte.
+/// Requests of a mail server, in one piece and byte by byte.
 pub(crate) fn netstring(stream: &[u8]) {
     const LIMIT: usize = 1000;
     let mut at_once = Vec::new();
@@ -273,7 +273,7 @@ pub(crate) fn netstring(stream: &[u8]) {
     assert!(stream.starts_with(&again));
 }
 
-/// Everything that a decoder says of a stream in pieces of this length, in words, to the first error.
+/// All results of a decoder for a stream in pieces of this length, as text, up to the first error.
 fn said(
     stream: &[u8],
     piece: usize,
@@ -287,7 +287,7 @@ fn said(
             let failed = one.is_err();
             said.push(one);
             if failed {
-                // Nothing is believed after that.
+                // Nothing after that is accepted.
                 push(b"x\n");
                 assert_eq!(next().as_ref(), said.last());
                 return said;
@@ -297,14 +297,14 @@ fn said(
     said
 }
 
-/// A protocol is told the same however its beginning comes.
+/// The beginning selects one protocol, however it is split.
 fn beginning(stream: &[u8]) {
     let told = Protocol::of(stream);
     let first = (1..=stream.len()).find_map(|end| Protocol::of(&stream[..end]));
     assert_eq!(told, first);
 }
 
-/// What Postfix asks a policy service, in one piece and byte by byte.
+/// Requests of Postfix to a policy service, in one piece and byte by byte.
 pub(crate) fn policy(stream: &[u8]) {
     beginning(stream);
     let outcomes = [stream.len().max(1), 1, 7].map(|piece| {
@@ -318,7 +318,7 @@ pub(crate) fn policy(stream: &[u8]) {
     assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]));
 }
 
-/// Lines of either form, in one piece and byte by byte; and whatever is answered is one line.
+/// Lines of either form, in one piece and byte by byte. Every answer is one line.
 pub(crate) fn line(stream: &[u8]) {
     beginning(stream);
     let outcomes = [stream.len().max(1), 1, 7].map(|piece| {
@@ -341,7 +341,7 @@ pub(crate) fn line(stream: &[u8]) {
     }
 }
 
-/// What an MTA sends to its filter, in one piece and byte by byte.
+/// Packets of an MTA to its filter, in one piece and byte by byte.
 pub(crate) fn milter(stream: &[u8]) {
     beginning(stream);
     let outcomes = [stream.len().max(1), 1, 7].map(|piece| {
@@ -362,12 +362,12 @@ pub(crate) fn milter(stream: &[u8]) {
     assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]));
 }
 
-/// What a backend replies, in one piece and byte by byte. No reply is lost or held back, and none but
-/// that of an unknown user is touched.
-pub(crate) fn softener(replies: &[u8]) {
+/// Replies of a backend, in one piece and byte by byte. No reply is lost or held back, and only that of an
+/// unknown user is changed.
+pub(crate) fn lmtp_replies(replies: &[u8]) {
     let outcomes = [replies.len().max(1), 1, 7].map(|piece| {
-        let (mut softener, mut out) = (ReplyFilter::default(), Vec::new());
-        let said = replies.chunks(piece).try_for_each(|piece| softener.hear(piece, &mut out));
+        let (mut filter, mut out) = (ReplyFilter::default(), Vec::new());
+        let said = replies.chunks(piece).try_for_each(|piece| filter.hear(piece, &mut out));
         (out, said)
     });
     assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]));
@@ -406,8 +406,8 @@ pub(crate) fn softener(replies: &[u8]) {
         }
     }
     assert!(lines.is_empty());
-    // What may be another reply than the backend's: one that says 5.1.1 or 530, and each refusal before
-    // a message, in the greeting or of LHLO.
+    // Replies that may differ from the backend's: those with 5.1.1 or 530, and each refusal before a
+    // message, in the greeting or of LHLO.
     let unknown = replies.windows(5).any(|text| text == b"5.1.1");
     let mut ended = replies.split_inclusive(|b| *b == b'\n').filter(ends);
     let before_mail = ended.clone().take(2).any(|line| line.starts_with(b"5"));
@@ -415,8 +415,8 @@ pub(crate) fn softener(replies: &[u8]) {
     assert!(unknown || before_mail || no_login || replies.starts_with(&out));
 }
 
-/// What a MUPDATE server sends, in one piece and byte by byte: to a login and the stream after it,
-/// and to questions.
+/// Responses of a MUPDATE server, in one piece and byte by byte: to a login and the stream after it, and to
+/// questions.
 pub(crate) fn mupdate(said: &[u8]) {
     let pieces = [said.len().max(1), 1, 7];
     let mut outcomes = pieces.map(|piece| stream(None, said, piece)).into_iter();
@@ -449,7 +449,7 @@ fn usable(record: &Record) {
     assert!(server.bytes().chain(record.partition.bytes()).all(|b| b.is_ascii_graphic()));
 }
 
-/// The events, and why they end.
+/// The events, and the reason of their end.
 fn stream(session_: Option<Session>, said: &[u8], piece: usize) -> (Vec<Event>, Failure) {
     let session = session_.unwrap_or_else(session);
     let mut stream = Stream::new(session, Timings::default(), Duration::ZERO);
@@ -482,7 +482,7 @@ fn stream(session_: Option<Session>, said: &[u8], piece: usize) -> (Vec<Event>, 
     unreachable!("the end is a failure, too");
 }
 
-/// The answers to three questions: each gets one.
+/// The answers to three questions, one for each.
 fn find(said: &[u8], piece: usize) -> (Vec<Finding>, Failure) {
     let mut finder = Finder::new(session(), Timings::default(), Duration::ZERO);
     for name in ["user.jane", "user.nobody", "user.bob"] {
@@ -572,7 +572,7 @@ mod login {
     pub(super) fn login(said: &[u8]) {
         let at_once = logged_in(said, said.len().max(1), WhenTls::Off);
         assert_eq!(logged_in(said, 1, WhenTls::Off), at_once);
-        // In one piece the rest is an attack, for it comes before TLS does.
+        // In one piece the rest is an attack, since it comes before TLS.
         logged_in(said, said.len().max(1), WhenTls::IfOffered);
         logged_in(said, 1, WhenTls::IfOffered);
     }

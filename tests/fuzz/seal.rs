@@ -1,12 +1,12 @@
-//! Makes the checksums of a broken twoskip or twom file right again. Without that a fuzzer sees
-//! nothing but "checksum does not match".
+//! Corrects the checksums of a broken twoskip or twom file. Otherwise a fuzzer finds only "checksum does
+//! not match".
 
 const BLANK: &[u8] = b" BLANK\x07\xa0";
 
-/// The file with right checksums, as far as its records can be made out one behind the other.
+/// The file with correct checksums, as far as its records can be recognised one after the other.
 pub(crate) fn sealed(file: &[u8]) -> Vec<u8> {
     let mut file = file.to_vec();
-    // A file that is too short for a field has none.
+    // A file too short for a field does not have it.
     let _ = if file.starts_with(b"\xa1\x02\x8b\x0dtwom") {
         twom(&mut file)
     } else {

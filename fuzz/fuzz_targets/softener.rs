@@ -1,6 +1,0 @@
-#![no_main]
-
-#[path = "../../tests/fuzz/mod.rs"]
-mod fuzz;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::softener(data));
