@@ -305,7 +305,7 @@ fn a_listener_is_limited_to_its_protocols_and_a_reload_changes_them() {
     {
         limited(wrong);
         daemon.signal(Signal::SIGHUP);
-        let told = daemon.wait_for("the old configuration stays");
+        let told = daemon.wait_for("configuration not reloaded");
         assert!(told.contains(why), "{told}");
         assert_eq!(daemon.ask("host", "jane@example.org"), "OK be1.example.org");
     }

@@ -256,7 +256,7 @@ fn a_wrong_configuration_is_told_of_and_the_old_one_stays() {
     let mut client = daemon.connect();
     site.config("domains = [\"example.org\"]\nbackend = 1\n");
     daemon.signal(Signal::SIGHUP);
-    let told = daemon.wait_for("the old configuration stays");
+    let told = daemon.wait_for("configuration not reloaded");
     assert!(told.contains("murder-route.toml") && told.contains("backend"), "{told}");
     assert_eq!(client.ask("lmtp", "eve@example.net"), "OK lmtp:inet:be2.example.org:2003");
     site.config("domains = [\"example.org\"]\n[backends]\nport = 24\n");
@@ -341,7 +341,7 @@ fn reload_that_finds_a_fifo_or_a_device_keeps_the_old_configuration() {
                 site.config(&format!("{mupdate}tls-name = \"x\"\n"));
             }
             daemon.signal(Signal::SIGHUP);
-            let told = daemon.wait_for("the old configuration stays");
+            let told = daemon.wait_for("configuration not reloaded");
             // The rights of /dev/zero are not those of a password either.
             let what = if zero { "a device" } else { "a FIFO" };
             let named =
@@ -382,7 +382,7 @@ fn a_reload_that_loses_what_names_depend_on_keeps_the_old_configuration() {
     for (imapd_conf, lost) in imapd_confs {
         fs::write(site.path("imapd.conf"), &imapd_conf).unwrap();
         daemon.signal(Signal::SIGHUP);
-        let told = daemon.wait_for("the old configuration stays");
+        let told = daemon.wait_for("configuration not reloaded");
         assert!(told.contains(lost), "{imapd_conf:?}: {told}");
         assert_eq!(daemon.ask("lmtp", "eve@example.net"), "OK lmtp:inet:be2.example.org:2003");
     }
@@ -390,7 +390,7 @@ fn a_reload_that_loses_what_names_depend_on_keeps_the_old_configuration() {
     for config in ["imapd-conf = \"imapd.conf\"\n", "mailboxes-db = \"mailboxes.db\"\n"] {
         fs::write(site.path("murder-route.toml"), config).unwrap();
         daemon.signal(Signal::SIGHUP);
-        let told = daemon.wait_for("the old configuration stays");
+        let told = daemon.wait_for("configuration not reloaded");
         assert!(told.contains("`domains`"), "{config:?}: {told}");
     }
     fs::write(site.path("murder-route.toml"), toml + "[backends]\nport = 24\n").unwrap();
@@ -417,7 +417,7 @@ fn a_listener_that_a_reload_cannot_open_is_told_of_and_the_others_go_on_as_they_
     fs::create_dir(&other).unwrap();
     listen("0600", "[backends]\nport = 24");
     daemon.signal(Signal::SIGHUP);
-    let told = daemon.wait_for("the old configuration stays");
+    let told = daemon.wait_for("configuration not reloaded");
     assert!(told.contains(&format!("cannot listen at unix:{}", other.display())), "{told}");
     for socket in [&socket, &policy] {
         let answer = Client::connect(socket).ask("lmtp", "jane@example.org");
@@ -529,7 +529,7 @@ fn a_list_that_cannot_be_read_is_told_of_before_anybody_asks_and_again_when_it_i
         assert_eq!(state(&daemon), "unreadable");
         let _ = fs::remove_file(&list).or_else(|_| fs::remove_dir(&list));
         fs::rename(&aside, &list).unwrap();
-        daemon.wait_for("mailboxes.db: can be read again");
+        daemon.wait_for("mailboxes.db: readable again");
         shown("answering at ");
         assert_eq!(state(&daemon), "file");
     }
@@ -539,10 +539,10 @@ fn a_list_that_cannot_be_read_is_told_of_before_anybody_asks_and_again_when_it_i
     let at = whole.len() - 300;
     torn[at..].fill(0);
     fs::write(&list, &torn).unwrap();
-    let line = daemon.wait_for("that are not found in it are deferred");
+    let line = daemon.wait_for("not found in it are deferred");
     assert!(line.contains("mailboxes.db: offset "), "{line}");
     assert_eq!(state(&daemon), "doubted");
     fs::write(&list, &whole).unwrap();
-    daemon.wait_for("mailboxes.db: can be read again");
+    daemon.wait_for("mailboxes.db: readable again");
     assert_eq!(state(&daemon), "file");
 }

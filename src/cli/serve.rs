@@ -17,32 +17,32 @@ use super::{Common, Exit};
 use crate::config::{ConfigError, DEFAULT_SOCKET, Overrides, Settings};
 use crate::resolver::Resolver;
 use crate::server::answerer::Answerer;
-use crate::server::source_watch::{self, SourceReport};
+use crate::server::source_watch::{self, HealthyText};
 use crate::server::{Limits, Server, descriptors, list_watch, log, notify};
 use crate::wire::endpoint::{Endpoint, Listen};
 
-/// The name under which systemd passes the socket of our socket unit.
+/// Name of the socket unit's socket, as systemd passes it.
 const SOCKET_UNIT: &str = "murder-route.socket";
 
-/// Longest time for a reload to read its files. A disk or a file server that hangs must leave the old
-/// configuration in force, and the daemon ready for the next signal.
+/// Timeout for a reload to read its files. After it the old configuration stays in force, and the daemon is
+/// ready for the next signal, even if a disk or a file server hangs.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Answer mail servers until told to stop.
+/// Run the daemon, which answers mail servers.
 ///
-/// SIGTERM and SIGINT finish what is in flight and stop. SIGHUP reads the configuration again, and
-/// keeps the old one if the new one is wrong.
+/// SIGTERM and SIGINT finish the requests in progress and stop. SIGHUP reloads the configuration, and
+/// keeps the old one if the new one has an error.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status: 0 after SIGTERM or SIGINT, 64 usage, 71 a socket or the \
                         replica cannot be opened, 78 configuration.")]
 pub(super) struct ServeArgs {
     #[command(flatten)]
     common: Common,
-    /// Where to listen: unix:PATH or inet:HOST:PORT; may be given again [default:
+    /// Endpoint to listen at: unix:PATH or inet:HOST:PORT; may be given again [default:
     /// unix:/run/murder-route]
     #[arg(long, value_name = "ENDPOINT")]
     listen: Vec<Endpoint>,
-    /// Log every decision; twice: everything
+    /// Log every decision; given twice: log everything
     #[arg(long, short, action = clap::ArgAction::Count)]
     verbose: u8,
 }
@@ -50,15 +50,15 @@ pub(super) struct ServeArgs {
 impl ServeArgs {
     pub(super) fn run(self) -> Result<(), Exit> {
         log::init(log::level(self.verbose));
-        // Connections have threads of their own; the runtime accepts, times and takes signals.
+        // Connections have threads of their own; the runtime accepts, times and receives signals.
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| {
                 error!("cannot start: {e}");
                 Exit::System
             })?;
         let _entered = runtime.enter();
-        // By default it ends the process that writes a file beyond its limit (`ulimit -f`), be it the
-        // log or the replica; caught, the write fails. An error would mean that this stays so.
+        // By default SIGXFSZ ends a process that writes a file beyond its limit (`ulimit -f`), whether log
+        // or replica. If it is caught, the write fails instead. On an error here the default stays.
         let _grown = signal(SignalKind::from_raw(libc::SIGXFSZ));
         let settings = settings(&self.given()).map_err(|e| {
             error!("{e}");
@@ -72,25 +72,26 @@ impl ServeArgs {
     }
 
     async fn serve(self, settings: Settings) -> Result<(), Exit> {
-        // Before the sockets are there, so that no signal meets a daemon that is not ready for it.
+        // Before the sockets exist, so that no signal arrives before its handler.
         let mut signals = Signals::new().map_err(|e| {
             error!("cannot catch signals: {e}");
             Exit::System
         })?;
         let listen = listeners(&settings);
-        let descriptors =
-            descriptors::raise().inspect_err(|e| warn!("cannot open more files: {e}"));
+        let descriptors = descriptors::raise().inspect_err(|e| {
+            warn!("cannot raise the limit of open files: {e}; fewer connections may be served")
+        });
         let limits = Limits {
             connections: settings.max_connections,
             descriptors: descriptors.ok(),
             ..Limits::default()
         };
-        let mut behind = Services::of_daemon(&settings, None).map_err(|(exit, why)| {
+        let mut services = Services::of_daemon(&settings, None).map_err(|(exit, why)| {
             error!("{why}");
             exit
         })?;
-        let resolver = Resolver::new(settings, behind.replica.clone());
-        let answerer = Arc::new(Answerer::new(resolver, behind.master.clone()));
+        let resolver = Resolver::new(settings, services.replica.clone());
+        let answerer = Arc::new(Answerer::new(resolver, services.master.clone()));
         let mut server = Server::new(Arc::clone(&answerer), limits).map_err(|e| {
             error!("{e}");
             Exit::System
@@ -100,21 +101,21 @@ impl ServeArgs {
             error!("{e}");
             Exit::System
         })?;
-        let standing = Arc::new(SourceReport::default());
+        let healthy = Arc::new(HealthyText::default());
         let text = announce(&server, &answerer);
-        standing.is(&text);
+        healthy.set(&text);
         notify::ready(&text);
-        let watched = source_watch::watch(Arc::clone(&answerer), Arc::clone(&standing));
+        let watched = source_watch::watch(Arc::clone(&answerer), Arc::clone(&healthy));
         let watching = tokio::spawn(watched);
         let mut watchdog = Watchdog::new();
-        let reading = Arc::new(Semaphore::new(1));
-        tokio::spawn(list_watch::keep(Arc::clone(&answerer)));
+        let reload_slot = Arc::new(Semaphore::new(1));
+        tokio::spawn(list_watch::run(Arc::clone(&answerer)));
         loop {
             match watchdog.during(signals.next()).await {
-                Told::Stop => break,
-                Told::Reload => {
+                DaemonSignal::Stop => break,
+                DaemonSignal::Reload => {
                     notify::reloading();
-                    let reload = self.reload(&mut server, &answerer, &mut behind, &reading);
+                    let reload = self.reload(&mut server, &answerer, &mut services, &reload_slot);
                     let reloaded = watchdog.during(async {
                         tokio::select! {
                             reloaded = reload => Some(reloaded),
@@ -125,7 +126,7 @@ impl ServeArgs {
                     let status = match reloaded {
                         Ok(()) => {
                             let text = announce(&server, &answerer);
-                            standing.is(&text);
+                            healthy.set(&text);
                             text
                         }
                         Err(why) => {
@@ -144,20 +145,22 @@ impl ServeArgs {
         Ok(())
     }
 
-    /// All or nothing: the old configuration stays if anything is wrong with the new one. Files are
-    /// read on another thread; `reading` is what one such thread at a time holds.
+    /// Reloads the configuration, or keeps the old one after any error. Files are read on another thread, one
+    /// at a time, which holds `reload_slot`.
     async fn reload(
         &self,
         server: &mut Server<Answerer>,
         answerer: &Answerer,
-        behind: &mut Services,
-        reading: &Arc<Semaphore>,
+        services: &mut Services,
+        reload_slot: &Arc<Semaphore>,
     ) -> Result<(), String> {
-        let stays = |e: &dyn std::fmt::Display| format!("the old configuration stays: {e}");
-        let Ok(turn) = Arc::clone(reading).try_acquire_owned() else {
-            return Err(stays(&"the reload before still waits for its files"));
+        let not_reloaded = |e: &dyn std::fmt::Display| {
+            format!("configuration not reloaded: {e}; keeping the old one")
         };
-        let (given, before, old) = (self.given(), behind.clone(), answerer.resolver());
+        let Ok(turn) = Arc::clone(reload_slot).try_acquire_owned() else {
+            return Err(not_reloaded(&"the previous reload still waits for its files"));
+        };
+        let (given, before, old) = (self.given(), services.clone(), answerer.resolver());
         let read = spawn_blocking(move || {
             let _turn = turn;
             let settings = settings(&given).map_err(|e| e.to_string())?;
@@ -167,14 +170,15 @@ impl ServeArgs {
         });
         let read = timeout(RELOAD_TIMEOUT, read).await.map_err(|_| {
             let seconds = RELOAD_TIMEOUT.as_secs();
-            stays(&format!("its files could not be read within {seconds} s; reload again"))
+            not_reloaded(&format!("its files could not be read within {seconds} s; reload again"))
         })?;
-        let (settings, new) =
-            read.map_err(|_| stays(&"a bug, see the log"))?.map_err(|e| stays(&e))?;
-        server.reconcile(&listeners(&settings)).await.map_err(|e| stays(&e))?;
+        let (settings, new) = read
+            .map_err(|_| not_reloaded(&"a bug in murder-route, see the log"))?
+            .map_err(|e| not_reloaded(&e))?;
+        server.reconcile(&listeners(&settings)).await.map_err(|e| not_reloaded(&e))?;
         let resolver = answerer.resolver().renewed(settings, new.replica.clone());
         answerer.exchange(resolver, new.master.clone());
-        *behind = new;
+        *services = new;
         Ok(())
     }
 }
@@ -185,12 +189,14 @@ fn settings(given: &Overrides) -> Result<Settings, ConfigError> {
         warn!("{warning}");
     }
     if settings.router.domains.is_empty() {
-        warn!("no `domains` are configured: every recipient is foreign to us");
+        warn!(
+            "no `domains` configured; all recipients are foreign and none is routed; set `domains`"
+        );
     }
     Ok(settings)
 }
 
-/// Tells the service manager that the main loop runs, for as long as it does.
+/// Sends keep-alive messages to the service manager while the main loop runs.
 struct Watchdog(Option<Interval>);
 
 impl Watchdog {
@@ -202,9 +208,9 @@ impl Watchdog {
         }))
     }
 
-    /// The result of something that may take long.
-    async fn during<T>(&mut self, what: impl Future<Output = T>) -> T {
-        let mut what = pin!(what);
+    /// Runs a future that may take long, and sends keep-alive messages meanwhile.
+    async fn during<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
         loop {
             let due = async {
                 match &mut self.0 {
@@ -213,14 +219,14 @@ impl Watchdog {
                 }
             };
             tokio::select! {
-                result = &mut what => return result,
+                result = &mut future => return result,
                 () = due => notify::alive(),
             }
         }
     }
 }
 
-/// Where nothing is configured: the socket that systemd opened, else the usual one.
+/// The configured listeners; by default the socket passed by systemd, else the usual one.
 fn listeners(settings: &Settings) -> Vec<Listen> {
     if !settings.listeners.is_empty() {
         return settings.listeners.clone();
@@ -233,6 +239,7 @@ fn listeners(settings: &Settings) -> Vec<Listen> {
     vec![Listen::at(endpoint)]
 }
 
+/// Logs the endpoints and sources, and returns the text for systemd.
 fn announce(server: &Server<Answerer>, answerer: &Answerer) -> String {
     let endpoints: Vec<String> = server.endpoints().iter().map(ToString::to_string).collect();
     let resolver = answerer.resolver();
@@ -241,7 +248,8 @@ fn announce(server: &Server<Answerer>, answerer: &Answerer) -> String {
     text
 }
 
-enum Told {
+/// A signal that the daemon acts on.
+enum DaemonSignal {
     Stop,
     Reload,
 }
@@ -268,11 +276,11 @@ impl Signals {
         }
     }
 
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> DaemonSignal {
         tokio::select! {
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.hang_up.recv() => Told::Reload,
+            _ = self.terminate.recv() => DaemonSignal::Stop,
+            _ = self.interrupt.recv() => DaemonSignal::Stop,
+            _ = self.hang_up.recv() => DaemonSignal::Reload,
         }
     }
 }

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::counters::Counters;
 use super::log::{Escaped, RateLimit};
-use super::status::Status;
+use super::status::DaemonStatus;
 use super::{Connections, Responder};
 use crate::lists::combined::Source;
 use crate::master::client::Master;
@@ -185,8 +185,8 @@ impl Answerer {
         let look = move || {
             let master = serving.confirmer.master();
             let mut status =
-                Status::of(&serving.resolver, master, slave_trouble, connections, counted);
-            status.wait(&waiting);
+                DaemonStatus::of(&serving.resolver, master, slave_trouble, connections, counted);
+            status.set_waiting(&waiting);
             serde_json::to_string(&status).map_err(|e| e.to_string())
         };
         match tokio::task::spawn_blocking(look).await {

@@ -1,4 +1,4 @@
-//! What was answered, counted.
+//! Counters of answers.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use crate::routing::router::Decision;
 
-/// So many sets of counters there are. Each thread counts in one of them, so that two that answer at
-/// the same time do not fight for a cache line.
+/// Number of counter sets. Each thread counts in one of them, so that threads do not contend for a cache
+/// line.
 const SHARDS: usize = 16;
 
-/// A set of its own cache lines: processors fetch two of 64 bytes at a time.
+/// A counter set with its own cache lines: processors fetch two lines of 64 bytes at a time.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Shard {
@@ -24,28 +24,28 @@ struct Shard {
     asked_again: AtomicU64,
 }
 
-/// Counts since the daemon began. Shared by threads.
+/// Counters since the start of the daemon. Shared by threads.
 #[derive(Debug, Default)]
 pub(super) struct Counters([Shard; SHARDS]);
 
-/// What the counters say.
+/// Values of the counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counted {
-    /// Answers: the sum of the next five.
+    /// All answers: the sum of the next five.
     pub requests: u64,
     /// Recipients with a backend.
     pub deliver: u64,
-    /// Recipients who do not exist.
+    /// Recipients that do not exist.
     pub unknown: u64,
-    /// Recipients to be tried later.
+    /// Deferred recipients.
     pub deferred: u64,
-    /// Recipients who take no mail.
+    /// Recipients whose mailbox accepts no mail.
     pub refused: u64,
     /// Recipients of other domains, and keys that are no addresses.
     pub foreign: u64,
-    /// Names that the master or the slave was asked to confirm.
+    /// Misses that the master or the slave was asked to confirm.
     pub confirmations: u64,
-    /// Names that the lists have and that changed a moment ago, for which the master was asked.
+    /// Recently changed names in the lists for which the master was asked.
     pub asked_again: u64,
 }
 
@@ -64,7 +64,7 @@ impl Counters {
         self.0.get(mine).unwrap_or(&self.0[0])
     }
 
-    /// One more answer.
+    /// Counts an answer.
     pub(super) fn decided(&self, decision: &Decision) {
         let shard = self.mine();
         let counter = match decision {
@@ -77,17 +77,17 @@ impl Counters {
         counter.fetch_add(1, Relaxed);
     }
 
-    /// One more name to be confirmed.
+    /// Counts a confirmation.
     pub(super) fn confirming(&self) {
         self.mine().confirmations.fetch_add(1, Relaxed);
     }
 
-    /// One more name that changed a moment ago.
+    /// Counts a question about a recently changed name.
     pub(super) fn asking_again(&self) {
         self.mine().asked_again.fetch_add(1, Relaxed);
     }
 
-    /// The sums.
+    /// The sums over all sets.
     pub(super) fn counted(&self) -> Counted {
         let mut sums = Counted::default();
         for shard in &self.0 {

@@ -1,31 +1,31 @@
-//! How many files this process may open.
+//! The limit of open files of this process.
 
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// No more than this is asked for: a limit of "infinity" is a billion in containers.
-const ENOUGH: u64 = 1 << 20;
+/// Maximum limit asked for: "infinity" is a billion in containers.
+const MAX_FILES: u64 = 1 << 20;
 
-/// Descriptors that are not for connections: lists, the replica, the MUPDATE server, looks that wait.
+/// Descriptors kept for lists, the replica, the MUPDATE server and waiting lookups.
 const RESERVE: usize = 256;
 
-/// Raises the soft limit of open files to the hard one, and returns it. The default of 1,024 is for
-/// programs that use select(2).
+/// Raises the soft limit of open files to the hard limit, and returns it. The default of 1,024 is meant
+/// for programs that use select(2).
 ///
 /// # Errors
 ///
-/// That of the system.
+/// If getrlimit(2) or setrlimit(2) fails.
 pub fn raise() -> io::Result<usize> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let wanted = hard.min(ENOUGH).max(soft);
+    let wanted = hard.min(MAX_FILES).max(soft);
     if wanted > soft {
         setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)?;
     }
     Ok(usize::try_from(wanted).unwrap_or(usize::MAX))
 }
 
-/// How many of these descriptors connections may have.
+/// Number of descriptors for connections, of this total.
 pub(super) fn for_connections(all: usize) -> usize {
     all.saturating_sub(RESERVE.min(all / 4))
 }

@@ -1,5 +1,5 @@
-//! Looks over the lists now and then: keeps how many names those of this host have, for the next
-//! daemon, and finds the mailboxes that stay reserved or moving.
+//! Periodic work on the lists: saves the number of names in the lists of this host for the loss guard of
+//! the next daemon, and finds mailboxes that stay reserved or moving.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -15,30 +15,30 @@ use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::shown::Shown;
 use crate::model::unsettled::LONG;
 
-/// How often the lists are looked at.
+/// Interval of saving the number of names.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often all names are walked over, unless that takes more than a two-hundredth of it.
+/// Minimum interval between two walks over all names. A walk takes at most one two-hundredth of the time.
 const WALK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How often it is logged what stays reserved.
+/// Interval of log messages about lingering mailboxes.
 const LOG_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Maximum number of reserved or moving names that one walk keeps: those that are missing after a great
-/// loss look like them.
+/// Maximum number of reserved or moving names that one walk keeps: names missing after a great loss look
+/// like them.
 const MAX_FOUND: usize = 100_000;
 
-/// Maximum number of mailboxes in one line of the log.
+/// Maximum number of mailboxes in one log line.
 const MAX_LOGGED: usize = 10;
 
-/// Looks until the task is aborted, on threads that may block, one at a time.
-pub async fn keep(answerer: Arc<Answerer>) {
+/// Runs until the task is aborted, on threads that may block, one at a time.
+pub async fn run(answerer: Arc<Answerer>) {
     let mut before = Ok(());
     let (mut walk_at, mut logged) = (Instant::now(), None::<Instant>);
     loop {
         let resolver = answerer.resolver();
         let keep = move || resolver.lists.files().try_for_each(|list| list.keep_mark());
-        // A panic has been reported by its hook.
+        // The panic hook has logged a panic.
         if let Ok(kept) = spawn_blocking(keep).await {
             if let Err(why) = &kept
                 && kept != before
@@ -52,7 +52,7 @@ pub async fn keep(answerer: Arc<Answerer>) {
             let _ = spawn_blocking(move || walk(&walker)).await;
             walk_at = Instant::now() + WALK_INTERVAL.max(began.elapsed() * 200);
             let is_due = logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
-            if is_due && tell(&answerer, &answerer.resolver().lists) {
+            if is_due && log_lingering(&answerer, &answerer.resolver().lists) {
                 logged = Some(Instant::now());
             }
         }
@@ -72,16 +72,17 @@ fn walk(answerer: &Answerer) {
         }
         ControlFlow::Continue(())
     });
-    // A walk shows missing names as reserved ones.
+    // A walk reports missing names as reserved.
     found.retain(|(name, ..)| !matches!(lists.lookup(name), Lookup::Unsure(_)));
-    // Half a walk says nothing of what is over.
+    // An incomplete walk does not tell which mailboxes are settled.
     if walked.is_ok() {
         answerer.found_waiting(found);
     }
 }
 
-/// Logs which mailboxes stay reserved or moving, or are claimed by two backends. Whether there are any.
-fn tell(answerer: &Answerer, lists: &Lists) -> bool {
+/// Logs the mailboxes that stay reserved or moving, or that two backends claim. Returns whether there are
+/// any.
+fn log_lingering(answerer: &Answerer, lists: &Lists) -> bool {
     let long = answerer.waiting(LONG);
     if !long.is_empty() {
         let named = long.iter().take(MAX_LOGGED).map(|(waiting, age)| {
@@ -90,7 +91,7 @@ fn tell(answerer: &Answerer, lists: &Lists) -> bool {
             format!("{} ({} on {server} for {minutes} min)", waiting.name, waiting.state.as_str())
         });
         warn!(
-            "{} mailboxes stay reserved or moving, and their mail is deferred: {}; if a mailbox is whole on \
+            "{} mailboxes stay reserved or moving: {}; their mail is deferred; if a mailbox is complete on \
              its backend, run there: ctl_mboxlist -m",
             long.len(),
             named.collect::<Vec<_>>().join(", ")
@@ -109,8 +110,8 @@ fn tell(answerer: &Answerer, lists: &Lists) -> bool {
             format!("{} ({one} and {other})", flip.name)
         });
         warn!(
-            "two backends claim the same mailbox in turn: {}; mail goes now to one and now to the other, and \
-             ctl_mboxlist -m deletes one of them with its mail: compare both before it runs",
+            "two backends claim the same mailbox in turn: {}; mail alternates between them, and \
+             ctl_mboxlist -m deletes one of the two with its mail; compare both before you run it",
             named.collect::<Vec<_>>().join(", ")
         );
     }

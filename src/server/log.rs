@@ -1,7 +1,7 @@
 //! The log of the daemon: lines on standard error.
 //!
-//! Recipients are chosen by strangers, so every control character in a line is written as an escape:
-//! nobody forges a line or drives the terminal of who reads it.
+//! Anyone can choose recipient addresses. Every control character in a line is escaped, so that an address
+//! cannot forge a line or control the reader's terminal.
 
 mod writer;
 
@@ -21,48 +21,45 @@ use self::writer::Queue;
 /// Lines on their way to standard error, once [`init`] was called.
 static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
-/// How long a process that ends waits for its last lines to be written.
+/// Time that an exiting process waits for its last lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Sends the log of this process to standard error, from now on and once for all.
+/// Sends the log of this process to standard error.
 ///
-/// Under systemd (`JOURNAL_STREAM` is set) each line begins with its syslog priority as sd-daemon(3)
-/// has it; on a terminal or in a file with the name of the level. A panic is logged too. Nothing that
-/// logs waits for the log or fails with it: see [`lost`].
+/// Under systemd (`JOURNAL_STREAM` is set) each line begins with its syslog priority as in sd-daemon(3);
+/// on a terminal or in a file with the name of the level. Panics are logged too. No caller waits for the
+/// log or fails with it: see [`lost`].
 pub fn init(level: LevelFilter) {
     let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal();
     let queue = Arc::clone(QUEUE.get_or_init(Arc::default));
-    let said = move |lost: u64| {
-        let text = format!(
-            "{lost} lines of the log are lost: they could not be written, or came faster than they \
-             were"
-        );
+    let lost_line = move |lost: u64| {
+        let text = format!("{lost} log lines lost: they could not be written, or not fast enough");
         line(journal, Level::WARN, &text)
     };
-    // Without a copy of the descriptor or a thread there is no log, and a daemon that answers all the
-    // same. What it lacks keeps it from starting soon enough.
+    // Without a copy of the descriptor or a thread there is no log, but the daemon answers. The same
+    // shortage soon keeps it from starting.
     if let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() {
-        let _ = queue.write_to(File::from(stderr), said);
+        let _ = queue.write_to(File::from(stderr), lost_line);
     }
     let lines = Arc::clone(&queue);
-    // An error means that the process has a log already: a test, or an embedding program.
+    // An error means that the process already has a log: a test, or an embedding program.
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(move || Pushed(Arc::clone(&lines)))
-        // They are written by `eprintln!`, which panics where standard error cannot be written.
+        .with_writer(move || QueueWriter(Arc::clone(&lines)))
+        // They use `eprintln!`, which panics if standard error cannot be written.
         .log_internal_errors(false)
-        .event_format(Line { journal })
+        .event_format(LineFormat { journal })
         .try_init();
     std::panic::set_hook(Box::new(move |panic| {
-        // Names the place and the text; the task that asked gets a temporary answer. Not by way of
-        // the subscriber, where the panic may come from: a panic in the hook ends the process.
-        let text = format!("this is a bug in murder-route: {panic}");
+        // Names the source line and the text; the request gets a temporary answer. Not through the
+        // subscriber, which may have panicked itself: a panic in the hook ends the process.
+        let text =
+            format!("bug in murder-route: {panic}; the request is deferred; please report it");
         queue.push(line(journal, Level::ERROR, &text));
     }));
 }
 
-/// Waits until what was logged is written, for a second at most. To be called before the process
-/// ends.
+/// Waits until all lines are written, for a second at most. Call it before the process ends.
 pub fn flush() {
     if let Some(queue) = QUEUE.get() {
         queue.flush(FLUSH_TIMEOUT);
@@ -74,10 +71,10 @@ pub fn lost() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.lost())
 }
 
-/// Where the subscriber writes: one call for each line.
-struct Pushed(Arc<Queue>);
+/// Writer of the subscriber: one call for each line.
+struct QueueWriter(Arc<Queue>);
 
-impl io::Write for Pushed {
+impl io::Write for QueueWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.push(bytes.to_vec());
         Ok(bytes.len())
@@ -88,7 +85,7 @@ impl io::Write for Pushed {
     }
 }
 
-/// The level for so many `-v`: warnings and notices, then each decision, then everything.
+/// Log level by the number of `-v`: 0 warnings and notices, 1 each decision, 2 everything.
 pub fn level(verbose: u8) -> LevelFilter {
     match verbose {
         0 => LevelFilter::INFO,
@@ -97,12 +94,12 @@ pub fn level(verbose: u8) -> LevelFilter {
     }
 }
 
-/// One event, one line.
-struct Line {
+/// Formats each event as one line.
+struct LineFormat {
     journal: bool,
 }
 
-impl<S, N> FormatEvent<S, N> for Line
+impl<S, N> FormatEvent<S, N> for LineFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -121,7 +118,7 @@ where
     }
 }
 
-/// What a line of this level begins with.
+/// Prefix of lines of this level.
 fn prefix(journal: bool, level: Level) -> &'static str {
     match (journal, level) {
         (true, Level::ERROR) => "<3>",
@@ -135,13 +132,13 @@ fn prefix(journal: bool, level: Level) -> &'static str {
     }
 }
 
-/// A whole line.
+/// A complete line.
 fn line(journal: bool, level: Level, text: &str) -> Vec<u8> {
     format!("{}{}\n", prefix(journal, level), Escaped(text)).into_bytes()
 }
 
-/// A text with its control characters written as `\n`, `\x1b` and so on, also those that only
-/// change the direction of writing (Unicode's bidirectional controls).
+/// A text with its control characters escaped as `\n`, `\x1b` and so on, including Unicode's
+/// bidirectional controls.
 pub struct Escaped<'a>(pub &'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -162,7 +159,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Lets the first few of a kind of message through and counts the others.
+/// Passes the first few messages of a kind and counts the others.
 ///
 /// ```
 /// # use murder_route::server::log::RateLimit;
@@ -172,42 +169,42 @@ impl fmt::Display for Escaped<'_> {
 /// }
 /// ```
 #[derive(Debug, Default)]
-pub struct RateLimit(Mutex<Window>);
+pub struct RateLimit(Mutex<RateWindow>);
 
 #[derive(Debug, Default)]
-struct Window {
+struct RateWindow {
     began: Option<Instant>,
-    said: u32,
+    passed: u32,
     held: u64,
 }
 
 impl RateLimit {
-    const PER: Duration = Duration::from_secs(60);
-    const AT_MOST: u32 = 5;
+    const WINDOW: Duration = Duration::from_secs(60);
+    const MAX_MESSAGES: u32 = 5;
 
     /// Five messages a minute.
     pub const fn new() -> Self {
-        RateLimit(Mutex::new(Window { began: None, said: 0, held: 0 }))
+        RateLimit(Mutex::new(RateWindow { began: None, passed: 0, held: 0 }))
     }
 
-    /// Whether a message may be written at `now`, and with it how many were held back since the
-    /// last one.
+    /// Whether a message may be written at `now`, with the number of messages held back since the last
+    /// one.
     pub fn admit(&self, now: Instant) -> Option<More> {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.began.is_none_or(|began| now.saturating_duration_since(began) >= Self::PER) {
+        if window.began.is_none_or(|began| now.saturating_duration_since(began) >= Self::WINDOW) {
             window.began = Some(now);
-            window.said = 0;
+            window.passed = 0;
         }
-        if window.said >= Self::AT_MOST {
+        if window.passed >= Self::MAX_MESSAGES {
             window.held = window.held.saturating_add(1);
             return None;
         }
-        window.said += 1;
+        window.passed += 1;
         Some(More(std::mem::take(&mut window.held)))
     }
 }
 
-/// How many messages were held back; to be written after the message. Nothing if none was.
+/// Number of messages held back, to be printed after the message. Prints nothing for zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct More(pub u64);
 
@@ -215,7 +212,7 @@ impl fmt::Display for More {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             0 => Ok(()),
-            n => write!(f, " (and {n} more of the kind since the last such message)"),
+            n => write!(f, " ({n} similar messages suppressed)"),
         }
     }
 }
@@ -223,10 +220,9 @@ impl fmt::Display for More {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
 
-    /// What the log would write.
-    fn written(journal: bool, say: impl FnOnce()) -> String {
+    /// The log lines written by `log`.
+    fn written(journal: bool, log: impl FnOnce()) -> String {
         #[derive(Clone, Default)]
         struct Buffer(Arc<Mutex<Vec<u8>>>);
         impl std::io::Write for Buffer {
@@ -242,9 +238,9 @@ mod tests {
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(level(1))
             .with_writer(move || writer.clone())
-            .event_format(Line { journal })
+            .event_format(LineFormat { journal })
             .finish();
-        tracing::subscriber::with_default(subscriber, say);
+        tracing::subscriber::with_default(subscriber, log);
         let bytes = buffer.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
@@ -261,15 +257,15 @@ mod tests {
 
     #[test]
     fn journal_gets_priorities_and_terminal_gets_level_names() {
-        let say = || {
+        let log = || {
             tracing::error!("e");
             tracing::warn!("w");
             tracing::info!("i");
             tracing::debug!("d");
             tracing::trace!("t");
         };
-        assert_eq!(written(true, say), "<3>e\n<4>w\n<6>i\n<7>d\n");
-        assert_eq!(written(false, say), "error: e\nwarning: w\ni\ndebug: d\n");
+        assert_eq!(written(true, log), "<3>e\n<4>w\n<6>i\n<7>d\n");
+        assert_eq!(written(false, log), "error: e\nwarning: w\ni\ndebug: d\n");
     }
 
     #[test]
@@ -280,7 +276,7 @@ mod tests {
         assert_eq!((0..417).filter_map(|_| limit.admit(at(1))).count(), 5);
         assert_eq!(limit.admit(at(60)), None);
         let more = limit.admit(at(61)).unwrap();
-        assert_eq!(more.to_string(), " (and 413 more of the kind since the last such message)");
+        assert_eq!(more.to_string(), " (413 similar messages suppressed)");
         assert_eq!(limit.admit(at(62)).unwrap().to_string(), "");
     }
 }

@@ -1,8 +1,8 @@
-//! What the service manager is told, by systemd's protocol sd_notify(3). Without a service manager
-//! (`NOTIFY_SOCKET` is not set) nothing happens. The environment is read and left as it is.
+//! Messages to the service manager, by systemd's protocol sd_notify(3). Without a service manager
+//! (`NOTIFY_SOCKET` is not set) nothing is sent. The environment is only read.
 //!
-//! Nothing here waits for the service manager, and what was opened once needs no other descriptor: a
-//! daemon without a free one must not be taken for one that hangs.
+//! Nothing here waits for the service manager, and the socket stays open: a daemon without a free
+//! descriptor must not look as if it hangs.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -16,44 +16,48 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// The socket to the service manager, once something was told.
+/// The socket to the service manager, once a message was sent.
 static SOCKET: Mutex<Option<UnixDatagram>> = Mutex::new(None);
 
-/// A service manager that has too much to read is told again so often, with this pause.
-const RETRIES: u32 = 100;
+/// Maximum number of retries if the socket is full.
+const MAX_RETRIES: u32 = 100;
+
+/// Pause between retries.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The daemon answers.
+/// Reports that the daemon answers.
 pub fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
 }
 
-/// The configuration is being read again. [`ready`] has to follow, also when that fails.
+/// Reports that the configuration is being reloaded. [`ready`] must follow, also after a failed reload.
 pub fn reloading() {
-    // `Type=notify-reload` wants the time with it and kills the service without (systemd 253).
+    // `Type=notify-reload` needs the time too, and kills the service without it (systemd 253).
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!("no monotonic clock: {error}"),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(
+            "cannot read the monotonic clock: {error}; systemd may report the reload as failed"
+        ),
     }
 }
 
-/// The daemon is on its way out.
+/// Reports that the daemon is stopping.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-/// A line for `systemctl status`.
+/// Sets the status line of `systemctl status`.
 pub fn status(text: &str) {
-    tell(&[NotifyState::Status(&one_line(text))]);
+    notify(&[NotifyState::Status(&one_line(text))]);
 }
 
-/// How often the service manager wants to hear that we are alive: half of what it waits for
-/// (`WatchdogSec=`), as sd_watchdog_enabled(3) advises. `None`: never.
+/// Interval of keep-alive messages: half of `WatchdogSec=`, as sd_watchdog_enabled(3) advises. `None`: none
+/// are expected.
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|wait| wait / 2).filter(|interval| !interval.is_zero())
 }
 
-/// The main loop runs. Nothing comes of a message that finds no room: another follows.
+/// Sends a keep-alive message. It is dropped if the socket is full: another follows.
 pub fn alive() {
     if let Some(manager) = std::env::var_os(NOTIFY_SOCKET) {
         let _ = send(&manager, &text_of(&[NotifyState::Watchdog]));
@@ -62,41 +66,41 @@ pub fn alive() {
 
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
-/// A line end would begin the next assignment.
+/// Replaces control characters: a line end would begin the next assignment.
 fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
-fn tell(states: &[NotifyState]) {
+fn notify(states: &[NotifyState]) {
     let Some(manager) = std::env::var_os(NOTIFY_SOCKET) else { return };
     let text = text_of(states);
     match send(&manager, &text) {
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => later(manager, text),
-        Err(error) => complain(&error),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => retry_later(manager, text),
+        Err(error) => warn_not_sent(&error),
     }
 }
 
-/// Tells it from a thread that may wait.
-fn later(manager: OsString, text: String) {
+/// Retries in a thread that may wait.
+fn retry_later(manager: OsString, text: String) {
     let retry = move || {
-        for _ in 0..RETRIES {
+        for _ in 0..MAX_RETRIES {
             thread::sleep(RETRY_INTERVAL);
             match send(&manager, &text) {
                 Ok(()) => return,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return complain(&error),
+                Err(error) => return warn_not_sent(&error),
             }
         }
-        complain(&io::ErrorKind::TimedOut.into());
+        warn_not_sent(&io::ErrorKind::TimedOut.into());
     };
     if let Err(error) = thread::Builder::new().name("notify".to_owned()).spawn(retry) {
-        complain(&error);
+        warn_not_sent(&error);
     }
 }
 
-fn complain(error: &io::Error) {
-    tracing::warn!("cannot tell the service manager: {error}");
+fn warn_not_sent(error: &io::Error) {
+    tracing::warn!("cannot notify the service manager: {error}");
 }
 
 fn text_of(states: &[NotifyState<'_>]) -> String {
@@ -107,12 +111,12 @@ fn text_of(states: &[NotifyState<'_>]) -> String {
     text
 }
 
-/// Sends without waiting, over the socket that is there, or else over a new one.
+/// Sends without waiting, over the open socket, or else over a new one.
 fn send(manager: &OsStr, text: &str) -> io::Result<()> {
     let mut socket = SOCKET.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(open) = &*socket {
         match open.send(text.as_bytes()) {
-            // The service manager has another socket by now.
+            // The service manager has replaced its socket.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {}
             sent => return sent.map(drop),
         }
@@ -141,7 +145,7 @@ mod tests {
     use std::process::Command;
     use std::time::Duration;
 
-    /// A service manager that does not read holds up nobody, and gets the message in the end.
+    /// A service manager that does not read delays nothing, and gets the message in the end.
     #[test]
     fn full_notify_socket_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
@@ -152,7 +156,7 @@ mod tests {
         while filler.send(b"full").is_ok() {}
         let full = super::send(path.as_os_str(), "READY=1\n").unwrap_err();
         assert_eq!(full.kind(), std::io::ErrorKind::WouldBlock);
-        super::later(path.into(), "READY=1\n".into());
+        super::retry_later(path.into(), "READY=1\n".into());
         let mut message = [0; 20];
         loop {
             let read = manager.recv(&mut message).unwrap();
@@ -173,7 +177,7 @@ mod tests {
             let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
             let before = open();
             super::alive();
-            assert_eq!(open(), before, "a sign of life needs no descriptor");
+            assert_eq!(open(), before, "a keep-alive message needs no descriptor");
             super::stopping();
             return;
         }

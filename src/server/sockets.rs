@@ -1,4 +1,4 @@
-//! Opening the sockets: unix, TCP, and those that systemd opened for us.
+//! Opens listening sockets: unix, TCP, and those passed by systemd.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -29,22 +29,22 @@ use crate::wire::endpoint::{DEFAULT_MODE, Endpoint, ListenOptions};
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen at {endpoint}: {why}")]
 pub struct ListenError {
-    /// Which one.
+    /// The endpoint.
     pub endpoint: Endpoint,
-    /// What is wrong and, where that can be said, what to do.
+    /// The cause and, if possible, what to do.
     pub why: String,
 }
 
-/// An open listening socket, with the file that leads to it or shall do so.
+/// An open listening socket, with its file in the file system.
 pub(super) enum Socket<File> {
-    /// systemd's own sockets have theirs in place.
+    /// Unix. Sockets of systemd have no file of ours.
     Unix(UnixListener, Option<File>),
     /// TCP.
     Tcp(TcpListener),
 }
 
 impl Socket<NewSocket> {
-    /// From now on clients find it.
+    /// Puts the socket at its path, where clients find it.
     pub(super) fn place(self) -> Result<Socket<PlacedSocket>, String> {
         Ok(match self {
             Socket::Unix(listener, file) => {
@@ -55,8 +55,8 @@ impl Socket<NewSocket> {
     }
 }
 
-/// A socket in the file system that we made. It is removed when this is dropped, unless by then the
-/// path leads to somebody else's.
+/// A socket of this process in the file system. Removed on drop, unless the path leads to another socket
+/// by then.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -65,12 +65,12 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Whether the path still leads to this socket.
+    /// Whether its path still leads to this socket.
     pub(super) fn is_in_place(&self) -> bool {
         self.is_at(&self.path)
     }
 
-    /// Whether this path leads to this socket: a directory may have two names.
+    /// Whether `path` leads to this socket: a directory may have two names.
     pub(super) fn is_at(&self, path: &Path) -> bool {
         fs::symlink_metadata(path)
             .is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode))
@@ -82,12 +82,12 @@ impl Drop for SocketFile {
         if self.is_in_place()
             && let Err(error) = fs::remove_file(&self.path)
         {
-            tracing::warn!("cannot remove the socket {}: {error}", self.path.display());
+            tracing::warn!("{}: cannot remove the socket: {error}", self.path.display());
         }
     }
 }
 
-/// Whether both are one place: a directory may have two names, as /run has /var/run.
+/// Whether both endpoints are the same one: a directory may have two names, as /run and /var/run.
 pub(super) fn same_place(one: &Endpoint, other: &Endpoint) -> bool {
     one == other
         || match (one, other) {
@@ -100,20 +100,20 @@ pub(super) fn same_place(one: &Endpoint, other: &Endpoint) -> bool {
         }
 }
 
-/// The sockets that this process has already.
+/// The sockets that this process already has.
 pub(super) struct OwnSockets<'a> {
-    /// Those in the file system: they may be replaced although they answer.
+    /// In the file system. They may be replaced although they answer.
     pub(super) files: Vec<&'a SocketFile>,
-    /// The ports that it listens at, of whatever address.
+    /// TCP ports, of any address.
     pub(super) ports: Vec<u16>,
-    /// Those of systemd.
+    /// Passed by systemd.
     pub(super) inherited: &'a SystemdSockets,
 }
 
-/// Longest time to open an endpoint: for the name service, of hosts and of accounts.
+/// Timeout for opening an endpoint: for name service lookups of hosts and accounts.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Opens an endpoint; a host name may stand for several sockets. No client notices yet.
+/// Opens an endpoint. A host name may give several sockets. Clients notice nothing yet.
 pub(super) async fn open(
     endpoint: &Endpoint,
     options: &ListenOptions,
@@ -128,25 +128,25 @@ pub(super) async fn open(
     };
     let sockets = timeout(OPEN_TIMEOUT, open).await.unwrap_or_else(|_| {
         let seconds = OPEN_TIMEOUT.as_secs();
-        Err(format!("the name service did not answer within {seconds} s: give numbers instead"))
+        Err(format!("no answer of the name service within {seconds} s; use numbers instead"))
     });
     sockets.map_err(|why| ListenError { endpoint: endpoint.clone(), why })
 }
 
-/// What failed, before the system's own word for it.
+/// Prefixes an error with what failed.
 fn failed<E: Display>(what: impl Display) -> impl FnOnce(E) -> String {
     move |error| format!("{what}: {error}")
 }
 
-/// The socket is made ready where nobody can reach it, in a new directory of mode 0700 beside its
-/// final place, and later renamed over whatever stale socket is there: no client ever meets it with
-/// the wrong rights, nor a moment without a socket, and the umask plays no part.
+/// Opens a unix socket. It is prepared where no client can reach it, in a new directory of mode 0700
+/// beside its path, and later renamed over a stale socket there. So it never has wrong permissions, there
+/// is always a socket at the path, and the umask does not matter.
 async fn unix(
     path: &Path,
     options: &ListenOptions,
     ours: &OwnSockets<'_>,
 ) -> Result<Vec<Socket<NewSocket>>, String> {
-    // A longer name can be made, but no client could connect to it: unix(7).
+    // A longer path can be created, but no client could connect to it: unix(7).
     if path.as_os_str().len() > PATH_LIMIT {
         return Err(format!("the path is longer than {PATH_LIMIT} bytes"));
     }
@@ -154,7 +154,7 @@ async fn unix(
     if !replaces_ours {
         refuse_if_taken(path, ours.inherited).await?;
     }
-    // Accounts may be kept in a directory service somewhere else.
+    // Accounts may be in a directory service on another host.
     let named = options.clone();
     let accounts = tokio::task::spawn_blocking(move || {
         accounts::ids(named.owner.as_deref(), named.group.as_deref())
@@ -164,51 +164,51 @@ async fn unix(
     let mode = options.mode.unwrap_or(DEFAULT_MODE);
 
     let staging = StagingDirectory::new(path.parent().unwrap_or(Path::new("/")))?;
-    let young = staging.socket();
-    let listener = UnixListener::bind(&young).map_err(failed(format_args!(
-        "cannot make a socket at {} (of at most {PATH_LIMIT} bytes)",
-        young.display()
+    let unplaced = staging.socket();
+    let listener = UnixListener::bind(&unplaced).map_err(failed(format_args!(
+        "cannot create a socket at {} (of at most {PATH_LIMIT} bytes)",
+        unplaced.display()
     )))?;
-    // The mode before the owner: after a change of owner it may no longer be ours to set.
-    fs::set_permissions(&young, Permissions::from_mode(mode & 0o7777))
+    // The mode before the owner: after a change of owner we may not set it any more.
+    fs::set_permissions(&unplaced, Permissions::from_mode(mode & 0o7777))
         .map_err(failed(format_args!("cannot set mode {mode:o}")))?;
     if uid.is_some() || gid.is_some() {
-        lchown(&young, uid, gid).map_err(failed("cannot set the owner or the group"))?;
+        lchown(&unplaced, uid, gid).map_err(failed("cannot set the owner or the group"))?;
     }
     let new = NewSocket { path: path.to_owned(), staging, replaces_ours };
     Ok(vec![Socket::Unix(listener, Some(new))])
 }
 
-/// The bytes of a path in a unix socket address on Linux, without the final NUL.
+/// Maximum length of a path in a unix socket address on Linux, without the final NUL.
 const PATH_LIMIT: usize = 107;
 
-/// A socket with its rights that is not yet in its place.
+/// A socket with its permissions that is not at its path yet.
 pub(super) struct NewSocket {
     path: PathBuf,
     staging: StagingDirectory,
-    /// Whether clients are served at the path by this process.
+    /// Whether this process serves clients at the path.
     replaces_ours: bool,
 }
 
 impl NewSocket {
-    /// From now on clients find it.
+    /// Puts the socket at its path, where clients find it.
     pub(super) fn place(self) -> Result<PlacedSocket, String> {
         let Self { path, staging, replaces_ours } = self;
-        let young = staging.socket();
-        let meta = fs::symlink_metadata(&young).map_err(failed("cannot see the new socket"))?;
+        let unplaced = staging.socket();
+        let meta = fs::symlink_metadata(&unplaced).map_err(failed("cannot stat the new socket"))?;
         if replaces_ours {
-            // A second name, since there is to be no moment without the first.
+            // A second name, so that the path always leads to a socket.
             fs::hard_link(&path, staging.former())
-                .map_err(failed("cannot keep the old socket for the case that another fails"))?;
+                .map_err(failed("cannot keep a link to the old socket"))?;
         }
-        fs::rename(&young, &path).map_err(failed("cannot put the new socket in its place"))?;
+        fs::rename(&unplaced, &path).map_err(failed("cannot rename the new socket to its path"))?;
         let file = SocketFile { path, device: meta.dev(), inode: meta.ino() };
         Ok(PlacedSocket { file: Some(file), staging, replaced_ours: replaces_ours })
     }
 }
 
-/// A socket in its place, while others may still fail: dropped, it gives the place back to the one
-/// of ours that was there.
+/// A socket at its path, while others may still fail. On drop the path is given back to the socket of
+/// ours that was there.
 pub(super) struct PlacedSocket {
     /// Taken by [`PlacedSocket::keep`].
     file: Option<SocketFile>,
@@ -217,7 +217,7 @@ pub(super) struct PlacedSocket {
 }
 
 impl PlacedSocket {
-    /// It stays, and the former one has lost its place for good.
+    /// Keeps the socket; the former one has lost its path for good.
     pub(super) fn keep(mut self) -> Option<SocketFile> {
         self.file.take()
     }
@@ -231,34 +231,37 @@ impl Drop for PlacedSocket {
             && let Err(error) = fs::rename(self.staging.former(), &file.path)
         {
             let path = file.path.display();
-            tracing::error!("nobody finds the socket {path} until the next reload: {error}");
+            tracing::error!(
+                "{path}: cannot restore the listening socket: {error}; clients cannot connect until \
+                 the next reload"
+            );
         }
     }
 }
 
-/// A directory in which a socket is made ready; gone when dropped.
+/// A private directory in which a socket is prepared. Removed on drop.
 ///
-/// Others may be able to write to the directory around it, and may have made something of this name, or
-/// put a symbolic link in its place later. So the name is random, what is there already is never used,
-/// and all paths lead through the directory as it was opened.
+/// Other users may be able to write to its parent directory, and may have created a file of this name or
+/// replace the directory with a symbolic link. So the name is random, an existing file is never used, and
+/// all paths lead through the open directory.
 struct StagingDirectory {
     path: PathBuf,
-    /// Kept open, for `through` to lead to it.
+    /// Kept open for `through`.
     _directory: File,
     through: PathBuf,
 }
 
-/// Names that are tried.
+/// Maximum number of names tried.
 const STAGING_ATTEMPTS: u64 = 16;
 
 impl StagingDirectory {
     fn new(parent: &Path) -> Result<Self, String> {
         let fail = |error: io::Error| {
-            format!("cannot write in the directory {}: {error}", parent.display())
+            format!("{}: cannot write in the directory: {error}", parent.display())
         };
         let mut taken = None;
         for attempt in 0..STAGING_ATTEMPTS {
-            // Keyed at random, for each of them.
+            // Each hasher has random keys.
             let name = RandomState::new().hash_one(attempt);
             let path = parent.join(format!(".mr{name:016x}"));
             match DirBuilder::new().mode(0o700).create(&path) {
@@ -275,9 +278,9 @@ impl StagingDirectory {
         let directory = OpenOptions::new().read(true).custom_flags(flags).open(&path)?;
         let metadata = directory.metadata()?;
         if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
-            return Err(io::Error::other("somebody has put a directory in the place of ours"));
+            return Err(io::Error::other("another user replaced the staging directory"));
         }
-        // proc(5): the directory itself, whatever its name leads to now.
+        // proc(5): the open directory itself, wherever its name leads by now.
         let through = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
         let is_same = fs::metadata(&through)
             .is_ok_and(|seen| (seen.dev(), seen.ino()) == (metadata.dev(), metadata.ino()));
@@ -285,12 +288,12 @@ impl StagingDirectory {
         Ok(Self { path, _directory: directory, through })
     }
 
-    /// One letter, for the path has to be a socket address too.
+    /// A name of one character: the path must fit into a socket address.
     fn socket(&self) -> PathBuf {
         self.through.join("s")
     }
 
-    /// The socket that the new one replaces.
+    /// Second name of the socket that is replaced.
     fn former(&self) -> PathBuf {
         self.through.join("f")
     }
@@ -298,14 +301,14 @@ impl StagingDirectory {
 
 impl Drop for StagingDirectory {
     fn drop(&mut self) {
-        // The socket is there only if something failed half-way.
+        // The socket is there only after a failure.
         let _ = fs::remove_file(self.socket());
         let _ = fs::remove_file(self.former());
         let _ = fs::remove_dir(&self.path);
     }
 }
 
-/// Only a socket at which nobody answers may be replaced.
+/// Fails unless the path is free, or leads to a socket at which no program answers.
 async fn refuse_if_taken(path: &Path, inherited: &SystemdSockets) -> Result<(), String> {
     let meta = match fs::symlink_metadata(path) {
         Ok(meta) => meta,
@@ -313,20 +316,19 @@ async fn refuse_if_taken(path: &Path, inherited: &SystemdSockets) -> Result<(), 
         Err(error) => return Err(error.to_string()),
     };
     if !meta.file_type().is_socket() {
-        return Err(
-            "something that is not a socket has this name: remove it or choose another".to_owned()
-        );
+        return Err("a file that is not a socket has this name; remove it or choose another name"
+            .to_owned());
     }
     match UnixStream::connect(path).await {
         Ok(_) => Err(match inherited.name_at(path) {
-            Some(name) => format!("systemd opened it for us: write systemd:{name} instead"),
-            None => "another program answers there: stop it first".to_owned(),
+            Some(name) => format!("systemd opened it for this daemon; use systemd:{name} instead"),
+            None => "another program answers there; stop it first".to_owned(),
         }),
         Err(error) => match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(()),
-            // So is a program that is too busy to take the connection.
+            // A program too busy to accept.
             io::ErrorKind::WouldBlock => {
-                Err("another program listens there: stop it first".to_owned())
+                Err("another program listens there; stop it first".to_owned())
             }
             _ => Err(format!("cannot tell whether another program answers there: {error}")),
         },
@@ -341,7 +343,7 @@ async fn tcp(host: &str, port: u16, ours: &[u16]) -> Result<Vec<Socket<NewSocket
     for address in addresses {
         let listener = TcpListener::bind(address).await.map_err(|error| {
             let hint = match error.kind() == io::ErrorKind::AddrInUse && ours.contains(&port) {
-                true => "; this daemon itself has the port, for another address: restart it",
+                true => "; this daemon already has the port, for another address; restart it",
                 false => "",
             };
             format!("{address}: {error}{hint}")
@@ -359,18 +361,18 @@ async fn tcp(host: &str, port: u16, ours: &[u16]) -> Result<Vec<Socket<NewSocket
 pub(super) struct SystemdSockets(HashMap<String, Vec<OwnedFd>>);
 
 impl SystemdSockets {
-    /// Takes the sockets that sd_listen_fds(3) tells of. The first caller gets them; for others,
-    /// and without systemd, there are none.
+    /// Takes the sockets of sd_listen_fds(3). The first caller gets them; for later callers, and without
+    /// systemd, there are none.
     pub(super) fn take() -> Result<Self, String> {
         static TAKEN: AtomicBool = AtomicBool::new(false);
         let mut inherited = HashMap::<_, Vec<_>>::new();
         if !TAKEN.swap(true, Ordering::Relaxed) {
             let sockets = sd_notify::listen_fds_with_names()
-                .map_err(failed("cannot take the sockets of systemd"))?;
+                .map_err(failed("cannot take the sockets passed by systemd"))?;
             for (fd, name) in sockets {
                 #[expect(unsafe_code, reason = "the environment can only name it as a number")]
                 // SAFETY: LISTEN_PID is this process, so by sd_listen_fds(3) the descriptor is open
-                // and was passed for us to own; the sd-notify crate has just set a flag on it,
+                // and was passed to us as owner; the sd-notify crate has just set a flag on it,
                 // which fails for a closed one. TAKEN makes us the only owner.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
                 inherited.entry(name).or_default().push(fd);
@@ -402,26 +404,26 @@ impl SystemdSockets {
         found.map(|(name, _)| name.as_str())
     }
 
-    /// Duplicates, so that an endpoint can be closed and opened again by a reload.
+    /// Duplicates of the sockets of a name, so that a reload can close and open the endpoint again.
     fn sockets(&self, name: &str) -> Result<Vec<Socket<NewSocket>>, String> {
         let fds = self.0.get(name).ok_or_else(|| {
             let mut names: Vec<_> = self.names().collect();
             names.sort_unstable();
             match names.as_slice() {
-                [] => "systemd passed no socket: start the socket unit, not the daemon".to_owned(),
-                // systemd's own word for a socket without a name (sd_listen_fds_with_names(3)).
+                [] => "systemd passed no socket; start the socket unit, not the daemon".to_owned(),
+                // systemd's term for a socket without a name (sd_listen_fds_with_names(3)).
                 ["unknown"] => format!(
-                    "systemd passed no socket of the name {name}, only one without a name: set \
+                    "systemd passed no socket named {name}, only one without a name; set \
                      FileDescriptorName={name}, or systemd-socket-activate --fdname={name}, or listen \
                      at systemd:unknown"
                 ),
                 names => format!(
-                    "systemd passed no socket of the name {name}; those it passed are {}",
+                    "systemd passed no socket named {name}; it passed {}",
                     names.join(", ")
                 ),
             }
         })?;
-        fds.iter().map(|fd| listening(fd).map_err(failed("the socket of systemd"))).collect()
+        fds.iter().map(|fd| listening(fd).map_err(failed("the socket passed by systemd"))).collect()
     }
 }
 
@@ -434,7 +436,7 @@ fn listening(fd: &OwnedFd) -> Result<Socket<NewSocket>, String> {
     }
     let name: SockaddrStorage = getsockname(fd.as_raw_fd()).map_err(text)?;
     let fd = fd.try_clone().map_err(|error| error.to_string())?;
-    // Tokio wants non-blocking sockets and systemd passes blocking ones.
+    // Tokio needs non-blocking sockets; systemd passes blocking ones.
     let socket = match name.family() {
         Some(AddressFamily::Unix) => {
             let listener = std::os::unix::net::UnixListener::from(fd);
@@ -457,7 +459,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory with files of the names that a staging uses.
+    /// A directory with files of the names used in a staging directory.
     fn victim(around: &Path) -> PathBuf {
         let victim = around.join("victim");
         fs::create_dir(&victim).unwrap();

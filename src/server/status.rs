@@ -1,4 +1,4 @@
-//! How the daemon is, for `murder-route status`.
+//! Snapshot of the daemon for `murder-route status`.
 
 use std::time::Duration;
 
@@ -14,46 +14,45 @@ use crate::replica::utc;
 use crate::resolver::Resolver;
 use crate::routing::confirm::ConfirmVia;
 
-/// What [`STATUS_MAP`](crate::routing::maps::STATUS_MAP) answers. A member that does not apply is `null`.
+/// Answer of [`STATUS_MAP`](crate::routing::maps::STATUS_MAP). A member that does not apply is `null`.
 #[derive(Debug, Clone, Serialize)]
-pub struct Status {
+pub struct DaemonStatus {
     /// The daemon's version.
     pub version: &'static str,
-    /// That of the source which is worst off: see [`SourceStatus::state`].
+    /// State of the worst source: see [`SourceStatus::state`].
     pub state: String,
     /// The names of the sources, separated by commas, as `--source` takes them.
     pub source: String,
     /// The sources, in the order in which they are asked.
     pub sources: Vec<SourceStatus>,
-    /// When the replica's last full list was taken over (RFC 3339).
+    /// Time of the replica's last full sync (RFC 3339).
     pub synchronised: Option<String>,
-    /// Since when changes may be missing (RFC 3339), if they may.
+    /// Time since which changes may be missing (RFC 3339), if they may.
     pub stale_since: Option<String>,
-    /// How old the last barrier is, in seconds: the replica has every change from before it.
+    /// Age of the last barrier in seconds: the replica has every change from before it.
     pub barrier_age: Option<f64>,
     /// The master, as its banner names it.
     pub master: Option<String>,
-    /// Why the master, or the slave of this host where that stands in for him, cannot be asked who is
-    /// unknown, if that is so.
+    /// Why misses cannot be confirmed by the master, or by the slave of this host in its place, if so.
     pub trouble: Option<String>,
-    /// How many names the replica, or else the list of this host, holds.
+    /// Number of names in the replica, or else in the list of this host.
     pub names: Option<u64>,
-    /// How many names have vanished from the master's list without being deleted, and are deferred.
+    /// Number of names that vanished from the master's list without a DELETE. They are deferred.
     pub missing: Option<u64>,
-    /// How many records of the master's last list could not be used; their mail is deferred.
+    /// Number of unusable records in the master's last list. Their mail is deferred.
     pub unusable: Option<u64>,
-    /// How many mailboxes are reserved or moving.
+    /// Number of mailboxes that are reserved or moving.
     pub reserved: usize,
-    /// Those of them that have been so for the longest time.
+    /// Those reserved or moving for the longest time.
     pub waiting: Vec<WaitingStatus>,
     /// Mailboxes that two backends claim in turn.
     pub flipping: Vec<FlipStatus>,
     /// Open connections of mail servers.
     pub connections: usize,
-    /// Lines of the log that were lost since the daemon began: it could not be written, or not fast
+    /// Number of log lines lost since the start of the daemon: they could not be written, or not fast
     /// enough.
     pub log_lines_lost: u64,
-    /// What was answered since the daemon began.
+    /// Counters since the start of the daemon.
     pub counters: Counted,
 }
 
@@ -69,7 +68,7 @@ pub struct WaitingStatus {
     pub state: &'static str,
     /// The server of its record.
     pub server: Option<String>,
-    /// For how many seconds it has been seen so, at least.
+    /// Minimum number of seconds in this state.
     pub seconds: u64,
 }
 
@@ -80,26 +79,26 @@ pub struct FlipStatus {
     pub mailbox: String,
     /// The backends.
     pub servers: [String; 2],
-    /// How often its location went back within a day.
+    /// Number of times that its location went back within a day.
     pub times: u32,
 }
 
-/// How one source is.
+/// State of one source.
 #[derive(Debug, Clone, Serialize)]
 pub struct SourceStatus {
     /// `mailboxes-db`, `replica` or `find`.
     pub source: &'static str,
-    /// The replica is `fresh`, `stale`, `never` synchronised or `held-back`; the list of this host
-    /// is a `file`, `doubted` because it has shrunk, is damaged or is empty, or `unreadable`; with `find`, the
-    /// master is `connected` or `unconnected`.
+    /// Of the replica: `fresh`, `stale`, `never` synchronised or `held-back`. Of the list of this host:
+    /// `file`, `doubted` (it lost many names, is damaged or is empty) or `unreadable`. With `find`:
+    /// `connected` or `unconnected`.
     pub state: String,
-    /// Why this source makes nobody unknown, if that is so.
+    /// Why misses in this source are deferred, if they are.
     pub doubt: Option<String>,
 }
 
-impl Status {
-    /// What can be said now. Waits for locks if it must. `slave_trouble`: what came of asking the
-    /// slave of this host, where that stands in for the master.
+impl DaemonStatus {
+    /// Takes the snapshot. Waits for locks if necessary. `slave_trouble`: why the slave of this host does not
+    /// answer, where it replaces the master.
     pub fn of(
         resolver: &Resolver,
         master: Option<&dyn Master>,
@@ -138,11 +137,11 @@ impl Status {
             counters,
         };
         for source in resolver.lists.sources() {
-            let said = match source {
+            let source = match source {
                 Source::File(list) => status.file(list),
                 Source::Replica(replica) => status.replica(replica.trust.status()),
             };
-            status.sources.push(said);
+            status.sources.push(source);
         }
         if status.sources.is_empty() {
             let state = if status.trouble.is_some() { "unconnected" } else { "connected" };
@@ -157,8 +156,8 @@ impl Status {
         status
     }
 
-    /// Names the mailboxes that are reserved or moving, and for how long.
-    pub(super) fn wait(&mut self, waiting: &[(Stuck, Duration)]) {
+    /// Adds the mailboxes that are reserved or moving, with their ages.
+    pub(super) fn set_waiting(&mut self, waiting: &[(Stuck, Duration)]) {
         self.reserved = waiting.len();
         let named = waiting.iter().take(MAX_NAMED).map(|(waiting, age)| WaitingStatus {
             mailbox: waiting.name.to_string(),
@@ -182,33 +181,34 @@ impl Status {
         SourceStatus { source: "mailboxes-db", state: state.into(), doubt }
     }
 
-    fn replica(&mut self, said: Option<crate::replica::Status>) -> SourceStatus {
-        let Some(said) = said else {
+    fn replica(&mut self, replica: Option<crate::replica::Status>) -> SourceStatus {
+        let Some(replica) = replica else {
             let doubt = Some("the replica is not open".into());
             return SourceStatus { source: "replica", state: "never".into(), doubt };
         };
-        let stale = said.state == "stale";
-        self.synchronised = said.synchronised.map(utc);
+        let stale = replica.state == "stale";
+        self.synchronised = replica.synchronised.map(utc);
         let now = std::time::SystemTime::now();
-        self.stale_since = said.age.filter(|_| stale).and_then(|age| now.checked_sub(age)).map(utc);
-        // To the millisecond, which is more than anybody needs.
-        self.barrier_age = said.age.map(|age| (age.as_secs_f64() * 1000.0).round() / 1000.0);
-        self.names = Some(said.names);
-        self.missing = Some(said.missing);
-        self.unusable = said.unusable;
-        let flipping = said.flipping.into_iter().take(MAX_NAMED).map(|flip| FlipStatus {
+        self.stale_since =
+            replica.age.filter(|_| stale).and_then(|age| now.checked_sub(age)).map(utc);
+        // To the millisecond.
+        self.barrier_age = replica.age.map(|age| (age.as_secs_f64() * 1000.0).round() / 1000.0);
+        self.names = Some(replica.names);
+        self.missing = Some(replica.missing);
+        self.unusable = replica.unusable;
+        let flipping = replica.flipping.into_iter().take(MAX_NAMED).map(|flip| FlipStatus {
             mailbox: flip.name.to_string(),
             servers: flip.servers,
             times: flip.times,
         });
         self.flipping = flipping.collect();
-        if !said.master.is_empty() {
-            self.master = Some(said.master);
+        if !replica.master.is_empty() {
+            self.master = Some(replica.master);
         }
         SourceStatus {
             source: "replica",
-            state: said.state.into(),
-            doubt: said.doubt.map(|d| d.to_string()),
+            state: replica.state.into(),
+            doubt: replica.doubt.map(|d| d.to_string()),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The thread that writes the log.
 //!
-//! A log can be slower than what is logged, or stand still: a full disk, a pipe whose reader hangs or
-//! is gone. Nothing that answers mail servers may wait for it, so lines go through a bounded queue to
-//! a thread of their own. A line that finds no room, or that cannot be written, is lost and counted.
+//! The destination of the log can be slow or stall: a full disk, a pipe whose reader hangs or is gone. No
+//! thread that answers mail servers may wait for it, so lines go through a bounded queue to a thread of
+//! their own. A line is lost and counted if the queue is full or the write fails.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -10,53 +10,53 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Maximum size of the lines that wait, in bytes.
+/// Maximum size of the queued lines, in bytes.
 const QUEUE_LIMIT: usize = 1 << 20;
 
-/// Pause before a descriptor that somebody else made non-blocking is tried again.
+/// Pause before a retry on a descriptor that another process made non-blocking.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Lines on their way to the log. Shared by threads.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct QueueState {
     lines: VecDeque<Vec<u8>>,
-    /// The size of `lines`.
+    /// Size of `lines`.
     bytes: usize,
-    /// A line is being written.
+    /// Whether a line is being written.
     writing: bool,
-    /// Lines lost since the start.
+    /// Number of lines lost since the start.
     lost: u64,
-    /// Lines lost since the log last said how many.
-    unsaid: u64,
+    /// Number of lost lines not reported in the log yet.
+    unreported: u64,
 }
 
-impl State {
+impl QueueState {
     fn lose_one(&mut self) {
         self.lost = self.lost.saturating_add(1);
-        self.unsaid = self.unsaid.saturating_add(1);
+        self.unreported = self.unreported.saturating_add(1);
     }
 }
 
 impl Queue {
-    /// Starts the thread that writes to `log`. `said` makes the line that tells of lost ones.
+    /// Starts the thread that writes to `log`. `lost_line` formats the report of lost lines.
     ///
     /// # Errors
     ///
-    /// If no thread can be had. Lines are then counted as lost once the queue is full.
+    /// If no thread can be started. Lines are then counted as lost once the queue is full.
     pub(super) fn write_to(
         self: &Arc<Self>,
         log: impl Write + Send + 'static,
-        said: impl Fn(u64) -> Vec<u8> + Send + 'static,
+        lost_line: impl Fn(u64) -> Vec<u8> + Send + 'static,
     ) -> io::Result<()> {
         let queue = Arc::clone(self);
         let thread = thread::Builder::new().name("log".to_owned());
-        thread.spawn(move || queue.run(log, said)).map(drop)
+        thread.spawn(move || queue.run(log, lost_line)).map(drop)
     }
 
     /// Takes a line with its line end. Never waits for the log.
@@ -91,21 +91,22 @@ impl Queue {
         self.lock().lost
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, mut log: impl Write, said: impl Fn(u64) -> Vec<u8>) {
+    fn run(&self, mut log: impl Write, lost_line: impl Fn(u64) -> Vec<u8>) {
         // Whether the log ends within a line.
         let mut torn = false;
         loop {
-            let (line, unsaid) = self.next();
-            let told = unsaid == 0 || write_line(&mut log, &said(unsaid), &mut torn);
-            let written = told && write_line(&mut log, &line, &mut torn);
+            let (line, unreported) = self.next();
+            let reported =
+                unreported == 0 || write_line(&mut log, &lost_line(unreported), &mut torn);
+            let written = reported && write_line(&mut log, &line, &mut torn);
             let mut state = self.lock();
             state.writing = false;
-            if told {
-                state.unsaid = state.unsaid.saturating_sub(unsaid);
+            if reported {
+                state.unreported = state.unreported.saturating_sub(unreported);
             }
             if !written {
                 state.lose_one();
@@ -115,21 +116,22 @@ impl Queue {
         }
     }
 
-    /// The next line, and how many were lost before it without a word.
+    /// The next line, and the number of unreported lost lines before it.
     fn next(&self) -> (Vec<u8>, u64) {
         let mut state = self.lock();
         loop {
             if let Some(line) = state.lines.pop_front() {
                 state.bytes = state.bytes.saturating_sub(line.len());
                 state.writing = true;
-                return (line, state.unsaid);
+                return (line, state.unreported);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-/// Whether the whole line went into the log. `torn` says whether the log ends within a line.
+/// Writes a line, and returns whether it was written completely. `torn`: whether the log ends within a
+/// line.
 fn write_line(log: &mut impl Write, line: &[u8], torn: &mut bool) -> bool {
     if *torn && write_all(log, b"\n").is_err() {
         return false;
@@ -144,7 +146,7 @@ fn write_line(log: &mut impl Write, line: &[u8], torn: &mut bool) -> bool {
     }
 }
 
-/// Writes all bytes, or says how many were written.
+/// Writes all bytes. On failure returns the number of bytes written.
 fn write_all(log: &mut impl Write, bytes: &[u8]) -> Result<(), usize> {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -152,7 +154,7 @@ fn write_all(log: &mut impl Write, bytes: &[u8]) -> Result<(), usize> {
             Ok(0) => return Err(written),
             Ok(more) => written = written.saturating_add(more),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // The open file is shared with the shell or supervisor that started us.
+            // The open file is shared with the shell or supervisor that started this process.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 thread::sleep(RETRY_INTERVAL);
             }
@@ -170,13 +172,13 @@ mod tests {
 
     use super::*;
 
-    /// A log that does with each write what the test says: take so many bytes, or fail.
-    struct Told {
+    /// A log whose writes take a number of bytes or fail, as scripted.
+    struct ScriptedLog {
         now: Receiver<Result<usize, i32>>,
         taken: Sender<Vec<u8>>,
     }
 
-    impl Write for Told {
+    impl Write for ScriptedLog {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             match self.now.recv().unwrap_or(Ok(usize::MAX)) {
                 Ok(most) => {
@@ -193,13 +195,13 @@ mod tests {
         }
     }
 
-    fn said(lost: u64) -> Vec<u8> {
+    fn lost_line(lost: u64) -> Vec<u8> {
         format!("{lost} lost\n").into_bytes()
     }
 
     const LONG: Duration = Duration::from_secs(60);
 
-    /// What a log holds in the end that met these fates.
+    /// Final content of a log whose writes have these results, and the number of lost lines.
     fn log_of(fates: &[Result<usize, i32>], lines: &[&str]) -> (String, u64) {
         let (tell, now) = mpsc::channel();
         let (taken, takes) = mpsc::channel();
@@ -208,7 +210,7 @@ mod tests {
         }
         drop(tell);
         let queue = Arc::new(Queue::default());
-        queue.write_to(Told { now, taken }, said).unwrap();
+        queue.write_to(ScriptedLog { now, taken }, lost_line).unwrap();
         for line in lines {
             queue.push(line.as_bytes().to_vec());
             queue.flush(LONG);
@@ -223,7 +225,7 @@ mod tests {
         assert_eq!(log_of(&[], &["a\n", "b\n"]), ("a\nb\n".to_owned(), 0));
         let (text, lost) = log_of(&[full, full], &["a\n", "b\n", "c\n"]);
         assert_eq!((text.as_str(), lost), ("2 lost\nc\n", 2));
-        // The note itself can fail; it is not forgotten.
+        // The report itself can fail, and is then repeated.
         let (text, lost) = log_of(&[full, full, Ok(9), full], &["a\n", "b\n", "c\n", "d\n"]);
         assert_eq!((text.as_str(), lost), ("2 lost\n1 lost\nd\n", 3));
     }
@@ -245,7 +247,7 @@ mod tests {
     fn stalled_log_blocks_nobody_and_its_queue_is_bounded() {
         let (log, mut reader) = UnixStream::pair().unwrap();
         let queue = Arc::new(Queue::default());
-        queue.write_to(log, said).unwrap();
+        queue.write_to(log, lost_line).unwrap();
         let line = [vec![b'x'; 999], vec![b'\n']].concat();
         let sent = 4 * QUEUE_LIMIT / line.len();
         for _ in 0..sent {
@@ -255,7 +257,7 @@ mod tests {
         let lost = queue.lost();
         assert!(lost > 0);
         queue.flush(Duration::from_millis(10));
-        // The reader is back.
+        // The reader resumes.
         let read = thread::spawn(move || {
             let mut text = Vec::new();
             let mut piece = [0; 4096];

@@ -26,7 +26,7 @@ async fn live_socket_of_another_daemon_is_not_replaced() {
     let endpoint = format!("unix:{}", path.display());
     assert_eq!(
         error,
-        format!("cannot listen at {endpoint}: another program answers there: stop it first")
+        format!("cannot listen at {endpoint}: another program answers there; stop it first")
     );
     drop(second);
     assert!(asks(&path).await);
@@ -249,7 +249,7 @@ async fn own_port_is_not_taken_for_another_programs() {
     let wanted = Listen::at(format!("inet:0.0.0.0:{port}").parse().unwrap());
     let error = server.reconcile(&[wanted]).await.unwrap_err().to_string();
     assert!(
-        error.contains("this daemon itself has the port") && error.contains("restart"),
+        error.contains("this daemon already has the port") && error.contains("restart"),
         "{error}"
     );
     let mut stream = TcpStream::connect((host.as_str(), *port)).await.unwrap();
@@ -285,9 +285,9 @@ fn blocking_socket_from_systemd_is_served_by_name() {
         let mut server = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
         let systemd = |name: &str| Listen::at(Endpoint::Systemd(name.to_owned()));
         let error = server.reconcile(&[systemd("web")]).await.unwrap_err().to_string();
-        assert!(error.contains("no socket of the name") && error.ends_with("mail"), "{error}");
+        assert!(error.contains("no socket named") && error.ends_with("mail"), "{error}");
         let error = server.reconcile(&[unix(&path)]).await.unwrap_err().to_string();
-        assert!(error.contains("systemd opened it for us: write systemd:mail"), "{error}");
+        assert!(error.contains("systemd opened it for this daemon; use systemd:mail"), "{error}");
         // Closed and opened again, as by two reloads.
         for wanted in [&[systemd("mail")][..], &[], &[systemd("mail")]] {
             server.reconcile(wanted).await.unwrap();

@@ -240,8 +240,7 @@ fn reloads(host: &Booted) -> Done {
     host.run(&["systemctl", "reload", SERVICE])?;
     sandbox::poll("the unit's status to show the error", 20, || {
         let status = host.property(SERVICE, "StatusText")?;
-        let told =
-            status.starts_with("the old configuration stays: /etc/murder-route.toml: line 1");
+        let told = status.starts_with("configuration not reloaded: /etc/murder-route.toml: line 1");
         ensure!(told, "{status}");
         Ok(Some(()))
     })?;
