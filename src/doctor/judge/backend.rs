@@ -1,4 +1,4 @@
-//! What a backend said, judged: by itself, by the mailbox list, and by what Postfix will do there.
+//! Judges the answers of a backend: by themselves, by the mailbox list, and by the settings of Postfix.
 
 use super::certificate::CertificateVerdict;
 pub use super::client::Client;
@@ -6,8 +6,8 @@ use super::lmtp::{Facts, Own, ProbeFailure, Reply, TlsOutcome, Tried};
 use super::postfix::tls::Level;
 use super::{Finding, one_line};
 
-/// All that can be said of a backend. `server`: as the mailbox list calls it, `None` for the mailboxes
-/// of this host. `recipient`: whom it was asked for.
+/// Judges a backend. `server`: its name in the mailbox list, `None` for the mailboxes of this host.
+/// `recipient`: the recipient that it was asked for.
 pub fn judge(
     server: Option<&str>,
     place: &str,
@@ -29,7 +29,7 @@ pub fn judge(
     }
     let bad = findings.iter().any(|finding| finding.severity > super::Severity::Skipped);
     if !bad {
-        findings.insert(0, Finding::ok("backend/lmtp", named, in_words(facts)));
+        findings.insert(0, Finding::ok("backend/lmtp", named, describe(facts)));
     }
     findings
 }
@@ -39,28 +39,29 @@ fn failed(named: &str, failure: &ProbeFailure) -> Finding {
     match failure {
         ProbeFailure::Connect(why) => {
             Finding::error(CHECK, named, format!("cannot be reached: {why}")).mend(
-                "see that lmtpd listens there (cyrus.conf) and that no firewall is in the way",
+                "check that lmtpd listens there (cyrus.conf) and that no firewall blocks the connection",
             )
         }
         ProbeFailure::Lost(at, why) => {
-            Finding::error(CHECK, named, format!("it takes the connection, but at {at}: {why}"))
-                .mend("see its log; all its lmtpd may be busy (maxchild in cyrus.conf)")
+            Finding::error(CHECK, named, format!("it accepts the connection, but at {at}: {why}"))
+                .mend("read its log; all its lmtpd processes may be busy (maxchild in cyrus.conf)")
         }
         ProbeFailure::Refused(at, reply) if reply.is_temporary() => {
-            Finding::untested(CHECK, named, format!("at {at} it said `{}`", reply.shown()))
+            Finding::untested(CHECK, named, format!("at {at} it answered `{}`", reply.shown()))
         }
         ProbeFailure::Refused(at, reply) => {
-            Finding::error(CHECK, named, format!("at {at} it said `{}`", reply.shown()))
-                .mend("see its log")
+            Finding::error(CHECK, named, format!("at {at} it answered `{}`", reply.shown()))
+                .mend("read its log")
         }
         ProbeFailure::NotLmtp(said) => {
-            Finding::error(CHECK, named, format!("no LMTP is spoken there: `{said}`"))
-                .mend("set `port`, or `address` of the server, in [backends] to that of its lmtpd")
+            Finding::error(CHECK, named, format!("it does not speak LMTP: `{said}`"))
+                .mend("set `port`, or `address` of the server, in [backends] to the address of its lmtpd")
         }
     }
 }
 
-/// lmtpd says its `servername`, and the list has mailboxes under the `servername` of their backend.
+/// Compares names: lmtpd announces its `servername`, and the list has mailboxes under the `servername` of
+/// their backend.
 fn name(named: &str, server: &str, facts: &Facts) -> Option<Finding> {
     let listed = server.split('/').next().unwrap_or(server);
     let said = facts.name.as_deref().or(facts.greeting.as_deref())?;
@@ -73,7 +74,7 @@ fn name(named: &str, server: &str, facts: &Facts) -> Option<Finding> {
     if bare(listed) == bare(said) {
         return None;
     }
-    let what = format!("it calls itself {said}: is it the server the list means?");
+    let what = format!("it announces itself as {said}; it may not be the server in the list");
     Some(
         Finding::error("backend/name", named, what)
             .mend("correct `address` of the server in [backends.servers], or the DNS"),
@@ -85,25 +86,25 @@ fn tls(named: &str, facts: &Facts, client: &Client) -> Option<Finding> {
     let level = client.tls.level;
     let parameter = &client.tls.place;
     if level.demands_tls() && !facts.starttls {
-        let what = format!("it offers no STARTTLS, and Postfix has {parameter}: its letters wait");
+        let what = format!("it offers no STARTTLS, and Postfix has {parameter}; its messages wait");
         return Some(Finding::error(CHECK, named, what).mend(
             "give the backend a certificate (tls_server_cert; allowstarttls), or set the level to \
              may; a listener with `lmtpd -a` never offers it",
         ));
     }
-    let mend = "see its log; set allowstarttls: no if it is not meant to have TLS";
+    let mend = "read its log; set allowstarttls: no if it should not have TLS";
     match (facts.tls.as_ref()?, level) {
         (_, Level::None) => None,
         (TlsOutcome::Up(_), level) if level.verifies() => certificate(named, facts, client),
         (TlsOutcome::Up(_), Level::Fingerprint | Level::DaneOnly | Level::Unknown) => {
-            let what = format!("whether its certificate suits is not tested: {parameter}");
+            let what = format!("its certificate is not tested: {parameter}");
             Some(Finding::skipped(CHECK, named, what))
         }
         (TlsOutcome::Up(_), _) => None,
         (TlsOutcome::Untestable(why), _) => {
             let what = format!(
-                "it offers STARTTLS in a way that Postfix' OpenSSL may know and this program does not \
-                 ({why}): try `posttls-finger -S -c -l {}` with its host and port",
+                "it offers STARTTLS in a way that this program does not support and Postfix' OpenSSL may \
+                 ({why}); try `posttls-finger -S -c -l {}` with its host and port",
                 if level.verifies() { "secure -F CAFILE" } else { "encrypt" }
             );
             Some(Finding::skipped(CHECK, named, what))
@@ -118,7 +119,7 @@ fn tls(named: &str, facts: &Facts, client: &Client) -> Option<Finding> {
     }
 }
 
-/// What Postfix makes of the certificate, where it looks at it.
+/// Judges the certificate as Postfix does, if Postfix verifies it.
 fn certificate(named: &str, facts: &Facts, client: &Client) -> Option<Finding> {
     const CHECK: &str = "backend/tls";
     let parameter = &client.tls.place;
@@ -128,8 +129,8 @@ fn certificate(named: &str, facts: &Facts, client: &Client) -> Option<Finding> {
             Some(Finding::skipped(CHECK, named, format!("the certificate is not tested: {why}")))
         }
         CertificateVerdict::Untrusted(why) | CertificateVerdict::Bad(why) => {
-            let what = format!("{why}, and Postfix has {parameter}: its messages wait");
-            let mend = "give it a certificate of that name by that authority, or correct \
+            let what = format!("{why}, and Postfix has {parameter}; its messages wait");
+            let mend = "give it a certificate for that name by that CA, or correct \
                         lmtp_tls_CAfile, `match=` in lmtp_tls_policy_maps, or `address` in \
                         [backends.servers]";
             Some(Finding::error(CHECK, named, what).mend(mend))
@@ -137,16 +138,16 @@ fn certificate(named: &str, facts: &Facts, client: &Client) -> Option<Finding> {
     }
 }
 
-/// Whether Postfix logs in where that is wanted, and only there.
+/// Judges whether Postfix logs in where the backend requires it, and only there.
 fn login(named: &str, facts: &Facts, client: Option<&Client>) -> Vec<Finding> {
     const CHECK: &str = "backend/login";
     let Some(mail) = &facts.mail else { return Vec::new() };
     let wants = facts.wants_login();
     if !wants && !mail.is_ok() {
-        let what = format!("to MAIL FROM it said `{}`", mail.shown());
+        let what = format!("it answered MAIL FROM with `{}`", mail.shown());
         return vec![match mail.is_temporary() {
             true => Finding::untested("backend/lmtp", named, what),
-            false => Finding::error("backend/lmtp", named, what).mend("see its log"),
+            false => Finding::error("backend/lmtp", named, what).mend("read its log"),
         }];
     }
     let mut findings = Vec::new();
@@ -155,9 +156,9 @@ fn login(named: &str, facts: &Facts, client: Option<&Client>) -> Vec<Finding> {
         None => {}
         Some(Own::Plain) if wants => {
             let what = "it wants a login, and `murder-route lmtp`, which Exim and Sendmail run, has none \
-                        for it: its messages wait";
-            let mend = "set `username` and `password-file` in [backends] (murder-route.toml(5)), or have \
-                        the backend listen with `lmtpd -a` where only mail servers can connect";
+                        for it; its messages wait";
+            let mend = "set `username` and `password-file` in [backends] (murder-route.toml(5)), or run \
+                        `lmtpd -a` on the backend where only mail servers can connect";
             findings.push(Finding::error(CHECK, named, what).mend(mend));
         }
         Some(Own::Plain) => {}
@@ -187,21 +188,21 @@ fn by_postfix(named: &str, facts: &Facts, client: &Client) -> Option<Finding> {
     };
     let offered = if offered.is_empty() { "none".to_owned() } else { offered.join(" ") };
     let tries = *logs_in && *password != Some(false);
-    // What it offers under TLS is not known then.
+    // Its offer under TLS is unknown then.
     let unseen =
         matches!(facts.tls, Some(TlsOutcome::Untestable(_))) && client.tls.level != Level::None;
     if tries && !unseen && (wants || !facts.auth.is_empty()) && client.usable(facts).is_empty() {
         let what = match (wants, client.allowed(facts).is_empty()) {
             (true, false) => format!(
-                "it wants a login by one of {offered}, and SASL has no plugin for any on this host: its \
-                 messages wait"
+                "it wants a login by one of {offered}, and SASL on this host has no plugin for any of \
+                 them; its messages wait"
             ),
             (true, true) => format!(
-                "it wants a login, and Postfix uses none of the mechanisms it offers: {offered}"
+                "it wants a login, and Postfix uses none of the offered mechanisms: {offered}"
             ),
             (false, _) => format!(
-                "it is pre-authorised (lmtpd -a, AUTH {offered}), and Postfix still wants to log \
-                 in: its letters wait"
+                "it is pre-authorised (lmtpd -a, AUTH {offered}), and Postfix still tries to log in; its \
+                 messages wait"
             ),
         };
         let mend = match (wants, client.allowed(facts).is_empty()) {
@@ -216,8 +217,8 @@ fn by_postfix(named: &str, facts: &Facts, client: &Client) -> Option<Finding> {
                     .to_owned()
             }
             (false, _) => format!(
-                "set lmtp_sasl_auth_enable=no for the transport {transport} in master.cf, or have \
-                 it deliver to a listener without -a"
+                "set lmtp_sasl_auth_enable=no for the transport {transport} in master.cf, or deliver to \
+                 a listener without -a"
             ),
         };
         return Some(Finding::error(CHECK, named, what).mend(mend));
@@ -228,8 +229,8 @@ fn by_postfix(named: &str, facts: &Facts, client: &Client) -> Option<Finding> {
     let (what, mend) = match (logs_in, password) {
         (false, _) => (
             format!("it wants a login, and Postfix does not (transport {transport})"),
-            "set lmtp_sasl_auth_enable=yes and lmtp_sasl_password_maps, or have the backend listen \
-             with `lmtpd -a` where only mail servers can connect",
+            "set lmtp_sasl_auth_enable=yes and lmtp_sasl_password_maps, or run `lmtpd -a` on the \
+             backend where only mail servers can connect",
         ),
         (true, Some(false)) => (
             format!("it wants a login, and Postfix has no password for it (transport {transport})"),
@@ -240,7 +241,7 @@ fn by_postfix(named: &str, facts: &Facts, client: &Client) -> Option<Finding> {
     Some(Finding::error(CHECK, named, what).mend(mend))
 }
 
-/// What came of the login that Postfix would make.
+/// Judges the trial of the login that Postfix would make.
 fn tried(named: &str, facts: &Facts) -> Option<Finding> {
     const CHECK: &str = "backend/login";
     match facts.tried.as_ref()? {
@@ -248,19 +249,16 @@ fn tried(named: &str, facts: &Facts) -> Option<Finding> {
             Some(Finding::skipped(CHECK, named, format!("the login was not tried: {why}")))
         }
         Tried::In(how) => Some(Finding::ok(CHECK, named, format!("Postfix can log in: {how}"))),
-        Tried::Lost(why) => Some(Finding::untested(
-            CHECK,
-            named,
-            format!("the login as Postfix: {}", one_line(why)),
-        )),
+        Tried::Lost(why) => {
+            Some(Finding::untested(CHECK, named, format!("login as Postfix: {}", one_line(why))))
+        }
         Tried::Refused(failure) => {
-            let what =
-                format!("the login as Postfix would make it: {}", one_line(&failure.to_string()));
+            let what = format!("login as Postfix: {}", one_line(&failure.to_string()));
             Some(match failure.is_temporary() {
                 true => Finding::untested(CHECK, named, what),
                 false => Finding::error(CHECK, named, what).mend(
-                    "correct it in lmtp_sasl_password_maps (after postmap, reload Postfix: it keeps \
-                     tables open), or on the backend",
+                    "correct it in lmtp_sasl_password_maps (after postmap, reload Postfix, which keeps tables \
+                     open), or on the backend",
                 ),
             })
         }
@@ -271,28 +269,28 @@ fn asked(named: &str, recipient: &str, facts: &Facts) -> Finding {
     const CHECK: &str = "backend/recipient";
     let recipient = one_line(recipient);
     let Some(reply) = &facts.rcpt else {
-        let why = format!("{recipient}: it wants a login first, and we do not log in");
+        let why = format!("{recipient}: it wants a login first, and none was made");
         return Finding::skipped(CHECK, named, why);
     };
     let said = reply.shown();
     match reply {
-        Reply { .. } if reply.is_ok() => Finding::ok(CHECK, named, format!("it takes {recipient}")),
+        Reply { .. } if reply.is_ok() => Finding::ok(CHECK, named, format!("it accepts {recipient}")),
         Reply { .. } if reply.is_temporary() => {
-            Finding::untested(CHECK, named, format!("to {recipient} it said `{said}`"))
+            Finding::untested(CHECK, named, format!("it answered {recipient} with `{said}`"))
         }
         _ => Finding::error(
             CHECK,
             named,
-            format!("it refuses {recipient}, whom the list has there: `{said}`"),
+            format!("it refuses {recipient}, which the list has there: `{said}`"),
         )
         .mend(
-            "see whether the mailbox is on this backend (ctl_mboxlist -d there): the list may be \
-             behind, or the name be made otherwise there (`cyrus-release`, imapd.conf)",
+            "check whether the mailbox is on this backend (ctl_mboxlist -d there): the list may lag, \
+             or the backend forms the name differently (`cyrus-release`, imapd.conf)",
         ),
     }
 }
 
-fn in_words(facts: &Facts) -> String {
+fn describe(facts: &Facts) -> String {
     let release = facts.release.map_or_else(String::new, |(a, b)| format!(" {a}.{b}"));
     let name = facts.name.as_deref().unwrap_or("?");
     let login = match &facts.mail {
@@ -378,7 +376,7 @@ mod tests {
     const TLS: [(&str, Severity); 1] = [("backend/tls", Severity::Error)];
 
     #[test]
-    fn a_login_at_a_pre_authorised_listener_defers_everything() {
+    fn login_at_a_pre_authorised_listener_is_an_error() {
         assert_eq!(found(&pre_authorised(), &client(&[])), OK);
         assert_eq!(found(&pre_authorised(), &client(&LOGS_IN)), LOGIN);
         // Without a password for this host Postfix does not try.
@@ -388,14 +386,14 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_wants_a_login_must_get_one_that_can_work() {
+    fn backend_wanting_a_login_needs_a_usable_one() {
         let scram = wants_login(&["SCRAM-SHA-1"]);
         assert_eq!(found(&scram, &client(&[])), LOGIN);
         assert_eq!(found(&scram, &client(&LOGS_IN)), OK);
         let mut without = client(&LOGS_IN);
         without.password = Some(false);
         assert_eq!(found(&scram, &without), LOGIN);
-        // Postfix' default bars passwords in the clear.
+        // Postfix' default forbids cleartext passwords.
         let plain = wants_login(&["PLAIN", "LOGIN"]);
         assert_eq!(found(&plain, &client(&LOGS_IN)), LOGIN);
         let allowed = [&LOGS_IN[..], &[("lmtp_sasl_security_options", "noanonymous")]].concat();
@@ -416,7 +414,7 @@ mod tests {
         ]
         .concat();
         assert_eq!(found(&under_tls, &client(&tls)), OK);
-        // What is offered under TLS is of no use to a Postfix that never uses it.
+        // An offer under TLS does not help a Postfix that never uses TLS.
         let no_tls = [&allowed[..], &[("lmtp_sasl_tls_security_options", "noanonymous")]].concat();
         assert_eq!(found(&under_tls, &client(&no_tls)), LOGIN);
         let anonymous = wants_login(&["ANONYMOUS"]);
@@ -437,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_that_postfix_demands_must_be_there() {
+    fn tls_required_by_postfix_must_be_offered() {
         let demands = client(&[("lmtp_tls_security_level", "encrypt")]);
         assert_eq!(found(&pre_authorised(), &demands), TLS);
         let broken = Facts {
@@ -468,14 +466,14 @@ mod tests {
     }
 
     #[test]
-    fn certificate_that_postfix_will_refuse_is_an_error_where_it_looks_at_it() {
+    fn certificate_that_postfix_refuses_is_an_error() {
         let shows = Facts {
             starttls: true,
             tls: Some(TlsOutcome::Up(Vec::new())),
             chain: vec![b"no certificate".to_vec()],
             ..pre_authorised()
         };
-        // No authority is named at all, which is told of the transport.
+        // Without any CA: reported with the transport.
         let secure = client(&[("lmtp_tls_security_level", "secure"), ("lmtp_tls_CAfile", "")]);
         assert_eq!(secure.findings.len(), 1, "{:?}", secure.findings);
         let skipped = [("backend/lmtp", Severity::Ok), ("backend/tls", Severity::Skipped)];
@@ -489,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn login_that_was_tried_is_judged_by_what_came_of_it() {
+    fn tried_login_is_judged_by_its_result() {
         let scram = wants_login(&["SCRAM-SHA-1"]);
         let said = |code| Reply { code, lines: vec!["said".into()] };
         let refused = |code| {
@@ -514,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn without_postfix_a_backend_that_wants_a_login_needs_one_of_ours() {
+    fn without_postfix_the_relay_needs_the_login() {
         let of = |own: Option<Own>, facts: Facts| {
             let found = judge(Some("be1.example.org"), "x", &Facts { own, ..facts }, None, None);
             found.iter().map(|finding| (finding.check, finding.severity)).collect::<Vec<_>>()
@@ -531,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_another_one_than_the_list_means_is_noticed() {
+    fn wrong_server_name_is_noticed() {
         let of = |server: &str| {
             let found = judge(Some(server), "inet:x:2003", &pre_authorised(), None, None);
             found.iter().map(|finding| finding.check).collect::<Vec<_>>()
@@ -540,7 +538,7 @@ mod tests {
             assert_eq!(of(same), ["backend/lmtp"], "{same}");
         }
         assert_eq!(of("be2.example.org"), ["backend/name"]);
-        // No port is the end of an address.
+        // The end of an IPv6 address is no port.
         for (listed, same) in [("2001:db8::1", true), ("2001:db8::2", false), ("be1:x", false)] {
             let facts = Facts { name: Some("2001:DB8::1".into()), ..pre_authorised() };
             assert_eq!(name("be1", listed, &facts).is_none(), same, "{listed}");
@@ -550,13 +548,13 @@ mod tests {
     }
 
     #[test]
-    fn what_it_says_of_a_recipient_is_judged() {
+    fn reply_to_a_recipient_is_judged() {
         let of = |rcpt: Option<Reply>| {
             let facts = Facts { rcpt, ..pre_authorised() };
             let found = judge(None, "unix:/lmtp", &facts, None, Some("jane@example.org"));
             let of = |check| found.iter().find(|finding| finding.check == check);
             let asked = of("backend/recipient").unwrap().severity;
-            // What is found bad is not found well as well, and what was not asked is not bad.
+            // An error excludes `ok`, and a question not asked is no error.
             let well = of("backend/lmtp").map(|finding| finding.severity);
             assert_eq!(well.is_some(), asked <= Severity::Skipped, "{found:?}");
             asked
@@ -568,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_away_is_an_error_and_one_that_says_later_is_not() {
+    fn unreachable_backend_is_an_error_temporary_refusal_is_not() {
         let of = |failure: ProbeFailure| {
             let facts = Facts { failure: Some(failure), ..Facts::default() };
             judge(Some("be1"), "inet:x:2003", &facts, None, None)[0].severity

@@ -1,4 +1,4 @@
-//! Whether and how the login that Postfix would make at a backend can be tried.
+//! Plan for a trial of the login that Postfix would make at a backend.
 
 use super::certificate::CertificateVerdict;
 use super::client::Client;
@@ -7,34 +7,34 @@ use super::postfix::tls::Level;
 use crate::lmtp::Policy;
 use crate::mupdate::{Mechanism, WhenTls};
 
-/// What to do about the login.
+/// Whether to try the login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoginPlan {
-    /// There is none, or what is in the way has been told of.
+    /// There is no login, or the obstacle is reported elsewhere.
     Nothing,
-    /// It cannot be tried here.
+    /// It cannot be tried here, for this reason.
     Skip(String),
     /// Try it.
     Try(Attempt),
 }
 
-/// A login to be tried.
+/// A login to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// How to log in. PLAIN goes wherever Postfix sends it.
+    /// Policy of the login. PLAIN is used wherever Postfix uses it.
     pub policy: Policy,
-    /// The certificate that was judged; the password is told to the holder of no other.
+    /// The certificate that was judged. The password is sent to its holder only.
     pub certificate: Option<Vec<u8>>,
 }
 
-/// Nothing is told to a backend that Postfix would not tell it.
+/// Plans the login. A backend gets nothing that Postfix would not send it.
 pub fn plan(facts: &Facts, client: &Client) -> LoginPlan {
     let Some(credentials) = client.credentials.as_ref().filter(|_| facts.wants_login()) else {
         return LoginPlan::Nothing;
     };
     let level = client.tls.level;
     if level != Level::None && matches!(facts.tls, Some(TlsOutcome::Untestable(_))) {
-        return LoginPlan::Skip("its TLS is not spoken here".into());
+        return LoginPlan::Skip("its TLS is not supported here".into());
     }
     let tls = client.uses_tls(facts);
     if level.demands_tls() && !tls {
@@ -42,13 +42,15 @@ pub fn plan(facts: &Facts, client: &Client) -> LoginPlan {
     }
     match level {
         Level::Fingerprint | Level::DaneOnly | Level::Unknown => {
-            return LoginPlan::Skip("whether Postfix trusts the certificate is not known".into());
+            return LoginPlan::Skip(
+                "it is not known whether Postfix trusts the certificate".into(),
+            );
         }
         level if level.verifies() => match client.tls.verdict(&facts.chain, facts.at) {
             CertificateVerdict::Good => {}
             CertificateVerdict::Unknown(_) => {
                 return LoginPlan::Skip(
-                    "whether Postfix trusts the certificate is not known".into(),
+                    "it is not known whether Postfix trusts the certificate".into(),
                 );
             }
             CertificateVerdict::Untrusted(_) | CertificateVerdict::Bad(_) => {
@@ -64,7 +66,7 @@ pub fn plan(facts: &Facts, client: &Client) -> LoginPlan {
     let known = |mechanism: &Mechanism| usable.contains(&mechanism.as_str());
     let mechanisms: Vec<Mechanism> = Mechanism::ALL.into_iter().filter(known).collect();
     if mechanisms.is_empty() {
-        return LoginPlan::Skip(format!("{} is not spoken here", usable.join(" ")));
+        return LoginPlan::Skip(format!("{} is not supported here", usable.join(" ")));
     }
     let policy = Policy {
         tls: if tls { WhenTls::Required } else { WhenTls::Off },

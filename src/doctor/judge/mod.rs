@@ -1,16 +1,14 @@
-//! `murder-route doctor`: what is wrong with a deployment, from what was seen of it.
+//! Judges of a deployment: observations in, findings out. Pure, without I/O.
 //!
-//! Nothing here does I/O; what was seen comes in as values.
+//! * [`postfix`] parses Postfix' settings and checks them for known mistakes.
+//! * [`socket`] has the requests for a socket and judges the outcome; [`recipients`] compares the answers
+//!   for recipients with the configuration; [`waiting`] judges mailboxes that the daemon reports as long
+//!   reserved or claimed twice.
+//! * [`lmtp`] is the LMTP dialogue with a backend; [`backend`] judges its result, also against the
+//!   [`client`] of Postfix: [`certificate`] and [`login`].
+//! * [`comparison`] finds differences between two mailbox lists.
 //!
-//! * [`postfix`] reads Postfix' settings and knows the mistakes people make in them.
-//! * [`socket`] knows what to ask at a socket, and what it means if nobody answers; [`recipients`],
-//!   whether what is said there of recipients is what the configuration says; [`waiting`], the mailboxes
-//!   that a daemon names as reserved for long or claimed twice.
-//! * [`lmtp`] is the conversation with a backend; [`backend`] judges what it brought, also against
-//!   what Postfix will do there, which is the [`client`]: the [`certificate`], and the [`login`].
-//! * [`comparison`] finds where two mailbox lists differ.
-//!
-//! All of it comes down to [`Finding`]s; [`report`] gives them their form.
+//! The result is a list of [`Finding`]s; [`report`] formats them.
 
 pub mod backend;
 pub mod certificate;
@@ -26,23 +24,23 @@ pub mod waiting;
 
 use crate::model::shown::Shown;
 
-/// How bad a finding is. The order is that of weight.
+/// Severity of a finding, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// Not looked at: it was not asked for, or there is nothing of the kind.
+    /// Not checked: not requested, or not applicable.
     Skipped,
-    /// It works, and will hurt one day.
+    /// It works, but can fail later.
     Warning,
-    /// Something was in the way that may be gone the next time.
+    /// Could not be checked, for a temporary reason.
     Untested,
-    /// To be mended: letters wait, bounce or go astray.
+    /// Must be corrected: messages wait, bounce or are misdelivered.
     Error,
 }
 
 impl Severity {
-    /// The word for it in the report.
+    /// The name in the report.
     pub fn as_str(self) -> &'static str {
         match self {
             Severity::Ok => "ok",
@@ -54,18 +52,18 @@ impl Severity {
     }
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// What was looked at, `area/thing`: a word for scripts, which stays the same.
+    /// Name of the check, `area/thing`: stable, for scripts.
     pub check: &'static str,
     /// The parameter, file, socket or backend.
     pub place: String,
-    /// What was found.
+    /// Description of the result.
     pub what: String,
-    /// What to do about it.
+    /// The correction.
     pub mend: Option<String>,
 }
 
@@ -74,32 +72,32 @@ impl Finding {
         Self { severity, check, place, what, mend: None }
     }
 
-    /// All is well with this.
+    /// A check without problems.
     pub fn ok(check: &'static str, place: impl Into<String>, what: impl Into<String>) -> Self {
         Self::new(Severity::Ok, check, place.into(), what.into())
     }
 
-    /// This was not looked at, and that is no fault.
+    /// A check that was skipped.
     pub fn skipped(check: &'static str, place: impl Into<String>, why: impl Into<String>) -> Self {
         Self::new(Severity::Skipped, check, place.into(), why.into())
     }
 
-    /// This could not be looked at just now.
+    /// A check that could not be made for a temporary reason.
     pub fn untested(check: &'static str, place: impl Into<String>, why: impl Into<String>) -> Self {
         Self::new(Severity::Untested, check, place.into(), why.into())
     }
 
-    /// This will hurt one day.
+    /// A problem that can cause failures later.
     pub fn warning(check: &'static str, place: impl Into<String>, what: impl Into<String>) -> Self {
         Self::new(Severity::Warning, check, place.into(), what.into())
     }
 
-    /// This must be mended.
+    /// A problem that must be corrected.
     pub fn error(check: &'static str, place: impl Into<String>, what: impl Into<String>) -> Self {
         Self::new(Severity::Error, check, place.into(), what.into())
     }
 
-    /// The same with what to do about it.
+    /// Adds the correction.
     pub fn mend(self, mend: impl Into<String>) -> Self {
         Self { mend: Some(mend.into()), ..self }
     }
@@ -107,8 +105,8 @@ impl Finding {
 
 /// Text from outside as it may be one_line: in one line, and not without end.
 pub fn one_line(text: &str) -> String {
-    const MOST: usize = 2000;
-    match text.char_indices().nth(MOST) {
+    const MAX_CHARS: usize = 2000;
+    match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}…", Shown(text.get(..end).unwrap_or_default())),
         None => Shown(text).to_string(),
     }
@@ -119,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_from_outside_is_shown_in_one_line_and_as_it_is() {
+    fn text_from_outside_becomes_one_line() {
         assert_eq!(one_line("o'brien says\n\"no\""), r#"o'brien says\n"no""#);
         let sentence = "a reason of some length, ".repeat(40);
         assert_eq!(one_line(&sentence), sentence);

@@ -1,5 +1,5 @@
-//! What a socket says of recipients, and whether that is what the configuration says of them. It is not
-//! where the daemon runs with an older configuration, or where another program listens.
+//! Compares the answers for recipients at a socket with the configuration. They differ if the daemon runs
+//! with an older configuration, or if another program listens.
 
 use super::socket::SocketOutcome;
 use super::{Finding, one_line};
@@ -13,20 +13,20 @@ use crate::wire::protocol::Protocol;
 use crate::wire::rcpt::RcptVerdict;
 use crate::wire::socketmap::{REPLY_LIMIT, Reply, Request};
 
-/// Longest answer in lines or packets that is waited for, in bytes. Ours are far shorter.
+/// Maximum length of an answer in lines or packets, in bytes. The daemon's are far shorter.
 const ANSWER_LIMIT: usize = 16_384;
 
-/// What is expected of the map `lmtp` where it cannot be told here what the daemon knows.
+/// Expected answer of the map `lmtp` where only the daemon can decide.
 const DEFERRED: &str = "deferred";
 
-/// What the map `lmtp` says of a recipient that is none of ours.
+/// Answer of the map `lmtp` for a foreign recipient.
 const FOREIGN: &str = "NOTFOUND ";
 
-/// What a milter says to a recipient that it lets pass.
+/// Answer of a milter for a recipient that passes.
 const CONTINUE: &str = "continue";
 
-/// The question for a recipient. `map`: the map that is asked, where the protocol has maps.
-pub fn question(protocol: Protocol, map: Option<&str>, recipient: &str) -> Vec<u8> {
+/// The request for a recipient. `map`: the map to ask, if the protocol has maps.
+pub fn request(protocol: Protocol, map: Option<&str>, recipient: &str) -> Vec<u8> {
     let map = map.unwrap_or_default();
     match protocol {
         Protocol::Socketmap => {
@@ -41,7 +41,7 @@ pub fn question(protocol: Protocol, map: Option<&str>, recipient: &str) -> Vec<u
         )
         .into_bytes(),
         Protocol::Milter => {
-            let mut out = super::socket::question(Protocol::Milter);
+            let mut out = super::socket::request(Protocol::Milter);
             let data = [b"R<", recipient.as_bytes(), b">\0"].concat();
             out.extend_from_slice(&u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
             out.extend_from_slice(&data);
@@ -50,14 +50,14 @@ pub fn question(protocol: Protocol, map: Option<&str>, recipient: &str) -> Vec<u
     }
 }
 
-/// What came back, once it is whole; `None`: more bytes are needed.
+/// The outcome, once the answer is complete. `None`: more bytes are needed.
 pub fn answer(protocol: Protocol, came: &[u8]) -> Option<SocketOutcome> {
     let said = |text: &[u8]| {
         Some(SocketOutcome::RecipientReply { answer: String::from_utf8_lossy(text).into() })
     };
     let odd = |why: &str| Some(SocketOutcome::Odd { why: why.to_owned() });
     if came.len() > REPLY_LIMIT.saturating_add(16) {
-        return odd("it says more than any answer holds");
+        return odd("its answer is too long");
     }
     match protocol {
         Protocol::Socketmap => {
@@ -70,19 +70,19 @@ pub fn answer(protocol: Protocol, came: &[u8]) -> Option<SocketOutcome> {
         }
         Protocol::Line => match came.strip_suffix(b"\n") {
             Some(line) => said(line),
-            None if came.len() > ANSWER_LIMIT => odd("a line without end"),
+            None if came.len() > ANSWER_LIMIT => odd("its line is too long"),
             None => None,
         },
         Protocol::Policy => match came.strip_suffix(b"\n\n") {
             Some(action) => said(action),
-            None if came.len() > ANSWER_LIMIT => odd("an answer without end"),
+            None if came.len() > ANSWER_LIMIT => odd("its answer is too long"),
             None => None,
         },
         Protocol::Milter => milter(came),
     }
 }
 
-/// The packet after that of the negotiation.
+/// The packet after the negotiation.
 fn milter(came: &[u8]) -> Option<SocketOutcome> {
     let odd = || Some(SocketOutcome::Odd { why: "it does not speak milter".into() });
     let (negotiation, rest) = match packet(came) {
@@ -119,7 +119,7 @@ fn packet(came: &[u8]) -> Packet<'_> {
     rest.split_at_checked(length).map_or(Packet::Cut, |(packet, rest)| Packet::Whole(packet, rest))
 }
 
-/// What the configuration has a socket say of a recipient. `None`: it need not be the same there.
+/// The answer for a recipient by the configuration. `None`: the socket may answer differently.
 pub fn expected(
     protocol: Protocol,
     map: Option<&str>,
@@ -128,10 +128,10 @@ pub fn expected(
     recipient: &str,
     route: &Route,
 ) -> Option<String> {
-    // The daemon may know more than a command does, but the domain is ours to it as well: see `agrees`.
+    // The daemon may know more than a command does, but it serves the same domains: see `agrees`.
     if matches!(route.decision, Decision::Deferred(_)) {
-        let told_apart = map == Some(BUILT_IN[0]) && maps.unknown != UnknownPolicy::NotFound;
-        return (told_apart && maps.fallback.is_none()).then(|| DEFERRED.to_owned());
+        let distinguishable = map == Some(BUILT_IN[0]) && maps.unknown != UnknownPolicy::NotFound;
+        return (distinguishable && maps.fallback.is_none()).then(|| DEFERRED.to_owned());
     }
     match protocol {
         Protocol::Socketmap | Protocol::Line => {
@@ -142,7 +142,7 @@ pub fn expected(
             policy::encode_into(&mut out, maps.at_rcpt(&route.decision));
             Some(String::from_utf8_lossy(&out).trim_end().to_owned())
         }
-        // It need not refuse whoever asks without the steps of SMTP before it.
+        // It need not refuse a client that skips the SMTP steps before RCPT.
         Protocol::Milter => {
             let passes = maps.at_rcpt(&route.decision) == RcptVerdict::Pass;
             passes.then(|| CONTINUE.to_owned())
@@ -150,19 +150,19 @@ pub fn expected(
     }
 }
 
-/// A recipient, and what is said of it.
+/// A recipient with its expected and its actual answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecipientAnswer {
     /// The recipient.
     pub recipient: String,
-    /// What the configuration says.
+    /// The answer by the configuration.
     pub expected: String,
-    /// What the socket says.
+    /// The answer at the socket.
     pub outcome: SocketOutcome,
 }
 
 impl RecipientAnswer {
-    /// Whether both say the same. Where the configuration defers, any other answer for a recipient of ours
+    /// Whether both agree. Where the configuration defers, any other answer for a recipient in our domains
     /// may be right.
     pub fn agrees(&self) -> bool {
         let SocketOutcome::RecipientReply { answer } = &self.outcome else { return false };
@@ -170,44 +170,44 @@ impl RecipientAnswer {
     }
 }
 
-/// The findings for one socket, or one way to ask at it.
+/// Judges the answers at one socket.
 pub fn judge(place: &str, asked: &[RecipientAnswer]) -> Option<Finding> {
     const CHECK: &str = "socket/recipient";
     asked.first()?;
     let mut differ = asked.iter().filter(|asked| !asked.agrees());
     let Some(first) = differ.next() else {
-        let what = format!("says of {} recipients what the configuration says", asked.len());
+        let what = format!("answers {} recipients as configured", asked.len());
         return Some(Finding::ok(CHECK, place, what));
     };
     let more = match differ.count() {
         0 => String::new(),
-        more => format!(", and something else of {more} others"),
+        more => format!(", and {more} others differ"),
     };
     let of = one_line(&first.recipient);
     let expected = one_line(&first.expected);
     Some(match &first.outcome {
         SocketOutcome::RecipientReply { answer } if is_deferral(answer) => {
             let what = format!(
-                "defers {of} (`{}`), which is `{expected}` by the configuration{more}",
+                "defers {of} (`{}`); by the configuration it is `{expected}`{more}",
                 one_line(answer)
             );
             Finding::untested(CHECK, place, what)
-                .mend("see what the log of murder-route says, and `murder-route status`")
+                .mend("read the log of murder-route, and run `murder-route status`")
         }
         SocketOutcome::RecipientReply { answer } => {
             let what = format!(
-                "says `{}` of {of}, and by the configuration it is `{expected}`{more}",
+                "answers `{}` for {of}; by the configuration it is `{expected}`{more}",
                 one_line(answer)
             );
             Finding::error(CHECK, place, what).mend(
-                "reload murder-route if its configuration changed since it started; see that it is \
-                 murder-route that listens there",
+                "reload murder-route if its configuration changed since it started; check that \
+                 murder-route listens there",
             )
         }
         other => {
-            let what = format!("asked for {of}, {}", other.in_words());
+            let what = format!("asked for {of}: {}", other.describe());
             Finding::error(CHECK, place, what)
-                .mend("see that it is murder-route that listens there, and what its log says")
+                .mend("check that murder-route listens there, and read its log")
         }
     })
 }
@@ -216,8 +216,7 @@ fn is_deferral(answer: &str) -> bool {
     ["TEMP ", "OK retry:", "action=DEFER", "4"].iter().any(|begin| answer.starts_with(begin))
 }
 
-/// Addresses that may be those of the user whose INBOX this is; none if it is no INBOX, or mail servers
-/// write its name in quotes.
+/// Possible addresses of the user of an INBOX. Empty if it is no INBOX, or if mail servers quote its name.
 pub fn addresses(name: &MailboxName, router: &Router) -> Vec<String> {
     let user = name.without_domain().strip_prefix(b"user.").unwrap_or_default();
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_^".contains(b);
@@ -225,7 +224,7 @@ pub fn addresses(name: &MailboxName, router: &Router) -> Vec<String> {
     {
         return Vec::new();
     }
-    // Where the separator is a dot, there is no other name for a dot of the user's.
+    // If the separator is a dot, `^` is the only form of a dot in the user name.
     let user = String::from_utf8_lossy(user).replace('^', ".");
     let own = name.domain().map(|domain| String::from_utf8_lossy(domain).into_owned());
     let domains: Vec<String> = match own {
@@ -366,7 +365,7 @@ mod tests {
             assert_eq!(judge("s", &[deferred]).unwrap().severity, severity, "{answer}");
         }
         let found = judge("s", &[said("NOTFOUND "), said("NOTFOUND "), fine]).unwrap();
-        assert!(found.what.ends_with("of 1 others"), "{found:?}");
+        assert!(found.what.ends_with("and 1 others differ"), "{found:?}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The findings as people and scripts read them.
+//! The report of findings, as text and as JSON.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Finding, Severity};
 
-/// All findings, in the order in which they were made.
+/// All findings, in the order of the checks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DoctorReport {
     /// The findings.
@@ -14,17 +14,17 @@ pub struct DoctorReport {
 }
 
 impl DoctorReport {
-    /// How many findings are of this severity.
+    /// Number of findings of this severity.
     pub fn count(&self, severity: Severity) -> usize {
         self.findings.iter().filter(|finding| finding.severity == severity).count()
     }
 
-    /// The worst there is.
+    /// The highest severity.
     pub fn worst(&self) -> Severity {
         self.findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Ok)
     }
 
-    /// One object, as the manual describes it.
+    /// One object, as described in the manual.
     pub fn to_json(&self) -> Value {
         let finding = |finding: &Finding| {
             json!({
@@ -56,7 +56,7 @@ impl fmt::Display for DoctorReport {
         }
         let [errors, warnings, untested] =
             [Severity::Error, Severity::Warning, Severity::Untested].map(|s| self.count(s));
-        writeln!(f, "{errors} to mend, {warnings} to think about, {untested} not tested")
+        writeln!(f, "{errors} errors, {warnings} warnings, {untested} not tested")
     }
 }
 
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(report.to_json(), expected);
         let text = report.to_string();
         assert!(text.contains("error      relay_domains: lacks example.org\n"), "{text}");
-        assert!(text.contains("           -> add it\n1 to mend, 0"), "{text}");
+        assert!(text.contains("           -> add it\n1 errors, 0"), "{text}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What is asked at a socket of ours, and what it means if nobody answers.
+//! Requests for a socket of the daemon, and the meaning of its answers.
 
 use std::fmt;
 
@@ -14,12 +14,12 @@ use crate::wire::netstring::Decoder;
 use crate::wire::protocol::Protocol;
 use crate::wire::socketmap::{REPLY_LIMIT, Reply, Request};
 
-/// Longest answer in the protocols of lines that is waited for, in bytes. Ours are far shorter; that
-/// of `status` in a netstring has a limit of its own.
-const LINES: usize = 16_384;
+/// Maximum length of an answer in line protocols, in bytes. The daemon's answers are far shorter; that of
+/// `status` in a netstring has a limit of its own.
+const MAX_LINE_ANSWER: usize = 16_384;
 
-/// A question that changes nothing and that we answer without looking anybody up.
-pub fn question(protocol: Protocol) -> Vec<u8> {
+/// A request that changes nothing and that the daemon answers without a lookup.
+pub fn request(protocol: Protocol) -> Vec<u8> {
     match protocol {
         Protocol::Socketmap => {
             let mut out = Vec::new();
@@ -30,7 +30,7 @@ pub fn question(protocol: Protocol) -> Vec<u8> {
             b"request=smtpd_access_policy\nprotocol_state=CONNECT\nprotocol_name=ESMTP\n\n".to_vec()
         }
         Protocol::Line => format!("{STATUS_MAP} \n").into_bytes(),
-        // Version 6, and every action and step, as Postfix offers them.
+        // Version 6 with all actions and steps, as Postfix offers them.
         Protocol::Milter => {
             let offer = [6u32, 0x1ff, 0x1f_ffff].map(u32::to_be_bytes).concat();
             [&13u32.to_be_bytes()[..], b"O", &offer].concat()
@@ -38,12 +38,12 @@ pub fn question(protocol: Protocol) -> Vec<u8> {
     }
 }
 
-/// What came back, once it is whole; `None`: more bytes are needed.
+/// The outcome, once the answer is complete. `None`: more bytes are needed.
 pub fn answer(protocol: Protocol, came: &[u8]) -> Option<SocketOutcome> {
     let other = |why: String| Some(SocketOutcome::Odd { why });
     let said = || one_line(&String::from_utf8_lossy(came));
     if came.len() > REPLY_LIMIT.saturating_add(16) {
-        return other("it says more than any answer holds".into());
+        return other("its answer is too long".into());
     }
     match protocol {
         Protocol::Socketmap => {
@@ -52,106 +52,105 @@ pub fn answer(protocol: Protocol, came: &[u8]) -> Option<SocketOutcome> {
             let frame = frames.next_frame()?;
             match frame.map(Reply::parse) {
                 Ok(Reply::Ok(status)) => Some(SocketOutcome::Answered { status: Some(status) }),
-                Ok(Reply::Temp(why)) => {
-                    other(format!("it cannot tell how it is: {}", one_line(&why)))
-                }
+                Ok(Reply::Temp(why)) => other(format!("it has no status: {}", one_line(&why))),
                 Ok(Reply::NotFound) => Some(SocketOutcome::Answered { status: None }),
-                Err(e) => other(format!("no socketmap speaks there: {e}")),
+                Err(e) => other(format!("it does not speak socketmap: {e}")),
             }
         }
         Protocol::Line => {
-            let line = came.strip_suffix(b"\n").or((came.len() > LINES).then_some(came))?;
+            let line =
+                came.strip_suffix(b"\n").or((came.len() > MAX_LINE_ANSWER).then_some(came))?;
             match line.strip_prefix(b"OK ") {
                 Some(status) => {
                     let status = String::from_utf8_lossy(status).into_owned();
                     Some(SocketOutcome::Answered { status: Some(status) })
                 }
-                None => other(format!("it says `{}`", said())),
+                None => other(format!("it answers `{}`", said())),
             }
         }
         Protocol::Policy if came.starts_with(b"action=") => {
             came.ends_with(b"\n\n").then_some(SocketOutcome::Answered { status: None })
         }
         Protocol::Policy if came.len() < 7 && b"action=".starts_with(came) => None,
-        Protocol::Policy => other(format!("it says `{}`", said())),
+        Protocol::Policy => other(format!("it answers `{}`", said())),
         Protocol::Milter => match came.get(4) {
             None => None,
             Some(b'O') => Some(SocketOutcome::Answered { status: None }),
-            Some(_) => other("no milter speaks there".into()),
+            Some(_) => other("it does not speak milter".into()),
         },
     }
 }
 
-/// What came of asking at a socket.
+/// Outcome of a request at a socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "outcome")]
 pub enum SocketOutcome {
-    /// Somebody answered, with the answer of `status` if he has one.
+    /// An answer, with the status if the program has one.
     Answered {
-        /// JSON, if it is one of ours.
+        /// JSON, if it is a murder-route.
         status: Option<String>,
     },
-    /// Somebody answered for a recipient.
+    /// An answer for a recipient.
     RecipientReply {
         /// The answer.
         answer: String,
     },
     /// There is no such socket.
     Missing,
-    /// There is a socket, and nobody listens.
-    Nobody,
-    /// One may not go there, or not write to it.
+    /// There is a socket, but no program listens.
+    Refused,
+    /// The user may not search a directory of the path, or not write to the socket.
     Closed {
-        /// The directory that is closed, or the socket itself.
+        /// The directory, or the socket itself.
         at: String,
     },
     /// No answer in time.
     Silent,
-    /// An answer that is none, or the connection was closed.
+    /// An invalid answer, or the connection was closed.
     Odd {
-        /// What.
+        /// The details.
         why: String,
     },
-    /// It could not be tried in that way.
+    /// It could not be tried in this way.
     NotTried {
-        /// Why.
+        /// The reason.
         why: String,
     },
 }
 
 impl SocketOutcome {
-    /// What the daemon says of itself, if it is ours that answered.
+    /// The status of the daemon, if a murder-route answered.
     pub fn status(&self) -> Option<Value> {
         let SocketOutcome::Answered { status: Some(text) } = self else { return None };
         let status: Value = serde_json::from_str(text).ok()?;
         status["version"].is_string().then_some(status)
     }
 
-    /// The outcome of a question, in words.
-    pub(super) fn in_words(&self) -> String {
+    /// Describes the outcome in a sentence about the socket.
+    pub(super) fn describe(&self) -> String {
         match self {
             SocketOutcome::Answered { .. } | SocketOutcome::RecipientReply { .. } => {
                 "it answers".into()
             }
             SocketOutcome::Missing => "there is no such socket".into(),
-            SocketOutcome::Nobody => "nobody listens there".into(),
-            SocketOutcome::Closed { at } => format!("{at} is closed to this user"),
-            SocketOutcome::Silent => "it takes connections and does not answer".into(),
+            SocketOutcome::Refused => "no program listens there".into(),
+            SocketOutcome::Closed { at } => format!("this user has no access to {at}"),
+            SocketOutcome::Silent => "it accepts connections and does not answer".into(),
             SocketOutcome::Odd { why } | SocketOutcome::NotTried { why } => why.clone(),
         }
     }
 }
 
-/// As whom it was tried.
+/// The user and root directory of a request.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Who {
+pub struct Requester {
     /// The user.
     pub user: String,
-    /// The directory he was shut into.
+    /// The root directory, if changed.
     pub chroot: Option<String>,
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for Requester {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.chroot {
             Some(chroot) => write!(f, "as {} in the chroot {chroot}", self.user),
@@ -160,26 +159,26 @@ impl fmt::Display for Who {
     }
 }
 
-/// What it means for a socket of our configuration.
+/// Judges a socket of the configuration.
 pub fn of_listener(
     endpoint: &Endpoint,
     protocol: Protocol,
-    who: &Who,
+    who: &Requester,
     outcome: &SocketOutcome,
 ) -> Finding {
     judge(&endpoint.to_string(), endpoint, protocol, who, outcome)
 }
 
-/// What it means for somebody in Postfix who asks there. `ours`: whether he means one of our sockets.
-/// `None`: he asks somebody else, who answers.
-pub fn of_use(u: &Use, who: &Who, outcome: &SocketOutcome, ours: bool) -> Option<Finding> {
+/// Judges a socket that Postfix uses. `ours`: whether it is one of the daemon's. `None`: another program's,
+/// which answers.
+pub fn of_use(u: &Use, who: &Requester, outcome: &SocketOutcome, ours: bool) -> Option<Finding> {
     let place = format!("{} `{}`", u.place(), u.text);
     if matches!(outcome, SocketOutcome::Answered { .. }) && !ours {
         return None;
     }
     let found = judge(&place, &u.endpoint, u.protocol, who, outcome);
     let Endpoint::Unix(path) = &u.endpoint else { return Some(found) };
-    let lost = matches!(outcome, SocketOutcome::Missing | SocketOutcome::Nobody);
+    let lost = matches!(outcome, SocketOutcome::Missing | SocketOutcome::Refused);
     if !(u.chroot && lost) {
         return Some(found);
     }
@@ -187,17 +186,17 @@ pub fn of_use(u: &Use, who: &Who, outcome: &SocketOutcome, ours: bool) -> Option
     let chroot = who.chroot.as_deref().unwrap_or("the queue directory");
     let mend = match u.protocol {
         Protocol::Socketmap => format!(
-            "write `proxy:{}`, or add a [[listen]] to our configuration with the socket below \
-             {chroot} and name it relative to that",
+            "use `proxy:{}`, or add a [[listen]] with a socket below {chroot} to murder-route.toml \
+             and name it relative to that directory",
             u.text
         ),
         _ => format!(
-            "add a [[listen]] to our configuration with the socket below {chroot} and name it \
-             relative to that, or have {service} run without a chroot"
+            "add a [[listen]] with a socket below {chroot} to murder-route.toml and name it relative to \
+             that directory, or run {service} without a chroot"
         ),
     };
     let what = format!(
-        "{service} is chrooted to {chroot} (column 5 of master.cf), and there is no {path} in there"
+        "{service} is chrooted to {chroot} (column 5 of master.cf), where {path} does not exist"
     );
     Some(Finding::error(found.check, place, what).mend(mend))
 }
@@ -206,46 +205,47 @@ fn judge(
     place: &str,
     endpoint: &Endpoint,
     protocol: Protocol,
-    who: &Who,
+    who: &Requester,
     outcome: &SocketOutcome,
 ) -> Finding {
     const CHECK: &str = "socket/answer";
     let error = |what: String| Finding::error(CHECK, place, format!("{what} ({who})"));
-    let serve = "start murder-route, and see that `endpoint` in its configuration is this one";
+    let serve = "start murder-route, and check that `endpoint` in its configuration is this one";
     match outcome {
         SocketOutcome::Answered { .. }
             if matches!(protocol, Protocol::Socketmap | Protocol::Line)
                 && outcome.status().is_none() =>
         {
-            error("another program answers there: it does not know the map `status`".into()).mend(
-                "stop that program, or have it listen elsewhere, and start murder-route; an older \
-                 murder-route must be replaced",
+            error("another program answers there: it has no map `status`".into()).mend(
+                "stop that program, or move its socket, and start murder-route; replace an older \
+                 murder-route",
             )
         }
         SocketOutcome::Answered { .. } | SocketOutcome::RecipientReply { .. } => {
             Finding::ok(CHECK, place, format!("answers {} ({who})", protocol.as_str()))
         }
         SocketOutcome::Missing => error("there is no such socket".into()).mend(serve),
-        SocketOutcome::Nobody => error("nobody listens there".into()).mend(serve),
+        SocketOutcome::Refused => error("no program listens there".into()).mend(serve),
         SocketOutcome::Closed { at } => {
             let user = &who.user;
             let socket = match endpoint {
-                // In a chroot the way to it begins at the queue directory.
+                // In a chroot the path begins at the queue directory.
                 Endpoint::Unix(path) => at != "/" && path.ends_with(at.trim_start_matches('/')),
                 _ => false,
             };
             match socket {
                 true => error(format!("{user} may not write to it")).mend(
-                    "set `mode`, or `owner` and `group`, in [[listen]] so that this user may",
+                    "set `mode`, or `owner` and `group`, in [[listen]] so that this user may write",
                 ),
-                false => error(format!("{user} may not go into {at}"))
-                    .mend(format!("let this user search {at} (chmod o+x, or its group)")),
+                false => error(format!("{user} may not search {at}")).mend(format!(
+                    "give this user search permission on {at} (chmod o+x, or its group)"
+                )),
             }
         }
-        SocketOutcome::Silent => error("it takes connections and does not answer".into())
-            .mend("see what the log of murder-route says; restart it"),
+        SocketOutcome::Silent => error("it accepts connections and does not answer".into())
+            .mend("read the log of murder-route, and restart it"),
         SocketOutcome::Odd { why } => error(why.clone()).mend(format!(
-            "see that murder-route listens there, and that `protocols` in its [[listen]] has {}",
+            "check that murder-route listens there, and that `protocols` of its [[listen]] has {}",
             protocol.as_str()
         )),
         SocketOutcome::NotTried { why } => {
@@ -254,7 +254,7 @@ fn judge(
     }
 }
 
-/// What the daemon says of itself.
+/// Judges the status of the daemon.
 pub fn daemon(place: &str, status: &Value) -> Vec<Finding> {
     const CHECK: &str = "socket/daemon";
     let text = |value: &Value| value.as_str().map(one_line);
@@ -268,27 +268,23 @@ pub fn daemon(place: &str, status: &Value) -> Vec<Finding> {
             if doubts.is_empty() { String::new() } else { format!(": {}", doubts.join("; ")) };
         findings.push(
             Finding::error(CHECK, place, format!("the daemon is {state}{why}"))
-                .mend("see what its log says"),
+                .mend("read its log"),
         );
     }
     if let Some(trouble) = text(&status["trouble"]) {
         findings.push(
-            Finding::error(
-                CHECK,
-                place,
-                format!("the daemon cannot ask who is unknown: {trouble}"),
-            )
-            .mend("until it can, nobody is called unknown"),
+            Finding::error(CHECK, place, format!("misses cannot be confirmed: {trouble}"))
+                .mend("unknown recipients are deferred until the cause is removed"),
         );
     }
     let version = text(&status["version"]).unwrap_or_default();
     if version != env!("CARGO_PKG_VERSION") {
         let ours = env!("CARGO_PKG_VERSION");
-        let what = format!("the daemon is murder-route {version}, and this is {ours}");
+        let what = format!("the daemon is murder-route {version}, this program is {ours}");
         findings.push(Finding::warning(CHECK, place, what).mend("restart the daemon"));
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(CHECK, place, format!("the daemon is well: {state}")));
+        findings.push(Finding::ok(CHECK, place, format!("the daemon is healthy: {state}")));
     }
     findings
 }
@@ -305,7 +301,7 @@ mod tests {
     use crate::doctor::judge::Severity;
 
     #[test]
-    fn an_answer_is_known_once_it_is_whole() {
+    fn answer_is_recognised_once_it_is_complete() {
         let status = "{\"version\":\"0.1.0\"}";
         let payload = format!("OK {status}");
         for (protocol, bytes) in [
@@ -327,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn who_speaks_otherwise_is_not_taken_for_an_answer() {
+    fn other_protocols_are_not_taken_for_an_answer() {
         for (protocol, bytes) in [
             (Protocol::Socketmap, &b"HTTP/1.1 400 Bad Request\r\n"[..]),
             (Protocol::Socketmap, b"12:TEMP no list,"),
@@ -335,8 +331,8 @@ mod tests {
             (Protocol::Policy, b"5:hello,"),
             (Protocol::Policy, b"5:h"),
             (Protocol::Milter, b"hello"),
-            (Protocol::Line, &[b'x'; LINES + 1]),
-            // Who says more and more is not waited for.
+            (Protocol::Line, &[b'x'; MAX_LINE_ANSWER + 1]),
+            // An endless answer is not waited for.
             (Protocol::Policy, &[b"action=", &[b'x'; REPLY_LIMIT + 10][..]].concat()),
         ] {
             let outcome = answer(protocol, bytes);
@@ -345,46 +341,46 @@ mod tests {
                 "{protocol:?}: {outcome:?}"
             );
         }
-        // Another socketmap server knows no `status`.
+        // Another socketmap server has no `status`.
         let other = answer(Protocol::Socketmap, b"9:NOTFOUND ,").unwrap();
         assert_eq!((&other, other.status()), (&SocketOutcome::Answered { status: None }, None));
     }
 
     #[test]
-    fn each_way_to_fail_says_what_to_do() {
+    fn each_failure_names_its_correction() {
         let [_, settings, _] = sites();
         let table = "socketmap:unix:/run/murder-route:lmtp";
         let settings = settings.with("transport_maps", table);
         let all = uses(&settings);
-        let who = Who { user: "postfix".into(), chroot: Some("/var/spool/postfix".into()) };
+        let who = Requester { user: "postfix".into(), chroot: Some("/var/spool/postfix".into()) };
         let found = of_use(&all[0], &who, &SocketOutcome::Missing, true).unwrap();
         assert!(found.what.contains("rewrite is chrooted to /var/spool/postfix"), "{found:?}");
         assert!(found.mend.unwrap().contains(&format!("proxy:{table}")));
 
-        // The chroot is named only where it is what is in the way.
+        // The chroot is named only if it is the cause.
         let free = Use { chroot: false, ..all[0].clone() };
         for (u, outcome, what) in [
             (&free, SocketOutcome::Missing, "no such socket"),
-            (&free, SocketOutcome::Nobody, "nobody listens"),
+            (&free, SocketOutcome::Refused, "no program listens"),
             (&all[0], SocketOutcome::Silent, "does not answer"),
-            (&all[0], SocketOutcome::Closed { at: "/run".into() }, "may not go into /run"),
+            (&all[0], SocketOutcome::Closed { at: "/run".into() }, "may not search /run"),
         ] {
             let found = of_use(u, &who, &outcome, true).unwrap();
             assert!(found.what.contains(what), "{found:?}");
             assert!(!found.mend.unwrap().contains("proxy:"));
         }
 
-        let open = Who { user: "postfix".into(), chroot: None };
+        let open = Requester { user: "postfix".into(), chroot: None };
         let endpoint = Endpoint::Unix(Path::new("/run/murder/s").into());
         for (outcome, what, mend) in [
             (SocketOutcome::Missing, "no such socket", "start"),
-            (SocketOutcome::Nobody, "nobody listens", "start"),
+            (SocketOutcome::Refused, "no program listens", "start"),
             (SocketOutcome::Closed { at: "/run/murder/s".into() }, "may not write", "mode"),
             (SocketOutcome::Closed { at: "/murder/s".into() }, "may not write", "mode"),
-            (SocketOutcome::Closed { at: "/".into() }, "may not go into /", "chmod"),
+            (SocketOutcome::Closed { at: "/".into() }, "may not search /", "chmod"),
             (
                 SocketOutcome::Closed { at: "/run/murder".into() },
-                "may not go into /run/murder",
+                "may not search /run/murder",
                 "chmod",
             ),
             (SocketOutcome::Silent, "does not answer", "log"),
@@ -398,14 +394,14 @@ mod tests {
         let untested = SocketOutcome::NotTried { why: "no such user".into() };
         let found = of_listener(&endpoint, Protocol::Socketmap, &open, &untested);
         assert_eq!(found.severity, Severity::Untested);
-        // Somebody else's socketmap is not our business while it answers.
+        // A socketmap of another program is not judged while it answers.
         let answers = SocketOutcome::Answered { status: None };
         assert_eq!(of_use(&all[0], &who, &answers, false), None);
-        assert!(of_use(&all[0], &who, &SocketOutcome::Nobody, false).is_some());
+        assert!(of_use(&all[0], &who, &SocketOutcome::Refused, false).is_some());
     }
 
     #[test]
-    fn what_the_daemon_says_of_itself_counts() {
+    fn status_of_the_daemon_is_judged() {
         let version = env!("CARGO_PKG_VERSION");
         let of = |status: Value| {
             let found = daemon("unix:/s", &status);

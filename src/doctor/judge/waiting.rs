@@ -1,5 +1,4 @@
-//! Mailboxes whose mail waits without an end in sight, or is in danger, as the running daemon names
-//! them in its `status`.
+//! Mailboxes whose mail waits for long, or is at risk, from the `status` of the daemon.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +14,7 @@ pub fn judge(place: &str, status: &Value) -> Vec<Finding> {
     findings
 }
 
-/// Mailboxes that stay reserved or moving: one finding for each server, as each is mended there.
+/// Mailboxes that stay reserved or moving: one finding for each server, where they are repaired.
 fn reserved(place: &str, status: &Value) -> Vec<Finding> {
     const CHECK: &str = "list/reserved";
     let Some(waiting) = status["waiting"].as_array() else { return Vec::new() };
@@ -46,7 +45,7 @@ fn reserved(place: &str, status: &Value) -> Vec<Finding> {
         let what =
             format!("mailboxes stay reserved or moving {on}: {named}; their mail is deferred");
         Finding::error(CHECK, place, what + &unnamed)
-            .mend(format!("unless a move is still under way, {there}: ctl_mboxlist -m"))
+            .mend(format!("unless a move is still in progress, {there}: ctl_mboxlist -m"))
     });
     found.collect()
 }
@@ -61,12 +60,12 @@ fn flipping(place: &str, status: &Value) -> Option<Finding> {
     });
     let named = named.collect::<Vec<_>>().join(", ");
     let what = format!(
-        "two backends claim the same mailbox in turn: {named}; mail goes now to one and now to the \
-         other, and ctl_mboxlist -m deletes one of them with its mail"
+        "two backends claim the same mailbox in turn: {named}; mail alternates between them, and \
+         ctl_mboxlist -m deletes one of the two with its mail"
     );
     Some(Finding::error("list/flipping", place, what).mend(
-        "compare both mailboxes and copy the mail of the one that is to go, before ctl_mboxlist -m \
-         runs on either backend",
+        "compare both mailboxes and copy the mail of the one to be deleted, before you run \
+         ctl_mboxlist -m on either backend",
     ))
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::unistd::{User, chdir, chroot, geteuid, getgrouplist, setgid, setgroups, setuid};
 
 use crate::doctor::judge::recipients;
-use crate::doctor::judge::socket::{SocketOutcome, answer, question};
+use crate::doctor::judge::socket::{SocketOutcome, answer, request};
 use crate::os::kick::connect_to;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::protocol::Protocol;
@@ -120,7 +120,7 @@ fn ask_here(endpoint: &Endpoint, protocol: Protocol, question: &SocketRequest) -
         Ok(outcome) => outcome,
         Err(e) => match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => SocketOutcome::Missing,
-            io::ErrorKind::ConnectionRefused => SocketOutcome::Nobody,
+            io::ErrorKind::ConnectionRefused => SocketOutcome::Refused,
             io::ErrorKind::PermissionDenied => SocketOutcome::Closed { at: closed_at(endpoint) },
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => SocketOutcome::Silent,
             _ => SocketOutcome::Odd { why: e.to_string() },
@@ -166,8 +166,8 @@ fn converse(
 ) -> io::Result<SocketOutcome> {
     let mut stream = connect(endpoint)?;
     stream.write_all(&match asked {
-        SocketRequest::Status => question(protocol),
-        SocketRequest::Recipient(map, who) => recipients::question(protocol, map.as_deref(), who),
+        SocketRequest::Status => request(protocol),
+        SocketRequest::Recipient(map, who) => recipients::request(protocol, map.as_deref(), who),
     })?;
     let answer = |came: &[u8]| match asked {
         SocketRequest::Status => answer(protocol, came),

@@ -13,7 +13,7 @@ use crate::doctor::judge::comparison::Comparison;
 use crate::doctor::judge::postfix::PostfixQueries as _;
 use crate::doctor::judge::postfix::uses::{Use, uses_with};
 use crate::doctor::judge::recipients::{self, RecipientAnswer};
-use crate::doctor::judge::socket::{SocketOutcome, Who, daemon, of_listener, of_use};
+use crate::doctor::judge::socket::{Requester, SocketOutcome, daemon, of_listener, of_use};
 use crate::doctor::judge::{Finding, waiting};
 use crate::master::client::Master;
 use crate::master::confirmer::Confirmer;
@@ -80,7 +80,7 @@ impl Examination<'_> {
                 continue;
             };
             let outcome = ask(endpoint, protocol, None);
-            let who = Who { user: name.clone(), chroot: None };
+            let who = Requester { user: name.clone(), chroot: None };
             self.findings.push(of_listener(endpoint, protocol, &who, &outcome));
             if outcome.status().is_some() {
                 targets.push(SocketTarget {
@@ -104,7 +104,7 @@ impl Examination<'_> {
                 let inside = Endpoint::Unix(Path::new("/").join(inside));
                 let outcome = ask(&inside, protocol, Some(queue));
                 let chroot = Some(queue.display().to_string());
-                let who = Who { user: name.clone(), chroot };
+                let who = Requester { user: name.clone(), chroot };
                 self.findings.push(of_listener(endpoint, protocol, &who, &outcome));
             }
         }
@@ -130,14 +130,14 @@ impl Examination<'_> {
                 _ => (u.socket(queue), None),
             };
             let outcome = ask(&endpoint, u.protocol, inside.map(PathBuf::as_path));
-            // Who answers says who he is. Where nobody does, a map with the name of one of ours must do.
+            // The answer tells the program. Without one, a map of our name must do.
             let named = u.map.as_deref().is_some_and(|map| self.resolver.maps.get(map).is_some());
             let means_us = match &outcome {
                 SocketOutcome::Answered { .. } => means_us || outcome.status().is_some(),
                 _ => means_us || named,
             };
             let chroot = u.chroot.then(|| queue.display().to_string());
-            let who = Who { user: name.clone(), chroot };
+            let who = Requester { user: name.clone(), chroot };
             found.extend(of_use(&u, &who, &outcome, means_us));
             if means_us {
                 // One that does not know our map `status` has been told of.

@@ -346,7 +346,7 @@ fn by_config(world: &World) -> Done<Done> {
     fs::set_permissions(&closed, Permissions::from_mode(0o700))?;
     let broken = [
         ("[backends]\nport = 2004\n", "backend/login", "wants a login"),
-        ("[backends]\nport = 143\n", "backend/lmtp", "no LMTP"),
+        ("[backends]\nport = 143\n", "backend/lmtp", "does not speak LMTP"),
         ("fallback = \"lmtp:inet:127.0.1.11\"\n", "postfix/port", "24"),
         ("fallback = \"lmtp:inet:127.0.1.11:24\"\n", "postfix/fallback", "status filter"),
         ("[backends]\nport = 2005\n", "socket/recipient", "127.0.1.11:2005"),
@@ -359,7 +359,7 @@ fn by_config(world: &World) -> Done<Done> {
         (
             "[[listen]]\nendpoint = \"unix:/run/murder/closed/s\"\n",
             "socket/answer",
-            "postfix may not go into /run/murder/closed",
+            "postfix may not search /run/murder/closed",
         ),
         (
             "[[listen]]\nendpoint = \"unix:/var/spool/postfix/s\"\n",

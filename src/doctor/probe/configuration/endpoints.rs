@@ -99,7 +99,7 @@ impl CheckReport {
                 ));
             }
             if listen.protocols != Protocols::ALL {
-                let _ = write!(text, ", {} only", listen.protocols);
+                let _ = write!(text, " for {} only", listen.protocols);
             }
             self.line("listening at", text);
         }
