@@ -111,11 +111,11 @@ impl<W: Write> Printer<'_, W> {
             Decision::Unknown | Decision::Refused(_) | Decision::Foreign => self.other = true,
         }
         let Resolver { maps, router, .. } = &self.sources.resolver;
-        let one_line = String::from_utf8_lossy(recipient);
-        let answer = maps.reply(self.map, router, &one_line, &route).to_string();
+        let text = String::from_utf8_lossy(recipient);
+        let answer = maps.reply(self.map, router, &text, &route).to_string();
         if self.json {
             let mut object = json!({
-                "recipient": one_line,
+                "recipient": text,
                 "outcome": route.decision.as_str(),
                 "mailbox": route.mailbox.as_ref().map(|name| String::from_utf8_lossy(name.as_bytes())),
                 "server": route.server,
@@ -131,7 +131,7 @@ impl<W: Write> Printer<'_, W> {
         writeln!(
             self.out,
             "{}: {}",
-            crate::doctor::judge::one_line(&one_line),
+            crate::doctor::judge::one_line(&text),
             Line {
                 route: &route,
                 answer: &answer,

@@ -128,7 +128,7 @@ fn ask(endpoint: &Endpoint) -> io::Result<Result<Value, String>> {
 
 fn format_status(status: &Value) -> String {
     let mut text = String::new();
-    let one_line = |value: &Value| match value {
+    let text_of = |value: &Value| match value {
         Value::Null => None,
         Value::String(text) => Some(crate::doctor::judge::one_line(text)),
         other => Some(other.to_string()),
@@ -138,27 +138,27 @@ fn format_status(status: &Value) -> String {
             let _ = writeln!(text, "{what:<16}{value}");
         }
     };
-    line("state", one_line(&status["state"]));
+    line("state", text_of(&status["state"]));
     for source in status["sources"].as_array().into_iter().flatten() {
-        let name = one_line(&source["source"]).unwrap_or_default();
-        let state = one_line(&source["state"]).unwrap_or_default();
-        let doubt = one_line(&source["doubt"]).map_or_else(String::new, |why| format!(": {why}"));
+        let name = text_of(&source["source"]).unwrap_or_default();
+        let state = text_of(&source["state"]).unwrap_or_default();
+        let doubt = text_of(&source["doubt"]).map_or_else(String::new, |why| format!(": {why}"));
         line("source", Some(format!("{name} {state}{doubt}")));
     }
-    line("synchronised", one_line(&status["synchronised"]));
-    line("stale since", one_line(&status["stale_since"]));
-    line("last barrier", one_line(&status["barrier_age"]).map(|age| format!("{age} s ago")));
-    line("master", one_line(&status["master"]));
-    line("trouble", one_line(&status["trouble"]));
-    line("names", one_line(&status["names"]));
+    line("synchronised", text_of(&status["synchronised"]));
+    line("stale since", text_of(&status["stale_since"]));
+    line("last barrier", text_of(&status["barrier_age"]).map(|age| format!("{age} s ago")));
+    line("master", text_of(&status["master"]));
+    line("trouble", text_of(&status["trouble"]));
+    line("names", text_of(&status["names"]));
     for (what, member) in
         [("missing", "missing"), ("unusable", "unusable"), ("reserved", "reserved")]
     {
-        line(what, one_line(&status[member]).filter(|count| count != "0"));
+        line(what, text_of(&status[member]).filter(|count| count != "0"));
     }
     for waiting in status["waiting"].as_array().into_iter().flatten() {
         let [mailbox, state, server] = ["mailbox", "state", "server"]
-            .map(|member| one_line(&waiting[member]).unwrap_or_default());
+            .map(|member| text_of(&waiting[member]).unwrap_or_default());
         let seconds = waiting["seconds"].as_u64().unwrap_or_default();
         line(
             "",
@@ -166,15 +166,15 @@ fn format_status(status: &Value) -> String {
         );
     }
     for flip in status["flipping"].as_array().into_iter().flatten() {
-        let mailbox = one_line(&flip["mailbox"]).unwrap_or_default();
-        let [one, other] = [0, 1].map(|nth| one_line(&flip["servers"][nth]).unwrap_or_default());
+        let mailbox = text_of(&flip["mailbox"]).unwrap_or_default();
+        let [one, other] = [0, 1].map(|nth| text_of(&flip["servers"][nth]).unwrap_or_default());
         line("claimed twice", Some(format!("{mailbox} by {one} and {other}")));
     }
-    line("connections", one_line(&status["connections"]));
+    line("connections", text_of(&status["connections"]));
     let lost = &status["log_lines_lost"];
-    line("log lines lost", one_line(lost).filter(|_| lost.as_u64() != Some(0)));
+    line("log lines lost", text_of(lost).filter(|_| lost.as_u64() != Some(0)));
     for (what, count) in status["counters"].as_object().into_iter().flatten() {
-        line(what, one_line(count));
+        line(what, text_of(count));
     }
     text
 }

@@ -1,8 +1,8 @@
-//! A backend's certificate, judged as Postfix will: its chain by the authorities of the transport, and
-//! its names.
+//! Judges a backend's certificate as Postfix does: its chain by the CAs of the transport, and its
+//! names.
 //!
-//! Postfix has OpenSSL for that, which takes more than the library here does. What only that one can
-//! tell is [`CertificateVerdict::Unknown`], never a fault.
+//! Postfix uses OpenSSL, which supports more than the library here. Cases for OpenSSL only are
+//! [`CertificateVerdict::Unknown`], never errors.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, anchor_from_trusted_cert};
 
-/// What Postfix will make of a certificate.
+/// Verdict of Postfix on a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CertificateVerdict {
-    /// It is trusted, and is one for the right name.
+    /// Trusted, and for the right name.
     Good,
-    /// No authority in the file has signed it.
+    /// Not signed by a CA in the file.
     Untrusted(String),
-    /// It is refused for another reason.
+    /// Refused for another reason.
     Bad(String),
-    /// That cannot be told here.
+    /// Cannot be judged here.
     Unknown(String),
 }
 
@@ -27,7 +27,7 @@ pub enum CertificateVerdict {
 ///
 /// # Errors
 ///
-/// It holds none, or what it holds is damaged.
+/// If there is no certificate, or it is damaged.
 pub fn authorities(text: &str) -> Result<Vec<Vec<u8>>, String> {
     let read = CertificateDer::pem_slice_iter(text.as_bytes());
     let read: Result<Vec<_>, _> = read.map(|der| der.map(|der| der.to_vec())).collect();
@@ -37,8 +37,8 @@ pub fn authorities(text: &str) -> Result<Vec<Vec<u8>>, String> {
     }
 }
 
-/// Judges a chain, the server's own certificate first. `names`: what Postfix matches, `name` or
-/// `.domain` for everything below it; `now`: since 1970.
+/// Judges a chain, the server's own certificate first. `names`: the names that Postfix matches, `name`
+/// or `.domain` for everything below it; `now`: since 1970.
 pub fn judge(
     chain: &[Vec<u8>],
     authorities: &[Vec<u8>],
@@ -46,13 +46,13 @@ pub fn judge(
     now: Duration,
 ) -> CertificateVerdict {
     let Some((own, intermediates)) = chain.split_first() else {
-        return CertificateVerdict::Unknown("it showed no certificate".into());
+        return CertificateVerdict::Unknown("it sent no certificate".into());
     };
     let own_der = CertificateDer::from(own.as_slice());
     let certificate = match EndEntityCert::try_from(&own_der) {
         Ok(certificate) => certificate,
         Err(e) => {
-            return CertificateVerdict::Unknown(format!("its certificate is an odd one ({e})"));
+            return CertificateVerdict::Unknown(format!("its certificate is unusual ({e})"));
         }
     };
     match chained(&certificate, own, intermediates, authorities, now) {
@@ -84,7 +84,7 @@ fn chained(
         None,
     );
     let Err(error) = verified else { return CertificateVerdict::Good };
-    // OpenSSL takes a certificate that is itself in the file of authorities.
+    // OpenSSL accepts a certificate that is itself in the CA file.
     let is_listed = authorities.iter().any(|der| der == own);
     match error {
         Error::CertExpired { .. } => CertificateVerdict::Bad("its certificate has expired".into()),
@@ -94,13 +94,12 @@ fn chained(
         Error::UnknownIssuer | Error::CaUsedAsEndEntity if is_listed => CertificateVerdict::Good,
         Error::UnknownIssuer if anchors.len() == authorities.len() => {
             CertificateVerdict::Untrusted(
-                "its certificate is not signed by an authority in the file".into(),
+                "its certificate is not signed by a CA in the file".into(),
             )
         }
-        // An authority made anew under its old name.
+        // A CA with a new key under its old name.
         Error::InvalidSignatureForPublicKey => CertificateVerdict::Untrusted(
-            "its certificate is signed with another key than that of the authority in the file"
-                .into(),
+            "its certificate is signed with another key than that of the CA in the file".into(),
         ),
         other => {
             CertificateVerdict::Unknown(format!("its certificate cannot be judged here ({other})"))
@@ -111,33 +110,33 @@ fn chained(
 fn named(certificate: &EndEntityCert<'_>, names: &[String]) -> CertificateVerdict {
     let presented: Vec<&str> = certificate.valid_dns_names().collect();
     if presented.is_empty() {
-        let why = "its certificate has no DNS name, so its common name or address counts";
+        let why = "its certificate has no DNS name, so that its common name or address counts";
         return CertificateVerdict::Unknown(why.into());
     }
-    if names.iter().any(|name| presented.iter().any(|one_line| fits(one_line, name))) {
+    if names.iter().any(|name| presented.iter().any(|pattern| fits(pattern, name))) {
         return CertificateVerdict::Good;
     }
     let presented: Vec<String> = presented.iter().map(|name| super::one_line(name)).collect();
     let (presented, names) = (presented.join(", "), names.join(", "));
-    // Newer releases let OpenSSL compare addresses, older ones only text.
+    // Newer Postfix releases let OpenSSL compare addresses, older ones compare text only.
     if names.split(", ").any(|name| name.parse::<std::net::IpAddr>().is_ok()) {
         let why =
             format!("its certificate is for {presented}, and perhaps for the address {names}");
         return CertificateVerdict::Unknown(why);
     }
-    CertificateVerdict::Bad(format!("its certificate is for {presented}, and not for {names}"))
+    CertificateVerdict::Bad(format!("its certificate is for {presented}, not for {names}"))
 }
 
-/// Whether a name of a certificate, which may have `*` as its first label, is one that is looked for.
-fn fits(one_line: &str, name: &str) -> bool {
-    let (one_line, name) = (one_line.to_ascii_lowercase(), name.to_ascii_lowercase());
-    let (one_line, name) = (one_line.trim_end_matches('.'), name.trim_end_matches('.'));
+/// Whether a name in a certificate, possibly with `*` as its first label, matches.
+fn fits(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.to_ascii_lowercase(), name.to_ascii_lowercase());
+    let (pattern, name) = (pattern.trim_end_matches('.'), name.trim_end_matches('.'));
     if name.starts_with('.') {
-        return one_line.len() > name.len() && one_line.ends_with(name);
+        return pattern.len() > name.len() && pattern.ends_with(name);
     }
-    match one_line.strip_prefix("*.") {
+    match pattern.strip_prefix("*.") {
         Some(domain) => name.split_once('.').is_some_and(|(_, rest)| rest == domain),
-        None => one_line == name,
+        None => pattern == name,
     }
 }
 
@@ -166,7 +165,7 @@ mod tests {
             self.0.der().to_vec()
         }
 
-        /// Valid in the years from one to the other.
+        /// Valid from one year to another.
         fn signs(&self, names: &[&str], from: i32, to: i32) -> Vec<u8> {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
             let mut params = CertificateParams::new(names).unwrap();
@@ -195,9 +194,9 @@ mod tests {
         assert_eq!(of(&good, &trusted, "BE1.example.org"), CertificateVerdict::Good);
         assert_eq!(of(&good, &trusted, ".example.org"), CertificateVerdict::Good);
         let why = bad(of(&good, &trusted, "be2.example.org"));
-        assert!(why.contains("for be1.example.org, and not for be2.example.org"), "{why}");
+        assert!(why.contains("for be1.example.org, not for be2.example.org"), "{why}");
         let why = bad(of(&good, &[other.der()], "be1.example.org"));
-        assert!(why.contains("not signed by an authority"), "{why}");
+        assert!(why.contains("not signed by a CA"), "{why}");
         bad(of(&good, &[], "be1.example.org"));
         let again = Authority::new("ours");
         let good = again.signs(&["be1.example.org"], 2020, 2030);
@@ -241,14 +240,14 @@ mod tests {
 
     #[test]
     fn names_are_compared_as_postfix_does() {
-        for (one_line, name, expected) in [
+        for (presented, name, expected) in [
             ("*.example.org", "be1.example.org", true),
             ("*.example.org", "a.be1.example.org", false),
             ("*.example.org", "example.org", false),
             ("example.org", ".example.org", false),
             ("be1.example.org.", "be1.example.org", true),
         ] {
-            assert_eq!(fits(one_line, name), expected, "{one_line} {name}");
+            assert_eq!(fits(presented, name), expected, "{presented} {name}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What Postfix' transport for a backend will do there.
+//! Behaviour of Postfix' transport for a backend.
 
 use super::lmtp::{Facts, TlsOutcome};
 use super::postfix::tls::{TlsPolicy, unreadable};
@@ -8,7 +8,7 @@ use crate::model::backend::LmtpAddress;
 use crate::model::secret::Secret;
 use crate::mupdate::Credentials;
 
-/// The mechanisms of each plugin of Cyrus SASL whose name is not that of its mechanism.
+/// Plugins of Cyrus SASL whose name differs from that of their mechanism.
 const PLUGINS: [(&str, &str); 5] = [
     ("SCRAM", "scram"),
     ("CRAM-MD5", "crammd5"),
@@ -17,32 +17,32 @@ const PLUGINS: [(&str, &str); 5] = [
     ("GS2", "gs2"),
 ];
 
-/// What Postfix' transport for a backend will do there.
+/// Behaviour of Postfix' transport for a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
     /// The transport.
     pub transport: String,
     /// `lmtp_sasl_auth_enable`
     pub logs_in: bool,
-    /// Whether it has a password for this backend; `None`: that cannot be seen.
+    /// Whether it has a password for this backend. `None`: unknown.
     pub password: Option<bool>,
-    /// As whom it logs in.
+    /// The credentials of the login.
     pub credentials: Option<Credentials>,
-    /// `lmtp_sasl_security_options`, and those under TLS.
+    /// `lmtp_sasl_security_options`, in the clear and under TLS.
     options: String,
     tls_options: String,
     /// `lmtp_sasl_mechanism_filter`
     filter: String,
-    /// The plugins of SASL that are installed.
+    /// The installed SASL plugins.
     plugins: Option<Vec<String>>,
-    /// What it demands of TLS.
+    /// Its TLS policy.
     pub tls: TlsPolicy,
-    /// What is wrong with the settings themselves.
+    /// Findings about the settings themselves.
     pub findings: Vec<Finding>,
 }
 
 impl Client {
-    /// By Postfix' settings.
+    /// From Postfix' settings.
     pub fn of(
         settings: &PostfixSettings,
         service: &Service,
@@ -68,7 +68,7 @@ impl Client {
             client.find_password(&text("lmtp_sasl_password_maps"), place, ask);
             if text("lmtp_sasl_auth_soft_bounce") == "no" {
                 let place = format!("lmtp_sasl_auth_soft_bounce (transport {})", service.name);
-                let what = "no: a login that is refused bounces messages";
+                let what = "no: a refused login bounces messages";
                 client.findings.push(
                     Finding::error("backend/login", place, what)
                         .mend("set lmtp_sasl_auth_soft_bounce = yes, which is the default"),
@@ -78,13 +78,13 @@ impl Client {
         client
     }
 
-    /// By the host first, then by the destination (lmtp(8)).
+    /// Looks up the host first, then the destination (lmtp(8)).
     fn find_password(&mut self, tables: &str, place: &LmtpAddress, ask: &dyn PostfixQueries) {
         let parameter = format!("lmtp_sasl_password_maps (transport {})", self.transport);
         if tables.is_empty() {
             self.password = Some(false);
             let what =
-                "empty, and lmtp_sasl_auth_enable is on: lmtp ends at once, and messages wait";
+                "empty, and lmtp_sasl_auth_enable is on: lmtp exits at once, and messages wait";
             let mend = "name the table with the password, or set lmtp_sasl_auth_enable = no";
             self.findings.push(Finding::error("backend/login", parameter, what).mend(mend));
             return;
@@ -100,7 +100,7 @@ impl Client {
                     }
                     Ok(None) => {}
                     Err(why) => {
-                        let so = "lmtp ends when it opens its tables, and messages wait";
+                        let so = "lmtp exits when it opens its tables, and messages wait";
                         self.findings.push(unreadable(
                             "backend/login",
                             &parameter,
@@ -116,7 +116,7 @@ impl Client {
         self.password = Some(false);
     }
 
-    /// `user:password`, as Postfix takes it apart (smtp_sasl_glue.c:smtp_sasl_passwd_lookup).
+    /// Parses `user:password` as Postfix does (smtp_sasl_glue.c:smtp_sasl_passwd_lookup).
     fn take(&mut self, login: &str, table: &str, key: &str) {
         let (name, password) = login.split_once(':').unwrap_or((login, ""));
         if name.is_empty() || password.is_empty() {
@@ -133,20 +133,20 @@ impl Client {
         });
     }
 
-    /// Whether it will use TLS with a backend like that.
+    /// Whether it will use TLS with this backend.
     pub fn uses_tls(&self, facts: &Facts) -> bool {
         self.tls.level != super::postfix::tls::Level::None
             && matches!(facts.tls, Some(TlsOutcome::Up(_)))
     }
 
-    /// The mechanisms it may choose from, of those that the backend will offer to it.
+    /// The mechanisms that it may use, of those that the backend offers to it.
     pub fn allowed<'a>(&self, facts: &'a Facts) -> Vec<&'a str> {
         let (offered, options) = match &facts.tls {
             Some(TlsOutcome::Up(offered)) if self.uses_tls(facts) => (offered, &self.tls_options),
             _ => (&facts.auth, &self.options),
         };
         let bars = |option: &str| words(options).any(|word| word == option);
-        // Tables and exceptions in the list are not read here.
+        // Tables and exceptions in the list are not evaluated here.
         let filtered = !self.filter.is_empty() && !self.filter.contains([':', '/', '!']);
         let allowed = |mechanism: &&str| match *mechanism {
             _ if filtered
@@ -156,14 +156,14 @@ impl Client {
             }
             "PLAIN" | "LOGIN" => !bars("noplaintext"),
             "ANONYMOUS" => !bars("noanonymous"),
-            // It stands for who one is already; Postfix has no credentials for it.
+            // It uses the identity of the connection; Postfix has no credentials for it.
             "EXTERNAL" => false,
             _ => true,
         };
         offered.iter().map(String::as_str).filter(allowed).collect()
     }
 
-    /// The same, less those for which SASL has no plugin.
+    /// The allowed mechanisms that have a SASL plugin.
     pub fn usable<'a>(&self, facts: &'a Facts) -> Vec<&'a str> {
         let installed = |mechanism: &&str| {
             let Some(plugins) = &self.plugins else { return true };
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use crate::doctor::judge::Severity;
 
-    /// One table that has this key, and the plugins that are installed.
+    /// One table with this key, and the installed plugins.
     struct Host {
         key: &'static str,
         login: Result<&'static str, &'static str>,

@@ -1,4 +1,4 @@
-//! Where a mailbox list of ours differs from the master's.
+//! Differences between the mailbox list of this host and the master's.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,64 +6,64 @@ use super::Finding;
 use crate::model::name::MailboxName;
 use crate::model::record::{Record, State};
 
-/// So many names that differ are looked at once more, at most; a list that differs by more differs
-/// for another reason than that it is read while it changes.
-pub const MOST_AGAIN: usize = 1000;
+/// Maximum number of differing names that are checked again. More differences have another cause than
+/// changes during the reading.
+pub const MAX_RECHECKED: usize = 1000;
 
-/// So many names are told of, each kind of difference by itself.
-const MOST_NAMED: usize = 10;
+/// Maximum number of names reported for each kind of difference.
+const MAX_NAMED: usize = 10;
 
-/// How a name stands differently.
+/// Kind of difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Difference {
-    /// The master has it, our list does not.
+    /// Only the master has the name.
     MissingHere,
-    /// Our list has it, the master does not.
+    /// Only the list has the name.
     MissingThere,
-    /// They name another backend.
+    /// The backends differ.
     OtherServer,
-    /// To one it is a mailbox, to the other it is only reserved.
+    /// A mailbox in one, only reserved in the other.
     OtherState,
 }
 
 impl Difference {
-    fn in_words(self) -> &'static str {
+    fn describe(self) -> &'static str {
         match self {
             Difference::MissingHere => "the master has, our list does not",
             Difference::MissingThere => "our list has, the master does not",
             Difference::OtherServer => "are on another backend by the master",
-            Difference::OtherState => "are reserved to one, and mailboxes to the other",
+            Difference::OtherState => "are mailboxes in one list and reserved in the other",
         }
     }
 
     fn mend(self) -> &'static str {
         match self {
             Difference::MissingHere | Difference::OtherServer => {
-                "see that what keeps the list runs and follows this master: the daemon for a \
-                 replica, Cyrus' mupdate for the list of a frontend (restart it to read all anew)"
+                "check that the list is kept up to date from this master: by the daemon for a replica, \
+                 by Cyrus' mupdate for the list of a frontend (its restart reads the whole list)"
             }
             Difference::MissingThere => {
-                "on the backend that holds them tell the master of them (ctl_mboxlist -m); \
-                 until then whoever asks the master calls them unknown"
+                "run ctl_mboxlist -m on their backend, which reports them to the master; until then the \
+                 master does not know them"
             }
             Difference::OtherState => {
-                "a reservation that lasts is left over from a create or a move that failed: see the \
-                 log of the backend"
+                "a lasting reservation is left over from a failed create or move; read the log of the \
+                 backend"
             }
         }
     }
 }
 
-/// What counts of a record.
+/// The compared parts of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct ListedName {
-    /// Its server, by number; `None`: a mailbox of this host, whatever the master calls that.
+    /// Number of its server. `None`: a mailbox of this host, whatever the master calls this host.
     server: Option<u32>,
     active: bool,
 }
 
-/// How two records differ, if they do. Tombstones and names without a mailbox are none; a record
-/// without a server is one of this host, and fits any server.
+/// The difference between two records. Tombstones and names without a mailbox count as absent; a record
+/// without a server is one of this host, and matches any server.
 pub fn difference(here: Option<&Record>, there: Option<&Record>) -> Option<Difference> {
     let is_there = |record: &&Record| record.state.exists();
     let server = |record: &Record| record.server.as_deref().map(str::to_ascii_lowercase);
@@ -80,7 +80,8 @@ pub fn difference(here: Option<&Record>, there: Option<&Record>) -> Option<Diffe
     }
 }
 
-/// Whether it is the INBOX of a user who is no dot-atom (RFC 5321 §4.1.2); a dot of his is a `^`.
+/// Whether it is the INBOX of a user whose name is no dot-atom (RFC 5321 §4.1.2). `^` stands for a dot
+/// in the user name.
 fn needs_quotes(name: &MailboxName) -> bool {
     let user = name.without_domain().strip_prefix(b"user.").filter(|user| !user.contains(&b'.'));
     let atext = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?_`{|}~".contains(b);
@@ -88,27 +89,27 @@ fn needs_quotes(name: &MailboxName) -> bool {
     user.is_some_and(|user| user.is_ascii() && !user.split(|b| *b == b'^').all(atom))
 }
 
-/// Whether it is the INBOX of a user whose name has letters beyond ASCII.
+/// Whether it is the INBOX of a user whose name has non-ASCII characters.
 fn is_beyond_ascii(name: &MailboxName) -> bool {
     let user = name.without_domain().strip_prefix(b"user.").filter(|user| !user.contains(&b'.'));
     user.is_some_and(|user| !user.is_ascii())
 }
 
-/// The first few names, in words; `None` if there is none.
+/// The first few names as text. `None` if there are none.
 fn first_of<'a>(names: impl IntoIterator<Item = &'a MailboxName>) -> Option<String> {
     // Its text form is escaped.
     let mut names = names.into_iter().map(ToString::to_string);
-    let first: Vec<String> = names.by_ref().take(MOST_NAMED).collect();
+    let first: Vec<String> = names.by_ref().take(MAX_NAMED).collect();
     let dots = if names.next().is_some() { ", …" } else { "" };
     (!first.is_empty()).then(|| format!("{}{dots}", first.join(", ")))
 }
 
-/// A list of ours, against which the master's is told name by name.
+/// The list of this host, compared with the master's name by name.
 #[derive(Debug, Default)]
 pub struct Comparison {
     here: HashMap<MailboxName, ListedName>,
     servers: HashMap<String, u32>,
-    /// How many mailboxes each server has.
+    /// Number of mailboxes of each server.
     backends: BTreeMap<Option<String>, u64>,
     differ: Vec<MailboxName>,
     more: u64,
@@ -119,7 +120,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// A record of our list.
+    /// Adds a record of the list.
     ///
     /// Holds each name in memory: some 100 bytes each.
     pub fn here(&mut self, name: &MailboxName, record: &Record) {
@@ -137,34 +138,35 @@ impl Comparison {
                 self.inboxes.insert(record.server.clone(), name.clone());
             }
         }
-        if self.quoted.len() <= MOST_NAMED && needs_quotes(name) {
+        if self.quoted.len() <= MAX_NAMED && needs_quotes(name) {
             self.quoted.push(name.clone());
         }
-        if self.beyond_ascii.len() <= MOST_NAMED && is_beyond_ascii(name) {
+        if self.beyond_ascii.len() <= MAX_NAMED && is_beyond_ascii(name) {
             self.beyond_ascii.push(name.clone());
         }
         let entry = self.entry(record);
         self.here.insert(name.clone(), entry);
     }
 
-    /// What is to be said of users whose names are written with more letters than addresses have.
+    /// Warns of users whose names have characters that addresses cannot have.
     pub fn beyond_ascii(&self, place: &str) -> Option<Finding> {
         let first = first_of(&self.beyond_ascii)?;
         let what = format!(
-            "the names of {first} have letters beyond ASCII, which lmtpd takes in no address \
-             (lmtp_strict_rfc2821): messages for them are refused (5.1.3)"
+            "the names of {first} have non-ASCII characters, which lmtpd accepts in no address \
+             (lmtp_strict_rfc2821); messages for them are refused (5.1.3)"
         );
         Some(Finding::warning("list/names", place, what).mend("give them ASCII names or aliases"))
     }
 
-    /// What is to be said of users whom mail servers write to in quotes.
+    /// Warns of users whose addresses mail servers quote.
     pub fn quoted(&self, place: &str) -> Option<Finding> {
         let first = first_of(&self.quoted)?;
         let what = format!(
-            "mail servers put the addresses of {first} in quotes, with which lmtpd of 3.0 and later \
-             knows nobody: their letters wait until they come back"
+            "mail servers quote the addresses of {first}; lmtpd 3.0 and later does not find quoted \
+             addresses; their messages wait and bounce"
         );
-        let mend = "rename them: no dot at the beginning or the end, no two in a row, no blanks";
+        let mend =
+            "rename these users: no dot at the beginning or the end, no two in a row, no spaces";
         Some(Finding::warning("list/quotes", place, what).mend(mend))
     }
 
@@ -176,32 +178,32 @@ impl Comparison {
         ListedName { server, active: record.state == State::Active }
     }
 
-    /// The servers of the mailboxes in our list, with their number; `None` stands for this host.
+    /// The servers of the mailboxes in the list, with the number of mailboxes. `None`: this host.
     pub fn backends(&self) -> &BTreeMap<Option<String>, u64> {
         &self.backends
     }
 
-    /// The INBOX of a user of each server, as far as it has one.
+    /// The INBOX of one user of each server, if there is one.
     pub fn inboxes(&self) -> impl Iterator<Item = &MailboxName> {
         self.inboxes.values()
     }
 
-    /// How many names our list has.
+    /// Number of names in the list.
     pub fn names(&self) -> usize {
         self.here.len()
     }
 
-    /// Whether our list holds nothing but mailboxes of this host, as a backend's does.
+    /// Whether the list has mailboxes of this host only, as on a backend.
     pub fn is_a_backends(&self) -> bool {
         !self.here.is_empty() && self.here.values().all(|entry| entry.server.is_none())
     }
 
-    /// Whether our list has the name, and the master has not told of it yet.
+    /// Whether the list has the name, and the master has not reported it yet.
     pub fn has(&self, name: &MailboxName) -> bool {
         self.here.contains_key(name)
     }
 
-    /// A record of the master's list; all that were told of [`here`](Self::here) come before.
+    /// Adds a record of the master's list, after all records of [`here`](Self::here).
     pub fn there(&mut self, name: MailboxName, record: &Record) {
         let entry = self.entry(record);
         let same = self.here.remove(&name).is_some_and(|here| {
@@ -214,15 +216,15 @@ impl Comparison {
     }
 
     fn differs(&mut self, name: MailboxName) {
-        if self.differ.len() < MOST_AGAIN {
+        if self.differ.len() < MAX_RECHECKED {
             self.differ.push(name);
         } else {
             self.more = self.more.saturating_add(1);
         }
     }
 
-    /// The names that have to be looked at once more, and how many there are beyond
-    /// [`MOST_AGAIN`], after the last of the master's.
+    /// The names to check again, and the number of those beyond [`MAX_RECHECKED`]. Called after the last
+    /// record of the master.
     pub fn differing(mut self) -> Differing {
         let mut rest: Vec<MailboxName> = std::mem::take(&mut self.here).into_keys().collect();
         rest.sort_unstable();
@@ -239,11 +241,11 @@ impl Comparison {
 pub struct Differing {
     /// The names.
     pub names: Vec<MailboxName>,
-    /// How many more there are.
+    /// Number of further names.
     pub more: u64,
 }
 
-/// What stayed different after a second look, as findings.
+/// Findings for the names that still differ when checked again.
 pub fn findings(
     place: &str,
     differences: &[(MailboxName, Difference)],
@@ -261,19 +263,19 @@ pub fn findings(
             let at_least = if more > 0 { "at least " } else { "" };
             let (count, first) = (names.len(), first_of(names).unwrap_or_default());
             let plural = if count == 1 { "name" } else { "names" };
-            let what = format!("{at_least}{count} {plural} {}: {first}", kind.in_words());
+            let what = format!("{at_least}{count} {plural} {}: {first}", kind.describe());
             Finding::error(CHECK, place, what).mend(kind.mend())
         })
         .collect();
     if more > 0 {
         let what = format!(
-            "{more} more names differed when the lists were read, and were not looked at again"
+            "{more} more names differed when the lists were read, and were not checked again"
         );
-        findings.push(Finding::error(CHECK, place, what).mend("mend the others first"));
+        findings.push(Finding::error(CHECK, place, what).mend("correct the others first"));
     }
     if findings.is_empty() {
         let what = format!(
-            "our list is the master's ({names} names); what differed for a moment was asked again"
+            "the list equals the master's ({names} names), after a second check of differing names"
         );
         findings.push(Finding::ok(CHECK, place, what));
     }
@@ -356,11 +358,11 @@ mod tests {
         assert_eq!(differing, Differing { names, more: 0 });
     }
 
-    /// Against a backend's own list all that the master has elsewhere would be missing.
+    /// On a backend the mailboxes of other backends would be missing.
     #[test]
     fn a_list_of_this_host_alone_is_told_from_that_of_a_murder() {
         let mut lists = Comparison::default();
-        assert!(!lists.is_a_backends(), "an empty one says nothing");
+        assert!(!lists.is_a_backends(), "an empty list proves nothing");
         lists.here(&name("user.jane"), &record(State::Active, None));
         assert!(lists.is_a_backends());
         assert!(lists.has(&name("user.jane")) && !lists.has(&name("user.max")));
@@ -373,7 +375,7 @@ mod tests {
         let inboxes: Vec<_> = lists.inboxes().map(ToString::to_string).collect();
         assert_eq!(inboxes, ["user.jane", "user.max", "user.nora"]);
         lists.there(name("user.jane"), &on("be2"));
-        assert!(!lists.has(&name("user.jane")), "the master has told of it");
+        assert!(!lists.has(&name("user.jane")), "the master has reported it");
     }
 
     #[test]
@@ -387,27 +389,27 @@ mod tests {
         lists.here(&name("user.müller"), &on("be1"));
         lists.here(&name("user.müller.Sent"), &on("be1"));
         let what = lists.beyond_ascii("list").unwrap().what;
-        assert!(what.starts_with(r"the names of user.m\xc3\xbcller have letters"), "{what}");
+        assert!(what.starts_with(r"the names of user.m\xc3\xbcller have non-ASCII"), "{what}");
         assert_eq!(lists.quoted("list"), None);
         for quoted in ["user.^jane", "x.org!user.jane^", "user.a^^b", "user.jane doe"] {
             lists.here(&name(quoted), &on("be1"));
             lists.here(&name(&format!("{quoted}.folder")), &on("be1"));
         }
         let what = lists.quoted("list").unwrap().what;
-        let all = "of user.^jane, x.org!user.jane^, user.a^^b, user.jane doe in quotes";
+        let all = "of user.^jane, x.org!user.jane^, user.a^^b, user.jane doe; lmtpd";
         assert!(what.contains(all), "{what}");
-        (0..MOST_NAMED).for_each(|n| lists.here(&name(&format!("user.^{n}")), &on("be1")));
+        (0..MAX_NAMED).for_each(|n| lists.here(&name(&format!("user.^{n}")), &on("be1")));
         assert!(lists.quoted("list").unwrap().what.contains("user.^5, …"), "{what}");
     }
 
     #[test]
     fn a_list_that_differs_in_everything_is_not_asked_for_name_by_name() {
         let mut lists = Comparison::default();
-        for n in 0..MOST_AGAIN + 7 {
+        for n in 0..MAX_RECHECKED + 7 {
             lists.there(name(&format!("user.u{n}")), &on("be1"));
         }
         let differing = lists.differing();
-        assert_eq!((differing.names.len(), differing.more), (MOST_AGAIN, 7));
+        assert_eq!((differing.names.len(), differing.more), (MAX_RECHECKED, 7));
         let all: Vec<_> =
             differing.names.into_iter().map(|name| (name, Difference::MissingHere)).collect();
         let found = findings("list", &all, 7, 1007);

@@ -1,4 +1,5 @@
-//! The conversation with a backend's lmtpd: lines in, lines out, facts in the end.
+//! The LMTP dialogue with a backend's lmtpd, as a state machine: lines in, lines out, [`Facts`] at the
+//! end.
 //!
 //! ```text
 //! 220 be1.example.org Cyrus LMTP 3.6.1 server ready
@@ -10,7 +11,7 @@
 //! QUIT
 //! ```
 //!
-//! There is no DATA here, so no letter can come of it.
+//! It has no DATA, so no message can result.
 
 use std::time::Duration;
 
@@ -18,48 +19,48 @@ use super::one_line;
 pub use crate::lmtp::{LINE_LIMIT, Reply};
 use crate::lmtp::{NotLmtp, Reader, auth_mechanisms, offers};
 
-/// What STARTTLS came to.
+/// Result of STARTTLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TlsOutcome {
-    /// Encrypted; the mechanisms that are offered then.
+    /// Encrypted, with the mechanisms offered then.
     Up(Vec<String>),
-    /// It is offered, and the TLS of this program cannot do it as that of a mail server may: ciphers
-    /// without ECDHE, versions before 1.2, odd certificates.
+    /// Offered, but not supported by the TLS of this program, unlike that of a mail server: ciphers
+    /// without ECDHE, versions before 1.2, unusual certificates.
     Untestable(String),
-    /// It is offered, and did not come about.
+    /// Offered, but failed.
     Failed(String),
 }
 
-/// What came of the login that Postfix would make.
+/// Result of the login that Postfix would make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tried {
-    /// It was not tried.
+    /// Not tried, for this reason.
     Skipped(String),
-    /// It works.
+    /// Successful.
     In(String),
-    /// It does not.
+    /// Refused.
     Refused(crate::lmtp::Failure),
-    /// The connection did not last.
+    /// The connection was lost.
     Lost(String),
 }
 
-/// What came of a connection as `murder-route lmtp` makes it.
+/// Result of a connection as `murder-route lmtp` makes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Own {
-    /// It has neither TLS nor a login for this backend.
+    /// Configured without TLS and login for this backend.
     Plain,
-    /// It works.
+    /// Successful.
     Ready(String),
-    /// It does not.
+    /// Refused.
     Failed {
-        /// Why.
+        /// The reason.
         why: String,
-        /// Whether that may be otherwise the next time.
+        /// Whether a later try may succeed.
         temporary: bool,
     },
 }
 
-/// What was learnt of a backend.
+/// Observations of a backend.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The name in the greeting.
@@ -74,52 +75,52 @@ pub struct Facts {
     pub smtputf8: bool,
     /// The mechanisms it offers in the clear.
     pub auth: Vec<String>,
-    /// What STARTTLS came to, if it is offered.
+    /// Result of STARTTLS, if offered.
     pub tls: Option<TlsOutcome>,
-    /// The certificates it showed, its own first, in DER.
+    /// The certificate chain, its own first, in DER.
     pub chain: Vec<Vec<u8>>,
-    /// When that was, since 1970.
+    /// Time of the handshake, since 1970.
     pub at: Duration,
-    /// What came of the login that Postfix would make.
+    /// Result of the login that Postfix would make.
     pub tried: Option<Tried>,
-    /// What came of a connection as `murder-route lmtp` makes it.
+    /// Result of a connection as `murder-route lmtp` makes it.
     pub own: Option<Own>,
-    /// What it said to MAIL FROM:<>.
+    /// Reply to MAIL FROM:<>.
     pub mail: Option<Reply>,
-    /// What it said to RCPT TO, if there was a recipient and MAIL was taken.
+    /// Reply to RCPT TO, if there was a recipient and MAIL was accepted.
     pub rcpt: Option<Reply>,
-    /// Where the conversation broke off, if it did.
+    /// Failure that ended the dialogue early.
     pub failure: Option<ProbeFailure>,
 }
 
 impl Facts {
-    /// Whether it takes nothing before a login: 430 unless `soft_noauth: off` (imap/lmtpengine.c).
+    /// Whether it accepts nothing before a login: 430 unless `soft_noauth: off` (imap/lmtpengine.c).
     pub fn wants_login(&self) -> bool {
         self.mail.as_ref().is_some_and(|mail| matches!(mail.code, 430 | 530))
     }
 }
 
-/// Why a conversation broke off.
+/// Reason for an early end of the dialogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeFailure {
     /// No connection.
     Connect(String),
-    /// It said this instead of what it should have.
+    /// An unexpected reply, and the step.
     Refused(&'static str, Reply),
     /// It does not speak LMTP.
     NotLmtp(String),
-    /// The connection ended, or nothing came in time; what was waited for, and why.
+    /// The connection ended, or a reply timed out: the step and the reason.
     Lost(&'static str, String),
 }
 
-/// What has to be done next.
+/// Next action of the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeStep {
-    /// Send what [`LmtpProbe::output`] has, and read a line.
+    /// Send [`LmtpProbe::output`], and read a line.
     Line,
     /// Begin TLS, then call [`LmtpProbe::tls`].
     StartTls,
-    /// Send what is there and close.
+    /// Send the output and close.
     Over,
 }
 
@@ -152,7 +153,7 @@ impl ProbePhase {
     }
 }
 
-/// A conversation.
+/// An LMTP dialogue.
 #[derive(Debug)]
 pub struct LmtpProbe {
     us: String,
@@ -164,8 +165,8 @@ pub struct LmtpProbe {
 }
 
 impl LmtpProbe {
-    /// Begins with a backend that has just taken the connection. `us`: the name of this host. A name
-    /// or a recipient that cannot stand in a line of LMTP is left out.
+    /// Begins the dialogue with a backend that has just accepted the connection. `us`: the name of this
+    /// host. A name or recipient that is invalid in LMTP is left out.
     pub fn new(us: &str, recipient: Option<&str>) -> Self {
         let fits = |text: &&str| text.bytes().all(|b| b > b' ' && b != 0x7f) && text.len() < 500;
         let plain = |text: &&str| text.bytes().all(|b| b >= b' ' && b != 0x7f) && text.len() < 500;
@@ -179,12 +180,12 @@ impl LmtpProbe {
         }
     }
 
-    /// What is to be sent; take out what was.
+    /// Output to send. The caller removes what it sends.
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
     }
 
-    /// What has to be done next.
+    /// Next action of the caller.
     pub fn step(&self) -> ProbeStep {
         match self.phase {
             ProbePhase::Over => ProbeStep::Over,
@@ -202,7 +203,7 @@ impl LmtpProbe {
         }
     }
 
-    /// The handshake is over; the certificates, or what it came to otherwise.
+    /// Takes the result of the handshake: the certificate chain, or the failure.
     pub fn tls(&mut self, outcome: Result<Vec<Vec<u8>>, TlsOutcome>) {
         if self.phase != ProbePhase::Handshake {
             return;
@@ -212,7 +213,7 @@ impl LmtpProbe {
                 self.facts.chain = chain;
                 self.lhlo(ProbePhase::LhloUnderTls);
             }
-            // What comes on a connection after that is nobody's language.
+            // The stream is unusable after that.
             Err(outcome) => {
                 self.facts.tls = Some(outcome);
                 self.phase = ProbePhase::Over;
@@ -220,11 +221,11 @@ impl LmtpProbe {
         }
     }
 
-    /// The connection ended, or nothing came in time.
+    /// Takes the end of the connection, or a timeout.
     pub fn lost(&mut self, why: &str) {
         let waited_for = self.phase.as_str();
         match self.phase {
-            // All was said.
+            // The dialogue was complete.
             ProbePhase::Quit | ProbePhase::Over => {}
             ProbePhase::StartTls | ProbePhase::Handshake | ProbePhase::LhloUnderTls => {
                 self.facts.tls =
@@ -235,7 +236,7 @@ impl LmtpProbe {
         self.phase = ProbePhase::Over;
     }
 
-    /// What was learnt.
+    /// The observations.
     pub fn facts(self) -> Facts {
         self.facts
     }
@@ -273,7 +274,7 @@ impl LmtpProbe {
                 self.facts.auth = auth_mechanisms(&reply);
                 self.say("MAIL FROM:<>", ProbePhase::Mail);
             }
-            // A mail server of SMTP knows no LHLO (RFC 2033, 4.1).
+            // An SMTP server has no LHLO (RFC 2033, 4.1).
             ProbePhase::Lhlo if (500..=504).contains(&reply.code) => {
                 self.fail(ProbeFailure::NotLmtp(reply.shown()));
             }
@@ -326,7 +327,7 @@ fn release(greeting: &str) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
 
-    /// Lets a backend of these replies talk; what was said to it, and what was learnt.
+    /// Runs a dialogue with these replies. Returns the commands and the observations.
     fn talk(recipient: Option<&str>, replies: &[&str]) -> (String, Facts) {
         let mut conversation = LmtpProbe::new("mx.example.org", recipient);
         let mut said = String::new();
@@ -369,7 +370,7 @@ mod tests {
         assert_eq!(facts.failure, None);
         let (said, _) = talk(None, &replies);
         assert_eq!(said, "LHLO mx.example.org|MAIL FROM:<>|RSET|QUIT|");
-        // Who closes without a farewell has said all.
+        // A close without a reply to QUIT is no failure.
         let (_, facts) = talk(Some("jane@example.org"), &replies[..5]);
         assert_eq!((facts.rcpt.unwrap().code, facts.failure), (250, None));
     }

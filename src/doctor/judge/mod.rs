@@ -103,7 +103,7 @@ impl Finding {
     }
 }
 
-/// Text from outside as it may be one_line: in one line, and not without end.
+/// Formats text from outside: in one line and of limited length.
 pub fn one_line(text: &str) -> String {
     const MAX_CHARS: usize = 2000;
     match text.char_indices().nth(MAX_CHARS) {

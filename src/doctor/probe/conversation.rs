@@ -1,4 +1,4 @@
-//! Talks LMTP to backends, several at a time.
+//! LMTP dialogues with backends, several at a time.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,26 +19,26 @@ use crate::doctor::judge::lmtp::{
 use crate::master::connection::Stream;
 use crate::model::backend::LmtpAddress;
 
-/// For the name service, for each address to take the connection, for each reply and for TLS.
+/// Timeout of each step: name service, connection to one address, reply, TLS handshake.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For a whole backend, however many addresses its name has.
+/// Timeout for one backend, with all its addresses.
 pub(super) const BACKEND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// So many backends are talked to at once.
+/// Maximum number of concurrent dialogues.
 pub(super) const MAX_CONCURRENT: usize = 16;
 
-/// A conversation to be had.
+/// A backend to connect to.
 pub(super) struct BackendTarget {
-    /// The server as the list calls it; `None`: this host.
+    /// Name of the server in the list. `None`: this host.
     pub(super) server: Option<String>,
     pub(super) place: LmtpAddress,
-    /// Whom to ask for.
+    /// The recipient to ask for.
     pub(super) recipient: Option<String>,
 }
 
-/// Has all the conversations; what came of each, in their order.
-pub(super) async fn talk(us: &str, wanted: &[BackendTarget]) -> Vec<Facts> {
+/// Runs all dialogues. Returns the observations in the order of the backends.
+pub(super) async fn run_all(us: &str, wanted: &[BackendTarget]) -> Vec<Facts> {
     let turns = Arc::new(Semaphore::new(MAX_CONCURRENT));
     let mut talks = JoinSet::new();
     for (nth, BackendTarget { place, recipient, .. }) in wanted.iter().enumerate() {
@@ -46,7 +46,7 @@ pub(super) async fn talk(us: &str, wanted: &[BackendTarget]) -> Vec<Facts> {
         let (us, place, recipient) = (us.to_owned(), place.clone(), recipient.clone());
         talks.spawn(async move {
             let _turn = turns.acquire().await;
-            (nth, talk_to(&us, &place, recipient.as_deref()).await)
+            (nth, probe_backend(&us, &place, recipient.as_deref()).await)
         });
     }
     let nothing =
@@ -62,8 +62,8 @@ pub(super) async fn talk(us: &str, wanted: &[BackendTarget]) -> Vec<Facts> {
     all
 }
 
-async fn talk_to(us: &str, place: &LmtpAddress, recipient: Option<&str>) -> Facts {
-    let mut conversation = LmtpProbe::new(us, recipient);
+async fn probe_backend(us: &str, place: &LmtpAddress, recipient: Option<&str>) -> Facts {
+    let mut probe = LmtpProbe::new(us, recipient);
     let end = Instant::now() + BACKEND_TIMEOUT;
     let connected = timeout_at(end, connect(place)).await;
     let stream = match connected.unwrap_or_else(|_| Err(late(BACKEND_TIMEOUT))) {
@@ -72,16 +72,16 @@ async fn talk_to(us: &str, place: &LmtpAddress, recipient: Option<&str>) -> Fact
             return Facts { failure: Some(ProbeFailure::Connect(why)), ..Facts::default() };
         }
     };
-    if timeout_at(end, hold(stream, &mut conversation)).await.is_err() {
-        conversation.lost("it takes its time over everything");
+    if timeout_at(end, run(stream, &mut probe)).await.is_err() {
+        probe.lost("it is too slow");
     }
-    // A clock before 1970 has no certificate valid.
+    // With a clock before 1970 no certificate is valid.
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Facts { at, ..conversation.facts() }
+    Facts { at, ..probe.facts() }
 }
 
-fn late(patience: Duration) -> String {
-    format!("no connection within {} s", patience.as_secs())
+fn late(limit: Duration) -> String {
+    format!("no connection within {} s", limit.as_secs())
 }
 
 pub(super) async fn connect(place: &LmtpAddress) -> Result<Box<dyn Stream>, String> {
@@ -93,7 +93,7 @@ pub(super) async fn connect(place: &LmtpAddress) -> Result<Box<dyn Stream>, Stri
         }
         LmtpAddress::Inet { host, port } => {
             let found = timeout(STEP_TIMEOUT, lookup_host((&**host, *port))).await;
-            let found = found.map_err(|_| "the name service does not answer".to_owned())?;
+            let found = found.map_err(|_| "no answer of the name service".to_owned())?;
             let mut last = "the host has no address".to_owned();
             for address in found.map_err(|e| e.to_string())? {
                 match timeout(STEP_TIMEOUT, TcpStream::connect(address)).await {
@@ -107,10 +107,10 @@ pub(super) async fn connect(place: &LmtpAddress) -> Result<Box<dyn Stream>, Stri
     }
 }
 
-async fn hold(mut stream: Box<dyn Stream>, conversation: &mut LmtpProbe) {
+async fn run(mut stream: Box<dyn Stream>, probe: &mut LmtpProbe) {
     let mut came = Vec::new();
     loop {
-        let output = std::mem::take(conversation.output());
+        let output = std::mem::take(probe.output());
         if !output.is_empty() {
             let sent = async {
                 stream.write_all(&output).await?;
@@ -118,37 +118,35 @@ async fn hold(mut stream: Box<dyn Stream>, conversation: &mut LmtpProbe) {
             };
             match timeout(STEP_TIMEOUT, sent).await {
                 Ok(Ok(())) => {}
-                Ok(Err(e)) => return conversation.lost(&e.to_string()),
-                Err(_) => return conversation.lost("it does not read what is sent to it"),
+                Ok(Err(e)) => return probe.lost(&e.to_string()),
+                Err(_) => return probe.lost("it does not read its input"),
             }
         }
-        match conversation.step() {
+        match probe.step() {
             ProbeStep::Over => return,
             ProbeStep::Line => match timeout(STEP_TIMEOUT, line(&mut stream, &mut came)).await {
-                Ok(Ok(line)) => conversation.line(&line),
-                Ok(Err(why)) => conversation.lost(&why),
-                Err(_) => {
-                    conversation.lost(&format!("no reply within {} s", STEP_TIMEOUT.as_secs()))
-                }
+                Ok(Ok(line)) => probe.line(&line),
+                Ok(Err(why)) => probe.lost(&why),
+                Err(_) => probe.lost(&format!("no reply within {} s", STEP_TIMEOUT.as_secs())),
             },
             ProbeStep::StartTls => {
-                // What came in the clear counts for nothing under TLS.
+                // Cleartext input is discarded before TLS.
                 came.clear();
                 let begun = timeout(STEP_TIMEOUT, under_tls(stream)).await;
                 let late = || Err(TlsOutcome::Failed("no answer to the handshake".into()));
                 match begun.unwrap_or_else(|_| late()) {
                     Ok((encrypted, chain)) => {
                         stream = encrypted;
-                        conversation.tls(Ok(chain));
+                        probe.tls(Ok(chain));
                     }
-                    Err(outcome) => return conversation.tls(Err(outcome)),
+                    Err(outcome) => return probe.tls(Err(outcome)),
                 }
             }
         }
     }
 }
 
-/// The next line, without its end; `came` has what came and was not taken yet.
+/// Reads the next line, without its end. `came`: input that was read and not used yet.
 pub(super) async fn line(
     stream: &mut Box<dyn Stream>,
     came: &mut Vec<u8>,
@@ -160,7 +158,7 @@ pub(super) async fn line(
             return Ok(line);
         }
         if came.len() > LINE_LIMIT {
-            return Err("a line without end".into());
+            return Err("its line is too long".into());
         }
         let mut piece = [0; 1024];
         match stream.read(&mut piece).await {
@@ -171,7 +169,7 @@ pub(super) async fn line(
     }
 }
 
-/// The connection under TLS, and the certificates of the other end.
+/// Starts TLS. Returns the connection and the certificates of the backend.
 pub(super) async fn under_tls(
     stream: Box<dyn Stream>,
 ) -> Result<(Box<dyn Stream>, Vec<Vec<u8>>), TlsOutcome> {
@@ -183,9 +181,9 @@ pub(super) async fn under_tls(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
-    // As Postfix, which names no server unless it is told to (lmtp_tls_servername).
+    // As Postfix, which sends no server name by default (lmtp_tls_servername).
     config.enable_sni = false;
-    // Of no meaning where any certificate will do.
+    // Unused: any certificate is accepted.
     let name = ServerName::try_from("backend").map_err(|e| failed(&e))?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     match connector.connect(name, stream).await {
@@ -198,7 +196,7 @@ pub(super) async fn under_tls(
     }
 }
 
-/// What a failed handshake means. This TLS lacks what OpenSSL has: DHE, versions before 1.2, SHA-1,
+/// Classifies a failed handshake. This TLS lacks features of OpenSSL: DHE, versions before 1.2, SHA-1,
 /// certificates of version 1.
 fn outcome(error: &std::io::Error) -> TlsOutcome {
     use rustls::AlertDescription as Alert;
@@ -219,8 +217,8 @@ fn outcome(error: &std::io::Error) -> TlsOutcome {
     }
 }
 
-/// Takes any certificate: what Postfix demands of it is judged afterwards, before anything is told that
-/// not everybody may hear.
+/// Accepts any certificate. It is judged by the demands of Postfix afterwards, before anything
+/// confidential is sent.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 
@@ -272,7 +270,7 @@ mod tests {
     #[test]
     fn handshake_that_openssl_may_know_is_no_failure() {
         for error in [
-            // A server with DHE only says so.
+            // The alert of a server with DHE only.
             Error::AlertReceived(AlertDescription::HandshakeFailure),
             Error::AlertReceived(AlertDescription::ProtocolVersion),
             Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),

@@ -17,7 +17,7 @@ use crate::model::backend::{Backend, NoBackend};
 use crate::routing::router::Decision;
 
 impl Examination<'_> {
-    /// Talks to the backends; whom to, and what came of it.
+    /// Probes the backends. Returns the targets and the observations.
     pub(super) fn backends(
         &mut self,
         list: Option<&Comparison>,
@@ -45,31 +45,31 @@ impl Examination<'_> {
                     wanted.push(BackendTarget { server, place, recipient });
                 }
                 Err(NoBackend::Draining(_)) => {
-                    let why = "it is drained: its letters wait";
+                    let why = "it is drained; its messages wait";
                     self.findings.push(Finding::skipped(CHECK, one_line(&named), why));
                 }
                 Err(NoBackend::Local) => self.findings.push(
-                    Finding::warning(CHECK, named, "the list has some, and their letters wait")
-                        .mend("set `local` in [backends] if this host takes them by LMTP"),
+                    Finding::warning(CHECK, named, "the list has some; their messages wait")
+                        .mend("set `local` in [backends] if this host accepts them by LMTP"),
                 ),
                 Err(odd) => self.findings.push(
-                    Finding::error(CHECK, one_line(&named), format!("its letters wait: {odd}"))
+                    Finding::error(CHECK, one_line(&named), format!("{odd}; its messages wait"))
                         .mend("set its `address` in [backends.servers]"),
                 ),
             }
         }
         if wanted.is_empty() {
-            let why = "no server is known to talk to; name one with --backend";
+            let why = "no server is known; name one with --backend";
             self.findings.push(Finding::skipped(CHECK, "backends", why));
         }
         let us = self.lhlo_name();
-        let mut facts = self.runtime.block_on(conversation::talk(&us, &wanted));
+        let mut facts = self.runtime.block_on(conversation::run_all(&us, &wanted));
         let clients: Vec<Option<Client>> =
             wanted.iter().map(|wanted| self.client(wanted.server.as_deref())).collect();
         self.log_in(&us, &wanted, &clients, &mut facts);
         for ((wanted, client), facts) in wanted.iter().zip(&clients).zip(&facts) {
             let BackendTarget { server, place, recipient } = wanted;
-            // What is wrong with a transport is so for every backend.
+            // Findings about a transport are the same for every backend.
             for finding in client.iter().flat_map(|client| &client.findings) {
                 if !self.findings.contains(finding) {
                     self.findings.push(finding.clone());
@@ -86,7 +86,7 @@ impl Examination<'_> {
         (wanted, facts)
     }
 
-    /// Tries the logins: that of Postfix, and that of `murder-route lmtp` where it is configured.
+    /// Tries the login of Postfix, and that of `murder-route lmtp` if configured.
     fn log_in(
         &mut self,
         us: &str,
@@ -108,7 +108,7 @@ impl Examination<'_> {
                 }
                 Some(LoginPlan::Nothing) | None => None,
             };
-            // A configuration that cannot be read has been told of.
+            // An unreadable configuration is reported elsewhere.
             let own = access.as_ref().ok().map(|access| access.of(place));
             if self.postfix.is_none() && own.as_ref().is_some_and(BackendAccess::is_plain) {
                 facts.own = Some(Own::Plain);
@@ -126,7 +126,7 @@ impl Examination<'_> {
         }
     }
 
-    /// What Postfix' transport for a server would do there.
+    /// The behaviour of Postfix' transport for a server.
     fn client(&self, server: Option<&str>) -> Option<Client> {
         let postfix = self.postfix.as_ref()?;
         let Backend { transport, address: place } =
@@ -147,7 +147,7 @@ impl Examination<'_> {
         name.map_or_else(|| "localhost".into(), |name| name.trim().to_owned())
     }
 
-    /// The server of the recipient that was named, and the recipient as it must see it.
+    /// The server of the given recipient, and its canonical address there.
     fn recipient(&mut self) -> Option<(Option<String>, String)> {
         const CHECK: &str = "recipient/route";
         let named = self.options.recipient.as_deref()?;
@@ -160,7 +160,7 @@ impl Examination<'_> {
             Decision::Deferred(_) => Finding::untested(CHECK, place, what),
             Decision::Unknown | Decision::Refused(_) | Decision::Foreign => {
                 Finding::error(CHECK, place, what)
-                    .mend("murder-route lookup --explain shows how it came to that")
+                    .mend("run murder-route lookup --explain to see the steps of the decision")
             }
         };
         self.findings.push(finding);

@@ -1,4 +1,4 @@
-//! Reads the mailbox list, and what the master has instead.
+//! Reads the mailbox list, and compares it with the master's.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::mupdate::{FailureKind, Finding as Found};
 
 const CHECK: &str = "list/comparison";
 
-/// A change is told to a slave with the master's next tick, 5 s later at most.
+/// The master reports changes to slaves with its next tick, at most 5 s later.
 const TICK: Duration = Duration::from_secs(6);
 
-/// Our list, as far as it can be read.
+/// Reads the list of this host.
 pub(super) fn read(lists: &Lists) -> Result<Comparison, String> {
     let mut here = Comparison::default();
     lists.each(b"", &mut |name, record| {
@@ -28,22 +28,22 @@ pub(super) fn read(lists: &Lists) -> Result<Comparison, String> {
     Ok(here)
 }
 
-/// Compares; what differs is asked for once more, and after a tick of the master again.
+/// Compares the lists. Differing names are checked again at once, and after a tick of the master.
 pub(super) async fn compare(lists: &Lists, mut here: Comparison, visit: &Visit) -> Vec<Finding> {
     let place = lists.to_string();
     let (names, only_own) = (here.names(), here.is_a_backends());
     let read = visit
         .list(&mut |name: MailboxName, record: Record| {
-            // On a backend the others' mailboxes are not expected.
+            // On a backend the mailboxes of other backends are not expected.
             if !only_own || here.has(&name) {
                 here.there(name, &record);
             }
         })
         .await;
     if let Err(failure) = read {
-        let why = format!("the master does not tell its list: {failure}");
+        let why = format!("cannot read the master's list: {failure}");
         return vec![match failure.kind() {
-            // That has been told of, as what it is.
+            // Reported elsewhere, with its cause.
             FailureKind::Login | FailureKind::Config => Finding::skipped(CHECK, place, why),
             FailureKind::Tls | FailureKind::Network | FailureKind::Protocol => {
                 Finding::untested(CHECK, place, why)
@@ -60,7 +60,7 @@ pub(super) async fn compare(lists: &Lists, mut here: Comparison, visit: &Visit) 
         differences = match again(lists, &differ, visit).await {
             Ok(differences) => differences,
             Err(why) => {
-                let what = format!("names differ, and the master cannot be asked for them: {why}");
+                let what = format!("names differ, and the master cannot be asked again: {why}");
                 return vec![Finding::untested(CHECK, place, what)];
             }
         };
@@ -69,7 +69,7 @@ pub(super) async fn compare(lists: &Lists, mut here: Comparison, visit: &Visit) 
     findings(&place, &differences, more, names)
 }
 
-/// Those of the names that differ now.
+/// The names that still differ.
 async fn again(
     lists: &Lists,
     names: &[MailboxName],
@@ -85,7 +85,7 @@ async fn again(
         };
         let here = match lists.lookup(name) {
             Lookup::Present(record) => Some(record),
-            // A list in doubt said when it was walked what it has.
+            // A doubtful list was reported when it was read.
             Lookup::Absent | Lookup::Unsure(_) | Lookup::Busy => None,
         };
         if let Some(kind) = difference(here.as_ref(), there.as_ref()) {

@@ -1,4 +1,4 @@
-//! Logs in at backends, as Postfix would and as `murder-route lmtp` does, up to RCPT TO.
+//! Logs in at backends as Postfix and `murder-route lmtp` do, up to RCPT TO.
 
 use std::sync::Arc;
 
@@ -18,24 +18,24 @@ use crate::master::connection::Stream;
 use crate::model::backend::LmtpAddress;
 use crate::relay::{self as backend, LoginError};
 
-/// What to try at a backend.
+/// The logins to try at a backend.
 pub(super) struct LoginTrial {
-    /// As Postfix would.
+    /// As Postfix.
     pub(super) attempt: Option<Attempt>,
-    /// As `murder-route lmtp` does.
+    /// As `murder-route lmtp`.
     pub(super) access: Option<BackendAccess>,
 }
 
-/// What came of it.
+/// Results of the logins.
 #[derive(Default)]
 pub(super) struct LoginOutcome {
     pub(super) tried: Option<Tried>,
     pub(super) own: Option<Own>,
-    /// What the backend said to RCPT TO.
+    /// Reply of the backend to RCPT TO.
     pub(super) rcpt: Option<Reply>,
 }
 
-/// Tries all of them, several at a time; what came of each, in their order.
+/// Tries all logins, several at a time. Returns the results in the order of the backends.
 pub(super) async fn try_all(
     us: &str,
     wanted: &[BackendTarget],
@@ -92,7 +92,7 @@ async fn try_one(
                 Own::Ready(describe(&access.username, &ready))
             }
             Ok(Err(why)) => Own::Failed { temporary: why.is_temporary(), why: why.to_string() },
-            Err(_) => Own::Failed { why: "it takes its time".into(), temporary: true },
+            Err(_) => Own::Failed { why: "it is too slow".into(), temporary: true },
         });
     }
     outcome
@@ -140,7 +140,7 @@ async fn as_postfix(
                 match read.map_err(silent)?.map_err(|e| lost(e.to_string()))? {
                     0 => login.closed(),
                     read => {
-                        // The backend says how often a password is hashed.
+                        // Not on the runtime's thread: the backend sets the number of hash iterations.
                         let said = piece.get(..read).unwrap_or_default().to_vec();
                         let heard = spawn_blocking(move || {
                             login.receive(&said);
@@ -158,7 +158,7 @@ async fn as_postfix(
                     TlsOutcome::Up(_) => lost("no TLS".into()),
                 })?;
                 if chain.first() != attempt.certificate.as_ref() {
-                    return Err(lost("it shows another certificate than a moment ago".into()));
+                    return Err(lost("its certificate changed since the first connection".into()));
                 }
                 stream = encrypted;
                 login.tls_is_up();
@@ -172,7 +172,7 @@ async fn as_postfix(
     }
 }
 
-/// Asks for the recipient, and takes leave. No message is sent.
+/// Sends RCPT TO for the recipient, then QUIT. No message is sent.
 async fn ask(mut stream: Box<dyn Stream>, recipient: Option<&str>) -> Option<Reply> {
     let fits = |text: &&str| text.bytes().all(|b| b >= b' ' && b != 0x7f) && text.len() < 500;
     let mut said = None;
@@ -182,13 +182,13 @@ async fn ask(mut stream: Box<dyn Stream>, recipient: Option<&str>) -> Option<Rep
             said = command(&mut stream, &format!("RCPT TO:<{recipient}>")).await;
         }
     }
-    // Whether it says goodbye does not matter.
+    // The replies do not matter.
     let _ = command(&mut stream, "RSET").await;
     let _ = command(&mut stream, "QUIT").await;
     said
 }
 
-/// The reply to a command; `None`: there was none in time.
+/// The reply to a command. `None`: no reply in time.
 async fn command(stream: &mut Box<dyn Stream>, command: &str) -> Option<Reply> {
     let exchange = async {
         stream.write_all(format!("{command}\r\n").as_bytes()).await.ok()?;

@@ -78,14 +78,14 @@ pub(crate) fn examine(
     report
 }
 
-/// What keeps us out of the MUPDATE server for good. A daemon that has a connection from before does not
+/// Reports a permanent login failure at the MUPDATE server. A daemon with an older connection does not
 /// notice it until that ends.
 fn login(settings: &Settings, visit: &Result<Option<Arc<Visit>>, String>) -> Option<Finding> {
     const CHECK: &str = "list/master";
     let failure = match visit {
         Ok(visit) => visit.as_ref()?.failure()?,
         Err(why) => {
-            let mend = "the daemon does not start with this: correct the file it names";
+            let mend = "the daemon does not start; correct the named file";
             return Some(Finding::error(CHECK, "[mupdate]", why).mend(mend));
         }
     };
@@ -96,16 +96,15 @@ fn login(settings: &Settings, visit: &Result<Option<Arc<Visit>>, String>) -> Opt
     let needed = !matches!(settings.proof, ConfirmVia::Master { slave: Some(_) });
     match failure.kind() {
         FailureKind::Login | FailureKind::Config if needed => {
-            Some(Finding::error(CHECK, place, format!("{failure}; nobody is called unknown")).mend(
-                "correct [mupdate] or imapd.conf; a daemon that is connected goes on until that \
-                 connection ends",
+            Some(Finding::error(CHECK, place, format!("{failure}; unknown recipients are deferred")).mend(
+                "correct [mupdate] or imapd.conf; a connected daemon works until its connection ends",
             ))
         }
         _ => None,
     }
 }
 
-/// What `check` warns of.
+/// The warnings of `check`.
 fn configuration(settings: &Settings, ask: configuration::AskMaster<'_>) -> Vec<Finding> {
     const CHECK: &str = "configuration";
     let place = match &settings.file {
@@ -114,7 +113,7 @@ fn configuration(settings: &Settings, ask: configuration::AskMaster<'_>) -> Vec<
     };
     let warnings = configuration::warnings(settings, ask);
     if warnings.is_empty() {
-        return vec![Finding::ok(CHECK, place, "nothing to warn of")];
+        return vec![Finding::ok(CHECK, place, "no warnings")];
     }
     warnings.into_iter().map(|warning| Finding::warning(CHECK, place.clone(), warning)).collect()
 }
@@ -146,7 +145,8 @@ impl<'a> Examination<'a> {
         const LIST: &str = "list/readable";
         let replica = replica.unwrap_or_else(|why| {
             findings.push(
-                Finding::error(LIST, "the replica", why).mend("see `replica` and its rights"),
+                Finding::error(LIST, "the replica", why)
+                    .mend("check `replica` and its permissions"),
             );
             None
         });
@@ -155,7 +155,7 @@ impl<'a> Examination<'a> {
         let postfix = match Postfix::read(options.postfix_config.as_deref()) {
             Ok(postfix) => Some(postfix),
             Err(NoPostfix::Missing) => {
-                let why = "there is no postconf here, so no Postfix was looked at";
+                let why = "there is no postconf here; Postfix was not checked";
                 findings.push(Finding::skipped("postfix/settings", "postconf", why));
                 None
             }
@@ -180,20 +180,21 @@ impl<'a> Examination<'a> {
         self.comparison(list);
     }
 
-    /// The mailbox list, if there is one that can be read.
+    /// Reads the mailbox list, if there is one.
     fn list(&mut self) -> Option<Comparison> {
         const CHECK: &str = "list/readable";
         let place = self.resolver.lists.to_string();
         if self.resolver.lists.sources().is_empty() {
-            let why = "no list is kept here: the master is asked for each name";
+            let why = "there is no list here; the master is asked for each name";
             self.findings.push(Finding::skipped(CHECK, place, why));
             return None;
         }
         match list::read(&self.resolver.lists) {
             Ok(list) if list.names() == 0 => {
                 self.findings.push(
-                    Finding::error(CHECK, place, "there is no mailbox in it")
-                        .mend("see that what keeps the list runs, and that it is the right one"),
+                    Finding::error(CHECK, place, "it has no mailboxes").mend(
+                        "check that the list is kept up to date, and that it is the right one",
+                    ),
                 );
                 Some(list)
             }
@@ -206,15 +207,16 @@ impl<'a> Examination<'a> {
             }
             Err(why) => {
                 self.findings.push(
-                    Finding::error(CHECK, place, format!("cannot be read: {why}"))
-                        .mend("run it as root, or as the user of the daemon; else mend the list"),
+                    Finding::error(CHECK, place, format!("cannot be read: {why}")).mend(
+                        "run it as root or as the user of the daemon; otherwise repair the list",
+                    ),
                 );
                 None
             }
         }
     }
 
-    /// The rules for Postfix' settings.
+    /// Applies the rules for Postfix' settings.
     fn postfix(&mut self, ours: &[Use], wanted: &[BackendTarget], facts: &[Facts]) {
         let Some(postfix) = &self.postfix else { return };
         let Resolver { router, maps, .. } = &self.resolver;
@@ -240,7 +242,7 @@ impl<'a> Examination<'a> {
         self.findings.extend(findings);
     }
 
-    /// What Postfix is told to do with letters, by each map that it asks for that.
+    /// The answers that tell Postfix where to deliver, of each map that it uses for that.
     fn answers(
         &self,
         ours: &[Use],
@@ -285,7 +287,7 @@ impl<'a> Examination<'a> {
         let found = match (list, &self.visit) {
             _ if self.options.no_master => skipped("--no-master"),
             (_, None) => skipped("no MUPDATE master is configured to compare with"),
-            (None, _) => skipped("there is no list of ours to compare"),
+            (None, _) => skipped("there is no list here to compare"),
             (Some(list), Some(visit)) => {
                 self.runtime.block_on(list::compare(&self.resolver.lists, list, visit))
             }
@@ -294,14 +296,14 @@ impl<'a> Examination<'a> {
     }
 }
 
-/// Where the daemon listens, as far as that can be known here.
+/// The endpoints of the daemon, as far as known here.
 fn listeners(settings: &Settings) -> Vec<Listen> {
     let default = || Endpoint::Unix(DEFAULT_SOCKET.into());
     if settings.listeners.is_empty() {
         return vec![Listen::at(default())];
     }
     let known = settings.listeners.iter().map(|listen| match listen.endpoint {
-        // It is systemd that knows where this one is; ours ships with this path.
+        // Only systemd knows its path; the shipped unit has this one.
         Endpoint::Systemd(_) => Listen { endpoint: default(), ..listen.clone() },
         _ => listen.clone(),
     });

@@ -1,4 +1,4 @@
-//! Runs Postfix' own commands that read, each with a time limit.
+//! Runs Postfix' read-only commands, each with a timeout.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ use crate::doctor::judge::one_line;
 use crate::doctor::judge::postfix::{PostfixQueries, PostfixSettings};
 use crate::os::regular_file;
 
-/// postconf takes milliseconds; a table that postmap asks may be another server's.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Timeout of a command. postconf takes milliseconds; postmap may query a table on another server.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// `postconf -x` prints some 40 kB.
-const MOST_OUTPUT: u64 = 16 << 20;
+/// Maximum output of a command in bytes. `postconf -x` prints some 40 kB.
+const MAX_OUTPUT: u64 = 16 << 20;
 
-/// Longest file of domains that is read.
-const MOST_FILE: u64 = 16 << 20;
+/// Maximum size of a domain file in bytes.
+const MAX_FILE: u64 = 16 << 20;
 
-/// Where Postfix' commands are, if the PATH of the user lacks it.
+/// Directories of Postfix' commands, which the user's PATH may lack.
 const MORE_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 
 /// A Postfix of this host.
@@ -29,16 +29,16 @@ pub(super) struct Postfix {
     config: Option<PathBuf>,
 }
 
-/// Why there are no settings.
+/// Reason for missing settings.
 pub(super) enum NoPostfix {
-    /// There is no Postfix here.
+    /// Postfix is not installed.
     Missing,
-    /// postconf said this, or took too long.
+    /// postconf failed or timed out.
     Failed(String),
 }
 
 impl Postfix {
-    /// Reads the settings, those of a directory if it is given.
+    /// Reads the settings, from a given or the default directory.
     pub(super) fn read(config: Option<&Path>) -> Result<Self, NoPostfix> {
         let config = config.map(Path::to_owned);
         let print = |what: &str| {
@@ -78,13 +78,13 @@ impl PostfixQueries for Postfix {
         let read = |path| {
             let mut text = String::new();
             let file = regular_file::open(Path::new(path))?;
-            file.take(MOST_FILE).read_to_string(&mut text).map(|_| text)
+            file.take(MAX_FILE).read_to_string(&mut text).map(|_| text)
         };
         read(path).map_err(|e: io::Error| format!("{path}: {e}"))
     }
 
-    /// Those in all of the usual directories. Cyrus SASL has one of them built in; where there is a
-    /// plugin of the library itself, as `sasldb` on Debian, it is the right one.
+    /// The plugins in all usual directories. Cyrus SASL has one of them built in: the one with a plugin
+    /// of the library itself, as `sasldb` on Debian.
     fn sasl_plugins(&self) -> Option<Vec<String>> {
         let mut directories: Vec<PathBuf> =
             ["/usr/lib/sasl2", "/usr/lib64/sasl2", "/usr/local/lib/sasl2"].map(Into::into).into();
@@ -106,7 +106,7 @@ impl PostfixQueries for Postfix {
         Path::new(path).exists()
     }
 
-    /// getent(1) of glibc can leave the files out.
+    /// getent(1) of glibc can skip /etc/hosts.
     fn in_dns(&self, host: &str) -> Option<bool> {
         let mut getent = Command::new("getent");
         match finish(getent.args(["-s", "dns", "ahosts", host])).ok()?.code? {
@@ -138,20 +138,20 @@ fn finish(command: &mut Command) -> io::Result<Finished> {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + COMMAND_TIMEOUT;
     let outputs = [stdout, stderr]
         .map(|output| output.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok());
     let [Some(stdout), Some(stderr)] = outputs else {
         end(&mut child);
         return Err(io::ErrorKind::TimedOut.into());
     };
-    // Whoever has closed both is at its end.
+    // The command has closed both outputs and is about to exit.
     let code = child.wait()?.code();
     Ok(Finished { code, stdout, stderr })
 }
 
 fn end(child: &mut Child) {
-    // It may just have ended by itself.
+    // It may have ended by itself.
     let _ = child.kill();
     let _ = child.wait();
 }
@@ -161,8 +161,8 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(pipe) = pipe {
-            // What was read until an error is all there is.
-            let _ = pipe.take(MOST_OUTPUT).read_to_end(&mut bytes);
+            // Output before an error is kept.
+            let _ = pipe.take(MAX_OUTPUT).read_to_end(&mut bytes);
         }
         let _ = told.send(String::from_utf8_lossy(&bytes).into_owned());
     });

@@ -1,4 +1,4 @@
-//! Asks at a socket as somebody else: in a process of its own, which gives up being root first.
+//! Asks at a socket as another user, in a process of its own that drops root first.
 
 use std::ffi::CString;
 use std::io::{self, Read, Write};
@@ -37,11 +37,11 @@ pub(crate) struct SocketQuery {
     pub(crate) endpoint: Endpoint,
 }
 
-/// A question at a socket.
+/// A request at a socket.
 #[derive(Clone)]
 enum SocketRequest {
     Status,
-    /// For a recipient, by this map.
+    /// A recipient, in this map.
     Recipient(Option<String>, String),
 }
 
@@ -54,7 +54,7 @@ impl SocketQuery {
         }
     }
 
-    /// Up to the first question that has no answer.
+    /// Sends the requests, up to the first without an answer.
     fn ask_all(&self) -> Vec<SocketOutcome> {
         let of = |recipient: &String| SocketRequest::Recipient(self.map.clone(), recipient.clone());
         let questions: Vec<SocketRequest> = match &*self.recipients {
@@ -108,13 +108,13 @@ impl SocketQuery {
     fn ask(&self, question: SocketRequest) -> SocketOutcome {
         let (told, heard) = std::sync::mpsc::channel();
         let (endpoint, protocol) = (self.endpoint.clone(), self.protocol);
-        // A full queue of a unix socket makes connect(2) wait without end.
+        // connect(2) waits without end if the queue of a unix socket is full.
         std::thread::spawn(move || told.send(ask_here(&endpoint, protocol, &question)));
         heard.recv_timeout(ANSWER_TIMEOUT).unwrap_or(SocketOutcome::Silent)
     }
 }
 
-/// Asks as who we are.
+/// Asks as the user of this process.
 fn ask_here(endpoint: &Endpoint, protocol: Protocol, question: &SocketRequest) -> SocketOutcome {
     match converse(endpoint, protocol, question) {
         Ok(outcome) => outcome,
@@ -137,7 +137,7 @@ pub(crate) fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn BlockingStream>
             Ok(Box::new(stream))
         }
         Endpoint::Inet { host, port } => {
-            let mut last = io::Error::other("the name has no address");
+            let mut last = io::Error::other("the host name has no address");
             for address in (host.as_str(), *port).to_socket_addrs()? {
                 match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
                     Ok(stream) => {
@@ -150,7 +150,7 @@ pub(crate) fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn BlockingStream>
             }
             Err(last)
         }
-        Endpoint::Systemd(_) => Err(io::Error::other("only systemd knows where that is")),
+        Endpoint::Systemd(_) => Err(io::Error::other("only systemd knows its address")),
     }
 }
 
@@ -189,8 +189,8 @@ fn converse(
     }
 }
 
-/// What on the way to a socket is closed to us: the directory that may not be searched, or, if all
-/// may, the socket.
+/// The part of a socket's path without permission: a directory that may not be searched, or else the
+/// socket.
 fn closed_at(endpoint: &Endpoint) -> String {
     let Endpoint::Unix(path) = endpoint else { return endpoint.to_string() };
     let mut way: Vec<&Path> = path.ancestors().collect();
@@ -204,10 +204,10 @@ fn closed_at(endpoint: &Endpoint) -> String {
     path.display().to_string()
 }
 
-/// Where, as whom and in which protocol is asked.
+/// Endpoint, protocol and user of a request, sent by a child process.
 #[derive(Clone, Copy)]
 pub(super) struct SocketProbe<'a> {
-    /// The user and the chroot; both only if we are root.
+    /// The user and the chroot, if this process is root.
     pub(super) user: Option<&'a str>,
     pub(super) chroot: Option<&'a Path>,
     pub(super) endpoint: &'a Endpoint,
@@ -215,13 +215,13 @@ pub(super) struct SocketProbe<'a> {
 }
 
 impl SocketProbe<'_> {
-    /// Has it asked how it is.
+    /// Asks for the status.
     pub(super) fn ask(self) -> SocketOutcome {
         let none = || SocketOutcome::NotTried { why: "it was not tried".into() };
         self.run(|_| {}).into_iter().next().unwrap_or_else(none)
     }
 
-    /// Has it asked for recipients by a map. One outcome for each, up to the first that is none.
+    /// Asks for recipients in a map. Returns one outcome for each, up to the first failure.
     pub(super) fn ask_for(self, map: Option<&str>, recipients: &[&str]) -> Vec<SocketOutcome> {
         self.run(|command| {
             if let Some(map) = map {
@@ -234,7 +234,7 @@ impl SocketProbe<'_> {
     }
 
     fn run(self, more: impl FnOnce(&mut Command)) -> Vec<SocketOutcome> {
-        // The file of this very program, also where its path leads to another one by now.
+        // The file of this program, even if its path leads to another file by now.
         let mut command = Command::new("/proc/self/exe");
         command.args(["doctor-socket", "--protocol", self.protocol.as_str()]);
         if let Some(user) = self.user.filter(|_| geteuid().is_root()) {
@@ -254,7 +254,7 @@ impl SocketProbe<'_> {
                     crate::doctor::judge::one_line(&said)
                 ))
             }),
-            Err(e) => not_tried(format!("a process to try it could not be started: {e}")),
+            Err(e) => not_tried(format!("cannot start a process to try it: {e}")),
         }
     }
 }

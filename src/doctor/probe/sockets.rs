@@ -1,4 +1,4 @@
-//! Asks at the sockets, as the mail server does, how the daemon is and where recipients go.
+//! Asks at the sockets, as the mail server does, for the status and for recipients.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use crate::routing::router::{Decision, Route};
 use crate::wire::endpoint::{Endpoint, Listen};
 use crate::wire::protocol::Protocol;
 
-/// A socket that answers, and how it is asked.
+/// A socket that answers, with user, chroot, protocol and map.
 pub(super) struct SocketTarget {
     place: String,
     user: Option<String>,
@@ -46,7 +46,7 @@ impl SocketTarget {
     }
 }
 
-/// A recipient, and what the configuration comes to for it.
+/// A recipient, with its route by the configuration.
 pub(super) struct RecipientProbe {
     pub(super) recipient: String,
     route: Route,
@@ -59,7 +59,8 @@ const MAX_USERS: usize = 10;
 const MAX_DOMAINS: usize = 5;
 
 impl Examination<'_> {
-    /// The sockets, as those who ask there see them. Postfix' ways that mean one of ours.
+    /// Tries the sockets as the mail server would. Returns the places in Postfix' settings that use the
+    /// daemon's.
     pub(super) fn sockets(&mut self) -> Vec<Use> {
         let queue = self.queue();
         let user = self.user();
@@ -74,7 +75,7 @@ impl Examination<'_> {
         let mut known = false;
         for listen in self.listeners.clone() {
             let Listen { endpoint, protocols, .. } = &listen;
-            // Of those that are spoken, the one that tells most.
+            // The allowed protocol with the most informative answer.
             let order = [Protocol::Socketmap, Protocol::Line, Protocol::Policy, Protocol::Milter];
             let Some(protocol) = order.into_iter().find(|p| protocols.contains(*p)) else {
                 continue;
@@ -117,7 +118,7 @@ impl Examination<'_> {
         let read = |path: &str| self.postfix.as_ref()?.file(path).ok();
         for u in uses_with(settings, &read) {
             let means_us = self.listeners.iter().any(|listen| u.means(&listen.endpoint, queue));
-            // Policy services and filters do not say who they are.
+            // Policy services and milters do not identify themselves.
             if !means_us && u.protocol != Protocol::Socketmap {
                 continue;
             }
@@ -130,7 +131,7 @@ impl Examination<'_> {
                 _ => (u.socket(queue), None),
             };
             let outcome = ask(&endpoint, u.protocol, inside.map(PathBuf::as_path));
-            // The answer tells the program. Without one, a map of our name must do.
+            // The answer identifies the program. Without an answer, the name of a map of ours decides.
             let named = u.map.as_deref().is_some_and(|map| self.resolver.maps.get(map).is_some());
             let means_us = match &outcome {
                 SocketOutcome::Answered { .. } => means_us || outcome.status().is_some(),
@@ -140,7 +141,7 @@ impl Examination<'_> {
             let who = Requester { user: name.clone(), chroot };
             found.extend(of_use(&u, &who, &outcome, means_us));
             if means_us {
-                // One that does not know our map `status` has been told of.
+                // A program without the map `status` is reported already.
                 let speaks = matches!(outcome, SocketOutcome::Answered { .. });
                 if speaks && (u.map.is_none() || outcome.status().is_some()) {
                     targets.push(SocketTarget {
@@ -160,7 +161,7 @@ impl Examination<'_> {
         ours
     }
 
-    /// Asks at each socket that answers for a few recipients, and compares.
+    /// Asks for a few recipients at each answering socket, and compares the answers.
     pub(super) fn recipients(&mut self, list: Option<&Comparison>) {
         self.probes = self.choose(list);
         let Resolver { router, maps, .. } = &self.resolver;
@@ -186,7 +187,7 @@ impl Examination<'_> {
                     outcome,
                 })
                 .collect();
-            // A list changes while it is read.
+            // The list may have changed meanwhile.
             for asked in asked.iter_mut().filter(|asked| !asked.agrees()) {
                 let route = self.route(&asked.recipient);
                 let again = expected(&asked.recipient, &route);
@@ -200,8 +201,8 @@ impl Examination<'_> {
         self.findings.extend(findings);
     }
 
-    /// The recipients that sockets are asked for: the one that was named, a user of each server, and
-    /// one of each domain whom it may or may not have.
+    /// The recipients to ask for: the given one, a user of each server, and postmaster of each domain,
+    /// existing or not.
     fn choose(&self, list: Option<&Comparison>) -> Vec<RecipientProbe> {
         let router = &self.resolver.router;
         let mut probes: Vec<RecipientProbe> = Vec::new();
@@ -230,7 +231,7 @@ impl Examination<'_> {
         probes
     }
 
-    /// Decides about a recipient as the daemon would.
+    /// Decides for a recipient as the daemon would.
     pub(super) fn route(&self, recipient: &str) -> Route {
         let confirmer = {
             let _inside = self.runtime.enter();
@@ -246,7 +247,7 @@ impl Examination<'_> {
         self.resolver.route(inquiry, None, &mut confirm)
     }
 
-    /// As whom to ask. `None`: as who we are.
+    /// The user to ask as. `None`: the current user.
     fn user(&mut self) -> Option<String> {
         const CHECK: &str = "socket/user";
         let of_postfix = self.postfix.as_ref().map(|postfix| postfix.settings.main("mail_owner"));
@@ -261,7 +262,7 @@ impl Examination<'_> {
         }
         let (why, mend) = if !geteuid().is_root() {
             (
-                format!("the sockets are tried as {present} and outside of any chroot"),
+                format!("the sockets are tried as {present} and without a chroot"),
                 format!("run it as root, to try them as {wanted} and in Postfix' chroot"),
             )
         } else if !User::from_name(&wanted).is_ok_and(|user| user.is_some()) {
