@@ -137,7 +137,7 @@ fn usage_and_configuration_errors_have_own_exit_status() {
     for (config, told) in [
         ("domain = [\"example.org\"]\n", &["line 3", "unknown field `domain`"][..]),
         ("domains = [\"exa mple\"]\n", &["line 3", "not a mail domain"]),
-        ("domains = []\n[backends]\nport = 0\n", &["line 5", "port 0"]),
+        ("domains = []\n[backends]\nport = 0\n", &["line 5", "a port number from 1 to 65535"]),
         ("domains = []\n[maps.own]\ndeliver = \"OK {hots}\"\n", &["line 5", "{hots}", "{host}"]),
         (
             "domains = []\n[[listen]]\nendpoint = \"unix:s\"\nmode = \"0888\"\n",
@@ -315,7 +315,7 @@ fn autocreated_user_goes_to_backend_or_fallback_or_waits() {
     let site = Site::new();
     site.imapd_conf("autocreate_post: yes\nautocreate_quota: 0\nadmins: cyrus\n");
     let domains = "domains = [\"example.org\", \"example.net\"]\n";
-    let warning = "warning: autocreate_post";
+    let warning = "warning: imapd.conf sets `autocreate_post`";
     let deferred = "OK retry:4.3.0 Mailbox is temporarily unavailable";
     for (more, answer, warned) in [
         ("", deferred, true),
@@ -426,7 +426,7 @@ fn frequent_mistakes_get_a_hint() {
     let site = Site::new();
     for (config, says) in [
         ("[listen]\nendpoint = \"unix:/run/x\"\n", "double brackets, as [[listen]]"),
-        ("[[backends]]\nport = 24\n", "single brackets, as [backends]"),
+        ("[[backends]]\nport = 24\n", "a single table; write it as [backends]"),
         ("[[listen]]\nendpoint = \"unix:x\"\nmode = 0666\n", "in quotes, as in mode = \"0666\""),
         ("[[listen]]\nendpoint = \"unix:x\"\nmode = 666\n", "in octal and in quotes"),
         ("[[listen]]\nendpoint = \"unix:/run/x:lmtp\"\n", "the map does not belong here"),

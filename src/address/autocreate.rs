@@ -2,7 +2,7 @@
 //!
 //! Facts: Cyrus `imap/lmtpd.c:autocreate_inbox` and `imap/autocreate.c:autocreate_user`, 2.5 to 3.13.
 
-use super::rules::{Kind, Target};
+use super::target::{Target, TargetKind};
 
 /// `autocreate_post` with an `autocreate_quota` of 0 or more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Autocreate {
         is_admitted: impl Fn(&[u8], &[u8]) -> bool,
         is_excepted: impl Fn(&[u8], &[u8]) -> bool,
     ) -> bool {
-        if target.kind != Kind::Inbox {
+        if target.kind != TargetKind::Inbox {
             return false;
         }
         let Some(user) = target.name.user() else { return false };

@@ -1,7 +1,9 @@
 //! The way from recipient to mailbox name in plain sentences, for `lookup --explain`.
 
 use super::recipient::Recipient;
-use super::rules::{DomainInName, Kind, NoTarget, Release, Rules};
+use super::release::Release;
+use super::rules::{DomainInName, Rules};
+use super::target::{NoTarget, TargetKind};
 
 use crate::model::shown::ShownBytes;
 
@@ -18,8 +20,10 @@ impl Rules {
         match target {
             Ok(target) => {
                 match target.kind {
-                    Kind::Inbox => steps.push(format!("the INBOX to look up is {}", target.name)),
-                    Kind::Shared => {
+                    TargetKind::Inbox => {
+                        steps.push(format!("the INBOX to look up is {}", target.name))
+                    }
+                    TargetKind::Shared => {
                         steps.push(format!("the shared folder to look up is {}", target.name));
                     }
                 }
@@ -66,7 +70,7 @@ impl Rules {
             let folded = user.to_ascii_lowercase();
             steps.push(format!("lmtp_downcase_rcpt: {} is {}", show(user), show(&folded)));
         }
-        let shared = self.target(recipient).is_ok_and(|target| target.kind == Kind::Shared);
+        let shared = self.target(recipient).is_ok_and(|target| target.kind == TargetKind::Shared);
         match recipient.detail() {
             Some(_) if shared && self.postuser.is_empty() => {
                 steps

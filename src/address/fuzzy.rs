@@ -1,6 +1,8 @@
 //! The search for a shared folder of nearly the wanted name (`lmtp_fuzzy_mailbox_match`).
 
-use super::rules::{Kind, Release, Rules, Target};
+use super::release::Release;
+use super::rules::Rules;
+use super::target::{Target, TargetKind};
 use crate::model::name::MailboxName;
 
 /// Finds the mailbox `lmtpd` takes for a shared folder that does not exist: case does not matter,
@@ -24,10 +26,10 @@ impl<'a> Fuzzy<'a> {
         target.names().filter_map(|wanted| Self::new(rules, target.kind, wanted)).collect()
     }
 
-    fn new(rules: &Rules, kind: Kind, wanted: &'a MailboxName) -> Option<Self> {
+    fn new(rules: &Rules, kind: TargetKind, wanted: &'a MailboxName) -> Option<Self> {
         // Cyrus 3 compares the folders of users without their users, and so finds none.
         let of_user = rules.release >= Release::V3_0 && is_users(wanted);
-        (rules.fuzzy && kind == Kind::Shared && !of_user).then_some(Self {
+        (rules.fuzzy && kind == TargetKind::Shared && !of_user).then_some(Self {
             wanted,
             release: rules.release,
             best: None,

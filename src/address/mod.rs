@@ -1,21 +1,26 @@
-//! Recipient to mailbox name, as Cyrus' `lmtpd` decides it.
+//! From a recipient to a mailbox name, as Cyrus' `lmtpd` does it.
 //!
-//! [`Recipient::parse`] takes an address apart, [`Rules`] (the options of `imapd.conf` that matter)
-//! make a mailbox name of it. Nothing here looks at a mailbox list, with one exception that is fed
-//! by the caller: [`Fuzzy`], the search for a shared folder of nearly the wanted name.
+//! [`Recipient::parse`] takes an address apart; [`Rules`], the options of `imapd.conf`, turn it into a
+//! mailbox name. Nothing here reads a mailbox list. [`Fuzzy`], the search for a shared folder with a
+//! similar name, gets the names from its caller.
 //!
-//! Where this differs from `lmtpd`, `docs/lmtpd.md` lists it with the reason. The facts are in
+//! `docs/lmtpd.md` lists the differences from `lmtpd` with their reasons. The facts are in
 //! `imap/lmtpengine.c` (`parseaddr`, `process_recipient`), `imap/lmtpd.c` (`verify_user`,
 //! `fuzzy_match`) and `imap/mboxname.c` (`mbname_from_recipient`, `mbname_intname`) of Cyrus 2.2 to
 //! 3.13.
 
 mod autocreate;
+mod canonical;
 mod explain;
 mod fuzzy;
 mod recipient;
+mod release;
 mod rules;
+mod target;
 
 pub use autocreate::Autocreate;
 pub use fuzzy::Fuzzy;
 pub use recipient::Recipient;
-pub use rules::{Kind, NoTarget, Release, Rules, Target};
+pub use release::Release;
+pub use rules::Rules;
+pub use target::{NoTarget, Target, TargetKind};

@@ -21,7 +21,7 @@ mod any_case;
 
 use std::borrow::Cow;
 
-use crate::address::{Fuzzy, Kind, NoTarget, Recipient, Release, Rules, Target};
+use crate::address::{Fuzzy, NoTarget, Recipient, Release, Rules, Target, TargetKind};
 use crate::model::backend::{Backends, NoBackend};
 use crate::model::domains::Domains;
 use crate::model::list::{Lookup, MailboxList, WalkStep};
@@ -437,7 +437,7 @@ impl Search<'_> {
     /// `lmtp_fuzzy_mailbox_match`, in spite of the case of the beginnings that have to be right there.
     fn fuzzy_in_any_case(&mut self, target: &Target, rules: &Rules) -> Result<Option<Found>, Open> {
         let mut spelled = target.clone();
-        if self.belief.in_any_case() && rules.fuzzy && target.kind == Kind::Shared {
+        if self.belief.in_any_case() && rules.fuzzy && target.kind == TargetKind::Shared {
             // What begins like this is no user's, and may be nearly anything.
             spelled.others.extend(target.names().filter_map(any_case::not_a_users));
             for search in Fuzzy::all(rules, &spelled.clone()) {
@@ -510,7 +510,7 @@ impl Search<'_> {
             }
             // Postfix never tells a backend whom it speaks for (MAIL FROM … AUTH=<>), so what the
             // unauthenticated may do is what counts there too.
-            State::Active if target.kind == Kind::Shared && !record.anonymous.post => {
+            State::Active if target.kind == TargetKind::Shared && !record.anonymous.post => {
                 let (decision, why) = if record.anonymous.lookup {
                     let why = "nobody may post to this folder without logging in";
                     (Decision::Refused(Refusal::NoPost), why)
@@ -524,7 +524,7 @@ impl Search<'_> {
                 return Ok(Found::Barred(Route::about(name, Some(record), decision, why.into())));
             }
             // After lmtpd's other checks, and like it only for users.
-            State::Active if target.kind == Kind::Inbox && self.list.denies(name) => {
+            State::Active if target.kind == TargetKind::Inbox && self.list.denies(name) => {
                 (Decision::Deferred(Cause::Mailbox), BLOCKED.into())
             }
             State::Active => match self.router.backends.resolve(record.server.as_deref()) {
@@ -638,7 +638,7 @@ impl Search<'_> {
         let mut barred = None;
         for name in searches.into_iter().filter_map(Fuzzy::best) {
             explain!(self.explain, "rule: lmtp_fuzzy_mailbox_match takes {name}");
-            match self.look_up(&Target::by_name(Kind::Shared, name))? {
+            match self.look_up(&Target::by_name(TargetKind::Shared, name))? {
                 Found::Missed(_) => {}
                 // Another spelling may be for another folder.
                 found @ Found::Barred(_) if self.belief.in_any_case() => {

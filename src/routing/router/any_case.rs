@@ -6,7 +6,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use crate::address::Kind;
+use crate::address::TargetKind;
 use crate::model::list::MailboxList;
 use crate::model::name::MailboxName;
 
@@ -23,11 +23,11 @@ const MAX_PROBES: usize = 4_000;
 pub(super) fn other_cases(
     list: &dyn MailboxList,
     wanted: &MailboxName,
-    kind: Kind,
+    kind: TargetKind,
 ) -> Result<Vec<MailboxName>, String> {
     let bytes = wanted.as_bytes();
     let domain = bytes.len() - wanted.without_domain().len();
-    let word = if kind == Kind::Inbox { domain..domain + b"user.".len() } else { 0..0 };
+    let word = if kind == TargetKind::Inbox { domain..domain + b"user.".len() } else { 0..0 };
     let spelled = spellings(list, bytes, &word)?.into_iter();
     let names = spelled.filter_map(|name| MailboxName::new(name).ok());
     Ok(names.filter(|name| name != wanted && list.lookup(name).may_exist()).collect())

@@ -579,10 +579,10 @@ fn folded_recipient_finds_names_with_capitals() {
 fn spellings_that_no_name_begins_with_are_not_tried() {
     let list = FakeList::default().with("Aaaaaaaaaaaaaaaaaaaaaaaaaaaa", shared(true, true));
     let wanted = MailboxName::new("a".repeat(400)).unwrap();
-    assert_eq!(any_case::other_cases(&list, &wanted, Kind::Shared), Ok(vec![]));
+    assert_eq!(any_case::other_cases(&list, &wanted, TargetKind::Shared), Ok(vec![]));
     let wanted = MailboxName::new("a".repeat(28)).unwrap();
-    assert_eq!(any_case::other_cases(&list, &wanted, Kind::Shared).unwrap().len(), 1);
+    assert_eq!(any_case::other_cases(&list, &wanted, TargetKind::Shared).unwrap().len(), 1);
     let torn = FakeList { trouble: Some(Lookup::Unsure("torn".into())), ..list };
     // What cannot be read is not unknown.
-    assert_eq!(any_case::other_cases(&torn, &wanted, Kind::Shared).unwrap().len(), 1);
+    assert_eq!(any_case::other_cases(&torn, &wanted, TargetKind::Shared).unwrap().len(), 1);
 }
