@@ -1,4 +1,4 @@
-//! Every protocol but the socketmap as mail servers speak it: the real program, over one socket.
+//! Every protocol but socketmap as mail servers speak it: the real program, over one socket.
 
 mod common;
 
@@ -10,7 +10,7 @@ use std::os::unix::net::UnixListener;
 use common::{Client, Daemon, Site};
 use nix::sys::signal::Signal;
 
-/// What Postfix 3.7.11 sends at RCPT.
+/// Request of Postfix 3.7.11 at RCPT.
 fn policy(recipient: &str) -> Vec<u8> {
     let request = format!(
         "request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\n\
@@ -28,7 +28,7 @@ fn packet(command: u8, data: &[u8]) -> Vec<u8> {
     [&length[..], &[command], data].concat()
 }
 
-/// What Postfix 3.7.11 offers.
+/// Options that Postfix 3.7.11 offers.
 fn offer() -> Vec<u8> {
     packet(b'O', b"\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff")
 }
@@ -37,7 +37,7 @@ fn offered() -> Vec<u8> {
     packet(b'O', b"\0\0\0\x06\0\0\0\0\0\0\x03\x76")
 }
 
-/// The macros that come before a recipient, and the recipient as it was typed.
+/// The macros before a recipient, and the recipient as it was typed.
 fn rcpt(typed: &str) -> Vec<u8> {
     let macros = b"R{rcpt_addr}\0x@example.org\0{rcpt_host}\0be1\0{rcpt_mailer}\0lmtp\0";
     [packet(b'D', macros), packet(b'R', format!("{typed}\0").as_bytes())].concat()
@@ -46,9 +46,9 @@ fn rcpt(typed: &str) -> Vec<u8> {
 const UNKNOWN: &str = "5.1.1 User unknown";
 const MOVING: &str = "4.3.0 Mailbox is temporarily unavailable";
 
-/// As a canonical map is asked for every address in a header, however long.
+/// Postfix asks a canonical map for every address in a header, whatever its length.
 #[test]
-fn key_of_a_megabyte_or_less_is_no_error_in_any_protocol() {
+fn long_key_is_no_error_in_any_protocol() {
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let mut client = daemon.connect();
@@ -77,7 +77,7 @@ fn key_of_a_megabyte_or_less_is_no_error_in_any_protocol() {
 }
 
 #[test]
-fn a_recipient_is_judged_alike_by_policy_milter_and_line_and_all_on_one_socket() {
+fn policy_milter_and_line_agree_on_one_socket() {
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let mut by_policy = daemon.connect();
@@ -117,7 +117,7 @@ fn a_recipient_is_judged_alike_by_policy_milter_and_line_and_all_on_one_socket()
 }
 
 #[test]
-fn the_lines_of_opensmtpd_and_exim_have_every_map() {
+fn lines_of_opensmtpd_and_exim_reach_every_map() {
     let site = Site::new();
     site.config("domains = [\"example.org\"]\n[maps.own]\ndeliver = \"OK {host} {port}\"\n");
     let daemon = Daemon::start(&site);
@@ -135,7 +135,7 @@ fn the_lines_of_opensmtpd_and_exim_have_every_map() {
         ("put jane@example.org elsewhere\n", "500 read%20only\n"),
     ] {
         client.exchange(asked.as_bytes(), said.as_bytes());
-        // As `${readsocket}` does it: ask, close one's own side, read to the end.
+        // As `${readsocket}`: ask, shut down the write side, read to the end.
         let mut once = daemon.connect();
         once.0.write_all(asked.as_bytes()).unwrap();
         once.0.shutdown(Shutdown::Write).unwrap();
@@ -144,7 +144,7 @@ fn the_lines_of_opensmtpd_and_exim_have_every_map() {
 }
 
 #[test]
-fn only_rcpt_is_judged_by_policy_and_milter() {
+fn policy_and_milter_decide_at_rcpt_only() {
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let mut client = daemon.connect();
@@ -154,7 +154,7 @@ fn only_rcpt_is_judged_by_policy_and_milter() {
         );
         client.exchange(request.as_bytes(), b"action=DUNNO\n\n");
     }
-    // An old MTA that leaves nothing out.
+    // An old MTA that sends every step.
     let mut client = daemon.connect();
     client.exchange(&packet(b'O', b"\0\0\0\x02\0\0\0\x0f\0\0\0\0"), &{
         packet(b'O', b"\0\0\0\x02\0\0\0\0\0\0\0\0")
@@ -183,7 +183,7 @@ fn only_rcpt_is_judged_by_policy_and_milter() {
 }
 
 #[test]
-fn policy_and_milter_go_by_what_the_site_does_with_the_unknown() {
+fn policy_and_milter_follow_the_unknown_setting() {
     let site = Site::new();
     for (settings, action, code) in [
         ("unknown = \"defer\"", "DEFER_IF_PERMIT 4.3.0 User unknown, try again later", "451"),
@@ -206,12 +206,12 @@ fn policy_and_milter_go_by_what_the_site_does_with_the_unknown() {
 }
 
 #[test]
-fn a_list_that_is_gone_or_doubted_makes_nobody_unknown_in_any_protocol() {
+fn missing_or_doubtful_list_makes_no_recipient_unknown() {
     let failed = "4.3.0 Temporary lookup failure";
     for murder in [false, true] {
         let site = Site::new();
         if murder {
-            // And no slave that could confirm a miss.
+            // Without a slave that could confirm a miss.
             site.imapd_conf("mupdate_server: mupdate.example.org\n");
         }
         let daemon = Daemon::start(&site);
@@ -236,7 +236,7 @@ fn a_list_that_is_gone_or_doubted_makes_nobody_unknown_in_any_protocol() {
 }
 
 #[test]
-fn a_stranger_at_the_policy_service_holds_up_nobody_who_is_known() {
+fn unconfirmed_miss_does_not_delay_known_recipients() {
     let site = Site::new();
     site.imapd_conf("mupdate_server: mupdate.example.org\n");
     fs::create_dir(site.path("socket")).unwrap();
@@ -251,7 +251,7 @@ fn a_stranger_at_the_policy_service_holds_up_nobody_who_is_known() {
 }
 
 #[test]
-fn garbage_ends_a_conversation_and_disturbs_nobody() {
+fn garbage_ends_its_session_only() {
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let mut good = daemon.connect();
@@ -270,7 +270,7 @@ fn garbage_ends_a_conversation_and_disturbs_nobody() {
 }
 
 #[test]
-fn a_listener_is_limited_to_its_protocols_and_a_reload_changes_them() {
+fn reload_changes_the_protocols_of_a_listener() {
     let site = Site::new();
     let limited = |protocols: &str| {
         let socket = site.path("limited");
@@ -299,10 +299,12 @@ fn a_listener_is_limited_to_its_protocols_and_a_reload_changes_them() {
     late.0.write_all(&policy("nobody@example.org")).unwrap();
     assert_eq!(late.rest(), "");
 
-    // What cannot be meant changes nothing.
-    for (wrong, why) in
-        [("[]", "nobody could ask"), ("[\"smtp\"]", "none of"), ("[\"line\", \"line\"]", "twice")]
-    {
+    // An invalid value changes nothing.
+    for (wrong, why) in [
+        ("[]", "at least one"),
+        ("[\"smtp\"]", "unknown protocol"),
+        ("[\"line\", \"line\"]", "twice"),
+    ] {
         limited(wrong);
         daemon.signal(Signal::SIGHUP);
         let told = daemon.wait_for("configuration not reloaded");
@@ -312,7 +314,7 @@ fn a_listener_is_limited_to_its_protocols_and_a_reload_changes_them() {
 }
 
 #[test]
-fn the_commands_know_which_socket_speaks_what() {
+fn commands_use_the_socket_of_their_protocol() {
     let site = Site::new();
     let [first, second] = ["first", "second"].map(|name| site.path(name));
     site.config(&format!(
@@ -324,8 +326,8 @@ fn the_commands_know_which_socket_speaks_what() {
     ));
     let output = site.run("check", &[]);
     let told = String::from_utf8(output.stdout).unwrap();
-    assert!(told.contains("first mode 0666 for policy, milter only\n"), "{told}");
-    assert!(told.contains("second mode 0666 for socketmap only\n"), "{told}");
+    assert!(told.contains("first mode 0666, policy, milter only\n"), "{told}");
+    assert!(told.contains("second mode 0666, socketmap only\n"), "{told}");
     let daemon = Daemon::start_as_configured(&site, first);
     daemon.connect().exchange(&policy("jane@example.org"), b"action=DUNNO\n\n");
     let output = site.run("status", &["--json"]);
@@ -334,7 +336,7 @@ fn the_commands_know_which_socket_speaks_what() {
 }
 
 #[test]
-fn an_internationalised_domain_is_served_in_both_forms_by_every_protocol() {
+fn internationalised_domain_is_served_in_both_forms() {
     let site = Site::new();
     let list = "xn--mnchen-3ya.example!user.uwe\t1 be1.example.org!default uwe\tlrswipkxtecda\t\n";
     fs::write(site.path("mailboxes.db"), list).unwrap();

@@ -39,6 +39,8 @@ use crate::model::name::MailboxName;
 use crate::model::shown::Shown;
 use crate::routing::decision_line;
 use crate::routing::router::{Cause, Decision, Refusal, Route, Router};
+pub use crate::wire::map_name::{BUILT_IN, STATUS_MAP};
+use crate::wire::map_name::{DECISION_MAP, RCPT_MAP, SENDMAIL_NOW, is_built_in};
 use crate::wire::rcpt::RcptVerdict;
 use crate::wire::socketmap::Reply;
 
@@ -101,42 +103,15 @@ pub enum Map<'a> {
     Own(&'a Templates),
 }
 
-/// The name under which the daemon says how it is, in JSON and whatever the key. It is no map, and
-/// none can have the name.
-pub const STATUS_MAP: &str = "status";
-
-/// The names of the maps that are always there.
-pub const BUILT_IN: [&str; 9] = [
-    "lmtp",
-    "recipient",
-    "host",
-    RCPT_MAP,
-    "canonical",
-    "exim",
-    "sendmail",
-    SENDMAIL_NOW,
-    DECISION_MAP,
-];
-
-/// The map that Postfix' smtpd asks at RCPT, by a recipient that it has folded to lower case.
-pub const RCPT_MAP: &str = "rcpt";
-
 /// Whether recipients that this map is asked for may have been folded to lower case.
 pub fn is_in_any_case(map: &str) -> bool {
     map == RCPT_MAP
 }
 
-/// The map that Sendmail asks right before it delivers. Its name is that of a map in sendmail.cf,
-/// which has no hyphens.
-const SENDMAIL_NOW: &str = "sendmail_now";
-
-/// Whether the master is asked for whoever this map is asked for, also for those whom the lists have.
+/// Whether the master confirms each answer of this map, also for recipients that the lists have.
 pub fn is_about_now(map: &str) -> bool {
     map == SENDMAIL_NOW
 }
-
-/// The map that the library asks the daemon by.
-pub const DECISION_MAP: &str = "decision";
 
 impl Maps {
     /// The maps that are always there, with these policies.
@@ -147,11 +122,7 @@ impl Maps {
     /// Adds a map of the site's own; it may not have the name of one that is always there.
     pub fn add(&mut self, name: &str, templates: Templates) -> Result<(), BadTemplate> {
         let named = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        if name.is_empty()
-            || !name.bytes().all(named)
-            || BUILT_IN.contains(&name)
-            || name == STATUS_MAP
-        {
+        if name.is_empty() || !name.bytes().all(named) || is_built_in(name) {
             return Err(BadTemplate::Name(Shown(name).to_string()));
         }
         self.templates.insert(name.to_owned(), templates);

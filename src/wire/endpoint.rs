@@ -1,57 +1,57 @@
-//! Where the daemon listens, as people write it.
+//! Endpoints of the daemon, as they are written in the configuration.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::routing::maps::{BUILT_IN, STATUS_MAP};
+use crate::wire::map_name::is_built_in;
 use crate::wire::protocol::Protocols;
 
-/// The mode of a unix socket for which none is set: everybody may ask, since Postfix' processes do
-/// so as user `postfix`, which shares no group with Cyrus.
+/// Default mode of a unix socket: every local user may ask, since Postfix' processes run as user
+/// `postfix`, which shares no group with Cyrus.
 pub const DEFAULT_MODE: u32 = 0o666;
 
-/// A place to listen at, in the words of Postfix.
+/// Endpoint to listen at, in the notation of Postfix.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// `unix:PATH`
     Unix(PathBuf),
-    /// `inet:HOST:PORT` or `inet:[ADDRESS]:PORT`. A name stands for all its addresses.
+    /// `inet:HOST:PORT` or `inet:[ADDRESS]:PORT`. A name means all its addresses.
     Inet {
         /// A host name, or an address without brackets.
         host: String,
         /// The TCP port; 0 takes any free one.
         port: u16,
     },
-    /// `systemd:NAME`: the sockets that systemd opened for us under this name
+    /// `systemd:NAME`: the sockets that systemd opened under this name
     /// (`FileDescriptorName=` of the socket unit, by default the unit's name).
     Systemd(String),
 }
 
-/// The rights of a unix socket. Without effect on other endpoints.
+/// Owner and mode of a unix socket. They have no effect on other endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListenOptions {
-    /// The owner, a name or a number; by default the user the daemon runs as.
+    /// The owner, a name or a number. Default: the user of the daemon.
     pub owner: Option<String>,
-    /// The group, a name or a number; by default the daemon's.
+    /// The group, a name or a number. Default: the group of the daemon.
     pub group: Option<String>,
-    /// The permission bits; by default [`DEFAULT_MODE`]. The umask has no say.
+    /// The permission bits. Default: [`DEFAULT_MODE`]. The umask has no effect.
     pub mode: Option<u32>,
 }
 
-/// One endpoint to listen at, with the rights of its socket and what is spoken there.
+/// One endpoint to listen at, with the owner and mode of its socket and its protocols.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// Where.
+    /// The endpoint.
     pub endpoint: Endpoint,
-    /// With which rights.
+    /// Owner and mode.
     pub options: ListenOptions,
-    /// What is spoken.
+    /// The protocols that it speaks.
     pub protocols: Protocols,
 }
 
 impl Listen {
-    /// Every protocol, with the usual rights.
+    /// Every protocol, with default owner and mode.
     pub fn at(endpoint: Endpoint) -> Self {
         Self { endpoint, options: ListenOptions::default(), protocols: Protocols::ALL }
     }
@@ -59,8 +59,8 @@ impl Listen {
 
 #[cfg(feature = "daemon")]
 impl Listen {
-    /// Whether both mean the same socket with the same rights. What is spoken there can change
-    /// without another socket.
+    /// Whether both are the same socket with the same owner and mode. The protocols can change without
+    /// another socket.
     pub(crate) fn is_as(&self, other: &Listen) -> bool {
         let rights = matches!(self.endpoint, Endpoint::Unix(_));
         self.endpoint == other.endpoint && (!rights || self.options == other.options)
@@ -69,15 +69,10 @@ impl Listen {
 
 /// Why a text is not an [`Endpoint`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a place to listen at: {why} (unix:PATH, inet:HOST:PORT or systemd:NAME)")]
+#[error("`{text}` is not an endpoint: {why}; write unix:PATH, inet:HOST:PORT or systemd:NAME")]
 pub struct EndpointError {
     text: String,
     why: &'static str,
-}
-
-/// Whether a map that is always there has this name.
-fn is_map(name: &str) -> bool {
-    name == STATUS_MAP || BUILT_IN.contains(&name)
 }
 
 impl FromStr for Endpoint {
@@ -87,9 +82,9 @@ impl FromStr for Endpoint {
         let wrong = |why| EndpointError { text: text.to_owned(), why };
         match text.split_once(':').ok_or_else(|| wrong("the kind is missing"))? {
             ("unix", "") => Err(wrong("no path")),
-            ("unix", path) if path.ends_with('/') => Err(wrong("the path is a directory's")),
-            // Copied from Postfix' main.cf, where the map follows the socket.
-            ("unix", path) if path.rsplit_once(':').is_some_and(|(_, map)| is_map(map)) => {
+            ("unix", path) if path.ends_with('/') => Err(wrong("the path is that of a directory")),
+            // As in Postfix' main.cf, where the map follows the socket.
+            ("unix", path) if path.rsplit_once(':').is_some_and(|(_, map)| is_built_in(map)) => {
                 Err(wrong("the map does not belong here, only the path"))
             }
             ("unix", path) => Ok(Endpoint::Unix(path.into())),
@@ -98,7 +93,7 @@ impl FromStr for Endpoint {
                 let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
                 let host = match bare {
                     Some(host) if host.parse::<std::net::Ipv6Addr>().is_ok() => host,
-                    Some(_) => return Err(wrong("no IPv6 address between the brackets")),
+                    Some(_) => return Err(wrong("no IPv6 address in the brackets")),
                     None if host.contains([':', '[', ']']) => {
                         return Err(wrong("an IPv6 address needs brackets"));
                     }
@@ -112,7 +107,7 @@ impl FromStr for Endpoint {
                     _ => Err(wrong("the port is not a number up to 65535")),
                 }
             }
-            ("socketmap", _) => Err(wrong("that is a table of Postfix; here begins the socket")),
+            ("socketmap", _) => Err(wrong("this is a table of Postfix; write the socket alone")),
             ("systemd", "") => Err(wrong("no name")),
             ("systemd", name) => Ok(Endpoint::Systemd(name.to_owned())),
             _ => Err(wrong("unknown kind")),
@@ -138,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_reads_back_as_written() {
+    fn every_endpoint_reads_back_as_written() {
         let inet = |host: &str, port| Endpoint::Inet { host: host.into(), port };
         for (text, endpoint) in [
             ("unix:/run/murder-route", Endpoint::Unix("/run/murder-route".into())),
@@ -153,10 +148,10 @@ mod tests {
         }
     }
 
-    /// Who is not let into a socket with other rights gets no answers, or strangers do.
+    /// With a stale mode the mail server gets no answers, or other users do.
     #[cfg(feature = "daemon")]
     #[test]
-    fn a_socket_whose_rights_are_to_change_is_not_kept() {
+    fn socket_with_changed_mode_is_not_kept() {
         let listen = |endpoint: &str, mode| Listen {
             options: ListenOptions { mode: Some(mode), ..ListenOptions::default() },
             ..Listen::at(endpoint.parse().unwrap())
@@ -165,13 +160,13 @@ mod tests {
         assert!(!socket.is_as(&listen("unix:/run/a", 0o660)));
         assert!(!socket.is_as(&listen("unix:/run/b", 0o666)));
         let other = Listen { protocols: [].into_iter().collect(), ..socket.clone() };
-        assert!(socket.is_as(&other), "the queue of what stays is kept");
-        // A port has none.
+        assert!(socket.is_as(&other), "the socket and its queue are kept");
+        // A port has no mode.
         assert!(listen("inet:[::1]:1", 0o666).is_as(&listen("inet:[::1]:1", 0o660)));
     }
 
     #[test]
-    fn a_misspelt_place_is_refused_with_its_reason() {
+    fn invalid_endpoint_is_refused_with_its_reason() {
         for (text, why) in [
             ("", "the kind is missing"),
             ("/run/murder-route", "the kind is missing"),

@@ -1,8 +1,9 @@
-//! The protocols in which mail servers ask, as bytes and values: no sockets, no clock.
+//! Protocols in which mail servers ask, as bytes and values. No sockets, no clock.
 
 pub mod endpoint;
 mod framing;
 pub mod line;
+pub mod map_name;
 pub mod milter;
 pub mod netstring;
 pub mod policy;

@@ -1,11 +1,12 @@
-//! Which protocol a client speaks. It speaks first in all of them, and no two begin alike.
+//! Detection of the protocol of a client. The client speaks first in every protocol, and no two begin
+//! alike.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::model::shown::Shown;
 
-/// A protocol in which mail servers ask.
+/// Protocol in which mail servers ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// [`socketmap`](super::socketmap) in [netstrings](super::netstring).
@@ -18,14 +19,14 @@ pub enum Protocol {
     Milter,
 }
 
-/// A client is known after at most so many bytes.
+/// Maximum number of bytes after which the protocol is known.
 pub const BEGINNING: usize = 256;
 
 impl Protocol {
-    /// All there are.
+    /// All protocols.
     pub const ALL: [Self; 4] = [Self::Socketmap, Self::Policy, Self::Line, Self::Milter];
 
-    /// The word for it in the configuration and in the log.
+    /// Name in the configuration and in the log.
     pub const fn as_str(self) -> &'static str {
         match self {
             Protocol::Socketmap => "socketmap",
@@ -35,11 +36,11 @@ impl Protocol {
         }
     }
 
-    /// Tells by how a connection begins. `None`: more bytes are needed.
+    /// Detects the protocol by the first bytes of a connection. `None`: more bytes are needed.
     ///
     /// A digit begins a netstring, and NUL the length of a milter's packet, none of which has 2^24
-    /// bytes. A letter begins an attribute's name or a word, and what ends it tells which: `=` only
-    /// counts there, for an address may have one too. Everything else is socketmap, broken.
+    /// bytes. A letter begins the name of an attribute or a word; the byte after it tells which. A later
+    /// `=` does not count, because an address may have one. Any other byte is a broken socketmap.
     pub fn of(beginning: &[u8]) -> Option<Self> {
         let name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
         match beginning.first()? {
@@ -68,15 +69,15 @@ impl FromStr for Protocol {
     }
 }
 
-/// The protocols that a socket speaks.
+/// Set of protocols that a socket speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Protocols(u8);
 
 impl Protocols {
-    /// Every one.
+    /// Every protocol.
     pub const ALL: Self = Protocols(0b1111);
 
-    /// Whether this is one of them.
+    /// Whether the set has this protocol.
     pub const fn contains(self, protocol: Protocol) -> bool {
         self.0 & Self::bit(protocol) != 0
     }
@@ -98,7 +99,7 @@ impl FromIterator<Protocol> for Protocols {
     }
 }
 
-/// As in the configuration, with commas.
+/// The names as in the configuration, with commas.
 impl fmt::Display for Protocols {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut between = "";
@@ -115,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_protocol_is_known_by_its_beginning_and_never_taken_for_another() {
+    fn protocol_is_detected_by_its_first_bytes() {
         for (beginning, protocol) in [
             (&b"25:lmtp User+Ext@Example.ORG,"[..], Protocol::Socketmap),
             (b"0", Protocol::Socketmap),
@@ -125,7 +126,7 @@ mod tests {
             (b"protocol_state=RCPT\n", Protocol::Policy),
             (b"get jane@example.org\n", Protocol::Line),
             (b"lmtp jane@example.org\n", Protocol::Line),
-            // A bounce address (VERP) in a line is no attribute.
+            // A bounce address (VERP) in a line is not an attribute.
             (b"lmtp list+jane=example.net@example.org\n", Protocol::Line),
             (b"x\n", Protocol::Line),
             (b"GET / HTTP/1.1\r\n", Protocol::Line),
@@ -144,14 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn a_word_without_an_end_does_not_keep_the_question_open() {
+    fn endless_word_is_a_line() {
         assert_eq!(Protocol::of(&[b'x'; BEGINNING - 1]), None);
         assert_eq!(Protocol::of(&[b'x'; BEGINNING]), Some(Protocol::Line));
         assert_eq!(Protocol::of(b""), None);
     }
 
     #[test]
-    fn a_set_of_protocols_has_what_was_put_in_and_nothing_else() {
+    fn set_of_protocols_contains_its_members_only() {
         let some: Protocols = [Protocol::Milter, Protocol::Socketmap].into_iter().collect();
         assert_eq!(some.to_string(), "socketmap, milter");
         assert!(!some.contains(Protocol::Policy) && !some.contains(Protocol::Line));
