@@ -160,7 +160,7 @@ pub use routing::route::{Cause, Decision, Refusal, Route};
 pub use wire::endpoint::Endpoint;
 
 #[cfg(feature = "capi")]
-pub use capi::{Health, Library, Origin, Part, State as PartState, Told};
+pub use capi::{Health, Library, Origin, Outcome, Part, State as PartState};
 
 /// Runs the command line; not part of the library's interface.
 #[cfg(feature = "daemon")]

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::library::Library;
-use super::waiting::PATIENCE;
+use super::timeout::MAX_TIMEOUT;
 use super::{panics, text};
 use crate::config::Overrides;
 use crate::model::backend::LmtpAddress;
@@ -105,7 +105,7 @@ fn answer(recipient: &[u8], configuration: Option<&[u8]>, map: Option<&[u8]>) ->
             None => {
                 let config = configuration.is_some().then(|| path.clone());
                 let overrides = Overrides { config, ..Overrides::default() };
-                match Library::open(overrides, None, PATIENCE) {
+                match Library::open(overrides, None, MAX_TIMEOUT) {
                     Ok(library) => {
                         if open.len() >= KEPT {
                             open.clear();

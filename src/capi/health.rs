@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::library::Library;
-use super::waiting::Waiting;
+use super::timeout::CallTimeout;
 use crate::lists::FileList;
 use crate::lists::combined::Source;
 use crate::lists::mailboxes_db::lock;
@@ -66,8 +66,8 @@ impl Library {
     /// Looks what works: opens the lists and asks the daemon a question that needs no list. Waits no
     /// longer than `patience`; with none at all the daemon is not asked.
     pub fn check(&self, patience: Duration) -> Health {
-        let waiting = Waiting::new(patience);
-        let inner = self.inner();
+        let timeout = CallTimeout::new(patience);
+        let inner = self.process_state();
         let mut health = Health {
             overall: State::Bad,
             mailboxes_db: Part::new(State::None, "not one of the sources"),
@@ -77,7 +77,7 @@ impl Library {
             age: None,
             daemon: Part::new(State::None, "no daemon is configured that could be asked"),
         };
-        lock::until(waiting.locks_until(), || {
+        lock::until(timeout.locks_until(), || {
             for source in inner.lists.sources() {
                 match source {
                     Source::File(list) => {
@@ -89,7 +89,7 @@ impl Library {
             }
         });
         if self.daemon.is_configured() {
-            health.daemon = match waiting.left() {
+            health.daemon = match timeout.remaining() {
                 _ if patience.is_zero() => {
                     Part::new(State::Unchecked, "not asked: the call may not wait")
                 }

@@ -1,4 +1,4 @@
-//! What the exported functions do, in safe Rust.
+//! The library in safe Rust: what the exported functions, Postfix' table and Exim's function build on.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString};
@@ -9,32 +9,26 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 
-use super::daemon::{Daemon, Pool};
-use super::waiting::Waiting;
-use super::{panics, process, text};
+use super::daemon_client::{ConnectionPool, DaemonClient};
+use super::lookup::{has_misplaced_space, no_address};
+use super::outcome::Outcome;
+use super::{process, text};
 use crate::address::Recipient;
 use crate::config::{ConfigError, Overrides, Settings, SourceName};
 use crate::lists::combined::{Lists, Source};
-use crate::lists::mailboxes_db::lock;
 use crate::lists::user_deny::UserDeny;
 use crate::lists::{FileList, FileListOptions};
-use crate::model::list::MailboxList;
-use crate::model::name::MailboxName;
 use crate::os::pinned_path::PinnedPath;
 use crate::replica::read::offline::OfflineReplica;
 use crate::routing::confirm::ConfirmVia;
-use crate::routing::evidence::{Confirmation, Evidence};
-use crate::routing::inquiry::busy;
+use crate::routing::evidence::Evidence;
 use crate::routing::maps::{Maps, UnknownPolicy, is_in_any_case};
-use crate::routing::router::{Cause, Decision, Route, Router, Verdict};
+use crate::routing::route::{Cause, Decision, Route};
+use crate::routing::router::Router;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::socketmap::Reply;
 
-/// Longest wait for the daemon where the list has the recipient: the daemon gives the master a quarter
-/// of a second.
-const SOON: Duration = Duration::from_millis(500);
-
-/// Number of look-ups before a process collects the whole sparse index of `mailboxes.db`. Most processes
+/// Number of look-ups before a process builds the whole sparse index of `mailboxes.db`. Most processes
 /// of a mail server end earlier: smtpd and cleanup of Postfix serve 100 clients (`max_use`).
 const FEW_LOOKUPS: u32 = 2000;
 
@@ -42,98 +36,60 @@ const FEW_LOOKUPS: u32 = 2000;
 ///
 /// # After a fork
 ///
-/// A fork may catch other threads with a lock held and something half changed, in the child for ever.
-/// What can be caught like that, the lists and connections, is `Inner`, and belongs to the
-/// process that made it. Another process makes its own when it first asks, of what does not change: rules, and
-/// descriptors to read from. The old one is never touched again, not even to free it.
+/// A fork may happen while another thread holds a lock or has changed something halfway, and the child
+/// would keep that state for ever. So the lists and connections, which could be caught like that, are
+/// `ProcessState` and belong to one process. A child builds its own at its first look-up from what never
+/// changes: the rules, and descriptors to read from. It never touches the parent's state again, not even
+/// to free it.
 #[derive(Debug)]
 pub struct Library {
-    router: Router,
+    pub(super) router: Router,
     maps: Maps,
-    /// Whether misses have to be confirmed: there is a MUPDATE server.
+    /// Evidence before anything was confirmed.
+    pub(super) evidence: Evidence,
+    /// Whether misses are confirmed by a master, which the daemon asks.
     murder: bool,
-    /// Whether misses are believed of lists only that are complete by themselves.
-    complete: bool,
-    sources: Vec<KeptSource>,
-    /// The database of blocked users, and the service they are blocked from.
+    /// Whether misses are confirmed by the lists being complete.
+    pub(super) lists_confirm: bool,
+    sources: Vec<SourceFile>,
+    /// The database of blocked users, and the service that they are blocked from.
     deny: Option<(Arc<PinnedPath>, String)>,
-    pub(super) daemon: Daemon,
-    /// How long a call may wait that says nothing else.
-    patience: Duration,
+    pub(super) daemon: DaemonClient,
+    /// Time limit of calls that name none.
+    timeout: Duration,
     warnings: Vec<CString>,
     /// Whether a domain in lower case may have another form at a backend.
     respells_domains: bool,
-    inner: ArcSwap<Inner>,
+    state: ArcSwap<ProcessState>,
 }
 
-/// A source, as far as it is the same for a process and its children.
+/// The part of a source that a process and its children share.
 #[derive(Debug)]
-enum KeptSource {
+enum SourceFile {
     MailboxesDb(Arc<PinnedPath>),
     Replica(Arc<PinnedPath>, Option<Duration>),
 }
 
-/// What belongs to one process.
+/// The part of a library that belongs to one process.
 #[derive(Debug)]
-pub(super) struct Inner {
+pub(super) struct ProcessState {
     process: u32,
     pub(super) lists: Lists,
-    pub(super) connections: Pool,
-}
-
-/// What a decision rests on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// No list was asked.
-    Nothing,
-    /// Cyrus' own list.
-    MailboxesDb,
-    /// The daemon's replica, read by this process.
-    Replica,
-    /// The daemon.
-    Daemon,
-}
-
-/// A decision, and what is known of how it came about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
-    /// The decision.
-    pub route: Route,
-    /// What it rests on.
-    pub origin: Origin,
-    /// How long ago that was as the master's list; `None`: not known.
-    pub age: Option<Duration>,
-}
-
-/// What a local look leads to.
-enum Looked {
-    Decided(Told),
-    /// The daemon is to be asked.
-    Open(Open),
-}
-
-/// Why the daemon is to be asked.
-enum Open {
-    /// What the list says of this name has to be confirmed.
-    Confirm(MailboxName),
-    /// No list can be relied on; this is what to say of it.
-    Deferred(Route),
-    /// This is what the list says, but it changed a moment ago: the mailbox may have moved on.
-    Changed(Told),
+    pub(super) connections: ConnectionPool,
 }
 
 impl Library {
-    /// Reads the configuration and opens what it names. `daemon`: where the daemon is asked, if not
-    /// where the configuration has it listen. `patience`: how long a call may wait, 5 s at most.
+    /// Reads the configuration and opens the files that it names. `daemon`: endpoints of the daemon, instead
+    /// of those at which the configuration has it listen. `timeout`: longest wait of a call, at most 5 s.
     ///
     /// # Errors
     ///
-    /// If the configuration cannot be used or has no domains, or if there are no descriptors. A list or
-    /// a daemon that is not there is no error.
+    /// If the configuration cannot be used or has no domains, or if the process has no free descriptors. A
+    /// missing list or daemon is no error.
     pub fn open(
         given: Overrides,
         daemon: Option<Vec<Endpoint>>,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Self, ConfigError> {
         let settings = Settings::load(&Overrides { without_login: true, ..given })?;
         if settings.router.domains.is_empty() {
@@ -147,18 +103,18 @@ impl Library {
         for name in &settings.sources {
             match (name, &settings.mailboxes_db) {
                 (SourceName::MailboxesDb, Some(path)) => {
-                    sources.push(KeptSource::MailboxesDb(keep(path)?));
+                    sources.push(SourceFile::MailboxesDb(keep(path)?));
                 }
                 (SourceName::Replica, _) => {
                     let at = keep(&settings.replica.directory.join("data.mdb"))?;
-                    sources.push(KeptSource::Replica(at, settings.replica.max_age));
+                    sources.push(SourceFile::Replica(at, settings.replica.max_age));
                 }
                 (SourceName::MailboxesDb, None) | (SourceName::Find, _) => {}
             }
         }
         process::keep();
-        let endpoints = daemon.unwrap_or_else(|| Daemon::endpoints(settings.listeners));
-        let daemon = Daemon::at(endpoints);
+        let endpoints = daemon.unwrap_or_else(|| DaemonClient::endpoints(settings.listeners));
+        let daemon = DaemonClient::at(endpoints);
         let warnings = settings
             .warnings
             .iter()
@@ -169,114 +125,90 @@ impl Library {
             Some((path, service)) => Some((keep(&path)?, service)),
             None => None,
         };
-        let inner = ArcSwap::from_pointee(Inner::of(&sources, deny.as_ref()));
+        let state = ArcSwap::from_pointee(ProcessState::of(&sources, deny.as_ref()));
+        let murder = !matches!(settings.proof, ConfirmVia::List | ConfirmVia::Complete);
         Ok(Self {
             respells_domains: settings.router.respelled_domain().is_some(),
             router: settings.router,
             maps: settings.maps,
-            murder: !matches!(settings.proof, ConfirmVia::List | ConfirmVia::Complete),
-            complete: settings.proof == ConfirmVia::Complete,
+            evidence: match murder {
+                // The daemon confirms for the library, whether by the master or by the slave.
+                true => Evidence::ASK_THE_MASTER.ask_again(),
+                false => settings.proof.evidence(),
+            },
+            murder,
+            lists_confirm: settings.proof == ConfirmVia::Complete,
             sources,
             deny,
             daemon,
-            patience,
+            timeout,
             warnings,
-            inner,
+            state,
         })
     }
 
-    /// What is odd in the configuration, as `murder-route check` says it, each in one line.
+    /// The warnings of `murder-route check` about the configuration, each in one line.
     pub fn warnings(&self) -> impl ExactSizeIterator<Item = &CStr> {
         self.warnings.iter().map(CString::as_c_str)
     }
 
-    /// Whether misses have to be confirmed.
+    /// Whether misses have to be confirmed by a master.
     pub(super) fn is_murder(&self) -> bool {
         self.murder
     }
 
-    /// Whether a miss is believed of these lists without a murder's master; `Err` says why not.
+    /// Whether misses of these lists are believed without a master; `Err` says why not.
     pub(super) fn believes_misses(&self, lists: &Lists) -> Result<(), String> {
-        if self.complete { lists.are_complete() } else { Ok(()) }
+        if self.lists_confirm { lists.are_complete() } else { Ok(()) }
     }
 
-    /// What this process looks and asks with.
-    pub(super) fn inner(&self) -> Guard<Arc<Inner>> {
-        let inner = self.inner.load();
-        if inner.process == process::id() {
-            return inner;
+    /// The lists and connections of this process.
+    pub(super) fn process_state(&self) -> Guard<Arc<ProcessState>> {
+        let state = self.state.load();
+        if state.process == process::id() {
+            return state;
         }
-        // A parent's: see above.
-        std::mem::forget(Arc::clone(&inner));
-        self.inner.compare_and_swap(&inner, Arc::new(Inner::of(&self.sources, self.deny.as_ref())));
-        self.inner.load()
+        // The parent's, which is never freed here.
+        std::mem::forget(Arc::clone(&state));
+        let own = Arc::new(ProcessState::of(&self.sources, self.deny.as_ref()));
+        self.state.compare_and_swap(&state, own);
+        self.state.load()
     }
 
     /// Decides for one recipient. Takes up to some seconds if the daemon has to be asked.
-    pub fn look_up(&self, recipient: &[u8]) -> Told {
-        self.look_up_within(recipient, self.patience)
+    pub fn look_up(&self, recipient: &[u8]) -> Outcome {
+        self.look_up_within(recipient, self.timeout)
     }
 
-    /// Decides for one recipient, and waits no longer than this, 5 s at most; with no time at all,
-    /// neither for a lock nor for the daemon.
-    pub fn look_up_within(&self, recipient: &[u8], patience: Duration) -> Told {
-        match begins_or_ends_with_space(recipient) {
+    /// Decides for one recipient within this time, at most 5 s. With zero it waits neither for a lock nor
+    /// for the daemon.
+    pub fn look_up_within(&self, recipient: &[u8], timeout: Duration) -> Outcome {
+        match has_misplaced_space(recipient) {
             true => no_address(),
-            false => self.by_policy(self.look_up_as_found(recipient, patience)),
+            false => self.by_policy(self.decide(recipient, timeout)),
         }
     }
 
-    /// As [`Self::look_up_within`], but a recipient that does not exist is unknown whatever the
-    /// configuration has said of such ones: the maps know that.
-    fn look_up_as_found(&self, recipient: &[u8], patience: Duration) -> Told {
-        let (inner, waiting) = (self.inner(), Waiting::new(patience));
-        match self.look(&inner, recipient, &waiting) {
-            Looked::Decided(told) => told,
-            Looked::Open(open) => {
-                let mut told = [Told::of(busy(), Origin::Nothing)];
-                self.ask_all(&inner, vec![(0, recipient, open)], &waiting, &mut told);
-                let [told] = told;
-                told
-            }
-        }
+    /// Decides for many recipients, in their order. The daemon is asked about all of them together, and the
+    /// time limit counts once.
+    pub fn look_up_all(&self, recipients: &[&[u8]]) -> Vec<Outcome> {
+        let outcomes = self.decide_all(recipients, self.timeout);
+        outcomes.into_iter().map(|outcome| self.by_policy(outcome)).collect()
     }
 
-    /// Decides for many recipients, in their order. The daemon is asked for them together, and the time
-    /// for which a call may wait counts once.
-    pub fn look_up_all(&self, recipients: &[&[u8]]) -> Vec<Told> {
-        let (inner, waiting) = (self.inner(), Waiting::new(self.patience));
-        let mut told = Vec::with_capacity(recipients.len());
-        let mut asked = Vec::new();
-        for (at, recipient) in recipients.iter().enumerate() {
-            if begins_or_ends_with_space(recipient) {
-                told.push(no_address());
-                continue;
-            }
-            match self.look(&inner, recipient, &waiting) {
-                Looked::Decided(decided) => told.push(decided),
-                Looked::Open(open) => {
-                    asked.push((at, *recipient, open));
-                    told.push(Told::of(busy(), Origin::Nothing));
-                }
-            }
+    /// Applies `unknown = "defer"`.
+    fn by_policy(&self, mut outcome: Outcome) -> Outcome {
+        let route = &mut outcome.route;
+        if route.decision == Decision::Unknown && self.defers_unknown() {
+            route.decision = Decision::Deferred(Cause::Mailbox);
+            route.reason =
+                format!("{}; deferred, since `unknown` is \"defer\"", route.reason).into();
         }
-        self.ask_all(&inner, asked, &waiting, &mut told);
-        told.into_iter().map(|told| self.by_policy(told)).collect()
+        outcome
     }
 
-    /// What the configuration makes of a decision: `unknown = "defer"` defers.
-    fn by_policy(&self, mut told: Told) -> Told {
-        if told.route.decision != Decision::Unknown || !self.defers_unknown() {
-            return told;
-        }
-        told.route.decision = Decision::Deferred(Cause::Mailbox);
-        told.route.reason =
-            format!("{}; deferred, since `unknown` is \"defer\"", told.route.reason).into();
-        told
-    }
-
-    /// The address to give in RCPT TO for a recipient that is delivered to: in the form that `lmtpd`
-    /// knows it by, quoted where RFC 5321 wants it.
+    /// The address for RCPT TO of a recipient that is delivered to: in the form that `lmtpd` knows, quoted
+    /// where RFC 5321 requires it.
     pub fn rcpt_to<'r>(&self, recipient: &'r [u8], route: &Route) -> Option<Cow<'r, str>> {
         let Decision::Deliver(_) = route.decision else { return None };
         if !self.respells_domains && is_canonical_already(recipient) {
@@ -290,210 +222,67 @@ impl Library {
         Some(canonical.unwrap_or_else(|| parsed.to_string()).into())
     }
 
-    fn ask_all(
-        &self,
-        inner: &Inner,
-        asked: Vec<(usize, &[u8], Open)>,
-        waiting: &Waiting,
-        told: &mut [Told],
-    ) {
-        // Who exists is answered at once, so of him the daemon is asked first, and not for long.
-        let (changed, others): (Vec<_>, Vec<_>) =
-            asked.into_iter().partition(|(_, _, open)| matches!(open, Open::Changed(_)));
-        for (asked, patience) in [(changed, SOON), (others, Duration::MAX)] {
-            self.ask(inner, asked, patience, waiting, told);
-        }
-    }
-
-    /// Asks the daemon for these recipients, each with his place in `told`.
-    fn ask(
-        &self,
-        inner: &Inner,
-        asked: Vec<(usize, &[u8], Open)>,
-        patience: Duration,
-        waiting: &Waiting,
-        told: &mut [Told],
-    ) {
-        if asked.is_empty() {
-            return;
-        }
-        let patience = patience.min(waiting.left());
-        let questions: Vec<&[u8]> = asked.iter().map(|(_, recipient, _)| *recipient).collect();
-        let answers = panics::caught(|| self.daemon.ask(&inner.connections, &questions, patience));
-        let answers = answers.unwrap_or_else(|bug| vec![Err(bug); questions.len()]);
-        for ((at, recipient, open), answer) in asked.into_iter().zip(answers) {
-            let answer = answer.and_then(|route| match route.decision {
-                // It would have somebody else refuse whom we take for ours.
-                Decision::Foreign => Err("the daemon answers for other domains".to_owned()),
-                Decision::Deferred(Cause::List) if matches!(open, Open::Changed(_)) => {
-                    Err("the daemon cannot tell".to_owned())
-                }
-                _ => Ok(route),
-            });
-            let now = match answer {
-                Ok(route) => Told::of(route, Origin::Daemon),
-                Err(why) => {
-                    let unanswered = || self.unanswered(&inner.lists, recipient, open, &why);
-                    panics::caught(|| lock::until(waiting.locks_until(), unanswered))
-                        .unwrap_or_else(|bug| Told::of(Route::deferred(bug), Origin::Nothing))
-                }
-            };
-            if let Some(told) = told.get_mut(at) {
-                *told = now;
-            }
-        }
-    }
-
-    /// What a map answers of a recipient; `None`: there is no such map.
+    /// The answer of a map for a recipient; `None`: there is no such map.
     pub fn answer(&self, map: &str, recipient: &[u8]) -> Option<Reply> {
-        if begins_or_ends_with_space(recipient) {
+        if has_misplaced_space(recipient) {
             return self.has_map(map).then_some(Reply::NotFound);
         }
         self.answer_and_why(map, recipient).map(|(reply, _)| reply)
     }
 
-    /// The same, and, if neither a list nor the daemon could tell, why.
+    /// As [`answer`](Self::answer), with the reason if neither a list nor the daemon could decide. The maps
+    /// apply `unknown = "defer"` themselves.
     pub(super) fn answer_and_why(
         &self,
         map: &str,
         recipient: &[u8],
     ) -> Option<(Reply, Option<Cow<'static, str>>)> {
         let map = self.maps.get(map).filter(|_| !is_in_any_case(map))?;
-        // One that is not UTF-8 is foreign, so nothing of it comes back.
+        // A recipient that is not UTF-8 is foreign, so no answer contains it.
         let name = String::from_utf8_lossy(recipient);
-        let told = self.look_up_as_found(recipient, self.patience);
-        let why = told.is_by_nobody().then(|| told.route.reason.clone());
-        Some((self.maps.reply(map, &self.router, &name, &told.route), why))
+        let outcome = self.decide(recipient, self.timeout);
+        let why = outcome.is_undecided().then(|| outcome.route.reason.clone());
+        Some((self.maps.reply(map, &self.router, &name, &outcome.route), why))
     }
 
-    /// Cyrus' list as it was opened with the library, for who wants to see that it is replaced: it has
-    /// no name (`st_nlink`) then. A process that cannot open the new one has to be started anew.
+    /// Cyrus' list as it was opened with the library. Once it has no name (`st_nlink` is 0), it has been
+    /// replaced, and a process that cannot open the new file has to be restarted.
     pub fn list_file(&self) -> Option<BorrowedFd<'_>> {
         self.sources.iter().find_map(|source| match source {
-            KeptSource::MailboxesDb(at) => Some(at.kept_file()?.as_fd()),
-            KeptSource::Replica(..) => None,
+            SourceFile::MailboxesDb(at) => Some(at.kept_file()?.as_fd()),
+            SourceFile::Replica(..) => None,
         })
     }
 
-    /// Whether who is unknown is to be deferred all the same.
+    /// Whether unknown recipients are deferred (`unknown = "defer"`).
     pub fn defers_unknown(&self) -> bool {
         self.maps.unknown == UnknownPolicy::Defer
     }
 
-    /// Whether there is a map of this name.
+    /// Whether there is a map of this name. Maps for folded recipients are not offered: the daemon is asked
+    /// for one decision, on the recipient as it was written.
     pub(super) fn has_map(&self, name: &str) -> bool {
-        // What the daemon is asked is one decision for a recipient as it was typed.
         self.maps.get(name).is_some() && !is_in_any_case(name)
-    }
-
-    /// Looks here.
-    fn look(&self, inner: &Inner, recipient: &[u8], waiting: &Waiting) -> Looked {
-        let looked = panics::caught(|| {
-            #[cfg(feature = "capi-panic")]
-            assert_ne!(recipient, b"panic@example.org", "a panic for a test");
-            let findings = self.nothing_found();
-            let findings = if self.murder { findings.ask_again() } else { findings };
-            lock::until(waiting.locks_until(), || {
-                self.look_with(&inner.lists, recipient, &findings)
-            })
-        });
-        looked
-            .unwrap_or_else(|bug| Looked::Decided(Told::of(Route::deferred(bug), Origin::Nothing)))
-    }
-
-    fn look_with(&self, lists: &Lists, recipient: &[u8], findings: &Evidence) -> Looked {
-        match self.decide(lists, recipient, findings) {
-            Verdict::Final(route) if route.decision == Decision::Deferred(Cause::List) => {
-                Looked::Open(Open::Deferred(route))
-            }
-            Verdict::Final(route) => {
-                let (origin, age) = match &route.mailbox {
-                    Some(name) => self.origin(lists, name),
-                    None => (Origin::Nothing, Some(Duration::ZERO)),
-                };
-                Looked::Decided(Told { route, origin, age })
-            }
-            Verdict::Confirm(name) if self.complete => {
-                let mut findings = findings.clone();
-                findings.learn(name, Confirmation::Lists(lists.are_complete().map_err(Into::into)));
-                self.look_with(lists, recipient, &findings)
-            }
-            Verdict::Confirm(name) => Looked::Open(Open::Confirm(name)),
-            Verdict::AskAgain(_) => match self.look_with(lists, recipient, &self.nothing_found()) {
-                Looked::Decided(told) => Looked::Open(Open::Changed(told)),
-                open => open,
-            },
-            Verdict::Wait => Looked::Open(Open::Deferred(busy())),
-        }
-    }
-
-    fn nothing_found(&self) -> Evidence {
-        match (self.murder, self.complete) {
-            (true, _) => Evidence::ASK_THE_MASTER,
-            (false, true) => Evidence::LISTS_ALONE,
-            (false, false) => Evidence::NOBODY_TO_ASK,
-        }
-    }
-
-    fn decide(&self, list: &dyn MailboxList, recipient: &[u8], findings: &Evidence) -> Verdict {
-        self.router.route(recipient, &findings.over(list), findings, None)
-    }
-
-    /// What is said where the daemon should have been asked, and was not for this reason.
-    fn unanswered(&self, lists: &Lists, recipient: &[u8], open: Open, why: &str) -> Told {
-        let name = match open {
-            Open::Confirm(name) => name,
-            Open::Deferred(route) => {
-                let reason = format!("{}; {why}", route.reason).into();
-                return Told::of(Route { reason, ..route }, Origin::Nothing);
-            }
-            Open::Changed(told) => return told,
-        };
-        let mut findings = self.nothing_found();
-        findings.learn(name, Confirmation::Lists(Err(why.into())));
-        let route = match self.decide(lists, recipient, &findings) {
-            // Of a list that cannot be read, only that is said: the other half is that nobody else was asked.
-            Verdict::Final(route) if !route.reason.contains(why) => {
-                Route { reason: format!("{}; {why}", route.reason).into(), ..route }
-            }
-            Verdict::Final(route) => route,
-            Verdict::Confirm(_) | Verdict::AskAgain(_) | Verdict::Wait => busy(),
-        };
-        Told::of(route, Origin::Nothing)
-    }
-
-    /// Which list has told of a mailbox.
-    fn origin(&self, lists: &Lists, name: &MailboxName) -> (Origin, Option<Duration>) {
-        let source = match lists.sources() {
-            [source] => Some(source),
-            sources => sources.iter().find(|source| source.has(name)),
-        };
-        match source {
-            Some(Source::File(_)) => (Origin::MailboxesDb, Some(Duration::ZERO)),
-            Some(Source::Replica(replica)) => (Origin::Replica, replica.trust.age()),
-            None => (Origin::Nothing, None),
-        }
     }
 }
 
 impl Drop for Library {
     fn drop(&mut self) {
-        let inner = self.inner.load_full();
-        if inner.process != process::id() {
-            std::mem::forget(inner);
+        let state = self.state.load_full();
+        if state.process != process::id() {
+            std::mem::forget(state);
         }
     }
 }
 
-impl Inner {
-    fn of(sources: &[KeptSource], deny: Option<&(Arc<PinnedPath>, String)>) -> Self {
-        let source = |source: &KeptSource| match source {
-            KeptSource::MailboxesDb(at) => {
-                let options =
-                    FileListOptions { index_after: FEW_LOOKUPS, ..FileListOptions::default() };
+impl ProcessState {
+    fn of(sources: &[SourceFile], deny: Option<&(Arc<PinnedPath>, String)>) -> Self {
+        let source = |source: &SourceFile| match source {
+            SourceFile::MailboxesDb(at) => {
+                let options = FileListOptions { index_after: FEW_LOOKUPS, ..FileListOptions::default() };
                 Source::File(Arc::new(FileList::open_at(Arc::clone(at), options)))
             }
-            KeptSource::Replica(at, max_age) => {
+            SourceFile::Replica(at, max_age) => {
                 Source::Replica(OfflineReplica::lockless(Arc::clone(at), *max_age))
             }
         };
@@ -501,23 +290,12 @@ impl Inner {
         Self {
             process: process::id(),
             lists: Lists::new(sources.iter().map(source).collect()).with_deny(deny),
-            connections: Pool::default(),
+            connections: ConnectionPool::default(),
         }
     }
 }
 
-impl Told {
-    /// Whether neither a list nor the daemon could tell.
-    pub(super) fn is_by_nobody(&self) -> bool {
-        self.origin == Origin::Nothing && matches!(self.route.decision, Decision::Deferred(_))
-    }
-
-    fn of(route: Route, origin: Origin) -> Self {
-        Self { route, origin, age: None }
-    }
-}
-
-/// Why a configuration without domains is refused: every recipient would be somebody else's.
+/// Error for a configuration without domains, by which every recipient would be foreign.
 fn without_domains(file: Option<&Path>) -> ConfigError {
     let whose = match file {
         Some(file) if file != Path::new("/dev/null") => format!("{}: ", file.display()),
@@ -529,21 +307,8 @@ fn without_domains(file: Option<&Path>) -> ConfigError {
     ))
 }
 
-/// Whether an address that is not quoted has a space where none can be: at its beginning, or before its
-/// domain. A mail server's internal form has spaces only within a local part.
-fn begins_or_ends_with_space(recipient: &[u8]) -> bool {
-    if !recipient.contains(&b' ') {
-        return false;
-    }
-    let local = match recipient.iter().rposition(|byte| *byte == b'@') {
-        Some(at) => recipient.get(..at).unwrap_or_default(),
-        None => recipient,
-    };
-    local.first() == Some(&b' ') || local.last() == Some(&b' ')
-}
-
-/// Whether an address has nothing that its canonical form could have otherwise, the case of its domain
-/// left aside: most have not, and need no look at the rules.
+/// Whether the canonical form of an address cannot differ from it, the case of its domain left aside. Most
+/// addresses are like that and need no look at the rules.
 pub(super) fn is_canonical_already(recipient: &[u8]) -> bool {
     let (mut ats, mut begins, mut plain) = (0, true, true);
     for byte in recipient {
@@ -556,11 +321,4 @@ pub(super) fn is_canonical_already(recipient: &[u8]) -> bool {
         begins = ends;
     }
     plain && !begins && ats == 1
-}
-
-fn no_address() -> Told {
-    let reason = "no address: a space stands where none can be".into();
-    let route =
-        Route { decision: Decision::Foreign, mailbox: None, server: None, partition: None, reason };
-    Told { route, origin: Origin::Nothing, age: Some(Duration::ZERO) }
 }

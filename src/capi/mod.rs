@@ -34,19 +34,22 @@ mod abi;
 )]
 #[cfg_attr(feature = "bindgen", path = "generated.rs")]
 mod bindings;
-mod daemon;
+mod daemon_client;
 mod exim;
 mod health;
 mod library;
+mod lookup;
 mod memory;
 mod options;
+mod outcome;
 mod panics;
 mod postfix;
 mod process;
 #[cfg(test)]
 mod tests;
 mod text;
-mod waiting;
+mod timeout;
 
 pub use health::{Health, Part, State};
-pub use library::{Library, Origin, Told};
+pub use library::Library;
+pub use outcome::{Origin, Outcome};

@@ -66,6 +66,11 @@ pub enum Confirmation {
 }
 
 impl Confirmation {
+    /// The master gave no answer about the name, for this reason.
+    pub fn no_answer(why: impl Into<String>) -> Self {
+        Confirmation::Master(Finding::Unsure(why.into()))
+    }
+
     /// The same for `lookup --explain`.
     pub fn in_words(&self, name: &MailboxName) -> String {
         match self {

@@ -4,7 +4,8 @@ use std::ffi::{CStr, c_char};
 use std::time::Duration;
 
 use super::super::bindings::{self as c, mr_code};
-use super::super::library::{Library, Origin, Told};
+use super::super::library::Library;
+use super::super::outcome::{Origin, Outcome};
 use super::super::{panics, text};
 use super::structs::{self, Allocated as _};
 use super::{in_words, library, seconds};
@@ -114,7 +115,7 @@ pub(super) unsafe extern "C" fn mr_lookup_many(
 /// # Safety
 ///
 /// `decision` is usable and has as many bytes as it says, and its memory is NULL or of this function.
-unsafe fn fill(decision: *mut c::mr_decision, library: &Library, recipient: &[u8], told: &Told) {
+unsafe fn fill(decision: *mut c::mr_decision, library: &Library, recipient: &[u8], told: &Outcome) {
     let route = &told.route;
     let (outcome, detail) = match &route.decision {
         Decision::Deliver(_) => (c::MR_DELIVER, c::MR_DETAIL_NONE),

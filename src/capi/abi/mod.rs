@@ -22,7 +22,7 @@ use self::structs::Allocated as _;
 use super::bindings::{self as c, mr_code};
 use super::library::Library;
 use super::options::Failure;
-use super::waiting::PATIENCE;
+use super::timeout::MAX_TIMEOUT;
 use super::{panics, text};
 
 /// The signatures are those of the header.
@@ -192,7 +192,7 @@ unsafe fn open(options: *const c::mr_options) -> Result<Library, (mr_code, Strin
             daemon: utf8("daemon", known.daemon)?,
             misses: utf8("misses", known.misses)?,
             patience: match known.deadline {
-                0 => PATIENCE,
+                0 => MAX_TIMEOUT,
                 milliseconds => Duration::from_millis(milliseconds.into()),
             },
         })

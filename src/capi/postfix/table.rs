@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::capi::library::Library;
 use crate::capi::text;
-use crate::capi::waiting::PATIENCE;
+use crate::capi::timeout::MAX_TIMEOUT;
 use crate::config::Overrides;
 use crate::model::shown::Shown;
 use crate::wire::socketmap::Reply;
@@ -63,7 +63,7 @@ impl Table {
     pub(super) fn open(name: &[u8]) -> Result<Self, String> {
         let (path, map) = parse(name)?;
         let overrides = Overrides { config: Some(path.into()), ..Overrides::default() };
-        let library = Library::open(overrides, None, PATIENCE).map_err(|why| why.to_string())?;
+        let library = Library::open(overrides, None, MAX_TIMEOUT).map_err(|why| why.to_string())?;
         if !library.has_map(map) {
             return Err(format!("there is no map `{}`", Shown(map)));
         }

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Library, Origin, State as Health, Told};
+use super::{Library, Origin, Outcome, State as Health};
 use crate::address::Recipient;
 use crate::config::Overrides;
 use crate::cyrusdb::order::Order;
@@ -104,7 +104,7 @@ fn mailboxes_db_with_jane(path: &Path, ago: u64) {
     fs::write(path, &writer.file).unwrap();
 }
 
-fn server(told: &Told) -> Option<&str> {
+fn server(told: &Outcome) -> Option<&str> {
     told.route.server.as_deref()
 }
 

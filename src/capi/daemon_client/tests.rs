@@ -10,7 +10,10 @@ use std::thread;
 const UNKNOWN: &[u8] = b"18:OK outcome=unknown,";
 
 /// A daemon for so many connections, one after the other, and a client of it.
-fn daemon(talks: Vec<Box<dyn FnOnce(UnixStream) + Send>>, ask: impl FnOnce(&Daemon, &Pool)) {
+fn daemon(
+    talks: Vec<Box<dyn FnOnce(UnixStream) + Send>>,
+    ask: impl FnOnce(&DaemonClient, &ConnectionPool),
+) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let listener = UnixListener::bind(&path).unwrap();
@@ -20,7 +23,7 @@ fn daemon(talks: Vec<Box<dyn FnOnce(UnixStream) + Send>>, ask: impl FnOnce(&Daem
         }
     });
     let at = [Endpoint::Unix("/nonexistent/socket".into()), Endpoint::Unix(path)];
-    ask(&Daemon::at(at), &Pool::default());
+    ask(&DaemonClient::at(at), &ConnectionPool::default());
     thread.join().unwrap();
 }
 
@@ -137,11 +140,12 @@ fn a_daemon_that_hangs_holds_nobody_up_for_longer_than_the_deadline() {
 #[test]
 fn without_a_daemon_it_is_said_where_it_was_looked_for() {
     let at = [Endpoint::Unix("/nonexistent/socket".into())];
-    let asked =
-        |daemon: &Daemon| daemon.ask(&Pool::default(), &[b"a@b"], LONG).remove(0).unwrap_err();
-    let told = asked(&Daemon::at(at));
+    let asked = |daemon: &DaemonClient| {
+        daemon.ask(&ConnectionPool::default(), &[b"a@b"], LONG).remove(0).unwrap_err()
+    };
+    let told = asked(&DaemonClient::at(at));
     assert!(told.contains("/nonexistent/socket"), "{told}");
-    let told = asked(&Daemon::at([]));
+    let told = asked(&DaemonClient::at([]));
     assert!(told.contains("no daemon is configured"), "{told}");
 }
 
@@ -150,13 +154,13 @@ fn an_endpoint_that_cannot_be_asked_is_named_with_its_reason() {
     // No name has a label that long, so no name server is asked.
     let host = format!("inet:{}.invalid:10026", "x".repeat(64));
     let at = [host.as_str(), "inet:127.0.0.1:0", "systemd:x.socket"];
-    let daemon = Daemon::at(at.map(|at| at.parse().unwrap()));
+    let daemon = DaemonClient::at(at.map(|at| at.parse().unwrap()));
     assert!(!daemon.is_configured());
     assert_eq!(daemon.unusable().len(), at.len());
     for (why, at) in daemon.unusable().iter().zip(at) {
         assert!(why.contains(at), "{why}");
     }
-    let told = daemon.ask(&Pool::default(), &[b"a@b"], LONG).remove(0).unwrap_err();
+    let told = daemon.ask(&ConnectionPool::default(), &[b"a@b"], LONG).remove(0).unwrap_err();
     assert!(told.contains("systemd:x.socket"), "{told}");
 }
 
@@ -201,8 +205,9 @@ fn endpoint_that_takes_no_connection_leaves_time_for_the_next_one() {
     let path = dir.path().join("socket");
     let listener = UnixListener::bind(&path).unwrap();
     let thread = thread::spawn(move || saying(UNKNOWN)(listener.accept().unwrap().0));
-    let daemon = Daemon::at([Endpoint::Unix(full), Endpoint::Unix(path)]);
-    let answer = daemon.ask(&Pool::default(), &[b"a@b"], Duration::from_secs(4)).remove(0);
+    let daemon = DaemonClient::at([Endpoint::Unix(full), Endpoint::Unix(path)]);
+    let answer =
+        daemon.ask(&ConnectionPool::default(), &[b"a@b"], Duration::from_secs(4)).remove(0);
     assert_eq!(answer.unwrap().decision, Decision::Unknown);
     thread.join().unwrap();
 }
@@ -223,7 +228,7 @@ fn the_daemon_is_asked_where_it_answers_us() {
         ..Listen::at(endpoint.parse().unwrap())
     };
     let asked = |listeners: Vec<Listen>| {
-        Daemon::endpoints(listeners).iter().map(ToString::to_string).collect::<Vec<_>>()
+        DaemonClient::endpoints(listeners).iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let usual = [format!("unix:{DEFAULT_SOCKET}")];
     assert_eq!(asked(vec![]), usual);

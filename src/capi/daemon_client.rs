@@ -34,15 +34,15 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
 /// Where the daemon is.
 #[derive(Debug)]
-pub(super) struct Daemon {
-    places: Vec<Place>,
+pub(super) struct DaemonClient {
+    places: Vec<DaemonAddress>,
     /// Why other endpoints cannot be asked.
     unusable: Vec<String>,
 }
 
 /// One of its sockets.
 #[derive(Debug)]
-enum Place {
+enum DaemonAddress {
     Unix {
         path: PathBuf,
         /// What the path is called where one of its directories has become the root.
@@ -53,7 +53,7 @@ enum Place {
 
 /// What one process knows of the daemon.
 #[derive(Debug, Default)]
-pub(super) struct Pool {
+pub(super) struct ConnectionPool {
     /// Connections that nobody is asking on.
     idle: Mutex<Vec<OwnedFd>>,
     /// Set after a daemon that did not answer.
@@ -68,12 +68,12 @@ struct Backoff {
     until: Instant,
 }
 
-impl Daemon {
+impl DaemonClient {
     /// The daemon at the first of these endpoints that can be connected to.
     pub(super) fn at(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
         let (mut places, mut unusable) = (Vec::new(), Vec::new());
         for endpoint in endpoints {
-            match Place::of(endpoint) {
+            match DaemonAddress::of(endpoint) {
                 Ok(place) => places.push(place),
                 Err(why) => unusable.push(why),
             }
@@ -92,7 +92,7 @@ impl Daemon {
     }
 
     /// Whether the daemon answers within this time, also during a backoff.
-    pub(super) fn ping(&self, pool: &Pool, patience: Duration) -> Result<(), String> {
+    pub(super) fn ping(&self, pool: &ConnectionPool, patience: Duration) -> Result<(), String> {
         pool.answered();
         // The empty recipient is foreign everywhere, so no list is asked.
         let answer = self.ask(pool, &[b""], patience).pop();
@@ -118,7 +118,7 @@ impl Daemon {
     /// not be asked. Takes no longer than `patience`, all together.
     pub(super) fn ask(
         &self,
-        pool: &Pool,
+        pool: &ConnectionPool,
         recipients: &[&[u8]],
         patience: Duration,
     ) -> Vec<Result<Route, String>> {
@@ -185,7 +185,7 @@ fn say(error: &io::Error, patience: Duration) -> String {
     }
 }
 
-impl Place {
+impl DaemonAddress {
     /// `Err` says why nobody can be asked there.
     fn of(endpoint: Endpoint) -> Result<Self, String> {
         let unusable = |endpoint: &Endpoint, why: &dyn std::fmt::Display| {
@@ -199,14 +199,14 @@ impl Place {
                     let within = Path::new("/").join(path.strip_prefix(directory).ok()?);
                     (directory.parent().is_some()).then(|| (Root::of(directory), within))
                 });
-                Ok(Place::Unix { inside: inside.collect(), path })
+                Ok(DaemonAddress::Unix { inside: inside.collect(), path })
             }
             Endpoint::Inet { ref host, port } => match host.parse::<IpAddr>() {
                 _ if port == 0 => Err(unusable(&endpoint, &"the port may be any free one")),
-                Ok(address) => Ok(Place::Inet(vec![(address, port).into()])),
+                Ok(address) => Ok(DaemonAddress::Inet(vec![(address, port).into()])),
                 // Now, for a resolver is one of the things that a chroot takes away.
                 Err(_) => match (&**host, port).to_socket_addrs() {
-                    Ok(addresses) => Ok(Place::Inet(addresses.collect())),
+                    Ok(addresses) => Ok(DaemonAddress::Inet(addresses.collect())),
                     Err(error) => Err(unusable(&endpoint, &error)),
                 },
             },
@@ -218,14 +218,14 @@ impl Place {
 
     fn connect(&self, deadline: Instant) -> Result<OwnedFd, (String, io::Error)> {
         match self {
-            Place::Unix { path, inside } => {
+            DaemonAddress::Unix { path, inside } => {
                 let root = Root::now();
                 let within = inside.iter().find(|(above, _)| *above == root);
                 let path = within.map_or(path, |(_, path)| path);
                 let socket = kick::connect_to(path, left(deadline)).map(OwnedFd::from);
                 socket.map_err(|error| (path.display().to_string(), error.into()))
             }
-            Place::Inet(addresses) => {
+            DaemonAddress::Inet(addresses) => {
                 let mut last = ("inet".to_owned(), io::ErrorKind::NotFound.into());
                 for (at, address) in addresses.iter().enumerate() {
                     let share =
@@ -244,7 +244,7 @@ impl Place {
     }
 }
 
-impl Pool {
+impl ConnectionPool {
     /// One on which the daemon has neither said anything since nor hung up.
     fn take(&self) -> Option<OwnedFd> {
         loop {
