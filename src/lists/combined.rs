@@ -82,7 +82,6 @@ impl Source {
     }
 
     /// Whether it has a record of a mailbox that takes mail, or will again.
-    #[cfg(feature = "capi")]
     pub(crate) fn has(&self, name: &MailboxName) -> bool {
         matches!(self.lookup(name, WaitPolicy::Allowed).0, Lookup::Present(record) if record.state.exists())
     }

@@ -81,7 +81,6 @@ impl Reply {
     }
 
     /// The same reply, or `TEMP` in place of what no mail server can take; see [`Self::encode_into`].
-    #[cfg(feature = "capi")]
     pub(crate) fn fit(self) -> Self {
         match self {
             Reply::Ok(data) => match unfit(&data) {

@@ -23,7 +23,6 @@ thread_local! {
 
 /// Ends all waits for locks within `look` at this time, also those of several lists one after the
 /// other. A lock that is free is taken after it as well.
-#[cfg(feature = "capi")]
 pub(crate) fn until<T>(deadline: Instant, look: impl FnOnce() -> T) -> T {
     /// Puts back what there was, also after a panic.
     struct Before(Option<Instant>);
@@ -148,7 +147,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(feature = "capi")]
     fn waits_for_locks_end_at_the_deadline_of_the_thread() {
         let hour = Duration::from_secs(3600);
         until(Instant::now() + hour / 2, || {

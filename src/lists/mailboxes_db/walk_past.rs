@@ -356,7 +356,6 @@ mod tests {
         change.set_about(&ReplicaMeta { synchronised, ..ReplicaMeta::default() }).unwrap();
         change.commit().unwrap();
         check(&place.list(), "LMDB");
-        #[cfg(feature = "capi")]
         {
             use crate::os::pinned_path::PinnedPath;
             use crate::replica::store::LocklessReplica;

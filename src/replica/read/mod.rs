@@ -2,10 +2,8 @@
 
 pub(crate) mod data_file;
 pub mod offline;
-#[cfg(feature = "capi")]
 pub(crate) mod pages;
-#[cfg(feature = "capi")]
 pub(crate) mod reader;
-#[cfg(all(test, feature = "capi"))]
+#[cfg(test)]
 pub(crate) mod reader_tests;
 pub(crate) mod walk;

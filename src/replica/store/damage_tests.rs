@@ -194,7 +194,6 @@ fn a_replica_of_version_1_defers_everybody_until_the_daemon_has_made_it_anew() {
             about
         });
         drop((open, store));
-        #[cfg(feature = "capi")]
         {
             let at = std::sync::Arc::new(crate::os::pinned_path::PinnedPath::at(path.into()));
             let list = LocklessReplica::at(at, crate::replica::read::reader::HIT_AGE);
@@ -380,7 +379,6 @@ fn an_empty_or_foreign_file_is_told_of_in_words_of_the_replica() {
             assert!(!told.contains("Cyrus"), "{told}");
         };
         judge(why(list.lookup(&name(1))));
-        #[cfg(feature = "capi")]
         {
             let at = std::sync::Arc::new(crate::os::pinned_path::PinnedPath::at(data.clone()));
             let list = LocklessReplica::at(at, std::time::Duration::ZERO);

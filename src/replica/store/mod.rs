@@ -50,7 +50,6 @@ pub(super) mod tests;
 pub mod value;
 mod writer;
 
-#[cfg(feature = "capi")]
 pub(crate) use crate::replica::read::reader::LocklessReplica;
 pub use error::Error;
 pub use list::ReplicaList;
