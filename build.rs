@@ -13,7 +13,9 @@ const HEADER: &str = "c-api/murder_route.h";
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed={HEADER}");
-    if env::var_os("CARGO_FEATURE_CAPI").is_some() {
+    let has = |feature: &str| env::var_os(format!("CARGO_FEATURE_{feature}")).is_some();
+    // The configuration that ships as a library. It has no programs that the flags could reach.
+    if has("CAPI") && !has("DAEMON") {
         link_flags(&fs::read_to_string(HEADER)?)?;
     }
     #[cfg(feature = "bindgen")]
@@ -21,7 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Gives a cdylib its SONAME and its flags. It must stay loaded (`nodelete`), since threads of the host may
+/// Gives the shared library its SONAME and its flags. The manifest names no cdylib, since each ordinary
+/// build would link one; so cargo would warn of `rustc-cdylib-link-arg`. The library must stay loaded (`nodelete`), since threads of the host may
 /// still use what belongs to it. `relro` and `now` make its tables of addresses read-only once it is loaded.
 fn link_flags(header: &str) -> Result<(), Box<dyn Error>> {
     if env::var("CARGO_CFG_TARGET_OS")? != "linux" {
@@ -29,8 +32,8 @@ fn link_flags(header: &str) -> Result<(), Box<dyn Error>> {
     }
     let abi = header.lines().find_map(|line| line.strip_prefix("#define MR_ABI "));
     let abi: u32 = abi.ok_or("no MR_ABI in the header")?.trim().parse()?;
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libmurder_route.so.{abi}");
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete,-z,relro,-z,now");
+    println!("cargo:rustc-link-arg=-Wl,-soname,libmurder_route.so.{abi}");
+    println!("cargo:rustc-link-arg=-Wl,-z,nodelete,-z,relro,-z,now");
     Ok(())
 }
 
