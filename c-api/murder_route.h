@@ -1,9 +1,9 @@
 /*
- * murder_route.h - where a letter goes in a Cyrus IMAP Murder
+ * murder_route.h - finds the backend of a recipient in a Cyrus IMAP Murder
  *
- * One call tells for a recipient which backend holds the mailbox, in microseconds and from local
- * knowledge: Cyrus' own mailboxes.db, or the replica that the murder-route daemon keeps. See
- * murder_route(3); link with `pkg-config --cflags --libs murder_route`.
+ * One call returns the backend that holds a recipient's mailbox, in microseconds and from local data:
+ * Cyrus' own mailboxes.db, or the replica that the murder-route daemon keeps. See murder_route(3); link
+ * with `pkg-config --cflags --libs murder_route`.
  *
  *     mr_router *router;
  *     mr_decision decision = MR_DECISION_INIT;
@@ -18,14 +18,14 @@
  *     mr_decision_clear(&decision);
  *     mr_close(router);
  *
- * THE PROMISE. A recipient that exists is never refused. MR_UNKNOWN is said only when it is
- * certain: with a Murder, after the daemon has had it confirmed. Everything else, a torn file, a
- * daemon that does not answer, a bug of the library: all of that is MR_DEFERRED.
+ * THE PROMISE. A recipient that exists is never refused. MR_UNKNOWN is certain: in a Murder, the daemon
+ * has had it confirmed. Every doubt is MR_DEFERRED: a torn file, a daemon that does not answer, a bug
+ * of the library.
  *
- * INSIDE A MAIL SERVER the library starts no thread, sets no signal handler (SIGPIPE is not raised
- * by it), changes no environment variable, locale, working directory or umask, writes nothing to any
- * descriptor but its own, logs nothing, and never calls exit or abort. Its descriptors are
- * close-on-exec. It never writes to a file.
+ * INSIDE A MAIL SERVER the library starts no thread and installs no signal handler; it raises no SIGPIPE.
+ * It changes no environment variable, locale, working directory or umask. It writes to no descriptor but
+ * its own sockets, and to no file, logs nothing, and never calls exit or abort. Its descriptors are
+ * close-on-exec.
  *
  * A LIST TRUNCATED IN PLACE. Cyrus never truncates data that it has committed. An administrator who
  * empties the list or copies another file over it does: rename a file into its place instead. The
@@ -33,43 +33,42 @@
  * is read cannot raise SIGBUS in the process. A file that is shorter than its header says makes the
  * answer MR_DEFERRED.
  *
- * CHROOT AND PRIVILEGES. What a chroot or a change of user takes away is opened by mr_open: the
- * configuration is read then, and never again; of mailboxes.db and of the replica the directory and
- * the file are kept open. So a list that only root may read can be read on, until Cyrus replaces the
- * file (a repack), which is noticed; from then on every recipient is asked of the daemon. The
- * daemon is reached by connecting to it, so one of its sockets must be within the chroot, or be a
- * TCP socket with a numeric address. A unix socket within the chroot may be configured by its path
- * as seen from outside.
+ * CHROOT AND PRIVILEGES. mr_open opens whatever a chroot or a change of user takes away. The
+ * configuration is read then, and never again. The directory and the file of mailboxes.db and of the
+ * replica are kept open, so a list that only root may read can still be read after the process has
+ * dropped root. When Cyrus replaces the file (a repack), the library notices; from then on it asks the
+ * daemon about every recipient. The daemon is reached by connecting to it, so one of its sockets must be
+ * within the chroot, or be a TCP socket with a numeric address. A unix socket within the chroot may be
+ * configured by its path as seen from outside.
  *
- * THREADS. A router may be used by any number of threads at a time; none waits for another one
- * for long. A mr_decision, mr_reply or error buffer belongs to one thread at a time. No function may
- * be called from a signal handler.
+ * THREADS. Any number of threads may use a router at the same time; none blocks another for long. An
+ * mr_decision, mr_reply or error buffer belongs to one thread at a time. No function may be called from a
+ * signal handler.
  *
- * FORK. A child of fork(2) may use, and close, the routers of its parent, also if other threads of
- * the parent were in a look-up meanwhile. Nothing is shared with the parent but descriptors for
- * reading: the child opens connections and locks of its own when it first looks up. A child of
- * vfork(2) must not call anything.
+ * FORK. A child of fork(2) may use and close the routers of its parent, even if other threads of the
+ * parent were in a look-up at that moment. It shares only descriptors for reading with the parent, and
+ * opens its own connections and locks at its first look-up. A child of vfork(2) must not call any
+ * function.
  *
- * POINTERS. No function may be given a pointer that does not point to what its type says, except
- * NULL where it is said to be allowed; where it is not, NULL gives MR_ERR_INVALID. A router that was
- * closed must not be used again. Strings that go in end with NUL, are copied, and may have any bytes.
- * Strings that come out end with NUL, are never longer than some 100,000 bytes, and have no control
- * characters; unless it is said otherwise they are UTF-8.
+ * POINTERS. Every pointer must point to an object of its type, or be NULL where that is allowed. Where it
+ * is not allowed, NULL gives MR_ERR_INVALID. A router must not be used after mr_close. Input strings end
+ * with NUL, are copied, and may have any bytes. Output strings end with NUL, have at most some 100,000
+ * bytes and no control characters, and are UTF-8 unless stated otherwise.
  *
- * NUMBERS. Return codes are MR_OK, which is 0, and MR_ERR_..., which are negative. All other
- * constants are positive, and no two constants of this header have the same value: a code that is
- * compared with an outcome, or an outcome with a source, matches nothing. Every switch needs a
- * default: a later library may return a number that this header does not list.
+ * NUMBERS. Return codes are MR_OK, which is 0, and MR_ERR_..., which are negative. All other constants are
+ * positive, and no two constants of this header have the same value: a comparison of a code with an
+ * outcome, or of an outcome with a source, is never true. Every switch needs a default: a later library
+ * may return a number that this header does not list.
  *
- * COMPATIBILITY. The SONAME changes when a program would have to be built anew; that is what
- * MR_ABI counts. Within it functions, constants, and members at the end of structs may be added. So
- * every struct begins with its size, which the program sets (the MR_..._INIT macros do). The library
- * takes any size from that of release 0.1.0 on: it reads and writes the members that both sides know
- * and touches nothing beyond. A program built with any release of an MR_ABI runs with every later one.
- * A program built with a later release runs with an earlier one; members that the earlier one does not
- * know keep what MR_..._INIT gave them, and an option that it does not know is MR_ERR_INVALID.
+ * COMPATIBILITY. The SONAME changes when programs have to be rebuilt; MR_ABI counts these changes.
+ * Within one MR_ABI, functions, constants, and members at the end of structs may be added. So every
+ * struct begins with its size, which the program sets (the MR_..._INIT macros do). The library accepts
+ * any size from that of release 0.1.0 on. It reads and writes the members that both sides know, and
+ * touches nothing beyond them. A program built with any release of an MR_ABI runs with every later one. A
+ * program built with a later release runs with an earlier one: members that the earlier one does not know
+ * keep their value from MR_..._INIT, and an option that it does not know is MR_ERR_INVALID.
  *
- * UNLOADING. The library stays in memory once it is loaded, also after dlclose(3).
+ * UNLOADING. Once loaded, the library stays in memory, also after dlclose(3).
  */
 #ifndef MURDER_ROUTE_H
 #define MURDER_ROUTE_H
@@ -81,19 +80,19 @@
 extern "C" {
 #endif
 
-/* What the SONAME ends with. */
+/* Number at the end of the SONAME. */
 #define MR_ABI 0
 
 /* The release of this header: major * 1000000 + minor * 1000 + patch. */
 #define MR_VERSION_NUMBER 1000
 
 /* ---------------------------------------------------------------------------------------------
- * What functions return
+ * Return codes
  */
 
 /* A return code. */
 typedef enum mr_code {
-    /* Success. For a look-up: the decision was made, and may be MR_DEFERRED. */
+    /* Success. A look-up has made its decision, which may be MR_DEFERRED. */
     MR_OK = 0,
     /* An argument cannot be used: NULL where that is not allowed, or an impossible size. */
     MR_ERR_INVALID = -1,
@@ -101,77 +100,77 @@ typedef enum mr_code {
     MR_ERR_CONFIG = -2,
     /* The configuration has no map of this name. */
     MR_ERR_NO_MAP = -3,
-    /* The library failed inside (a bug); please report it. */
+    /* Internal error of the library (a bug); please report it. */
     MR_ERR_INTERNAL = -4,
     /*
-     * The system lacks something now: descriptors, memory, a disk that can be read. Nothing is wrong
-     * with the configuration; the same call may succeed later.
+     * The system lacks a resource: descriptors, memory, a readable disk. The configuration is not at
+     * fault; the same call may succeed later.
      */
     MR_ERR_SYSTEM = -5,
     /* mr_options.daemon has an address that cannot be used; the error text names it. */
     MR_ERR_ADDRESS = -6
 } mr_code;
 
-/* Room for any error text. A shorter buffer gets as much of it as fits. */
+/* Size that holds any error text. A smaller buffer gets the part that fits. */
 #define MR_ERROR_SIZE 512
 
 /*
- * A short text in English for a return code; never NULL, also for a number that is none of them. The
- * text is static. Any thread, at any time.
+ * Short English text for a return code; never NULL, also for a number that is no return code. The text
+ * is static. Any thread, at any time.
  */
 const char *mr_strerror(mr_code code);
 
 /* The version of the library, for example "0.1.0". The text is static. Any thread, at any time. */
 const char *mr_version(void);
 
-/* MR_VERSION_NUMBER of the library that was loaded. Any thread, at any time. */
+/* MR_VERSION_NUMBER of the loaded library. Any thread, at any time. */
 uint32_t mr_version_number(void);
 
-/* MR_ABI of the library that was loaded. Any thread, at any time. */
+/* MR_ABI of the loaded library. Any thread, at any time. */
 uint32_t mr_abi(void);
 
 /* ---------------------------------------------------------------------------------------------
  * Opening and closing
  */
 
-/* What recipients are looked up with. */
+/* An open configuration with its lists. */
 typedef struct mr_router mr_router;
 
 /*
- * What mr_open_options is told. A member that is NULL, or 0, says nothing; what is said wins
- * over the configuration file. The strings are needed only during the call. Paths are as seen by
- * this process now; relative ones begin at its working directory.
+ * Options of mr_open_options. A member that is NULL or 0 is not set; a member that is set overrides the
+ * configuration file. The strings are needed only during the call. Paths are as seen by this process at
+ * that time; relative ones begin at its working directory.
  */
 typedef struct mr_options {
     /* sizeof(mr_options) */
     size_t size;
     /* The configuration file; NULL: /etc/murder-route.toml, if there is one; "": none. */
     const char *config;
-    /* Cyrus' imapd.conf: it says how a recipient becomes a mailbox, and where the list is. */
+    /* Cyrus' imapd.conf, with the rules for mailbox names and the location of the list. */
     const char *imapd_conf;
     /* Cyrus' mailbox list. */
     const char *mailboxes_db;
     /* The directory of the daemon's replica. */
     const char *replica;
-    /* Where the list comes from: "mailboxes-db", "replica", "find", or several with commas. */
+    /* Sources of the list, separated by commas: "mailboxes-db", "replica", "find". */
     const char *sources;
-    /* The domains that are ours, with commas between them. */
+    /* Domains of the Murder, separated by commas. */
     const char *domains;
     /*
-     * Where the daemon is asked: "unix:/path", "inet:127.0.0.1:port", or several with commas, which
-     * are tried in this order; "": nowhere. NULL: the configuration's listeners that speak
-     * socketmap, else unix:/run/murder-route.
+     * Endpoints of the daemon, separated by commas and tried in this order: "unix:/path",
+     * "inet:127.0.0.1:port"; "": none. NULL: the listeners of the configuration that speak socketmap,
+     * else unix:/run/murder-route.
      */
     const char *daemon;
     /*
-     * What a recipient is that the list lacks, where no MUPDATE server is configured: "confirm" (the
-     * default): MR_DEFERRED if the list has records of other servers; "final": MR_UNKNOWN.
+     * Outcome for recipients that the list does not have, where no MUPDATE server is configured.
+     * "confirm" (default): MR_DEFERRED if the list has records of other servers. "final": MR_UNKNOWN.
      */
     const char *misses;
     /*
-     * How long one call may wait, in milliseconds; 0, and anything above: 5000. It counts once for
-     * the whole call, however many recipients it has, for the daemon and for locks together. Up to
-     * half of it, and no more than a second, is for a list that is locked.
+     * Longest wait of one call in milliseconds, at most 5000; 0: 5000. It counts once for the whole
+     * call, for all its recipients, for the daemon and locks together. A locked list is waited for up to
+     * half of it, and at most one second.
      */
     uint32_t deadline;
     /* 0 */
@@ -182,40 +181,39 @@ typedef struct mr_options {
     { sizeof(mr_options), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0 }
 
 /*
- * Opens a router by a configuration file (murder-route.toml(5)); NULL: /etc/murder-route.toml, or,
- * if there is none, what /etc/imapd.conf says.
+ * Opens a router by a configuration file (murder-route.toml(5)); NULL: /etc/murder-route.toml, or, if
+ * there is none, the settings of /etc/imapd.conf.
  *
- * router: not NULL. It is set to the new router, which is the caller's, to be given to mr_close; or
- *   to NULL after an error.
- * error, error_size: gets the text of an error, ended by NUL; the empty text if there is none. NULL
- *   or 0: no text is wanted.
+ * router: not NULL. Receives the new router, which the caller gives to mr_close, or NULL after an error.
+ * error, error_size: buffer for the error text, ended by NUL; empty if there is no error. NULL or 0: no
+ *   text is wanted.
  *
- * Returns MR_OK, MR_ERR_INVALID, MR_ERR_CONFIG, MR_ERR_SYSTEM, MR_ERR_ADDRESS or MR_ERR_INTERNAL. No
- * domains at all are MR_ERR_CONFIG, since every recipient would be MR_FOREIGN. A mailbox list or a
- * daemon that is not there, or may not be read, is no error: recipients are MR_DEFERRED until it is.
- * mr_warning tells what is odd in the configuration, mr_check what works.
+ * Returns MR_OK, MR_ERR_INVALID, MR_ERR_CONFIG, MR_ERR_SYSTEM, MR_ERR_ADDRESS or MR_ERR_INTERNAL. A
+ * configuration without domains is MR_ERR_CONFIG, since every recipient would be MR_FOREIGN. A mailbox
+ * list or a daemon that is missing, or a list that may not be read, is no error: recipients are
+ * MR_DEFERRED until it is there. mr_warning has warnings about the configuration, mr_check the present
+ * state.
  *
- * Any thread, at any time. Waits for nobody, unless a host name of the configuration's listeners
- * has to be resolved. Takes milliseconds.
+ * Any thread, at any time. Takes milliseconds. Blocks only if a host name of the configuration's
+ * listeners has to be resolved.
  */
 mr_code mr_open(const char *config, mr_router **router, char *error, size_t error_size);
 
-/* The same with options; NULL: MR_OPTIONS_INIT. */
+/* As mr_open, with options; NULL: MR_OPTIONS_INIT. */
 mr_code mr_open_options(const mr_options *options, mr_router **router, char *error,
                         size_t error_size);
 
 /*
- * Closes a router. NULL: does nothing. No other thread may be using it, nor use it afterwards.
- * Decisions and replies that were made with it stay as they are. A parent and a child of fork
- * each close theirs.
+ * Closes a router; NULL: does nothing. No other thread may use it during the call or afterwards.
+ * Decisions and replies made with it stay valid. After a fork, parent and child each close theirs.
  */
 void mr_close(mr_router *router);
 
 /*
- * A warning about the configuration, as `murder-route check` gives it; NULL: there are not so many.
- * What it says beside of lists, sockets and the master depends on their state: see mr_check. The first
- * one is 0. The text belongs to the router and stays until that is closed. A NULL router has
- * none. Any thread.
+ * Warning number nth about the configuration, as `murder-route check` prints it; the first one is 0.
+ * NULL: there is no such warning, or the router is NULL. Warnings about lists, sockets and the master
+ * depend on their state and are not among them: see mr_check. The text is valid until the router is
+ * closed. Any thread.
  */
 const char *mr_warning(mr_router *router, size_t nth);
 
@@ -223,37 +221,37 @@ const char *mr_warning(mr_router *router, size_t nth);
  * Decisions
  */
 
-/* What was decided. Take any other number for MR_DEFERRED, also 0: a decision never made. */
+/* The decision. Treat any other number, also 0, as MR_DEFERRED. */
 typedef enum mr_outcome {
-    /* Not known now, try again later. */
+    /* Not known at present; try again later. */
     MR_DEFERRED = 101,
-    /* Hand the message over by LMTP, to host and port or to the unix socket. */
+    /* Deliver by LMTP to host and port, or to the unix socket. */
     MR_DELIVER = 102,
     /* There is certainly no such mailbox. */
     MR_UNKNOWN = 103,
-    /* The message may not go there. */
+    /* Mail to this recipient is not permitted. */
     MR_REFUSED = 104,
-    /* None of our domains, or no address at all; somebody else knows where it goes. */
+    /* Not in our domains, or no address at all; routed elsewhere. */
     MR_FOREIGN = 105
 } mr_outcome;
 
-/* More of an outcome. */
+/* Detail of an outcome. */
 typedef enum mr_detail {
-    /* Nothing to say. */
+    /* No detail. */
     MR_DETAIL_NONE = 201,
-    /* MR_DEFERRED: it is about this mailbox or recipient, and passes by itself. */
+    /* MR_DEFERRED: concerns this mailbox or recipient, and passes without intervention. */
     MR_DETAIL_MAILBOX = 202,
-    /* MR_DEFERRED: it is about the list as a whole, and somebody may have to act. */
+    /* MR_DEFERRED: concerns the whole list, and may need the postmaster. */
     MR_DETAIL_LIST = 203,
-    /* MR_REFUSED: a shared folder that nobody may post to without logging in (550 5.7.1). */
+    /* MR_REFUSED: a shared folder without permission to post anonymously (550 5.7.1). */
     MR_DETAIL_NO_POST = 204,
-    /* MR_REFUSED: an address that lmtpd takes of nobody (501 5.1.3). */
+    /* MR_REFUSED: an address that lmtpd never accepts (501 5.1.3). */
     MR_DETAIL_SYNTAX = 205
 } mr_detail;
 
-/* What a decision rests on. */
+/* Source of a decision. */
 typedef enum mr_source {
-    /* No list was asked, and none had to be; or none could tell. */
+    /* No list was needed, or none could decide. */
     MR_SOURCE_NONE = 301,
     /* Cyrus' mailbox list on this host. */
     MR_SOURCE_MAILBOXES_DB = 302,
@@ -264,54 +262,53 @@ typedef enum mr_source {
 } mr_source;
 
 /*
- * What was decided for one recipient. Begin with MR_DECISION_INIT; the same struct may be used for
- * any number of look-ups, one after the other, which is faster than a new one for each. End with
- * mr_decision_clear. Do not copy it: the strings belong to this struct, and are valid until the
- * next look-up into it or until it is cleared.
+ * The decision for one recipient. Begin with MR_DECISION_INIT. Use the same struct for any number of
+ * look-ups, one after the other, which is faster than a new one for each. End with mr_decision_clear. Do
+ * not copy it: the strings belong to this struct, and are valid until the next look-up into it or until it
+ * is cleared.
  */
 typedef struct mr_decision {
     /* sizeof(mr_decision), set before the first look-up */
     size_t size;
-    /* Take a number that you do not know for MR_DEFERRED. */
+    /* Treat an unknown number as MR_DEFERRED. */
     mr_outcome outcome;
     mr_detail detail;
     mr_source source;
-    /* MR_DELIVER: the TCP port, 1 to 65535; 0 for a unix socket. Else 0. */
+    /* MR_DELIVER: TCP port, 1 to 65535; 0 for a unix socket. Otherwise 0. */
     uint32_t port;
     /*
-     * How many seconds ago what the decision rests on was as the MUPDATE master had it; 0: it is
-     * Cyrus' own list as it stands, or no list was needed; -1: not known. A replica whose daemon is
-     * up and connected is a few seconds old.
+     * Age of the source in seconds: the time since it last agreed with the MUPDATE master. 0: Cyrus'
+     * own list, or no list was needed. -1: not known. A replica whose daemon is up and connected is a
+     * few seconds old.
      */
     int64_t age;
     /*
-     * MR_DELIVER: the address to give in RCPT TO, without angle brackets: the recipient in the form
-     * that the backend's lmtpd knows it by, quoted where RFC 5321 wants it. Else NULL. Some releases of
-     * lmtpd refuse, or die of, a recipient in another case.
+     * MR_DELIVER: address for RCPT TO, without angle brackets: the recipient in the form that the
+     * backend's lmtpd knows, quoted where RFC 5321 requires it. Otherwise NULL. Some releases of lmtpd
+     * refuse a recipient in another case, or crash on it.
      */
     const char *recipient;
-    /* MR_DELIVER: a host name or address, an IPv6 address without brackets. Else NULL. */
+    /* MR_DELIVER: host name or address, IPv6 without brackets. Otherwise NULL. */
     const char *host;
-    /* MR_DELIVER to a unix socket: its absolute path. Else NULL. */
+    /* MR_DELIVER to a unix socket: its absolute path. Otherwise NULL. */
     const char *socket;
-    /* MR_DELIVER: the name of the mail server's transport for it, "lmtp" as a rule. Else NULL. */
+    /* MR_DELIVER: name of the mail server's transport, usually "lmtp". Otherwise NULL. */
     const char *transport;
     /*
-     * The mailbox in Cyrus' internal form, for example "user.jane" or "example.org!user.bob": the
-     * one that was found, or else was looked for. NULL if it did not come to a look. Not always
-     * UTF-8.
+     * Mailbox name in Cyrus' internal form, for example "user.jane" or "example.org!user.bob": the
+     * one found, or else the one looked for. NULL if no look-up was needed. Not always UTF-8.
      */
     const char *mailbox;
-    /* The server of the mailbox as the list has it; NULL: none, or this host. */
+    /* Server of the mailbox by the list; NULL: none, or this host. */
     const char *server;
-    /* The partition of the mailbox on its server, perhaps empty; NULL without a record. */
+    /* Partition of the mailbox on its server, possibly empty; NULL without a record. */
     const char *partition;
     /*
-     * Why, in words for the postmaster, of any outcome and after any error; not for the sender of a
-     * message. Never NULL nor empty after a call that took the decision's size.
+     * Reason for the postmaster, for every outcome and after every error; not for the sender of a
+     * message. Never NULL or empty after a call that accepted the decision's size.
      */
     const char *reason;
-    /* The library's. */
+    /* Private to the library. */
     void *memory;
 } mr_decision;
 
@@ -322,45 +319,45 @@ typedef struct mr_decision {
     }
 
 /*
- * Looks a recipient up: local[+detail]@domain as it came in RCPT TO, without angle brackets, quoted
- * or not, in any case. What is no such address is MR_FOREIGN, also one that begins with a space.
+ * Looks up a recipient: local[+detail]@domain as it came in RCPT TO, without angle brackets, quoted or
+ * not, in any case. Any other string is MR_FOREIGN, also one that begins with a space.
  *
- * None of the three may be NULL. Whatever is returned, decision says something true afterwards if it
- * is not NULL and its size can be meant: after anything but MR_OK it is MR_DEFERRED.
+ * router, recipient, decision: not NULL. If decision is not NULL and its size is possible, it is always
+ *   filled: after anything but MR_OK it is MR_DEFERRED.
  *
- * Returns MR_OK or MR_ERR_INVALID. A failure inside is MR_OK and MR_DEFERRED, with a reason.
+ * Returns MR_OK or MR_ERR_INVALID. An internal failure is MR_OK and MR_DEFERRED, with a reason.
  *
- * Any thread. Whom the list has is answered in microseconds; whom it has not is asked of the
- * daemon, which takes up to the deadline. Whose record changed within the last minute is asked of
- * the daemon as well, for half a second at most: without an answer the list's word counts. A daemon
- * that let a call wait in vain is not asked for as long again: such calls are answered at once.
+ * Any thread. Recipients in the list are answered in microseconds. Misses are forwarded to the daemon,
+ * which takes up to the deadline. If the record changed within the last minute, the daemon is asked too,
+ * for half a second at most: without an answer, the list's record is used. After a call has waited for the
+ * daemon in vain, the daemon is not asked again for the same length of time: such calls return at once.
  */
 mr_code mr_lookup(mr_router *router, const char *recipient, mr_decision *decision);
 
 /*
- * mr_lookup with a deadline of its own, in milliseconds, 5000 at most. 0: never waits, neither for a
- * lock nor for the daemon. A recipient that the list has is answered, all others are MR_DEFERRED where
- * the daemon would have to be asked.
+ * mr_lookup with its own deadline in milliseconds, at most 5000. 0: waits neither for a lock nor for the
+ * daemon. Recipients in the list are answered; those that the daemon would have to be asked about are
+ * MR_DEFERRED.
  */
 mr_code mr_lookup_within(mr_router *router, const char *recipient, uint32_t milliseconds,
                          mr_decision *decision);
 
 /*
- * The same for many recipients. Those that the daemon has to be asked for are sent to it together,
- * and the deadline counts once.
+ * mr_lookup for many recipients. The daemon is asked about all of them together, and the deadline counts
+ * once.
  *
  * recipients: an array of count strings; decisions: an array of count structs, each of which begins
  *   with the size of the first one. Neither may be NULL, unless count is 0.
  *
- * Returns MR_OK or MR_ERR_INVALID: then one of them was NULL or had a wrong size. No decision says anything
- * but MR_DEFERRED then, except that one of a wrong size and those after it are not touched.
+ * Returns MR_OK, or MR_ERR_INVALID if one of them is NULL or has a wrong size. Every decision is then
+ * MR_DEFERRED, but the first one of a wrong size and those after it are not touched.
  */
 mr_code mr_lookup_many(mr_router *router, const char *const *recipients, size_t count,
                        mr_decision *decisions);
 
 /*
- * Gives back what a decision owns, and resets it to MR_DECISION_INIT. NULL, a decision that was
- * never used, and one that was cleared before: does nothing more. Does not need the router.
+ * Frees the memory of a decision and resets it to MR_DECISION_INIT. Does nothing for NULL, an unused
+ * decision, or one that was cleared before. Does not need the router.
  */
 void mr_decision_clear(mr_decision *decision);
 
@@ -368,29 +365,29 @@ void mr_decision_clear(mr_decision *decision);
 const char *mr_outcome_name(mr_outcome outcome);
 
 /* ---------------------------------------------------------------------------------------------
- * The answers of the maps, as the daemon gives them to mail servers
+ * Answers of the maps, as the daemon gives them to mail servers
  */
 
-/* What kind of answer. Take a number that you do not know for MR_REPLY_TEMPORARY. */
+/* Kind of an answer. Treat an unknown number as MR_REPLY_TEMPORARY. */
 typedef enum mr_reply_kind {
-    /* Not known now, try again later; the text says why, for the postmaster. */
+    /* Not known at present; try again later. The text is the reason, for the postmaster. */
     MR_REPLY_TEMPORARY = 401,
-    /* Found; the text is the answer, and not empty. */
+    /* Found; the text is the answer and not empty. */
     MR_REPLY_OK = 402,
-    /* The map says nothing of this recipient. */
+    /* The map has no entry for this recipient. */
     MR_REPLY_NOT_FOUND = 403
 } mr_reply_kind;
 
-/* What a map answers; as mr_decision in all that is said there. */
+/* Answer of a map. Initialise, reuse and clear it as an mr_decision. */
 typedef struct mr_reply {
     /* sizeof(mr_reply), set before the first use */
     size_t size;
     mr_reply_kind kind;
     /* 0 */
     uint32_t reserved;
-    /* Never NULL after a call; empty if there is nothing to say. */
+    /* Never NULL after a call; may be empty. */
     const char *text;
-    /* The library's. */
+    /* Private to the library. */
     void *memory;
 } mr_reply;
 
@@ -398,12 +395,11 @@ typedef struct mr_reply {
     { sizeof(mr_reply), MR_REPLY_TEMPORARY, 0, NULL, NULL }
 
 /*
- * What the map answers of a recipient: "lmtp", "recipient", "host", "canonical", or one of the
- * configuration's own; see murder-route.toml(5). For example MR_REPLY_OK and
- * "lmtp:inet:be1.example.org:2003".
+ * Answers as the given map: "lmtp", "recipient", "host", "canonical", or a map of the configuration; see
+ * murder-route.toml(5). For example MR_REPLY_OK and "lmtp:inet:be1.example.org:2003".
  *
- * None of the four may be NULL. Returns MR_OK, MR_ERR_INVALID or MR_ERR_NO_MAP; after anything but MR_OK, the
- * reply is MR_REPLY_TEMPORARY. Any thread; takes as long as mr_lookup.
+ * router, map, recipient, reply: not NULL. Returns MR_OK, MR_ERR_INVALID or MR_ERR_NO_MAP; after anything
+ * but MR_OK the reply is MR_REPLY_TEMPORARY. Any thread; takes as long as mr_lookup.
  */
 mr_code mr_answer(mr_router *router, const char *map, const char *recipient, mr_reply *reply);
 
@@ -414,28 +410,28 @@ void mr_reply_clear(mr_reply *reply);
  * Health
  */
 
-/* How something is. Take a number that you do not know for MR_STATE_BAD. */
+/* State of a part. Treat an unknown number as MR_STATE_BAD. */
 typedef enum mr_state {
     /* Not configured, so not needed. */
     MR_STATE_NONE = 501,
-    /* Every recipient is answered by it. */
+    /* Answers every recipient. */
     MR_STATE_GOOD = 502,
-    /* Recipients that it has are answered; it calls nobody unknown. */
+    /* Answers the recipients that it has; its misses count for nothing. */
     MR_STATE_HITS_ONLY = 503,
     /* Cannot be read, or does not answer. */
     MR_STATE_BAD = 504,
-    /* Not looked at: the call might not wait. */
+    /* Not checked: the call was not allowed to wait. */
     MR_STATE_UNCHECKED = 505
 } mr_state;
 
-/* What works; as mr_decision in all that is said there. */
+/* State of all parts. Initialise, reuse and clear it as an mr_decision. */
 typedef struct mr_status {
     /* sizeof(mr_status), set before the first use */
     size_t size;
     /*
-     * What mail servers see of it all. MR_STATE_GOOD: every recipient is answered. MR_STATE_HITS_ONLY:
-     * recipients of the lists are answered, all others deferred. MR_STATE_BAD: every recipient is
-     * deferred. MR_STATE_UNCHECKED: one of the first two.
+     * Effect on mail. MR_STATE_GOOD: every recipient is answered. MR_STATE_HITS_ONLY: recipients in
+     * the lists are answered, all others deferred. MR_STATE_BAD: every recipient is deferred.
+     * MR_STATE_UNCHECKED: one of the first two.
      */
     mr_state overall;
     /* Cyrus' mailbox list on this host. */
@@ -444,17 +440,17 @@ typedef struct mr_status {
     mr_state replica;
     /* The daemon: MR_STATE_GOOD if it answers a question that needs no list. */
     mr_state daemon;
-    /* How many records the mailbox list has; -1: not known. */
+    /* Number of records in the mailbox list; -1: not known. */
     int64_t mailboxes_db_records;
-    /* How many names the replica has; -1: not known. */
+    /* Number of names in the replica; -1: not known. */
     int64_t replica_names;
-    /* How many seconds ago the replica was as the master's list; -1: not known. */
+    /* Seconds since the replica last agreed with the master's list; -1: not known. */
     int64_t replica_age;
-    /* Each of them in words for the postmaster. Never NULL nor empty after a call. */
+    /* Reason for each state, for the postmaster. Never NULL or empty after a call. */
     const char *mailboxes_db_reason;
     const char *replica_reason;
     const char *daemon_reason;
-    /* The library's. */
+    /* Private to the library. */
     void *memory;
 } mr_status;
 
@@ -465,12 +461,12 @@ typedef struct mr_status {
     }
 
 /*
- * Looks what works: opens the lists, and asks the daemon a question of no consequence, also one that
- * let other calls wait in vain. It waits for so many milliseconds, 5000 at most; 0: never, and the
- * daemon is MR_STATE_UNCHECKED.
+ * Checks all parts: opens the lists and sends the daemon a question that needs no list, even if other
+ * calls have waited for the daemon in vain. Waits for the given milliseconds, at most 5000; 0: does not
+ * wait, and the daemon is MR_STATE_UNCHECKED.
  *
- * Neither router nor status may be NULL. Returns MR_OK, whatever is found, MR_ERR_INVALID or
- * MR_ERR_INTERNAL; after anything but MR_OK the status is MR_STATE_BAD. Any thread.
+ * router, status: not NULL. Returns MR_OK whatever the states are, MR_ERR_INVALID or MR_ERR_INTERNAL; after
+ * anything but MR_OK the status is MR_STATE_BAD. Any thread.
  */
 mr_code mr_check(mr_router *router, uint32_t milliseconds, mr_status *status);
 
