@@ -24,7 +24,7 @@ int main(int argc, char **argv)
         if (mr_lookup_many(router, recipients, 3, decisions) != MR_OK
             || decisions[0].outcome != MR_DELIVER || decisions[2].outcome != MR_DELIVER
             || decisions[1].outcome != MR_DEFERRED || decisions[1].detail != MR_DETAIL_LIST
-            || strstr(decisions[1].reason, "library.rs") == NULL)
+            || strstr(decisions[1].reason, "lookup.rs") == NULL)
             return 2;
         if (mr_answer(router, "lmtp", recipients[1], &reply) != MR_OK
             || reply.kind != MR_REPLY_TEMPORARY || strstr(reply.text, "bug") == NULL)
