@@ -279,7 +279,8 @@ impl ProcessState {
     fn of(sources: &[SourceFile], deny: Option<&(Arc<PinnedPath>, String)>) -> Self {
         let source = |source: &SourceFile| match source {
             SourceFile::MailboxesDb(at) => {
-                let options = FileListOptions { index_after: FEW_LOOKUPS, ..FileListOptions::default() };
+                let options =
+                    FileListOptions { index_after: FEW_LOOKUPS, ..FileListOptions::default() };
                 Source::File(Arc::new(FileList::open_at(Arc::clone(at), options)))
             }
             SourceFile::Replica(at, max_age) => {

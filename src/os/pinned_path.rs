@@ -68,7 +68,6 @@ impl PinnedPath {
     /// # Errors
     ///
     /// If there are no descriptors or no memory for it. What is not there, or may not be read, is none.
-    #[cfg(feature = "capi")]
     pub(crate) fn keep(path: PathBuf) -> io::Result<Self> {
         let kept = Pinned::of(&path)?;
         Ok(Self { kept, ..Self::at(path) })
@@ -115,7 +114,6 @@ impl PinnedPath {
     }
 
     /// The file that was kept open, if it is.
-    #[cfg(feature = "capi")]
     pub(crate) fn kept_file(&self) -> Option<&File> {
         self.kept.as_ref()?.file.as_ref()
     }
@@ -145,7 +143,6 @@ impl PinnedPath {
     }
 }
 
-#[cfg(feature = "capi")]
 impl Pinned {
     /// `None`: there is no such directory, or it may not be entered.
     fn of(path: &Path) -> io::Result<Option<Self>> {
@@ -163,7 +160,6 @@ impl Pinned {
 }
 
 /// What was opened, if it could be; `Err`: the system could not open anything now.
-#[cfg(feature = "capi")]
 fn if_there(opened: io::Result<File>) -> io::Result<Option<File>> {
     match opened {
         Ok(file) => Ok(Some(file)),
@@ -173,7 +169,6 @@ fn if_there(opened: io::Result<File>) -> io::Result<Option<File>> {
 }
 
 /// Whether it is for want of descriptors or memory that something failed.
-#[cfg(feature = "capi")]
 pub(crate) fn lacks_resources(error: &io::Error) -> bool {
     let scarce = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM].map(|errno| errno as i32);
     error.raw_os_error().is_some_and(|code| scarce.contains(&code))

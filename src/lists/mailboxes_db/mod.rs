@@ -13,7 +13,7 @@
 
 mod build_index;
 mod clock;
-#[cfg(all(test, feature = "capi"))]
+#[cfg(test)]
 mod cut_tests;
 mod error;
 mod index_view;

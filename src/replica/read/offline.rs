@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::model::list::MailboxList;
-#[cfg(feature = "capi")]
 use crate::os::pinned_path::PinnedPath;
 use crate::replica::store::ReplicaList;
 use crate::replica::{ReplicaDoubt, ReplicaMeta, ReplicaSource, SourceTrust, Status};
@@ -38,7 +37,6 @@ impl ReplicaInfo for ReplicaList {
     }
 }
 
-#[cfg(feature = "capi")]
 impl ReplicaInfo for crate::replica::store::LocklessReplica {
     fn about(&self) -> Result<(ReplicaMeta, u64), String> {
         self.about()
@@ -61,7 +59,6 @@ impl OfflineReplica {
     }
 
     /// The same for the replica whose `data.mdb` this is, read without LMDB.
-    #[cfg(feature = "capi")]
     pub(crate) fn lockless(at: Arc<PinnedPath>, max_age: Option<Duration>) -> ReplicaSource {
         Self::of(
             Arc::new(crate::replica::store::LocklessReplica::at(
