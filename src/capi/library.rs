@@ -10,8 +10,8 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 
 use super::daemon_client::{ConnectionPool, DaemonClient};
-use super::lookup::{has_misplaced_space, no_address};
 use super::outcome::Outcome;
+use super::recipient::{has_misplaced_space, is_canonical_already};
 use super::{process, text};
 use crate::address::Recipient;
 use crate::config::{ConfigError, Overrides, Settings, SourceName};
@@ -184,7 +184,7 @@ impl Library {
     /// for the daemon.
     pub fn look_up_within(&self, recipient: &[u8], timeout: Duration) -> Outcome {
         match has_misplaced_space(recipient) {
-            true => no_address(),
+            true => Outcome::no_address(),
             false => self.by_policy(self.decide(recipient, timeout)),
         }
     }
@@ -306,20 +306,4 @@ fn without_domains(file: Option<&Path>) -> ConfigError {
         "{whose}no domains are configured: no recipient would be routed; set `domains` to those of the \
          murder"
     ))
-}
-
-/// Whether the canonical form of an address cannot differ from it, the case of its domain left aside. Most
-/// addresses are like that and need no look at the rules.
-pub(super) fn is_canonical_already(recipient: &[u8]) -> bool {
-    let (mut ats, mut begins, mut plain) = (0, true, true);
-    for byte in recipient {
-        let ends = matches!(byte, b'.' | b'@');
-        ats += u32::from(*byte == b'@');
-        plain &= match ends {
-            true => !begins,
-            false => matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'+'),
-        };
-        begins = ends;
-    }
-    plain && !begins && ats == 1
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::library::{Library, ProcessState};
 use super::outcome::{Origin, Outcome};
 use super::panics;
+use super::recipient::has_misplaced_space;
 use super::timeout::CallTimeout;
 use crate::lists::combined::{Lists, Source};
 use crate::lists::mailboxes_db::lock;
@@ -67,7 +68,7 @@ impl Library {
         let mut forwarded = Vec::new();
         for (at, recipient) in recipients.iter().enumerate() {
             if has_misplaced_space(recipient) {
-                outcomes.push(no_address());
+                outcomes.push(Outcome::no_address());
                 continue;
             }
             outcomes.push(match self.look_up_locally(&state.lists, recipient, &timeout) {
@@ -227,24 +228,4 @@ fn origin(lists: &Lists, name: &MailboxName) -> (Origin, Option<Duration>) {
         Some(Source::Replica(replica)) => (Origin::Replica, replica.trust.age()),
         None => (Origin::Nothing, None),
     }
-}
-
-/// Whether an unquoted address has a space where none can be: at its beginning, or before its domain. In a
-/// mail server's internal form, spaces occur only within a local part.
-pub(super) fn has_misplaced_space(recipient: &[u8]) -> bool {
-    if !recipient.contains(&b' ') {
-        return false;
-    }
-    let local = match recipient.iter().rposition(|byte| *byte == b'@') {
-        Some(at) => recipient.get(..at).unwrap_or_default(),
-        None => recipient,
-    };
-    local.first() == Some(&b' ') || local.last() == Some(&b' ')
-}
-
-/// The outcome for an address with a [misplaced space](has_misplaced_space).
-pub(super) fn no_address() -> Outcome {
-    let (decision, reason) =
-        (Decision::Foreign, "no address: a space stands where none can be".into());
-    Outcome::without_list(Route { decision, mailbox: None, server: None, partition: None, reason })
 }

@@ -45,6 +45,7 @@ mod outcome;
 mod panics;
 mod postfix;
 mod process;
+mod recipient;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -39,6 +39,18 @@ impl Outcome {
         Self { route, origin: Origin::Nothing, age: Some(Duration::ZERO) }
     }
 
+    /// The outcome for an address with a [misplaced space](super::recipient::has_misplaced_space).
+    pub(super) fn no_address() -> Self {
+        let reason = "no address: a space stands where none can be".into();
+        Self::without_list(Route {
+            decision: Decision::Foreign,
+            mailbox: None,
+            server: None,
+            partition: None,
+            reason,
+        })
+    }
+
     /// Whether the recipient is deferred because neither a list nor the daemon could decide.
     pub(super) fn is_undecided(&self) -> bool {
         self.origin == Origin::Nothing && matches!(self.route.decision, Decision::Deferred(_))

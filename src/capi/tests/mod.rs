@@ -327,12 +327,12 @@ fn recipient_to_give_a_backend_is_in_its_canonical_form() {
         let rules = crate::address::Rules::defaults(crate::address::Release::V3_6);
         let canonical = String::from_utf8(rules.canonical(&parsed, &found)).unwrap();
         assert_eq!(
-            super::library::is_canonical_already(recipient.as_bytes()),
+            super::recipient::is_canonical_already(recipient.as_bytes()),
             canonical == recipient
         );
     }
     for recipient in ["A@b", "a@B", "\"a\"@b", "a b@c", "a@b@c", "a", "@b", "a@", "\u{fc}@b"] {
-        assert!(!super::library::is_canonical_already(recipient.as_bytes()), "{recipient}");
+        assert!(!super::recipient::is_canonical_already(recipient.as_bytes()), "{recipient}");
     }
     // Where imapd.conf writes the domain in another way, backends know it so.
     let imapd_conf =
