@@ -1,5 +1,5 @@
-//! The table of Postfix and the function of Exim, loaded as they load them, by programs in C that are
-//! as strict as they are.
+//! The table of Postfix and the function of Exim, loaded by C programs that are as strict as these mail
+//! servers.
 
 #[path = "capi/build.rs"]
 mod build;
@@ -17,7 +17,7 @@ use build::{ROOT, is_there, library, library_that_panics, well};
 use common::left_out;
 use common::{Daemon, LIST, Site, TIMEOUT};
 
-/// The program that loads as this mail server does; compiled once.
+/// The program that loads the library as this mail server does; compiled once.
 fn loader(name: &'static str) -> PathBuf {
     static MADE: LazyLock<Mutex<Vec<&'static str>>> = LazyLock::new(Mutex::default);
     let mut made = MADE.lock().unwrap_or_else(|e| e.into_inner());
@@ -57,7 +57,7 @@ impl Loaded {
         Self { stdin: child.stdin.take(), child, lines }
     }
 
-    /// As Postfix opens `murder:NAME`.
+    /// Opens `murder:NAME` as Postfix does.
     fn postfix(library: &Path, name: &str) -> Self {
         Self::start(Command::new(loader("postfix")).arg(shared(library)).arg(name))
     }
@@ -81,7 +81,7 @@ impl Loaded {
         self.line()
     }
 
-    /// What it logs and then answers.
+    /// The logged line and the answer after it.
     fn ask_twice(&mut self, line: &str) -> (String, String) {
         (self.ask(line), self.line())
     }
@@ -131,7 +131,7 @@ const KEYS: [&str; 22] = [
 ];
 
 #[test]
-fn a_table_gives_the_answers_of_the_daemons_map_and_no_others() {
+fn table_gives_the_answers_of_the_daemons_map() {
     let site = Site::new();
     site.config(
         "domains = [\"example.org\", \"example.net\", \"bücher.example\"]\n\
@@ -147,7 +147,7 @@ fn a_table_gives_the_answers_of_the_daemons_map_and_no_others() {
             match kind {
                 "OK" => {
                     let mut said = postfix.ask(key);
-                    // The sender is told to wait, and the postmaster why.
+                    // The sender must wait, and the postmaster gets the reason.
                     if text.starts_with("retry:") && said.starts_with("warning: ") {
                         said = postfix.line();
                     }
@@ -156,7 +156,7 @@ fn a_table_gives_the_answers_of_the_daemons_map_and_no_others() {
                 "NOTFOUND" => assert_eq!(postfix.ask(key), "not found", "{map}: {key}"),
                 _ => {
                     let (warning, answer) = postfix.ask_twice(key);
-                    // The daemon has nothing but ASCII there.
+                    // The daemon's text is ASCII only.
                     let warning = warning.replace(|c: char| !c.is_ascii(), "?");
                     assert_eq!(warning, format!("warning: murder:{}:{map}: {text}", table(&site)));
                     assert_eq!(answer, "temporary");
@@ -172,13 +172,13 @@ fn a_table_gives_the_answers_of_the_daemons_map_and_no_others() {
 }
 
 #[test]
-fn a_stranger_is_refused_by_the_daemons_word_only_and_put_off_without_it() {
+fn unknown_recipient_is_refused_only_by_the_daemon() {
     let murder = Site::new();
     murder.imapd_conf("mupdate_server: 127.0.0.1:1\n");
     let socket = murder.path("socket");
     let listen = format!("[[listen]]\nendpoint = \"unix:{}\"\n", socket.display());
     murder.config(&format!("domains = [\"example.org\"]\n{listen}"));
-    // One that has nobody to ask, and so is sure.
+    // A daemon without a server to ask, which is therefore certain.
     let sure = Site::new();
     sure.config(&format!("domains = [\"example.org\"]\n{listen}"));
 
@@ -197,7 +197,7 @@ fn a_stranger_is_refused_by_the_daemons_word_only_and_put_off_without_it() {
         assert_eq!(postfix.ask("jane@example.org"), "found: lmtp:inet:be1.example.org:2003");
         assert_eq!(exim.ask(&jane), "OK: <;be1.example.org:2003");
 
-        // The same process asks it as soon as it is there.
+        // The same process asks it as soon as it exists.
         let daemon = Daemon::start_as_configured(&sure, socket.clone());
         assert_eq!(postfix.ask("nobody@example.org"), "found: error:5.1.1 User unknown");
         assert_eq!(exim.ask(&stranger), "FAIL_FORCED: murder-route: no such mailbox");
@@ -208,7 +208,7 @@ fn a_stranger_is_refused_by_the_daemons_word_only_and_put_off_without_it() {
 }
 
 #[test]
-fn a_replaced_list_is_followed_and_has_postfix_begin_anew_but_a_written_one_does_not() {
+fn replaced_list_restarts_postfix_and_a_written_one_does_not() {
     let site = Site::new();
     let list = site.path("mailboxes.db");
     let mut postfix = Loaded::postfix(&library(), &table(&site));
@@ -229,7 +229,7 @@ fn a_replaced_list_is_followed_and_has_postfix_begin_anew_but_a_written_one_does
 }
 
 #[test]
-fn a_table_that_cannot_be_opened_fails_softly_and_says_why() {
+fn table_that_cannot_be_opened_is_a_temporary_error() {
     let site = Site::new();
     let wrong = site.path("wrong.toml");
     fs::write(&wrong, "domains = []\n\"%s%n\" = 2\n").unwrap();
@@ -263,7 +263,7 @@ fn a_table_that_cannot_be_opened_fails_softly_and_says_why() {
 }
 
 #[test]
-fn exim_is_told_a_host_or_to_decline_or_to_put_off() {
+fn exim_gets_a_host_or_declines_or_defers() {
     let site = Site::new();
     site.config(
         "domains = [\"example.org\"]\n\
@@ -289,14 +289,14 @@ fn exim_is_told_a_host_or_to_decline_or_to_put_off() {
         let begins = answer.starts_with("FAIL: ") && said.starts_with(answer);
         assert!(said == answer || begins, "{call}: {said}");
     }
-    // Nobody's own configuration says that there are no domains.
+    // A configuration without domains.
     let without = site.path("without-domains.toml");
     fs::write(&without, "imapd-conf = \"imapd.conf\"\n").unwrap();
     for more in ["", "\tcanonical", "\tlmtp"] {
         let said = exim.ask(&format!("jane@example.org\t{}{more}", without.display()));
         assert!(said.starts_with("FAIL: ") && said.contains("no domains"), "{said}");
     }
-    // A configuration that was mended is read; one that was read is kept.
+    // A corrected configuration is read; one that has been read is kept.
     let late = format!("jane@example.org\t{configuration}-not");
     fs::copy(&configuration, format!("{configuration}-not")).unwrap();
     assert_eq!(exim.ask(&late), "OK: <;be1.example.org:2003");
@@ -306,7 +306,7 @@ fn exim_is_told_a_host_or_to_decline_or_to_put_off() {
 }
 
 #[test]
-fn exims_children_answer_by_what_their_parent_has_opened() {
+fn exims_children_use_the_files_of_their_parent() {
     let site = Site::new();
     let mut exim = Loaded::exim(&library());
     let call = |name: &str| format!("{name}@example.org\t{}", table(&site));
@@ -323,7 +323,7 @@ fn exims_children_answer_by_what_their_parent_has_opened() {
 }
 
 #[test]
-fn a_bug_puts_one_recipient_off_and_kills_no_mail_server() {
+fn panic_defers_one_recipient_and_kills_no_mail_server() {
     let site = Site::new();
     let mut postfix = Loaded::postfix(&library_that_panics(), &table(&site));
     let mut exim = Loaded::exim(&library_that_panics());
@@ -343,7 +343,7 @@ fn a_bug_puts_one_recipient_off_and_kills_no_mail_server() {
 }
 
 #[test]
-fn neither_touches_memory_that_is_not_its_own() {
+fn plugins_have_no_memory_errors() {
     if !is_there("valgrind") {
         return;
     }
@@ -362,7 +362,7 @@ fn neither_touches_memory_that_is_not_its_own() {
     }
     postfix.ends_well();
 
-    // A child leaves what its parent had halfway as it is, and loses it.
+    // A child leaves half-changed state of its parent unused, and loses its memory.
     for (forks, leaks) in [(false, "--leak-check=full"), (true, "--leak-check=no")] {
         let mut command = valgrind();
         command.arg(leaks);

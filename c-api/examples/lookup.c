@@ -1,4 +1,4 @@
-/* Says where messages to these recipients go. Usage: lookup [-c CONFIG] RECIPIENT... */
+/* Prints the backends of these recipients. Usage: lookup [-c CONFIG] RECIPIENT... */
 #include <murder_route.h>
 #include <stdio.h>
 #include <string.h>
@@ -36,7 +36,7 @@ int main(int argc, char **argv)
             if (status == 0)
                 status = 1;
             break;
-        default: /* MR_DEFERRED, and whatever is still to come */
+        default: /* MR_DEFERRED, and outcomes of later releases */
             printf("%s: deferred: %s\n", argv[at], decision.reason);
             status = 75; /* EX_TEMPFAIL */
         }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Says where messages to these recipients go. Usage: lookup.py [-c CONFIG] RECIPIENT...
+"""Prints the backends of these recipients. Usage: lookup.py [-c CONFIG] RECIPIENT...
 
-Needs nothing but Python 3 and libmurder_route.so.0.
+Needs only Python 3 and libmurder_route.so.0.
 """
 
 import ctypes

@@ -1,5 +1,5 @@
 /*
- * Two copies of the library in one process, as a mail server has them that loads two plugins.
+ * Two copies of the library in one process, as in a mail server with two plugins.
  * Arguments: a configuration file, and the paths of the copies.
  */
 #define _POSIX_C_SOURCE 200809L
@@ -18,7 +18,7 @@ struct copy {
     mr_router *router;
 };
 
-/* ISO C knows no conversion from an object's pointer to a function's. */
+/* ISO C has no conversion from an object pointer to a function pointer. */
 static void find(void *library, const char *name, void *function)
 {
     void *symbol = dlsym(library, name);
@@ -80,7 +80,7 @@ int main(int argc, char **argv)
     CHECK(waitpid(pid, &status, 0) == pid && status == 0);
     for (at = 0; at < 2; at++)
         CHECK(pthread_join(threads[at], NULL) == 0);
-    /* The second goes on when the first is gone. */
+    /* The second copy works after the first is unloaded. */
     copies[0].close(copies[0].router);
     CHECK(dlclose(libraries[0]) == 0);
     look_up(&copies[1]);

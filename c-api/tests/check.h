@@ -1,4 +1,4 @@
-/* What the tests in C share. The first of them that fails says where, and ends the program. */
+/* Shared by the tests in C. The first failure prints its place and ends the program. */
 #ifndef CHECK_H
 #define CHECK_H
 

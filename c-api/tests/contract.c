@@ -1,7 +1,6 @@
 /*
- * Every function with what it is for, with NULL, with sizes that cannot be meant, and with strings
- * of any kind. Arguments: a configuration file, one that is wrong, an imapd.conf, and a configuration
- * that has no domains.
+ * Every function with valid arguments, with NULL, with invalid sizes, and with strings of any kind.
+ * Arguments: a configuration file, an invalid one, an imapd.conf, and a configuration without domains.
  * C99, C11 and C++.
  */
 #include "opened.h"
@@ -88,7 +87,7 @@ static void opening(const char *config, const char *wrong)
     options.reserved = 1;
     CHECK(mr_open_options(&options, &router, error, sizeof error) == MR_ERR_INVALID);
     options.reserved = 0;
-    /* A program that is newer than the library: only what it does not use may be unknown. */
+    /* A program newer than the library: members that it does not set may be unknown to the library. */
     newer.known = options;
     newer.known.size = sizeof newer;
     newer.later = NULL;
@@ -121,7 +120,7 @@ static void opening(const char *config, const char *wrong)
     mr_close(NULL);
 }
 
-/* Without domains everybody would be foreign. */
+/* Without domains every recipient would be foreign. */
 static void no_domains(const char *config, const char *imapd_conf)
 {
     char error[MR_ERROR_SIZE];
@@ -141,7 +140,7 @@ static void no_domains(const char *config, const char *imapd_conf)
     mr_close(router);
 }
 
-/* What is odd in a configuration: that it names no imapd.conf is. */
+/* Warnings of a configuration: it names no imapd.conf. */
 static void warnings(mr_router *router, const char *imapd_conf)
 {
     char error[MR_ERROR_SIZE];
@@ -239,7 +238,7 @@ static void explicit_options(const char *imapd_conf)
     CHECK(mr_lookup(router, "nobody@example.org", &decision) == MR_OK);
     CHECK(decision.outcome == MR_UNKNOWN);
     mr_close(router);
-    /* What was told stays. */
+    /* The decision stays valid. */
     CHECK(strlen(decision.reason) > 0);
     mr_decision_clear(&decision);
 }
@@ -307,7 +306,7 @@ static void looking_up(mr_router *router)
     CHECK(mr_lookup(router, JANE, &decision) == MR_ERR_INVALID);
     decision.size = (size_t)-8;
     CHECK(mr_lookup(router, JANE, &decision) == MR_ERR_INVALID);
-    mr_decision_clear(&decision); /* cannot be meant either: nothing happens */
+    mr_decision_clear(&decision); /* invalid as well: no effect */
     decision.size = sizeof decision;
     mr_decision_clear(&decision);
     CHECK(decision.size == sizeof decision && decision.memory == NULL && decision.age == -1);
@@ -315,7 +314,7 @@ static void looking_up(mr_router *router)
     mr_decision_clear(&decision);
     mr_decision_clear(NULL);
 
-    /* A program that is newer than the library. */
+    /* A program newer than the library. */
     memset(&newer, 0, sizeof newer);
     newer.known.size = sizeof newer;
     memset(newer.later, 'x', sizeof newer.later);

@@ -3,8 +3,8 @@
  *
  * Usage: exim LIBRARY
  *
- * Each line of standard input is a call, its arguments with tabs between them, but for the line
- * `!fork`, after which a child goes on and the parent waits for it, as Exim does for a connection.
+ * Each line of standard input is a call, with its arguments separated by tabs. After the line `!fork`
+ * a child continues and the parent waits for it, as Exim does for a connection.
  */
 #include <dlfcn.h>
 #include <stdio.h>
@@ -15,7 +15,7 @@
 
 static const char *const NAMES[] = {"OK", "DEFER", "FAIL", "ERROR", "FAIL_FORCED"};
 
-/* Takes a line apart, and calls. */
+/* Splits a line, and calls the function. */
 static void call(int (*function)(unsigned char **, int, unsigned char **), char *line)
 {
     unsigned char *arguments[9] = {NULL}, *text = NULL;

@@ -1,6 +1,6 @@
 /*
- * The process forks while its threads look up; each child looks up as well, forks itself, and
- * ends in time. Arguments: a configuration file, how many children, and the answer of the daemon for
+ * The process forks while its threads look up recipients. Each child looks up recipients too, forks, and
+ * ends in time. Arguments: a configuration file, the number of children, and the daemon's answer for
  * nobody@example.org: "unknown" or "deferred".
  */
 #define _POSIX_C_SOURCE 200809L
@@ -53,7 +53,7 @@ static void child(int with_grandchild)
     pid_t grandchild;
     int at;
 
-    /* Who hangs dies of it. */
+    /* Ends a child that hangs. */
     alarm(60);
     for (at = 0; at < 3; at++)
         look(&decision);
@@ -92,7 +92,7 @@ int main(int argc, char **argv)
     over = 1;
     for (at = 0; at < 4; at++)
         CHECK(pthread_join(threads[at], NULL) == 0);
-    /* A child that has never looked up closes what it was given. */
+    /* A child without any look-up closes the inherited router. */
     pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {

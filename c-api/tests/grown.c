@@ -1,10 +1,10 @@
 /*
- * A library of a later release, as only these tests have it, fills one more member of each struct for a
- * program that knows it. Arguments: a configuration file.
+ * A later library, built only for these tests, sets one additional member of each struct for a program that
+ * has it. Arguments: a configuration file.
  */
 #include "opened.h"
 
-/* What such a library leaves in the member as long as nothing is known. */
+/* Value of the additional member before the library sets it. */
 #define LATER UINT64_MAX
 
 struct decision {

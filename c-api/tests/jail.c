@@ -1,7 +1,7 @@
 /*
- * As a mail server's process: opened as root, then in a jail, and somebody else. Arguments: a
- * configuration file and the directory of the jail. Says "ready" when it is there; then looks up
- * each recipient that it reads, a line each, and says what it is told, until the end of the file.
+ * Like a mail server's process: opens the router as root, then enters a chroot and becomes another user.
+ * Arguments: a configuration file and the directory of the chroot. Prints "ready" when it is there. Then
+ * looks up each recipient from standard input, one per line, and prints the results, until the end of the file.
  */
 #define _DEFAULT_SOURCE
 #include "opened.h"

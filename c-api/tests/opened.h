@@ -3,7 +3,7 @@
 
 #include "check.h"
 
-/* Opens a router by a configuration file, which must work. */
+/* Opens a router by a configuration file. Fails the test on an error. */
 static mr_router *opened(const char *config)
 {
     char error[MR_ERROR_SIZE];

@@ -3,9 +3,9 @@
  *
  * Usage: postfix LIBRARY NAME [OPEN_FLAGS]
  *
- * Opens murder:NAME and looks up each line of standard input, but for the line `!changed`, which asks
- * whether Postfix would start the process anew. What the table answers, and what it has Postfix write
- * to the log, goes to standard output. Ends with 1 if it breaks a rule that Postfix relies on.
+ * Opens murder:NAME and looks up each line of standard input. The line `!changed` asks whether Postfix would
+ * restart the process. Prints the table's answers and log lines. Exits with 1 if the table breaks a rule that
+ * Postfix relies on.
  */
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -18,7 +18,7 @@
 #include <sys/types.h>
 #include <time.h>
 
-/* The table as the releases from 3.11 on have it; the others end with file_b64. */
+/* The table of releases from 3.11 on; in others it ends with file_b64. */
 typedef struct DICT {
     char *type;
     char *name;
@@ -52,7 +52,7 @@ typedef struct DICT {
 #define MULTI_WRITER (1 << 18)
 #define SURROGATE (1 << 22)
 
-/* What trivial-rewrite asks for: UTF8_REQUEST, FOLD_FIX, NO_REGSUB, LOCK. */
+/* Flags of trivial-rewrite: UTF8_REQUEST, FOLD_FIX, NO_REGSUB, LOCK. */
 #define ASKED_FOR (1 << 19 | 1 << 14 | 1 << 11 | 1 << 6)
 
 static int living;
@@ -73,7 +73,7 @@ static void say(const char *level, const char *format, va_list arguments)
     printf("\n");
 }
 
-/* What the library looks for in the program that loads it. */
+/* Symbols that the library looks up in the program that loads it. */
 void msg_warn(const char *format, ...);
 DICT *dict_alloc(const char *type, const char *name, ssize_t size);
 void dict_free(DICT *dict);
@@ -101,7 +101,7 @@ DICT *dict_alloc(const char *type, const char *name, ssize_t size)
     dict->lock_fd = dict->stat_fd = -1;
     dict->owner.status = -1;
     dict->owner.uid = INT_MAX;
-    /* As the releases from 3.11 on keep something there. */
+    /* Releases from 3.11 on store a pointer there. */
     dict->reg_name = strdup("registered");
     living++;
     made = *dict;

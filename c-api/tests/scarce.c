@@ -1,6 +1,6 @@
 /*
- * A process that runs out of descriptors: a router is not opened for now, which is no fault of the
- * configuration, or it is opened whole. Arguments: a configuration file.
+ * A process that runs out of descriptors: mr_open either reports a temporary error, not a configuration
+ * error, or opens the complete router. Arguments: a configuration file.
  */
 #define _XOPEN_SOURCE 700
 #include "opened.h"
@@ -19,7 +19,7 @@ int main(int argc, char **argv)
     int first, more;
 
     CHECK(argc == 2);
-    /* Whatever is opened once in a process is open. */
+    /* Files that are opened once per process are open. */
     mr_close(opened(argv[1]));
     CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
     first = open("/dev/null", O_RDONLY);
@@ -37,7 +37,7 @@ int main(int argc, char **argv)
         CHECK(router == NULL && strlen(error) > 0);
     }
     CHECK(code == MR_OK && more > 1);
-    /* Without any, a recipient is deferred, with a reason. */
+    /* Without descriptors a recipient is deferred, with a reason. */
     limit.rlim_cur = 0;
     CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
     CHECK(mr_lookup(router, "nobody@example.org", &decision) == MR_OK);

@@ -1,6 +1,6 @@
 /*
- * Says how the lists and the daemon of a configuration are: the states of all, of the mailbox list, of
- * the replica and of the daemon as numbers, and the reasons, a line each. Arguments: the configuration.
+ * Prints the health of a configuration: the states of the whole, the mailbox list, the replica and the
+ * daemon as numbers, and the reasons, one per line. Arguments: the configuration.
  */
 #include "opened.h"
 

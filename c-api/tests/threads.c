@@ -1,16 +1,16 @@
 /*
- * Many threads look up while others write the list. Names that are asked for, at example.org:
+ * Many threads look up recipients while other processes write the list. Names looked up, at example.org:
  *
- *   k0, k1, ...  are always there, at the first host
- *   m0, m1, ...  are always there and move: at every move their partition, v0, v1, ..., counts one
- *                more, and their host is the first one with even numbers, the second one with odd ones
- *   o0, o1, ...  come and go, at the second host
- *   nobody...    are never there
+ *   k0, k1, ...  always exist, on the first host
+ *   m0, m1, ...  always exist and move: each move increments the number of their partition, v0, v1, ...;
+ *                even numbers are on the first host, odd ones on the second
+ *   o0, o1, ...  come and go, on the second host
+ *   nobody...    never exist
  *
- * Arguments: a configuration file, how many threads, how many look-ups each; how many k, m and o, and one
- * in how many look-ups is for an m; the two hosts; and what an absence must rest on, "daemon" or
- * "list". On its standard input it is told, in lines of two numbers, which m has moved how often by now:
- * no later answer may be older. It goes on after that many look-ups until there comes a -1, or the end.
+ * Arguments: a configuration file, the number of threads, the number of look-ups of each; the numbers of k, m
+ * and o, and the interval between look-ups of an m; the two hosts; and the source that an absence must rest on,
+ * "daemon" or "list". Standard input has lines of two numbers, an m and the number of its moves so far: no later
+ * answer may be older. After that many look-ups it continues until it reads -1 or the end.
  */
 #define _POSIX_C_SOURCE 200809L
 #include "opened.h"
@@ -23,16 +23,16 @@ static long lookups, kept, moving, coming, one_in;
 static const char *hosts[2];
 static mr_source absence;
 static int enough;
-/* Of each m the v that everybody must have seen by now. */
+/* For each m, the oldest v that an answer may have. */
 static long *known;
 
-/* A hit may be so much older than the file: of its 2 milliseconds a busy machine makes more. */
+/* Permitted staleness of a hit: its 2 milliseconds become more on a busy machine. */
 static const struct timespec LATE = {0, 50 * 1000 * 1000};
 
-/* Each of so many look-ups is for somebody who may not be there, who costs a question. */
+/* Interval between look-ups of a name that may not exist, each of which costs a question. */
 #define STRANGE 4000
 
-/* Where a thread has seen an m last. */
+/* The v of each m that a thread saw last. */
 struct mover {
     int host;
     long version;
@@ -72,7 +72,7 @@ static void count(struct thread *self, const mr_decision *decision)
         self->by_list++;
 }
 
-/* Of two answers from the list, a thread never gets the older one last. */
+/* Successive answers from the list never get older in one thread. */
 static void check_moving(struct thread *self, const char *recipient, const mr_decision *decision,
                          long oldest, struct mover *mover)
 {
@@ -160,7 +160,7 @@ static void *learn(void *nothing)
     return nothing;
 }
 
-/* Waits until nobody of those who stay is asked of the daemon: it is, for a while, who has just come. */
+/* Waits until the daemon is asked about no k: for a while it is asked about new records. */
 static void wait_until_settled(void)
 {
     struct timespec pause = {0, 100 * 1000 * 1000};
