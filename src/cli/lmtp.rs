@@ -15,7 +15,7 @@ use super::Exit;
 use crate::config::{self, BackendAccess};
 use crate::lmtp;
 use crate::lmtp::reply_filter::ReplyFilter;
-use crate::master::connection::{Connection, Stream};
+use crate::master::connection::{ByteStream, Connection};
 use crate::model::backend::{LMTP_PORT, LmtpAddress};
 use crate::relay as backend;
 
@@ -141,7 +141,7 @@ async fn converse(connection: Connection, mut softener: ReplyFilter) -> io::Resu
     }
 }
 
-async fn read(stream: &mut ReadHalf<Box<dyn Stream>>, piece: &mut [u8]) -> io::Result<usize> {
+async fn read(stream: &mut ReadHalf<Box<dyn ByteStream>>, piece: &mut [u8]) -> io::Result<usize> {
     match stream.read(piece).await {
         // A server that does not end TLS properly. Half a reply is never handed on.
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
@@ -171,7 +171,7 @@ fn standard_input() -> io::Result<Receiver<Vec<u8>>> {
 }
 
 /// Whatever goes wrong here the backend's end of the conversation will show.
-async fn pass_on(mut said: Receiver<Vec<u8>>, mut backend: WriteHalf<Box<dyn Stream>>) {
+async fn pass_on(mut said: Receiver<Vec<u8>>, mut backend: WriteHalf<Box<dyn ByteStream>>) {
     while let Some(piece) = said.recv().await {
         if backend.write_all(&piece).await.is_err() || backend.flush().await.is_err() {
             return;

@@ -88,7 +88,7 @@ enum Command {
     /// Ask the running daemon how it is
     Status(status::StatusArgs),
     /// Decide about the replica of the master's list
-    Replica(replica::Replica),
+    Replica(replica::ReplicaCommand),
     /// Print what Postfix' files must say so that it asks us
     PostfixConfig(postfix_config::PostfixConfigArgs),
     /// Print the whole mailbox list in internal names

@@ -12,13 +12,13 @@ use crate::replica::utc;
 
 /// Decide about the replica of the master's list.
 #[derive(Debug, Args)]
-pub(super) struct Replica {
+pub(super) struct ReplicaCommand {
     #[command(subcommand)]
-    what: What,
+    action: ReplicaAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum ReplicaAction {
     /// Say that the master really has lost the names that are held back or missing
     #[command(
         after_help = "Exit status: 0, 1 nothing is held back or missing, 75 the replica cannot be \
@@ -38,9 +38,9 @@ struct Accept {
     replica: Option<PathBuf>,
 }
 
-impl Replica {
+impl ReplicaCommand {
     pub(super) fn run(self) -> Result<(), Exit> {
-        let What::Accept(Accept { config, replica }) = self.what;
+        let ReplicaAction::Accept(Accept { config, replica }) = self.action;
         let given = Overrides { config, replica, ..Overrides::default() };
         let glance = config::glance(&given).map_err(|e| {
             complain!("murder-route: {e}");

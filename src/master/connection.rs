@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use super::tls::{self, Tls};
+use super::tls::{self, TlsClient};
 use crate::config::MasterAddress;
 
 /// For the name service, and for each address to accept the connection.
@@ -27,12 +27,12 @@ const KEEP_IDLE: u32 = 30;
 
 /// Bytes to and from a server.
 pub(crate) struct Connection {
-    stream: Box<dyn Stream>,
+    stream: Box<dyn ByteStream>,
 }
 
 /// What a connection consists of.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
 impl Connection {
     /// Connects to the first address of the host that takes it.
@@ -56,17 +56,17 @@ impl Connection {
     }
 
     /// The connection as it is.
-    pub(crate) fn plain(stream: impl Stream + 'static) -> Self {
+    pub(crate) fn plain(stream: impl ByteStream + 'static) -> Self {
         Self { stream: Box::new(stream) }
     }
 
     /// What is below it, for a reader and a writer at the same time.
-    pub(crate) fn into_stream(self) -> Box<dyn Stream> {
+    pub(crate) fn into_stream(self) -> Box<dyn ByteStream> {
         self.stream
     }
 
     /// The connection under TLS, once the server has proved to be `name`.
-    pub(crate) async fn under_tls(self, tls: &Tls, name: &str) -> Result<Self, io::Error> {
+    pub(crate) async fn under_tls(self, tls: &TlsClient, name: &str) -> Result<Self, io::Error> {
         let name = tls::server_name(name).map_err(io::Error::other)?;
         let begun = tls.connector().connect(name, self.stream);
         let stream = timeout(HANDSHAKE, begun).await.map_err(|_| {

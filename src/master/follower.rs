@@ -118,7 +118,7 @@ impl ReplicaFollower {
 
     /// State of the replica.
     #[cfg(test)]
-    pub fn status(&self) -> crate::replica::Status {
+    pub fn status(&self) -> crate::replica::ReplicaStatus {
         self.state.status()
     }
 

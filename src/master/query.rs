@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::connection::Connection;
-use super::retry::{Retry, Trouble};
+use super::retry::{Retry, RetryClass};
 use super::upstream::{self, PIECE, Upstream};
 use crate::master::client::Impossible;
 use crate::model::name::{KeyGeneration, MailboxName};
@@ -364,9 +364,9 @@ fn refusal(failure: &Failure) -> Finding {
 }
 
 /// How long such a failure keeps a server from being tried again.
-pub(super) fn trouble(failure: &Failure) -> Trouble {
+pub(super) fn trouble(failure: &Failure) -> RetryClass {
     match failure.kind() {
-        FailureKind::Network | FailureKind::Protocol => Trouble::Network,
-        FailureKind::Tls | FailureKind::Login | FailureKind::Config => Trouble::Refused,
+        FailureKind::Network | FailureKind::Protocol => RetryClass::Network,
+        FailureKind::Tls | FailureKind::Login | FailureKind::Config => RetryClass::Refused,
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// What a failure was about; it decides how long its server is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum RetryClass {
     /// Not reached, cut off, silent: it may be back in a moment.
     Network,
     /// TLS or login: nothing changes by itself, each attempt holds a thread of the server for its
@@ -15,13 +15,13 @@ pub(crate) enum Trouble {
     Disk,
 }
 
-impl Trouble {
+impl RetryClass {
     /// The pause after the first failure, and the longest.
     fn pauses(self) -> (Duration, Duration) {
         match self {
-            Trouble::Network => (Duration::from_millis(500), Duration::from_secs(4)),
-            Trouble::Refused => (Duration::from_secs(20), Duration::from_secs(300)),
-            Trouble::Disk => (Duration::from_secs(2), Duration::from_secs(300)),
+            RetryClass::Network => (Duration::from_millis(500), Duration::from_secs(4)),
+            RetryClass::Refused => (Duration::from_secs(20), Duration::from_secs(300)),
+            RetryClass::Disk => (Duration::from_secs(2), Duration::from_secs(300)),
         }
     }
 }
@@ -29,11 +29,11 @@ impl Trouble {
 /// The addresses in the order of preference, each with its own pause.
 #[derive(Debug)]
 pub(crate) struct Retry {
-    servers: Vec<Server>,
+    servers: Vec<ServerBackoff>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Server {
+struct ServerBackoff {
     failures: u32,
     not_before: Duration,
 }
@@ -44,7 +44,7 @@ const MOST_DOUBLINGS: u32 = 16;
 impl Retry {
     /// For so many addresses.
     pub(crate) fn new(servers: usize) -> Self {
-        Self { servers: vec![Server::default(); servers.max(1)] }
+        Self { servers: vec![ServerBackoff::default(); servers.max(1)] }
     }
 
     /// The address to try next and when: the first that may be tried now, else the one whose turn
@@ -58,7 +58,7 @@ impl Retry {
 
     /// An attempt failed, or a connection that was up is gone. `chance` is any number from 0 to 1:
     /// the hosts of a site must not all come back at the same moment.
-    pub(crate) fn failed(&mut self, index: usize, trouble: Trouble, now: Duration, chance: f64) {
+    pub(crate) fn failed(&mut self, index: usize, trouble: RetryClass, now: Duration, chance: f64) {
         let Some(server) = self.servers.get_mut(index) else { return };
         let (first, longest) = trouble.pauses();
         let doubled = first.saturating_mul(1 << server.failures.min(MOST_DOUBLINGS));
@@ -89,12 +89,12 @@ mod tests {
         for pause in [500, 1000, 2000, 4000, 4000, 4000] {
             let (index, at) = retry.next(now);
             assert_eq!((index, at), (0, now));
-            retry.failed(0, Trouble::Network, now, 0.0);
+            retry.failed(0, RetryClass::Network, now, 0.0);
             now += Duration::from_millis(pause);
             assert_eq!(retry.next(secs(0)).1, now, "after a pause of {pause} ms");
         }
         for _ in 0..1000 {
-            retry.failed(0, Trouble::Network, now, 1.0);
+            retry.failed(0, RetryClass::Network, now, 1.0);
         }
         assert_eq!(retry.next(now).1, now + secs(6));
     }
@@ -102,10 +102,10 @@ mod tests {
     #[test]
     fn a_refusal_does_not_keep_a_master_of_3_12_down() {
         let mut retry = Retry::new(1);
-        retry.failed(0, Trouble::Refused, secs(0), 0.5);
+        retry.failed(0, RetryClass::Refused, secs(0), 0.5);
         assert_eq!(retry.next(secs(0)).1, secs(25));
         for _ in 0..20 {
-            retry.failed(0, Trouble::Refused, secs(0), 0.0);
+            retry.failed(0, RetryClass::Refused, secs(0), 0.0);
         }
         assert_eq!(retry.next(secs(0)).1, secs(300));
     }
@@ -113,11 +113,11 @@ mod tests {
     #[test]
     fn the_next_address_is_tried_at_once_and_the_first_again_when_its_pause_is_over() {
         let mut retry = Retry::new(3);
-        retry.failed(0, Trouble::Network, secs(100), 0.0);
+        retry.failed(0, RetryClass::Network, secs(100), 0.0);
         assert_eq!(retry.next(secs(100)), (1, secs(100)));
-        retry.failed(1, Trouble::Refused, secs(100), 0.0);
+        retry.failed(1, RetryClass::Refused, secs(100), 0.0);
         assert_eq!(retry.next(secs(100)), (2, secs(100)));
-        retry.failed(2, Trouble::Network, secs(100), 0.2);
+        retry.failed(2, RetryClass::Network, secs(100), 0.2);
         assert_eq!(retry.next(secs(100)), (0, secs(100) + Duration::from_millis(500)));
         assert_eq!(retry.next(secs(500)), (0, secs(500)));
     }
@@ -126,10 +126,10 @@ mod tests {
     fn what_worked_in_between_counts() {
         let mut retry = Retry::new(1);
         for _ in 0..5 {
-            retry.failed(0, Trouble::Network, secs(0), 0.0);
+            retry.failed(0, RetryClass::Network, secs(0), 0.0);
         }
         retry.worked(0);
-        retry.failed(0, Trouble::Network, secs(0), 0.0);
+        retry.failed(0, RetryClass::Network, secs(0), 0.0);
         assert_eq!(retry.next(secs(0)).1, Duration::from_millis(500));
     }
 }

@@ -13,7 +13,7 @@ use crate::model::unsettled::Flips;
 use crate::mupdate::{Event, Failure, Limit};
 use crate::replica::writer_logic::{Now, Publish};
 use crate::replica::{
-    HeldBack, ReplicaDoubt, ReplicaMeta, ReplicaState, SourceTrust, Status, SyncReport,
+    HeldBack, ReplicaDoubt, ReplicaMeta, ReplicaState, ReplicaStatus, SourceTrust, SyncReport,
 };
 
 /// Longest wait for a barrier.
@@ -151,13 +151,13 @@ impl FollowerState {
     }
 
     /// Snapshot for the `status` command.
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn status(&self) -> ReplicaStatus {
         let status = self.replica().status(self.now());
         let (unusable, flipping) = {
             let link = self.link();
             (link.doubtful + link.skipped, link.flips.all(self.now()))
         };
-        Status { doubt: self.doubt(), unusable: Some(unusable), flipping, ..status }
+        ReplicaStatus { doubt: self.doubt(), unusable: Some(unusable), flipping, ..status }
     }
 
     /// Snapshot of the connection.
@@ -328,7 +328,7 @@ impl SourceTrust for FollowerState {
         self.doubt().map_or(Ok(()), Err)
     }
 
-    fn status(&self) -> Option<Status> {
+    fn status(&self) -> Option<ReplicaStatus> {
         Some(FollowerState::status(self))
     }
 }

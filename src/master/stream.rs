@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 
 use super::connection::Connection;
 use super::query::trouble;
-use super::retry::{Retry, Trouble};
+use super::retry::{Retry, RetryClass};
 use super::state::{FollowerState, SyncReason};
 use super::upstream::{self, PIECE, Upstream};
 use crate::mupdate::{Event, Failure, Need, Session, Stream};
@@ -68,8 +68,8 @@ pub(super) async fn run(
             ConnectionEnd::WriterGone => break,
             ConnectionEnd::SyncWanted(why) => {
                 let trouble = match why {
-                    SyncReason::HeldBack => Trouble::Network,
-                    SyncReason::Unwritten => Trouble::Disk,
+                    SyncReason::HeldBack => RetryClass::Network,
+                    SyncReason::Unwritten => RetryClass::Disk,
                 };
                 ours.failed(0, trouble, clock.now(), super::chance());
             }

@@ -25,13 +25,13 @@ const PEM_LIMIT: u64 = 16 << 20;
 
 /// Ready to begin TLS with any server. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Tls {
+pub(crate) struct TlsClient {
     config: Arc<ClientConfig>,
     /// Whether we show a certificate when we are asked for one.
     pub(crate) shows_certificate: bool,
 }
 
-impl Tls {
+impl TlsClient {
     /// Reads the files. The error says which one cannot be used and why.
     pub(crate) fn new(files: &config::TlsSettings) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -114,7 +114,7 @@ pub(crate) fn failure(error: &io::Error, name: &str, ca_file: Option<&Path>) -> 
     let tls = tls.or_else(|| error.source().and_then(|s| s.downcast_ref::<rustls::Error>()));
     match tls {
         Some(rustls::Error::InvalidCertificate(wrong)) => {
-            Failure::Untrusted(in_words(wrong, name, ca_file))
+            Failure::Untrusted(explain_certificate(wrong, name, ca_file))
         }
         Some(other) => Failure::Tls(other.to_string()),
         None => Failure::Tls(error.to_string()),
@@ -122,7 +122,7 @@ pub(crate) fn failure(error: &io::Error, name: &str, ca_file: Option<&Path>) -> 
 }
 
 /// What is wrong with a certificate, for the one who must act.
-fn in_words(wrong: &CertificateError, name: &str, ca_file: Option<&Path>) -> String {
+fn explain_certificate(wrong: &CertificateError, name: &str, ca_file: Option<&Path>) -> String {
     let believed = match ca_file {
         Some(path) => format!("by an authority in {}", path.display()),
         None => "by an authority of this system; set `ca-file` for a private one".to_owned(),
@@ -166,7 +166,7 @@ mod tests {
             if let Some(text) = text {
                 std::fs::write(&path, text).unwrap();
             }
-            let why = Tls::new(&files).unwrap_err();
+            let why = TlsClient::new(&files).unwrap_err();
             assert!(why.contains("ca.pem") && why.contains(says), "{why}");
         }
     }
@@ -184,13 +184,13 @@ mod tests {
         std::fs::write(&key, one.signing_key.serialize_pem()).unwrap();
         for mode in [0o644, 0o660, 0o604] {
             std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
-            let why = Tls::new(&files).unwrap_err();
+            let why = TlsClient::new(&files).unwrap_err();
             assert!(why.contains("key.pem: a private key with mode 06"), "{why}");
         }
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
         std::fs::write(&key, other.signing_key.serialize_pem()).unwrap();
-        assert!(Tls::new(&files).unwrap_err().contains("key.pem"));
+        assert!(TlsClient::new(&files).unwrap_err().contains("key.pem"));
         std::fs::write(&key, one.signing_key.serialize_pem()).unwrap();
-        assert!(Tls::new(&files).unwrap().shows_certificate);
+        assert!(TlsClient::new(&files).unwrap().shows_certificate);
     }
 }

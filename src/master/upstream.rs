@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
 use super::connection::Connection;
-use super::tls::{self, Tls};
+use super::tls::{self, TlsClient};
 use crate::config::{self, MasterAddress, Mupdate};
 use crate::mupdate::{Credentials, Failure, Login, Need, Policy, Session, Step, Timings, WhenTls};
 
@@ -32,7 +32,7 @@ pub struct Upstream {
     tls_files: config::TlsSettings,
     negative_cache: Option<Duration>,
     /// As they could be read last.
-    tls: std::sync::Mutex<Tls>,
+    tls: std::sync::Mutex<TlsClient>,
     /// Held while the files are read: a file system that hangs must not take one thread after another.
     reading: Arc<Semaphore>,
     clock: Clock,
@@ -83,7 +83,7 @@ impl Upstream {
             servers: mupdate.servers.clone(),
             policy,
             credentials: mupdate.credentials.clone(),
-            tls: std::sync::Mutex::new(Tls::new(&mupdate.tls)?),
+            tls: std::sync::Mutex::new(TlsClient::new(&mupdate.tls)?),
             tls_files: mupdate.tls.clone(),
             negative_cache: mupdate.negative_cache,
             reading: Arc::new(Semaphore::new(1)),
@@ -123,14 +123,14 @@ impl Upstream {
 
     /// The certificates as they are now: they are renewed every few months, and the daemon lives on.
     /// Files that cannot be used, half written or closed to us by now, count as they were.
-    async fn tls(&self) -> Tls {
+    async fn tls(&self) -> TlsClient {
         let files = self.tls_files.clone();
         let reading = Arc::clone(&self.reading);
         let read = timeout(OFF_THREAD_TIMEOUT, async {
             let turn = reading.acquire_owned().await.ok();
             spawn_blocking(move || {
                 let _turn = turn;
-                Tls::new(&files)
+                TlsClient::new(&files)
             })
             .await
         })

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::config::BackendAccess;
 use crate::lmtp::{Failure, Login, Policy, Ready, Step};
 use crate::master::connection::Connection;
-use crate::master::tls::{self, Tls};
+use crate::master::tls::{self, TlsClient};
 use crate::model::backend::LmtpAddress;
 use crate::mupdate;
 
@@ -125,7 +125,7 @@ async fn drive(
             },
             Step::StartTls => {
                 let files = access.tls.clone();
-                let read = spawn_blocking(move || Tls::new(&files)).await;
+                let read = spawn_blocking(move || TlsClient::new(&files)).await;
                 let read = read.map_err(|e| LoginError::Lost(io::Error::other(e)))?;
                 let tls = read.map_err(LoginError::Config)?;
                 let name = tls_name(place, access);

@@ -52,7 +52,7 @@ pub use missing::{Fate, Mark, Missing, Swept};
 pub use source::{ReplicaSource, SourceTrust};
 #[cfg(any(test, feature = "testing"))]
 pub use state::Freshness;
-pub use state::{ReplicaState, Status};
+pub use state::{ReplicaState, ReplicaStatus};
 pub use transaction::{PutOutcome, Transaction};
 pub use utc::utc;
 

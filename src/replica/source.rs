@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ReplicaDoubt, Status};
+use super::{ReplicaDoubt, ReplicaStatus};
 use crate::model::list::{Lookup, MailboxList};
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
@@ -31,7 +31,7 @@ pub trait SourceTrust: Send + Sync {
     }
 
     /// Snapshot for the `status` command.
-    fn status(&self) -> Option<Status> {
+    fn status(&self) -> Option<ReplicaStatus> {
         None
     }
 }

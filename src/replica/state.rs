@@ -55,7 +55,7 @@ pub struct ReplicaState {
 
 /// How the replica stands, for `status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
+pub struct ReplicaStatus {
     /// `never`, `held-back`, `fresh` or `stale`.
     pub state: &'static str,
     /// Why no miss is believed now, in words; `None` if misses are.
@@ -191,14 +191,14 @@ impl ReplicaState {
     }
 
     /// All of it.
-    pub fn status(&self, now: Duration) -> Status {
+    pub fn status(&self, now: Duration) -> ReplicaStatus {
         let state = match self.freshness(now) {
             _ if self.about.held_back.is_some() => "held-back",
             Freshness::Never => "never",
             Freshness::Fresh { .. } => "fresh",
             Freshness::Stale { .. } => "stale",
         };
-        Status {
+        ReplicaStatus {
             state,
             doubt: self.misses(now).err(),
             synchronised: self.about.synchronised,

@@ -181,7 +181,7 @@ impl DaemonStatus {
         SourceStatus { source: "mailboxes-db", state: state.into(), doubt }
     }
 
-    fn replica(&mut self, replica: Option<crate::replica::Status>) -> SourceStatus {
+    fn replica(&mut self, replica: Option<crate::replica::ReplicaStatus>) -> SourceStatus {
         let Some(replica) = replica else {
             let doubt = Some("the replica is not open".into());
             return SourceStatus { source: "replica", state: "never".into(), doubt };

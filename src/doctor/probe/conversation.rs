@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::doctor::judge::lmtp::{
     Facts, LINE_LIMIT, LmtpProbe, ProbeFailure, ProbeStep, TlsOutcome,
 };
-use crate::master::connection::Stream;
+use crate::master::connection::ByteStream;
 use crate::model::backend::LmtpAddress;
 
 /// Timeout of each step: name service, connection to one address, reply, TLS handshake.
@@ -84,7 +84,7 @@ fn late(limit: Duration) -> String {
     format!("no connection within {} s", limit.as_secs())
 }
 
-pub(super) async fn connect(place: &LmtpAddress) -> Result<Box<dyn Stream>, String> {
+pub(super) async fn connect(place: &LmtpAddress) -> Result<Box<dyn ByteStream>, String> {
     match place {
         LmtpAddress::Unix(path) => {
             let connected = timeout(STEP_TIMEOUT, UnixStream::connect(&**path)).await;
@@ -107,7 +107,7 @@ pub(super) async fn connect(place: &LmtpAddress) -> Result<Box<dyn Stream>, Stri
     }
 }
 
-async fn run(mut stream: Box<dyn Stream>, probe: &mut LmtpProbe) {
+async fn run(mut stream: Box<dyn ByteStream>, probe: &mut LmtpProbe) {
     let mut came = Vec::new();
     loop {
         let output = std::mem::take(probe.output());
@@ -148,7 +148,7 @@ async fn run(mut stream: Box<dyn Stream>, probe: &mut LmtpProbe) {
 
 /// Reads the next line, without its end. `came`: input that was read and not used yet.
 pub(super) async fn line(
-    stream: &mut Box<dyn Stream>,
+    stream: &mut Box<dyn ByteStream>,
     came: &mut Vec<u8>,
 ) -> Result<Vec<u8>, String> {
     loop {
@@ -171,8 +171,8 @@ pub(super) async fn line(
 
 /// Starts TLS. Returns the connection and the certificates of the backend.
 pub(super) async fn under_tls(
-    stream: Box<dyn Stream>,
-) -> Result<(Box<dyn Stream>, Vec<Vec<u8>>), TlsOutcome> {
+    stream: Box<dyn ByteStream>,
+) -> Result<(Box<dyn ByteStream>, Vec<Vec<u8>>), TlsOutcome> {
     let failed = |e: &dyn std::fmt::Display| TlsOutcome::Failed(e.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))

@@ -14,7 +14,7 @@ use crate::config::BackendAccess;
 use crate::doctor::judge::lmtp::{Own, TlsOutcome, Tried};
 use crate::doctor::judge::login::Attempt;
 use crate::lmtp::{self, Login, Reader, Ready, Reply, Step};
-use crate::master::connection::Stream;
+use crate::master::connection::ByteStream;
 use crate::model::backend::LmtpAddress;
 use crate::relay::{self as backend, LoginError};
 
@@ -114,7 +114,7 @@ async fn as_configured(
     us: &str,
     place: &LmtpAddress,
     access: &BackendAccess,
-) -> Result<(Box<dyn Stream>, Ready), LoginError> {
+) -> Result<(Box<dyn ByteStream>, Ready), LoginError> {
     let connection = backend::connect(place).await.map_err(LoginError::Lost)?;
     let (connection, ready) = backend::log_in(connection, place, access, us).await?;
     Ok((connection.into_stream(), ready))
@@ -124,7 +124,7 @@ async fn as_postfix(
     us: &str,
     place: &LmtpAddress,
     attempt: Attempt,
-) -> Result<(Box<dyn Stream>, Ready), Tried> {
+) -> Result<(Box<dyn ByteStream>, Ready), Tried> {
     let lost = |why: String| Tried::Lost(why);
     let mut stream = connect(place).await.map_err(lost)?;
     let mut login = Login::new(us, attempt.policy);
@@ -173,7 +173,7 @@ async fn as_postfix(
 }
 
 /// Sends RCPT TO for the recipient, then QUIT. No message is sent.
-async fn ask(mut stream: Box<dyn Stream>, recipient: Option<&str>) -> Option<Reply> {
+async fn ask(mut stream: Box<dyn ByteStream>, recipient: Option<&str>) -> Option<Reply> {
     let fits = |text: &&str| text.bytes().all(|b| b >= b' ' && b != 0x7f) && text.len() < 500;
     let mut said = None;
     if let Some(recipient) = recipient.filter(fits) {
@@ -189,7 +189,7 @@ async fn ask(mut stream: Box<dyn Stream>, recipient: Option<&str>) -> Option<Rep
 }
 
 /// The reply to a command. `None`: no reply in time.
-async fn command(stream: &mut Box<dyn Stream>, command: &str) -> Option<Reply> {
+async fn command(stream: &mut Box<dyn ByteStream>, command: &str) -> Option<Reply> {
     let exchange = async {
         stream.write_all(format!("{command}\r\n").as_bytes()).await.ok()?;
         stream.flush().await.ok()?;

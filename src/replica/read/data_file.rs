@@ -1,10 +1,11 @@
 //! The file `data.mdb`, read by `pread`, and its errors.
 
 use std::fmt;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 
+use crate::os::file_id::FileId;
 use crate::os::pinned_path::PinnedPath;
 
 /// Why the file cannot be read as a replica. All are temporary errors of a lookup.
@@ -51,16 +52,6 @@ impl fmt::Display for FileError {
 impl From<io::Error> for FileError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
-    }
-}
-
-/// Device and inode of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FileId(u64, u64);
-
-impl FileId {
-    pub(crate) fn of(metadata: &Metadata) -> Self {
-        Self(metadata.dev(), metadata.ino())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reading the replica in processes that do not follow the master.
 
+#[cfg(feature = "capi")]
 pub(crate) mod data_file;
 pub mod offline;
 pub(crate) mod pages;

@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::model::list::MailboxList;
 use crate::os::pinned_path::PinnedPath;
 use crate::replica::store::ReplicaList;
-use crate::replica::{ReplicaDoubt, ReplicaMeta, ReplicaSource, SourceTrust, Status};
+use crate::replica::{ReplicaDoubt, ReplicaMeta, ReplicaSource, ReplicaStatus, SourceTrust};
 
 /// How far a replica may be believed by what is stored with it: for a command that is over in a
 /// moment, beside the daemon or without one. It cannot tell how fresh the replica is, so a miss is
@@ -116,14 +116,14 @@ impl SourceTrust for OfflineReplica {
         age(self.list.as_of().ok()?)
     }
 
-    fn status(&self) -> Option<Status> {
+    fn status(&self) -> Option<ReplicaStatus> {
         let (about, names) = self.list.about().ok()?;
         let state = match (&about.held_back, about.synchronised) {
             (Some(_), _) => "held-back",
             (None, None) => "never",
             (None, Some(_)) => "stale",
         };
-        Some(Status {
+        Some(ReplicaStatus {
             state,
             doubt: about.misses(names).err(),
             age: age(about.as_of),

@@ -18,9 +18,9 @@ use super::error::Error;
 use super::lmdb::{self, Records, mapped_range, needed_length};
 use super::permissions::{check_files, create_file, create_lock, refused};
 use super::value;
+use crate::os::file_id::FileId;
 use crate::os::map::Watch;
 use crate::replica::ReplicaMeta;
-use crate::replica::read::data_file::FileId;
 
 /// Milliseconds between two checks whether the file is still the one at its path.
 const CHECK_INTERVAL: u64 = 1000;
