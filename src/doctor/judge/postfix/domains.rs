@@ -1,4 +1,5 @@
-//! Whether Postfix takes letters for our domains, and in a way that leaves the recipients to us.
+//! Checks that Postfix accepts messages for our domains, and that murder-route decides about their
+//! recipients.
 
 use super::tables::by_library;
 use super::uses::Use;
@@ -6,8 +7,8 @@ use super::{PostfixQueries, PostfixSettings, words};
 use crate::doctor::judge::{Finding, one_line};
 use crate::model::domains::Domains;
 
-/// The classes of addresses, in the order in which Postfix decides (ADDRESS_CLASS_README), and where
-/// the recipients of each are listed.
+/// Address classes in the order of Postfix (ADDRESS_CLASS_README), with the parameter that lists the
+/// recipients of each.
 const CLASSES: [(&str, &str); 4] = [
     ("mydestination", "local_recipient_maps"),
     ("virtual_alias_domains", "virtual_alias_maps"),
@@ -15,7 +16,7 @@ const CLASSES: [(&str, &str); 4] = [
     ("relay_domains", "relay_recipient_maps"),
 ];
 
-/// What is wrong with the domains and their recipients. `ours`: the tables that mean us.
+/// Findings about the domains and their recipients. `ours`: the tables that use the daemon.
 pub fn examine(
     settings: &PostfixSettings,
     ours: &[Use],
@@ -25,7 +26,7 @@ pub fn examine(
     const CHECK: &str = "postfix/domains";
     let mut findings = vec![delimiter(settings)];
     if domains.is_every() {
-        let why = "we answer for every domain, so there is nothing to compare";
+        let why = "every domain is served; there is nothing to compare";
         findings.push(Finding::skipped(CHECK, "relay_domains", why));
         return findings;
     }
@@ -40,7 +41,7 @@ pub fn examine(
                 Err(why) => findings.push(Finding::untested(
                     CHECK,
                     class,
-                    format!("it cannot be told whether {domain} is in it: {why}"),
+                    format!("cannot determine whether {domain} is in it: {why}"),
                 )),
             }
         }
@@ -50,7 +51,7 @@ pub fn examine(
                 Finding::error(
                     CHECK,
                     "relay_domains",
-                    format!("Postfix takes no letters for {domain}, which is one of our `domains`"),
+                    format!("Postfix accepts no messages for {domain}, which is in `domains`"),
                 )
                 .mend(format!("add {domain} to relay_domains")),
             ),
@@ -60,9 +61,9 @@ pub fn examine(
                         Finding::warning(
                             CHECK,
                             *class,
-                            format!("{domain} is in {second} as well; the first one counts"),
+                            format!("{domain} is also in {second}; the first one counts"),
                         )
-                        .mend("leave it in one of them"),
+                        .mend("keep it in one of them"),
                     );
                 }
                 findings.extend(recipients_of(settings, ours, &domain, class, recipients));
@@ -73,7 +74,7 @@ pub fn examine(
         }
     }
     if !fine.is_empty() {
-        let what = format!("Postfix takes letters for {}", fine.join(", "));
+        let what = format!("Postfix accepts messages for {}", fine.join(", "));
         findings.push(Finding::ok(CHECK, "relay_domains", what));
     }
     findings.extend(foreign(settings, domains));
@@ -81,16 +82,16 @@ pub fn examine(
     findings
 }
 
-/// By default relay_domains stands for the subdomains of each domain in it as well
-/// (`parent_domain_matches_subdomains`), and for those our maps say nothing: Postfix takes the message,
-/// looks for an MX and bounces it.
+/// By default relay_domains includes the subdomains of each domain
+/// (`parent_domain_matches_subdomains`). The maps have no answer for those: Postfix accepts the
+/// message, looks for an MX and bounces it.
 fn subdomains(
     settings: &PostfixSettings,
     domains: &Domains,
     ask: &dyn PostfixQueries,
 ) -> Option<Finding> {
     const CLASS: &str = "relay_domains";
-    // Whoever is not listed there is refused.
+    // Unlisted recipients are refused.
     if words(settings.main("relay_recipient_maps")).next().is_some() {
         return None;
     }
@@ -114,46 +115,46 @@ fn subdomains(
             let rest: Vec<&str> = matched.into_iter().filter(|name| *name != CLASS).collect();
             (parameter, format!("{parameter} = {}", rest.join(", ")))
         }
-        false => (CLASS, "take the entries with a leading dot out".to_owned()),
+        false => (CLASS, "remove the entries with a leading dot".to_owned()),
     };
     let what = format!(
-        "Postfix takes messages for {} too; we answer for none of them, so they bounce to senders \
-         who may be forged",
+        "Postfix also accepts messages for {}; murder-route serves none of them, and they bounce to \
+         possibly forged senders",
         taken.join(", ")
     );
     Some(Finding::warning("postfix/subdomains", place, what).mend(mend))
 }
 
-/// Cyrus' lmtpd splits at `+` and nothing else. Postfix splits for its own tables.
+/// Cyrus' lmtpd splits addresses at `+` only. Postfix splits for its own tables.
 fn delimiter(settings: &PostfixSettings) -> Finding {
     let delimiter = settings.main("recipient_delimiter");
     let place = format!("recipient_delimiter = {delimiter}");
     let mend = "recipient_delimiter = +";
     const CHECK: &str = "postfix/delimiter";
     match delimiter {
-        "+" => Finding::ok(CHECK, place, "as Cyrus has it"),
+        "+" => Finding::ok(CHECK, place, "as in Cyrus"),
         "" => Finding::warning(
             CHECK,
             place,
-            "Cyrus splits jane+folder, Postfix does not: aliases of jane do not count for it",
+            "Cyrus splits jane+folder, Postfix does not; aliases of jane do not apply to it",
         )
         .mend(mend),
         odd if odd.contains('+') => Finding::warning(
             CHECK,
             place,
-            "Cyrus splits at `+` only: an address with another of these is another user's there",
+            "Cyrus splits at `+` only; an address with another of these belongs to another user there",
         )
         .mend(mend),
         _ => Finding::error(
             CHECK,
             place,
-            "Cyrus and we split at `+`, Postfix elsewhere: addresses it takes apart are unknown to us",
+            "Cyrus and murder-route split at `+`, Postfix elsewhere; addresses that it splits are unknown",
         )
         .mend(mend),
     }
 }
 
-/// Who may say there whether a recipient exists.
+/// The authority for recipients of a domain in this class.
 fn recipients_of(
     settings: &PostfixSettings,
     ours: &[Use],
@@ -163,7 +164,8 @@ fn recipients_of(
 ) -> Option<Finding> {
     const CHECK: &str = "postfix/recipients";
     if class == "virtual_alias_domains" {
-        let what = format!("{domain}: Postfix expects aliases there, and mailboxes are unknown");
+        let what =
+            format!("{domain}: Postfix expects aliases there; mailboxes are unknown recipients");
         let mend = format!("move {domain} to relay_domains");
         return Some(Finding::error(CHECK, class, what).mend(mend));
     }
@@ -174,22 +176,23 @@ fn recipients_of(
         return None;
     }
     let what = format!(
-        "{domain} is in {class}, and its recipients are those of `{}`: whoever is not there is \
-         refused, though his mailbox exists",
+        "{domain} is in {class}, whose recipients are listed in `{}`; other recipients are refused, even \
+         with a mailbox",
         one_line(listed)
     );
     let mend = match class {
         "mydestination" => format!("move {domain} to relay_domains"),
-        _ => format!("leave {recipients} empty, or add our map `recipient` to it"),
+        _ => format!("leave {recipients} empty, or add the map `recipient` to it"),
     };
     Some(match class {
-        // Its default is the users of this host, who are no mailboxes.
+        // The default is the users of this host, which are no mailboxes.
         "mydestination" => Finding::error(CHECK, recipients, what).mend(mend),
         _ => Finding::warning(CHECK, recipients, what).mend(mend),
     })
 }
 
-/// Domains that Postfix relays and we do not know: perhaps another machine's, perhaps forgotten.
+/// Warns of domains that Postfix relays and that are not in `domains`: of another machine, or
+/// forgotten.
 fn foreign(settings: &PostfixSettings, domains: &Domains) -> Option<Finding> {
     let own = words(settings.main("mydestination")).collect::<Vec<_>>();
     let plain = |word: &&str| !word.contains([':', '/', '!', '*']) && !own.contains(word);
@@ -200,15 +203,14 @@ fn foreign(settings: &PostfixSettings, domains: &Domains) -> Option<Finding> {
     if others.is_empty() {
         return None;
     }
-    let what =
-        format!("{} are not among our `domains`, so we route none of them", others.join(", "));
+    let what = format!("{} are not in `domains` and are not routed", others.join(", "));
     Some(
         Finding::warning("postfix/domains", "relay_domains", what)
             .mend("add those that have mailboxes in the murder to `domains`"),
     )
 }
 
-/// Whether the list of domains in a parameter has this one.
+/// Whether the domain list of a parameter has this domain.
 pub(super) fn contains(
     settings: &PostfixSettings,
     list: &str,
@@ -219,8 +221,8 @@ pub(super) fn contains(
     matches(settings.main(list), domain, parents, ask, 0)
 }
 
-/// postconf(5), `mydestination` and `relay_domains`: domains, `/file/name` with more of the same, and
-/// `type:table`; the first that matches counts, and `!` before it says no.
+/// postconf(5), `mydestination` and `relay_domains`: domains, `/file/name` with more entries, and
+/// `type:table`. The first match counts; `!` before it negates.
 fn matches(
     list: &str,
     domain: &str,
@@ -236,7 +238,7 @@ fn matches(
         };
         let matched = if word.starts_with('/') {
             if depth > 3 {
-                return Err(format!("{word}: files in files in files"));
+                return Err(format!("{word}: files nested too deeply"));
             }
             let text = ask.file(word);
             text.and_then(|text| matches(&uncommented(&text), domain, parents, ask, depth + 1))
@@ -272,7 +274,7 @@ fn names(word: &str, domain: &str, parents: bool) -> bool {
     }
 }
 
-/// What a table is asked for: the domain, then its parents.
+/// The lookup keys of a table: the domain, then its parents.
 fn keys(domain: &str, parents: bool) -> impl Iterator<Item = String> {
     let dot = if parents { "" } else { "." };
     let above = domain.match_indices('.').filter_map(move |(at, _)| domain.get(at + 1..));
@@ -289,7 +291,7 @@ mod tests {
     use super::*;
     use crate::doctor::judge::Severity;
 
-    /// Tables and files by name; what is not there cannot be read.
+    /// Tables and files by name. Others cannot be read.
     struct Tables(HashMap<&'static str, &'static [&'static str]>);
 
     impl PostfixQueries for Tables {
@@ -347,7 +349,7 @@ mod tests {
                 |s: PostfixSettings| s.with("parent_domain_matches_subdomains", "relay_domains");
             let mut found = after(|settings| parents(settings).with("relay_domains", list));
             found.retain(|(check, _)| *check == DOMAINS);
-            // `org` and `net` are none of our domains, as they stand.
+            // `org` and `net` themselves are foreign domains.
             let expected: &[_] =
                 if list == "org net" { &[(DOMAINS, Severity::Warning)] } else { &[] };
             assert_eq!(found, expected, "{list}");
@@ -391,7 +393,7 @@ mod tests {
         assert_eq!(after(by_default), SUBDOMAINS);
         let found = findings(by_default);
         let finding = found.iter().find(|finding| finding.check == SUBDOMAINS[0].0).unwrap();
-        assert!(finding.what.contains("*.example.net, *.example.org too"), "{finding:?}");
+        assert!(finding.what.contains("*.example.net, *.example.org;"), "{finding:?}");
         let mend = "parent_domain_matches_subdomains = mynetworks, smtpd_access_maps";
         assert_eq!(finding.mend.as_deref(), Some(mend));
         for (name, value, expected) in [
@@ -453,7 +455,7 @@ mod tests {
         let mend = found.iter().find_map(|finding| finding.mend.as_deref());
         assert_eq!(
             mend,
-            Some("leave relay_recipient_maps empty, or add our map `recipient` to it")
+            Some("leave relay_recipient_maps empty, or add the map `recipient` to it")
         );
     }
 

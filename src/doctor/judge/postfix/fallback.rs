@@ -1,5 +1,5 @@
-//! Whether `fallback` works: it gets what we would not deliver, so it must be able to refuse, and be asked
-//! before Postfix takes a message.
+//! Checks `fallback`: it gets recipients without a mailbox, so it must be able to refuse them, before
+//! Postfix accepts a message.
 
 use super::transports::REFUSAL;
 use super::uses::{Use, restrictions};
@@ -8,7 +8,7 @@ use crate::doctor::judge::{Finding, one_line};
 
 const CHECK: &str = "postfix/fallback";
 
-/// What is wrong with the fallback, a `transport:nexthop`. `ours`: the tables that mean us.
+/// Findings about the fallback, a `transport:nexthop`. `ours`: the tables that use the daemon.
 pub fn examine(
     settings: &PostfixSettings,
     fallback: &str,
@@ -17,21 +17,21 @@ pub fn examine(
 ) -> Vec<Finding> {
     let (transport, nexthop) = fallback.split_once(':').unwrap_or((fallback, ""));
     let place = format!("fallback = {}", one_line(fallback));
-    // One that is not there is told of with the other transports.
+    // A missing transport is reported with the others.
     let Some(service) = settings.transport(transport) else { return Vec::new() };
     let mut findings = Vec::new();
     findings.extend(softened(settings, service, &place, ask));
     findings.extend(chrooted(settings, service, nexthop, &place, ask));
     findings.extend(unverified(settings, ours, &place, ask));
     if findings.is_empty() {
-        let what = "is asked for whom we do not know, and can refuse";
+        let what = "is asked about unknown recipients, and can refuse";
         findings.push(Finding::ok(CHECK, place, what));
     }
     findings
 }
 
-/// What softens the refusal of a backend, which may have lost a mailbox to another a moment ago, softens
-/// that of lmtpproxyd as well, which is final.
+/// A status filter makes refusals temporary. That is right for a backend, whose mailbox may have moved
+/// recently, and wrong for lmtpproxyd, whose refusal is final.
 fn softened(
     settings: &PostfixSettings,
     service: &Service,
@@ -41,14 +41,14 @@ fn softened(
     const PARAMETER: &str = "lmtp_delivery_status_filter";
     let list = settings.of(service, PARAMETER);
     let tables: Vec<&str> = if list.contains('{') { vec![list] } else { words(list).collect() };
-    // A table that cannot be asked is told of where it is needed.
+    // An unreadable table is reported where it is needed.
     let said = tables.iter().find_map(|table| ask.table(table, REFUSAL).ok()?)?;
     if !said.starts_with('4') {
         return None;
     }
     let what = format!(
-        "the transport {} has a status filter ({PARAMETER}): what the fallback refuses for good is tried \
-         again for days, and bounces then",
+        "the transport {} has a status filter ({PARAMETER}); permanent refusals of the fallback are retried \
+         for days, and then bounce",
         service.name
     );
     Some(
@@ -71,14 +71,13 @@ fn chrooted(
         return None;
     }
     let what = format!(
-        "{} is chrooted to {queue} (column 5 of master.cf), and there is no {path} in there: what goes \
-         there waits",
+        "{} is chrooted to {queue} (column 5 of master.cf), where {path} does not exist; its messages wait",
         service.name
     );
     Some(Finding::error(CHECK, place, what).mend("set column 5 of its line in master.cf to `n`"))
 }
 
-/// With a fallback we take everybody, for it is to judge.
+/// With a fallback all recipients are accepted: the fallback decides.
 fn unverified(
     settings: &PostfixSettings,
     ours: &[Use],
@@ -89,7 +88,7 @@ fn unverified(
         let by_name = |u: &Use| u.parameter == "relay_recipient_maps" && table.contains(&u.text);
         table.contains("murder:") || ours.iter().any(by_name)
     };
-    // A list of the site's own.
+    // A recipient list of the site.
     if words(settings.main("relay_recipient_maps"))
         .any(|table| table.contains(':') && !is_ours(table) && !table.ends_with("map:"))
     {
@@ -102,7 +101,7 @@ fn unverified(
             words(&all).any(|word| word.ends_with("reject_unverified_recipient"))
         })
     };
-    // Who logs in to submit is known, and may be told by a bounce.
+    // Authenticated submitters are known; a bounce to them is correct.
     let submits = |smtpd: &Service| {
         let port = smtpd.name.rsplit(':').next().unwrap_or_default();
         ["submission", "submissions", "smtps", "587", "465"].contains(&port)
@@ -113,13 +112,13 @@ fn unverified(
         !submits(smtpd) && !exempt && !asks(smtpd)
     })?;
     let what = format!(
-        "smtpd ({}) does not ask it before it takes a message (reject_unverified_recipient), and we take \
-         everybody for it: messages for unknown recipients bounce to senders who may be forged",
+        "smtpd ({}) does not ask it before it accepts a message (reject_unverified_recipient); messages for \
+         unknown recipients bounce to possibly forged senders",
         open.name
     );
     Some(
         Finding::error(CHECK, place, what)
-            .mend("take what `murder-route postfix-config main.cf` prints for the fallback"),
+            .mend("use the output of `murder-route postfix-config main.cf` for the fallback"),
     )
 }
 
@@ -130,7 +129,7 @@ mod tests {
     use super::*;
     use crate::doctor::judge::Severity;
 
-    /// A filter that softens refusals, and one socket in the queue directory.
+    /// A filter that makes refusals temporary, and one socket in the queue directory.
     struct Asked;
 
     impl PostfixQueries for Asked {
@@ -155,7 +154,7 @@ mod tests {
         }
     }
 
-    /// What is wrong in every release after this change.
+    /// Findings in every release after this change.
     fn found(fallback: &str, change: impl Fn(PostfixSettings) -> PostfixSettings) -> Vec<String> {
         let [a, b, c] = sites().map(|settings| {
             let settings = change(settings);

@@ -1,7 +1,7 @@
-//! Whether smtpd keeps our refusals, and whether it refuses anybody.
+//! Checks whether smtpd caches refusals, and whether it refuses unknown recipients.
 //!
-//! smtpd asks trivial-rewrite for each recipient and keeps the answer, without a limit in time, until
-//! its process ends (`smtpd_resolve.c`). Where that answer is ours, a user who is created after a
+//! smtpd asks trivial-rewrite for each recipient and caches the answer, without a time limit, until its
+//! process ends (`smtpd_resolve.c`). If that answer is from murder-route, a user created after a
 //! refusal stays refused, whatever else verifies recipients.
 
 use super::tables::by_library;
@@ -11,11 +11,11 @@ use crate::doctor::judge::Finding;
 use crate::routing::maps::{Maps, UnknownPolicy};
 use crate::wire::protocol::Protocol;
 
-/// The tables of recipients that smtpd asks.
+/// The recipient tables of smtpd.
 const RECIPIENTS: [&str; 3] =
     ["relay_recipient_maps", "virtual_mailbox_maps", "local_recipient_maps"];
 
-/// What is wrong with how smtpd comes to know unknown recipients. `ours`: the tables that mean us.
+/// Findings about the recipient checks of smtpd. `ours`: the tables that use the daemon.
 pub fn examine(settings: &PostfixSettings, ours: &[Use], maps: &Maps) -> Vec<Finding> {
     if maps.unknown != UnknownPolicy::Reject || maps.fallback.is_some() {
         return Vec::new();
@@ -36,30 +36,30 @@ pub fn examine(settings: &PostfixSettings, ours: &[Use], maps: &Maps) -> Vec<Fin
     let keeping = named(true);
     if !keeping.is_empty() {
         let what = format!(
-            "smtpd ({}) keeps what transport_maps says of a recipient as long as it lives: a user who \
-             was refused and is created then stays refused",
+            "smtpd ({}) caches the answers of transport_maps while it runs: a user created after a refusal \
+             stays refused",
             keeping.join(", ")
         );
         let mend = "follow `The pieces` in postfix/README.md: a service smtpd-rewrite, \
-                    rewrite_service_name for each smtpd, and relay_recipient_maps with our map `rcpt`";
+                    rewrite_service_name for each smtpd, and relay_recipient_maps with the map `rcpt`";
         findings.push(Finding::warning("postfix/kept", "rewrite_service_name", what).mend(mend));
     }
     let neutral = named(false);
     if !neutral.is_empty() && !is_verified(settings, ours) {
         let what = format!(
-            "smtpd ({}) does not ask us who exists: it takes messages for unknown recipients, and \
-             Postfix bounces them to senders who may be forged",
+            "smtpd ({}) does not check recipients: it accepts messages for unknown ones, and Postfix bounces \
+             them to possibly forged senders",
             neutral.join(", ")
         );
-        let mend = "set relay_recipient_maps to our map `rcpt`";
+        let mend = "set relay_recipient_maps to the map `rcpt`";
         findings.push(Finding::error("postfix/unlisted", "relay_recipient_maps", what).mend(mend));
     }
     findings
 }
 
-/// Postfix offers SMTPUTF8 to clients and needs it of the backend for what they then send; where that
-/// has not got it, the message is bounced (5.6.7), also of an existing recipient. `without`: whether a
-/// backend was seen that does not offer it.
+/// Postfix offers SMTPUTF8 to clients and then needs it at the backend. A backend without it makes
+/// Postfix bounce the message (5.6.7), even for an existing recipient. `without`: whether a backend
+/// without it was seen.
 pub fn smtputf8(settings: &PostfixSettings, without: bool) -> Option<Finding> {
     let offers = |smtpd: &Service| settings.of(smtpd, "smtputf8_enable") == "yes";
     if !without || !settings.running("smtpd").any(offers) {
@@ -73,15 +73,14 @@ pub fn smtputf8(settings: &PostfixSettings, without: bool) -> Option<Finding> {
     )
 }
 
-/// A service that is not there is waited for, without an end (`resolve_clnt.c`).
+/// smtpd waits without end for a missing service (`resolve_clnt.c`).
 fn missing(settings: &PostfixSettings) -> Vec<Finding> {
     let is_there =
         |name: &str| settings.running("trivial-rewrite").any(|service| service.name == name);
     let lost = |smtpd: &Service| {
         let asked = settings.of(smtpd, "rewrite_service_name");
         let what = format!(
-            "smtpd ({}) asks the service `{asked}`, which master.cf does not have: every session hangs \
-             at MAIL",
+            "smtpd ({}) asks the service `{asked}`, which is not in master.cf; every session hangs at MAIL",
             smtpd.name
         );
         (!is_there(asked)).then(|| {
@@ -92,14 +91,14 @@ fn missing(settings: &PostfixSettings) -> Vec<Finding> {
     settings.running("smtpd").filter_map(lost).collect()
 }
 
-/// A service behind a content filter takes what was checked before.
+/// A service behind a content filter accepts recipients checked before.
 fn is_checked(settings: &PostfixSettings, smtpd: &Service) -> bool {
     let exempt = words(settings.of(smtpd, "receive_override_options"))
         .any(|option| option == "no_unknown_recipient_checks");
     !exempt && settings.of(smtpd, "smtpd_reject_unlisted_recipient") != "no"
 }
 
-/// Whether the trivial-rewrite that this smtpd asks has answers of ours.
+/// Whether the trivial-rewrite of this smtpd uses the daemon or the library.
 fn is_told(settings: &PostfixSettings, ours: &[Use], smtpd: &Service) -> bool {
     let asked = settings.of(smtpd, "rewrite_service_name");
     let mut rewrites = settings.running("trivial-rewrite");
@@ -110,8 +109,7 @@ fn is_told(settings: &PostfixSettings, ours: &[Use], smtpd: &Service) -> bool {
     })
 }
 
-/// Whether anything refuses recipients in the domains that we answer for. A table of the site's own
-/// does, for better or worse.
+/// Whether any table or service refuses recipients in our domains. A table of the site counts as one.
 fn is_verified(settings: &PostfixSettings, ours: &[Use]) -> bool {
     let by_us = |u: &Use| match u.protocol {
         Protocol::Policy | Protocol::Milter => true,
@@ -140,7 +138,7 @@ mod tests {
         a
     }
 
-    /// Every smtpd asks a service that does not ask us.
+    /// Every smtpd uses a trivial-rewrite without our maps.
     fn own_rewrite(settings: PostfixSettings) -> PostfixSettings {
         let line = "smtpd-rewrite unix - - n - - trivial-rewrite";
         let mut settings =
@@ -163,7 +161,7 @@ mod tests {
         let found = after(&usual, |settings| settings);
         assert_eq!((found.len(), found[0].0, found[0].1), (1, "postfix/kept", Severity::Warning));
         assert!(found[0].2.contains("(smtp, submission)"), "{found:?}");
-        // A policy service does not help: smtpd looks at what it keeps as well.
+        // A policy service does not help: smtpd also uses its cache.
         let policy = "check_policy_service unix:/run/murder-route";
         let found = after(&usual, |settings| settings.with("smtpd_recipient_restrictions", policy));
         assert_eq!(found[0].0, "postfix/kept");

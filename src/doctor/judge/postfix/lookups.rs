@@ -1,5 +1,5 @@
-//! Whether Postfix can ask the tables it is told to ask, and whether its answers about our recipients
-//! are ours.
+//! Checks that Postfix can query its tables, and that its routes for our recipients come from
+//! murder-route.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +9,8 @@ use super::{PostfixQueries, PostfixSettings, words};
 use crate::doctor::judge::{Finding, Severity, one_line};
 use crate::model::domains::Domains;
 
-/// Parameters whose tables decide about recipients. Not `local_recipient_maps`: its default names
-/// files that a host without local users need not have.
+/// Parameters whose tables decide about recipients. Without `local_recipient_maps`: its default files
+/// may be missing on a host without local users.
 const PARAMETERS: [&str; 6] = [
     "transport_maps",
     "relay_recipient_maps",
@@ -20,10 +20,10 @@ const PARAMETERS: [&str; 6] = [
     "virtual_alias_maps",
 ];
 
-/// Tables that another server answers for: a failure may be gone the next time.
+/// Table types on another server: a failure may be temporary.
 const REMOTE: [&str; 7] = ["ldap", "mysql", "pgsql", "memcache", "tcp", "netinfo", "mongodb"];
 
-/// Maximum number of domains that are asked about.
+/// Maximum number of domains to query.
 const MAX_DOMAINS: usize = 20;
 
 /// Findings about the tables of Postfix. `ours`: its ways to ask us. `recipients`: addresses in our
@@ -39,7 +39,7 @@ pub fn examine(
     findings.extend(twice(settings));
     let broken = findings.iter().any(|finding| finding.severity == Severity::Error);
     findings.extend(unopened(settings, ours, domains, ask));
-    // A transport_maps that cannot be read at all has been told of.
+    // An unreadable transport_maps is reported already.
     if !broken && (!ours.is_empty() || by_library(settings)) {
         findings.extend(transports(settings, ours, recipients, domains, ask));
     }
@@ -69,14 +69,14 @@ fn tables(list: &str) -> Vec<&str> {
     tables
 }
 
-/// Names of sockets that Postfix cannot read. The process that needs one ends, and does so again each
-/// time it is started: `fatal: need service transport:endpoint` (util/auto_clnt.c, dict_sockmap.c).
+/// Socket names that Postfix cannot parse. The process that needs one exits, also after each restart:
+/// `fatal: need service transport:endpoint` (util/auto_clnt.c, dict_sockmap.c).
 fn malformed(settings: &PostfixSettings) -> Vec<Finding> {
     const CHECK: &str = "postfix/table";
     let mut seen = BTreeSet::new();
     let mut findings = Vec::new();
     for (parameter, service, value) in settings.everything() {
-        // Made of the other parameters, unless somebody sets them.
+        // Composed of other parameters by default.
         if parameter.starts_with("proxy_") || parameter.starts_with("address_verify_") {
             continue;
         }
@@ -97,7 +97,7 @@ fn malformed(settings: &PostfixSettings) -> Vec<Finding> {
     findings
 }
 
-/// What is wrong with a word of a parameter, and how it is written.
+/// The error in a word of a parameter, and its correct form.
 fn odd(parameter: &str, before: &str, word: &str) -> Option<(String, String)> {
     let told =
         |what: &str, mend: &str| Some((format!("`{}`: {what}", one_line(word)), mend.to_owned()));
@@ -107,11 +107,10 @@ fn odd(parameter: &str, before: &str, word: &str) -> Option<(String, String)> {
         return match name.rsplit_once(':').map(|(place, _)| place.split_once(':')) {
             Some(Some(("unix" | "local" | "inet", endpoint))) if !endpoint.is_empty() => None,
             Some(Some((kind, _))) if !kind.contains('/') => {
-                told("Postfix knows no such kind of socket and ends", write)
+                told("Postfix does not know this socket type, and the process exits", write)
             }
             _ => told(
-                "the kind of the socket or the map is missing; the process that asks ends, and no \
-                 message of this host moves",
+                "the socket type or the map is missing; the process exits, and no message of this host moves",
                 write,
             ),
         };
@@ -123,12 +122,12 @@ fn odd(parameter: &str, before: &str, word: &str) -> Option<(String, String)> {
         );
     }
     if matches!(parameter, "smtpd_milters" | "non_smtpd_milters") && word.starts_with('/') {
-        return told("no milter: Postfix cannot tell what kind of socket it is", "write unix:PATH");
+        return told("no milter: the socket type is missing", "write unix:PATH");
     }
     None
 }
 
-/// Parameters that stand in main.cf more than once.
+/// Warns of parameters that are set more than once in main.cf.
 fn twice(settings: &PostfixSettings) -> Vec<Finding> {
     let judged = |name: &&str| {
         let begins = ["lmtp_", "relay_", "recipient_", "smtpd_", "virtual_"];
@@ -143,13 +142,13 @@ fn twice(settings: &PostfixSettings) -> Vec<Finding> {
             || begins.iter().any(|begin| name.starts_with(begin))
     };
     let finding = |name: &str| {
-        let what = "is set more than once in main.cf, and only the last one counts";
-        Finding::warning("postfix/twice", name, what).mend("join them into one, or take one out")
+        let what = "is set more than once in main.cf; only the last one counts";
+        Finding::warning("postfix/twice", name, what).mend("join them into one, or remove one")
     };
     settings.set_twice().filter(judged).map(finding).collect()
 }
 
-/// Tables beside ours that cannot be asked.
+/// Other tables that cannot be queried.
 fn unopened(
     settings: &PostfixSettings,
     ours: &[Use],
@@ -184,7 +183,7 @@ fn unopened(
             };
             let mend = match !kind.is_empty() && !settings.has_type(kind) {
                 true => format!("install the package of Postfix that brings the type {kind}"),
-                false => "make the table (postmap), or take it out".to_owned(),
+                false => "create the table (postmap), or remove it".to_owned(),
             };
             findings.push(Finding::error(CHECK, parameter, format!("{what}; {so}")).mend(mend));
         }
@@ -192,13 +191,13 @@ fn unopened(
     findings
 }
 
-/// Whether a table of this parameter is, or holds, one that we answer.
+/// Whether a table of this parameter is, or contains, one of murder-route.
 fn is_ours(ours: &[Use], parameter: &str, table: &str) -> bool {
     unproxied(table).0.starts_with("murder:")
         || ours.iter().any(|u| u.parameter == parameter && table.contains(&u.text))
 }
 
-/// Whether transport_maps leads to us.
+/// Whether transport_maps uses murder-route.
 fn transports(
     settings: &PostfixSettings,
     ours: &[Use],
@@ -207,7 +206,7 @@ fn transports(
     ask: &dyn PostfixQueries,
 ) -> Vec<Finding> {
     const PARAMETER: &str = "transport_maps";
-    // That of the queue manager; smtpd may have one of its own.
+    // The one of the queue manager; smtpd may have another.
     let named = settings.main("rewrite_service_name");
     let rewrite = settings.running("trivial-rewrite").find(|service| service.name == named);
     let list = rewrite.map_or(settings.main(PARAMETER), |service| settings.of(service, PARAMETER));
@@ -218,7 +217,7 @@ fn transports(
     }
 }
 
-/// transport_maps does not ask us, though something else in Postfix does.
+/// Reports a transport_maps that does not use murder-route although another parameter does.
 fn not_ours(
     settings: &PostfixSettings,
     tables: &[&str],
@@ -238,14 +237,14 @@ fn not_ours(
         let transport = way.split(':').next().unwrap_or_default();
         let program = settings.transport(transport).map(|service| service.program.as_str());
         let what = format!(
-            "no table of it is ours: messages for {} go to `{}`, and not to the backends",
+            "it has no table of murder-route; messages for {} go to `{}`, not to the backends",
             domains.join(", "),
             one_line(&way)
         );
-        let mend = "set transport_maps to our map `lmtp`, as \
+        let mend = "set transport_maps to the map `lmtp`, as \
                     transport_maps = socketmap:unix:/run/murder-route:lmtp";
         match program {
-            // A frontend's lmtpproxyd, or a program that delivers: the site may mean it.
+            // A frontend's lmtpproxyd, or a delivery program: possibly intended.
             Some("lmtp" | "pipe") => Finding::warning(CHECK, "transport_maps", what).mend(mend),
             _ => Finding::error(CHECK, "transport_maps", what).mend(mend),
         }
@@ -253,7 +252,7 @@ fn not_ours(
     ways.into_iter().map(finding).collect()
 }
 
-/// Where Postfix sends what is for a domain, by these tables or by the class of the domain
+/// The destination of a domain in Postfix, by these tables or by its address class
 /// (ADDRESS_CLASS_README).
 fn way_of(
     settings: &PostfixSettings,
@@ -277,7 +276,8 @@ fn way_of(
 }
 
 /// Tables before ours. Postfix looks for the whole address in all tables, then without its extension,
-/// then for the domain in all tables (global/mail_addr_find.c): only the first two can win over us.
+/// then for the domain in all tables (global/mail_addr_find.c): only the first two can win over
+/// murder-route.
 fn before_ours(
     tables: &[&str],
     recipients: &[String],
@@ -295,15 +295,14 @@ fn before_ours(
         });
         if let Some((recipient, way)) = taken {
             let what = format!(
-                "`{}`, before ours, sends {} to `{}`: we are not asked",
+                "`{}`, before murder-route's, sends {} to `{}`; murder-route is not asked",
                 one_line(table),
                 one_line(recipient),
                 one_line(&way)
             );
-            findings.push(
-                Finding::warning(CHECK, "transport_maps", what)
-                    .mend("take the entry out, or put our table first, unless it is meant"),
-            );
+            findings.push(Finding::warning(CHECK, "transport_maps", what).mend(
+                "remove the entry, or put murder-route's table first, unless this is intended",
+            ));
             continue;
         }
         let named = domains.names();
@@ -311,14 +310,14 @@ fn before_ours(
             named.iter().take(MAX_DOMAINS).find_map(|domain| Some((domain, said(table, domain)?)));
         if let Some((domain, way)) = listed {
             let what = format!(
-                "`{}`, before ours, has `{}` for {domain}: ours is asked for the whole address first \
-                 and wins, so messages go there only if we know nothing of a recipient",
+                "`{}`, before murder-route's, has `{}` for {domain}; murder-route is asked for the whole address \
+                 first and wins, so that messages go there only for recipients that it does not know",
                 one_line(table),
                 one_line(&way)
             );
             findings.push(
                 Finding::warning(CHECK, "transport_maps", what)
-                    .mend(format!("take {domain} out of that table")),
+                    .mend(format!("remove {domain} from that table")),
             );
         }
     }
@@ -338,7 +337,7 @@ mod tests {
     use super::super::uses::uses;
     use super::*;
 
-    /// Tables with one entry each; what is not there cannot be opened.
+    /// Tables with one entry each. Others cannot be opened.
     struct Tables(&'static [(&'static str, &'static str, &'static str)]);
 
     impl PostfixQueries for Tables {
@@ -366,7 +365,7 @@ mod tests {
         ("hash:/etc/other", "example.com", "smtp:[192.0.2.7]"),
     ]);
 
-    /// What is found in every release with these settings.
+    /// Findings in every release with these settings.
     fn found(set: &[(&str, &str)]) -> Vec<Finding> {
         let domains = Domains::new(["example.org", "example.net"]).unwrap();
         let recipients = ["jane+work@example.org".to_owned(), "postmaster@example.net".to_owned()];
@@ -418,7 +417,7 @@ mod tests {
         ] {
             assert_eq!(severities(&[(parameter, value)]), TABLE, "{value}");
         }
-        // Nothing else in Postfix asks us.
+        // No other parameter uses murder-route.
         let alone = [
             ("transport_maps", "socketmap:unix:/run/murder-route"),
             ("recipient_canonical_maps", ""),

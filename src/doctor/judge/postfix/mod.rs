@@ -1,9 +1,9 @@
-//! Postfix' settings, and the mistakes people make in them.
+//! Rules for Postfix' settings: known mistakes and their corrections.
 //!
-//! [`PostfixSettings`] is what `postconf` prints. [`uses`] finds who asks whom; the rules are [`tables`]
-//! for that, [`kept`] for what smtpd makes of it, [`lookups`] for whether Postfix can ask its tables and
-//! ends with us, [`fallback`] for that of the site, [`domains`] for what Postfix takes messages for, and [`transports`] for how it delivers
-//! them.
+//! [`PostfixSettings`] is the parsed output of `postconf`. [`uses`] finds the sockets that Postfix
+//! uses. The rules: [`tables`] for their maps, [`kept`] for the cache of smtpd, [`lookups`] for queries
+//! and routes, [`fallback`], [`domains`] for the domains that Postfix accepts, and [`transports`] for
+//! delivery.
 
 pub mod domains;
 pub mod fallback;
@@ -17,32 +17,31 @@ pub mod uses;
 
 pub use settings::{PostfixSettings, Service};
 
-/// Asks Postfix' tables.
+/// Queries of a Postfix host that the rules need.
 pub trait PostfixQueries {
-    /// What the table, `type:name`, has for a key. `Err`: it cannot be asked, and why.
+    /// The entry of a table, `type:name`, for a key. `Err`: the table cannot be queried, and why.
     fn table(&self, table: &str, key: &str) -> Result<Option<String>, String>;
 
-    /// The text of a file that a list of Postfix names instead of its words.
+    /// The text of a file that a Postfix list names.
     fn file(&self, path: &str) -> Result<String, String>;
 
-    /// Whether the DNS, and not only a file of this host, has an address of a host. `None`: it cannot
-    /// be told.
+    /// Whether the DNS has an address of a host, apart from files of this host. `None`: unknown.
     fn in_dns(&self, host: &str) -> Option<bool>;
 
-    /// Whether there is anything at a path.
+    /// Whether a path exists.
     fn exists(&self, _path: &str) -> bool {
         false
     }
 
-    /// The plugins of Cyrus SASL that are installed, as in `plain` for `libplain.so`. `None`: where they
-    /// are is not known.
+    /// The installed plugins of Cyrus SASL, as `plain` for `libplain.so`. `None`: their directory is
+    /// unknown.
     fn sasl_plugins(&self) -> Option<Vec<String>> {
         None
     }
 }
 
-/// The words of a list in a parameter (postconf(1): commas and white space separate). Braces, which
-/// put options to a word, come off.
+/// The words of a list in a parameter (postconf(1): commas and white space separate). Braces, which add
+/// options to a word, are removed.
 pub(crate) fn words(list: &str) -> impl Iterator<Item = &str> {
     list.split(|c: char| c.is_whitespace() || matches!(c, ',' | '{' | '}'))
         .filter(|word| !word.is_empty())

@@ -1,4 +1,4 @@
-//! What `postconf` prints, read.
+//! Parser of the output of `postconf`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ pub struct PostfixSettings {
 /// A line of master.cf.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// Its first column: the name of a transport, or where it listens.
+    /// Its first column: the name of a transport, or an endpoint.
     pub name: String,
     /// Its second column.
     pub kind: String,
@@ -22,11 +22,11 @@ pub struct Service {
     pub chroot: bool,
     /// The program.
     pub program: String,
-    /// What its `-o` options set.
+    /// Parameters set by its `-o` options.
     pub overrides: BTreeMap<String, String>,
 }
 
-/// Why text is nothing that `postconf` prints.
+/// Error in the output of `postconf`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotPostconf {
     /// Not `name = value`.
@@ -38,8 +38,8 @@ pub enum NotPostconf {
 }
 
 impl PostfixSettings {
-    /// Reads what `postconf -x`, `postconf -M`, `postconf -Px` and `postconf -m` print. A line of -P
-    /// about a service that -M does not have is passed over.
+    /// Parses the output of `postconf -x`, `postconf -M`, `postconf -Px` and `postconf -m`. Lines of -P
+    /// for services that are not in -M are skipped.
     pub fn parse(
         main: &str,
         master: &str,
@@ -71,7 +71,7 @@ impl PostfixSettings {
         Ok(settings)
     }
 
-    /// Takes what postconf warned of: a parameter that stands in main.cf again (util/dict.c).
+    /// Parses warnings of postconf: a parameter that is set again in main.cf (util/dict.c).
     pub fn note(&mut self, warnings: &str) {
         let again = warnings.lines().filter_map(|line| {
             let (_, entry) = line.split_once(": overriding earlier entry: ")?;
@@ -80,13 +80,12 @@ impl PostfixSettings {
         self.twice.extend(again);
     }
 
-    /// The parameters that stand in main.cf more than once.
+    /// The parameters that are set more than once in main.cf.
     pub fn set_twice(&self) -> impl Iterator<Item = &str> {
         self.twice.iter().map(String::as_str)
     }
 
-    /// Every parameter with its value, and the service of master.cf that it is set for, if it is set
-    /// for one alone.
+    /// Every parameter with its value, and the service of master.cf if it is set for this service only.
     pub fn everything(&self) -> impl Iterator<Item = (&str, Option<&str>, &str)> {
         let main = self.main.iter().map(|(name, value)| (name.as_str(), None, value.as_str()));
         let overrides = self.services.iter().flat_map(|service| {
@@ -96,12 +95,12 @@ impl PostfixSettings {
         main.chain(overrides)
     }
 
-    /// A parameter of main.cf, or its default; empty, if there is none of the name.
+    /// A parameter of main.cf, or its default. Empty if there is none of this name.
     pub fn main(&self, name: &str) -> &str {
         self.main.get(name).map_or("", String::as_str)
     }
 
-    /// What the parameter is for a service.
+    /// The value of a parameter for a service.
     pub fn of<'a>(&'a self, service: &'a Service, name: &str) -> &'a str {
         service.overrides.get(name).map_or_else(|| self.main(name), String::as_str)
     }
@@ -128,21 +127,21 @@ impl PostfixSettings {
         level.trim().parse::<u32>().unwrap_or(0) == 0
     }
 
-    /// The same with another parameter in main.cf.
+    /// Replaces a parameter in main.cf.
     #[cfg(test)]
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.main.insert(name.into(), value.into());
         self
     }
 
-    /// The same with another service: a line of `postconf -M`.
+    /// Adds a service: a line of `postconf -M`.
     #[cfg(test)]
     pub(crate) fn with_new_service(mut self, line: &str) -> Self {
         self.services.push(service(line, false).unwrap());
         self
     }
 
-    /// The same with a service changed.
+    /// Changes a service.
     #[cfg(test)]
     pub(crate) fn with_service(mut self, name: &str, change: impl FnOnce(&mut Service)) -> Self {
         change(self.services.iter_mut().find(|service| service.name == name).unwrap());

@@ -1,4 +1,4 @@
-//! Whether the tables are named as Postfix can use them, and as they are meant.
+//! Checks the table names in Postfix' parameters, and the maps in them.
 
 use super::uses::{Use, unproxied};
 use super::{PostfixQueries, PostfixSettings, words};
@@ -6,8 +6,8 @@ use crate::doctor::judge::Finding;
 use crate::routing::maps::{Map, Maps, UnknownPolicy};
 use crate::wire::protocol::Protocol;
 
-/// What is wrong with the tables that mean us. `oldest`: the oldest Cyrus among the backends, as far
-/// as one said.
+/// Findings about the tables that use the daemon. `oldest`: the oldest known Cyrus release of the
+/// backends.
 pub fn examine(
     settings: &PostfixSettings,
     ours: &[Use],
@@ -16,13 +16,12 @@ pub fn examine(
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     if by_library(settings, "transport_maps").is_some() {
-        let why =
-            "our library answers there, within Postfix: it was not tried (postmap -q tries it)";
+        let why = "the library answers there, within Postfix; not tried (use postmap -q)";
         findings.push(Finding::skipped("postfix/asked", "transport_maps", why));
     } else if ours.is_empty() {
         findings.push(
-            Finding::warning("postfix/asked", "main.cf", "nothing in Postfix asks us")
-                .mend("set transport_maps to the map `lmtp` at one of our sockets"),
+            Finding::warning("postfix/asked", "main.cf", "Postfix does not use murder-route")
+                .mend("set transport_maps to the map `lmtp` at a socket of murder-route"),
         );
         return findings;
     }
@@ -33,7 +32,9 @@ pub fn examine(
                 "postconf -m",
                 "this Postfix has no tables of the type socketmap",
             )
-            .mend("install the package of Postfix that brings them, or a Postfix that has them"),
+            .mend(
+                "install the Postfix package with this table type, or a Postfix that supports it",
+            ),
         );
     }
     for u in ours {
@@ -46,15 +47,14 @@ pub fn examine(
     findings
 }
 
-/// The map that our library, loaded into Postfix, answers for a parameter: `murder:FILE[:MAP]`.
+/// The map of the library, loaded into Postfix, for a parameter: `murder:FILE[:MAP]`.
 pub fn by_library<'a>(settings: &'a PostfixSettings, parameter: &str) -> Option<&'a str> {
     let named = words(settings.main(parameter)).find_map(|word| word.strip_prefix("murder:"))?;
     Some(named.rsplit_once(':').map_or("lmtp", |(_, map)| map))
 }
 
-/// proxymap answers only for tables that stand in `proxy_read_maps` as it sees that, with `proxy:`
-/// and all; smtpd dies of the refusal, is started again, and dies again (seen with 3.7.11). And only
-/// tables can be proxied.
+/// proxymap answers only for tables in its `proxy_read_maps`, written with `proxy:`. smtpd exits after
+/// the refusal, is restarted, and exits again (seen with 3.7.11). Only tables can be proxied.
 fn proxy(settings: &PostfixSettings, u: &Use) -> Option<Finding> {
     if !u.proxied {
         return None;
@@ -63,7 +63,7 @@ fn proxy(settings: &PostfixSettings, u: &Use) -> Option<Finding> {
         let what = format!("`{}`: only tables can be asked through proxymap", u.text);
         return Some(
             Finding::error("postfix/proxy", u.place(), what)
-                .mend("take `proxy:` off; a chrooted smtpd needs a socket in the queue directory"),
+                .mend("remove `proxy:`; a chrooted smtpd needs a socket in the queue directory"),
         );
     }
     let (table, _) = unproxied(&u.text);
@@ -77,17 +77,16 @@ fn proxy(settings: &PostfixSettings, u: &Use) -> Option<Finding> {
         return None;
     }
     let what = format!(
-        "proxymap is not allowed to ask `{}`: it is not among proxy_read_maps, and the service \
-         that needs it dies again and again",
+        "proxymap may not query `{}`: it is not in proxy_read_maps, and the service that needs it exits \
+         again and again",
         u.text
     );
     Some(Finding::error("postfix/proxy", u.place(), what).mend(
-        "set the parameter in main.cf, with `proxy:` written out, or add the table to \
-         proxy_read_maps there",
+        "set the parameter in main.cf, with `proxy:`, or add the table to proxy_read_maps there",
     ))
 }
 
-/// Which map a parameter wants.
+/// The correct map for a parameter.
 fn wanted(parameter: &str) -> Option<&'static str> {
     match parameter {
         "transport_maps" => Some("lmtp"),
@@ -99,18 +98,18 @@ fn wanted(parameter: &str) -> Option<&'static str> {
     }
 }
 
-/// What becomes of letters if another of our maps stands there.
+/// Effect of another map in a parameter.
 fn instead(parameter: &str, map: &str) -> &'static str {
     match (parameter, map) {
-        (_, "canonical") => "it answers only for those who need another spelling",
+        (_, "canonical") => "it answers only for recipients with another canonical form",
         ("transport_maps", _) => "its answer is no transport:nexthop",
         ("recipient_canonical_maps" | "canonical_maps", "recipient") => {
-            "it answers for everybody who exists, and smtpd then looks no further whether they do"
+            "it answers for every existing recipient, and smtpd then does not check recipients"
         }
         ("recipient_canonical_maps" | "canonical_maps", _) => {
-            "letters would be addressed to its answer"
+            "messages would be addressed to its answer"
         }
-        _ => "it answers for those as well whom nobody has, so all are taken",
+        _ => "it also answers for unknown recipients, so that all are accepted",
     }
 }
 
@@ -120,14 +119,14 @@ fn map(u: &Use, maps: &Maps) -> Option<Finding> {
     match (maps.get(named), wanted(u.parameter)) {
         (None, wanted) => {
             let known: Vec<&str> = maps.names().collect();
-            let what = format!("there is no map `{named}`, so every look-up fails");
+            let what = format!("there is no map `{named}`; every lookup fails");
             let mend = match wanted {
                 Some(wanted) => format!("name the map `{wanted}`"),
                 None => format!("name one of {}", known.join(", ")),
             };
             Some(wrong(what).mend(mend))
         }
-        // Who writes a map of his own knows what for.
+        // Maps of the configuration are not judged.
         (Some(Map::Own(_)), _) | (_, None) => None,
         (Some(_), Some(wanted)) if wanted == named => None,
         (Some(Map::Rcpt), Some("recipient")) => None,
@@ -138,8 +137,9 @@ fn map(u: &Use, maps: &Maps) -> Option<Finding> {
     }
 }
 
-/// A backend of up to 3.10 refuses, or dies of, a recipient whose domain is not in lower case (seen
-/// with 3.2.6, 3.6.1 and 3.10.2; 3.12.4 takes it). lmtpproxyd lower-cases, and so must who bypasses it.
+/// A backend of up to 3.10 refuses, or crashes on, a recipient whose domain is not in lower case (seen
+/// with 3.2.6, 3.6.1 and 3.10.2; 3.12.4 accepts it). lmtpproxyd lower-cases the domain, so a mail
+/// server that bypasses it must do so too.
 fn canonical(settings: &PostfixSettings, ours: &[Use], oldest: Option<(u32, u32)>) -> Vec<Finding> {
     const CHECK: &str = "postfix/canonical";
     let mut findings = Vec::new();
@@ -151,19 +151,18 @@ fn canonical(settings: &PostfixSettings, ours: &[Use], oldest: Option<(u32, u32)
     let mut uses = ours.iter().filter(|u| u.map.as_deref() == Some("canonical"));
     let Some(u) = uses.next() else {
         let place = "recipient_canonical_maps";
-        let says = "our map `canonical` is not there: a recipient in another spelling reaches the \
-                    backend as it was typed";
+        let says = "the map `canonical` is missing: a recipient in another spelling reaches the backend as typed";
         findings.push(match oldest {
             Some((major, minor)) if (major, minor) < (3, 12) => Finding::error(
                 CHECK,
                 place,
-                format!("{says}, and lmtpd {major}.{minor} refuses it or dies of it"),
+                format!("{says}, and lmtpd {major}.{minor} refuses it or crashes"),
             )
             .mend(mend),
             _ => Finding::warning(
                 CHECK,
                 place,
-                format!("{says}, and lmtpd before 3.12 refuses it or dies of it"),
+                format!("{says}, and lmtpd before 3.12 refuses it or crashes"),
             )
             .mend(mend),
         });
@@ -171,15 +170,14 @@ fn canonical(settings: &PostfixSettings, ours: &[Use], oldest: Option<(u32, u32)
     };
     if u.parameter == "canonical_maps" {
         findings.push(
-            Finding::warning(CHECK, u.place(), "it rewrites senders and headers as well")
-                .mend(mend),
+            Finding::warning(CHECK, u.place(), "it also rewrites senders and headers").mend(mend),
         );
     }
     let classes = settings.main("recipient_canonical_classes");
     if u.parameter == "recipient_canonical_maps"
         && !words(classes).any(|class| class == "envelope_recipient")
     {
-        let what = format!("`{classes}`: the envelope is left as it was typed");
+        let what = format!("`{classes}`: envelope recipients stay as typed");
         findings.push(
             Finding::error(CHECK, "recipient_canonical_classes", what)
                 .mend("recipient_canonical_classes = envelope_recipient"),
@@ -189,8 +187,8 @@ fn canonical(settings: &PostfixSettings, ours: &[Use], oldest: Option<(u32, u32)
         && words(classes).any(|class| class == "header_recipient")
     {
         let what = format!(
-            "`{classes}`: we are asked for every address in a header as well, and while we cannot \
-             tell, the whole message waits"
+            "`{classes}`: murder-route is also asked for every address in a header, and a temporary answer \
+             delays the whole message"
         );
         findings.push(
             Finding::warning(CHECK, "recipient_canonical_classes", what)
@@ -200,25 +198,24 @@ fn canonical(settings: &PostfixSettings, ours: &[Use], oldest: Option<(u32, u32)
     findings
 }
 
-/// cleanup emulates SMTP for messages of sendmail(1) and for bounces, and has no way to refuse one of
-/// several recipients there: it refuses the whole message (cleanup/cleanup_milter.c,
+/// cleanup emulates SMTP for messages of sendmail(1) and for bounces, and cannot refuse one of several
+/// recipients there: it refuses the whole message (cleanup/cleanup_milter.c,
 /// `cleanup_milter_emul_rcpt`).
 fn not_by_smtp(ours: &[Use]) -> Option<Finding> {
     let u = ours.iter().find(|u| u.parameter == "non_smtpd_milters")?;
     let what = format!(
-        "`{}`: a message of this host to several recipients bounces for all of them if one of them is \
-         unknown",
+        "`{}`: a message of this host to several recipients bounces for all of them if one is unknown",
         u.text
     );
     Some(
         Finding::error("postfix/milter", u.place(), what)
-            .mend("take it out; smtpd_milters and transport_maps suffice"),
+            .mend("remove it; smtpd_milters and transport_maps suffice"),
     )
 }
 
-/// Whether the table before our map `canonical`, in a `pipemap:`, holds somebody back whom that would
-/// give another form. `respelled`: a domain that has capital letters in canonical recipients though it
-/// was given in lower case ([`crate::routing::router::Router::respelled_domain`]).
+/// Checks whether the table before the map `canonical`, in a `pipemap:`, holds back an address with
+/// another canonical form. `respelled`: a domain with capitals in canonical recipients although it was
+/// given in lower case ([`crate::routing::router::Router::respelled_domain`]).
 pub fn held_back(
     settings: &PostfixSettings,
     respelled: Option<&str>,
@@ -240,7 +237,7 @@ pub fn held_back(
         Finding::error(
             "postfix/canonical",
             parameter,
-            format!("`{before}`, before our map, {what}"),
+            format!("`{before}`, before the map, {what}"),
         )
     };
     let capitals = ["Jane@example.org", "jane@Example.org"].map(str::to_owned);
@@ -249,22 +246,21 @@ pub fn held_back(
         match ask.table(before, &key) {
             Ok(Some(same)) if same == key => {}
             Ok(None) => {
-                let what = format!("holds back {key}, whose canonical form can be another");
+                let what = format!("holds back {key}, whose canonical form may differ");
                 return Some(finding(what).mend(
-                    "take what `murder-route postfix-config` prints for main.cf and \
-                     murder-route-canonical",
+                    "use the output of `murder-route postfix-config` for main.cf and murder-route-canonical",
                 ));
             }
             Ok(Some(other)) => {
                 let what = format!("makes `{}` of {key}", super::super::one_line(&other));
                 return Some(finding(what).mend(
-                    "take what `murder-route postfix-config murder-route-canonical` prints",
+                    "use the output of `murder-route postfix-config murder-route-canonical`",
                 ));
             }
             Err(why) => {
-                let what = format!("cannot be asked, and letters wait: {why}");
+                let what = format!("cannot be queried, and messages wait: {why}");
                 return Some(finding(what).mend(
-                    "make the file with `murder-route postfix-config murder-route-canonical`",
+                    "create the file with `murder-route postfix-config murder-route-canonical`",
                 ));
             }
         }
@@ -272,7 +268,7 @@ pub fn held_back(
     None
 }
 
-/// `error:` in a transport map rejects at RCPT only where smtpd rejects unlisted recipients.
+/// `error:` in a transport map rejects at RCPT only if smtpd rejects unlisted recipients.
 fn unlisted(settings: &PostfixSettings, ours: &[Use], maps: &Maps) -> Option<Finding> {
     let asked = |u: &Use| u.map.is_none();
     if maps.unknown != UnknownPolicy::Reject || ours.iter().any(asked) {
@@ -286,14 +282,13 @@ fn unlisted(settings: &PostfixSettings, ours: &[Use], maps: &Maps) -> Option<Fin
             && !restricted("smtpd_relay_restrictions")
     })?;
     let what = format!(
-        "smtpd ({}) takes letters for people nobody knows, and Postfix bounces them to senders who \
-         may be forged",
+        "smtpd ({}) accepts messages for unknown recipients, and Postfix bounces them to possibly forged \
+         senders",
         takes_all.name
     );
     Some(
-        Finding::error("postfix/unlisted", "smtpd_reject_unlisted_recipient = no", what).mend(
-            "take it out, or put reject_unlisted_recipient into smtpd_recipient_restrictions",
-        ),
+        Finding::error("postfix/unlisted", "smtpd_reject_unlisted_recipient = no", what)
+            .mend("remove it, or add reject_unlisted_recipient to smtpd_recipient_restrictions"),
     )
 }
 
@@ -312,7 +307,7 @@ mod tests {
         findings.iter().map(|finding| (finding.check, finding.severity)).collect()
     }
 
-    /// What is found after this change, in every release.
+    /// Findings in every release after this change.
     fn after(change: impl Fn(PostfixSettings) -> PostfixSettings) -> Vec<(&'static str, Severity)> {
         let [a, b, c] = sites().map(|settings| found(&change(settings), Some((3, 6))));
         assert_eq!((&a, &b), (&b, &c));
@@ -333,7 +328,7 @@ mod tests {
             })
         };
         assert_eq!(after(by_override), [("postfix/proxy", Severity::Error)]);
-        // Without `proxy:` it is not the same table.
+        // Without `proxy:` it is another table.
         for (listed, expected) in
             [(table, vec![]), (&table[6..], vec![("postfix/proxy", Severity::Error)])]
         {
@@ -343,7 +338,7 @@ mod tests {
             };
             assert_eq!(after(settings), expected, "{listed}");
         }
-        // What counts is what the service that is asked has, and none else that runs the program.
+        // The settings of the service in use count, not those of others that run the program.
         for (service, expected) in
             [("proxymap", vec![]), ("proxywrite", vec![("postfix/proxy", Severity::Error)])]
         {
@@ -378,9 +373,9 @@ mod tests {
         }
         for (parameter, map, why) in [
             ("transport_maps", "recipient", "no transport:nexthop"),
-            ("transport_maps", "canonical", "another spelling"),
-            ("relay_recipient_maps", "lmtp", "whom nobody has, so all are taken"),
-            ("recipient_canonical_maps", "recipient", "looks no further"),
+            ("transport_maps", "canonical", "another canonical"),
+            ("relay_recipient_maps", "lmtp", "unknown recipients, so that all are accepted"),
+            ("recipient_canonical_maps", "recipient", "does not check"),
             ("canonical_maps", "lmtp", "addressed to its answer"),
         ] {
             assert!(instead(parameter, map).contains(why), "{parameter} {map}");
@@ -423,11 +418,11 @@ mod tests {
             let table = s.main("recipient_canonical_maps").to_owned();
             s.with("recipient_canonical_maps", "").with("canonical_maps", &table)
         };
-        // And proxymap does not know it there; postconf would have said otherwise.
+        // proxymap does not allow it there.
         assert!(after(both).contains(&("postfix/canonical", Severity::Warning)));
     }
 
-    /// The table before ours, which has these answers for these keys; an empty one is an error.
+    /// The table before ours, with these answers for these keys. An empty answer is an error.
     struct Before(&'static [(&'static str, &'static str)]);
 
     impl PostfixQueries for Before {
@@ -475,8 +470,8 @@ mod tests {
         let said = held_back(None, &[("Jane@example.org", "OK")]);
         assert!(said.contains("makes `OK`"), "{said}");
         for settings in sites() {
-            assert_eq!(super::held_back(&settings, None, &Before(&[])), None, "nothing is before");
-            // What somebody else's table is held back from is not ours to judge.
+            assert_eq!(super::held_back(&settings, None, &Before(&[])), None, "no table is before");
+            // Other tables behind a filter are not judged.
             for other in ["socketmap:unix:/s:aliases", "regexp:/etc/x:canonical"] {
                 let filter = "regexp:/etc/postfix/murder-route-canonical";
                 let piped = format!("pipemap:{{{filter},{other}}}");
@@ -495,7 +490,7 @@ mod tests {
                 .with_service("submission", |s| s.overrides.clear())
         };
         assert_eq!(after(|s| restricted(no(s))), []);
-        // Where somebody else refuses them, or nobody is to, that is as it should be.
+        // Correct if a policy service refuses them, or if no recipient is refused.
         let policy = |s: PostfixSettings| {
             let policy = "check_policy_service inet:127.0.0.1:10090";
             no(s).with("smtpd_recipient_restrictions", policy)

@@ -1,11 +1,11 @@
-//! What Postfix demands of TLS at a backend: the level, the names and the authorities.
+//! The TLS policy of Postfix for a backend: level, names and CAs.
 
 use super::{PostfixQueries, PostfixSettings, Service, words};
 use crate::doctor::judge::certificate::{self, CertificateVerdict};
 use crate::doctor::judge::{Finding, one_line};
 use crate::model::backend::LmtpAddress;
 
-/// The check of everything about TLS.
+/// Name of the check.
 const CHECK: &str = "backend/tls";
 
 /// A security level (postconf(5), `smtp_tls_security_level`).
@@ -13,21 +13,21 @@ const CHECK: &str = "backend/tls";
 pub enum Level {
     /// No TLS.
     None,
-    /// TLS where it is offered.
+    /// TLS if offered.
     May,
     /// TLS with any certificate.
     Encrypt,
     /// TLS with a certificate of a known fingerprint.
     Fingerprint,
-    /// TLS with a certificate of a name.
+    /// TLS with a certificate for the matched name.
     Verify,
-    /// The same.
+    /// As `verify`, with another name match.
     Secure,
-    /// As `may` where DNSSEC has no TLSA record of the backend.
+    /// As `may` if DNSSEC has no TLSA record of the backend.
     Dane,
-    /// TLS with a certificate that DNSSEC vouches for.
+    /// TLS with a certificate confirmed by DNSSEC.
     DaneOnly,
-    /// It is chosen in a way that is not read here.
+    /// Set in a way that is not parsed here.
     Unknown,
 }
 
@@ -46,7 +46,7 @@ impl Level {
         })
     }
 
-    /// Whether nothing is delivered without TLS.
+    /// Whether messages wait without TLS.
     pub fn demands_tls(self) -> bool {
         matches!(
             self,
@@ -54,31 +54,31 @@ impl Level {
         )
     }
 
-    /// Whether a certificate is judged by authorities and names.
+    /// Whether a certificate is verified by CA and name.
     pub fn verifies(self) -> bool {
         matches!(self, Level::Verify | Level::Secure)
     }
 }
 
-/// What a transport demands of a backend.
+/// The TLS policy of a transport for a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsPolicy {
     /// The level.
     pub level: Level,
-    /// Where that stands, with its value, as in `lmtp_tls_security_level = may (transport murder)`.
+    /// The source of the level with its value, as `lmtp_tls_security_level = may (transport murder)`.
     pub place: String,
-    /// What is matched: names, or `.domain`.
+    /// The matched names, or `.domain`.
     names: Vec<String>,
-    /// The certificates of the authorities, in DER.
+    /// The CA certificates, in DER.
     authorities: Vec<Vec<u8>>,
-    /// Why there may be more authorities than those.
+    /// Why there may be further CAs.
     more: Option<String>,
-    /// What is wrong with the settings themselves.
+    /// Findings about the settings themselves.
     pub findings: Vec<Finding>,
 }
 
 impl TlsPolicy {
-    /// By Postfix' settings.
+    /// From Postfix' settings.
     pub fn of(
         settings: &PostfixSettings,
         service: &Service,
@@ -106,7 +106,7 @@ impl TlsPolicy {
     fn global(settings: &PostfixSettings, service: &Service, place: &LmtpAddress) -> Self {
         let param = |name| settings.of(service, name);
         let text = match param("lmtp_tls_security_level") {
-            // What was before levels (smtp_tls_policy.c:global_tls_level).
+            // The parameters before security levels (smtp_tls_policy.c:global_tls_level).
             "" if param("lmtp_enforce_tls") == "yes" => {
                 if param("lmtp_tls_enforce_peername") == "no" { "encrypt" } else { "verify" }
             }
@@ -114,7 +114,7 @@ impl TlsPolicy {
             "" => "none",
             text => text,
         };
-        // TLS at a unix socket is not for lmtpd, which offers none there.
+        // lmtpd offers no TLS at a unix socket.
         let level = match place {
             LmtpAddress::Unix(_) => Level::None,
             LmtpAddress::Inet { .. } => Level::parse(text).unwrap_or(Level::Unknown),
@@ -129,8 +129,7 @@ impl TlsPolicy {
         }
     }
 
-    /// Takes the policy of a table, whose key is the destination as the map lmtp names it; its
-    /// attributes.
+    /// Reads the policy of a table, by the destination as in the map lmtp. Returns its attributes.
     fn by_table(
         &mut self,
         tables: &str,
@@ -150,17 +149,16 @@ impl TlsPolicy {
                     self.level = level.unwrap_or(Level::Unknown);
                     if level.is_none() {
                         let what = format!(
-                            "{table} has `{}` for {destination}, which is no TLS policy: its messages \
-                             wait",
+                            "{table} has `{}` for {destination}, which is no TLS policy; its messages wait",
                             one_line(&text)
                         );
-                        let mend = "write a level, such as `secure`, and then attributes";
+                        let mend = "use a level, such as `secure`, followed by attributes";
                         self.findings.push(Finding::error(CHECK, place, what).mend(mend));
                     }
                     return parts.collect::<Vec<_>>().join(" ");
                 }
                 Ok(None) => {
-                    // The host of a table with regular expressions may match as well.
+                    // A table with regular expressions may also match the host.
                     let found = ask.table(table, host).ok().flatten();
                     by_host = by_host.or_else(|| found.map(|_| table));
                 }
@@ -173,10 +171,9 @@ impl TlsPolicy {
         }
         if let Some(table) = by_host {
             let what = format!(
-                "{table} has a policy for `{host}`, and Postfix looks for `{destination}`: it has no \
-                 effect"
+                "{table} has a policy for `{host}`, but Postfix looks up `{destination}`; it has no effect"
             );
-            let mend = "write the key as HOST:PORT";
+            let mend = "use HOST:PORT as the key";
             self.findings.push(Finding::warning(CHECK, place, what).mend(mend));
         }
         String::new()
@@ -223,19 +220,19 @@ impl TlsPolicy {
             (attribute(attributes, "tafile").next().unwrap_or_default(), "tafile"),
         ];
         let other = others.into_iter().find(|(value, _)| !value.is_empty());
-        self.more = other.map(|(value, name)| format!("{name} ({value}) is not looked into here"));
+        self.more = other.map(|(value, name)| format!("{name} ({value}) is not read here"));
         if param("tls_append_default_CA") == "yes" {
-            self.more = Some("tls_append_default_CA adds authorities of the system".into());
+            self.more = Some("tls_append_default_CA adds the CAs of the system".into());
         }
         let file = param("lmtp_tls_CAfile");
         let place = format!("lmtp_tls_CAfile = {file} (transport {})", service.name);
         if file.is_empty() {
             if self.level.verifies() && self.more.is_none() {
                 let what = format!(
-                    "no authority is named, so that no certificate is trusted, with {}: messages wait",
+                    "no CA is set, so that no certificate is trusted, with {}; messages wait",
                     self.place
                 );
-                let mend = "set lmtp_tls_CAfile to the file with the certificate of the authority";
+                let mend = "set lmtp_tls_CAfile to the file with the CA certificate";
                 self.findings.push(Finding::error(CHECK, place, what).mend(mend));
             }
             return;
@@ -251,14 +248,14 @@ impl TlsPolicy {
                     true => unreadable(CHECK, &place, file, &why, "messages to backends wait"),
                     false if denied(&why) => Finding::skipped(CHECK, place, why),
                     false => Finding::warning(CHECK, place, format!("cannot be used: {why}"))
-                        .mend("put the certificates of the authorities there, in PEM"),
+                        .mend("put the CA certificates there, in PEM"),
                 });
             }
         }
     }
 
-    /// With connections that are reused, tlsproxy(8) reads the files, where it is and as who it is. Where
-    /// its own settings are other ones, it does so in its chroot.
+    /// For reused connections tlsproxy(8) reads the files, with its own root directory and user. If its
+    /// settings differ, it reads them in its chroot.
     fn proxied(
         &mut self,
         settings: &PostfixSettings,
@@ -274,17 +271,17 @@ impl TlsPolicy {
         }
         let inside = format!("{}{file}", settings.main("queue_directory"));
         let what = match settings.running("tlsproxy").next() {
-            None => "master.cf has no tlsproxy, by which connections are reused".to_owned(),
+            None => "master.cf has no tlsproxy, which reuses connections".to_owned(),
             Some(proxy) if !proxy.chroot || file.is_empty() => return,
             Some(proxy) if settings.of(proxy, "tlsproxy_client_CAfile") == file => return,
             Some(_) if ask.file(&inside).is_ok() => return,
             Some(_) => {
-                format!("tlsproxy is chrooted, and {inside} is not there or cannot be read")
+                format!("tlsproxy is chrooted, and {inside} is missing or unreadable")
             }
         };
-        let what = format!("{what}: with {} messages wait", self.place);
+        let what = format!("{what}; with {} messages wait", self.place);
         let place = format!("lmtp_tls_connection_reuse (transport {})", service.name);
-        let mend = "have tlsproxy run without a chroot (`n` in master.cf), copy the file there, or set \
+        let mend = "run tlsproxy without a chroot (`n` in master.cf), copy the file there, or set \
                     lmtp_tls_connection_reuse = no";
         self.findings.push(match self.level.demands_tls() {
             true => Finding::error(CHECK, place, what).mend(mend),
@@ -292,7 +289,7 @@ impl TlsPolicy {
         });
     }
 
-    /// What Postfix makes of this chain. `now`: since 1970.
+    /// The verdict on this chain. `now`: since 1970.
     pub fn verdict(&self, chain: &[Vec<u8>], now: std::time::Duration) -> CertificateVerdict {
         match (certificate::judge(chain, &self.authorities, &self.names, now), &self.more) {
             (CertificateVerdict::Untrusted(_), Some(why)) => {
@@ -303,7 +300,7 @@ impl TlsPolicy {
     }
 }
 
-/// The values of an attribute of a policy.
+/// The values of a policy attribute.
 fn attribute<'a>(attributes: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
     attributes.split(' ').filter_map(move |word| {
         let (this, value) = word.split_once('=')?;
@@ -311,13 +308,13 @@ fn attribute<'a>(attributes: &'a str, name: &'a str) -> impl Iterator<Item = &'a
     })
 }
 
-/// Whether only root could see it.
+/// Whether only root can read it.
 pub(crate) fn denied(why: &str) -> bool {
     why.contains("Permission denied")
 }
 
-/// A file or table that cannot be used, unless it is only the doctor who may not read it, or another
-/// server has to be asked, which may answer the next time.
+/// Reports an unusable file or table: skipped if this user may not read it, untested if it is on
+/// another server.
 pub(crate) fn unreadable(
     check: &'static str,
     place: &str,
@@ -334,7 +331,7 @@ pub(crate) fn unreadable(
             Finding::untested(check, place, format!("{name} cannot be asked now: {why}"))
         }
         false => Finding::error(check, place, format!("cannot be used: {why}; {so}"))
-            .mend(format!("put {name} there, or name another one")),
+            .mend(format!("create {name}, or set another one")),
     }
 }
 
@@ -379,7 +376,7 @@ mod tests {
         }
     }
 
-    /// A certificate for this name, and the authority in PEM.
+    /// A certificate for this name, and the CA in PEM.
     fn certificate(name: &str) -> (Vec<u8>, String) {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -427,7 +424,7 @@ mod tests {
             policy(&other, &[]).verdict(&chain, NOW),
             CertificateVerdict::Untrusted(_)
         ));
-        // There are others, which nobody looked at.
+        // There are other CAs, which are not checked.
         for more in ["lmtp_tls_CApath", "lmtp_tls_trust_anchor_file"] {
             let policy = policy(&other, &[(more, "/some")]);
             assert!(
@@ -476,7 +473,7 @@ mod tests {
         assert_eq!((by_port.level, found(&by_port)), (Level::Encrypt, vec![]));
         let matched = of("be1.example.org:2003", "secure match=a:b match=.c");
         assert_eq!(matched.names, ["a", "b", ".c"]);
-        // A key that looks right and is never asked for.
+        // A plausible key that is never looked up.
         let by_host = of("be1.example.org", "none");
         assert_eq!(by_host.level, Level::Secure);
         assert!(

@@ -1,4 +1,5 @@
-//! Whether Postfix can deliver where our answers send it, and what it makes of a backend's refusal.
+//! Checks that Postfix can deliver by the answers of the maps, and that refusals of backends are
+//! temporary.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -6,26 +7,26 @@ use std::net::IpAddr;
 use super::{PostfixQueries, PostfixSettings, Service, words};
 use crate::doctor::judge::{Finding, one_line};
 
-/// A `transport:nexthop` that Postfix is or may be told.
+/// A `transport:nexthop` that a map may return.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TransportAnswer {
-    /// Where it comes from.
+    /// The source of the answer.
     pub place: String,
     /// The answer.
     pub text: String,
 }
 
-/// The place of the answer that is `fallback`.
+/// The source of the answer `fallback`.
 pub const FALLBACK: &str = "fallback";
 
-/// As Postfix words the refusal of a backend that has no such mailbox: lmtpd's own lines, with who
-/// said them (seen with 3.6.1).
+/// Postfix' text for the refusal of a backend without the mailbox: lmtpd's lines with the host name
+/// (seen with 3.6.1).
 pub(super) const REFUSAL: &str = "5.1.1 host be1.example.org[192.0.2.1] said: 550-Mailbox unknown.  Either there is no mailbox \
      associated with this 550-name or you do not have authorization to see it. 550 5.1.1 User \
      unknown (in reply to RCPT TO command)";
 
-/// Refusals that say nothing of the recipient, as Postfix words them: of a backend that wants a login
-/// (`soft_noauth: off`; seen with 3.6.1), and of a server that speaks no LMTP.
+/// Refusals that do not concern the recipient, in Postfix' text: of a backend that wants a login
+/// (`soft_noauth: off`; seen with 3.6.1), and of a server that does not speak LMTP.
 const REFUSALS_OF_US: [(&str, &str); 2] = [
     (
         "530 Authentication required",
@@ -39,7 +40,7 @@ const REFUSALS_OF_US: [(&str, &str); 2] = [
     ),
 ];
 
-/// What is wrong with the transports of the answers.
+/// Findings about the transports of the answers.
 pub fn examine<'a>(
     settings: &PostfixSettings,
     answers: impl IntoIterator<Item = &'a TransportAnswer>,
@@ -122,12 +123,12 @@ fn program(service: &Service, place: &str) -> Option<Finding> {
         return None;
     }
     let what = format!("the transport {name} is {program}, which does not speak LMTP");
-    let mend =
-        format!("have {name} run lmtp in master.cf, or set another `transport` in [backends]");
+    let mend = format!("run lmtp as {name} in master.cf, or set another `transport` in [backends]");
     Some(Finding::error("postfix/transport", place, what).mend(mend))
 }
 
-/// A backend refuses for ever whom it has just handed to another one; the next look-up finds him.
+/// A backend permanently refuses a recipient that has just moved; the next lookup finds the new
+/// backend.
 fn softened(
     settings: &PostfixSettings,
     service: &Service,
@@ -137,18 +138,18 @@ fn softened(
     const PARAMETER: &str = "lmtp_delivery_status_filter";
     let place = format!("{PARAMETER} (transport {})", service.name);
     let mend = format!(
-        "put what `murder-route postfix-config murder-route-status` prints into a file FILE, and \
+        "save the output of `murder-route postfix-config murder-route-status` as FILE, and add \
          `-o {PARAMETER}=regexp:FILE` below {} in master.cf",
         service.name
     );
     let list = settings.of(service, PARAMETER);
     if list.is_empty() {
-        let what = "none: while a mailbox is moved, its letters bounce";
+        let what = "none: messages bounce while their mailbox is moved";
         return vec![Finding::error(CHECK, place, what).mend(mend)];
     }
-    // A table that is written out, in braces, is one word.
+    // An inline table in braces is one word.
     let tables: Vec<&str> = if list.contains('{') { vec![list] } else { words(list).collect() };
-    // What the first table that knows a status makes of it.
+    // The result of the first table that matches a status.
     let filter = |status: &str| -> Result<Option<(&str, String)>, Finding> {
         for table in &tables {
             match ask.table(table, status) {
@@ -161,7 +162,9 @@ fn softened(
                     let mend = match settings.has_type(kind) {
                         true => mend.clone(),
                         false => {
-                            format!("install the package of Postfix that brings {kind}, or {mend}")
+                            format!(
+                                "install the Postfix package with the table type {kind}, or {mend}"
+                            )
                         }
                     };
                     return Err(Finding::error(CHECK, place.clone(), what).mend(mend));
@@ -178,8 +181,9 @@ fn softened(
             findings.push(Finding::error(CHECK, place.clone(), what).mend(mend.clone()));
         }
         Ok(None) => {
-            let what =
-                format!("`{list}` leaves a backend's 5.1.1 as it is: letters bounce during a move");
+            let what = format!(
+                "`{list}` does not change a backend's 5.1.1; messages bounce during a move"
+            );
             findings.push(Finding::error(CHECK, place.clone(), what).mend(mend.clone()));
         }
         Err(unasked) => return vec![unasked],
@@ -194,30 +198,30 @@ fn softened(
         .collect();
     if !left.is_empty() {
         let what = format!(
-            "`{list}` leaves a backend's {} as it is: while a backend refuses this host, such as for \
-             want of a login, its messages bounce",
+            "`{list}` does not change a backend's {}; while a backend refuses this host, for example without \
+             a login, its messages bounce",
             left.join(" and ")
         );
         findings.push(Finding::error(CHECK, place.clone(), what).mend(mend));
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(CHECK, place, "a backend's 5.1.1 and 530 are tried again"));
+        findings.push(Finding::ok(CHECK, place, "a backend's 5.1.1 and 530 are retried"));
     }
     findings
 }
 
 fn portless(settings: &PostfixSettings, service: &Service, place: &str, text: &str) -> Finding {
     let port = settings.of(service, "lmtp_tcp_port");
-    let what = format!("`{}` names no port, so Postfix takes {port}", one_line(text));
-    let mend = "name the port: lmtpd of a murder mostly listens at 2003";
+    let what = format!("`{}` has no port; Postfix uses {port}", one_line(text));
+    let mend = "add the port; lmtpd of a murder usually listens at 2003";
     match port {
-        // lmtpd could be there, but by convention it is not.
+        // lmtpd may listen there, but by convention does not.
         "24" => Finding::error("postfix/port", place, what).mend(mend),
         _ => Finding::warning("postfix/port", place, what).mend(mend),
     }
 }
 
-/// lmtp(8) asks the DNS and nothing else, unless it is told to.
+/// lmtp(8) uses the DNS only, by default.
 fn lookup(
     settings: &PostfixSettings,
     service: &Service,
@@ -241,27 +245,27 @@ fn lookup(
         if there || ask.in_dns(host) == Some(true) {
             return None;
         }
-        let what = format!("{host} is in /etc/hosts, and not in {queue}/etc/hosts of the chroot");
-        let mend = format!("copy /etc/hosts there, or have {} run without a chroot", service.name);
+        let what = format!("{host} is in /etc/hosts, but not in {queue}/etc/hosts of the chroot");
+        let mend = format!("copy /etc/hosts there, or run {} without a chroot", service.name);
         return Some(Finding::error(CHECK, place, what).mend(mend));
     }
     let mend =
         "lmtp_host_lookup = dns, native, or an `address` for the server in [backends.servers]";
     match (ask.in_dns(host), listed("/etc/hosts")) {
-        // Where nothing knows the name, the backend cannot be reached, and that is told of elsewhere.
+        // Without any address the backend is unreachable, which is reported elsewhere.
         (Some(true), _) | (_, false) => None,
         (Some(false), true) => {
             let what = format!("{host} is in /etc/hosts only, where Postfix does not look");
             Some(Finding::error(CHECK, place, what).mend(mend))
         }
         (None, true) => {
-            let what = format!("{host} is in /etc/hosts, and perhaps only there");
+            let what = format!("{host} is in /etc/hosts, possibly only there");
             Some(Finding::warning(CHECK, place, what).mend(mend))
         }
     }
 }
 
-/// Whether a file like /etc/hosts names the host.
+/// Whether a file like /etc/hosts has the host.
 fn has_host(text: &str, host: &str) -> bool {
     text.lines().any(|line| {
         let line = line.split('#').next().unwrap_or_default();
@@ -310,7 +314,7 @@ mod tests {
         dns: Some(true),
     };
 
-    /// What is wrong in every release after this change.
+    /// Findings in every release after this change.
     fn found(
         text: &str,
         asked: &Asked,
@@ -419,10 +423,10 @@ mod tests {
         assert_eq!(found(way, &asked(Some(false)), free), []);
         let copied = Asked { copied: true, ..asked(Some(false)) };
         assert_eq!(found(way, &copied, |s| s), []);
-        // Whom nothing knows is told of elsewhere.
+        // An unknown host is reported elsewhere.
         let unknown = "murder:inet:be2.example.org:2003";
         assert_eq!(found(unknown, &asked(Some(false)), |s| s), []);
-        // Without the DNS, files are all there is.
+        // Without the DNS only files count.
         assert_eq!(found(way, &asked(Some(false)), |s| dns(free(s))), error);
         for (name, value) in
             [("disable_dns_lookups", "yes"), ("lmtp_dns_support_level", "disabled")]

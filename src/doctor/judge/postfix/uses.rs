@@ -1,4 +1,4 @@
-//! Who in Postfix asks at which socket.
+//! Finds the sockets that Postfix uses.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use crate::wire::endpoint::Endpoint;
 use crate::wire::line::TABLE;
 use crate::wire::protocol::Protocol;
 
-/// The parameters that can hold our tables, and the programs that look them up (`postconf(5)`; smtpd
-/// consults canonical and alias tables too, before it calls a recipient unknown).
+/// Parameters that can have murder-route's tables, and the programs that look them up (`postconf(5)`;
+/// smtpd consults canonical and alias tables too, before it calls a recipient unknown).
 const TABLES: [(&str, &[&str]); 7] = [
     ("transport_maps", &["trivial-rewrite"]),
     ("relay_recipient_maps", &["smtpd"]),
@@ -20,7 +20,7 @@ const TABLES: [(&str, &[&str]); 7] = [
     ("virtual_alias_maps", &["cleanup", "smtpd"]),
 ];
 
-/// The lists of restrictions in which a policy service or a table can be named.
+/// Restriction lists that can have a policy service or a table.
 const RESTRICTIONS: [&str; 8] = [
     "smtpd_client_restrictions",
     "smtpd_helo_restrictions",
@@ -32,32 +32,32 @@ const RESTRICTIONS: [&str; 8] = [
     "smtpd_etrn_restrictions",
 ];
 
-/// One way in which Postfix asks at a socket.
+/// A use of a socket in Postfix' settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Use {
-    /// The parameter it comes from.
+    /// The parameter.
     pub parameter: &'static str,
-    /// The service that asks: the first of those that do so alike.
+    /// The service that asks: the first of several equal ones.
     pub service: String,
-    /// Whether the parameter is set for the service alone, by `-o` in master.cf.
+    /// Whether the parameter is set for the service only, by `-o` in master.cf.
     pub by_override: bool,
     /// Whether proxymap asks for it.
     pub proxied: bool,
-    /// Whether who asks is chrooted.
+    /// Whether the asking process is chrooted.
     pub chroot: bool,
-    /// What is spoken.
+    /// The protocol.
     pub protocol: Protocol,
-    /// Where it is asked. A unix path is as it stands in the parameter.
+    /// The endpoint. A unix path is as written in the parameter.
     pub endpoint: Endpoint,
     /// The map, if it is a table.
     pub map: Option<String>,
-    /// The table or the service, as it stands in the parameter.
+    /// The table or the service, as written in the parameter.
     pub text: String,
 }
 
 impl Use {
-    /// Where the socket is outside of the chroot. A relative path counts from the queue directory,
-    /// which is where every service of Postfix runs.
+    /// The socket's path outside of the chroot. A relative path starts at the queue directory, the
+    /// working directory of every Postfix service.
     pub fn socket(&self, queue: &Path) -> Endpoint {
         match &self.endpoint {
             Endpoint::Unix(path) if self.chroot => {
@@ -68,13 +68,13 @@ impl Use {
         }
     }
 
-    /// Whether it can mean this socket of ours: by where it really is, or by its name if the chroot
-    /// was forgotten.
+    /// Whether it can be this socket of the daemon: by its real path, or by its name if the chroot was
+    /// forgotten.
     pub fn means(&self, socket: &Endpoint, queue: &Path) -> bool {
         self.endpoint == *socket || self.socket(queue) == *socket
     }
 
-    /// Where it stands in the configuration.
+    /// Its place in the configuration.
     pub fn place(&self) -> String {
         match self.by_override {
             true => format!("{} (master.cf, {})", self.parameter, self.service),
@@ -87,16 +87,16 @@ impl Use {
 const FILES: [&str; 9] =
     ["hash", "btree", "lmdb", "cdb", "dbm", "sdbm", "texthash", "regexp", "pcre"];
 
-/// Maximum number of classes and tables that one list of restrictions is followed into.
+/// Maximum number of classes and tables followed from one restriction list.
 const MAX_LISTS: usize = 200;
 
-/// Everything that is asked at sockets, each once, as far as the parameters alone tell.
+/// All uses of sockets in the parameters, each once.
 #[cfg(test)]
 pub fn uses(settings: &PostfixSettings) -> Vec<Use> {
     uses_with(settings, &|_| None)
 }
 
-/// The same with what access tables lead to. `read`: the text of a file.
+/// All uses of sockets, including those in access tables. `read`: the text of a file.
 pub fn uses_with(settings: &PostfixSettings, read: &dyn Fn(&str) -> Option<String>) -> Vec<Use> {
     let mut all: Vec<Use> = Vec::new();
     let mut add = |parameter: &'static str, programs: &[&str], find: &Find| {
@@ -130,8 +130,8 @@ pub fn uses_with(settings: &PostfixSettings, read: &dyn Fn(&str) -> Option<Strin
     all
 }
 
-/// A list of restrictions with all that it leads to: the classes of restrictions in it, and the
-/// right-hand sides of the access tables (access(5), RESTRICTION_CLASS_README).
+/// A restriction list with everything it refers to: its restriction classes, and the right-hand sides
+/// of its access tables (access(5), RESTRICTION_CLASS_README).
 pub(super) fn restrictions(
     settings: &PostfixSettings,
     service: &Service,
@@ -146,7 +146,7 @@ pub(super) fn restrictions(
     while let Some(list) = rest.pop() {
         let mut before = "";
         for word in words(&list) {
-            // In `inline:{key=value}` a class or a restriction follows the key at once.
+            // In `inline:{key=value}` a class or a restriction follows the key directly.
             let value = word.rsplit('=').next().unwrap_or(word);
             let is_new = |seen: &mut BTreeSet<String>, name: &str| {
                 seen.len() < MAX_LISTS && seen.insert(name.to_owned())
@@ -176,7 +176,7 @@ fn file_of(table: &str) -> Option<&str> {
     (path.starts_with('/') && (FILES.contains(&kind) || kind == "cidr")).then_some(path)
 }
 
-/// Every line of a table without its key.
+/// The lines of a table without their keys.
 fn right_hand_sides(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
     let right = lines.map(|line| match line.starts_with(char::is_whitespace) {
@@ -188,7 +188,7 @@ fn right_hand_sides(text: &str) -> String {
 
 type Find = dyn Fn(&str) -> Vec<FoundUse>;
 
-/// What a word of a parameter says.
+/// A use that a word of a parameter describes.
 struct FoundUse {
     proxied: bool,
     protocol: Protocol,
@@ -226,7 +226,7 @@ fn socketmaps(list: &str) -> Vec<FoundUse> {
 fn socketmap(text: &str) -> Option<FoundUse> {
     let (table, proxied) = unproxied(text);
     if let Some(place) = table.strip_prefix("tcp:") {
-        // tcp_table(5) has no names of maps.
+        // tcp_table(5) has no map names.
         return Some(FoundUse {
             proxied,
             protocol: Protocol::Line,
@@ -245,7 +245,7 @@ fn socketmap(text: &str) -> Option<FoundUse> {
     })
 }
 
-/// The table without `proxy:`, and whether that was there.
+/// The table without `proxy:`, and whether it had it.
 pub(super) fn unproxied(mut table: &str) -> (&str, bool) {
     let mut proxied = false;
     while let Some(rest) = table.strip_prefix("proxy:") {
@@ -254,7 +254,7 @@ pub(super) fn unproxied(mut table: &str) -> (&str, bool) {
     (table, proxied)
 }
 
-/// What follows `check_policy_service`.
+/// The words after `check_policy_service`.
 fn policies(list: &str) -> Vec<FoundUse> {
     let named = words(list).zip(words(list).skip(1));
     let is_policy = |word: &str| word.rsplit('=').next() == Some("check_policy_service");
