@@ -73,7 +73,7 @@ pub fn by_login(world: &mut World) -> Done {
         let mode = fs::metadata(&file)?.permissions().mode() & 0o777;
         ensure!(mode == 0o600, "{file} has mode {mode:o}");
         arrives_by_login(world, "jane@example.org", 0, "jane")?;
-        doctor::finds("backend/login", "uses none of the mechanisms it offers: PLAIN")?;
+        doctor::finds("backend/login", "uses none of the offered mechanisms: PLAIN")?;
         waits_for(world, |world| world.murder.backends[1].restart_with(&scram))?;
         doctor::agrees()?;
         let right = fs::read_to_string(&file)?;
@@ -135,7 +135,7 @@ pub fn by_login_and_tls(world: &mut World) -> Done {
         add_names(world)?;
         world.mail_server.restart_as_it_is()?;
         arrives_by_login(world, "jane@example.org", 0, "jane")?;
-        doctor::finds("backend/tls", "and not for be2.murder.test")?;
+        doctor::finds("backend/tls", "not for be2.murder.test")?;
         waits_for(world, |world| {
             world.murder.backends[1].restart_with(&showing(&tls.backends[1]))
         })?;
@@ -154,12 +154,12 @@ fn doctor_sees_what_postfix_will_refuse(world: &mut World, tls: &Tls) -> Done {
     let password = in_root("/etc/postfix/murder-route-password");
     let foreign = fs::read(&tls.foreign.certificate)?;
     for (file, instead, check, says) in [
-        (&authorities, Some(&foreign[..]), "backend/tls", "is not signed by an authority"),
+        (&authorities, Some(&foreign[..]), "backend/tls", "is not signed by a CA"),
         (&authorities, None, "backend/tls", "No such file"),
         (&password, Some(&b"/^be/   cyrus:wrong\n"[..]), "backend/login", "refused the login"),
         (&password, Some(&b"/^other/   cyrus:cyrus\n"[..]), "backend/login", "no password for it"),
         (&password, Some(&b"/^be/   cyrus\n"[..]), "backend/login", "user:password"),
-        (&password, None, "backend/login", "lmtp ends when it opens its tables"),
+        (&password, None, "backend/login", "lmtp exits when it opens its tables"),
     ] {
         let right = fs::read(file)?;
         match instead {
@@ -172,7 +172,7 @@ fn doctor_sees_what_postfix_will_refuse(world: &mut World, tls: &Tls) -> Done {
     }
     let plugins = "cd /usr/lib/*/sasl2 && mkdir -p away && mv lib[!s]*.so* libscram.so* away";
     run(sandbox::command("sh").args(["-c", plugins]))?;
-    let found = doctor::finds("backend/login", "SASL has no plugin");
+    let found = doctor::finds("backend/login", "SASL on this host has no plugin");
     run(sandbox::command("sh").args(["-c", "cd /usr/lib/*/sasl2 && mv away/* ."]))?;
     found?;
     world.murder.backends[1].restart_with(&showing(&tls.expired))?;
