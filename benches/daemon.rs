@@ -24,7 +24,17 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_murder-route");
 
 /// `murder-route serve` at this socket.
 pub fn command(site: &Site, socket: &str) -> Command {
-    let mut command = Command::new(PROGRAM);
+    command_of(PROGRAM, site, socket)
+}
+
+/// The daemon of another built `murder-route`, to compare with; `None`: MURDER_ROUTE_BASE names none.
+pub fn base_command(site: &Site, socket: &str) -> Option<Command> {
+    let program = std::env::var("MURDER_ROUTE_BASE").ok().filter(|path| !path.is_empty())?;
+    Some(command_of(&program, site, socket))
+}
+
+fn command_of(program: &str, site: &Site, socket: &str) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().args(["serve", "--imapd-conf", &site.imapd_conf()]);
     command.args(["--domain", "example.org", "--listen", &format!("unix:{socket}")]);
     command

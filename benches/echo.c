@@ -1,18 +1,14 @@
 /*
- * Minimal server on a unix socket: it writes back each read. Peer of socketmap round trips.
+ * Minimal server on a unix socket, with a thread for each connection: it reads, reads a kilobyte somewhere in
+ * the list, and writes back what it has read. This is the minimum cost of an answer from a file, by any search.
  *
- *   echo PATH thread         one thread per connection: read, write
- *   echo PATH epoll          one thread for all connections: epoll_wait, read, write
- *   echo PATH thread LIST    as the first, with a read of the file before each write: the minimum cost of
- *                            an answer from a file, by any search
+ *   echo PATH LIST
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -44,8 +40,7 @@ static int once(int fd)
     char buf[4096];
     ssize_t n = read(fd, buf, sizeof buf);
 
-    if (list >= 0)
-        look();
+    look();
     return n > 0 && write(fd, buf, (size_t)n) == n;
 }
 
@@ -73,57 +68,23 @@ static void threads(int listener)
     }
 }
 
-static void epoll(int listener)
-{
-    struct epoll_event event = { .events = EPOLLIN, .data.fd = listener }, events[256];
-    int poll = epoll_create1(0);
-
-    if (poll < 0 || epoll_ctl(poll, EPOLL_CTL_ADD, listener, &event) < 0)
-        die("epoll");
-    for (;;) {
-        int n = epoll_wait(poll, events, 256, -1);
-
-        if (n < 0 && errno != EINTR)
-            die("epoll_wait");
-        for (int i = 0; i < n; i++) {
-            int fd = events[i].data.fd;
-
-            if (fd != listener) {
-                if (!once(fd))
-                    close(fd);
-                continue;
-            }
-            if ((event.data.fd = accept(listener, NULL, NULL)) < 0)
-                die("accept");
-            if (epoll_ctl(poll, EPOLL_CTL_ADD, event.data.fd, &event) < 0)
-                die("epoll_ctl");
-        }
-    }
-}
-
 int main(int argc, char **argv)
 {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
     int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    struct stat status;
 
-    if (argc < 3 || strlen(argv[1]) >= sizeof address.sun_path) {
-        fprintf(stderr, "usage: %s PATH thread|epoll [LIST]\n", argv[0]);
+    if (argc != 3 || strlen(argv[1]) >= sizeof address.sun_path) {
+        fprintf(stderr, "usage: %s PATH LIST\n", argv[0]);
         return 64;
     }
-    if (argc > 3) {
-        struct stat status;
-
-        if ((list = open(argv[3], O_RDONLY)) < 0 || fstat(list, &status) < 0 || status.st_size == 0)
-            die(argv[3]);
-        length = status.st_size;
-    }
+    if ((list = open(argv[2], O_RDONLY)) < 0 || fstat(list, &status) < 0 || status.st_size == 0)
+        die(argv[2]);
+    length = status.st_size;
     strcpy(address.sun_path, argv[1]);
     if (listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof address) < 0
         || listen(listener, 1024) < 0)
         die(argv[1]);
-    if (strcmp(argv[2], "epoll") == 0)
-        epoll(listener);
-    else
-        threads(listener);
+    threads(listener);
     return 0;
 }

@@ -1,10 +1,13 @@
-//! Clients of a server at a unix socket. Each connection is a thread that sends a request and waits, like
-//! each process of a mail server.
+//! Clients of a server at a unix socket. Each connection is a thread that sends a request, waits in poll(2)
+//! and then reads, like each process of Postfix (`read_wait`, `src/util/read_wait.c`).
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::list::{self, Random};
 use crate::{Done, ensure, sandbox};
@@ -75,6 +78,8 @@ impl Questions {
                 request[*at..*at + name.len()].copy_from_slice(name);
             }
             stream.write_all(&request)?;
+            let mut waiting = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+            poll(&mut waiting, PollTimeout::NONE)?;
             let n = stream.read(&mut buf)?;
             let answer = buf.get(..n).unwrap_or_default();
             ensure!((self.is_answer)(answer), "not the answer: {}", answer.escape_ascii());
