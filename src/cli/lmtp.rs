@@ -86,7 +86,7 @@ fn carry(place: &LmtpAddress, access: &BackendAccess) -> Result<(), Ended> {
         let connected = backend::connect(place).await;
         let connection =
             connected.map_err(|e| Ended("4.4.1", format!("cannot reach {name}: {e}")))?;
-        let (connection, softener) = match access.is_plain() {
+        let (connection, filter) = match access.is_plain() {
             true => (connection, ReplyFilter::default()),
             false => {
                 let us = super::host_name();
@@ -99,7 +99,7 @@ fn carry(place: &LmtpAddress, access: &BackendAccess) -> Result<(), Ended> {
             }
         };
         let lost = |e| Ended("4.4.2", format!("the connection with {name} is lost: {e}"));
-        converse(connection, softener).await.map_err(lost)
+        converse(connection, filter).await.map_err(lost)
     });
     // The thread that reads standard input may hang there, and goes with the process.
     runtime.shutdown_background();
@@ -113,9 +113,9 @@ fn status(why: &backend::LoginError) -> &'static str {
         LoginError::Config(_) => "4.3.5",
         LoginError::Lost(_) | LoginError::Late(_) => "4.4.2",
         LoginError::Failed(failure) => match failure {
-            lmtp::Failure::Closed(_) => "4.4.2",
-            lmtp::Failure::Refused(..) | lmtp::Failure::NotLmtp(_) => "4.3.0",
-            lmtp::Failure::Protocol(_) => "4.5.0",
+            lmtp::LmtpFailure::Closed(_) => "4.4.2",
+            lmtp::LmtpFailure::Refused(..) | lmtp::LmtpFailure::NotLmtp(_) => "4.3.0",
+            lmtp::LmtpFailure::Protocol(_) => "4.5.0",
             _ => "4.7.0",
         },
     }
@@ -123,7 +123,7 @@ fn status(why: &backend::LoginError) -> &'static str {
 
 /// Ends when the backend has nothing more to say, or nobody listens to it. How long to wait for a
 /// reply is the mail server's decision: it ends us.
-async fn converse(connection: Connection, mut softener: ReplyFilter) -> io::Result<()> {
+async fn converse(connection: Connection, mut filter: ReplyFilter) -> io::Result<()> {
     let (mut from_backend, to_backend) = split(connection.into_stream());
     tokio::spawn(pass_on(standard_input()?, to_backend));
     let (mut out, mut piece) = (Vec::new(), vec![0; PIECE]);
@@ -132,7 +132,7 @@ async fn converse(connection: Connection, mut softener: ReplyFilter) -> io::Resu
             0 => return Ok(()),
             length => length,
         };
-        let said = softener.hear(piece.get(..length).unwrap_or_default(), &mut out);
+        let said = filter.feed(piece.get(..length).unwrap_or_default(), &mut out);
         let mut output = io::stdout().lock();
         output.write_all(&out)?;
         output.flush()?;

@@ -1,50 +1,50 @@
-//! A backend's replies on their way to a mail server that would bounce on some of them.
+//! Filter for replies of a backend that would make the mail server bounce a message.
 //!
-//! A mailbox can move between the look-up and the delivery, and its old backend then says
-//! `550 5.1.1 User unknown`, for good (`imap/lmtpd.c:verify_user`). To the mail server that must look
-//! temporary: it asks again, is told the new backend, and is told of no backend if the mailbox is
-//! really gone.
+//! A mailbox can move between the lookup and the delivery. Its old backend then answers
+//! `550 5.1.1 User unknown`, a permanent error (`imap/lmtpd.c:verify_user`). The filter makes it
+//! temporary: the mail server looks the recipient up again, and gets the new backend, or none if the
+//! mailbox is really gone.
 //!
-//! Neither may a refusal of the mail server itself end a message: the recipient exists, and the
-//! configuration will be mended. Those are `530 Authentication required` (RFC 4954 section 4; lmtpd
+//! A refusal of the mail server itself must not bounce a message either: the recipient exists, and the
+//! configuration will be repaired. These are `530 Authentication required` (RFC 4954 section 4; lmtpd
 //! with `soft_noauth: off`, `imap/lmtpengine.c`), and any refusal in the greeting or of LHLO, as by a
-//! server that speaks SMTP at this port. Every other reply stays as it is, also the `550 5.7.1` of a
+//! server that speaks SMTP at this port. Every other reply passes unchanged, also the `550 5.7.1` of a
 //! Sieve script's reject.
 
-/// The most that one reply may have, in bytes: some 60 times the longest of Cyrus'.
+/// Maximum size of one reply, in bytes: some 60 times the longest reply of Cyrus.
 pub const REPLY_LIMIT: usize = 16 * 1024;
 
-/// The reply has more than [`REPLY_LIMIT`] bytes, so its end is not known, and so not what it means.
+/// A reply has more than [`REPLY_LIMIT`] bytes: without its end, its meaning is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a reply of more than {REPLY_LIMIT} bytes")]
 pub struct TooLong;
 
-/// Hands whole replies on. LMTP puts the status (RFC 3463) into the last line of several.
+/// Passes complete replies on. LMTP puts the status (RFC 3463) into the last of several lines.
 #[derive(Debug, Default)]
 pub struct ReplyFilter {
-    /// A reply, as far as it came.
+    /// The incomplete reply.
     reply: Vec<u8>,
-    /// Where its unfinished line begins.
+    /// Offset of its incomplete line.
     line: usize,
-    /// Whole replies before it, up to [`BEFORE_MAIL`].
+    /// Number of complete replies before it, up to [`BEFORE_MAIL`].
     replies: usize,
-    /// Whether the reply to LHLO shall offer neither TLS nor a login.
+    /// Whether the reply to LHLO must offer neither TLS nor a login.
     is_logged_in: bool,
 }
 
-/// The greeting and the reply to LHLO, which come before any reply about a message (RFC 2033).
+/// Number of replies before any about a message: the greeting and the reply to LHLO (RFC 2033).
 const BEFORE_MAIL: usize = 2;
 
 impl ReplyFilter {
-    /// For a connection whose greeting has been handed on and that is under TLS or logged in, as far as
-    /// that is wanted: the mail server is to try neither.
+    /// A filter for a connection with a completed login, whose greeting has been passed on. The mail server
+    /// is offered neither TLS nor a login.
     pub fn after_login() -> Self {
         Self { replies: 1, is_logged_in: true, ..Self::default() }
     }
 
-    /// Takes what came next, and appends to `out` every reply that is whole with it. What is not, at
-    /// the end of the connection, is never handed on.
-    pub fn hear(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
+    /// Processes received bytes, and appends each complete reply to `out`. A reply that is incomplete at
+    /// the end of the connection is never passed on.
+    pub fn feed(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             if self.reply.len() + piece.len() > REPLY_LIMIT {
                 return Err(TooLong);
@@ -83,7 +83,7 @@ fn without_login(reply: &[u8]) -> Vec<u8> {
     };
     let mut kept = Vec::with_capacity(reply.len());
     let mut last = 0;
-    // The first line has the server's name.
+    // The first line holds the name of the server.
     for (nth, line) in reply.split_inclusive(|byte| *byte == b'\n').enumerate() {
         if nth == 0 || !offers_login(line) {
             last = kept.len();
@@ -118,11 +118,11 @@ fn soften(reply: &mut [u8]) {
 mod tests {
     use super::*;
 
-    fn heard<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (String, Result<(), TooLong>) {
-        let (mut softener, mut out) = (ReplyFilter::default(), Vec::new());
+    fn filtered<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (String, Result<(), TooLong>) {
+        let (mut filter, mut out) = (ReplyFilter::default(), Vec::new());
         let mut said = Ok(());
         for piece in pieces {
-            said = said.and(softener.hear(piece, &mut out));
+            said = said.and(filter.feed(piece, &mut out));
         }
         (String::from_utf8(out).unwrap(), said)
     }
@@ -137,7 +137,7 @@ mod tests {
         550 5.7.1 Permission denied\r\n550 5.1.10 no mail\r\n550 Unknown 5.1.1\r\n550 5.1.1\r\n\
         452 4.2.2 Over quota\r\n250 5.1.1 odd\r\n421 4.4.1 bye\r\n";
 
-    const SOFTENED: &str = "220 be1 LMTP Cyrus ready\r\n250-be1\r\n250-PIPELINING\r\n250 Ok\r\n\
+    const FILTERED: &str = "220 be1 LMTP Cyrus ready\r\n250-be1\r\n250-PIPELINING\r\n250 Ok\r\n\
         250 2.1.0 ok\r\n\
         450-Mailbox unknown.  Either there is no mailbox associated with this\r\n\
         450-name or you do not have authorization to see it.\r\n\
@@ -147,40 +147,40 @@ mod tests {
         452 4.2.2 Over quota\r\n250 5.1.1 odd\r\n421 4.4.1 bye\r\n";
 
     #[test]
-    fn unknown_user_of_a_backend_becomes_temporary_and_nothing_else() {
+    fn only_unknown_user_becomes_temporary() {
         let session = SESSION.as_bytes();
-        let expected = (SOFTENED.to_owned(), Ok(()));
-        assert_eq!(heard([session]), expected);
-        assert_eq!(heard(session.chunks(1)), expected, "byte by byte");
+        let expected = (FILTERED.to_owned(), Ok(()));
+        assert_eq!(filtered([session]), expected);
+        assert_eq!(filtered(session.chunks(1)), expected, "byte by byte");
         for at in 0..session.len() {
-            assert_eq!(heard([&session[..at], &session[at..]]), expected, "split at {at}");
+            assert_eq!(filtered([&session[..at], &session[at..]]), expected, "split at {at}");
         }
     }
 
     #[test]
-    fn a_refusal_of_the_mail_server_itself_is_temporary() {
+    fn refusal_of_the_mail_server_becomes_temporary() {
         let hello = "220 be1 LMTP\r\n250 be1\r\n";
-        for (session, softened) in [
+        for (session, filtered_session) in [
             ("530 Authentication required\r\n", "430 Authentication required\r\n"),
             ("530 5.7.0 Authentication required\n", "430 4.7.0 Authentication required\n"),
             ("530-5.7.0 Log\r\n530 5.7.0 in\r\n", "430-4.7.0 Log\r\n430 4.7.0 in\r\n"),
             ("503 5.5.1 Need MAIL command\r\n", "503 5.5.1 Need MAIL command\r\n"),
             ("550 5.7.1 530 is no code here\r\n", "550 5.7.1 530 is no code here\r\n"),
         ] {
-            let (said, _) = heard([[hello, session].concat().as_bytes()]);
-            assert_eq!(said, [hello, softened].concat());
+            let (said, _) = filtered([[hello, session].concat().as_bytes()]);
+            assert_eq!(said, [hello, filtered_session].concat());
         }
-        for (session, softened) in [
+        for (session, filtered_session) in [
             ("554 5.7.1 No\r\n", "454 4.7.1 No\r\n"),
             ("220 mx ESMTP\r\n500 5.5.2 what\r\n", "220 mx ESMTP\r\n400 4.5.2 what\r\n"),
         ] {
-            assert_eq!(heard([session.as_bytes()]), (softened.to_owned(), Ok(())));
+            assert_eq!(filtered([session.as_bytes()]), (filtered_session.to_owned(), Ok(())));
         }
     }
 
     #[test]
-    fn connection_that_is_logged_in_offers_no_login() {
-        for (reply, handed_on) in [
+    fn completed_login_is_not_offered_again() {
+        for (reply, passed_on) in [
             (
                 "250-be1\r\n250-STARTTLS\r\n250-SIZE\r\n250-AUTH PLAIN\r\n250 Ok\r\n",
                 "250-be1\r\n250-SIZE\r\n250 Ok\r\n",
@@ -191,25 +191,25 @@ mod tests {
             ("250-be1\r\n250-AUTHX\r\n250 X\r\n", "250-be1\r\n250-AUTHX\r\n250 X\r\n"),
             ("550 5.5.1 no\r\n", "450 4.5.1 no\r\n"),
         ] {
-            let (mut softener, mut out) = (ReplyFilter::after_login(), Vec::new());
+            let (mut filter, mut out) = (ReplyFilter::after_login(), Vec::new());
             let later = "250-2.1.0 ok\r\n250 AUTH is no offer here\r\n550 5.7.1 no\r\n";
-            softener.hear([reply, later].concat().as_bytes(), &mut out).unwrap();
-            assert_eq!(String::from_utf8(out).unwrap(), [handed_on, later].concat());
+            filter.feed([reply, later].concat().as_bytes(), &mut out).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), [passed_on, later].concat());
         }
     }
 
     #[test]
-    fn half_a_reply_is_never_handed_on() {
+    fn incomplete_reply_is_not_passed_on() {
         let half = "250 2.1.0 ok\r\n550-Mailbox unknown.\r\n550 5.1";
-        assert_eq!(heard([half.as_bytes()]), ("250 2.1.0 ok\r\n".to_owned(), Ok(())));
+        assert_eq!(filtered([half.as_bytes()]), ("250 2.1.0 ok\r\n".to_owned(), Ok(())));
     }
 
     #[test]
-    fn a_reply_without_end_is_an_error() {
+    fn endless_reply_is_an_error() {
         let endless = b"250-a line of it\r\n".repeat(REPLY_LIMIT / 16);
-        assert_eq!(heard([&endless[..]]), (String::new(), Err(TooLong)));
-        assert_eq!(heard([&[b'x'; REPLY_LIMIT + 1][..]]), (String::new(), Err(TooLong)));
+        assert_eq!(filtered([&endless[..]]), (String::new(), Err(TooLong)));
+        assert_eq!(filtered([&[b'x'; REPLY_LIMIT + 1][..]]), (String::new(), Err(TooLong)));
         let longest = "x".repeat(REPLY_LIMIT - 1) + "\n";
-        assert_eq!(heard([longest.as_bytes()]), (longest, Ok(())));
+        assert_eq!(filtered([longest.as_bytes()]), (longest, Ok(())));
     }
 }

@@ -1,4 +1,4 @@
-//! The login against servers of a few lines; SCRAM against the server side of the SASL library.
+//! The login against scripted servers; SCRAM against the server side of the SASL library.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -6,26 +6,26 @@ use base64::engine::general_purpose::STANDARD;
 use super::*;
 use crate::model::secret::Secret;
 
-fn policy(tls: WhenTls, login: bool) -> Policy {
+fn policy(tls: WhenTls, login: bool) -> LmtpPolicy {
     let credentials = login.then(|| Credentials {
         authname: "postman".into(),
         password: Some(Secret::new("secret")),
         ..Credentials::default()
     });
-    Policy { tls, credentials, ..Policy::default() }
+    LmtpPolicy { tls, credentials, ..LmtpPolicy::default() }
 }
 
-/// What was said to a server of these replies, and what came of it.
-fn talk(policy: Policy, replies: &[&str]) -> (String, Result<Ready, Failure>) {
-    let mut login = Login::new("mx.example.org", policy);
+/// Bytes sent to a server with these replies, and the outcome.
+fn run(policy: LmtpPolicy, replies: &[&str]) -> (String, Result<Ready, LmtpFailure>) {
+    let mut login = LmtpLogin::new("mx.example.org", policy);
     let mut said = String::new();
     let mut replies = replies.iter();
     loop {
         said += std::str::from_utf8(&std::mem::take(login.output())).unwrap();
         let done = match login.step() {
-            Step::Wait => match replies.next() {
+            LmtpStep::Wait => match replies.next() {
                 Some(reply) => {
-                    // Byte by byte, as it may come.
+                    // Byte by byte.
                     for byte in format!("{}\r\n", reply.replace('\n', "\r\n")).bytes() {
                         login.receive(&[byte]);
                     }
@@ -36,12 +36,12 @@ fn talk(policy: Policy, replies: &[&str]) -> (String, Result<Ready, Failure>) {
                     continue;
                 }
             },
-            Step::StartTls => {
+            LmtpStep::StartTls => {
                 login.tls_is_up();
                 continue;
             }
-            Step::Ready(ready) => Ok(ready),
-            Step::Failed(failure) => Err(failure),
+            LmtpStep::Ready(ready) => Ok(ready),
+            LmtpStep::Failed(failure) => Err(failure),
         };
         return (said.replace("\r\n", "|"), done);
     }
@@ -53,9 +53,9 @@ const UNDER_TLS: &str = "250-be1.example.org\n250-SIZE\n250-AUTH PLAIN LOGIN\n25
 const PRE_AUTHORISED: &str = "250-be1.example.org\n250-AUTH EXTERNAL\n250 Ok";
 
 #[test]
-fn plain_password_goes_under_tls_only() {
+fn plain_password_needs_tls() {
     let replies = [GREETING, CLEAR, "220 go ahead", UNDER_TLS, "235 Authenticated!"];
-    let (said, ready) = talk(policy(WhenTls::Required, true), &replies);
+    let (said, ready) = run(policy(WhenTls::Required, true), &replies);
     let plain = STANDARD.encode("\0postman\0secret");
     let lhlo = "LHLO mx.example.org|";
     assert_eq!(said, format!("{lhlo}STARTTLS|{lhlo}AUTH PLAIN {plain}|"));
@@ -63,44 +63,44 @@ fn plain_password_goes_under_tls_only() {
     assert_eq!((ready.tls, ready.mechanism), (true, Some(Mechanism::Plain)));
     assert_eq!(ready.greeting, format!("{GREETING}\r\n").as_bytes());
 
-    let (said, failure) = talk(policy(WhenTls::Off, true), &[GREETING, UNDER_TLS]);
+    let (said, failure) = run(policy(WhenTls::Off, true), &[GREETING, UNDER_TLS]);
     assert_eq!(said, lhlo);
-    assert!(matches!(failure, Err(Failure::NoMechanism(_))), "{failure:?}");
+    assert!(matches!(failure, Err(LmtpFailure::NoMechanism(_))), "{failure:?}");
     let mut allowed = policy(WhenTls::Off, true);
     allowed.allow_plaintext = true;
-    let (said, ready) = talk(allowed, &[GREETING, UNDER_TLS, "235 ok"]);
+    let (said, ready) = run(allowed, &[GREETING, UNDER_TLS, "235 ok"]);
     assert!(ready.is_ok() && said.contains("AUTH PLAIN "), "{said} {ready:?}");
 }
 
 #[test]
-fn tls_that_is_required_is_never_done_without() {
-    let (said, failure) = talk(policy(WhenTls::Required, false), &[GREETING, PRE_AUTHORISED]);
-    assert_eq!((said.as_str(), failure), ("LHLO mx.example.org|", Err(Failure::NoTls)));
-    let (_, ready) = talk(policy(WhenTls::IfOffered, false), &[GREETING, PRE_AUTHORISED]);
+fn required_tls_is_never_skipped() {
+    let (said, failure) = run(policy(WhenTls::Required, false), &[GREETING, PRE_AUTHORISED]);
+    assert_eq!((said.as_str(), failure), ("LHLO mx.example.org|", Err(LmtpFailure::NoTls)));
+    let (_, ready) = run(policy(WhenTls::IfOffered, false), &[GREETING, PRE_AUTHORISED]);
     assert!(!ready.unwrap().tls);
-    // Offered and refused: somebody on the way could say so.
+    // Offered and refused: an attacker on the way could send that.
     for tls in [WhenTls::Required, WhenTls::IfOffered] {
-        let (_, failure) = talk(policy(tls, false), &[GREETING, CLEAR, "454 4.3.3 not now"]);
-        assert!(matches!(failure, Err(Failure::StartTlsRefused(_))), "{failure:?}");
+        let (_, failure) = run(policy(tls, false), &[GREETING, CLEAR, "454 4.3.3 not now"]);
+        assert!(matches!(failure, Err(LmtpFailure::StartTlsRefused(_))), "{failure:?}");
     }
 }
 
 #[test]
-fn server_without_a_login_is_left_to_decide_by_itself() {
+fn server_without_auth_is_used_without_a_login() {
     for lhlo in [PRE_AUTHORISED, "250 be1.example.org"] {
-        let (said, ready) = talk(policy(WhenTls::IfOffered, true), &[GREETING, lhlo]);
+        let (said, ready) = run(policy(WhenTls::IfOffered, true), &[GREETING, lhlo]);
         assert_eq!(said, "LHLO mx.example.org|");
         assert_eq!(ready.unwrap().mechanism, None);
     }
-    // Without a name, none is tried.
-    let (_, ready) = talk(policy(WhenTls::Off, false), &[GREETING, CLEAR]);
+    // Without a name no login is tried.
+    let (_, ready) = run(policy(WhenTls::Off, false), &[GREETING, CLEAR]);
     assert_eq!(ready.unwrap().mechanism, None);
 }
 
 #[test]
-fn refused_login_says_who_and_by_what() {
+fn refused_login_names_user_and_mechanism() {
     let replies = [GREETING, CLEAR, "220 go", UNDER_TLS, "501 5.5.4 undefined error!"];
-    let (_, failure) = talk(policy(WhenTls::Required, true), &replies);
+    let (_, failure) = run(policy(WhenTls::Required, true), &replies);
     let failure = failure.unwrap_err();
     let text = failure.to_string();
     assert!(
@@ -109,7 +109,7 @@ fn refused_login_says_who_and_by_what() {
     );
     assert!(!text.contains("secret"), "{text}");
     let replies = [GREETING, CLEAR, "220 go", UNDER_TLS, "454 4.7.0 later"];
-    assert!(talk(policy(WhenTls::Required, true), &replies).1.unwrap_err().is_temporary());
+    assert!(run(policy(WhenTls::Required, true), &replies).1.unwrap_err().is_temporary());
 }
 
 #[test]
@@ -120,54 +120,54 @@ fn long_response_follows_a_challenge() {
         credentials.password = Some(Secret::new(password.as_str()));
     }
     let replies = [GREETING, CLEAR, "220 go", UNDER_TLS, "334 ", "235 ok"];
-    let (said, ready) = talk(long, &replies);
+    let (said, ready) = run(long, &replies);
     let plain = STANDARD.encode(format!("\0postman\0{password}"));
     assert!(said.ends_with(&format!("|AUTH PLAIN|{plain}|")), "{said}");
     assert!(ready.is_ok());
 }
 
 #[test]
-fn server_that_does_not_prove_that_it_knows_the_password_is_not_believed() {
+fn server_without_proof_of_the_password_is_refused() {
     let replies = [GREETING, CLEAR, "235 welcome"];
-    let (said, failure) = talk(policy(WhenTls::Off, true), &replies);
+    let (said, failure) = run(policy(WhenTls::Off, true), &replies);
     assert!(said.contains("AUTH SCRAM-SHA-256 "), "{said}");
-    assert!(matches!(failure, Err(Failure::FalseServer(_))), "{failure:?}");
+    assert!(matches!(failure, Err(LmtpFailure::FalseServer(_))), "{failure:?}");
     for challenge in ["334 !", "334 eA==", "334"] {
-        let (_, failure) = talk(policy(WhenTls::Off, true), &[GREETING, CLEAR, challenge]);
-        assert!(matches!(failure, Err(Failure::Protocol(_))), "{challenge}: {failure:?}");
+        let (_, failure) = run(policy(WhenTls::Off, true), &[GREETING, CLEAR, challenge]);
+        assert!(matches!(failure, Err(LmtpFailure::Protocol(_))), "{challenge}: {failure:?}");
     }
 }
 
 #[test]
-fn every_place_where_it_ends_is_named() {
-    let end = |replies: &[&str]| talk(policy(WhenTls::Required, true), replies).1.unwrap_err();
-    assert_eq!(end(&[]), Failure::Closed("the greeting"));
-    assert_eq!(end(&[GREETING]), Failure::Closed("LHLO"));
-    assert_eq!(end(&[GREETING, CLEAR]), Failure::Closed("STARTTLS"));
-    assert_eq!(end(&[GREETING, CLEAR, "220 go", UNDER_TLS]), Failure::Closed("AUTH"));
-    assert!(matches!(end(&["421 4.3.2 going down"]), Failure::Refused("the greeting", _)));
-    assert!(matches!(end(&[GREETING, "550 no"]), Failure::Refused("LHLO", _)));
-    assert!(matches!(end(&[GREETING, "502 5.5.1 what"]), Failure::NotLmtp(_)));
-    assert!(matches!(end(&["SSH-2.0-OpenSSH"]), Failure::NotLmtp(_)));
-    assert!(matches!(end(&[&"x".repeat(LINE_LIMIT)]), Failure::NotLmtp(_)));
+fn failure_names_the_step() {
+    let end = |replies: &[&str]| run(policy(WhenTls::Required, true), replies).1.unwrap_err();
+    assert_eq!(end(&[]), LmtpFailure::Closed("the greeting"));
+    assert_eq!(end(&[GREETING]), LmtpFailure::Closed("LHLO"));
+    assert_eq!(end(&[GREETING, CLEAR]), LmtpFailure::Closed("STARTTLS"));
+    assert_eq!(end(&[GREETING, CLEAR, "220 go", UNDER_TLS]), LmtpFailure::Closed("AUTH"));
+    assert!(matches!(end(&["421 4.3.2 going down"]), LmtpFailure::Refused("the greeting", _)));
+    assert!(matches!(end(&[GREETING, "550 no"]), LmtpFailure::Refused("LHLO", _)));
+    assert!(matches!(end(&[GREETING, "502 5.5.1 what"]), LmtpFailure::NotLmtp(_)));
+    assert!(matches!(end(&["SSH-2.0-OpenSSH"]), LmtpFailure::NotLmtp(_)));
+    assert!(matches!(end(&[&"x".repeat(LINE_LIMIT)]), LmtpFailure::NotLmtp(_)));
 }
 
 #[test]
-fn bytes_in_the_clear_after_starttls_are_not_taken_for_tls() {
-    let mut login = Login::new("mx", policy(WhenTls::Required, false));
+fn clear_text_after_starttls_is_an_error() {
+    let mut login = LmtpLogin::new("mx", policy(WhenTls::Required, false));
     login.receive(format!("{GREETING}\r\n").as_bytes());
     login.receive(b"250-be1\r\n250 STARTTLS\r\n");
     login.receive(b"220 go\r\n250-be1\r\n250 AUTH PLAIN\r\n");
-    assert!(matches!(login.step(), Step::Failed(Failure::Protocol(_))));
-    let mut login = Login::new("mx", policy(WhenTls::Off, false));
+    assert!(matches!(login.step(), LmtpStep::Failed(LmtpFailure::Protocol(_))));
+    let mut login = LmtpLogin::new("mx", policy(WhenTls::Off, false));
     login.receive(format!("{GREETING}\r\n250 be1\r\n250 more\r\n").as_bytes());
-    assert!(matches!(login.step(), Step::Failed(Failure::Protocol(_))));
+    assert!(matches!(login.step(), LmtpStep::Failed(LmtpFailure::Protocol(_))));
 }
 
 #[test]
-fn name_of_this_host_puts_no_command_into_the_conversation() {
+fn host_name_cannot_inject_commands() {
     for us in ["mx\r\nQUIT", "", "a b"] {
-        let mut login = Login::new(us, Policy::default());
+        let mut login = LmtpLogin::new(us, LmtpPolicy::default());
         login.receive(b"220 x\r\n");
         assert_eq!(login.output(), b"LHLO localhost\r\n");
     }

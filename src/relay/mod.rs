@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::config::BackendAccess;
-use crate::lmtp::{Failure, Login, Policy, Ready, Step};
+use crate::lmtp::{LmtpFailure, LmtpLogin, LmtpPolicy, LmtpStep, Ready};
 use crate::master::connection::Connection;
 use crate::master::tls::{self, TlsClient};
 use crate::model::backend::LmtpAddress;
@@ -61,7 +61,7 @@ pub(crate) enum LoginError {
     Late(&'static str),
     /// The backend, or what it said.
     #[error(transparent)]
-    Failed(#[from] Failure),
+    Failed(#[from] LmtpFailure),
 }
 
 impl LoginError {
@@ -84,15 +84,17 @@ pub(crate) async fn log_in(
     us: &str,
 ) -> Result<(Connection, Ready), LoginError> {
     let config = |e: &dyn std::fmt::Display| LoginError::Config(e.to_string());
-    let policy = Policy {
+    let policy = LmtpPolicy {
         tls: access.tls.when,
         allow_plaintext: access.allow_plaintext,
         credentials: access.credentials().map_err(|e| config(&e))?,
         mechanisms: None,
     };
     let mut at = "the greeting";
-    let done =
-        timeout(LOGIN_TIMEOUT, drive(connection, place, access, Login::new(us, policy), &mut at));
+    let done = timeout(
+        LOGIN_TIMEOUT,
+        drive(connection, place, access, LmtpLogin::new(us, policy), &mut at),
+    );
     done.await.unwrap_or(Err(LoginError::Late(at)))
 }
 
@@ -100,7 +102,7 @@ async fn drive(
     mut connection: Connection,
     place: &LmtpAddress,
     access: &BackendAccess,
-    mut login: Login,
+    mut login: LmtpLogin,
     at: &mut &'static str,
 ) -> Result<(Connection, Ready), LoginError> {
     let mut piece = vec![0; 4096];
@@ -111,7 +113,7 @@ async fn drive(
             connection.send(&output).await.map_err(LoginError::Lost)?;
         }
         match login.step() {
-            Step::Wait => match connection.read(&mut piece).await.map_err(LoginError::Lost)? {
+            LmtpStep::Wait => match connection.read(&mut piece).await.map_err(LoginError::Lost)? {
                 0 => login.closed(),
                 read => {
                     // The server says how often a password is hashed.
@@ -123,7 +125,7 @@ async fn drive(
                     login = heard.await.map_err(|e| LoginError::Lost(io::Error::other(e)))?;
                 }
             },
-            Step::StartTls => {
+            LmtpStep::StartTls => {
                 let files = access.tls.clone();
                 let read = spawn_blocking(move || TlsClient::new(&files)).await;
                 let read = read.map_err(|e| LoginError::Lost(io::Error::other(e)))?;
@@ -134,8 +136,8 @@ async fn drive(
                 connection = begun.map_err(|e| of_tls(&e, &name, access))?;
                 login.tls_is_up();
             }
-            Step::Ready(ready) => return Ok((connection, ready)),
-            Step::Failed(failure) => return Err(failure.into()),
+            LmtpStep::Ready(ready) => return Ok((connection, ready)),
+            LmtpStep::Failed(failure) => return Err(failure.into()),
         }
     }
 }
@@ -149,10 +151,10 @@ fn tls_name(place: &LmtpAddress, access: &BackendAccess) -> String {
     }
 }
 
-fn of_tls(error: &io::Error, name: &str, access: &BackendAccess) -> Failure {
+fn of_tls(error: &io::Error, name: &str, access: &BackendAccess) -> LmtpFailure {
     match tls::failure(error, name, access.tls.ca_file.as_deref()) {
-        mupdate::Failure::Untrusted(text) => Failure::Untrusted(text),
-        mupdate::Failure::Tls(text) => Failure::Tls(text),
-        other => Failure::Tls(other.to_string()),
+        mupdate::Failure::Untrusted(text) => LmtpFailure::Untrusted(text),
+        mupdate::Failure::Tls(text) => LmtpFailure::Tls(text),
+        other => LmtpFailure::Tls(other.to_string()),
     }
 }

@@ -367,7 +367,7 @@ pub(crate) fn milter(stream: &[u8]) {
 pub(crate) fn lmtp_replies(replies: &[u8]) {
     let outcomes = [replies.len().max(1), 1, 7].map(|piece| {
         let (mut filter, mut out) = (ReplyFilter::default(), Vec::new());
-        let said = replies.chunks(piece).try_for_each(|piece| filter.hear(piece, &mut out));
+        let said = replies.chunks(piece).try_for_each(|piece| filter.feed(piece, &mut out));
         (out, said)
     });
     assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]));

@@ -2,7 +2,7 @@
 
 use super::certificate::CertificateVerdict;
 pub use super::client::Client;
-use super::lmtp::{Facts, Own, ProbeFailure, Reply, TlsOutcome, Tried};
+use super::lmtp::{Facts, LmtpReply, Own, ProbeFailure, TlsOutcome, Tried};
 use super::postfix::tls::Level;
 use super::{Finding, one_line};
 
@@ -47,10 +47,10 @@ fn failed(named: &str, failure: &ProbeFailure) -> Finding {
                 .mend("read its log; all its lmtpd processes may be busy (maxchild in cyrus.conf)")
         }
         ProbeFailure::Refused(at, reply) if reply.is_temporary() => {
-            Finding::untested(CHECK, named, format!("at {at} it answered `{}`", reply.shown()))
+            Finding::untested(CHECK, named, format!("at {at} it answered `{}`", reply))
         }
         ProbeFailure::Refused(at, reply) => {
-            Finding::error(CHECK, named, format!("at {at} it answered `{}`", reply.shown()))
+            Finding::error(CHECK, named, format!("at {at} it answered `{}`", reply))
                 .mend("read its log")
         }
         ProbeFailure::NotLmtp(said) => {
@@ -144,7 +144,7 @@ fn login(named: &str, facts: &Facts, client: Option<&Client>) -> Vec<Finding> {
     let Some(mail) = &facts.mail else { return Vec::new() };
     let wants = facts.wants_login();
     if !wants && !mail.is_ok() {
-        let what = format!("it answered MAIL FROM with `{}`", mail.shown());
+        let what = format!("it answered MAIL FROM with `{}`", mail);
         return vec![match mail.is_temporary() {
             true => Finding::untested("backend/lmtp", named, what),
             false => Finding::error("backend/lmtp", named, what).mend("read its log"),
@@ -272,10 +272,10 @@ fn asked(named: &str, recipient: &str, facts: &Facts) -> Finding {
         let why = format!("{recipient}: it wants a login first, and none was made");
         return Finding::skipped(CHECK, named, why);
     };
-    let said = reply.shown();
+    let said = reply.to_string();
     match reply {
-        Reply { .. } if reply.is_ok() => Finding::ok(CHECK, named, format!("it accepts {recipient}")),
-        Reply { .. } if reply.is_temporary() => {
+        LmtpReply { .. } if reply.is_ok() => Finding::ok(CHECK, named, format!("it accepts {recipient}")),
+        LmtpReply { .. } if reply.is_temporary() => {
             Finding::untested(CHECK, named, format!("it answered {recipient} with `{said}`"))
         }
         _ => Finding::error(
@@ -333,8 +333,8 @@ mod tests {
         }
     }
 
-    fn reply(code: u16) -> Option<Reply> {
-        Some(Reply { code, lines: vec!["said".into()] })
+    fn reply(code: u16) -> Option<LmtpReply> {
+        Some(LmtpReply { code, lines: vec!["said".into()] })
     }
 
     fn pre_authorised() -> Facts {
@@ -489,9 +489,9 @@ mod tests {
     #[test]
     fn tried_login_is_judged_by_its_result() {
         let scram = wants_login(&["SCRAM-SHA-1"]);
-        let said = |code| Reply { code, lines: vec!["said".into()] };
+        let said = |code| LmtpReply { code, lines: vec!["said".into()] };
         let refused = |code| {
-            Tried::Refused(lmtp::Failure::LoginRefused {
+            Tried::Refused(lmtp::LmtpFailure::LoginRefused {
                 name: "postman".into(),
                 mechanism: Mechanism::Plain,
                 said: said(code),
@@ -549,7 +549,7 @@ mod tests {
 
     #[test]
     fn reply_to_a_recipient_is_judged() {
-        let of = |rcpt: Option<Reply>| {
+        let of = |rcpt: Option<LmtpReply>| {
             let facts = Facts { rcpt, ..pre_authorised() };
             let found = judge(None, "unix:/lmtp", &facts, None, Some("jane@example.org"));
             let of = |check| found.iter().find(|finding| finding.check == check);

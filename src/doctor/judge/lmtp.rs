@@ -16,8 +16,8 @@
 use std::time::Duration;
 
 use super::one_line;
-pub use crate::lmtp::{LINE_LIMIT, Reply};
-use crate::lmtp::{NotLmtp, Reader, auth_mechanisms, offers};
+pub use crate::lmtp::{LINE_LIMIT, LmtpReply};
+use crate::lmtp::{NotLmtp, ReplyReader, auth_mechanisms, offers};
 
 /// Result of STARTTLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub enum Tried {
     /// Successful.
     In(String),
     /// Refused.
-    Refused(crate::lmtp::Failure),
+    Refused(crate::lmtp::LmtpFailure),
     /// The connection was lost.
     Lost(String),
 }
@@ -85,10 +85,10 @@ pub struct Facts {
     pub tried: Option<Tried>,
     /// Result of a connection as `murder-route lmtp` makes it.
     pub own: Option<Own>,
-    /// Reply to MAIL FROM:<>.
-    pub mail: Option<Reply>,
-    /// Reply to RCPT TO, if there was a recipient and MAIL was accepted.
-    pub rcpt: Option<Reply>,
+    /// LmtpReply to MAIL FROM:<>.
+    pub mail: Option<LmtpReply>,
+    /// LmtpReply to RCPT TO, if there was a recipient and MAIL was accepted.
+    pub rcpt: Option<LmtpReply>,
     /// Failure that ended the dialogue early.
     pub failure: Option<ProbeFailure>,
 }
@@ -106,7 +106,7 @@ pub enum ProbeFailure {
     /// No connection.
     Connect(String),
     /// An unexpected reply, and the step.
-    Refused(&'static str, Reply),
+    Refused(&'static str, LmtpReply),
     /// It does not speak LMTP.
     NotLmtp(String),
     /// The connection ended, or a reply timed out: the step and the reason.
@@ -159,7 +159,7 @@ pub struct LmtpProbe {
     us: String,
     recipient: Option<String>,
     phase: ProbePhase,
-    reader: Reader,
+    reader: ReplyReader,
     output: Vec<u8>,
     facts: Facts,
 }
@@ -174,7 +174,7 @@ impl LmtpProbe {
             us: Some(us).filter(fits).unwrap_or("localhost").to_owned(),
             recipient: recipient.filter(plain).map(str::to_owned),
             phase: ProbePhase::Greeting,
-            reader: Reader::default(),
+            reader: ReplyReader::default(),
             output: Vec::new(),
             facts: Facts::default(),
         }
@@ -257,7 +257,7 @@ impl LmtpProbe {
         self.say("QUIT", ProbePhase::Over);
     }
 
-    fn reply(&mut self, reply: Reply) {
+    fn reply(&mut self, reply: LmtpReply) {
         match self.phase {
             ProbePhase::Greeting if reply.code == 220 => {
                 let greeting = reply.lines.first().map_or("", String::as_str);
@@ -276,7 +276,7 @@ impl LmtpProbe {
             }
             // An SMTP server has no LHLO (RFC 2033, 4.1).
             ProbePhase::Lhlo if (500..=504).contains(&reply.code) => {
-                self.fail(ProbeFailure::NotLmtp(reply.shown()));
+                self.fail(ProbeFailure::NotLmtp(reply.to_string()));
             }
             ProbePhase::Mail => {
                 let taken = reply.is_ok();
@@ -296,7 +296,7 @@ impl LmtpProbe {
             ProbePhase::Rset => self.say("QUIT", ProbePhase::Quit),
             ProbePhase::StartTls if reply.is_ok() => self.phase = ProbePhase::Handshake,
             ProbePhase::StartTls => {
-                self.facts.tls = Some(TlsOutcome::Failed(reply.shown()));
+                self.facts.tls = Some(TlsOutcome::Failed(reply.to_string()));
                 self.say("QUIT", ProbePhase::Quit);
             }
             ProbePhase::LhloUnderTls => {
@@ -406,7 +406,8 @@ mod tests {
         assert!(matches!(failure(&["220", "500 5.5.1 what"]), ProbeFailure::NotLmtp(_)));
         let ProbeFailure::Refused(at, reply) = failure(&["421 4.3.2 going down"]) else { panic!() };
         assert!(at == "the greeting" && reply.is_temporary());
-        let later = ProbeFailure::Refused("LHLO", Reply { code: 421, lines: vec!["later".into()] });
+        let later =
+            ProbeFailure::Refused("LHLO", LmtpReply { code: 421, lines: vec!["later".into()] });
         assert_eq!(failure(&[GREETING, "421 later"]), later);
         let refused = [GREETING, CLOSED, "430 no", "250 ok", "454 no TLS", "221"];
         assert_eq!(talk(None, &refused).1.tls, Some(TlsOutcome::Failed("454 no TLS".into())));

@@ -4,7 +4,7 @@ use super::certificate::CertificateVerdict;
 use super::client::Client;
 use super::lmtp::{Facts, TlsOutcome};
 use super::postfix::tls::Level;
-use crate::lmtp::Policy;
+use crate::lmtp::LmtpPolicy;
 use crate::mupdate::{Mechanism, WhenTls};
 
 /// Whether to try the login.
@@ -21,8 +21,8 @@ pub enum LoginPlan {
 /// A login to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// Policy of the login. PLAIN is used wherever Postfix uses it.
-    pub policy: Policy,
+    /// LmtpPolicy of the login. PLAIN is used wherever Postfix uses it.
+    pub policy: LmtpPolicy,
     /// The certificate that was judged. The password is sent to its holder only.
     pub certificate: Option<Vec<u8>>,
 }
@@ -68,7 +68,7 @@ pub fn plan(facts: &Facts, client: &Client) -> LoginPlan {
     if mechanisms.is_empty() {
         return LoginPlan::Skip(format!("{} is not supported here", usable.join(" ")));
     }
-    let policy = Policy {
+    let policy = LmtpPolicy {
         tls: if tls { WhenTls::Required } else { WhenTls::Off },
         allow_plaintext: true,
         credentials: Some(credentials.clone()),
@@ -79,7 +79,7 @@ pub fn plan(facts: &Facts, client: &Client) -> LoginPlan {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lmtp::Reply;
+    use super::super::lmtp::LmtpReply;
     use super::super::postfix::settings::tests::sites;
     use super::super::postfix::{PostfixQueries, PostfixSettings};
     use super::*;
@@ -122,7 +122,7 @@ mod tests {
             starttls: tls.is_some(),
             tls,
             chain: vec![b"a certificate".to_vec()],
-            mail: Some(Reply { code: 430, lines: vec!["Authentication required".into()] }),
+            mail: Some(LmtpReply { code: 430, lines: vec!["Authentication required".into()] }),
             ..Facts::default()
         }
     }
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(plan(&facts(&["PLAIN"], None), &client(&[])), LoginPlan::Nothing);
         assert_eq!(plan(&facts(&["SCRAM-SHA-1"], None), &encrypt), LoginPlan::Nothing);
         let open = Facts {
-            mail: Some(Reply { code: 250, lines: Vec::new() }),
+            mail: Some(LmtpReply { code: 250, lines: Vec::new() }),
             ..facts(&["SCRAM-SHA-1"], None)
         };
         assert_eq!(plan(&open, &client(&[])), LoginPlan::Nothing);

@@ -13,7 +13,7 @@ use super::conversation::{
 use crate::config::BackendAccess;
 use crate::doctor::judge::lmtp::{Own, TlsOutcome, Tried};
 use crate::doctor::judge::login::Attempt;
-use crate::lmtp::{self, Login, Reader, Ready, Reply, Step};
+use crate::lmtp::{self, LmtpLogin, LmtpReply, LmtpStep, Ready, ReplyReader};
 use crate::master::connection::ByteStream;
 use crate::model::backend::LmtpAddress;
 use crate::relay::{self as backend, LoginError};
@@ -31,8 +31,8 @@ pub(super) struct LoginTrial {
 pub(super) struct LoginOutcome {
     pub(super) tried: Option<Tried>,
     pub(super) own: Option<Own>,
-    /// Reply of the backend to RCPT TO.
-    pub(super) rcpt: Option<Reply>,
+    /// LmtpReply of the backend to RCPT TO.
+    pub(super) rcpt: Option<LmtpReply>,
 }
 
 /// Tries all logins, several at a time. Returns the results in the order of the backends.
@@ -127,14 +127,14 @@ async fn as_postfix(
 ) -> Result<(Box<dyn ByteStream>, Ready), Tried> {
     let lost = |why: String| Tried::Lost(why);
     let mut stream = connect(place).await.map_err(lost)?;
-    let mut login = Login::new(us, attempt.policy);
+    let mut login = LmtpLogin::new(us, attempt.policy);
     let mut piece = vec![0; 4096];
     loop {
         let output = std::mem::take(login.output());
         stream.write_all(&output).await.map_err(|e| lost(e.to_string()))?;
         stream.flush().await.map_err(|e| lost(e.to_string()))?;
         match login.step() {
-            Step::Wait => {
+            LmtpStep::Wait => {
                 let read = timeout(STEP_TIMEOUT, stream.read(&mut piece)).await;
                 let silent = |_| lost(format!("no answer at {}", login.waits_for()));
                 match read.map_err(silent)?.map_err(|e| lost(e.to_string()))? {
@@ -150,7 +150,7 @@ async fn as_postfix(
                     }
                 }
             }
-            Step::StartTls => {
+            LmtpStep::StartTls => {
                 let begun = timeout(STEP_TIMEOUT, under_tls(stream)).await;
                 let begun = begun.map_err(|_| lost("no answer to the handshake".into()))?;
                 let (encrypted, chain) = begun.map_err(|outcome| match outcome {
@@ -163,17 +163,17 @@ async fn as_postfix(
                 stream = encrypted;
                 login.tls_is_up();
             }
-            Step::Ready(ready) => return Ok((stream, ready)),
-            Step::Failed(failure @ lmtp::Failure::Closed(_)) => {
+            LmtpStep::Ready(ready) => return Ok((stream, ready)),
+            LmtpStep::Failed(failure @ lmtp::LmtpFailure::Closed(_)) => {
                 return Err(lost(failure.to_string()));
             }
-            Step::Failed(failure) => return Err(Tried::Refused(failure)),
+            LmtpStep::Failed(failure) => return Err(Tried::Refused(failure)),
         }
     }
 }
 
 /// Sends RCPT TO for the recipient, then QUIT. No message is sent.
-async fn ask(mut stream: Box<dyn ByteStream>, recipient: Option<&str>) -> Option<Reply> {
+async fn ask(mut stream: Box<dyn ByteStream>, recipient: Option<&str>) -> Option<LmtpReply> {
     let fits = |text: &&str| text.bytes().all(|b| b >= b' ' && b != 0x7f) && text.len() < 500;
     let mut said = None;
     if let Some(recipient) = recipient.filter(fits) {
@@ -189,11 +189,11 @@ async fn ask(mut stream: Box<dyn ByteStream>, recipient: Option<&str>) -> Option
 }
 
 /// The reply to a command. `None`: no reply in time.
-async fn command(stream: &mut Box<dyn ByteStream>, command: &str) -> Option<Reply> {
+async fn command(stream: &mut Box<dyn ByteStream>, command: &str) -> Option<LmtpReply> {
     let exchange = async {
         stream.write_all(format!("{command}\r\n").as_bytes()).await.ok()?;
         stream.flush().await.ok()?;
-        let (mut reader, mut came) = (Reader::default(), Vec::new());
+        let (mut reader, mut came) = (ReplyReader::default(), Vec::new());
         loop {
             let line = line(stream, &mut came).await.ok()?;
             if let Some(reply) = reader.line(&line).ok()? {
