@@ -152,6 +152,7 @@ mod left_out;
 pub use config::{ConfigError, MissPolicy, Overrides, Settings, SourceName};
 pub use lists::FileList;
 pub use model::backend::{Backend, LmtpAddress};
+pub use model::doubt::{Doubt, DoubtKind};
 pub use model::list::{Lookup, MailboxList, WalkStep};
 pub use model::name::{BadName, KeyGeneration, MailboxName};
 pub use model::record::{AnonymousRights, Record, State};

@@ -12,6 +12,7 @@ use crate::lists::combined::{Lists, Source};
 use crate::lists::mailboxes_db::mark_file::MarkFile;
 use crate::lists::user_deny::UserDeny;
 use crate::lists::{FileList, FileListOptions};
+use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
@@ -113,7 +114,8 @@ impl Resolver {
     pub fn resolve(&self, recipient: &[u8]) -> Route {
         let evidence = self.evidence(None);
         self.route(Inquiry::new(recipient, &evidence), None, &mut |_| {
-            (Confirmation::Lists(Err("misses are not confirmed here".into())), None)
+            let text = "misses are not confirmed here";
+            (Confirmation::Lists(Err(Doubt::new(DoubtKind::Unreachable, text))), None)
         })
     }
 
@@ -176,9 +178,9 @@ struct Abandonable<'a> {
 }
 
 impl Abandonable<'_> {
-    fn outcome(&self, walked: Result<(), String>) -> Result<(), String> {
+    fn outcome(&self, walked: Result<(), Doubt>) -> Result<(), Doubt> {
         match self.given_up.load(Relaxed) {
-            true => Err("nobody waits for the answer any more".into()),
+            true => Err(Doubt::new(DoubtKind::GivenUp, "nobody waits for the answer any more")),
             false => walked,
         }
     }
@@ -205,7 +207,7 @@ impl MailboxList for Abandonable<'_> {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         self.outcome(self.list.each(
             prefix,
             &mut |name, record| match self.given_up.load(Relaxed) {
@@ -219,7 +221,7 @@ impl MailboxList for Abandonable<'_> {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         self.outcome(self.list.each_past(prefix, &mut |name, record| {
             match self.given_up.load(Relaxed) {
                 true => WalkStep::Stop,
@@ -259,7 +261,7 @@ mod tests {
             &self,
             _prefix: &[u8],
             visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-        ) -> Result<(), String> {
+        ) -> Result<(), Doubt> {
             let name = MailboxName::new("news").unwrap();
             let record = Record {
                 state: crate::model::record::State::Active,
@@ -304,7 +306,7 @@ mod tests {
             &self,
             _prefix: &[u8],
             _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-        ) -> Result<(), String> {
+        ) -> Result<(), Doubt> {
             panic!("a walk that passes nothing by");
         }
 
@@ -312,7 +314,7 @@ mod tests {
             &self,
             prefix: &[u8],
             visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
-        ) -> Result<(), String> {
+        ) -> Result<(), Doubt> {
             self.0.each_past(prefix, &mut |name, record| {
                 self.1.fetch_add(1, Relaxed);
                 visit(name, record)

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use murder_route::address::{Release, Rules};
 use murder_route::model::backend::Backends;
 use murder_route::model::domains::Domains;
+use murder_route::model::doubt::Doubt;
 use murder_route::model::list::{Lookup, MailboxList};
 use murder_route::model::name::{KeyGeneration, MailboxName};
 use murder_route::model::record::{AnonymousRights, Record, State};
@@ -63,7 +64,7 @@ impl MailboxList for Half {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         for folder in [&b"Info"[..], b"News.Other", b"shared"] {
             if let Ok(name) = MailboxName::new([prefix, folder].concat())
                 && visit(&name, &record()).is_break()

@@ -14,6 +14,7 @@ use murder_route::cyrusdb::value;
 use murder_route::imapd_conf::ImapdConf;
 use murder_route::model::backend::Backends;
 use murder_route::model::domains::Domains;
+use murder_route::model::doubt::Doubt;
 use murder_route::model::list::{Lookup, MailboxList};
 use murder_route::model::name::{KeyGeneration, MailboxName};
 use murder_route::model::record::{Record, State};
@@ -108,7 +109,7 @@ impl MailboxList for Table {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         for (name, record) in &self.0 {
             let is_below = name.as_bytes().starts_with(prefix);
             if is_below && visit(&MailboxName::new(*name).unwrap(), record).is_break() {

@@ -7,6 +7,7 @@ use super::timeout::CallTimeout;
 use crate::lists::FileList;
 use crate::lists::combined::Source;
 use crate::lists::mailboxes_db::lock;
+use crate::model::doubt::Doubt;
 use crate::replica::ReplicaSource;
 
 /// How something is.
@@ -95,7 +96,7 @@ impl Library {
                 }
                 left => match self.daemon.ping(&inner.connections, left) {
                     Ok(()) => Part::new(State::Good, "answers"),
-                    Err(why) => Part::new(State::Bad, why),
+                    Err(why) => Part::new(State::Bad, why.to_string()),
                 },
             };
         }
@@ -106,9 +107,9 @@ impl Library {
 
 impl Health {
     /// `complete`: whether its misses are believed, as far as the configuration goes.
-    fn look_at_file(&mut self, list: &FileList, complete: Result<(), String>) {
+    fn look_at_file(&mut self, list: &FileList, complete: Result<(), Doubt>) {
         self.mailboxes_db = match list.status() {
-            Err(why) => Part::new(State::Bad, why),
+            Err(why) => Part::new(State::Bad, why.to_string()),
             Ok(status) => {
                 self.records = Some(status.records);
                 match list.trust().and(complete) {

@@ -18,6 +18,7 @@ use crate::config::{ConfigError, Overrides, Settings, SourceName};
 use crate::lists::combined::{Lists, Source};
 use crate::lists::user_deny::UserDeny;
 use crate::lists::{FileList, FileListOptions};
+use crate::model::doubt::Doubt;
 use crate::os::pinned_path::PinnedPath;
 use crate::replica::read::offline::OfflineReplica;
 use crate::routing::confirm::ConfirmVia;
@@ -158,7 +159,7 @@ impl Library {
     }
 
     /// Whether misses of these lists are believed without a master; `Err` says why not.
-    pub(super) fn believes_misses(&self, lists: &Lists) -> Result<(), String> {
+    pub(super) fn believes_misses(&self, lists: &Lists) -> Result<(), Doubt> {
         if self.lists_confirm { lists.are_complete() } else { Ok(()) }
     }
 

@@ -10,6 +10,7 @@ use super::recipient::has_misplaced_space;
 use super::timeout::CallTimeout;
 use crate::lists::combined::{Lists, Source};
 use crate::lists::mailboxes_db::lock;
+use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::name::MailboxName;
 use crate::routing::evidence::Confirmation;
 use crate::routing::inquiry::{Ask, Inquiry, Step, Why, busy};
@@ -123,9 +124,7 @@ impl Library {
                     changed = true;
                     Confirmation::no_answer("the daemon has not been asked yet")
                 }
-                Why::Miss if self.lists_confirm => {
-                    Confirmation::Lists(lists.are_complete().map_err(Into::into))
-                }
+                Why::Miss if self.lists_confirm => Confirmation::Lists(lists.are_complete()),
                 Why::Miss => return Local::Forward(Unsettled::Miss(inquiry, ask)),
             };
             inquiry.learn(ask, confirmation, None);
@@ -193,7 +192,11 @@ impl Library {
             Unsettled::Changed(outcome) => return outcome,
             Unsettled::ListFailed(route) => route,
             Unsettled::Miss(mut inquiry, ask) => {
-                inquiry.learn(ask, Confirmation::Lists(Err(why.into())), None);
+                inquiry.learn(
+                    ask,
+                    Confirmation::Lists(Err(Doubt::new(DoubtKind::Unreachable, why))),
+                    None,
+                );
                 match inquiry.step(&self.router, lists, None) {
                     Step::Done(route) => route,
                     Step::Ask(_) | Step::WouldBlock => busy(),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::user_deny::UserDeny;
 use super::{Completeness, FileList, RecordVisitor, WaitPolicy};
+use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
@@ -76,7 +77,7 @@ impl Source {
                     Lookup::Present(_) | Lookup::Absent => trust.misses(),
                     Lookup::Unsure(_) | Lookup::Busy => Ok(()),
                 };
-                (trusted.map_or_else(|doubt| Lookup::Unsure(doubt.to_string()), |()| found), lately)
+                (trusted.map_or_else(|doubt| Lookup::Unsure(doubt.into()), |()| found), lately)
             }
         }
     }
@@ -124,7 +125,7 @@ impl Lists {
     }
 
     /// Whether the lists of this host are complete by themselves; `None`: one has to be read for that.
-    pub fn known_complete(&self) -> Option<Result<(), String>> {
+    pub fn known_complete(&self) -> Option<Result<(), Doubt>> {
         let known = self.files().map(|list| match list.known_completeness() {
             Completeness::Complete => Some(Ok(())),
             Completeness::Incomplete(why) => Some(Err(why)),
@@ -134,7 +135,7 @@ impl Lists {
     }
 
     /// The same, and reads lists if need be.
-    pub fn are_complete(&self) -> Result<(), String> {
+    pub fn are_complete(&self) -> Result<(), Doubt> {
         self.files().try_for_each(|list| list.is_complete())
     }
 
@@ -201,7 +202,7 @@ impl MailboxList for Lists {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         // Each list is walked name by name, so that none is shown twice.
         self.walk(
             &mut |list, visit| {
@@ -218,7 +219,7 @@ impl MailboxList for Lists {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         self.walk(&mut |list, visit| list.each_past(prefix, visit), visit)
     }
 }
@@ -226,11 +227,14 @@ impl MailboxList for Lists {
 impl Lists {
     fn walk(
         &self,
-        walk: &mut dyn FnMut(&dyn MailboxList, &mut RecordVisitor<'_>) -> Result<(), String>,
+        walk: &mut dyn FnMut(&dyn MailboxList, &mut RecordVisitor<'_>) -> Result<(), Doubt>,
         visit: &mut RecordVisitor<'_>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         if self.0.is_empty() {
-            return Err("there is no list to walk: a MUPDATE server is asked name by name".into());
+            return Err(Doubt::new(
+                DoubtKind::Unreadable,
+                "there is no list to walk: a MUPDATE server is asked name by name",
+            ));
         }
         let mut outcome = Ok(());
         for (at, source) in self.0.iter().enumerate() {
@@ -289,9 +293,9 @@ impl MailboxList for WithoutWaiting<'_> {
         &self,
         _prefix: &[u8],
         _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         self.was_to_walk.store(true, Relaxed);
-        Err("walking the mailbox list takes too long here".into())
+        Err(Doubt::new(DoubtKind::GivenUp, "walking the mailbox list takes too long here"))
     }
 }
 
@@ -317,7 +321,7 @@ mod tests {
             &self,
             _prefix: &[u8],
             visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-        ) -> Result<(), String> {
+        ) -> Result<(), Doubt> {
             match &self.0 {
                 Lookup::Present(record) => {
                     let _ = visit(&name(), record);
@@ -325,7 +329,7 @@ mod tests {
                 }
                 Lookup::Absent => Ok(()),
                 Lookup::Unsure(why) => Err(why.clone()),
-                Lookup::Busy => Err("busy".into()),
+                Lookup::Busy => Err(Doubt::new(DoubtKind::GivenUp, "busy")),
             }
         }
     }

@@ -10,13 +10,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use crate::model::doubt::{Doubt, DoubtKind};
 use crate::routing::confirm::kick_queue::KickQueue;
 
 /// Most misses that wait at a time. One more is told at once that it cannot be confirmed.
 const MOST_WAITING: usize = 4096;
 
-/// What came of a kick; the text says why it failed.
-pub(crate) type Kicked = Result<(), Arc<str>>;
+/// Result of a kick.
+pub(crate) type Kicked = Result<(), Doubt>;
 
 /// Where misses wait. Shared by tasks; the last one dropped ends the task behind it.
 #[derive(Debug, Clone)]
@@ -27,10 +28,7 @@ pub(crate) struct Barrier {
 impl Barrier {
     /// Starts the task that kicks, with this pause between the beginnings of two kicks. `kick` blocks
     /// and is called on a thread that may.
-    pub(crate) fn new(
-        pause: Duration,
-        kick: impl Fn() -> Result<(), String> + Send + Sync + 'static,
-    ) -> Self {
+    pub(crate) fn new(pause: Duration, kick: impl Fn() -> Kicked + Send + Sync + 'static) -> Self {
         let (waiting, arrivals) = mpsc::channel(MOST_WAITING);
         tokio::spawn(run(arrivals, pause, Arc::new(kick)));
         Self { waiting }
@@ -40,17 +38,17 @@ impl Barrier {
     pub(crate) async fn wait(&self) -> Kicked {
         let (tell, told) = oneshot::channel();
         if self.waiting.try_send(tell).is_err() {
-            return Err("too many misses wait to be confirmed".into());
+            return Err(Doubt::new(DoubtKind::GivenUp, "too many misses wait to be confirmed"));
         }
-        let gone = |_| Err("the task that confirms misses is gone".into());
-        told.await.unwrap_or_else(gone)
+        let text = "the task that confirms misses is gone";
+        told.await.unwrap_or_else(|_| Err(Doubt::new(DoubtKind::GivenUp, text)))
     }
 }
 
 async fn run(
     mut arrivals: mpsc::Receiver<oneshot::Sender<Kicked>>,
     interval: Duration,
-    kick: Arc<impl Fn() -> Result<(), String> + Send + Sync + 'static>,
+    kick: Arc<impl Fn() -> Kicked + Send + Sync + 'static>,
 ) {
     let started = Instant::now();
     let mut queue = KickQueue::new(interval);
@@ -66,8 +64,11 @@ async fn run(
             }
             let kick = Arc::clone(&kick);
             let kicked = match tokio::task::spawn_blocking(move || kick()).await {
-                Ok(kicked) => kicked.map_err(Into::into),
-                Err(_) => Err("asking the MUPDATE slave failed inside (a bug)".into()),
+                Ok(kicked) => kicked,
+                Err(_) => {
+                    let text = "asking the MUPDATE slave failed inside (a bug)";
+                    Err(Doubt::new(DoubtKind::GivenUp, text))
+                }
             };
             for waiter in queue.end() {
                 // A waiter that is gone has reached its deadline.
@@ -109,7 +110,7 @@ mod tests {
     #[tokio::test]
     async fn a_miss_never_shares_a_kick_that_began_before_it() {
         let (began, begins) = std_mpsc::channel();
-        let (finish, finishes) = std_mpsc::channel::<Result<(), String>>();
+        let (finish, finishes) = std_mpsc::channel::<Kicked>();
         let finishes = Mutex::new(finishes);
         let barrier = Barrier::new(KICK_INTERVAL, move || {
             began.send(()).unwrap();
@@ -132,8 +133,9 @@ mod tests {
         assert_eq!(early.await.unwrap(), Ok(()));
         assert!(!late.is_finished());
         tokio::task::spawn_blocking(move || begins.recv().unwrap()).await.unwrap();
-        finish.send(Err("no master".into())).unwrap();
-        assert_eq!(late.await.unwrap(), Err("no master".into()));
+        let no_master = || Err(Doubt::new(DoubtKind::Unreachable, "no master"));
+        finish.send(no_master()).unwrap();
+        assert_eq!(late.await.unwrap(), no_master());
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::model::doubt::Doubt;
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::mupdate::Finding;
 pub use crate::routing::confirm::question::{Impossible, MasterView};
@@ -21,7 +22,7 @@ pub trait Master: MasterView + Send + Sync {
 
     /// Waits until the replica holds everything that the master knew when this was called, for a few
     /// seconds at most. Needed where a miss rests on a walk over the list and not on one name.
-    fn caught_up(&self) -> Asking<'_, Result<(), String>> {
+    fn caught_up(&self) -> Asking<'_, Result<(), Doubt>> {
         Box::pin(async { Ok(()) })
     }
 

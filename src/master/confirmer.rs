@@ -8,10 +8,12 @@ use tracing::warn;
 
 use super::barrier::Barrier;
 use crate::lists::combined::Lists;
+use crate::master::barrier::Kicked;
 use crate::master::client::{Impossible, Master, MasterView};
 use crate::model::name::KeyGeneration;
 use crate::os::kick::kick;
 use crate::resolver::Resolver;
+use crate::routing::confirm::question::nobody_to_ask;
 use crate::routing::confirm::question::{Action, Event, Policy};
 use crate::routing::confirm::{ConfirmVia, KICK_INTERVAL, KICK_TIMEOUT};
 use crate::routing::evidence::Confirmation;
@@ -126,16 +128,16 @@ impl Confirmer {
     }
 
     /// Waits for the slave, or checks the lists.
-    async fn kick(&self) -> Result<(), Arc<str>> {
+    async fn kick(&self) -> Kicked {
         if let Some(known) = self.lists.as_ref().and_then(Lists::known_complete) {
             if let Err(why) = &known {
                 self.impossible.call_once(|| warn!("unknown recipients are deferred: {why}"));
             }
-            return known.map_err(Into::into);
+            return known;
         }
         match &self.slave {
             Some(slave) => slave.wait().await,
-            None => Err("there is nobody to ask".into()),
+            None => Err(nobody_to_ask()),
         }
     }
 
@@ -159,6 +161,7 @@ mod tests {
 
     use super::*;
     use crate::master::client::Asking;
+    use crate::model::doubt::{Doubt, DoubtKind};
     use crate::model::name::MailboxName;
     use crate::mupdate::Finding;
     use crate::routing::confirm::{BREAKER_TIME, KNOWN_NAME_TIMEOUT};
@@ -199,7 +202,7 @@ mod tests {
             Box::pin(async { answer })
         }
 
-        fn caught_up(&self) -> Asking<'_, Result<(), String>> {
+        fn caught_up(&self) -> Asking<'_, Kicked> {
             let caught_up = if self.behind { Err("behind".into()) } else { Ok(()) };
             Box::pin(async { caught_up })
         }
@@ -322,7 +325,7 @@ mod tests {
                     assert!(why.contains("mupdate.target"))
                 }
                 Confirmation::Master(Finding::Unsure(why)) if !by_slave => {
-                    assert_eq!(why, "no credentials");
+                    assert_eq!(why.as_str(), "no credentials");
                 }
                 said => panic!("{said:?}"),
             }
@@ -391,7 +394,8 @@ mod tests {
         let master = Arc::new(master);
         let began = Instant::now();
         let said = at_master(&master).confirm(&changed(name())).await;
-        assert_eq!(said, Confirmation::Master(Finding::Unsure("down".into())));
+        let doubt = Doubt::new(DoubtKind::Unreachable, "down");
+        assert_eq!(said, Confirmation::Master(Finding::Unsure(doubt)));
         assert!(began.elapsed().is_zero());
         assert_eq!(master.asked.load(Ordering::SeqCst), 0);
     }

@@ -11,6 +11,7 @@ use super::state::{FollowerState, LinkStatus};
 use super::upstream::Upstream;
 use super::{stream, writer};
 use crate::config::ReplicaSettings;
+use crate::model::doubt::Doubt;
 use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::name::MailboxName;
 use crate::replica::store::{Error, ReplicaList, ReplicaWriter};
@@ -112,7 +113,7 @@ impl ReplicaFollower {
     /// # Errors
     ///
     /// If none was answered in time.
-    pub async fn caught_up(&self) -> Result<(), String> {
+    pub async fn caught_up(&self) -> Result<(), Doubt> {
         self.state.caught_up().await
     }
 

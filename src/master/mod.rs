@@ -37,6 +37,7 @@ pub use visit::Visit;
 
 use crate::config::ReplicaSettings;
 use crate::master::client::{Asking, Impossible, Master, MasterView};
+use crate::model::doubt::{Doubt, Doubtful};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::mupdate::{Finding, Need};
 use crate::routing::confirm::master_answers::{AbsenceDoubt, MasterAnswers, weigh_absent};
@@ -132,7 +133,7 @@ impl MasterClient {
                 if let AbsenceDoubt::OtherServer { .. } = doubt {
                     self.asker.leave();
                 }
-                Finding::Unsure(doubt.to_string())
+                Finding::Unsure(Doubt::new(doubt.doubt_kind(), doubt))
             }
         })
     }
@@ -173,7 +174,7 @@ impl Master for MasterClient {
         Box::pin(self.ask(name))
     }
 
-    fn caught_up(&self) -> Asking<'_, Result<(), String>> {
+    fn caught_up(&self) -> Asking<'_, Result<(), Doubt>> {
         Box::pin(async {
             match &self.replica {
                 Some(replica) => replica.caught_up().await,

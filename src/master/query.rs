@@ -13,6 +13,7 @@ use super::connection::Connection;
 use super::retry::{Retry, RetryClass};
 use super::upstream::{self, PIECE, Upstream};
 use crate::master::client::Impossible;
+use crate::model::doubt::{Doubt, DoubtKind, Doubtful};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::mupdate::{Failure, FailureKind, Finding, Need};
 use crate::replica::generation;
@@ -127,11 +128,15 @@ impl Asker {
         self.shared.lock().asked += 1;
         let (answer, answered) = oneshot::channel();
         if self.questions.try_send(Question { name: name.clone(), answer }).is_err() {
-            return Some(Ok(self.unsure("too many questions wait for the MUPDATE server")));
+            return Some(Ok(
+                self.unsure(DoubtKind::GivenUp, "too many questions wait for the MUPDATE server")
+            ));
         }
         match timeout(limit, answered).await {
             Ok(Ok(answer)) => Some(answer),
-            Ok(Err(_)) => Some(Ok(self.unsure("the MUPDATE server is not asked any more"))),
+            Ok(Err(_)) => Some(Ok(
+                self.unsure(DoubtKind::GivenUp, "the MUPDATE server is not asked any more")
+            )),
             Err(_) => None,
         }
     }
@@ -140,14 +145,16 @@ impl Asker {
     pub(super) fn no_answer(&self, limit: Duration) -> Finding {
         let silence = format!("no answer within {} s", limit.as_secs_f32());
         let before = self.shared.lock().failure.clone();
-        self.unsure(&match before {
+        let why = match before {
             Some(failure) => format!("{silence}; before that: {failure}"),
             None => silence,
-        })
+        };
+        self.unsure(DoubtKind::TimedOut, &why)
     }
 
-    fn unsure(&self, why: &str) -> Finding {
-        Finding::Unsure(format!("{}: {why}", self.upstream.named()))
+    fn unsure(&self, kind: DoubtKind, why: &str) -> Finding {
+        let text = format_args!("{}: {why}", self.upstream.named());
+        Finding::Unsure(Doubt::new(kind, text))
     }
 
     /// Since when there is the connection that is there now, and to whom.
@@ -305,7 +312,10 @@ impl Run {
         match self.failures.get(self.last) {
             Some(Some(failure)) if self.is_impossible() => Err(Impossible(failure.to_string())),
             Some(Some(failure)) => Ok(refusal(failure)),
-            _ => Ok(Finding::Unsure("there is no connection to the MUPDATE server".into())),
+            _ => {
+                let text = "there is no connection to the MUPDATE server";
+                Ok(Finding::Unsure(Doubt::new(DoubtKind::Unreachable, text)))
+            }
         }
     }
 
@@ -360,7 +370,8 @@ impl Run {
 }
 
 fn refusal(failure: &Failure) -> Finding {
-    Finding::Unsure(format!("the MUPDATE server cannot be asked: {failure}"))
+    let text = format_args!("the MUPDATE server cannot be asked: {failure}");
+    Finding::Unsure(Doubt::new(failure.doubt_kind(), text))
 }
 
 /// How long such a failure keeps a server from being tried again.

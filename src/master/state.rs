@@ -7,6 +7,7 @@ use tokio::sync::{Notify, watch};
 use tracing::info;
 
 use super::upstream::Clock;
+use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::name::MailboxName;
 use crate::model::record::{Record, State};
 use crate::model::unsettled::Flips;
@@ -226,13 +227,17 @@ impl FollowerState {
     }
 
     /// Waits for a barrier that is requested after this call.
-    pub(super) async fn caught_up(&self) -> Result<(), String> {
+    pub(super) async fn caught_up(&self) -> Result<(), Doubt> {
         let now = self.now();
         let mut barrier = self.barrier.subscribe();
         let reached = barrier.wait_for(|asked| asked.is_some_and(|asked| asked >= now));
         match tokio::time::timeout(BARRIER_TIMEOUT, reached).await {
             Ok(Ok(_)) => Ok(()),
-            _ => Err(format!("no barrier was answered within {} s", BARRIER_TIMEOUT.as_secs())),
+            _ => {
+                let limit = BARRIER_TIMEOUT.as_secs();
+                let text = format_args!("no barrier was answered within {limit} s");
+                Err(Doubt::new(DoubtKind::TimedOut, text))
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::connection::Connection;
 use super::upstream::{self, PIECE, Upstream};
 use crate::master::client::{Asking, Impossible, Master, MasterView};
+use crate::model::doubt::{Doubt, Doubtful};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
 use crate::mupdate::{Failure, FailureKind, Finder, Finding, Listed, Need, Session, family};
@@ -148,7 +149,10 @@ impl Visit {
         self.fail(&mut state, failure.clone());
         match failure.kind() {
             FailureKind::Config => Err(Impossible(failure.to_string())),
-            _ => Ok(Finding::Unsure(format!("{}: {failure}", self.upstream.named()))),
+            _ => {
+                let text = format_args!("{}: {failure}", self.upstream.named());
+                Ok(Finding::Unsure(Doubt::new(failure.doubt_kind(), text)))
+            }
         }
     }
 }

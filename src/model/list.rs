@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use crate::model::doubt::Doubt;
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
 
@@ -12,8 +13,8 @@ pub enum Lookup {
     Present(Record),
     /// The list can be read, and no record has this name.
     Absent,
-    /// The list could not be asked; the text says why, for the one who must act.
-    Unsure(String),
+    /// The list cannot tell.
+    Unsure(Doubt),
     /// No answer without waiting for a lock or reading a whole file anew. Only a list that was
     /// told not to wait says so; ask one that may.
     Busy,
@@ -54,12 +55,16 @@ pub trait MailboxList: Send + Sync {
     }
 
     /// Calls `visit` for every mailbox whose internal name begins with `prefix` (all, if empty), in
-    /// no particular order, until it breaks. `Err` says why the list could not be read to its end.
+    /// no particular order, until it breaks.
+    ///
+    /// # Errors
+    ///
+    /// If the list cannot be read to its end.
     fn each(
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String>;
+    ) -> Result<(), Doubt>;
 
     /// The same, past names that do not matter: a list in order does not read them. `visit` may be shown
     /// a name twice, or one that it wanted to pass, and must not ask this list.
@@ -67,7 +72,7 @@ pub trait MailboxList: Send + Sync {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         self.each(prefix, &mut |name, record| match visit(name, record) {
             WalkStep::Stop => ControlFlow::Break(()),
             WalkStep::On | WalkStep::Past(_) => ControlFlow::Continue(()),

@@ -4,6 +4,7 @@ pub mod backend;
 #[cfg(feature = "daemon")]
 pub(crate) mod daemon_state;
 pub mod domains;
+pub mod doubt;
 pub mod list;
 pub(crate) mod loss_guard;
 pub mod mod_time;

@@ -1,6 +1,7 @@
 //! Why a connection to a MUPDATE server is of no use any more, for the one who must act.
 
 use super::wire::WireError;
+use crate::model::doubt::{Doubt, DoubtKind, Doubtful};
 
 /// What ended a connection, or kept it from being used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -134,6 +135,22 @@ impl Failure {
 
     pub(super) fn protocol(what: impl Into<String>) -> Self {
         Failure::Protocol(what.into())
+    }
+}
+
+impl Doubtful for Failure {
+    fn doubt_kind(&self) -> DoubtKind {
+        match self {
+            Failure::Timeout(_) => DoubtKind::TimedOut,
+            _ if self.kind() == FailureKind::Network => DoubtKind::Unreachable,
+            _ => DoubtKind::Refused,
+        }
+    }
+}
+
+impl From<&Failure> for Doubt {
+    fn from(failure: &Failure) -> Self {
+        Self::new(failure.doubt_kind(), failure)
     }
 }
 

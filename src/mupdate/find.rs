@@ -1,6 +1,7 @@
 //! Single questions: what the server has for one name.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use super::banner::{Banner, Role};
@@ -11,6 +12,7 @@ use super::stream::doubtful;
 use super::wire::Input;
 use super::{Finding, Session, Timings};
 use crate::cyrusdb::value;
+use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
 
@@ -110,14 +112,15 @@ impl Finder {
     pub fn ask(&mut self, name: MailboxName, now: Duration) -> Result<Ticket, Finding> {
         self.now = self.now.max(now);
         if let Some(failure) = &self.failure {
-            return Err(Finding::Unsure(failure.to_string()));
+            return Err(Finding::Unsure(failure.into()));
         }
         if let Some(ticket) = self.queued.get(&name) {
             return Ok(*ticket);
         }
         if self.queue.len() >= MAX_QUEUED {
-            return Err(Finding::Unsure(format!(
-                "{MAX_QUEUED} questions wait for the MUPDATE server already"
+            return Err(Finding::Unsure(Doubt::new(
+                DoubtKind::GivenUp,
+                format_args!("{MAX_QUEUED} questions wait for the MUPDATE server already"),
             )));
         }
         self.last += 1;
@@ -221,7 +224,7 @@ impl Finder {
             }
         }
         let Some(failure) = &self.failure else { return Ok(None) };
-        let unsure = Finding::Unsure(failure.to_string());
+        let unsure = Finding::Unsure(failure.into());
         while let Some(flight) = self.flights.pop_front() {
             if let What::Find { ticket, name, .. } = flight.what {
                 return Ok(Some((ticket, name, unsure)));
@@ -308,13 +311,9 @@ impl Finder {
                             if asked.as_bytes() == &*name && found.is_none() =>
                         {
                             *found = Some(match value::of_location(state, &location, &acl) {
-                                _ if is_long => Finding::Unsure(format!(
-                                    "the MUPDATE server's record of {asked} is too long"
-                                )),
+                                _ if is_long => damaged(format_args!("{asked} is too long")),
                                 Ok(record) => Finding::Found(record),
-                                Err(error) => Finding::Unsure(format!(
-                                    "the MUPDATE server's record of {asked}: {error}"
-                                )),
+                                Err(error) => damaged(format_args!("{asked}: {error}")),
                             });
                         }
                         _ => return Err(Failure::protocol("a record that was not asked for")),
@@ -350,15 +349,25 @@ impl Finder {
     fn finding(&self, found: Option<Finding>, refusal: Option<String>) -> Finding {
         match (found, refusal, &self.banner.role) {
             (_, Some(text), _) => {
-                Finding::Unsure(format!("the MUPDATE server refused the question: `{text}`"))
+                let text = format_args!("the MUPDATE server refused the question: `{text}`");
+                Finding::Unsure(Doubt::new(DoubtKind::Refused, text))
             }
             (Some(found), None, _) => found,
             (None, None, Role::Master) => Finding::Absent,
-            (None, None, Role::Slave(master)) => Finding::Unsure(format!(
-                "`{}` does not have it, but it is a slave of `{master}`, and a slave may lack what \
-                 its master has",
-                self.banner.server
+            (None, None, Role::Slave(master)) => Finding::Unsure(Doubt::new(
+                DoubtKind::Stale,
+                format_args!(
+                    "`{}` does not have it, but it is a slave of `{master}`, and a slave may lack what \
+                     its master has",
+                    self.banner.server
+                ),
             )),
         }
     }
+}
+
+/// The record that the server sent, of this name or for this reason, cannot be used.
+fn damaged(record: fmt::Arguments<'_>) -> Finding {
+    let text = format_args!("the MUPDATE server's record of {record}");
+    Finding::Unsure(Doubt::new(DoubtKind::Damaged, text))
 }

@@ -45,6 +45,7 @@ pub(crate) use sasl::{Circumstances, Exchange, choose};
 pub use session::{Session, Timings};
 pub use stream::{Limit, Stream};
 
+use crate::model::doubt::Doubt;
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
 
@@ -79,5 +80,5 @@ pub enum Finding {
     Absent,
     /// It could not be asked, or it is no master whose "absent" proves anything. The text says why,
     /// for the one who must act.
-    Unsure(String),
+    Unsure(Doubt),
 }

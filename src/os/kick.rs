@@ -16,6 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::shown::ShownBytes;
 
 use nix::sys::socket::{
@@ -25,16 +26,17 @@ use nix::sys::time::TimeVal;
 
 /// Waits until the list holds everything the master knew when this was called. Blocks for at most
 /// about `patience`. The error text is for the postmaster.
-pub fn kick(path: &Path, patience: Duration) -> Result<(), String> {
+pub fn kick(path: &Path, patience: Duration) -> Result<(), Doubt> {
     let deadline = Instant::now() + patience;
     let told = |what: &str, e: io::Error| {
-        let why = match e.kind() {
+        let (kind, why) = match e.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                format!("no answer within {} s", patience.as_secs_f32())
+                (DoubtKind::TimedOut, format!("no answer within {} s", patience.as_secs_f32()))
             }
-            _ => e.to_string(),
+            _ => (DoubtKind::Unreachable, e.to_string()),
         };
-        format!("{what} the MUPDATE slave's socket {}: {why}", path.display())
+        let path = path.display();
+        Doubt::new(kind, format_args!("{what} the MUPDATE slave's socket {path}: {why}"))
     };
     let mut stream = connect_to(path, patience).map_err(|e| told("cannot connect to", e.into()))?;
     let mut got = Vec::with_capacity(2);
@@ -47,9 +49,12 @@ pub fn kick(path: &Path, patience: Duration) -> Result<(), String> {
         let mut byte = [0; 2];
         match stream.read(&mut byte[..2 - got.len()]) {
             Ok(0) => {
-                return Err(format!(
-                    "the MUPDATE slave at {} hung up: it has no connection to its master",
-                    path.display()
+                let path = path.display();
+                return Err(Doubt::new(
+                    DoubtKind::Unreachable,
+                    format_args!(
+                        "the MUPDATE slave at {path} hung up: it has no connection to its master"
+                    ),
                 ));
             }
             Ok(n) => got.extend_from_slice(&byte[..n]),
@@ -60,8 +65,9 @@ pub fn kick(path: &Path, patience: Duration) -> Result<(), String> {
     if got == b"ok" {
         Ok(())
     } else {
-        let got = ShownBytes(&got);
-        Err(format!("the MUPDATE slave at {} said `{got}` instead of `ok`", path.display()))
+        let (path, got) = (path.display(), ShownBytes(&got));
+        let text = format_args!("the MUPDATE slave at {path} said `{got}` instead of `ok`");
+        Err(Doubt::new(DoubtKind::Refused, text))
     }
 }
 
@@ -83,7 +89,7 @@ mod tests {
     use std::thread;
 
     /// A slave that answers one waiter with these bytes and hangs up.
-    fn slave_saying(answer: &'static [u8]) -> Result<(), String> {
+    fn slave_saying(answer: &'static [u8]) -> Result<(), Doubt> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mupdate.target");
         let listener = UnixListener::bind(&path).unwrap();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use super::{HeldBack, utc};
+use crate::model::doubt::{Doubt, DoubtKind, Doubtful};
 
 /// Why a hit or a miss in the replica is not believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +28,8 @@ pub enum ReplicaDoubt {
     },
     /// No barrier was answered since the connection for questions was made.
     StreamBehind,
-    /// The replica cannot be read. Holds the text of the error.
-    Unreadable(String),
+    /// The replica cannot be read.
+    Unreadable(Doubt),
     /// A doubt, and what keeps the replica from being synchronised.
     Because(Box<ReplicaDoubt>, String),
 }
@@ -54,8 +55,28 @@ impl fmt::Display for ReplicaDoubt {
             Self::StreamBehind => {
                 f.write_str("the stream of the MUPDATE master has not caught up yet")
             }
-            Self::Unreadable(why) => f.write_str(why),
+            Self::Unreadable(doubt) => doubt.fmt(f),
             Self::Because(doubt, why) => write!(f, "{doubt}: {why}"),
         }
+    }
+}
+
+impl Doubtful for ReplicaDoubt {
+    fn doubt_kind(&self) -> DoubtKind {
+        match self {
+            Self::NotOpen => DoubtKind::Unreadable,
+            Self::Unreadable(doubt) => doubt.kind(),
+            Self::NeverSynchronised => DoubtKind::NeverSynchronised,
+            Self::Empty => DoubtKind::Empty,
+            Self::HeldBack(_) => DoubtKind::HeldBack,
+            Self::Stale { .. } | Self::StreamBehind => DoubtKind::Stale,
+            Self::Because(doubt, _) => doubt.doubt_kind(),
+        }
+    }
+}
+
+impl From<ReplicaDoubt> for Doubt {
+    fn from(doubt: ReplicaDoubt) -> Self {
+        Doubt::new(doubt.doubt_kind(), doubt)
     }
 }

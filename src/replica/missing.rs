@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::utc;
+use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::mod_time::ModTime;
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
@@ -41,8 +42,9 @@ impl Mark {
 
 impl Missing {
     /// Why the mail of `name` is deferred.
-    pub fn doubt(&self, name: &MailboxName) -> String {
-        format!("{name} {self}; if that is meant: murder-route replica accept")
+    pub fn doubt(&self, name: &MailboxName) -> Doubt {
+        let text = format_args!("{name} {self}; if that is meant: murder-route replica accept");
+        Doubt::new(DoubtKind::Unsettled, text)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ReplicaDoubt, ReplicaStatus};
+use crate::model::doubt::Doubt;
 use crate::model::list::{Lookup, MailboxList};
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
@@ -50,15 +51,15 @@ struct NoReplica;
 
 impl MailboxList for NoReplica {
     fn lookup(&self, _name: &MailboxName) -> Lookup {
-        Lookup::Unsure(ReplicaDoubt::NotOpen.to_string())
+        Lookup::Unsure(ReplicaDoubt::NotOpen.into())
     }
 
     fn each(
         &self,
         _prefix: &[u8],
         _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
-        Err(ReplicaDoubt::NotOpen.to_string())
+    ) -> Result<(), Doubt> {
+        Err(ReplicaDoubt::NotOpen.into())
     }
 }
 

@@ -4,9 +4,10 @@
 //! somebody outside is asked, the [`Evidence`] learn what came of it, and the router decides anew on
 //! the lists as they are then, [overlaid](Evidence::over) with the findings. No I/O, no clock.
 
+use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
+use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
@@ -20,7 +21,7 @@ pub enum MissTrust<'a> {
     /// The list may lag behind the MUPDATE master: a miss asks for confirmation.
     Unconfirmed,
     /// Confirmation was sought and not had, for this reason: a miss is deferred.
-    Doubted(&'a str),
+    Doubted(&'a Doubt),
 }
 
 /// How far what a list says of a name may be believed, name by name.
@@ -62,13 +63,13 @@ pub enum Confirmation {
     /// Whether the lists are complete: the local slave was asked whether they hold everything the
     /// master knew when it was asked (the kick socket), or they are of a single server. `Err` says
     /// why that is not certain.
-    Lists(Result<(), Arc<str>>),
+    Lists(Result<(), Doubt>),
 }
 
 impl Confirmation {
     /// The master gave no answer about the name, for this reason.
-    pub fn no_answer(why: impl Into<String>) -> Self {
-        Confirmation::Master(Finding::Unsure(why.into()))
+    pub fn no_answer(why: impl fmt::Display) -> Self {
+        Confirmation::Master(Finding::Unsure(Doubt::new(DoubtKind::Unreachable, why)))
     }
 
     /// The same for `lookup --explain`.
@@ -78,7 +79,7 @@ impl Confirmation {
                 format!("the MUPDATE master has {name}, {}", record.state.as_str())
             }
             Confirmation::Master(Finding::Absent) => format!("the MUPDATE master has no {name}"),
-            Confirmation::Master(Finding::Unsure(why)) => why.clone(),
+            Confirmation::Master(Finding::Unsure(why)) => why.to_string(),
             Confirmation::Lists(Ok(())) => "the list is complete".into(),
             Confirmation::Lists(Err(why)) => why.to_string(),
         }
@@ -91,7 +92,7 @@ enum Rest {
     /// The lists speak for themselves, or have caught up.
     Believed,
     Unconfirmed,
-    Doubted(Arc<str>),
+    Doubted(Doubt),
 }
 
 /// For which names that the lists have the master is asked all the same.
@@ -286,7 +287,7 @@ impl MailboxList for Overlaid<'_> {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         for (name, finding) in &self.findings.master {
             if let Finding::Found(record) = finding
                 && name.as_bytes().starts_with(prefix)
@@ -305,7 +306,7 @@ impl MailboxList for Overlaid<'_> {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         for (name, finding) in &self.findings.master {
             if let Finding::Found(record) = finding
                 && name.as_bytes().starts_with(prefix)

@@ -446,7 +446,7 @@ impl Search<'_> {
                     Ok(others) => spelled.others.extend(others),
                     Err(why) => {
                         let decision = Decision::Deferred(Cause::List);
-                        let route = Route::about(wanted, None, decision, why.into());
+                        let route = Route::about(wanted, None, decision, why.to_string().into());
                         return Ok(Some(Found::Decided(route)));
                     }
                 }
@@ -478,7 +478,7 @@ impl Search<'_> {
                     name,
                     None,
                     Decision::Deferred(Cause::List),
-                    why.into(),
+                    why.to_string().into(),
                 )))
             }
             Lookup::Busy => Err(Open::Wait),
@@ -585,7 +585,7 @@ impl Search<'_> {
                 Ok(names) => names,
                 Err(why) => {
                     let decision = Decision::Deferred(Cause::List);
-                    let route = Route::about(wanted, None, decision, why.into());
+                    let route = Route::about(wanted, None, decision, why.to_string().into());
                     return Ok(Some(Found::Decided(route)));
                 }
             };
@@ -632,7 +632,7 @@ impl Search<'_> {
         });
         if let Err(why) = read {
             let decision = Decision::Deferred(Cause::List);
-            let route = Route::about(wanted, None, decision, why.into());
+            let route = Route::about(wanted, None, decision, why.to_string().into());
             return Ok(Some(Found::Decided(route)));
         }
         let mut barred = None;

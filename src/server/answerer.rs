@@ -15,6 +15,7 @@ use super::{Connections, Responder};
 use crate::lists::combined::Source;
 use crate::master::client::Master;
 use crate::master::confirmer::Confirmer;
+use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::list::{Lookup, MailboxList};
 use crate::model::name::MailboxName;
 use crate::model::record::State;
@@ -157,9 +158,10 @@ impl Answerer {
         if vanished.is_new {
             warn!("{why}");
         }
+        let doubt = Doubt::new(DoubtKind::Unsettled, why);
         match by_slave {
-            true => Confirmation::Lists(Err(why.into())),
-            false => Confirmation::Master(Finding::Unsure(why)),
+            true => Confirmation::Lists(Err(doubt)),
+            false => Confirmation::Master(Finding::Unsure(doubt)),
         }
     }
 

@@ -101,7 +101,7 @@ fn problems(lists: &Lists, before: &[SourceProblem]) -> Vec<SourceProblem> {
                 ("the replica".to_owned(), true, replica.list.each(b"", stop).err()?)
             }
         };
-        Some(SourceProblem { source: name, is_unreadable, why })
+        Some(SourceProblem { source: name, is_unreadable, why: why.to_string() })
     };
     lists.sources().iter().filter_map(check).collect()
 }

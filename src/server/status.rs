@@ -178,6 +178,7 @@ impl DaemonStatus {
             (Ok(_), Inspection::Doubted(why)) => ("doubted", Some(why)),
             (Ok(_), Inspection::Well | Inspection::Locked) => ("file", None),
         };
+        let doubt = doubt.map(|doubt| doubt.to_string());
         SourceStatus { source: "mailboxes-db", state: state.into(), doubt }
     }
 

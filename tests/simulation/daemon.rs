@@ -3,6 +3,7 @@
 //! confirmations and the worth of the [`MasterAnswers`]. This file only carries out.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -12,6 +13,7 @@ use murder_route::address::{Release, Rules};
 use murder_route::lists::combined::{Lists, Source};
 use murder_route::model::backend::Backends;
 use murder_route::model::domains::Domains;
+use murder_route::model::doubt::{Doubt, DoubtKind};
 use murder_route::model::list::{Lookup, MailboxList};
 use murder_route::model::name::MailboxName;
 use murder_route::model::record::{Record, State};
@@ -143,8 +145,8 @@ impl MailboxList for Shared {
         &self,
         _prefix: &[u8],
         _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
-        Err("nobody walks here".into())
+    ) -> Result<(), Doubt> {
+        Err(unreachable("nobody walks here"))
     }
 }
 
@@ -494,7 +496,7 @@ impl Daemon {
             self.asker.worked();
         }
         if let Some(failure) = &failed {
-            let why = Finding::Unsure(format!("the MUPDATE server cannot be asked: {failure}"));
+            let why = unsure(format_args!("the MUPDATE server cannot be asked: {failure}"));
             self.asker_failure = Some(failure.to_string());
             let waiting = self.asker.end().map(|finds| finds.end().1).unwrap_or_default();
             let queued = self.queued.drain(..).map(|(_, waiting)| waiting);
@@ -531,7 +533,7 @@ impl Daemon {
         if finding == Finding::Absent
             && let Err(doubt) = weigh_absent(self.asker.server(), self.followed(now))
         {
-            finding = Finding::Unsure(doubt.to_string());
+            finding = unsure(doubt);
         }
         self.event(question, question::Event::Found(Ok(finding)), net, now);
     }
@@ -571,7 +573,7 @@ impl Daemon {
                 Waits::Find { .. } => {
                     self.worth.lock().unwrap().unanswered();
                     self.silent = Some(now);
-                    let finding = Finding::Unsure("no answer in time".into());
+                    let finding = unsure("no answer in time");
                     self.event(question, question::Event::Found(Ok(finding)), net, now);
                 }
             }
@@ -690,8 +692,8 @@ impl Daemon {
                 if let Some(finds) = self.asker.talk() {
                     finds.ask(name, waiting, now);
                 } else if self.asker.pauses() {
-                    let why = "there is no connection to the MUPDATE server".to_owned();
-                    self.answered(&waiting, Finding::Unsure(why), net, now);
+                    let why = "there is no connection to the MUPDATE server";
+                    self.answered(&waiting, unsure(why), net, now);
                 } else {
                     self.queued.push((name, waiting));
                 }
@@ -707,4 +709,12 @@ pub(crate) fn server(route: &Route) -> Option<&str> {
         Decision::Deliver(_) => route.server.as_deref(),
         _ => None,
     }
+}
+
+fn unreachable(why: impl fmt::Display) -> Doubt {
+    Doubt::new(DoubtKind::Unreachable, why)
+}
+
+fn unsure(why: impl fmt::Display) -> Finding {
+    Finding::Unsure(unreachable(why))
 }

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use murder_route::model::doubt::{Doubt, DoubtKind};
 use murder_route::model::list::{Lookup, MailboxList};
 use murder_route::model::name::MailboxName;
 use murder_route::model::record::{AnonymousRights, Record, State};
@@ -83,8 +84,8 @@ impl MailboxList for Slave {
         &self,
         _prefix: &[u8],
         _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
-        Err("nobody walks here".into())
+    ) -> Result<(), Doubt> {
+        Err(Doubt::new(DoubtKind::GivenUp, "nobody walks here"))
     }
 }
 

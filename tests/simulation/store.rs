@@ -217,7 +217,7 @@ impl Store {
         let found = match self.committed.records.get(name.as_bytes()) {
             Some((record, changed)) => return (Lookup::Present(record.clone()), *changed),
             None if self.committed.about.synchronised.is_none() => {
-                Lookup::Unsure(ReplicaDoubt::NeverSynchronised.to_string())
+                Lookup::Unsure(ReplicaDoubt::NeverSynchronised.into())
             }
             None => match self.committed.missing.get(name.as_bytes()) {
                 Some(missing) => Lookup::Unsure(missing.doubt(name)),

@@ -8,6 +8,7 @@ use crate::doctor::judge::comparison::{Comparison, Difference, Differing, differ
 use crate::lists::combined::Lists;
 use crate::master::Visit;
 use crate::master::client::Master;
+use crate::model::doubt::Doubt;
 use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
@@ -19,7 +20,7 @@ const CHECK: &str = "list/comparison";
 const TICK: Duration = Duration::from_secs(6);
 
 /// Reads the list of this host.
-pub(super) fn read(lists: &Lists) -> Result<Comparison, String> {
+pub(super) fn read(lists: &Lists) -> Result<Comparison, Doubt> {
     let mut here = Comparison::default();
     lists.each(b"", &mut |name, record| {
         here.here(name, record);
@@ -80,7 +81,7 @@ async fn again(
         let there = match master.find(name).await {
             Ok(Found::Found(record)) => Some(record),
             Ok(Found::Absent) => None,
-            Ok(Found::Unsure(why)) => return Err(why),
+            Ok(Found::Unsure(doubt)) => return Err(doubt.to_string()),
             Err(impossible) => return Err(impossible.to_string()),
         };
         let here = match lists.lookup(name) {

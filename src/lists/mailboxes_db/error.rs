@@ -4,6 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use crate::cyrusdb::error::Error;
+use crate::cyrusdb::value::RecordError;
+use crate::model::doubt::{DoubtKind, Doubtful};
+use crate::model::name::MailboxName;
+use crate::model::shown::Shown;
 
 /// Whether a lookup may wait for a lock, or until a whole file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,9 +28,47 @@ pub(super) enum ReadError {
     /// The only descriptor is shared, so that a lock on it would not be ours alone.
     #[error("cannot be locked: this process may no longer open it")]
     Unlockable,
+    /// Writers changed the file during each attempt.
+    #[error("{0}")]
+    Changing(&'static str),
     /// The file itself.
     #[error(transparent)]
     File(Error),
+}
+
+impl Doubtful for ReadError {
+    fn doubt_kind(&self) -> DoubtKind {
+        match self {
+            Self::Locked(_) => DoubtKind::TimedOut,
+            Self::WouldWait | Self::Unlockable | Self::Changing(_) => DoubtKind::Unreadable,
+            Self::File(error) => Doubtful::doubt_kind(error),
+        }
+    }
+}
+
+impl Doubtful for Error {
+    fn doubt_kind(&self) -> DoubtKind {
+        match self {
+            Self::Io(error) => Doubtful::doubt_kind(error),
+            Self::Corrupt { .. } => DoubtKind::Damaged,
+            Self::Empty => DoubtKind::Empty,
+            Self::Unsupported(_) | Self::Unknown => DoubtKind::Unreadable,
+        }
+    }
+}
+
+/// A record that cannot be parsed.
+#[derive(Debug, thiserror::Error)]
+#[error("record of {name}: {error}")]
+pub(super) struct BadRecord {
+    pub(super) name: MailboxName,
+    pub(super) error: RecordError,
+}
+
+impl Doubtful for BadRecord {
+    fn doubt_kind(&self) -> DoubtKind {
+        DoubtKind::Damaged
+    }
 }
 
 impl From<Error> for ReadError {
@@ -90,4 +132,23 @@ pub(super) enum ListDoubt {
     /// The list lost all names.
     #[error("the list is empty")]
     Empty,
+    /// There are records of other servers, this one among them, and no MUPDATE server.
+    #[error(
+        "has mailboxes of other servers ({}) but no MUPDATE server is configured to confirm misses; set \
+         `mupdate_server` in imapd.conf or `servers` in [mupdate], or `misses = \"final\"` if the list \
+         is complete by itself",
+        Shown(.0)
+    )]
+    OtherServers(String),
+}
+
+impl Doubtful for ListDoubt {
+    fn doubt_kind(&self) -> DoubtKind {
+        match self {
+            Self::Incomplete(error) => Doubtful::doubt_kind(error),
+            Self::NoUsers | Self::Empty => DoubtKind::Empty,
+            Self::Lost { .. } => DoubtKind::LostNames,
+            Self::OtherServers(_) => DoubtKind::Incomplete,
+        }
+    }
 }

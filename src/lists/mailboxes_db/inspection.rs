@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::cyrusdb::skip::position::Walked;
 use crate::cyrusdb::skip::window::Scratch;
+use crate::model::doubt::Doubt;
 use crate::model::list::{Lookup, MailboxList as _};
 use crate::model::name::MailboxName;
 
@@ -20,9 +21,9 @@ pub enum Inspection {
     /// It answers for every name.
     Well,
     /// Names that are not found, or some that are in it, are deferred; the text says why.
-    Doubted(String),
+    Doubted(Doubt),
     /// It cannot be read; the text says why.
-    Unreadable(String),
+    Unreadable(Doubt),
     /// A writer has it locked: nothing can be told.
     Locked,
 }
@@ -72,7 +73,7 @@ impl FileList {
     }
 
     /// Why a name that could not be looked up still cannot.
-    pub(super) fn doubt_of_suspects(&self) -> Result<(), String> {
+    pub(super) fn doubt_of_suspects(&self) -> Result<(), Doubt> {
         let failed = self.suspects.inner().failed.clone();
         let Some(name) = failed else { return Ok(()) };
         match self.lookup(&name) {

@@ -18,7 +18,7 @@ use crate::model::record::Record;
 use crate::os::file_id::FileId;
 
 use super::FileList;
-use super::error::{ReadError, WaitPolicy};
+use super::error::{BadRecord, ReadError, WaitPolicy};
 use super::lock::{Ranges, left_of};
 use super::open_file::open;
 use super::skip_view::{KeyInView, SkipView};
@@ -251,7 +251,7 @@ fn search(
     view: &View,
     name: &MailboxName,
     buffers: &mut Buffers,
-) -> Result<KeyInView<Result<Dated<Record>, String>>, Error> {
+) -> Result<KeyInView<Result<Dated<Record>, BadRecord>>, Error> {
     let Buffers { scratch, key } = buffers;
     // The other generation as well: one key of a wrong generation must not make all names unknown.
     let generations = match view.key_generation() {
@@ -269,11 +269,11 @@ fn search(
     Ok(KeyInView::Absent)
 }
 
-fn read_dated(name: &MailboxName, value: &[u8]) -> Result<Dated<Record>, String> {
-    value::parse_dated(value).map_err(|error| format!("record of {name}: {error}"))
+fn read_dated(name: &MailboxName, value: &[u8]) -> Result<Dated<Record>, BadRecord> {
+    value::parse_dated(value).map_err(|error| BadRecord { name: name.clone(), error })
 }
 
 /// Reads the record of a name.
-pub(super) fn read_record(name: &MailboxName, value: &[u8]) -> Result<Record, String> {
+pub(super) fn read_record(name: &MailboxName, value: &[u8]) -> Result<Record, BadRecord> {
     read_dated(name, value).map(|(record, _)| record)
 }

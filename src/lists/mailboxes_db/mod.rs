@@ -39,7 +39,6 @@ mod view;
 mod walk;
 mod walk_past;
 
-use std::fmt::Display;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -50,6 +49,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::cyrusdb::skip::sparse_index::SparseIndexBuilder;
 use crate::cyrusdb::skip::window::Scratch;
+use crate::model::doubt::{Doubt, Doubtful};
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::loss_guard::{HighWater, LossGuard};
 use crate::model::name::{KeyGeneration, MailboxName};
@@ -168,9 +168,9 @@ impl FileList {
         self.look_up(name, WaitPolicy::Never).0
     }
 
-    /// Returns an error text that begins with the path.
-    fn describe(&self, error: impl Display) -> String {
-        format!("{}: {error}", self.path().display())
+    /// Returns the doubt that an error means; its text begins with the path.
+    fn describe(&self, error: impl Doubtful) -> Doubt {
+        Doubt::new(error.doubt_kind(), format_args!("{}: {error}", self.path().display()))
     }
 
     fn work(&self) -> MutexGuard<'_, Work> {
@@ -206,7 +206,7 @@ impl MailboxList for FileList {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         self.walk_past(prefix, visit)
     }
 
@@ -214,7 +214,7 @@ impl MailboxList for FileList {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         self.walk(prefix, visit)
     }
 }

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::model::doubt::Doubt;
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
 
@@ -27,7 +28,7 @@ pub(super) struct RemoteRecords {
 
 /// Calls its argument for every record until that breaks, as `MailboxList::each` does.
 pub(super) type Walk<'a> =
-    &'a dyn Fn(&mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>) -> Result<(), String>;
+    &'a dyn Fn(&mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>) -> Result<(), Doubt>;
 
 impl RemoteRecords {
     /// What is known without reading the list: a server that has records in it, or `None` in it if
@@ -41,7 +42,7 @@ impl RemoteRecords {
     }
 
     /// The same, and reads the list if need be. `Err` says why it could not be read to its end.
-    pub(super) fn find(&self, walk: Walk<'_>) -> Result<Option<&str>, String> {
+    pub(super) fn find(&self, walk: Walk<'_>) -> Result<Option<&str>, Doubt> {
         if let Some(known) = self.known() {
             return Ok(known);
         }

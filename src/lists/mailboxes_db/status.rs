@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use crate::cyrusdb::skip::window::Scratch;
+use crate::model::doubt::Doubt;
 use crate::model::name::KeyGeneration;
 use crate::os::file_id::FileId;
 
@@ -34,7 +35,7 @@ impl FileList {
     /// # Errors
     ///
     /// If the file cannot be read.
-    pub fn status(&self) -> Result<FileListStatus, String> {
+    pub fn status(&self) -> Result<FileListStatus, Doubt> {
         let view = self.check_with_retries(&mut Scratch::default());
         let view = view.map_err(|error| self.describe(error))?;
         let metadata = self.at.standing().map_err(|error| self.describe(error))?;

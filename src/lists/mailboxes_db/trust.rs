@@ -1,9 +1,9 @@
 //! Whether a list may call a name absent.
 
 use crate::cyrusdb::skip::window::Scratch;
+use crate::model::doubt::Doubt;
 use crate::model::list::MailboxList as _;
 use crate::model::loss_guard::{Loss, LossGuard};
-use crate::model::shown::Shown;
 use std::time::Duration;
 
 use super::FileList;
@@ -20,7 +20,7 @@ pub enum Completeness {
     /// It has no records of other servers, as the list of a single server has none.
     Complete,
     /// It has records of other servers, or could not be read; the text says so.
-    Incomplete(String),
+    Incomplete(Doubt),
     /// It has to be read for the answer.
     Unread,
 }
@@ -33,7 +33,7 @@ impl FileList {
     /// The reason why no name may be called absent at present: the list cannot be read, it is damaged, it
     /// is empty, or it has lost more than 10 % and more than 100 names compared with the maximum within
     /// the last one to two hours.
-    pub fn trust(&self) -> Result<(), String> {
+    pub fn trust(&self) -> Result<(), Doubt> {
         let view = self.check_with_retries(&mut Scratch::default());
         let view = view.map_err(|error| self.describe(error))?;
         if let Some(doubt) = self.doubt(&view) {
@@ -69,7 +69,7 @@ impl FileList {
     /// # Errors
     ///
     /// If it has records of other servers, or cannot be read.
-    pub fn is_complete(&self) -> Result<(), String> {
+    pub fn is_complete(&self) -> Result<(), Doubt> {
         let server = self.remote_records.find(&|visit| self.each(b"", visit))?;
         match self.completeness(server) {
             Completeness::Incomplete(why) => Err(why),
@@ -79,12 +79,7 @@ impl FileList {
 
     fn completeness(&self, server: Option<&str>) -> Completeness {
         let Some(server) = server else { return Completeness::Complete };
-        Completeness::Incomplete(self.describe(format_args!(
-            "has mailboxes of other servers ({}) but no MUPDATE server is configured to confirm \
-             misses; set `mupdate_server` in imapd.conf or `servers` in [mupdate], or \
-             `misses = \"final\"` if the list is complete by itself",
-            Shown(server)
-        )))
+        Completeness::Incomplete(self.describe(ListDoubt::OtherServers(server.to_owned())))
     }
 
     /// Checks the file, and stores the number of its names if it is to survive restarts. Blocks for the

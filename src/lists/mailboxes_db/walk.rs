@@ -4,10 +4,11 @@ use std::ops::ControlFlow;
 
 use crate::cyrusdb::skip::position::Walked;
 use crate::cyrusdb::skip::window::Scratch;
+use crate::model::doubt::Doubt;
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
 
-use super::error::WaitPolicy;
+use super::error::{ReadError, WaitPolicy};
 use super::index_view::IndexView;
 use super::lookup::{ATTEMPTS, pause, read_record};
 use super::skip_view::SkipView;
@@ -39,7 +40,7 @@ impl KeyRange<'_> {
 
 impl FileList {
     /// See [`MailboxList::each`](crate::model::list::MailboxList::each).
-    pub(super) fn walk(&self, prefix: &[u8], visit: &mut NameVisitor<'_>) -> Result<(), String> {
+    pub(super) fn walk(&self, prefix: &[u8], visit: &mut NameVisitor<'_>) -> Result<(), Doubt> {
         let mut scratch = Scratch::default();
         let view = self.check_with_retries(&mut scratch);
         let view = view.map_err(|error| self.describe(error))?;
@@ -64,7 +65,7 @@ impl FileList {
         range: &KeyRange<'_>,
         visit: &mut NameVisitor<'_>,
         scratch: &mut Scratch,
-    ) -> Result<ControlFlow<()>, String> {
+    ) -> Result<ControlFlow<()>, Doubt> {
         let mut last: Option<Vec<u8>> = None;
         let mut attempt = 0;
         loop {
@@ -107,7 +108,9 @@ impl FileList {
                     return outcome.map_err(|why| self.describe(why));
                 }
                 Ok(Walked::ToEnd) if attempt < MAX_IDLE_ATTEMPTS => {}
-                Ok(Walked::ToEnd) => return Err(self.describe("changed all the time")),
+                Ok(Walked::ToEnd) => {
+                    return Err(self.describe(ReadError::Changing("changed all the time")));
+                }
                 Err(error) if attempt >= ATTEMPTS => return Err(self.describe(error)),
                 Ok(Walked::OtherOrder) | Err(_) => {}
             }
@@ -119,7 +122,7 @@ impl FileList {
         index: &IndexView,
         range: &KeyRange<'_>,
         visit: &mut NameVisitor<'_>,
-    ) -> Result<ControlFlow<()>, String> {
+    ) -> Result<ControlFlow<()>, Doubt> {
         let rows = self.rows_of(index, range)?;
         let stopped = rows.iter().any(|(name, record)| visit(name, record).is_break());
         Ok(if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
@@ -130,19 +133,19 @@ impl FileList {
         &self,
         index: &IndexView,
         range: &KeyRange<'_>,
-    ) -> Result<Vec<(MailboxName, Record)>, String> {
+    ) -> Result<Vec<(MailboxName, Record)>, Doubt> {
         let mut rows = Vec::new();
-        let mut wrong = None;
+        let mut damaged = None;
         index.each(&mut |key, value| {
             if let Some(name) = range.name(key) {
                 match read_record(&name, value) {
                     Ok(record) => rows.push((name, record)),
-                    Err(why) => wrong = Some(why),
+                    Err(bad) => damaged = Some(self.describe(bad)),
                 }
             }
         });
-        match wrong.or_else(|| Some(index.incomplete()?.to_string())) {
-            Some(why) => Err(self.describe(why)),
+        match damaged.or_else(|| Some(self.describe(index.incomplete()?))) {
+            Some(doubt) => Err(doubt),
             None => Ok(rows),
         }
     }

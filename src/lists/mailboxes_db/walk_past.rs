@@ -7,10 +7,11 @@ use crate::cyrusdb::error::Error;
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::skip::position::Walked;
 use crate::cyrusdb::skip::window::Scratch;
+use crate::model::doubt::Doubt;
 use crate::model::list::WalkStep;
 use crate::model::name::KeyGeneration;
 
-use super::error::WaitPolicy;
+use super::error::{BadRecord, ReadError, WaitPolicy};
 use super::lookup::{ATTEMPTS, pause, read_record};
 use super::view::View;
 use super::walk::{KeyRange, MAX_IDLE_ATTEMPTS};
@@ -31,7 +32,7 @@ impl FileList {
         &self,
         prefix: &[u8],
         visit: &mut RecordVisitor<'_>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         let mut scratch = Scratch::default();
         let view = self.check_with_retries(&mut scratch).map_err(|error| self.describe(error))?;
         for generation in [KeyGeneration::Separated, KeyGeneration::Internal] {
@@ -60,17 +61,18 @@ impl FileList {
         view: &View,
         range: &KeyRange<'_>,
         visit: &mut RecordVisitor<'_>,
-    ) -> Result<WalkEnd, String> {
+    ) -> Result<WalkEnd, Doubt> {
         let View::Index(index) = view else { return Ok(WalkEnd::Done) };
         let mut outcome = Ok(WalkEnd::Done);
         index.each_past(range.start, &mut |key, value| {
             let step = range.show(key, value, visit);
-            match step {
-                Ok(WalkStep::Stop) => outcome = Ok(WalkEnd::Stopped),
-                Ok(_) => {}
-                Err(ref why) => outcome = Err(self.describe(why)),
+            if let Ok(WalkStep::Stop) = step {
+                outcome = Ok(WalkEnd::Stopped);
             }
-            step.unwrap_or(WalkStep::Stop)
+            step.unwrap_or_else(|bad| {
+                outcome = Err(self.describe(bad));
+                WalkStep::Stop
+            })
         });
         outcome
     }
@@ -83,7 +85,7 @@ impl FileList {
         range: &KeyRange<'_>,
         visit: &mut RecordVisitor<'_>,
         scratch: &mut Scratch,
-    ) -> Result<WalkEnd, String> {
+    ) -> Result<WalkEnd, Doubt> {
         let View::Skip(skip) = &**view else { return Ok(WalkEnd::Done) };
         for order in skip.orders() {
             if let WalkEnd::Stopped = self.in_order(*order, range, visit, scratch)? {
@@ -100,14 +102,16 @@ impl FileList {
         range: &KeyRange<'_>,
         visit: &mut RecordVisitor<'_>,
         scratch: &mut Scratch,
-    ) -> Result<WalkEnd, String> {
+    ) -> Result<WalkEnd, Doubt> {
         let mut from = range.start.to_vec();
         let mut attempt = 0;
         loop {
             pause(attempt, WaitPolicy::Allowed);
             let view = self.check_with_retries(scratch).map_err(|error| self.describe(error))?;
             let View::Skip(view) = &*view else {
-                return Err(self.describe("the list was replaced while it was walked"));
+                return Err(
+                    self.describe(ReadError::Changing("the list was replaced while it was walked"))
+                );
             };
             if !view.orders().contains(&order) {
                 return Ok(WalkEnd::Done);
@@ -143,7 +147,9 @@ impl FileList {
                 }
                 (Ok(_), _) if attempt < MAX_IDLE_ATTEMPTS => {}
                 (Err(Error::Corrupt { .. }), _) if attempt < ATTEMPTS => {}
-                (Ok(_), _) => return Err(self.describe("changed all the time")),
+                (Ok(_), _) => {
+                    return Err(self.describe(ReadError::Changing("changed all the time")));
+                }
                 (Err(error), _) => return Err(self.describe(error)),
             }
         }
@@ -157,7 +163,7 @@ impl KeyRange<'_> {
         key: &[u8],
         value: &[u8],
         visit: &mut RecordVisitor<'_>,
-    ) -> Result<WalkStep, String> {
+    ) -> Result<WalkStep, BadRecord> {
         let Some(name) = self.name(key) else { return Ok(WalkStep::On) };
         let step = visit(&name, &read_record(&name, value)?);
         // The bytes of a name stand in its key one by one, behind an `N` in the keys of 3.6 and later.

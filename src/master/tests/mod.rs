@@ -116,8 +116,10 @@ async fn answer(murder: &MasterClient, who: &str) -> Answer {
     let found = murder.find(&name(who)).await;
     match (looked, found) {
         (_, Ok(Finding::Found(record))) => server(record),
-        (Lookup::Unsure(why), _) => Answer::Later(why),
-        (_, Ok(Finding::Unsure(why)) | Err(Impossible(why))) => Answer::Later(why),
+        (Lookup::Unsure(doubt), _) | (_, Ok(Finding::Unsure(doubt))) => {
+            Answer::Later(doubt.to_string())
+        }
+        (_, Err(Impossible(why))) => Answer::Later(why),
         (_, Ok(Finding::Absent)) => Answer::Unknown,
     }
 }

@@ -39,7 +39,7 @@ fn found(state: State, server: &str) -> Finding {
 
 fn text(finding: &Finding) -> &str {
     match finding {
-        Finding::Unsure(text) => text,
+        Finding::Unsure(doubt) => doubt.as_str(),
         other => panic!("{other:?}"),
     }
 }

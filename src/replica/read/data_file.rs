@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+use crate::model::doubt::{DoubtKind, Doubtful};
 use crate::os::file_id::FileId;
 use crate::os::pinned_path::PinnedPath;
 
@@ -25,6 +26,17 @@ pub(crate) enum FileError {
         /// Reason.
         what: &'static str,
     },
+}
+
+impl Doubtful for FileError {
+    fn doubt_kind(&self) -> DoubtKind {
+        match self {
+            Self::Io(error) => Doubtful::doubt_kind(error),
+            Self::Empty => DoubtKind::Empty,
+            Self::Directory => DoubtKind::Unreadable,
+            Self::Damaged { .. } => DoubtKind::Damaged,
+        }
+    }
 }
 
 impl fmt::Display for FileError {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
+use crate::model::doubt::Doubt;
 use crate::model::list::MailboxList;
 use crate::os::pinned_path::PinnedPath;
 use crate::replica::store::ReplicaList;
@@ -23,26 +24,26 @@ pub struct OfflineReplica {
 /// Who tells what is known of a replica as a whole.
 trait ReplicaInfo: std::fmt::Debug + Send + Sync {
     /// That, and how many names it has.
-    fn about(&self) -> Result<(ReplicaMeta, u64), String>;
+    fn about(&self) -> Result<(ReplicaMeta, u64), Doubt>;
 
     /// When the replica was as the master's list, or as that was known a moment ago.
-    fn as_of(&self) -> Result<Option<SystemTime>, String> {
+    fn as_of(&self) -> Result<Option<SystemTime>, Doubt> {
         Ok(self.about()?.0.as_of)
     }
 }
 
 impl ReplicaInfo for ReplicaList {
-    fn about(&self) -> Result<(ReplicaMeta, u64), String> {
-        self.about().map_err(|e| e.to_string())
+    fn about(&self) -> Result<(ReplicaMeta, u64), Doubt> {
+        self.about().map_err(Into::into)
     }
 }
 
 impl ReplicaInfo for crate::replica::store::LocklessReplica {
-    fn about(&self) -> Result<(ReplicaMeta, u64), String> {
+    fn about(&self) -> Result<(ReplicaMeta, u64), Doubt> {
         self.about()
     }
 
-    fn as_of(&self) -> Result<Option<SystemTime>, String> {
+    fn as_of(&self) -> Result<Option<SystemTime>, Doubt> {
         self.cached_meta(|about| about.as_of)
     }
 }

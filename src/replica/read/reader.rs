@@ -1,7 +1,6 @@
 //! The replica for processes without a place in LMDB's table of readers.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use arc_swap::{ArcSwapOption, Guard};
 use super::data_file::{DataFile, FileError};
 use super::pages::{self, Commit, CommitReader};
 use super::walk::{KeyedRow, PIECE, walk};
+use crate::model::doubt::{Doubt, Doubtful};
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
@@ -85,8 +85,8 @@ impl LocklessReplica {
     }
 
     /// A message with the path before it.
-    fn message(&self, what: impl fmt::Display) -> String {
-        format!("{}: {what}", self.at.path().display())
+    fn describe(&self, error: impl Doubtful) -> Doubt {
+        Doubt::new(error.doubt_kind(), format_args!("{}: {error}", self.at.path().display()))
     }
 
     /// Nanoseconds since it was made.
@@ -189,22 +189,24 @@ impl LocklessReplica {
             let meta = commit.get(value::ABOUT_KEY, page)?.map(value::synchronised_release);
             let found = match (meta, bad) {
                 // Each record of another version looks damaged.
-                (Some(Err(bad @ BadValue::Version(_))), _) => Lookup::Unsure(self.message(bad)),
+                (Some(Err(bad @ BadValue::Version(_))), _) => Lookup::Unsure(self.describe(bad)),
                 (_, Some(bad)) => {
-                    Lookup::Unsure(self.message(format_args!("record of {name}: {bad}")))
+                    let path = self.at.path().display();
+                    let text = format_args!("{path}: record of {name}: {bad}");
+                    Lookup::Unsure(Doubt::new(bad.doubt_kind(), text))
                 }
                 (Some(Ok((true, _))), None) => Lookup::Absent,
                 (None | Some(Ok((false, _))), None) => {
-                    Lookup::Unsure(self.message(ReplicaDoubt::NeverSynchronised))
+                    Lookup::Unsure(self.describe(ReplicaDoubt::NeverSynchronised))
                 }
-                (Some(Err(bad)), None) => Lookup::Unsure(self.message(bad)),
+                (Some(Err(bad)), None) => Lookup::Unsure(self.describe(bad)),
             };
             Ok((found, false))
         })
     }
 
     /// Returns the metadata and the number of names.
-    pub(crate) fn about(&self) -> Result<(ReplicaMeta, u64), String> {
+    pub(crate) fn about(&self) -> Result<(ReplicaMeta, u64), Doubt> {
         let read = || {
             let opened = self.opened(false)?;
             self.read(&opened, |commit, page| {
@@ -212,9 +214,9 @@ impl LocklessReplica {
                 Ok((meta, commit.commit.entries.saturating_sub(1)))
             })
         };
-        let (meta, names) = read().map_err(|error: FileError| self.message(error))?;
+        let (meta, names) = read().map_err(|error: FileError| self.describe(error))?;
         let meta = match meta {
-            Some(meta) => meta.map_err(|bad| self.message(bad))?,
+            Some(meta) => meta.map_err(|bad| self.describe(bad))?,
             None => ReplicaMeta::default(),
         };
         let names = names.saturating_sub(meta.missing);
@@ -222,7 +224,7 @@ impl LocklessReplica {
     }
 
     /// Returns a part of the metadata, which may be cached for [`META_AGE`].
-    pub(crate) fn cached_meta<T>(&self, take: impl FnOnce(&ReplicaMeta) -> T) -> Result<T, String> {
+    pub(crate) fn cached_meta<T>(&self, take: impl FnOnce(&ReplicaMeta) -> T) -> Result<T, Doubt> {
         if let Some((_, meta)) = self.meta.load().as_deref() {
             return Ok(take(meta));
         }
@@ -271,7 +273,7 @@ impl MailboxList for LocklessReplica {
                 false => self.look_up(&now, name),
             }
         };
-        look().unwrap_or_else(|error: FileError| (Lookup::Unsure(self.message(error)), false))
+        look().unwrap_or_else(|error: FileError| (Lookup::Unsure(self.describe(error)), false))
     }
 
     fn key_generation(&self) -> Option<KeyGeneration> {
@@ -282,7 +284,7 @@ impl MailboxList for LocklessReplica {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         self.each_past(prefix, &mut |name, record| visit(name, record).into())
     }
 
@@ -290,12 +292,12 @@ impl MailboxList for LocklessReplica {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         if self.about()?.0.synchronised.is_none() {
-            return Err(self.message(ReplicaDoubt::NeverSynchronised));
+            return Err(self.describe(ReplicaDoubt::NeverSynchronised));
         }
         let piece =
-            |last: Option<&[u8]>| self.piece(prefix, last).map_err(|error| self.message(error));
+            |last: Option<&[u8]>| self.piece(prefix, last).map_err(|error| self.describe(error));
         walk(self.at.path(), piece, visit)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::model::doubt::{Doubt, DoubtKind, Doubtful};
 use crate::model::list::{WalkStep, behind_all};
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
@@ -18,9 +19,9 @@ pub(crate) type KeyedRow = (Vec<u8>, Result<Row, BadValue>);
 /// missing name is visited as a reserved one. `path` stands in errors.
 pub(crate) fn walk(
     path: &Path,
-    mut piece: impl FnMut(Option<&[u8]>) -> Result<Vec<KeyedRow>, String>,
+    mut piece: impl FnMut(Option<&[u8]>) -> Result<Vec<KeyedRow>, Doubt>,
     visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
-) -> Result<(), String> {
+) -> Result<(), Doubt> {
     let path = path.display();
     let mut last: Option<Vec<u8>> = None;
     loop {
@@ -29,8 +30,11 @@ pub(crate) fn walk(
             return Ok(());
         }
         for (key, row) in rows {
-            let name = MailboxName::new(key).map_err(|bad| format!("{path}: {bad}"))?;
-            let row = row.map_err(|bad| format!("{path}: record of {name}: {bad}"))?;
+            let name = MailboxName::new(key)
+                .map_err(|bad| Doubt::new(DoubtKind::Damaged, format_args!("{path}: {bad}")))?;
+            let row = row.map_err(|bad| {
+                Doubt::new(bad.doubt_kind(), format_args!("{path}: record of {name}: {bad}"))
+            })?;
             match visit(&name, &row.walked()) {
                 WalkStep::Stop => return Ok(()),
                 WalkStep::On => last = Some(name.as_bytes().to_vec()),

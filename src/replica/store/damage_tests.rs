@@ -312,7 +312,7 @@ fn remove(path: &Path) {
 
 fn why(found: Lookup) -> String {
     match found {
-        Lookup::Unsure(why) => why,
+        Lookup::Unsure(why) => why.to_string(),
         other => panic!("{other:?}"),
     }
 }
@@ -383,7 +383,7 @@ fn an_empty_or_foreign_file_is_told_of_in_words_of_the_replica() {
             let at = std::sync::Arc::new(crate::os::pinned_path::PinnedPath::at(data.clone()));
             let list = LocklessReplica::at(at, std::time::Duration::ZERO);
             judge(why(list.lookup(&name(1))));
-            judge(list.about().unwrap_err());
+            judge(list.about().unwrap_err().to_string());
         }
     }
 }

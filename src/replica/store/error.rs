@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use heed::MdbError;
 
 use super::value::{self, BadValue};
+use crate::model::doubt::{Doubt, DoubtKind, Doubtful};
 
 /// Why a replica cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +77,24 @@ pub enum Error {
         /// Reason.
         source: BadValue,
     },
+}
+
+impl Doubtful for Error {
+    fn doubt_kind(&self) -> DoubtKind {
+        match self {
+            Self::Io { source, .. } => source.doubt_kind(),
+            Self::Empty(_) => DoubtKind::Empty,
+            Self::Damaged { .. } => DoubtKind::Damaged,
+            Self::Value { source, .. } => source.doubt_kind(),
+            _ => DoubtKind::Unreadable,
+        }
+    }
+}
+
+impl From<Error> for Doubt {
+    fn from(error: Error) -> Self {
+        Self::new(error.doubt_kind(), error)
+    }
 }
 
 impl Error {

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use super::env::{OpenEnv, ReplicaEnv};
 use super::error::Error;
 use super::value::{self, BadValue, Row};
+use crate::model::doubt::{Doubt, DoubtKind, Doubtful};
 use crate::model::list::{Lookup, MailboxList, WalkStep};
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
@@ -124,6 +125,13 @@ impl ReplicaList {
     }
 }
 
+impl ReplicaList {
+    fn never_synchronised(&self) -> Doubt {
+        let text = format_args!("{}: {}", self.dir().display(), ReplicaDoubt::NeverSynchronised);
+        Doubt::new(DoubtKind::NeverSynchronised, text)
+    }
+}
+
 impl MailboxList for ReplicaList {
     fn lookup(&self, name: &MailboxName) -> Lookup {
         self.lookup_dated(name).0
@@ -136,21 +144,21 @@ impl MailboxList for ReplicaList {
             found = self.env.read(|open, txn| self.stored_row(open, txn, name));
         }
         let dir = self.dir().display();
-        let why = match found {
+        let doubt = match found {
             Ok(StoredRow::Row(Ok(Row::Record(record, changed)))) => {
                 return (Lookup::Present(record), changed.is_lately(SystemTime::now));
             }
             Ok(StoredRow::Row(Ok(Row::Missing(missing)))) => missing.doubt(name),
             Ok(StoredRow::Absent) => return (Lookup::Absent, false),
-            Ok(StoredRow::NeverSynchronised) => {
-                format!("{dir}: {}", ReplicaDoubt::NeverSynchronised)
+            Ok(StoredRow::NeverSynchronised) => self.never_synchronised(),
+            Ok(StoredRow::Row(Err(bad))) => {
+                Doubt::new(bad.doubt_kind(), format_args!("{dir}: record of {name}: {bad}"))
             }
-            Ok(StoredRow::Row(Err(bad))) => format!("{dir}: record of {name}: {bad}"),
-            Ok(StoredRow::BadMeta(bad)) => Error::value(self.dir(), bad).to_string(),
-            Ok(StoredRow::Replaced) => Error::Replaced(self.dir().to_owned()).to_string(),
-            Err(error) => error.to_string(),
+            Ok(StoredRow::BadMeta(bad)) => Error::value(self.dir(), bad).into(),
+            Ok(StoredRow::Replaced) => Error::Replaced(self.dir().to_owned()).into(),
+            Err(error) => error.into(),
         };
-        (Lookup::Unsure(why), false)
+        (Lookup::Unsure(doubt), false)
     }
 
     /// By the release of the master.
@@ -167,7 +175,7 @@ impl MailboxList for ReplicaList {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         self.each_past(prefix, &mut |name, record| visit(name, record).into())
     }
 
@@ -176,13 +184,12 @@ impl MailboxList for ReplicaList {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> WalkStep,
-    ) -> Result<(), String> {
-        let (about, _) = self.about().map_err(|error| error.to_string())?;
+    ) -> Result<(), Doubt> {
+        let (about, _) = self.about()?;
         if about.synchronised.is_none() {
-            let dir = self.dir().display();
-            return Err(format!("{dir}: {}", ReplicaDoubt::NeverSynchronised));
+            return Err(self.never_synchronised());
         }
-        let piece = |last: Option<&[u8]>| self.piece(prefix, last).map_err(|e| e.to_string());
+        let piece = |last: Option<&[u8]>| self.piece(prefix, last).map_err(Doubt::from);
         walk(self.dir(), piece, visit)
     }
 }

@@ -38,6 +38,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::model::doubt::{DoubtKind, Doubtful};
 use crate::model::mod_time::ModTime;
 use crate::model::record::{AnonymousRights, Record, State};
 use crate::replica::{HeldBack, Mark, Missing, ReplicaMeta};
@@ -70,6 +71,15 @@ pub enum BadValue {
     /// The store is of another version of this program.
     #[error("written as version {0}, and this murder-route reads version {VERSION}")]
     Version(u8),
+}
+
+impl Doubtful for BadValue {
+    fn doubt_kind(&self) -> DoubtKind {
+        match self {
+            Self::Damaged | Self::TooLong => DoubtKind::Damaged,
+            Self::Version(_) => DoubtKind::Unreadable,
+        }
+    }
 }
 
 /// Appends a record's value.

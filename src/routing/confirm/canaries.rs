@@ -1,6 +1,7 @@
 //! Names that the server had a moment ago. A master that was begun anew without its list says of
 //! everybody that there is no such mailbox; these tell. Pure.
 
+use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::name::MailboxName;
 use crate::mupdate::Finding;
 
@@ -79,16 +80,18 @@ impl Canaries {
     }
 
     /// Why "absent" is not believed, if it is not.
-    pub fn doubt(&self) -> Option<String> {
+    pub fn doubt(&self) -> Option<Doubt> {
         let (missing, open, all) = (self.missing, self.open.len(), self.names.len());
         if open > 0 {
-            return Some("it is still open whether the MUPDATE master has kept its list".into());
+            let text = "it is still open whether the MUPDATE master has kept its list";
+            return Some(Doubt::new(DoubtKind::LostNames, text));
         }
         (missing > 0 && (missing > 1 || all == 1) && missing * 10 > all).then(|| {
-            format!(
+            let text = format_args!(
                 "the MUPDATE master has lost {missing} of {all} mailboxes that it had before it was \
                  connected to anew; if that is meant, restart murder-route"
-            )
+            );
+            Doubt::new(DoubtKind::LostNames, text)
         })
     }
 }

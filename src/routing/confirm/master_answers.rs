@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::negative_cache::NegativeCache;
 use super::{FIND_TIMEOUT, SHORT_FIND_TIMEOUT};
+use crate::model::doubt::{DoubtKind, Doubtful};
 use crate::model::name::MailboxName;
 use crate::mupdate::Finding;
 
@@ -95,6 +96,15 @@ pub enum AbsenceDoubt<D> {
     /// The replica's own doubt.
     #[error("{0}")]
     Replica(D),
+}
+
+impl<D: Doubtful> Doubtful for AbsenceDoubt<D> {
+    fn doubt_kind(&self) -> DoubtKind {
+        match self {
+            Self::OtherServer { .. } => DoubtKind::Stale,
+            Self::Replica(doubt) => doubt.doubt_kind(),
+        }
+    }
 }
 
 /// Weighs "absent" beside a replica. `asked`: the server that the connection for FINDs is to.

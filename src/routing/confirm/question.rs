@@ -7,11 +7,12 @@
 //! | a miss that rests on a search | then also a barrier of the replica, and a kick of the slave |
 //! | a miss that the master cannot be asked about | a kick of the slave |
 
-use std::sync::Arc;
+use std::fmt;
 use std::time::Duration;
 
 use super::find_budget::FindBudget;
 use super::{BREAKER_TIME, ConfirmVia, RENAME_GAP};
+use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::name::MailboxName;
 use crate::mupdate::Finding;
 use crate::routing::evidence::Confirmation;
@@ -123,16 +124,33 @@ pub enum Event {
     /// The master answered, or cannot be asked.
     Found(Result<Finding, Impossible>),
     /// The replica has caught up, or why not.
-    CaughtUp(Result<(), String>),
+    CaughtUp(Result<(), Doubt>),
     /// The slave says that the lists have caught up, or why not.
-    Kicked(Result<(), Arc<str>>),
+    Kicked(Result<(), Doubt>),
 }
 
 /// Doubt of a miss without a connection.
 const NO_CONNECTION: &str = "there is no connection to the MUPDATE master";
 
-fn unsure(why: impl Into<String>) -> Action {
-    Action::Done(Confirmation::Master(Finding::Unsure(why.into())))
+fn unsure(doubt: Doubt) -> Action {
+    Action::Done(Confirmation::Master(Finding::Unsure(doubt)))
+}
+
+fn unreachable(why: impl fmt::Display) -> Action {
+    unsure(Doubt::new(DoubtKind::Unreachable, why))
+}
+
+fn refused(why: impl fmt::Display) -> Action {
+    unsure(Doubt::new(DoubtKind::Refused, why))
+}
+
+/// Doubt of a miss that nothing can confirm.
+pub(crate) fn nobody_to_ask() -> Doubt {
+    Doubt::new(DoubtKind::Unreachable, "there is nobody to ask")
+}
+
+fn timed_out(why: impl fmt::Display) -> Action {
+    unsure(Doubt::new(DoubtKind::TimedOut, why))
 }
 
 impl Policy {
@@ -172,16 +190,16 @@ impl Policy {
         now: Duration,
     ) -> Action {
         let Some(master) = master.filter(|_| self.asks_master) else {
-            return unsure(NO_CONNECTION);
+            return unreachable(NO_CONNECTION);
         };
         // A daemon that has just started waits for its first connection: its list may be some seconds
         // behind the master, as before the restart.
         let connecting = master.is_connecting();
         if let Some(trouble) = master.trouble().filter(|_| !connecting) {
-            return unsure(trouble);
+            return unreachable(trouble);
         }
         if self.open_until.is_some_and(|until| now < until) {
-            return unsure("the MUPDATE master did not answer recently");
+            return timed_out("the MUPDATE master did not answer recently");
         }
         master.is_listed(&question.ask.name);
         question.state = State::Known { connecting };
@@ -200,7 +218,7 @@ impl Policy {
         if !self.asks_master {
             return self.ask_slave(question);
         }
-        let Some(master) = master else { return unsure(NO_CONNECTION) };
+        let Some(master) = master else { return unreachable(NO_CONNECTION) };
         let Some(budget) = &mut self.budget else { return Action::Find { by: None } };
         // Then the slave is asked, once for all that wait; or nobody.
         if master.is_impossible() || master.needs_no_question(&question.ask.name) {
@@ -236,14 +254,14 @@ impl Policy {
             (State::Known { .. }, Event::Found(Ok(finding))) => {
                 Action::Done(Confirmation::Master(finding))
             }
-            (State::Known { .. }, Event::Found(Err(Impossible(why)))) => unsure(why),
+            (State::Known { .. }, Event::Found(Err(Impossible(why)))) => refused(why),
             (State::Known { connecting }, Event::Reached) => {
                 if !connecting {
                     // Lookups of a mail server queue behind each other.
                     self.open_until = Some(now + BREAKER_TIME);
                 }
                 let within = question.ask.within.unwrap_or_default().as_secs_f32();
-                unsure(format!("the MUPDATE master did not answer within {within} s"))
+                timed_out(format_args!("the MUPDATE master did not answer within {within} s"))
             }
             (State::Turn, Event::Reached) => {
                 question.state = State::First;
@@ -270,32 +288,36 @@ impl Policy {
                 Action::Done(Confirmation::Master(finding))
             }
             (State::First | State::Second, Event::Found(Err(Impossible(why)))) => {
-                if self.has_slave { self.ask_slave(question) } else { unsure(why) }
+                if self.has_slave { self.ask_slave(question) } else { refused(why) }
             }
             // Whether the lists have the name now is seen by another look at them.
             (State::OverBudget, Event::CaughtUp(_) | Event::Kicked(_)) => {
-                unsure("more unknown names a second than the MUPDATE master is asked for")
+                let text = "more unknown names a second than the MUPDATE master is asked for";
+                unsure(Doubt::new(DoubtKind::GivenUp, text))
             }
-            (State::Replica, Event::CaughtUp(Err(why))) => unsure(why),
+            (State::Replica, Event::CaughtUp(Err(doubt))) => unsure(doubt),
             (State::Replica, Event::CaughtUp(Ok(()))) if self.has_slave => {
                 question.state = State::Slave;
                 Action::Kick
             }
-            (State::Slave, Event::Kicked(Err(why))) => unsure(why.to_string()),
+            (State::Slave, Event::Kicked(Err(doubt))) => unsure(doubt),
             (State::Replica, Event::CaughtUp(Ok(()))) | (State::Slave, Event::Kicked(Ok(()))) => {
                 Action::Done(Confirmation::Master(Finding::Absent))
             }
             (State::SlaveInstead, Event::Kicked(kicked)) => {
                 Action::Done(Confirmation::Lists(kicked))
             }
-            (_, Event::Reached) => unsure("the MUPDATE master did not answer in time"),
-            (state, event) => unsure(format!("murder-route failed inside: {event:?} in {state:?}")),
+            (_, Event::Reached) => timed_out("the MUPDATE master did not answer in time"),
+            (state, event) => {
+                let text = format_args!("murder-route failed inside: {event:?} in {state:?}");
+                unsure(Doubt::new(DoubtKind::GivenUp, text))
+            }
         }
     }
 
     fn ask_slave(&self, question: &mut Question) -> Action {
         if !self.has_slave {
-            return Action::Done(Confirmation::Lists(Err("there is nobody to ask".into())));
+            return Action::Done(Confirmation::Lists(Err(nobody_to_ask())));
         }
         question.state = State::SlaveInstead;
         Action::Kick
@@ -304,11 +326,13 @@ impl Policy {
 
 impl Question {
     /// The name.
+    #[cfg(any(test, feature = "testing"))]
     pub fn name(&self) -> &MailboxName {
         &self.ask.name
     }
 
     /// What was asked for.
+    #[cfg(any(test, feature = "testing"))]
     pub fn into_ask(self) -> Ask {
         self.ask
     }

@@ -6,6 +6,7 @@ use super::*;
 use crate::address::{Release, Rules};
 use crate::model::backend::Backends;
 use crate::model::domains::Domains;
+use crate::model::doubt::Doubt;
 use crate::model::record::{AnonymousRights, State};
 use crate::routing::inquiry::MAX_ROUNDS;
 use crate::routing::route::{Cause, Decision, Refusal, Route};
@@ -48,7 +49,7 @@ impl MailboxList for FakeList {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         for (name, record) in &self.records {
             if name.as_bytes().starts_with(prefix)
                 && visit(&MailboxName::new(*name).unwrap(), record).is_break()

@@ -7,6 +7,7 @@
 use std::ops::{ControlFlow, Range};
 
 use crate::address::TargetKind;
+use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::list::MailboxList;
 use crate::model::name::MailboxName;
 
@@ -24,7 +25,7 @@ pub(super) fn other_cases(
     list: &dyn MailboxList,
     wanted: &MailboxName,
     kind: TargetKind,
-) -> Result<Vec<MailboxName>, String> {
+) -> Result<Vec<MailboxName>, Doubt> {
     let bytes = wanted.as_bytes();
     let domain = bytes.len() - wanted.without_domain().len();
     let word = if kind == TargetKind::Inbox { domain..domain + b"user.".len() } else { 0..0 };
@@ -43,7 +44,7 @@ pub(super) fn other_beginnings(
     list: &dyn MailboxList,
     wanted: &MailboxName,
     length: usize,
-) -> Result<Vec<MailboxName>, String> {
+) -> Result<Vec<MailboxName>, Doubt> {
     let Some((beginning, rest)) = wanted.as_bytes().split_at_checked(length) else {
         return Ok(Vec::new());
     };
@@ -68,7 +69,7 @@ fn spellings(
     list: &dyn MailboxList,
     wanted: &[u8],
     word: &Range<usize>,
-) -> Result<Vec<Vec<u8>>, String> {
+) -> Result<Vec<Vec<u8>>, Doubt> {
     let mut found = Vec::new();
     let mut probes = 0;
     let mut open: Vec<Vec<u8>> = vec![Vec::new()];
@@ -87,7 +88,8 @@ fn spellings(
             let longer = [&prefix[..], &[letter]].concat();
             probes += 1;
             if probes > MAX_PROBES {
-                return Err("too many names that differ in case".into());
+                let text = "too many names that differ in case";
+                return Err(Doubt::new(DoubtKind::GivenUp, text));
             }
             let mut any = false;
             list.each(&longer, &mut |_, _| {

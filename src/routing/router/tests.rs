@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use super::*;
 use crate::address::{Autocreate, Release};
 use crate::model::backend::{LmtpAddress, ServerOverride};
+use crate::model::doubt::Doubt;
 use crate::model::record::AnonymousRights;
 
 mod folded;
@@ -50,7 +51,7 @@ impl MailboxList for FakeList {
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Doubt> {
         for (name, record) in &self.records {
             let name = MailboxName::new(name.clone()).unwrap();
             if name.as_bytes().starts_with(prefix) && visit(&name, record).is_break() {
@@ -146,7 +147,8 @@ fn a_user_whose_mailbox_lmtpd_makes_is_not_unknown() {
     // Not before it is certain that the mailbox is not on another server.
     let open = router.route(b"new@example.org", &list(), &MissTrust::Unconfirmed, None);
     assert!(matches!(open, Verdict::Confirm(_)), "{open:?}");
-    let route = decided(&router, "new@example.org", MissTrust::Doubted("the master is away"));
+    let route =
+        decided(&router, "new@example.org", MissTrust::Doubted(&"the master is away".into()));
     assert_eq!(route.decision, deferred);
     router.backends.set("be3.example.org", elsewhere);
     assert_eq!(decided(&router, "new@example.org", MissTrust::Believed).decision, deferred);
@@ -217,12 +219,15 @@ fn a_miss_is_never_unknown_before_it_is_confirmed() {
     for recipient in ["nobody@example.org", "gone@example.org", "parent@example.org"] {
         let verdict = route(&router(), &list(), recipient, MissTrust::Unconfirmed);
         assert!(matches!(verdict, Verdict::Confirm(_)), "{recipient}: {verdict:?}");
-        let doubted = decision(recipient, MissTrust::Doubted("no master"));
+        let doubted = decision(recipient, MissTrust::Doubted(&"no master".into()));
         assert_eq!(doubted, Decision::Deferred(Cause::Mailbox), "{recipient}");
     }
     // What is there needs no confirmation.
     assert!(matches!(decision("jane@example.org", MissTrust::Unconfirmed), Decision::Deliver(_)));
-    assert!(matches!(decision("jane@example.org", MissTrust::Doubted("x")), Decision::Deliver(_)));
+    assert!(matches!(
+        decision("jane@example.org", MissTrust::Doubted(&"x".into())),
+        Decision::Deliver(_)
+    ));
 }
 
 #[test]
@@ -231,7 +236,7 @@ fn a_shared_folder_is_not_refused_by_a_list_that_lags() {
     for recipient in ["+board@example.org", "+hidden@example.org"] {
         let verdict = route(&router(), &list(), recipient, MissTrust::Unconfirmed);
         assert!(matches!(verdict, Verdict::Confirm(_)), "{recipient}: {verdict:?}");
-        let doubted = decision(recipient, MissTrust::Doubted("no master"));
+        let doubted = decision(recipient, MissTrust::Doubted(&"no master".into()));
         assert_eq!(doubted, Decision::Deferred(Cause::Mailbox), "{recipient}");
     }
     assert!(matches!(decision("+info@example.org", MissTrust::Unconfirmed), Decision::Deliver(_)));
@@ -243,7 +248,9 @@ fn a_mailbox_under_another_reading_of_its_name_needs_no_confirmation() {
     router.rules.virtdomains = true;
     router.rules.defaultdomain = Some("Example.org".into());
     let list = list().with("example.org!user.dora", record(State::Active, Some("be2")));
-    for misses in [MissTrust::Believed, MissTrust::Unconfirmed, MissTrust::Doubted("no master")] {
+    for misses in
+        [MissTrust::Believed, MissTrust::Unconfirmed, MissTrust::Doubted(&"no master".into())]
+    {
         for (recipient, mailbox) in
             [("dora@example.org", "example.org!user.dora"), ("jane@example.org", "user.jane")]
         {
@@ -259,7 +266,7 @@ fn a_mailbox_under_another_reading_of_its_name_needs_no_confirmation() {
 
 #[test]
 fn a_list_in_trouble_makes_nobody_unknown() {
-    for misses in [MissTrust::Believed, MissTrust::Unconfirmed, MissTrust::Doubted("x")] {
+    for misses in [MissTrust::Believed, MissTrust::Unconfirmed, MissTrust::Doubted(&"x".into())] {
         let list = FakeList { trouble: Some(Lookup::Unsure("torn".into())), ..list() };
         let verdict = route(&router(), &list, "jane@example.org", misses);
         let Verdict::Final(route) = verdict else { panic!("{verdict:?}") };
@@ -289,7 +296,7 @@ fn the_catch_all_never_gets_a_letter_whose_mailbox_is_there_or_may_be() {
     for (recipient, misses) in [
         ("carol@example.org", MissTrust::Believed),
         ("moving@example.org", MissTrust::Believed),
-        ("nobody@example.org", MissTrust::Doubted("no master")),
+        ("nobody@example.org", MissTrust::Doubted(&"no master".into())),
     ] {
         let (decision, _) = decide(recipient, misses).unwrap();
         assert_eq!(decision, Decision::Deferred(Cause::Mailbox), "{recipient}");
@@ -356,7 +363,7 @@ fn an_older_name_of_who_has_none_today_is_confirmed_before_he_is_unknown() {
     let verdict = route(&router, &list, "\"jane doe\"@example.org", MissTrust::Unconfirmed);
     assert_eq!(verdict, Verdict::Confirm(jane));
     let doubted =
-        route(&router, &list, "\"jane doe\"@example.org", MissTrust::Doubted("no master"));
+        route(&router, &list, "\"jane doe\"@example.org", MissTrust::Doubted(&"no master".into()));
     let Verdict::Final(route) = doubted else { panic!("{doubted:?}") };
     assert_eq!(route.decision, Decision::Deferred(Cause::Mailbox));
 }
@@ -503,7 +510,7 @@ fn nobody_is_held_up_for_a_master_where_the_list_keeps_no_times_or_he_cannot_be_
             &self,
             _prefix: &[u8],
             _visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
-        ) -> Result<(), String> {
+        ) -> Result<(), Doubt> {
             Ok(())
         }
     }

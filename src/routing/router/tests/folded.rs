@@ -1,5 +1,6 @@
 //! Recipients in lower case of whom nobody knows how they were typed.
 
+use crate::model::doubt::Doubt;
 use proptest::prelude::*;
 
 use super::*;
@@ -107,21 +108,25 @@ fn a_postuser_is_one_in_any_case_where_users_have_one() {
 fn what_cannot_be_confirmed_before_folding_is_deferred() {
     let rules = Rules { postuser: "BB".into(), downcase: false, ..router().rules };
     let router = Router { rules, ..router() };
-    struct Doubted(&'static [u8]);
+    struct Doubted(&'static [u8], Doubt);
     impl NameTrust for Doubted {
         fn of(&self, name: &MailboxName) -> MissTrust<'_> {
-            if name.as_bytes() == self.0 { MissTrust::Doubted("away") } else { MissTrust::Believed }
+            if name.as_bytes() == self.0 {
+                MissTrust::Doubted(&self.1)
+            } else {
+                MissTrust::Believed
+            }
         }
         fn in_any_case(&self) -> bool {
             true
         }
     }
     for name in [&b"user.bb"[..], b"news"] {
-        let said = decided(&router, &list(), "bb+news@example.org", &Doubted(name));
+        let said = decided(&router, &list(), "bb+news@example.org", &Doubted(name, "away".into()));
         assert_eq!(said.decision, Decision::Deferred(Cause::Mailbox), "{}", name.escape_ascii());
     }
     let unread = FakeList { trouble: Some(Lookup::Unsure("torn".into())), ..list() };
-    let said = decided(&router, &unread, "bb+news@example.org", &Doubted(b""));
+    let said = decided(&router, &unread, "bb+news@example.org", &Doubted(b"", "away".into()));
     assert_eq!(said.decision, Decision::Deferred(Cause::List));
 }
 
