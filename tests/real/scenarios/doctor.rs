@@ -94,7 +94,7 @@ const BROKEN: [Broken; 17] = [
     (
         "proxy in an override",
         "postfix/proxy",
-        "dies again",
+        "not in proxy_read_maps",
         &[Edit::Master(
             " smtpd\n",
             " smtpd\n    -o relay_recipient_maps=proxy:socketmap:unix:/run/murder-route:recipient\n",
