@@ -1,6 +1,6 @@
 //! Measurements, each against a peer in the same run on the same data: Cyrus' own reader of the list,
 //! Cyrus' own socketmap server, its MUPDATE slave and its lmtpproxyd, Postfix' own tables, and a bare echo
-//! server in C. `docs/benchmarks.md` describes them and shows results.
+//! server in C. `docs/running-benchmarks.md` describes them.
 //!
 //! Needs root, a C compiler, and Debian's packages from the network at the first run: `make bench`.
 

@@ -1,4 +1,4 @@
-//! Asking the daemon: a socketmap client that blocks, with a deadline.
+//! Client of the daemon: blocking socketmap requests with a deadline.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -22,46 +22,46 @@ use crate::wire::netstring::Decoder;
 use crate::wire::protocol::Protocol;
 use crate::wire::socketmap::{REPLY_LIMIT, REQUEST_LIMIT, Reply, Request};
 
-/// So many questions are sent before their answers are read. The answers fit into the socket's buffer,
-/// so the daemon never waits for us to read while we wait for it.
+/// Number of requests sent before their answers are read. The answers fit into the socket's buffer, so the
+/// daemon never waits for the client to read while the client waits for it.
 const AHEAD: usize = 64;
 
-/// So many connections are kept for the next question; a mail server's process needs one.
+/// Maximum number of idle connections kept. A mail server's process needs one.
 const KEPT: usize = 8;
 
-/// Longest backoff after a daemon that did not answer.
+/// Longest backoff after the daemon did not answer.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Where the daemon is.
+/// Client of the daemon, with the addresses of its sockets.
 #[derive(Debug)]
 pub(super) struct DaemonClient {
     places: Vec<DaemonAddress>,
-    /// Why other endpoints cannot be asked.
+    /// Reasons why other endpoints cannot be used.
     unusable: Vec<String>,
 }
 
-/// One of its sockets.
+/// Address of one of the daemon's sockets.
 #[derive(Debug)]
 enum DaemonAddress {
     Unix {
         path: PathBuf,
-        /// What the path is called where one of its directories has become the root.
+        /// The path as seen from each of its directories, for a process whose root that is.
         inside: Vec<(Root, PathBuf)>,
     },
     Inet(Vec<SocketAddr>),
 }
 
-/// What one process knows of the daemon.
+/// Connections of one process to the daemon.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionPool {
-    /// Connections that nobody is asking on.
+    /// Idle connections.
     idle: Mutex<Vec<OwnedFd>>,
-    /// Set after a daemon that did not answer.
+    /// Set after the daemon did not answer.
     backoff: Mutex<Option<Backoff>>,
 }
 
-/// The daemon is not asked for as long as it was last waited for in vain. So calls lose at most half of
-/// their time to a daemon that hangs, and a call with a short deadline hardly hinders patient ones.
+/// Pause after the daemon did not answer, as long as the wait was. So calls lose at most half of their time
+/// to a daemon that hangs, and a call with a short deadline hardly affects others.
 #[derive(Debug, Clone, Copy)]
 struct Backoff {
     waited: Duration,
@@ -69,7 +69,7 @@ struct Backoff {
 }
 
 impl DaemonClient {
-    /// The daemon at the first of these endpoints that can be connected to.
+    /// A client of the daemon at the first of these endpoints that accepts a connection.
     pub(super) fn at(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
         let (mut places, mut unusable) = (Vec::new(), Vec::new());
         for endpoint in endpoints {
@@ -81,12 +81,12 @@ impl DaemonClient {
         Self { places, unusable }
     }
 
-    /// Why endpoints of the configuration cannot be asked, for the postmaster.
+    /// Reasons why endpoints of the configuration cannot be used, for the postmaster.
     pub(super) fn unusable(&self) -> &[String] {
         &self.unusable
     }
 
-    /// Whether there is an endpoint at which the daemon can be asked.
+    /// Whether there is a usable endpoint.
     pub(super) fn is_configured(&self) -> bool {
         !self.places.is_empty()
     }
@@ -99,7 +99,7 @@ impl DaemonClient {
         answer.unwrap_or_else(|| Err("no answer".into())).map(drop)
     }
 
-    /// The endpoints of a configuration at which the daemon can be asked.
+    /// The endpoints of a configuration that speak socketmap.
     pub(super) fn endpoints(listeners: Vec<Listen>) -> Vec<Endpoint> {
         let default = || Endpoint::Unix(DEFAULT_SOCKET.into());
         if listeners.is_empty() {
@@ -107,15 +107,15 @@ impl DaemonClient {
         }
         let asked = |listen: &Listen| listen.protocols.contains(Protocol::Socketmap);
         let endpoint = |listen: Listen| match listen.endpoint {
-            // It is systemd that knows where this one is; ours ships with this path.
+            // Only systemd knows this address; our unit ships with the default path.
             Endpoint::Systemd(_) => default(),
             endpoint => endpoint,
         };
         listeners.into_iter().filter(asked).map(endpoint).collect()
     }
 
-    /// What the daemon decides for each of these recipients, in their order; `Err` says why it could
-    /// not be asked. Takes no longer than `patience`, all together.
+    /// The daemon's decisions for these recipients, in their order; `Err` says why there is none. Takes no
+    /// longer than `patience` for all of them.
     pub(super) fn ask(
         &self,
         pool: &ConnectionPool,
@@ -143,7 +143,7 @@ impl DaemonClient {
                 }
                 Err(why) => Err(why),
             };
-            // The daemon may have been started anew since: then each of the kept ones fails at once.
+            // After a restart of the daemon each kept connection fails at once.
             let again = was_kept && answers.len() == before && Instant::now() < deadline;
             if result.is_err() && !again {
                 break;
@@ -163,7 +163,7 @@ impl DaemonClient {
         let none = || "no daemon is configured that could be asked".to_owned();
         let mut why = self.unusable.last().cloned().unwrap_or_else(none);
         for (at, place) in self.places.iter().enumerate() {
-            // One that takes no connection leaves the others their share of the time.
+            // An address that accepts no connection leaves the others their share of the time.
             let share = left(deadline) / (self.places.len() - at).try_into().unwrap_or(u32::MAX);
             match place.connect(Instant::now() + share) {
                 Ok(socket) => return Ok(socket),
@@ -186,7 +186,7 @@ fn say(error: &io::Error, patience: Duration) -> String {
 }
 
 impl DaemonAddress {
-    /// `Err` says why nobody can be asked there.
+    /// `Err` says why the endpoint cannot be used.
     fn of(endpoint: Endpoint) -> Result<Self, String> {
         let unusable = |endpoint: &Endpoint, why: &dyn std::fmt::Display| {
             format!("the daemon cannot be asked at {endpoint}: {why}")
@@ -204,7 +204,7 @@ impl DaemonAddress {
             Endpoint::Inet { ref host, port } => match host.parse::<IpAddr>() {
                 _ if port == 0 => Err(unusable(&endpoint, &"the port may be any free one")),
                 Ok(address) => Ok(DaemonAddress::Inet(vec![(address, port).into()])),
-                // Now, for a resolver is one of the things that a chroot takes away.
+                // Resolved now, since a chroot takes the resolver away.
                 Err(_) => match (&**host, port).to_socket_addrs() {
                     Ok(addresses) => Ok(DaemonAddress::Inet(addresses.collect())),
                     Err(error) => Err(unusable(&endpoint, &error)),
@@ -245,7 +245,7 @@ impl DaemonAddress {
 }
 
 impl ConnectionPool {
-    /// One on which the daemon has neither said anything since nor hung up.
+    /// Takes an idle connection on which the daemon has neither sent anything nor hung up.
     fn take(&self) -> Option<OwnedFd> {
         loop {
             let socket = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
@@ -267,7 +267,7 @@ impl ConnectionPool {
         self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `Err` says why the daemon is not asked now.
+    /// `Err` says why the daemon may not be asked at present.
     fn may_ask(&self, patience: Duration) -> Result<(), String> {
         if patience.is_zero() {
             return Err("the daemon was not asked: the call may wait no longer".into());
@@ -292,8 +292,8 @@ impl ConnectionPool {
     }
 }
 
-/// Asks for all recipients, and adds their answers as they come. After an error the connection is of
-/// no use: an answer may still be under way.
+/// Sends requests for all recipients, and adds their answers as they come. After an error the connection is
+/// unusable: an answer may still be under way.
 fn converse(
     socket: &OwnedFd,
     recipients: &[&[u8]],
@@ -357,7 +357,7 @@ fn read_reply(socket: &OwnedFd, decoder: &mut Decoder, deadline: Instant) -> io:
 fn send_all(socket: &OwnedFd, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         setsockopt(socket, sockopt::SendTimeout, &time_left(deadline)?)?;
-        // A daemon that is gone must not raise SIGPIPE in a process that is not ours.
+        // A daemon that has ended must not raise SIGPIPE in the host process.
         match send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
             Ok(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
             Err(Errno::EINTR) => {}
@@ -367,7 +367,7 @@ fn send_all(socket: &OwnedFd, mut bytes: &[u8], deadline: Instant) -> io::Result
     Ok(())
 }
 
-/// A timeout is never zero, which would be for ever.
+/// Shortest timeout. Zero would mean no timeout.
 const LEAST: Duration = Duration::from_millis(1);
 
 fn left(deadline: Instant) -> Duration {

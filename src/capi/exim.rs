@@ -1,7 +1,7 @@
 //! A function for Exim's `${dlfunc{…}{murder_route_exim}{…}}`.
 //!
-//! Exim forks for each connection and each delivery, loads a library once in a process, and copies at
-//! once what it is given. Nothing of Exim is needed here but five numbers.
+//! Exim forks for each connection and each delivery, loads a library once per process, and copies the
+//! returned text at once. Of Exim's interface only five numbers are needed.
 
 #![expect(unsafe_code, reason = "Exim calls this with bare pointers; this is the fence")]
 
@@ -19,7 +19,7 @@ use crate::model::shown::ShownBytes;
 use crate::routing::router::{Decision, Route};
 use crate::wire::socketmap::Reply;
 
-/// What the function returns, by Exim's `local_scan.h`.
+/// Return code of the function, by Exim's `local_scan.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 enum Code {
@@ -32,7 +32,7 @@ enum Code {
     FailForced = 4,
 }
 
-/// More configurations than any Exim has.
+/// Maximum number of open configurations; no Exim has as many.
 const KEPT: usize = 8;
 
 thread_local! {
@@ -45,12 +45,12 @@ thread_local! {
 ///
 /// The recipient is `local[+detail]@domain`, quoted or not. The configuration is the path of
 /// murder-route.toml; without it, or if it is empty, the usual one. Without a map, or if it is empty,
-/// the value is where the letter goes, as a router's `route_data` wants it: `<;be1.example.org:2003` or
-/// `<;[2001:db8::1]:2003`. With one, it is what this map answers.
+/// the value is the backend, in the form of a router's `route_data`: `<;be1.example.org:2003` or
+/// `<;[2001:db8::1]:2003`. With a map, it is the answer of that map.
 ///
-/// A recipient that certainly does not exist fails as `fail` does. One of which nothing is known now
-/// fails the expansion, so that it is deferred. So does one of a domain that the configuration lacks,
-/// unless a map was asked: Exim's routers have taken the domain for ours, and nothing is known of it.
+/// An unknown recipient is a forced failure, as `fail` in an expansion. A recipient that cannot be decided at
+/// present fails the expansion, so that it is deferred. So does a recipient in a domain that the configuration
+/// does not have, unless a map was named: Exim's routers have accepted the domain, and nothing is known of it.
 ///
 /// # Safety
 ///
@@ -96,7 +96,7 @@ unsafe extern "C" fn murder_route_exim(
     code as c_int
 }
 
-/// The value of the expansion, or why there is none.
+/// The value of the expansion, or the reason why there is none.
 fn answer(recipient: &[u8], configuration: Option<&[u8]>, map: Option<&[u8]>) -> (Code, String) {
     let path = PathBuf::from(OsStr::from_bytes(configuration.unwrap_or_default()));
     OPEN.with_borrow_mut(|open| {
@@ -113,7 +113,7 @@ fn answer(recipient: &[u8], configuration: Option<&[u8]>, map: Option<&[u8]>) ->
                         open.push((path, library));
                         open.len() - 1
                     }
-                    // The next call may find it mended.
+                    // Not kept: the next call may find the configuration repaired.
                     Err(why) => return (Code::Fail, format!("murder-route: {why}")),
                 }
             }
@@ -126,7 +126,7 @@ fn answer(recipient: &[u8], configuration: Option<&[u8]>, map: Option<&[u8]>) ->
     })
 }
 
-/// The route as a list of one host. It begins with the separator of the list, for a colon is within.
+/// The route as a list of one host. It begins with the list separator, since the host contains a colon.
 fn hosts(route: &Route) -> (Code, String) {
     let why = || format!("murder-route: {}", route.why());
     match &route.decision {

@@ -1,4 +1,4 @@
-//! What works of a library: the lists that it reads, and the daemon.
+//! State of a library's lists and of its daemon.
 
 use std::time::Duration;
 
@@ -10,34 +10,34 @@ use crate::lists::mailboxes_db::lock;
 use crate::model::doubt::Doubt;
 use crate::replica::ReplicaSource;
 
-/// How something is.
+/// State of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// Not configured, so not needed.
     None,
-    /// Every recipient is answered by it.
+    /// Answers every recipient.
     Good,
-    /// Recipients that it has are answered; it calls nobody unknown.
+    /// Answers the recipients that it has; its misses count for nothing.
     HitsOnly,
     /// Cannot be read, or does not answer.
     Bad,
-    /// Not looked at, since the call might not wait.
+    /// Not checked, since the call was not allowed to wait.
     Unchecked,
 }
 
-/// A state, and why in words for the postmaster.
+/// A state with its reason, for the postmaster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
     /// The state.
     pub state: State,
-    /// Why, never empty.
+    /// The reason, never empty.
     pub reason: String,
 }
 
-/// What works.
+/// State of all parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// What mail servers see of it all.
+    /// Effect on mail.
     pub overall: State,
     /// Cyrus' mailbox list on this host.
     pub mailboxes_db: Part,
@@ -47,7 +47,7 @@ pub struct Health {
     pub replica: Part,
     /// Number of its names, if known.
     pub names: Option<u64>,
-    /// How long ago it was as the master's list, if known.
+    /// Time since it last agreed with the master's list, if known.
     pub age: Option<Duration>,
     /// The daemon.
     pub daemon: Part,
@@ -64,8 +64,8 @@ impl Part {
 }
 
 impl Library {
-    /// Looks what works: opens the lists and asks the daemon a question that needs no list. Waits no
-    /// longer than `patience`; with none at all the daemon is not asked.
+    /// Checks all parts: opens the lists and asks the daemon a question that needs no list. Waits no longer
+    /// than `patience`; with zero the daemon is not asked.
     pub fn check(&self, patience: Duration) -> Health {
         let timeout = CallTimeout::new(patience);
         let inner = self.process_state();
@@ -137,7 +137,7 @@ impl Health {
         };
     }
 
-    /// In a murder a miss needs the daemon, otherwise the list's word is enough.
+    /// In a Murder a miss needs the daemon; otherwise the list decides.
     fn summed_up(&self, murder: bool) -> State {
         let lists = [&self.mailboxes_db, &self.replica];
         let mut configured = lists.iter().filter(|part| part.state != State::None).peekable();
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overall_is_what_a_mail_server_gets() {
+    fn overall_state_is_the_effect_on_mail() {
         use State::{Bad, Good, HitsOnly, None, Unchecked};
         for (murder, file, replica, daemon, overall) in [
             (true, Good, None, Good, Good),

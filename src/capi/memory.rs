@@ -1,22 +1,22 @@
-//! The strings that a decision or a reply of a C program points to.
+//! Memory of the strings in a decision, reply or status of a C program.
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
-/// Strings, each ended by NUL, one after the other in one piece of memory, which is kept for the next
-/// ones. A struct of C owns it, as a bare pointer.
+/// Strings, each ended by NUL, one after the other in one allocation, which is reused. A struct of C owns it
+/// as a bare pointer.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     bytes: Vec<u8>,
 }
 
-/// Memory above this is given back before the next use, in bytes.
+/// Maximum number of bytes kept for the next use.
 const KEEP: usize = 4096;
 
 impl Memory {
-    /// Takes these strings, each in pieces, instead of those that were there, and tells where C finds
-    /// them until the next call; one without pieces is NULL. Control characters, which would end a
-    /// string or forge a line of a log, become `?`.
+    /// Replaces the strings by these, each given in pieces, and returns their addresses for C, valid until the
+    /// next call; a string without pieces is NULL. Control characters, which would end a string or forge a
+    /// log line, become `?`.
     pub(super) fn keep<const N: usize>(&mut self, strings: [&[&[u8]]; N]) -> [*const c_char; N] {
         self.bytes.clear();
         self.bytes.shrink_to(KEEP);
@@ -26,7 +26,7 @@ impl Memory {
                 self.bytes.extend_from_slice(piece);
             }
             let end = self.bytes.len();
-            // In the place of the NUL, which is no character of a string.
+            // Placeholder of the NUL, which is set after the control characters are replaced.
             self.bytes.push(b' ');
             (start, end)
         });
@@ -45,7 +45,7 @@ impl Memory {
         places
     }
 
-    /// As a bare pointer, to be taken back by the module that keeps it.
+    /// Turns it into a bare pointer, for the module that owns the struct to take back.
     pub(super) fn into_raw(self: Box<Self>) -> *mut c_void {
         Box::into_raw(self).cast()
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_string_ends_early_or_forges_a_line_and_none_begins_in_another() {
+    fn strings_neither_end_early_nor_overlap() {
         let mut memory = Memory::default();
         memory.keep([&[b"longer than what comes next, and gone by then"]]);
         let strings: [&[&[u8]]; 4] = [&[b"a\0b\x7f"], &[], &[b"c\n", b"", b"d"], &[b""]];

@@ -1,29 +1,28 @@
 //! The shared library `libmurder_route.so`: what C programs, Python and mail servers load.
 //!
-//! `c-api/murder_route.h` is the contract, written by hand for those who read C. `bindings` is made
-//! of it by bindgen; `abi` implements it and is compared with it by the compiler. Behind that is
-//! [`Library`], in safe Rust, which whatever else is exported from the library builds on: the table
-//! of `postfix`, and the function of `exim`.
+//! `c-api/murder_route.h` is the contract, written by hand. bindgen generates `bindings` from it; `abi`
+//! implements it, and the compiler compares the two. Behind that is [`Library`], in safe Rust. The table
+//! of `postfix` and the function of `exim` build on it as well.
 //!
 //! # Inside a mail server
 //!
-//! Nothing here starts a thread, installs a handler, logs, or touches what belongs to the process.
-//! Postfix opens its tables as root, then goes into a jail and becomes somebody else; Exim and
+//! The library starts no thread, installs no signal handler, logs nothing, and changes no state of the
+//! process. Postfix opens its tables as root, then enters a chroot and changes its user; Exim and
 //! Sendmail fork for each connection. So:
 //!
-//! * what a chroot or a change of user takes away is opened when the library is
+//! * files that a chroot or a change of user would take away are opened with the library
 //!   (`os::pinned_path`), or reached through the daemon;
-//! * what a fork may catch halfway belongs to one process, and a child begins with its own (see
+//! * state that a fork may catch halfway belongs to one process, and a child builds its own (see
 //!   [`Library`]);
 //! * lists are read by `pread`, never through a map: a truncated file would raise SIGBUS and kill the
 //!   host;
 //! * the replica is read without LMDB, which must not be opened twice in a process, nor be used after a
 //!   fork.
 //!
-//! # Who decides
+//! # Decisions
 //!
-//! Whom a list has is answered here. Whom it has not is asked of the daemon, which alone can have a
-//! miss confirmed, shares the confirmations among all who ask, and tells its whole decision
+//! Known recipients are resolved in-process; misses are forwarded to the daemon. Only the daemon can have a
+//! miss confirmed. It shares confirmations among all its clients, and returns its whole decision
 //! ([`decision`](crate::routing::decision_line)). If it does not, the recipient is deferred.
 
 mod abi;

@@ -1,4 +1,4 @@
-//! What `mr_open_options` is told, in words.
+//! Options of `mr_open_options` as Rust values.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use crate::config::{ConfigError, Overrides};
 use crate::os::pinned_path::lacks_resources;
 use crate::wire::endpoint::Endpoint;
 
-/// The members of `mr_options`; `None`: nothing was said.
+/// The members of `mr_options`; `None`: not set.
 #[derive(Debug, Default)]
 pub(super) struct Given {
     pub(super) config: Option<PathBuf>,
@@ -23,14 +23,14 @@ pub(super) struct Given {
     pub(super) patience: Duration,
 }
 
-/// Why there is no library, in words for the one who configures it.
+/// Reason why the library cannot be opened, for the postmaster.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     /// The configuration or an option cannot be used.
     Config(String),
     /// An address of the daemon cannot be used.
     Address(String),
-    /// The system lacks something now.
+    /// The system lacks a resource at present.
     System(String),
 }
 
@@ -46,7 +46,7 @@ pub(super) fn open(given: Given) -> Result<Library, Failure> {
     };
     let misses = given.misses.as_deref().map(str::parse).transpose();
     let overrides = Overrides {
-        // Empty: none. An empty file says nothing.
+        // An empty path means no configuration file; /dev/null is an empty one.
         config: given.config.map(|path| match path.as_os_str().is_empty() {
             true => "/dev/null".into(),
             false => path,
@@ -65,7 +65,7 @@ pub(super) fn open(given: Given) -> Result<Library, Failure> {
     })
 }
 
-/// An endpoint at which the daemon can be asked.
+/// Parses an endpoint of the daemon that can be connected to.
 fn askable(word: &str) -> Result<Endpoint, String> {
     match word.parse() {
         Ok(Endpoint::Systemd(_)) => Err(format!("`{word}`: only systemd knows where this is")),
@@ -75,12 +75,12 @@ fn askable(word: &str) -> Result<Endpoint, String> {
     }
 }
 
-/// Whether it is the system that lacks something, and not the configuration that is wrong.
+/// Whether the system lacks a resource and the configuration is not at fault.
 fn is_of_the_system(error: &ConfigError) -> bool {
     match error {
         ConfigError::Io { source, .. } if lacks_resources(source) => true,
         ConfigError::Io { source, .. } => source.raw_os_error() == Some(nix::libc::EIO),
-        // imapd.conf's errors have no number: what a file could not be opened for is still so.
+        // Errors of imapd.conf have no errno: test whether a file can be opened at present.
         _ => File::open("/").is_err_and(|error| lacks_resources(&error)),
     }
 }

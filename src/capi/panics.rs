@@ -1,8 +1,7 @@
-//! A panic becomes an error, and says nothing on its own.
+//! Turns a panic into an error, silently.
 //!
-//! The standard hook writes to standard error, which in a mail server may be anything, a connection
-//! to a client among others. The library has a copy of the standard library to itself, so its hook is
-//! no other's.
+//! The standard hook writes to standard error, which in a mail server may be anything, even a connection
+//! to a client. The library has its own copy of the standard library, so this hook affects no other code.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
@@ -12,7 +11,7 @@ thread_local! {
     static LAST: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Keeps panics from writing anything, from now on.
+/// Stops panics from writing anything.
 pub(super) fn keep_quiet() {
     static QUIET: AtomicBool = AtomicBool::new(false);
     if QUIET.swap(true, Relaxed) {
@@ -24,11 +23,11 @@ pub(super) fn keep_quiet() {
     }));
 }
 
-/// Runs what must not unwind into C. After a panic what was changed halfway is left so: whatever can
-/// be seen by the next call has to bear that. `Err` says where, for a report.
+/// Runs code that must not unwind into C. After a panic, state changed halfway is left so; state that the next
+/// call can see must tolerate that. `Err` names the place, for a report.
 pub(super) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
-        // What is not the text of a panic may panic again when it is dropped.
+        // A payload that is no text may panic again when it is dropped.
         if !payload.is::<String>() && !payload.is::<&'static str>() {
             std::mem::forget(payload);
         }

@@ -1,4 +1,4 @@
-//! Which process this is, without asking the kernel each time.
+//! The id of this process, without a system call each time.
 
 #![expect(unsafe_code, reason = "mmap and madvise have no safe form; this is the fence")]
 
@@ -9,15 +9,15 @@ use std::sync::atomic::{
 
 use nix::libc;
 
-/// A page of memory that is all zeros again in a child of fork(2), whichever way that was called; NULL:
-/// there is none. Never unmapped, and behind no lock: a fork may come at any moment.
+/// A page of memory that is all zeros in a child of fork(2), however fork was called; NULL: there is none.
+/// It is never unmapped and has no lock, since a fork may happen at any time.
 static KEPT: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 
-/// The number of this process. At the first call in it the kernel is asked, and at each call where it
-/// has no [page](keep) for that.
+/// Returns the id of this process. Asks the kernel at the first call in a process, and at each call where there
+/// is no [page](keep).
 #[inline]
 pub(super) fn id() -> u32 {
-    // SAFETY: NULL or the page that `keep` made, whose bytes are a number at any time.
+    // SAFETY: NULL or the page that `keep` made, whose bytes are always a valid number.
     let Some(kept) = (unsafe { KEPT.load(Acquire).as_ref() }) else { return std::process::id() };
     match kept.load(Relaxed) {
         0 => {
@@ -29,13 +29,13 @@ pub(super) fn id() -> u32 {
     }
 }
 
-/// Has [`id`] remember its answer, on Linux 4.14 and later.
+/// Lets [`id`] cache its answer, on Linux 4.14 and later (MADV_WIPEONFORK).
 pub(super) fn keep() {
     if !KEPT.load(Relaxed).is_null() {
         return;
     }
-    // SAFETY: a new mapping at an address of the system's choice touches no memory of ours, and is
-    // unmapped only if nobody else was given it. It is aligned to a page, and zeros are a number.
+    // SAFETY: a new mapping at an address of the system's choice touches no existing memory, and is
+    // unmapped only if no other code has it. It is aligned to a page, and zeros are a valid number.
     unsafe {
         let (size, null) = (size_of::<AtomicU32>(), ptr::null_mut());
         let access = libc::PROT_READ | libc::PROT_WRITE;
@@ -57,10 +57,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_of_a_fork_is_not_taken_for_its_parent() {
+    fn child_of_a_fork_has_its_own_id() {
         keep();
         assert_eq!((id(), id()), (std::process::id(), std::process::id()));
-        // SAFETY: the child does nothing but ask for its number and end.
+        // SAFETY: the child only asks for its id and ends.
         let child = unsafe {
             match libc::fork() {
                 0 => libc::_exit(i32::from(id() != std::process::id())),

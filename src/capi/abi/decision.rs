@@ -1,4 +1,4 @@
-//! Looking up: `mr_lookup` and its relatives fill `mr_decision`.
+//! Look-ups: `mr_lookup`, `mr_lookup_within` and `mr_lookup_many` fill `mr_decision`.
 
 use std::ffi::{CStr, c_char};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::{in_words, library, seconds};
 use crate::model::backend::LmtpAddress;
 use crate::routing::router::{Cause, Decision, Refusal};
 
-/// What a decision says that was to be made, and was not.
+/// Reason of a decision that was not reached.
 const NOT_MADE: &CStr = c"no decision was reached (a bug)";
 
 #[unsafe(no_mangle)]

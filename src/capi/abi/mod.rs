@@ -1,7 +1,7 @@
-//! The functions of `c-api/murder_route.h`. What each of them does, and what it may be given, is said
-//! there; here is only what lies between C and [`Library`].
+//! The functions of `c-api/murder_route.h`, which documents them and their arguments. This module only
+//! converts between C and [`Library`].
 //!
-//! [`structs`] are the ones that a program allocates; [`decision`], [`reply`] and [`status`] fill them.
+//! A program allocates [`structs`]; [`decision`], [`reply`] and [`status`] fill them.
 
 #![expect(unsafe_code, reason = "C calls these with bare pointers; this is the fence")]
 
@@ -25,7 +25,7 @@ use super::options::Failure;
 use super::timeout::MAX_TIMEOUT;
 use super::{panics, text};
 
-/// The signatures are those of the header.
+/// Compile-time check that the signatures are those of the header.
 const _: () = {
     let _ = [c::mr_strerror as unsafe extern "C" fn(_) -> _, mr_strerror];
     let _ = [c::mr_version as unsafe extern "C" fn() -> _, mr_version];
@@ -222,7 +222,7 @@ unsafe extern "C" fn mr_warning(router: *mut c::mr_router, nth: usize) -> *const
     warning.map_or(ptr::null(), CStr::as_ptr)
 }
 
-/// The library behind a router; `None`: NULL.
+/// Returns the library behind a router; `None`: NULL.
 ///
 /// # Safety
 ///
@@ -232,7 +232,7 @@ unsafe fn library<'a>(router: *mut c::mr_router) -> Option<&'a Library> {
     unsafe { router.cast::<Library>().as_ref() }
 }
 
-/// A number of seconds for C; -1: not known.
+/// Converts an age to seconds for C; -1: not known.
 fn seconds(age: Option<Duration>) -> i64 {
     age.map_or(-1, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX))
 }

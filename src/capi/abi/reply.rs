@@ -1,4 +1,4 @@
-//! The answers of the maps: `mr_answer` fills `mr_reply`.
+//! Answers of the maps: `mr_answer` fills `mr_reply`.
 
 use std::ffi::c_char;
 

@@ -1,5 +1,5 @@
-//! Structs that a program allocates, and that begin with their size: what passes the fence is as much
-//! of them as both sides know.
+//! Structs that a program allocates and that begin with their size. Only the members that both sides know
+//! are read and written.
 
 use std::ffi::{CStr, c_void};
 use std::mem::offset_of;
@@ -8,29 +8,29 @@ use std::ptr;
 use super::super::bindings as c;
 use super::super::memory::Memory;
 
-/// A larger struct cannot be meant.
+/// Maximum size of a struct in bytes.
 const LARGEST: usize = 4096;
 
 /// A struct of the header that a program allocates.
 ///
 /// # Safety
 ///
-/// It begins with its size, any bytes are a value of it, and `memory` gives the place of a member that
-/// lies within the first [`FIRST`](Self::FIRST) bytes.
+/// It begins with its size, any bytes are a valid value, and `memory` returns the address of a member
+/// within the first [`FIRST`](Self::FIRST) bytes.
 pub(super) unsafe trait Allocated: Copy + 'static {
     /// Size in release 0.1.0, the smallest that a program can have.
     const FIRST: usize;
     /// The value before the first use, with the size of this release.
     const EMPTY: Self;
 
-    /// The place of the member in which the library keeps its memory; NULL: it has none.
+    /// Address of the member that holds the library's memory; NULL: there is none.
     fn memory(at: *mut Self) -> *mut *mut c_void;
 
-    /// With these words for a result that was not reached.
+    /// The value with this reason, for a result that was not reached.
     fn with_reason(self, reason: &'static CStr) -> Self;
 }
 
-/// The end of a struct whose last member in release 0.1.0 was this one.
+/// Size of a struct in release 0.1.0, by its last member there.
 macro_rules! end_of {
     ($of:ty, $member:ident: $type:ty) => {
         offset_of!($of, $member) + size_of::<$type>()
@@ -149,7 +149,7 @@ unsafe impl Allocated for c::mr_status {
     }
 }
 
-/// Whether a struct can be used by its address and its size.
+/// Whether the address and the size of a struct are possible.
 ///
 /// # Safety
 ///
@@ -163,8 +163,8 @@ pub(super) unsafe fn is_usable<T: Allocated>(at: *const T) -> bool {
     (T::FIRST..=LARGEST).contains(&size) && size.is_multiple_of(align_of::<T>())
 }
 
-/// What a program has set; a member that it does not know is empty. `None`: it has set one that this
-/// release does not know.
+/// Reads the members that a program has set; a member that it does not know is empty. `None`: it has set a
+/// member that this release does not know.
 ///
 /// # Safety
 ///
@@ -184,7 +184,7 @@ pub(super) unsafe fn read<T: Allocated>(at: *const T) -> Option<T> {
     Some(known)
 }
 
-/// Gives a program as much of this as it knows. Its size and the memory stay.
+/// Writes the members that the program knows. Its size and its memory stay.
 ///
 /// # Safety
 ///
@@ -200,7 +200,7 @@ pub(super) unsafe fn write<T: Allocated>(at: *mut T, value: &T) {
     }
 }
 
-/// Empties a struct, but for its memory, and says why.
+/// Resets a struct, except its memory, and sets the reason.
 ///
 /// # Safety
 ///
@@ -210,7 +210,7 @@ pub(super) unsafe fn reset<T: Allocated>(at: *mut T, reason: &'static CStr) {
     unsafe { write(at, &T::EMPTY.with_reason(reason)) }
 }
 
-/// Gives back what a struct owns, and empties it. One that is not usable stays as it is.
+/// Frees the memory of a struct and resets it. An unusable struct stays as it is.
 ///
 /// # Safety
 ///
@@ -231,7 +231,7 @@ pub(super) unsafe fn clear<T: Allocated>(at: *mut T) {
     }
 }
 
-/// The memory of a struct, made if it has none.
+/// Returns the memory of a struct, and allocates it at the first use.
 ///
 /// # Safety
 ///
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_struct_of_any_size_since_the_first_release_is_written_as_far_as_both_know_it() {
+    fn struct_is_written_as_far_as_both_sides_know_it() {
         let first = c::mr_decision::FIRST;
         for size in [first, first + 8, size_of::<c::mr_decision>(), first + 64, LARGEST] {
             let mut room = room(size);
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_that_no_release_has_is_refused() {
+    fn size_that_no_release_has_is_refused() {
         let first = c::mr_decision::FIRST;
         for size in [0, 8, first - 8, first - 1, first + 1, LARGEST + 8, usize::MAX, usize::MAX - 7]
         {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_of_a_later_release_is_noticed_if_it_is_set() {
+    fn option_of_a_later_release_is_noticed_if_set() {
         let mut room = vec![0_u64; LARGEST / 8];
         let size = size_of::<c::mr_options>() + 8;
         room[0] = size as u64;

@@ -1,8 +1,8 @@
-//! Postfix, as a table sees it: the beginning of its `DICT`, and the functions that it has for tables.
+//! Postfix' interface for tables: the first members of its `DICT`, and its functions.
 //!
-//! There are no headers to build with, and the library must also load where there is no Postfix. So
-//! the layout is written down here, as it is in Postfix 3.5 to 3.12 on 64-bit Linux (`util/dict.h`),
-//! and the functions are looked for when a table is opened, in the program that loaded the library.
+//! Postfix installs no headers, and the library must also load without Postfix. So the layout of
+//! Postfix 3.5 to 3.12 on 64-bit Linux (`util/dict.h`) is declared here, and the functions are looked up
+//! in the program that loaded the library when a table is opened.
 
 #![expect(unsafe_code, reason = "C functions are found by name; this is the fence")]
 
@@ -11,8 +11,7 @@ use std::mem::{offset_of, transmute};
 
 use nix::libc;
 
-/// The members that all releases have, in their order. Those that are not ours to touch are there for
-/// the sake of the others' places.
+/// The members that all releases have, in order. Some are declared only for the offsets of the others.
 #[repr(C)]
 pub(super) struct Dict {
     kind: *mut c_char,
@@ -35,7 +34,7 @@ pub(super) struct Dict {
     jbuf: *mut c_void,
 }
 
-/// So much is left to Postfix; its own part is 152 bytes up to 3.10, and 168 in 3.11.
+/// Number of bytes reserved for Postfix' part, which has 152 bytes up to 3.10 and 168 in 3.11.
 pub(super) const DICT_SIZE: usize = 1024;
 
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
@@ -53,9 +52,9 @@ const _: () = {
 pub(super) struct Flags;
 
 impl Flags {
-    /// A key is matched as a whole: Postfix does not ask for parts of an address as well.
+    /// Keys are matched as a whole: Postfix does not look up parts of an address.
     pub(super) const PATTERN: c_int = 1 << 5;
-    /// A file that is written to is no reason to start anew, only one that is replaced.
+    /// Only a replaced file makes the process restart, not one that is written to.
     pub(super) const MULTI_WRITER: c_int = 1 << 18;
 }
 
@@ -63,7 +62,7 @@ impl Flags {
 pub(super) struct Error;
 
 impl Error {
-    /// There was none; so what was not found is not there.
+    /// No error: a key that was not found has no entry.
     pub(super) const NONE: c_int = 0;
     /// Try again later.
     pub(super) const RETRY: c_int = -1;
@@ -91,7 +90,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Those of this program; `None`: it has not all of them.
+    /// Finds the functions in this program; `None`: some are missing.
     pub(super) fn find() -> Option<Self> {
         // SAFETY: the types are those of Postfix' `dict.h` and `msg.h`, in all releases above.
         unsafe {
@@ -121,8 +120,8 @@ impl Host {
         unsafe { (self.dict_free)(dict) }
     }
 
-    /// A table that fails, for this reason, which is logged now and at each look-up. A program that
-    /// does nothing but ask tables, as postmap, ends with it.
+    /// Returns a table whose look-ups fail, for this reason, which is logged now and at each look-up. A program
+    /// that only reads tables, such as postmap, exits.
     ///
     /// # Safety
     ///

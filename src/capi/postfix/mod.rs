@@ -1,12 +1,12 @@
-//! A table of Postfix, `murder:/etc/murder-route.toml`: `dict_murder_open` is what Postfix finds by
+//! A table of Postfix, `murder:/etc/murder-route.toml`. Postfix finds `dict_murder_open` by
 //! `dynamicmaps.cf`.
 //!
-//! Postfix opens its tables as root, then goes into its jail and becomes another user. What a list
-//! that only root may read is opened with then stays open. When Cyrus has put another file in its
-//! place Postfix sees it (`stat_fd`), and starts the process anew, as root: within 10 s in
-//! trivial-rewrite, with the next client in smtpd and proxymap. Until then the daemon is asked.
+//! Postfix opens its tables as root, then enters its chroot and changes its user. A list that only root
+//! may read stays open. When Cyrus replaces the file, Postfix notices (`stat_fd`) and restarts the
+//! process as root: within 10 s in trivial-rewrite, with the next client in smtpd and proxymap. Until
+//! then the daemon is asked.
 //!
-//! [`table`] is what it does, [`host`] what Postfix has to be told and asked.
+//! [`table`] has the answers, [`host`] Postfix' interface.
 
 #![expect(unsafe_code, reason = "Postfix calls these with bare pointers; this is the fence")]
 
@@ -24,17 +24,17 @@ use super::{panics, text};
 /// The name of this type of table.
 const TYPE: &std::ffi::CStr = c"murder";
 
-/// What an open table owns. Postfix' own part of a table grows with its releases, so ours lies
-/// well behind it.
+/// The library's part of an open table. Postfix' part grows with its releases, so this one lies well
+/// behind it.
 struct Opened {
     host: Host,
     table: Table,
-    /// What the last look-up has found: Postfix has it until the next one.
+    /// Result of the last look-up, which Postfix may use until the next one.
     found: CString,
 }
 
-/// Opens the table `murder:NAME`, as `dict_open` of Postfix wants it. Where it cannot, it says so in the
-/// log, and gives a table of which every look-up fails for now: so the rest of the mail system lives.
+/// Opens the table `murder:NAME` for `dict_open` of Postfix. On failure it logs the reason and returns a table
+/// whose look-ups are temporary errors, so the rest of the mail system keeps working.
 ///
 /// # Safety
 ///

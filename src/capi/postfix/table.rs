@@ -1,4 +1,4 @@
-//! What the table answers, in safe Rust.
+//! Answers of the table, in safe Rust.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::BorrowedFd;
@@ -11,7 +11,7 @@ use crate::config::Overrides;
 use crate::model::shown::Shown;
 use crate::wire::socketmap::Reply;
 
-/// What `transport_maps` wants, so it need not be named.
+/// Map that `transport_maps` needs; the default.
 const USUAL_MAP: &str = "lmtp";
 
 /// An open table.
@@ -23,14 +23,14 @@ pub(super) struct Table {
     map: String,
 }
 
-/// What it has for a key.
+/// Answer for a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// This. The sender may be told to try again later, for a reason that goes to the mail log.
+    /// An answer. It may be a temporary error, with a reason for the mail log.
     Found(CString, Option<CString>),
-    /// Nothing; another table may have.
+    /// No entry; Postfix asks its next table.
     NotFound,
-    /// It cannot tell now, for the reason that goes to the mail log.
+    /// Not known at present, with the reason for the mail log.
     Temporary(CString),
 }
 
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_a_file_and_perhaps_a_map() {
+    fn name_is_a_file_and_an_optional_map() {
         for (name, path, map) in [
             ("/etc/murder-route.toml", "/etc/murder-route.toml", "lmtp"),
             ("/etc/murder-route.toml:recipient", "/etc/murder-route.toml", "recipient"),
