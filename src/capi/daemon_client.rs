@@ -12,8 +12,8 @@ use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
 use crate::config::DEFAULT_SOCKET;
-use crate::os::kick;
 use crate::os::pinned_path::Root;
+use crate::os::unix_connect::connect_to;
 use crate::routing::decision_line;
 use crate::routing::router::Route;
 use crate::wire::endpoint::{Endpoint, Listen};
@@ -222,7 +222,7 @@ impl DaemonAddress {
                 let root = Root::now();
                 let within = inside.iter().find(|(above, _)| *above == root);
                 let path = within.map_or(path, |(_, path)| path);
-                let socket = kick::connect_to(path, left(deadline)).map(OwnedFd::from);
+                let socket = connect_to(path, left(deadline)).map(OwnedFd::from);
                 socket.map_err(|error| (path.display().to_string(), error.into()))
             }
             DaemonAddress::Inet(addresses) => {

@@ -1,44 +1,42 @@
-//! The kick socket: is the list of this frontend up to date?
+//! The kick socket: asks the MUPDATE slave of this frontend to bring the list up to date.
 //!
 //! A MUPDATE slave listens on the unix stream socket `socket/mupdate.target` below Cyrus'
-//! `configdirectory`. Who connects waits there for the two bytes `ok`: they come once the slave has
-//! made a NOOP round trip to the master, so whatever the master knew when we connected stands in
-//! `mailboxes.db` by then. End of file, a refused connection or silence mean that the slave has no
-//! master. (Cyrus `imap/mupdate-slave.c`, `imap/mupdate-client.c:kick_mupdate`; lmtpd throws the
-//! result away, which is how it comes to bounce letters while the master is down.)
+//! `configdirectory`. A client connects and waits for the two bytes `ok`. They come once the slave has
+//! made a NOOP round trip to the master, so `mailboxes.db` then has everything that the master knew
+//! when the client connected. End of file, a refused connection or silence mean that the slave has no
+//! master. (Cyrus `imap/mupdate-slave.c`, `imap/mupdate-client.c:kick_mupdate`; lmtpd ignores the
+//! result, which is how it comes to bounce messages while the master is down.)
 //!
-//! A slave serves at most five waiters per round trip and its listen backlog is ten, so kicks are
-//! shared, never sent one per miss.
+//! A slave serves at most five waiters per round trip and its listen backlog is ten, so callers share
+//! kicks and never send one per miss.
 
 use std::io::{self, Read};
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::unix_connect::connect_to;
 use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::shown::ShownBytes;
 
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
-};
-use nix::sys::time::TimeVal;
-
-/// Waits until the list holds everything the master knew when this was called. Blocks for at most
-/// about `patience`. The error text is for the postmaster.
-pub fn kick(path: &Path, patience: Duration) -> Result<(), Doubt> {
-    let deadline = Instant::now() + patience;
+/// Waits until the list has everything that the master knew when this was called. Blocks for about
+/// `timeout` at most.
+///
+/// # Errors
+///
+/// If the slave cannot be reached, does not answer in time, or has no connection to its master.
+pub fn kick(path: &Path, timeout: Duration) -> Result<(), Doubt> {
+    let deadline = Instant::now() + timeout;
     let told = |what: &str, e: io::Error| {
         let (kind, why) = match e.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                (DoubtKind::TimedOut, format!("no answer within {} s", patience.as_secs_f32()))
+                (DoubtKind::TimedOut, format!("no answer within {} s", timeout.as_secs_f32()))
             }
             _ => (DoubtKind::Unreachable, e.to_string()),
         };
         let path = path.display();
         Doubt::new(kind, format_args!("{what} the MUPDATE slave's socket {path}: {why}"))
     };
-    let mut stream = connect_to(path, patience).map_err(|e| told("cannot connect to", e.into()))?;
+    let mut stream = connect_to(path, timeout).map_err(|e| told("cannot connect to", e.into()))?;
     let mut got = Vec::with_capacity(2);
     while got.len() < 2 {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -69,16 +67,6 @@ pub fn kick(path: &Path, patience: Duration) -> Result<(), Doubt> {
         let text = format_args!("the MUPDATE slave at {path} said `{got}` instead of `ok`");
         Err(Doubt::new(DoubtKind::Refused, text))
     }
-}
-
-/// Connecting blocks while the backlog is full; the send timeout bounds that (unix(7)).
-pub(crate) fn connect_to(path: &Path, patience: Duration) -> nix::Result<UnixStream> {
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    let micros = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX / 2).max(1);
-    let timeout = TimeVal::new(micros / 1_000_000, micros % 1_000_000);
-    setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
-    connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-    Ok(UnixStream::from(fd))
 }
 
 #[cfg(test)]

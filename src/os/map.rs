@@ -27,15 +27,15 @@ const SLOTS: usize = 64;
 
 /// A range of mapped addresses, as the signal handler sees it. Every member is atomic, since a handler
 /// may use nothing else.
-struct Slot {
+struct MapSlot {
     /// First address. 0: the slot is free. 1: the slot is being filled.
     begin: AtomicUsize,
     len: AtomicUsize,
     torn: AtomicBool,
 }
 
-static TABLE: [Slot; SLOTS] = [const {
-    Slot { begin: AtomicUsize::new(0), len: AtomicUsize::new(0), torn: AtomicBool::new(false) }
+static TABLE: [MapSlot; SLOTS] = [const {
+    MapSlot { begin: AtomicUsize::new(0), len: AtomicUsize::new(0), torn: AtomicBool::new(false) }
 }; SLOTS];
 
 /// Action for SIGBUS before ours; set before our handler can be called.
@@ -167,7 +167,7 @@ pub(crate) struct Torn;
 
 /// Shared read-only map of a file from its start.
 #[derive(Debug)]
-pub(crate) struct FileMap {
+pub(crate) struct MemoryMap {
     slot: usize,
     begin: usize,
     len: usize,
@@ -175,7 +175,7 @@ pub(crate) struct FileMap {
     end: AtomicUsize,
 }
 
-impl FileMap {
+impl MemoryMap {
     /// Maps a file of `len` bytes, with room for it to grow. `None`: this process has no [`guard`], or
     /// all slots are taken, or the system has no room; read the file by `pread` then.
     pub(crate) fn new(file: &File, len: u64) -> Option<Self> {
@@ -229,7 +229,7 @@ impl FileMap {
     }
 }
 
-impl Drop for FileMap {
+impl Drop for MemoryMap {
     fn drop(&mut self) {
         // Hide the range from the handler first: once unmapped, the addresses may be reused.
         TABLE[self.slot].begin.store(1, SeqCst);
@@ -256,7 +256,7 @@ mod tests {
     fn truncated_file_is_an_error_and_no_sigbus() {
         guard();
         let file = file_of(100_000);
-        let map = FileMap::new(&file, 100_000).unwrap();
+        let map = MemoryMap::new(&file, 100_000).unwrap();
         let mut bytes = [0; 100];
         assert!(map.read_at(99_900, &mut bytes).unwrap().is_ok());
         assert_eq!(bytes, [7; 100]);
@@ -267,7 +267,7 @@ mod tests {
         // Permanently: other bytes read through it may have come from an empty page.
         file.set_len(100_000).unwrap();
         assert!(map.read_at(10, &mut bytes).unwrap().is_err());
-        let again = FileMap::new(&file, 100_000).unwrap();
+        let again = MemoryMap::new(&file, 100_000).unwrap();
         assert!(again.read_at(10, &mut bytes).unwrap().is_ok());
     }
 
@@ -275,8 +275,8 @@ mod tests {
     fn maps_beyond_the_table_are_refused_until_slots_are_free() {
         guard();
         let file = file_of(10);
-        let map = || FileMap::new(&file, 10);
-        let maps: Vec<FileMap> = std::iter::from_fn(map).take(SLOTS + 1).collect();
+        let map = || MemoryMap::new(&file, 10);
+        let maps: Vec<MemoryMap> = std::iter::from_fn(map).take(SLOTS + 1).collect();
         assert!(maps.len() <= SLOTS);
         drop(maps);
         assert!(map().is_some());
@@ -286,7 +286,7 @@ mod tests {
     fn nothing_is_read_past_the_known_length() {
         guard();
         let file = file_of(50_000);
-        let map = FileMap::new(&file, 50_000).unwrap();
+        let map = MemoryMap::new(&file, 50_000).unwrap();
         let mut bytes = [0; 100];
         assert!(map.read_at(49_901, &mut bytes).is_none());
         file.set_len(90_000).unwrap();

@@ -7,3 +7,4 @@ pub mod kick;
 pub mod map;
 pub(crate) mod pinned_path;
 pub(crate) mod regular_file;
+pub(crate) mod unix_connect;

@@ -11,7 +11,7 @@ use nix::unistd::{User, chdir, chroot, geteuid, getgrouplist, setgid, setgroups,
 
 use crate::doctor::judge::recipients;
 use crate::doctor::judge::socket::{SocketOutcome, answer, request};
-use crate::os::kick::connect_to;
+use crate::os::unix_connect::connect_to;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::protocol::Protocol;
 

@@ -35,7 +35,7 @@ fn undated<T>(found: T) -> Dated<T> {
 }
 
 /// Result of one search.
-enum Attempt {
+enum SearchAttempt {
     Answered(Dated<Lookup>),
     /// The file has changed meanwhile, or only a lock can tell: look again.
     Again,
@@ -94,19 +94,19 @@ impl FileList {
             };
             let Some(view) = &*view else { continue };
             match self.attempt(view, name, wait, buffers) {
-                Ok(Attempt::Answered(answer)) => {
+                Ok(SearchAttempt::Answered(answer)) => {
                     self.collect(view, &mut buffers.scratch);
                     return answer;
                 }
-                Ok(Attempt::Again) => {}
+                Ok(SearchAttempt::Again) => {}
                 Err(error) if error.may_be_torn() => {}
                 Err(error) if error.may_pass_by_reopening() => attempt = ATTEMPTS,
                 Err(error) => return unsure(error),
             }
         }
         match self.look_up_reopened(name, buffers) {
-            Ok(Attempt::Answered(answer)) => return answer,
-            Ok(Attempt::Again) => {}
+            Ok(SearchAttempt::Answered(answer)) => return answer,
+            Ok(SearchAttempt::Again) => {}
             Err(error) if error.may_be_torn() => {}
             Err(error) => return unsure(error),
         }
@@ -124,21 +124,21 @@ impl FileList {
         name: &MailboxName,
         wait: WaitPolicy,
         buffers: &mut Buffers,
-    ) -> Result<Attempt, ReadError> {
+    ) -> Result<SearchAttempt, ReadError> {
         let state = view.state();
         let answer = match search(view, name, buffers)? {
             KeyInView::Found(Ok((record, date))) if record.accepts_mail(name) => {
                 self.cache_position(view, state, buffers);
-                return Ok(Attempt::Answered((Lookup::Present(record), date)));
+                return Ok(SearchAttempt::Answered((Lookup::Present(record), date)));
             }
             KeyInView::Found(Ok((record, date))) => (Lookup::Present(record), date),
             KeyInView::Found(Err(why)) => {
                 let unsure = Lookup::Unsure(self.describe(why));
-                return Ok(Attempt::Answered(undated(unsure)));
+                return Ok(SearchAttempt::Answered(undated(unsure)));
             }
             KeyInView::Overwritten => {
                 self.forget(view);
-                return Ok(Attempt::Again);
+                return Ok(SearchAttempt::Again);
             }
             KeyInView::Absent => undated(Lookup::Absent),
         };
@@ -146,9 +146,9 @@ impl FileList {
         // list in doubt.
         let now = self.check(wait, &mut buffers.scratch)?;
         if !Arc::ptr_eq(&now, view) || now.state() != state {
-            return Ok(Attempt::Again);
+            return Ok(SearchAttempt::Again);
         }
-        Ok(Attempt::Answered(match self.doubt(view) {
+        Ok(SearchAttempt::Answered(match self.doubt(view) {
             None => answer,
             Some(doubt) => undated(Lookup::Unsure(self.describe(doubt))),
         }))
@@ -160,10 +160,10 @@ impl FileList {
         &self,
         name: &MailboxName,
         buffers: &mut Buffers,
-    ) -> Result<Attempt, ReadError> {
+    ) -> Result<SearchAttempt, ReadError> {
         let (file, engine) = open(&self.at)?;
         if matches!(engine, Engine::Skiplist | Engine::Flat) {
-            return Ok(Attempt::Again);
+            return Ok(SearchAttempt::Again);
         }
         let view = View::Skip(SkipView::open(file, &mut buffers.scratch)?);
         // After another error the cached view is as good as this one.
@@ -214,7 +214,7 @@ impl FileList {
                 Err(error) if error.may_be_torn() && attempt + 1 < ATTEMPTS => continue,
                 view => view?,
             };
-            if let Attempt::Answered(answer) =
+            if let SearchAttempt::Answered(answer) =
                 self.attempt(&view, name, WaitPolicy::Allowed, buffers)?
             {
                 return Ok(answer);

@@ -8,14 +8,14 @@ use std::sync::OnceLock;
 use crate::cyrusdb::error::Result;
 use crate::cyrusdb::source::ByteSource;
 use crate::cyrusdb::{self, Engine};
-use crate::os::map::{FileMap, Torn};
+use crate::os::map::{MemoryMap, Torn};
 use crate::os::pinned_path::PinnedPath;
 
 /// An open file, read by `pread`.
 #[derive(Debug)]
 pub(crate) struct ListFile(File);
 
-/// An open file that searches read through a [`FileMap`] from [`Self::map`] on, where this process may
+/// An open file that searches read through a [`MemoryMap`] from [`Self::map`] on, where this process may
 /// have one.
 ///
 /// Until then they read by `pread`. In a process that has not touched a page yet, a page fault costs
@@ -23,7 +23,7 @@ pub(crate) struct ListFile(File);
 #[derive(Debug)]
 pub(crate) struct MappedFile {
     pub(crate) file: ListFile,
-    map: OnceLock<Option<FileMap>>,
+    map: OnceLock<Option<MemoryMap>>,
 }
 
 impl ListFile {
@@ -41,17 +41,17 @@ impl ListFile {
 impl MappedFile {
     /// Maps the file for many searches.
     pub(crate) fn map(&self) {
-        self.map.get_or_init(|| FileMap::new(&self.file.0, self.size().ok()?));
+        self.map.get_or_init(|| MemoryMap::new(&self.file.0, self.size().ok()?));
     }
 
-    fn mapped(&self) -> Option<&FileMap> {
+    fn mapped(&self) -> Option<&MemoryMap> {
         self.map.get()?.as_ref()
     }
 
     /// Whether the map has lost pages: the file was truncated, or the disk cannot read them. The file is
     /// then read by `pread`, which returns the present contents or an error for each page.
     pub(crate) fn is_torn(&self) -> bool {
-        self.mapped().is_some_and(FileMap::is_torn)
+        self.mapped().is_some_and(MemoryMap::is_torn)
     }
 
     /// Notes that the file has `len` bytes now.
