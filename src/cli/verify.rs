@@ -1,4 +1,4 @@
-//! `murder-route verify`: everything wrong with a mailboxes.db.
+//! `murder-route verify`: reports everything wrong in a mailboxes.db.
 
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ impl Verify {
         if report.problems.is_empty() { Ok(()) } else { Err(Exit::Data) }
     }
 
-    /// The list of the configuration.
+    /// Returns the list of the configuration.
     fn configured(&self) -> Result<PathBuf, Exit> {
         self.common.settings()?.mailboxes_db.ok_or_else(|| {
             complain!(

@@ -1,5 +1,4 @@
-//! Damaged and hostile twoskip and twom files: an error or the truth, never a wrong answer, and
-//! always an end.
+//! Damaged and hostile twoskip and twom files: a search returns an error or the truth, and always ends.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +19,7 @@ fn key(i: u64) -> Vec<u8> {
     format!("user.{i:02}").into_bytes()
 }
 
-/// A list with some history, and what is in it.
+/// Returns a list with some history, and its records.
 fn list(layout: Layout, random: &mut Random, changes: u64) -> (Vec<u8>, Map) {
     let seed = Random(random.below(u64::MAX));
     let mut writer = Writer::new(layout, seed, 1, |a, b| a.cmp(b));
@@ -51,7 +50,7 @@ fn fingers(file: &Vec<u8>) -> Result<Option<SparseIndex>> {
     Ok((builder.collect(reader, 1000)? == BuildProgress::Done).then(|| builder.into_index()))
 }
 
-/// Searches for all keys; how many searches did not end in an error.
+/// Searches for all keys. Returns the number of searches without an error.
 fn truths(file: &Vec<u8>, map: &Map, fingers: Option<&SparseIndex>) -> usize {
     let Ok(header) = SkipHeader::read(file) else { return 0 };
     let mut scratch = Scratch::default();
@@ -74,7 +73,7 @@ fn truths(file: &Vec<u8>, map: &Map, fingers: Option<&SparseIndex>) -> usize {
 const LAYOUTS: [Layout; 2] = [Layout::Twoskip, Layout::Twom { checksums: true }];
 
 #[test]
-fn a_damaged_byte_anywhere_never_makes_an_answer_wrong() {
+fn damaged_byte_never_makes_an_answer_wrong() {
     for layout in LAYOUTS {
         let (mut file, map) = list(layout, &mut Random(5), 60);
         let good = fingers(&file).unwrap();
@@ -84,7 +83,7 @@ fn a_damaged_byte_anywhere_never_makes_an_answer_wrong() {
             let flip = 1 << random.below(8);
             file[at] ^= flip;
             truths(&file, &map, None);
-            // Collected before the damage, and after.
+            // With an index collected before the damage, and after.
             truths(&file, &map, good.as_ref());
             if let Ok(Some(bad)) = fingers(&file) {
                 truths(&file, &map, Some(&bad));
@@ -95,7 +94,7 @@ fn a_damaged_byte_anywhere_never_makes_an_answer_wrong() {
 }
 
 #[test]
-fn a_file_cut_at_any_length_never_makes_an_answer_wrong() {
+fn truncated_file_never_makes_an_answer_wrong() {
     for layout in LAYOUTS {
         let (file, map) = list(layout, &mut Random(5), 60);
         let good = fingers(&file).unwrap();
@@ -108,7 +107,7 @@ fn a_file_cut_at_any_length_never_makes_an_answer_wrong() {
 }
 
 #[test]
-fn pointers_that_lead_anywhere_with_good_checksums_come_to_an_end() {
+fn wrong_pointers_with_good_checksums_end_every_search() {
     let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     println!("seed {seed}");
     let mut random = Random(seed);

@@ -9,23 +9,23 @@
 //!        / bare            ; up to the next SP; `)` at its end belong to the lists around it
 //! ```
 //!
-//! (Cyrus `imap/dlist.c`, `_parsesax` and `_parseitem`.) A lookup wants two or three fields of one
-//! record: [`DlistReader`] is led from item to item and allocates nothing for what is passed over.
+//! (Cyrus `imap/dlist.c`, `_parsesax` and `_parseitem`.) A lookup needs two or three fields of one
+//! record: [`DlistReader`] reads item by item and allocates nothing for skipped items.
 
 use std::borrow::Cow;
 
 use memchr::{memchr, memchr2};
 
-/// Deepest nesting that is read. Cyrus writes three levels (the history of an `I` record).
+/// Maximum depth of nesting. Cyrus writes three levels (the history of an `I` record).
 pub const MAX_DEPTH: u32 = 8;
 
-/// Where and why bytes are not a dlist.
+/// Offset of and reason for a syntax error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("byte {at}: {what}")]
 pub struct Malformed {
     /// Offset in the value, in bytes.
     pub at: usize,
-    /// What is wrong there.
+    /// Reason.
     pub what: &'static str,
 }
 
@@ -34,20 +34,20 @@ pub struct Malformed {
 pub enum Text<'a> {
     /// Bytes without delimiters.
     Bare(&'a [u8]),
-    /// What stands between the double quotes, its backslashes still in it.
+    /// Bytes between the double quotes, with their backslashes.
     Quoted(&'a [u8]),
     /// The bytes of a literal.
     Literal(&'a [u8]),
 }
 
 impl<'a> Text<'a> {
-    /// Whether it is the bare word `NIL`, which stands for "no value".
+    /// Whether it is the bare word `NIL`, which means "no value".
     #[inline(always)]
     pub fn is_nil(self) -> bool {
         self == Text::Bare(b"NIL")
     }
 
-    /// The bytes meant; owned only if there was a backslash.
+    /// Returns the unescaped bytes; owned only if there was a backslash.
     #[inline(always)]
     pub fn bytes(self) -> Cow<'a, [u8]> {
         match self {
@@ -57,7 +57,7 @@ impl<'a> Text<'a> {
     }
 }
 
-/// What is meant by what stands between quotes.
+/// Removes the backslashes from the bytes of a quoted string.
 fn unescaped(raw: &[u8]) -> Cow<'_, [u8]> {
     if memchr(b'\\', raw).is_none() {
         return Cow::Borrowed(raw);
@@ -73,7 +73,7 @@ fn unescaped(raw: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(meant)
 }
 
-/// What an item is.
+/// Type of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ItemKind {
     /// `%(key item …)`.
@@ -86,25 +86,25 @@ pub enum ItemKind {
 
 /// Reads a value from left to right.
 ///
-/// Where an item is due (at the beginning; after [`key`](DlistReader::key) or [`more`](DlistReader::more)
-/// found one), exactly one of [`enter_map`](DlistReader::enter_map), [`enter_list`](DlistReader::enter_list),
+/// An item is due at the beginning, and after [`key`](DlistReader::key) or [`more`](DlistReader::more)
+/// found one. Then exactly one of [`enter_map`](DlistReader::enter_map), [`enter_list`](DlistReader::enter_list),
 /// [`text`](DlistReader::text) and [`skip`](DlistReader::skip) comes next.
 #[derive(Debug)]
 pub struct DlistReader<'a> {
     rest: &'a [u8],
     length: usize,
     depth: u32,
-    /// The list just entered has had no element yet.
+    /// The list that was entered has had no element yet.
     first: bool,
 }
 
 impl<'a> DlistReader<'a> {
-    /// A reader of one whole value.
+    /// Returns a reader of one whole value.
     pub fn new(value: &'a [u8]) -> Self {
         Self { rest: value, length: value.len(), depth: 0, first: false }
     }
 
-    /// What the next item is.
+    /// Returns the type of the next item.
     #[inline]
     pub fn kind(&self) -> ItemKind {
         match self.rest.first() {
@@ -114,7 +114,7 @@ impl<'a> DlistReader<'a> {
         }
     }
 
-    /// Goes into a kvlist: [`key`](DlistReader::key) comes next.
+    /// Enters a kvlist: [`key`](DlistReader::key) comes next.
     pub fn enter_map(&mut self) -> Result<(), Malformed> {
         match self.rest.strip_prefix(b"%(") {
             Some(rest) => self.enter(rest),
@@ -122,7 +122,7 @@ impl<'a> DlistReader<'a> {
         }
     }
 
-    /// Goes into a list: [`more`](DlistReader::more) comes next.
+    /// Enters a list: [`more`](DlistReader::more) comes next.
     pub fn enter_list(&mut self) -> Result<(), Malformed> {
         match self.rest.strip_prefix(b"(") {
             Some(rest) => self.enter(rest),
@@ -130,7 +130,7 @@ impl<'a> DlistReader<'a> {
         }
     }
 
-    /// In a kvlist: the next key, whose item is then due; `None` at the end of the kvlist, which is
+    /// Returns the next key of a kvlist, whose item is then due; `None` at the end of the kvlist, which is
     /// left.
     #[inline(always)]
     pub fn key(&mut self) -> Result<Option<Text<'a>>, Malformed> {
@@ -145,7 +145,7 @@ impl<'a> DlistReader<'a> {
         Ok(Some(key))
     }
 
-    /// In a list: whether an item is due; if not, the list is left.
+    /// Whether an item of a list is due; if not, the list is left.
     #[inline(always)]
     pub fn more(&mut self) -> Result<bool, Malformed> {
         let first = std::mem::replace(&mut self.first, false);
@@ -164,7 +164,7 @@ impl<'a> DlistReader<'a> {
         }
     }
 
-    /// An item that is a string.
+    /// Returns an item that is a string.
     #[inline(always)]
     pub fn text(&mut self) -> Result<Text<'a>, Malformed> {
         match self.rest.first() {
@@ -174,7 +174,7 @@ impl<'a> DlistReader<'a> {
         }
     }
 
-    /// Passes over an item, whatever it is.
+    /// Skips an item of any type.
     pub fn skip(&mut self) -> Result<(), Malformed> {
         // As deep as the lists are nested, which `enter` bounds.
         match self.kind() {
@@ -196,7 +196,7 @@ impl<'a> DlistReader<'a> {
         }
     }
 
-    /// After the outermost item: nothing may follow.
+    /// Checks that nothing follows the outermost item.
     pub fn finish(self) -> Result<(), Malformed> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.malformed("something after the end")) }
     }
@@ -265,8 +265,8 @@ impl<'a> DlistReader<'a> {
 mod tests {
     use super::*;
 
-    /// Everything in one line: `M(`, `L(`, `key:`, `[value]`, `)`.
-    fn shown(value: &[u8]) -> Result<String, Malformed> {
+    /// Formats a value in one line: `M(`, `L(`, `key:`, `[value]`, `)`.
+    fn format_items(value: &[u8]) -> Result<String, Malformed> {
         fn item(reader: &mut DlistReader<'_>, all: &mut String) -> Result<(), Malformed> {
             match reader.kind() {
                 ItemKind::Text => {
@@ -300,7 +300,7 @@ mod tests {
         Ok(all)
     }
 
-    /// Passing over must find the same errors as reading.
+    /// Skips a value. Skipping must find the same errors as reading.
     fn skipped(value: &[u8]) -> Result<(), Malformed> {
         let mut reader = DlistReader::new(value);
         reader.skip()?;
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn values_cyrus_wrote_are_read() {
+    fn values_of_cyrus_are_read() {
         let table: &[(&[u8], &str)] = &[
             (
                 b"%(T er P default S be1.example.com M 1795434610 A %(jane lrs))",
@@ -329,13 +329,13 @@ mod tests {
         ];
         for (value, expected) in table {
             // escape_ascii writes quotes and backslashes of the bytes once more escaped.
-            assert_eq!(shown(value).as_deref(), Ok(*expected), "{}", value.escape_ascii());
+            assert_eq!(format_items(value).as_deref(), Ok(*expected), "{}", value.escape_ascii());
             assert_eq!(skipped(value), Ok(()), "{}", value.escape_ascii());
         }
     }
 
     #[test]
-    fn what_is_not_a_dlist_is_an_error_with_its_place() {
+    fn malformed_value_is_an_error_with_its_offset() {
         let table: &[(&[u8], usize)] = &[
             (b"", 0),
             (b"%", 0),
@@ -360,7 +360,7 @@ mod tests {
             (b")", 0),
         ];
         for (value, at) in table {
-            let error = shown(value).expect_err(&value.escape_ascii().to_string());
+            let error = format_items(value).expect_err(&value.escape_ascii().to_string());
             assert_eq!(error.at, *at, "{}: {error}", value.escape_ascii());
             assert_eq!(skipped(value), Err(error));
         }
@@ -369,13 +369,13 @@ mod tests {
     #[test]
     fn nesting_is_bounded() {
         let nested = |depth| [b"(".repeat(depth), b")".repeat(depth)].concat();
-        assert!(shown(&nested(MAX_DEPTH as usize)).is_ok());
-        assert_eq!(shown(&nested(9)).unwrap_err().what, "nested too deep");
-        assert_eq!(shown(&nested(100_000)).unwrap_err().at, 8);
+        assert!(format_items(&nested(MAX_DEPTH as usize)).is_ok());
+        assert_eq!(format_items(&nested(9)).unwrap_err().what, "nested too deep");
+        assert_eq!(format_items(&nested(100_000)).unwrap_err().at, 8);
     }
 
     #[test]
-    fn an_item_can_be_passed_over_whole() {
+    fn whole_item_can_be_skipped() {
         let mut reader = DlistReader::new(b"%(H (%(P old) x) P new)");
         reader.enter_map().unwrap();
         assert_eq!(reader.key(), Ok(Some(Text::Bare(b"H"))));

@@ -1,8 +1,8 @@
-//! What can be wrong with a file.
+//! Errors of reading a file.
 
 use std::io;
 
-/// Why a file could not be read as a mailbox list. Every one of them makes a lookup temporary.
+/// Reason why a file cannot be read as a mailbox list. Every one of them makes a lookup temporary.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -15,22 +15,22 @@ pub enum Error {
     Corrupt {
         /// Offset in the file, in bytes.
         offset: u64,
-        /// What is wrong there.
+        /// Description of the damage.
         what: String,
     },
-    /// A kind of file that is known but not read here.
+    /// A known format that is not supported.
     #[error("{0} is not supported: convert it with cvt_cyrusdb(8)")]
     Unsupported(&'static str),
-    /// Neither a known engine nor text that could be the flat engine's.
+    /// Neither a known engine nor text of the flat engine.
     #[error("not a Cyrus mailbox list: unknown first bytes")]
     Unknown,
-    /// A file of no bytes: Cyrus creates the header lazily, so this says nothing of any mailbox.
-    #[error("the file is empty: Cyrus has not written it yet, or somebody emptied it")]
+    /// An empty file. Cyrus writes the header late, so this says nothing of any mailbox.
+    #[error("the file is empty: Cyrus has not written it yet, or another program truncated it")]
     Empty,
 }
 
 impl Error {
-    /// A [`Error::Corrupt`].
+    /// Returns an [`Error::Corrupt`].
     pub fn corrupt(offset: u64, what: impl Into<String>) -> Self {
         Error::Corrupt { offset, what: what.into() }
     }

@@ -5,7 +5,7 @@
 //! nothing is escaped and the TABs of an ACL stand bare in the value, so only the first TAB of a
 //! line divides. No old value has an FF, hence one reader does for both.
 //!
-//! A writer makes a new file and renames it over the old one. What was opened never changes, is
+//! A writer makes a new file and renames it over the old one. An opened file never changes, is
 //! complete, and needs no lock.
 
 use std::ops::Range;
@@ -17,7 +17,7 @@ use super::order::Order;
 use super::problem::ProblemList;
 use super::{Problem, RawRecord, value};
 
-/// Announces an escaped byte.
+/// Escape byte: the next byte is escaped.
 const ESCAPE: u8 = 0xff;
 
 /// A whole flat file in memory, with its records in order.
@@ -30,13 +30,13 @@ pub struct FlatTable {
     problems: Vec<Problem>,
 }
 
-/// A record: the key, one byte that is no part of anything, the value.
+/// A record: the key, one unused byte, the value.
 #[derive(Debug, Clone, Copy)]
 struct FlatLine {
     start: usize,
     key: u32,
     value: u32,
-    /// Of all lines, from 1.
+    /// Line number in the file, from 1.
     number: u32,
 }
 
@@ -51,9 +51,8 @@ impl FlatLine {
 }
 
 impl FlatTable {
-    /// Reads a file. A line that is not one of this engine's costs itself: Cyrus finds the others by
-    /// a binary search (`lib/bsearch.c`, `bsearch_mem_mbox`), and so they are all that is in the table.
-    /// See [`Self::problems`].
+    /// Reads a file. A bad line is left out, and all others are in the table, since Cyrus finds them by a
+    /// binary search (`lib/bsearch.c`, `bsearch_mem_mbox`). See [`Self::problems`].
     ///
     /// # Errors
     ///
@@ -69,44 +68,43 @@ impl FlatTable {
         }
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
         let at = self.lines.binary_search_by(|line| line.key(&self.bytes).cmp(key)).ok()?;
         self.lines.get(at).map(|line| line.value(&self.bytes))
     }
 
-    /// All keys and values, by key.
+    /// Returns all keys and values, in order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.lines.iter().map(|line| (line.key(&self.bytes), line.value(&self.bytes)))
     }
 
-    /// The same from this key on.
+    /// Returns keys and values from this key on.
     pub fn iter_from(&self, from: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
         let start = self.lines.partition_point(|line| line.key(&self.bytes) < from);
         let lines = self.lines.get(start..).unwrap_or_default();
         lines.iter().map(|line| (line.key(&self.bytes), line.value(&self.bytes)))
     }
 
-    /// How many records there are.
+    /// Returns the number of records.
     pub fn len(&self) -> usize {
         self.lines.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no records.
     #[cfg(any(test, feature = "testing"))]
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
-    /// What is wrong, by offset; the first thousand. Where there is anything, a name that is not in
-    /// the table may have been in one of these lines.
+    /// Returns the first thousand problems, by offset. If there are any, a name that is not in the table may
+    /// have been in one of these lines.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 }
 
-/// Reads a whole file and says what is wrong in it; calls `visit` for every record that can
-/// be read.
+/// Reads a whole file and returns its problems. Calls `visit` for every readable record.
 pub fn verify(bytes: Vec<u8>, visit: &mut dyn FnMut(RawRecord<'_>)) -> Vec<Problem> {
     if bytes.is_empty() {
         return vec![Problem { offset: 0, what: Error::Empty.to_string() }];
@@ -123,8 +121,8 @@ pub fn verify(bytes: Vec<u8>, visit: &mut dyn FnMut(RawRecord<'_>)) -> Vec<Probl
     problems
 }
 
-/// The first line whose key is less than the one before it, in whichever order of the two has fewer
-/// of these: Cyrus may not find its record, nor those around it.
+/// Returns the first line whose key is less than the key before, in the one of the two orders that has
+/// fewer such lines. Cyrus may not find its record, nor those around it.
 fn out_of_order(bytes: &[u8]) -> Option<Problem> {
     let whole = &bytes[..memrchr(b'\n', bytes)?];
     let lines = whole.split(|byte| *byte == b'\n').enumerate().filter_map(|(at, line)| {
@@ -145,9 +143,9 @@ fn out_of_order(bytes: &[u8]) -> Option<Problem> {
     Some(problem(number, offset, "a key that should stand before the one in the line above"))
 }
 
-/// Whether these first bytes of a file could be the flat engine's: all lines are its own, the last
-/// one cut off anywhere, or one is a record of a mailbox. A file so short that its one line is not
-/// even a key is not believed.
+/// Whether these first bytes of a file may be of the flat engine: all lines have its form, and the last one
+/// may be incomplete; or one line is a record of a mailbox. A file too short to have one whole key is
+/// refused.
 pub(super) fn begins_like_lines(head: &[u8]) -> bool {
     let mut rest = head;
     let mut all = true;
@@ -166,7 +164,7 @@ pub(super) fn begins_like_lines(head: &[u8]) -> bool {
     }
 }
 
-/// Whether a value begins like one of [`value`]'s.
+/// Whether a value begins like one that [`value`] parses.
 fn is_value_of_a_mailbox(value: &[u8]) -> bool {
     let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
     value.starts_with(b"%(")
@@ -174,7 +172,7 @@ fn is_value_of_a_mailbox(value: &[u8]) -> bool {
         || digits > 0 && value.get(digits) == Some(&b' ')
 }
 
-/// Where in a line the value begins, less one: the place of its first TAB.
+/// Returns the offset of the first TAB of a line, behind which the value begins.
 fn divide(line: &[u8]) -> std::result::Result<usize, &'static str> {
     if line.is_empty() {
         return Err("blank");
@@ -190,12 +188,13 @@ fn divide(line: &[u8]) -> std::result::Result<usize, &'static str> {
     Ok(tab)
 }
 
-/// Keys have no control characters, but for the separators of Cyrus 3.6 and later.
+/// Whether these bytes can be a key: without control characters, except the separators of Cyrus 3.6 and
+/// later.
 fn is_key(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| matches!(byte, 0x1d..=0x1f | 0x20..=0x7e | 0x80..))
 }
 
-/// Finds the records, and the lines that are none.
+/// Finds the records and the bad lines.
 fn scan(mut bytes: Vec<u8>) -> FlatTable {
     let mut lines: Vec<FlatLine> = Vec::new();
     let mut problems = ProblemList::default();
@@ -203,7 +202,7 @@ fn scan(mut bytes: Vec<u8>) -> FlatTable {
     while start < bytes.len() {
         number += 1;
         let Some(length) = memchr(b'\n', &bytes[start..]) else {
-            let what = "the last line has no end, so the file was cut off; it is left out";
+            let what = "the last line has no end: the file was truncated; the line is ignored";
             problems.push(problem(number, start, what));
             break;
         };
@@ -226,7 +225,7 @@ fn scan(mut bytes: Vec<u8>) -> FlatTable {
         }
         start = next;
     }
-    // Cyrus sorts by an order of its own; files come almost sorted by ours.
+    // Cyrus may sort by the other order; its files are almost sorted by ours.
     lines.sort_by(|a, b| a.key(&bytes).cmp(b.key(&bytes)));
     if lines.windows(2).any(|pair| pair[0].key(&bytes) == pair[1].key(&bytes)) {
         lines = unambiguous(&lines, &bytes, &mut problems);
@@ -235,8 +234,8 @@ fn scan(mut bytes: Vec<u8>) -> FlatTable {
     FlatTable { bytes, lines, problems: problems.0 }
 }
 
-/// Of lines with a common key, Cyrus finds any. One is kept if they say the same of the mailbox, else
-/// none.
+/// Resolves lines with a common key, of which Cyrus finds any. One of them is kept if all have the same
+/// record, else none.
 fn unambiguous(lines: &[FlatLine], bytes: &[u8], problems: &mut ProblemList) -> Vec<FlatLine> {
     let mut kept = Vec::new();
     for group in lines.chunk_by(|a, b| a.key(bytes) == b.key(bytes)) {
@@ -250,7 +249,7 @@ fn unambiguous(lines: &[FlatLine], bytes: &[u8], problems: &mut ProblemList) -> 
             kept.push(*first);
         }
         for other in others {
-            let what = format!("the key of line {} once more", first.number);
+            let what = format!("repeats the key of line {}", first.number);
             problems.push(problem(other.number as usize, other.start, &what));
         }
     }
@@ -261,7 +260,7 @@ fn problem(number: usize, offset: usize, what: &str) -> Problem {
     Problem { offset: offset as u64, what: format!("line {number}: {what}") }
 }
 
-/// Decodes one line where it stands: it can only get shorter.
+/// Decodes one line in place: it can only get shorter.
 fn decode(
     bytes: &mut [u8],
     start: usize,
@@ -276,7 +275,7 @@ fn decode(
     Some(FlatLine { start, key: key.try_into().ok()?, value: value.try_into().ok()?, number })
 }
 
-/// Decodes `from` to where it begins or further left; returns the decoded length.
+/// Decodes `from` to `to`, which is its beginning or further left. Returns the decoded length.
 fn unescape(bytes: &mut [u8], from: Range<usize>, to: usize) -> usize {
     if memchr(ESCAPE, &bytes[from.clone()]).is_none() {
         let length = from.len();
@@ -314,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_and_bare_tabs_mean_the_same() {
+    fn escaped_and_bare_tabs_are_equal() {
         let old = table(b"user.jane\t0 default jane\tlrs\t\n");
         let new = table(b"user.jane\t0 default jane\xff\x89lrs\xff\x89\n");
         for table in [old, new] {
@@ -326,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_found_whatever_the_order_of_the_file() {
+    fn records_are_found_in_any_order_of_the_file() {
         let table = table(b"user.b\t2\nuser.a\t1\nuser.a-b\t4\nuser.a.Sent\t3\n\x80\t\n");
         for (key, value) in
             [("user.a", "1"), ("user.b", "2"), ("user.a.Sent", "3"), ("user.a-b", "4")]
@@ -342,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_line_without_its_end_is_left_out_and_reported() {
+    fn unterminated_last_line_is_ignored_and_reported() {
         let table = table(b"user.a\t1\nuser.b\t2");
         assert_eq!(table.get(b"user.a"), Some(&b"1"[..]));
         assert_eq!(table.get(b"user.b"), None);
@@ -350,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_costs_itself_and_is_named() {
+    fn bad_line_is_left_out_and_reported() {
         for (bad, what) in [
             (&b"no tab"[..], "line 2: no TAB between key and value"),
             (b"", "line 2: blank"),
@@ -360,7 +359,7 @@ mod tests {
             (b"user.b\tx\0", "line 2: a NUL or CR in the value"),
             (b"\0\0\0\0\0\0", "line 2: no TAB between key and value"),
             (b"kxtecdan) I 5e3c", "line 2: no TAB between key and value"),
-            (b"user.a\t2", "line 2: the key of line 1 once more"),
+            (b"user.a\t2", "line 2: repeats the key of line 1"),
         ] {
             let text = [b"user.a\t1\n", bad, b"\nuser.c\t3\n"].concat();
             let table = table(&text);
@@ -381,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_with_a_common_key_that_say_the_same_are_one_record() {
+    fn repeated_key_with_the_same_record_is_kept() {
         let one = "user.a\t%(T er P default S be1 M 1 A %(a lrs))\n";
         let again = "user.a\t%(T er P default S be1 M 2 A %(a l))\n";
         let moved = "user.a\t%(T er P default S be2 M 3)\n";
@@ -441,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_real_cyrus_say_what_they_must() {
+    fn files_of_cyrus_have_the_expected_records() {
         for list in cyrus_lists::lists() {
             let table = FlatTable::read(list.file("flat.db")).unwrap();
             list.check(table.iter());

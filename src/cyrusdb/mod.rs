@@ -1,12 +1,10 @@
 //! The file formats of `mailboxes.db`, read-only, over any [`source::ByteSource`].
 //!
-//! A file says itself which engine wrote it: [`detect`] goes by the first bytes and never by
-//! `mboxlist_db` in imapd.conf, because Cyrus too opens a file with the engine it finds, whatever
-//! is configured (`lib/cyrusdb.c`, `_myopen`).
+//! [`detect`] tells the engine by the first bytes of the file and never by `mboxlist_db` in imapd.conf:
+//! Cyrus too opens a file with the engine it finds, whatever is configured (`lib/cyrusdb.c`, `_myopen`).
 //!
-//! Each engine is a map from key to value, both bytes. [`value`] makes a
-//! [`Record`](crate::model::record::Record) of a value; the keys are
-//! [`MailboxName`](crate::model::name::MailboxName)'s business.
+//! Each engine maps keys to values, both bytes. [`value`] parses a value into a
+//! [`Record`](crate::model::record::Record); [`MailboxName`](crate::model::name::MailboxName) parses keys.
 
 #[cfg(test)]
 mod damage_tests;
@@ -27,15 +25,15 @@ use std::fmt;
 use error::{Error, Result};
 pub use problem::Problem;
 
-/// How many bytes of a file's beginning [`detect`] wants to see, if there are that many. A text file
-/// whose first page was lost shows its lines behind that.
+/// Number of bytes at the beginning of a file that [`detect`] needs, if the file has that many. A text file
+/// whose first page was lost shows its lines behind that page.
 pub const HEAD: usize = 16 << 10;
 
-/// What the opener says of a directory in the place of the file: [`detect`] sees bytes only.
+/// Error of an opener that finds a directory in the place of the file; [`detect`] sees bytes only.
 /// zeroskip (3.1.6 to 3.12) and lmdb (3.0) keep a database in a directory.
 pub const DIRECTORY: Error = Error::Unsupported("a directory (engine zeroskip or lmdb)");
 
-/// A storage engine of Cyrus that is read here.
+/// A storage engine of Cyrus that this crate reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Engine {
     /// The default of Cyrus 2.5 and later.
@@ -49,7 +47,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// The name as `mboxlist_db` in imapd.conf has it.
+    /// Returns the name that `mboxlist_db` in imapd.conf uses.
     pub fn name(self) -> &'static str {
         match self {
             Engine::Twoskip => "twoskip",
@@ -66,10 +64,10 @@ impl fmt::Display for Engine {
     }
 }
 
-/// A record as it stands in the file, for those who read all of it.
+/// A record as it stands in the file, for readers of the whole file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawRecord<'a> {
-    /// Where it begins, in bytes from the beginning of the file.
+    /// Offset of the record in the file, in bytes.
     pub offset: u64,
     /// Its key.
     pub key: &'a [u8],
@@ -82,14 +80,14 @@ const TWOM_MAGIC: &[u8; 16] = b"\xa1\x02\x8b\x0dtwomfile\0\0\0\0";
 const SKIPLIST_MAGIC: &[u8; 20] = b"\xa1\x02\x8b\x0dskiplist file\0\0\0";
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
-/// Where Berkeley DB has its magic number, in the byte order of the host that wrote it.
+/// Offset of the magic number of Berkeley DB, in the byte order of the host that wrote it.
 const BERKELEY_AT: usize = 12;
 const BERKELEY_MAGICS: [u32; 2] = [0x0005_3162, 0x0006_1561];
 
-/// Tells the engine from the first bytes of a file: all of it, or at least [`HEAD`].
+/// Detects the engine from the first bytes of a file: all of it, or at least [`HEAD`].
 ///
-/// The flat engine has no magic; it is believed only of bytes that begin like its lines. Its
-/// reader checks every line once more.
+/// The flat engine has no magic: bytes that begin like its lines are taken for it. Its reader checks
+/// every line again.
 pub fn detect(head: &[u8]) -> Result<Engine> {
     if head.is_empty() {
         return Err(Error::Empty);
@@ -126,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_is_known_by_its_magic() {
+    fn magic_tells_the_engine() {
         for (magic, engine) in [
             (&TWOSKIP_MAGIC[..], "twoskip"),
             (&TWOM_MAGIC[..], "twom"),
@@ -140,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_is_not_read_is_named() {
+    fn unsupported_engine_is_named() {
         let named = |head: &[u8]| detect(head).unwrap_err().to_string();
         assert!(named(&padded(SQLITE_MAGIC)).contains("SQLite"));
         for word in [b"\x62\x31\x05\x00", b"\x00\x05\x31\x62", b"\x61\x15\x06\x00"] {
@@ -152,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_file_with_a_bad_line_is_known_by_its_records() {
+    fn text_file_with_a_bad_line_is_flat() {
         for text in [
             &b"user.jane 0 default\nuser.bob\t0 default \n"[..],
             b"\nuser.bob\t0 default \n",
@@ -164,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_not_taken_for_text() {
+    fn garbage_is_not_flat() {
         for garbage in [
             &b"garbage\n"[..],
             b"\n",

@@ -1,4 +1,4 @@
-//! Random histories of a list against a map, looked at between any two writes of its writer.
+//! Compares a list with a map over random histories, between any two writes of its writer.
 
 use std::collections::BTreeMap;
 
@@ -15,16 +15,16 @@ use crate::testing::random::Random;
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// A reader that remembers, as [`crate::lists`] does.
+/// A reader with a cached header and index, as [`crate::lists`] has it.
 struct ChangeApplier {
     order: Order,
     header: SkipHeader,
     fingers: Option<SparseIndex>,
     builder: Option<SparseIndexBuilder>,
     scratch: Scratch,
-    /// The state before that, which another thread may still be searching.
+    /// State before that, which another thread may still be searching.
     before: Option<(SkipHeader, Map)>,
-    /// How often a search began at a finger.
+    /// Number of searches that began at a finger.
     used: usize,
 }
 
@@ -90,8 +90,8 @@ impl ChangeApplier {
         }
     }
 
-    /// A search at an older end with the fingers of the newer one: what it finds is right. It may
-    /// fail or miss.
+    /// Searches at an older end with the fingers of the newer one: a hit is right; the search may fail or
+    /// miss.
     fn check_before(&mut self, file: &Vec<u8>, key: &[u8]) {
         let Some((header, model)) = &self.before else { return };
         let mut reader = SnapshotReader::new(file, *header, self.order, &mut self.scratch);
@@ -125,7 +125,7 @@ fn some_key(random: &mut Random) -> Vec<u8> {
     key
 }
 
-/// One history, and how often fingers were of use in it.
+/// Runs one history. Returns the number of searches that began at a finger.
 fn history(layout: Layout, order: Order, seed: u64, transactions: usize) -> usize {
     let mut random = Random(seed);
     let compare = match order {
@@ -151,8 +151,7 @@ fn history(layout: Layout, order: Order, seed: u64, transactions: usize) -> usiz
                 pending.insert(key, value);
             }
         }
-        // Now and then rolled back by the writer itself, or by the next one after it was killed at
-        // any of its writes.
+        // Sometimes the writer rolls back, or is killed at any of its writes and the next writer rolls back.
         let mut writes: Vec<Write> = Vec::new();
         let outcome = random.below(5);
         if outcome == 0 {
@@ -170,7 +169,7 @@ fn history(layout: Layout, order: Order, seed: u64, transactions: usize) -> usiz
         for (i, write) in writes.iter().enumerate() {
             apply(write, &mut file);
             let done = i + 1 == writes.len() && outcome != 0;
-            // Sometimes a reader that has not yet seen that a transaction has been committed.
+            // Sometimes the reader has not yet noticed that a transaction has been committed.
             let late = done && random.below(2) == 0;
             if !late {
                 follower.follow(&file, &committed, &mut random);
@@ -219,16 +218,16 @@ fn histories(layout: Layout, order: Order) {
 }
 
 #[test]
-fn twoskip_is_the_committed_list_after_every_write_of_its_writer() {
+fn twoskip_reads_committed_state_after_every_write() {
     histories(Layout::Twoskip, Order::Raw);
 }
 
 #[test]
-fn twoskip_in_mbox_order_too() {
+fn twoskip_in_mbox_order_reads_committed_state() {
     histories(Layout::Twoskip, Order::Mbox);
 }
 
 #[test]
-fn twom_is_the_committed_list_after_every_write_of_its_writer() {
+fn twom_reads_committed_state_after_every_write() {
     histories(Layout::Twom { checksums: true }, Order::Raw);
 }

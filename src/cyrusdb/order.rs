@@ -1,4 +1,4 @@
-//! In which order a file holds its keys.
+//! Orders of the keys in a file.
 
 use std::cmp::Ordering;
 
@@ -22,7 +22,7 @@ impl Order {
         }
     }
 
-    /// The order it is not.
+    /// Returns the other order.
     pub fn other(self) -> Self {
         match self {
             Order::Raw => Order::Mbox,
@@ -31,7 +31,7 @@ impl Order {
     }
 }
 
-/// The place of a byte in [`Order::Mbox`].
+/// Returns the rank of a byte in [`Order::Mbox`].
 fn rank(byte: u8) -> u8 {
     match byte {
         0 => 0,
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_folders_of_a_mailbox_follow_it_in_mbox_order_only() {
+    fn folders_follow_their_inbox_in_mbox_order_only() {
         let (inbox, folder, neighbour) =
             (&b"user.jane"[..], &b"user.jane.Sent"[..], &b"user.jane-x"[..]);
         assert!(Order::Mbox.compare(inbox, folder).is_lt());

@@ -15,11 +15,11 @@
 //! fill the file from the DUMMY to logstart; from there on it is a log of transactions, each
 //! ended by a COMMIT. (Cyrus `lib/cyrusdb_skiplist.c`, one format from 2.2 to this day.)
 //!
-//! The pointers are not looked at. They are changed in place without any mark and there are no
+//! The reader ignores the pointers. They are changed in place without any mark and there are no
 //! checksums, so they show a transaction that is under way, or that a killed writer left behind,
-//! as if it were committed; Cyrus' own readers see it so. Keys, values and the places of records
-//! never change once written. Replaying them up to the last COMMIT gives the committed state,
-//! and later only what was appended needs reading.
+//! as if it were committed; Cyrus' own readers see it so. Keys, values and offsets of records
+//! never change once written. Replaying the log up to the last COMMIT gives the committed state,
+//! and later reads need only the bytes appended since.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -41,41 +41,40 @@ const INORDER: u32 = 1;
 const ADD: u32 = 2;
 const DELETE: u32 = 4;
 const COMMIT: u32 = 255;
-/// Stands behind the pointers of a record.
+/// Word behind the pointers of a record.
 const NO_MORE_POINTERS: u32 = u32::MAX;
 
 /// Cyrus refuses more (`SKIPLIST_MAXLEVEL`).
 const MAX_LEVEL: u32 = 20;
 
-/// How much is read at a time.
+/// Length of one read in bytes.
 const CHUNK: u64 = 256 * 1024;
 
 /// The committed state of a skiplist file, kept in memory and brought up to date by
 /// [`follow`](Replay::follow).
 ///
-/// Takes the size of the file and some 6 bytes a record. It stands for one file: a caller who
-/// finds another inode under the name makes a new one.
+/// Takes the size of the file and some 6 bytes a record. It belongs to one file: a caller that finds
+/// another inode at the path makes a new one.
 #[derive(Debug, Default)]
 pub struct Replay {
-    /// The file up to the end of the last COMMIT, so that an offset in the one is an offset in the
-    /// other.
+    /// Bytes of the file up to the end of the last COMMIT. Offsets are those of the file.
     bytes: Vec<u8>,
-    /// Offsets of the records that are there, by their keys.
+    /// Offsets of the live records, by their keys.
     live: HashTable<u32>,
     hasher: RandomState,
     header: Option<SkiplistHeader>,
-    /// What is wrong before [`Self::committed`], or behind it where the file was cut off.
+    /// Problems before [`Self::committed`], or behind it where the file was truncated.
     damage: Vec<Problem>,
-    /// Those of `live` whose keys begin with none of [`USERS`].
+    /// Records of `live` whose keys begin with none of [`USERS`].
     others: HashSet<u32>,
-    /// Offsets of the last records that came, by which the file is known again.
+    /// Offsets of the last records read, which identify the file.
     last: Vec<u32>,
 }
 
-/// What the keys of most records of a list begin with: the mailboxes of users without a domain.
+/// Beginnings of the keys of most records: the mailboxes of users without a domain.
 const USERS: [&[u8]; 2] = [b"user.", b"Nuser\x1f"];
 
-/// What a key, or the beginning of one, has in common with all mailboxes of users without a domain.
+/// Returns the member of [`USERS`] with which a key begins.
 pub fn users_prefix(key: &[u8]) -> Option<&'static [u8]> {
     USERS.into_iter().find(|start| key.starts_with(start))
 }
@@ -84,24 +83,24 @@ fn is_users(key: &[u8]) -> bool {
     users_prefix(key).is_some()
 }
 
-/// So many.
+/// Maximum length of [`Replay::last`].
 const LAST: usize = 8;
 
-/// What the header says that does not change while the file lives.
+/// Fields of the header that do not change while the file lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct SkiplistHeader {
     maxlevel: u32,
     logstart: u64,
-    /// When Cyrus last put the pointers right or made the file.
+    /// Time at which Cyrus last repaired the pointers or made the file.
     recovered: u32,
 }
 
-/// One thing a transaction does.
+/// One change of a transaction.
 #[derive(Debug, Clone, Copy)]
 enum LogChange {
-    /// The record at this offset comes.
+    /// Adds the record at this offset.
     Put(u32),
-    /// The DELETE at this offset takes that record away.
+    /// The DELETE at this offset removes that record.
     Remove { at: u32, record: u32 },
 }
 
@@ -115,18 +114,20 @@ impl LogChange {
 }
 
 impl Replay {
-    /// Knows nothing yet.
+    /// Returns an empty replay.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Reads what was committed since the last time, up to `size`, the length of the source.
+    /// Reads the transactions committed since the last call, up to `size`, the length of the source.
     ///
     /// The caller holds the shared lock: without it the tail of an aborted transaction can be
-    /// overwritten with another one while it is read. After an error it stands at the last COMMIT
-    /// that could be read; when the error stays, make a new one.
+    /// overwritten with another one while it is read.
     ///
-    /// A source shorter than [`committed`](Replay::committed) is an error: Cyrus empties the old
+    /// # Errors
+    ///
+    /// After an error the replay is at the last COMMIT that could be read; if the error stays, make a new
+    /// replay. A source shorter than [`committed`](Replay::committed) is an error: Cyrus empties the old
     /// inode after a checkpoint, and nothing committed is ever cut off otherwise.
     pub fn follow<S: ByteSource + ?Sized>(&mut self, source: &S, size: u64) -> Result<()> {
         if size == 0 && self.header.is_none() {
@@ -143,7 +144,7 @@ impl Replay {
         if *self.header.get_or_insert(header) != header {
             return Err(Error::corrupt(
                 0,
-                "the header changed: somebody wrote another file over it",
+                "the header changed: another file was written over this one",
             ));
         }
         let mut committed = self.bytes.len();
@@ -156,39 +157,40 @@ impl Replay {
         result
     }
 
-    /// The offset behind the last COMMIT that was read, in bytes; 0 before the first
-    /// [`follow`](Replay::follow). A file shorter than this is another one.
+    /// Returns the offset behind the last COMMIT that was read, in bytes; 0 before the first
+    /// [`follow`](Replay::follow). A shorter file is another file.
     pub fn committed(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
         let found = self.live.find(self.hasher.hash_one(key), |at| self.key(*at) == Some(key))?;
         self.entry(*found).map(|(_, value)| value)
     }
 
-    /// All keys and values, in no order.
+    /// Returns all keys and values, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.live.iter().filter_map(|at| self.entry(*at))
     }
 
-    /// Those whose keys begin neither with `user.` nor with what that is from 3.6 on.
+    /// Returns keys and values that are not of users without a domain: keys that begin neither with
+    /// `user.` nor with its form from 3.6 on.
     pub fn others(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.others.iter().filter_map(|at| self.entry(*at))
     }
 
-    /// One of the rest.
+    /// Returns one key and value of a user without a domain.
     pub fn of_users(&self) -> Option<(&[u8], &[u8])> {
         self.iter().find(|(key, _)| is_users(key))
     }
 
-    /// How many records there are.
+    /// Returns the number of records.
     pub fn len(&self) -> usize {
         self.live.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.live.is_empty()
     }
@@ -265,7 +267,7 @@ impl Replay {
         Ok(end + 4)
     }
 
-    /// The offset behind the INORDER or ADD record at `at`.
+    /// Returns the offset behind the INORDER or ADD record at `at`.
     fn end_of_record<S>(&mut self, input: &ReplayInput<'_, S>, at: u64) -> Result<u64>
     where
         S: ByteSource + ?Sized,
@@ -289,7 +291,7 @@ impl Replay {
         Err(Error::corrupt(at, format!("a record of more than {} levels", input.maxlevel)))
     }
 
-    /// The word at `offset`, which belongs to the record at `record`; reads on if need be.
+    /// Returns the word at `offset`, which belongs to the record at `record`. Reads more bytes if needed.
     fn word<S>(&mut self, input: &ReplayInput<'_, S>, record: u64, offset: u64) -> Result<u32>
     where
         S: ByteSource + ?Sized,
@@ -311,12 +313,12 @@ impl Replay {
         Ok(word_at(&self.bytes, offset as usize).unwrap_or(0))
     }
 
-    /// Makes a transaction's changes, all or none.
+    /// Applies the changes of a transaction, all or none.
     fn apply(&mut self, changes: &[LogChange]) -> Result<()> {
         for (done, change) in changes.iter().enumerate() {
             if let Err(error) = self.change(*change) {
                 for change in changes[..done].iter().rev() {
-                    // What was just done can be undone.
+                    // A change that has just been made can be undone.
                     let _ = self.change(change.undone());
                 }
                 return Err(error);
@@ -333,7 +335,7 @@ impl Replay {
                 let hash = hasher.hash_one(key);
                 let known = live.find_mut(hash, |at| key_at(bytes, *at) == Some(key));
                 if let Some(known) = known {
-                    // The DELETE before it may be among what is lost.
+                    // The DELETE before it may be lost.
                     if !damage.is_empty() {
                         if others.remove(known) {
                             others.insert(record);
@@ -356,8 +358,7 @@ impl Replay {
                 });
             }
             LogChange::Remove { at, record } => {
-                // The offset comes from the file. Only if it is found among the live ones does a
-                // record begin there.
+                // The offset comes from the file. A record begins there only if it is live.
                 let key = key_at(bytes, record).unwrap_or_default();
                 match live.find_entry(hasher.hash_one(key), |live| *live == record) {
                     Ok(found) => {
@@ -389,11 +390,10 @@ impl Replay {
     }
 }
 
-/// Reads a whole file and says what is wrong in it; calls `visit` for every committed
-/// record.
+/// Reads a whole file and returns its problems. Calls `visit` for every committed record.
 ///
-/// The pointers are read here too, though only level 0: a Cyrus reader that follows them must come
-/// by every record that the log leaves there, and by no other.
+/// Reads the pointers of level 0 too: a Cyrus reader that follows them must reach every live record of
+/// the log, and no other.
 pub fn verify<S: ByteSource + ?Sized>(
     source: &S,
     size: u64,
@@ -432,7 +432,7 @@ pub fn verify<S: ByteSource + ?Sized>(
 }
 
 impl Replay {
-    /// What is wrong with the list that the pointers of level 0 make.
+    /// Returns the first problem of the list that the pointers of level 0 make.
     fn broken_chain(&self) -> Option<Problem> {
         let problem = |offset: usize, what: String| Some(Problem { offset: offset as u64, what });
         let mut pointer = HEADER + 12;
@@ -461,7 +461,7 @@ impl Replay {
     }
 }
 
-/// What is being read.
+/// Source of a replay.
 struct ReplayInput<'s, S: ?Sized> {
     source: &'s S,
     size: u64,
@@ -504,7 +504,7 @@ fn read_full<S: ByteSource + ?Sized>(source: &S, offset: u64, buf: &mut [u8]) ->
     Ok(got)
 }
 
-/// A length with the bytes that fill it up to whole words.
+/// Rounds a length up to whole words.
 fn padded(length: u32) -> u64 {
     u64::from(length).next_multiple_of(4)
 }
@@ -513,7 +513,7 @@ fn word_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|word| u32::from_be_bytes(*word))
 }
 
-/// The key of the record at this offset, if there is one; of any other offset, some bytes or none.
+/// Returns the key of the record at this offset. At an offset without a record: some bytes or none.
 fn key_at(bytes: &[u8], record: u32) -> Option<&[u8]> {
     let record = bytes.get(record as usize..)?;
     let length = word_at(record, 4)?;

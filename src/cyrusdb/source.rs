@@ -1,16 +1,16 @@
-//! Where the bytes of a list come from.
+//! Sources of the bytes of a list.
 
 use std::io;
 
 /// Bytes that can be read at an offset: a file, or a slice in a test.
 ///
-/// A source may change while it is read. Readers go by checksums and by the committed size in the
-/// header, never by the impression that two reads made a moment apart fit together.
+/// A source may change while it is read. Readers rely on checksums and on the committed size in the
+/// header. They never assume that two reads show the same state.
 pub trait ByteSource {
     /// Reads up to `buf.len()` bytes at `offset`; fewer only at the end of the source.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
 
-    /// The length of the source in bytes, now.
+    /// Returns the present length of the source in bytes.
     fn size(&self) -> io::Result<u64>;
 }
 

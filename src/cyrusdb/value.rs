@@ -1,6 +1,6 @@
-//! What a value of `mailboxes.db` says of its mailbox.
+//! Parses the values of `mailboxes.db`.
 //!
-//! Two ways of writing it, and a list may have both:
+//! There are two notations, and a list may have both:
 //!
 //! ```text
 //! 1 be1.example.com!default jane<TAB>lrs<TAB>                    text, Cyrus 2.2 to 2.4
@@ -20,14 +20,14 @@ use crate::model::mod_time::ModTime;
 use crate::model::record::{AnonymousRights, Record, State};
 use crate::model::shown::ShownBytes;
 
-/// Why a value says nothing that can be relied on. The lookup becomes temporary.
+/// Reason why a value cannot be used. The lookup becomes temporary.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
     /// No bytes.
     #[error("empty record")]
     Empty,
-    /// A dlist that is none.
+    /// A malformed dlist.
     #[error("malformed record: {0}")]
     Malformed(#[from] Malformed),
     /// A list where the type, server, partition or a right should be.
@@ -55,8 +55,8 @@ pub fn parse(value: &[u8]) -> Result<Record, RecordError> {
     parse_dated(value).map(|(record, _)| record)
 }
 
-/// The same, and when this host wrote it: `M`, which a slave, too, sets by its own clock
-/// (Cyrus `imap/mboxlist.c:mboxlist_entry_cstring`). A text record does not tell.
+/// Reads the value of a mailbox's row with the time at which this host wrote it: `M`, which a slave, too,
+/// sets by its own clock (Cyrus `imap/mboxlist.c:mboxlist_entry_cstring`). A text record has no time.
 pub fn parse_dated(value: &[u8]) -> Result<(Record, ModTime), RecordError> {
     match value.first() {
         None => Err(RecordError::Empty),
@@ -76,7 +76,7 @@ struct TypeFlags {
 }
 
 impl TypeFlags {
-    /// The bits as Cyrus 2.2 to 3.4 number them.
+    /// Reads the bits as Cyrus 2.2 to 3.4 number them.
     fn from_number(bits: u32) -> Self {
         Self {
             remote: bits & 1 != 0,
@@ -87,7 +87,7 @@ impl TypeFlags {
         }
     }
 
-    /// The letters of `T`. Those of the kind of mailbox (`e`, `c`, `a`, …) do not matter.
+    /// Reads the letters of `T`. Letters of the kind of mailbox (`e`, `c`, `a`, …) do not matter.
     fn from_letters(letters: &[u8]) -> Self {
         let mut flags = Self::default();
         for letter in letters {
@@ -103,7 +103,8 @@ impl TypeFlags {
         flags
     }
 
-    /// The order in which Cyrus tests them (`mboxlist_lookup`, then `proxy_mlookup`).
+    /// Returns the state, in the order in which Cyrus tests the flags (`mboxlist_lookup`, then
+    /// `proxy_mlookup`).
     fn state(self) -> State {
         match self {
             TypeFlags { reserved: true, .. } => State::Reserved,
@@ -115,8 +116,8 @@ impl TypeFlags {
     }
 }
 
-/// Adds an ACL up for somebody who is not logged in, as `cyrus_acl_myrights` does: the rights of
-/// all entries that mean him, less those of all negative ones, whatever their order.
+/// Sum of an ACL for an unauthenticated user, as `cyrus_acl_myrights` computes it: the rights of all
+/// entries for that user, less those of all negative ones, whatever their order.
 #[derive(Debug, Clone, Copy, Default)]
 struct Acl {
     given: AnonymousRights,
@@ -158,7 +159,7 @@ fn parse_dlist(value: &[u8]) -> Result<(Record, ModTime), RecordError> {
             b"S" => server = string(&mut reader)?,
             b"P" => partition = string(&mut reader)?.unwrap_or_default(),
             b"A" => acl = read_acl(&mut reader)?,
-            // Nothing hangs on it but a question more or less.
+            // Only the number of confirmations depends on it.
             b"M" if reader.kind() == ItemKind::Text => date = seconds(&reader.text()?.bytes()),
             _ => reader.skip()?,
         }
@@ -185,7 +186,7 @@ fn seconds(digits: &[u8]) -> ModTime {
     seconds.map_or(ModTime::NOT_LATELY, ModTime::seconds)
 }
 
-/// The string that is due; `NIL` is none.
+/// Returns the string that is due; `None` for `NIL`.
 #[inline]
 fn string<'a>(reader: &mut DlistReader<'a>) -> Result<Option<Cow<'a, [u8]>>, RecordError> {
     if reader.kind() != ItemKind::Text {
@@ -232,8 +233,8 @@ fn parse_text(value: &[u8]) -> Result<Record, RecordError> {
     of_location(flags.state(), partition, acl_text)
 }
 
-/// The record of a `server!partition` (a mailbox of this host has only a partition) and an ACL in
-/// text: `identifier TAB rights TAB`, repeated. MUPDATE has the same two.
+/// Makes a record from a `server!partition` (a mailbox of this host has only a partition) and an ACL in
+/// text: `identifier TAB rights TAB`, repeated. MUPDATE sends the same two.
 pub(crate) fn of_location(
     state: State,
     location: &[u8],
@@ -243,7 +244,7 @@ pub(crate) fn of_location(
         Some((server, partition)) => (Some(server), partition),
         None => (None, location),
     };
-    // An entry that its tabs do not close does not count, neither does what comes after it.
+    // An entry without its tabs does not count, and neither do the entries after it.
     let mut acl = Acl::default();
     let mut rest = acl_text;
     while let Some((identifier, tail)) = split(rest, b'\t')
@@ -278,7 +279,7 @@ fn record(
     Ok(Record { state, server, partition, anonymous: acl.rights() })
 }
 
-/// The bytes as text, if all of them are visible ASCII.
+/// Returns the bytes as text, if all of them are visible ASCII.
 fn printable(bytes: &[u8]) -> Option<String> {
     let visible = bytes.iter().all(u8::is_ascii_graphic);
     if visible { std::str::from_utf8(bytes).ok().map(str::to_owned) } else { None }
@@ -339,7 +340,7 @@ mod tests {
             (b"%(P \"\" S be2)", remote(State::Active, "be2", "")),
             (b"%(P default S NIL)", local(State::Active)),
             (b"%(P default A NIL)", local(State::Active)),
-            // What is of this host has no server, whatever its partition is called.
+            // A mailbox of this host has no server, whatever the name of its partition.
             (b"%(T e P odd!name)", Record { partition: "odd!name".into(), ..local(State::Active) }),
             // A user named S is not a server.
             (b"%(P default A %(S lrs P lrs T z))", local(State::Active)),

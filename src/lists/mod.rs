@@ -1,8 +1,8 @@
-//! The mailbox lists of this host.
+//! The sources of mailbox names on this host.
 //!
 //! * [`mailboxes_db`]: Cyrus' own `mailboxes.db`, read while Cyrus writes it.
 //! * [`combined`]: several lists as one, in the order of the configuration.
-//! * [`user_deny`]: Cyrus' list of users whose access is blocked.
+//! * [`user_deny`]: users blocked by `cyr_deny`.
 //!
 //! Any number of threads may look up at once.
 

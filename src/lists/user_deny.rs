@@ -1,7 +1,7 @@
 //! `user_deny.db`: users whose access to a service is blocked (`cyr_deny`, Cyrus `imap/userdeny_db.c`).
 //!
-//! `lmtpd` answers 450 or 451 4.2.1 for such a user. A database that is not there blocks nobody, and
-//! one that cannot be read blocks whom it did before: `lmtpd` lets everybody pass then.
+//! `lmtpd` answers 450 or 451 4.2.1 for such a user. A missing database blocks no user, and an unreadable
+//! one blocks the same users as before: `lmtpd` lets every user pass then.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -22,25 +22,25 @@ use crate::cyrusdb::{Engine, RawRecord, detect, flat};
 use crate::model::name::MailboxName;
 use crate::os::pinned_path::PinnedPath;
 
-/// Maximum age of what is known of the file.
+/// Maximum age of the cached table.
 const MAX_AGE: Duration = Duration::from_secs(1);
 /// Largest file read, in bytes: some 100,000 users.
 const MAX_SIZE: u64 = 16 << 20;
 /// Version of an entry (`USERDENY_VERSION`).
 const VERSION: u32 = 2;
 
-/// The users whom the database of this host blocks. Shared by threads.
+/// Users blocked by the database of this host. Shared by threads.
 #[derive(Debug)]
 pub struct UserDeny {
     at: Arc<PinnedPath>,
     service: String,
     created: Instant,
-    /// When the file was last looked at, in milliseconds since `created`; 0: never.
+    /// Time at which the file was last checked, in milliseconds since `created`; 0: never.
     looked: AtomicU64,
     known: ArcSwap<DenyTable>,
 }
 
-/// The file as it was read.
+/// Entries of the file as it was read.
 #[derive(Debug, Default)]
 struct DenyTable {
     identity: Option<FileVersion>,
@@ -53,7 +53,7 @@ struct DenyTable {
 type FileVersion = (u64, u64, u64, i64, i64);
 
 impl UserDeny {
-    /// The database at this path, for a service of `cyrus.conf`. The file need not be there.
+    /// Returns the database at this path, for a service of `cyrus.conf`. The file need not exist.
     pub(crate) fn open_at(at: Arc<PinnedPath>, service: impl Into<String>) -> Self {
         Self {
             at,
@@ -64,7 +64,7 @@ impl UserDeny {
         }
     }
 
-    /// The same, opened by the path each time.
+    /// Returns the database at this path, which is opened by the path each time.
     pub fn open(path: &Path, service: impl Into<String>) -> Self {
         Self::open_at(Arc::new(PinnedPath::at(path.to_owned())), service)
     }
@@ -85,7 +85,11 @@ impl UserDeny {
         })
     }
 
-    /// How many users have an entry; `Err` says why the database cannot be read.
+    /// Returns the number of users with an entry.
+    ///
+    /// # Errors
+    ///
+    /// If the database cannot be read.
     pub fn status(&self) -> std::result::Result<usize, String> {
         self.look();
         let known = self.known.load();
@@ -101,7 +105,7 @@ impl UserDeny {
         if looked != 0 && now.saturating_sub(looked) < MAX_AGE.as_millis() as u64 {
             return;
         }
-        // One thread looks, the others go by what is known; but the first look is everybody's.
+        // One thread checks, the others use the cached table; but all threads make the first check.
         if self.looked.compare_exchange(looked, now, Relaxed, Relaxed).is_err() && looked != 0 {
             return;
         }
@@ -115,7 +119,7 @@ impl UserDeny {
             Err(error) => {
                 let why = format!("{}: {error}", self.at.path().display());
                 if known.trouble.as_ref() != Some(&why) {
-                    tracing::warn!("{why}; users blocked by `cyr_deny` since then get mail");
+                    tracing::warn!("{why}; users blocked by `cyr_deny` from now on get mail");
                     let users = known.users.clone();
                     let now = DenyTable { identity: None, users, trouble: Some(why) };
                     self.known.store(Arc::new(now));
@@ -124,7 +128,7 @@ impl UserDeny {
         }
     }
 
-    /// What the file holds; `None`: it is the one that was read.
+    /// Reads the file; `None`: it has not changed.
     fn read(&self, before: Option<FileVersion>) -> Result<Option<DenyTable>> {
         let (mut file, metadata) = open_regular(&self.at)?;
         let identity = identity(&metadata);
@@ -145,7 +149,7 @@ fn identity(metadata: &Metadata) -> FileVersion {
     (metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec())
 }
 
-/// The service patterns of each user in a file of any engine.
+/// Returns the service patterns of each user, from a file of any engine.
 fn entries(bytes: Vec<u8>) -> Result<HashMap<Vec<u8>, Vec<u8>>> {
     let mut users = HashMap::new();
     let mut put = |user: &[u8], value: &[u8]| {
@@ -154,7 +158,7 @@ fn entries(bytes: Vec<u8>) -> Result<HashMap<Vec<u8>, Vec<u8>>> {
         }
     };
     match detect(&bytes) {
-        // Flat, before its first entry.
+        // A flat file before its first entry.
         Err(Error::Empty) => {}
         Ok(Engine::Flat) | Err(Error::Unknown) => {
             flat::FlatTable::read(bytes)?.iter().for_each(|(user, value)| put(user, value));
@@ -179,7 +183,7 @@ fn entries(bytes: Vec<u8>) -> Result<HashMap<Vec<u8>, Vec<u8>>> {
     Ok(users)
 }
 
-/// The patterns of an entry: `VERSION TAB PATTERNS [TAB MESSAGE]`. `None`: Cyrus passes it over.
+/// Returns the patterns of an entry, `VERSION TAB PATTERNS [TAB MESSAGE]`; `None`: Cyrus ignores it.
 fn services(value: &[u8]) -> Option<&[u8]> {
     let mut columns = value.split(|b| *b == b'\t');
     let version: u32 = std::str::from_utf8(columns.next()?).ok()?.trim().parse().ok()?;
@@ -203,7 +207,7 @@ fn includes(patterns: &[u8], service: &[u8]) -> bool {
 /// Wildmat (Cyrus `lib/wildmat.c`): `*`, `?`, `\` before a character, `[a-z]` and `[^a-z]`.
 fn matches(text: &[u8], pattern: &[u8]) -> bool {
     let (mut text, mut pattern) = (text, pattern);
-    // Behind the last star, and the text that it has not swallowed yet.
+    // Text not yet matched by the last star, and the pattern behind that star.
     let mut again: Option<(&[u8], &[u8])> = None;
     loop {
         if let Some(rest) = pattern.strip_prefix(b"*") {
@@ -228,7 +232,7 @@ fn matches(text: &[u8], pattern: &[u8]) -> bool {
     }
 }
 
-/// What follows the first element of a pattern, if that matches the byte.
+/// Returns the pattern behind its first element, if that matches the byte.
 fn one(byte: u8, pattern: &[u8]) -> Option<&[u8]> {
     match pattern {
         [b'?', rest @ ..] => Some(rest),
@@ -238,7 +242,7 @@ fn one(byte: u8, pattern: &[u8]) -> Option<&[u8]> {
                 [b'^', class @ ..] => (true, class),
                 class => (false, class),
             };
-            // A bracket or a hyphen stands for itself at the beginning.
+            // A bracket or a hyphen at the beginning is literal.
             let end = class.iter().skip(1).position(|b| *b == b']').map(|at| at + 1)?;
             let (members, rest) = (class.get(..end)?, class.get(end + 1..)?);
             let mut found = false;
@@ -277,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_matched_as_wildmat_does() {
+    fn services_match_as_in_wildmat() {
         for (patterns, included) in [
             ("*", true),
             ("lmtp", true),
@@ -358,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_changes_is_read_again_and_one_that_breaks_is_remembered() {
+    fn changed_database_is_read_again_and_broken_one_stays_cached() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("user_deny.db");
         let deny = UserDeny::open(&path, "lmtp");

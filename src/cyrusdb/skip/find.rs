@@ -9,22 +9,22 @@ use super::window::Scratch;
 use crate::cyrusdb::error::Result;
 use crate::cyrusdb::source::ByteSource;
 
-/// What is under a key.
+/// Result of a search for one key.
 #[derive(Debug, PartialEq, Eq)]
 pub enum KeySearch<V> {
     /// The value.
     Value(V),
-    /// Nothing, at this header's end.
+    /// There is no such key at this header's end.
     Absent,
     /// The search has met two neighbours that prove that the file is in the other order.
     OtherOrder,
-    /// The finger the search began at names another record than it did: the file has been
-    /// overwritten, and all that is remembered of it is worthless.
+    /// The finger at which the search began names another record than before: the file has been
+    /// overwritten, and everything cached of it is worthless.
     Moved,
 }
 
 impl<V> KeySearch<V> {
-    /// The same with another value.
+    /// Converts the value.
     pub fn map<T>(self, take: impl FnOnce(V) -> T) -> KeySearch<T> {
         match self {
             KeySearch::Value(value) => KeySearch::Value(take(value)),
@@ -36,8 +36,8 @@ impl<V> KeySearch<V> {
 }
 
 impl<S: ByteSource + ?Sized> SnapshotReader<'_, S> {
-    /// What is under `key`. The index, if any, must have been followed to the end of this
-    /// reader's header or further, and are of use only in the same order.
+    /// Searches for `key`. The index, if any, must have been followed to the end of this reader's header
+    /// or further; it is used only if it is in the same order.
     pub fn find(&mut self, key: &[u8], index: Option<&SparseIndex>) -> Result<KeySearch<&[u8]>> {
         self.scratch.found_at = 0;
         let end = self.snapshot.header.end;

@@ -1,4 +1,4 @@
-//! Where a key belongs in the list.
+//! Finds the position of a key in the list, and walks from there.
 
 use std::cmp::Ordering;
 
@@ -8,17 +8,16 @@ use super::window::Scratch;
 use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::source::ByteSource;
 
-/// A search that has not ended after so many records is given up. One through a million records
-/// makes some fifty; it can be longer only while a transaction of a great many changes hides the
-/// upper lists.
+/// Maximum number of records that one search visits. A search through a million records visits some
+/// fifty; it can be longer only while a transaction of a great many changes hides the upper lists.
 pub const MAX_STEPS: usize = 20_000;
 
-/// A committed record to begin a search at, instead of at the beginning of the list.
+/// Committed record at which a search begins, instead of at the beginning of the list.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Start {
-    /// Where it stands; its key is less than the wanted one.
+    /// Offset of the record; its key is less than the wanted one.
     pub(crate) offset: u64,
-    /// Where a record with a key not less than the wanted one stands; 0 if none is known.
+    /// Offset of a record whose key is not less than the wanted one; 0 if none is known.
     pub(crate) bound: u64,
     /// The lists above this one lead from the start past the bound.
     pub(crate) list: usize,
@@ -26,7 +25,7 @@ pub(crate) struct Start {
     pub(crate) is_wanted: bool,
 }
 
-/// Where a search ended: all records before have lesser keys.
+/// Position at which a search ended: all records before have lesser keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Edge {
     /// No record follows.
@@ -35,7 +34,7 @@ pub(crate) enum Edge {
     At { equal: bool, deleted: bool },
     /// Two neighbours stand in the other order: that is the order of this file.
     OtherOrder,
-    /// At the start stands another record than it was: the file has been overwritten.
+    /// Another record is at the start of the search: the file has been overwritten.
     Moved,
 }
 
@@ -46,7 +45,7 @@ enum Pass {
     OtherOrder,
 }
 
-/// How a walk ended.
+/// End of a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Walked {
     /// The last record has been visited.
@@ -77,7 +76,7 @@ impl<S: ByteSource + ?Sized> SnapshotReader<'_, S> {
             }
         }
         let mut list = self.scratch.cur.level.saturating_sub(1).min(highest);
-        // Whether `ahead` is the record at the bound, and how it compares.
+        // Set if `ahead` is the record at the bound: how its key compares.
         let mut seen = None;
         for _ in 0..MAX_STEPS {
             let mut deleted = false;
@@ -156,8 +155,8 @@ impl<S: ByteSource + ?Sized> SnapshotReader<'_, S> {
         )
     }
 
-    /// Calls `visit` with every key that is in the list and not less than `from`, and its value,
-    /// in order, until it says `false`.
+    /// Calls `visit` with each key of the list that is not less than `from`, and its value, in order,
+    /// until it returns `false`.
     pub fn walk(
         &mut self,
         from: &[u8],

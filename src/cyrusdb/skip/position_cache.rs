@@ -1,9 +1,9 @@
-//! Where records were found a while ago, so that who gets mail often is found at once.
+//! Cache of the offsets of recent hits, so that a frequent recipient is found with one read.
 //!
-//! A mail server asks for one recipient several times, and for some far more often than for others.
-//! A place here names a record that was the one of its key at the committed end up to which the log
-//! was followed: a new record of a key takes its place away, and any deletion all places, for a
-//! deletion of twoskip does not say of which key. The key in the record tells whether it is the wanted one.
+//! A mail server asks for one recipient several times, and for some recipients far more often than for
+//! others. An entry names the record of its key at the committed end to which the log was followed. A new
+//! record of a key removes the entry of that key. A deletion removes all entries, since a deletion of
+//! twoskip does not name its key. A reader compares the key in the record with the wanted key.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::OnceLock;
@@ -11,52 +11,52 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Groups of places; with 64 bytes each they take 4 MB of memory once all are in use.
+/// Number of groups. With 64 bytes each they take 4 MB of memory once all are in use.
 const GROUPS: usize = 1 << 16;
 
 /// Offsets are kept in units of 8, the alignment of all records.
 const UNIT: u64 = 8;
 
-/// Places by the hash of their key: 32 bits of it, and the offset in units of 8; 0 if empty.
+/// Entries by the hash of their key: 32 bits of the hash, and the offset in units of 8; 0 if empty.
 ///
-/// Strangers choose the keys, so the hash is seeded by chance; what they could gain by finding two
-/// keys with the same hash is that one of them is searched for. Any number of threads ask; only one at
-/// a time changes it, and it is the one that follows the log.
+/// Strangers choose the keys, so the hash has a random seed. By two keys with the same hash they could
+/// gain no more than a search for one of them. Any number of threads read; one thread at a time writes,
+/// the one that follows the log.
 #[derive(Debug)]
 pub(crate) struct PositionCache {
     seed: u64,
-    /// Made when there is something to put there.
+    /// Allocated with the first entry.
     groups: OnceLock<Box<[Group]>>,
     used: AtomicBool,
 }
 
-/// The places of keys that share some bits of their hashes, the latest first: a line of the processor's
-/// caches, so that one wait for memory brings all of them.
+/// Entries of keys that share some bits of their hashes, the latest first. A group fills one line of the
+/// processor's caches, so that one wait for memory brings all of it.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Group([AtomicU64; 8]);
 
 impl Default for PositionCache {
     fn default() -> Self {
-        // The standard library's source of chance.
+        // The standard library's source of random numbers.
         let seed = RandomState::new().hash_one(());
         Self { seed, groups: OnceLock::new(), used: AtomicBool::new(false) }
     }
 }
 
-/// The bits of a hash that a place keeps.
+/// Returns the bits of a hash that an entry keeps.
 fn mark(hash: u64) -> u64 {
     hash & !u64::from(u32::MAX)
 }
 
 impl PositionCache {
-    /// The group of a key among these, and its mark in there.
+    /// Returns the group of a key, and the mark of its entry.
     fn group<'g>(&self, groups: &'g [Group], key: &[u8]) -> (&'g [AtomicU64; 8], u64) {
         let hash = xxh3_64_with_seed(key, self.seed);
         (&groups[hash as usize % GROUPS].0, mark(hash))
     }
 
-    /// Where the record of this key may be found.
+    /// Returns the offset at which the record of this key may be.
     pub(crate) fn get(&self, key: &[u8]) -> Option<u64> {
         let (group, wanted) = self.group(self.groups.get()?, key);
         let mut places = group.iter().map(|place| place.load(Relaxed));
@@ -64,14 +64,14 @@ impl PositionCache {
         Some((place ^ wanted) * UNIT)
     }
 
-    /// The record of this key was found there.
+    /// Caches the offset of the record of this key.
     pub(crate) fn put(&self, key: &[u8], offset: u64) {
-        // Past 32 GB nothing is remembered.
+        // Past 32 GB nothing is cached.
         let Ok(offset) = u32::try_from(offset / UNIT) else { return };
         let groups = self.groups.get_or_init(|| (0..GROUPS).map(|_| Group::default()).collect());
         let (group, wanted) = self.group(groups, key);
-        // Those before the key's old place, or an empty one, move on by one, or all of them, and the
-        // last one goes.
+        // Entries before the old entry of this key, or before an empty one, move on by one. If there is
+        // neither, all move and the last one is dropped.
         let mut moved = wanted | u64::from(offset);
         for place in group {
             let next = place.load(Relaxed);
@@ -84,7 +84,7 @@ impl PositionCache {
         self.used.store(true, Relaxed);
     }
 
-    /// The key has a new record.
+    /// Removes the entry of a key, which has a new record.
     pub(crate) fn forget(&self, key: &[u8]) {
         let Some(groups) = self.groups.get() else { return };
         let (group, wanted) = self.group(groups, key);
@@ -95,7 +95,7 @@ impl PositionCache {
         }
     }
 
-    /// Some key is gone.
+    /// Removes all entries, since some key is deleted.
     pub(crate) fn forget_all(&self) {
         if self.used.swap(false, Relaxed) {
             let groups = self.groups.get().into_iter().flatten();
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_replaced_or_may_be_deleted_is_forgotten() {
+    fn replaced_or_deleted_keys_lose_their_entries() {
         let recent = PositionCache::default();
         assert_eq!(recent.get(b"a"), None);
         recent.put(b"a", 336);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn of_as_many_users_as_a_large_site_has_hardly_one_pushes_another_one_out() {
+    fn users_of_a_large_site_hardly_evict_each_other() {
         const USERS: u64 = 200_000;
         let recent = PositionCache::default();
         let place = |user: u64| 1024 + user * UNIT;

@@ -11,9 +11,9 @@
 //! A reader may also be late: its end is then an older one. What it finds was in the list at that
 //! end, since a record that is linked now and stands before the end was linked then. But it may
 //! miss: two transactions on, a record may have lost the alternative that counted, which shows as
-//! an error, or, if the second one was rolled back, as the end of the list. So that a key is *not*
-//! found, or that a walk has come to the end, is an answer only if the header is still the same
-//! afterwards, and the path still leads to this file. Both are the caller's to check.
+//! an error, or, if the second one was rolled back, as the end of the list. So a miss, or the end of a
+//! walk, is an answer only if the header is still the same afterwards, and the path still leads to this
+//! file. The caller checks both.
 //!
 //! Bounds: offsets and lengths stay below the end, levels below 32, every step leads to a strictly
 //! greater key, and a search makes at most [`MAX_STEPS`](super::position::MAX_STEPS) of them.
@@ -39,8 +39,8 @@ pub(crate) enum ListStep {
     OtherOrder,
 }
 
-/// Whether the key of a record is greater than that of the one before it. `false`: it is not, and
-/// would be in the other order.
+/// Whether the key of a record is greater than that of the record before. `false`: it would be in the
+/// other order.
 pub(super) fn ascends(order: Order, from: &Node, key: &[u8], next: &[u8]) -> Result<bool> {
     if from.kind == NodeKind::Dummy || order.compare(key, next) == Ordering::Less {
         Ok(true)
@@ -52,7 +52,7 @@ pub(super) fn ascends(order: Order, from: &Node, key: &[u8], next: &[u8]) -> Res
     }
 }
 
-/// A reader of one committed state.
+/// Reader of one committed state.
 pub struct SnapshotReader<'a, S: ?Sized> {
     pub(super) snapshot: Snapshot<'a, S>,
     pub(super) order: Order,
@@ -60,9 +60,9 @@ pub struct SnapshotReader<'a, S: ?Sized> {
 }
 
 impl<'a, S: ByteSource + ?Sized> SnapshotReader<'a, S> {
-    /// Reads the state that `header` names.
+    /// Returns a reader of the state that `header` names.
     pub fn new(source: &'a S, header: SkipHeader, order: Order, scratch: &'a mut Scratch) -> Self {
-        // What an earlier search has read may have changed since.
+        // Bytes read by an earlier search may have changed since.
         scratch.main.clear();
         scratch.side.clear();
         Self {
@@ -72,20 +72,20 @@ impl<'a, S: ByteSource + ?Sized> SnapshotReader<'a, S> {
         }
     }
 
-    /// Believes no key without its checksum, so that a damaged one leads no search astray. Cyrus
-    /// checks a key only together with a value that it hands out.
+    /// Verifies the checksum of every key that is compared, so that a damaged key does not mislead a
+    /// search. Cyrus checks a key only together with a value that it returns.
     pub(crate) fn checking_keys(mut self) -> Self {
         self.snapshot.keys_checked = true;
         self
     }
 
-    /// For walks along a list: reads ahead where the records stand in order.
+    /// Reads ahead where the records stand in order, for walks along a list.
     pub(crate) fn along_lists(mut self) -> Self {
         self.snapshot.ahead = self.snapshot.header.repack_size;
         self
     }
 
-    /// For reading the file as a log.
+    /// Reads ahead everywhere, for reading the file as a log.
     pub(crate) fn along_file(mut self) -> Self {
         self.snapshot.ahead = self.snapshot.header.end;
         self
@@ -95,12 +95,13 @@ impl<'a, S: ByteSource + ?Sized> SnapshotReader<'a, S> {
         &self.snapshot.header
     }
 
-    /// The node that [`Self::load`], [`Self::step`] and [`Self::step_in_list`] have come to.
+    /// Returns the current node: the one that [`Self::load`], [`Self::step`] or [`Self::step_in_list`]
+    /// reached.
     pub(crate) fn cur(&self) -> &Node {
         &self.scratch.cur
     }
 
-    /// Its key.
+    /// Returns the key of the current node.
     pub(crate) fn cur_key(&self) -> &[u8] {
         &self.scratch.key
     }
@@ -152,8 +153,8 @@ impl<'a, S: ByteSource + ?Sized> SnapshotReader<'a, S> {
         Ok(())
     }
 
-    /// The same, if its key is greater than that of the current node. `false`: it is not, and would
-    /// be in the other order.
+    /// Makes `ahead` the current node, if its key is greater than that of the current node. Returns
+    /// `false` if it would be greater in the other order only.
     pub(super) fn ascend(&mut self) -> Result<bool> {
         let Scratch { main, side, cur, ahead, key, .. } = &mut *self.scratch;
         let next = Scratch::key(main, side, &self.snapshot, ahead)?;
@@ -177,7 +178,7 @@ impl<'a, S: ByteSource + ?Sized> SnapshotReader<'a, S> {
         self.advance()
     }
 
-    /// The successor of the current node in list 0 by the rule of the snapshot; 0 at the end.
+    /// Returns the successor of the current node in list 0 by the rule of the snapshot; 0 at the end.
     pub(super) fn successor0(&self) -> Result<u64> {
         let (cur, end) = (&self.scratch.cur, self.snapshot.header.end);
         let [a, b] = cur.alternatives();
@@ -192,7 +193,8 @@ impl<'a, S: ByteSource + ?Sized> SnapshotReader<'a, S> {
         }
     }
 
-    /// Looks at the successor in list 0. `None` at the end, else whether its key is deleted.
+    /// Reads the successor in list 0 into `ahead`. Returns `None` at the end, else whether its key is
+    /// deleted.
     pub(super) fn look0(&mut self) -> Result<Option<bool>> {
         let next = self.successor0()?;
         if next == 0 {
@@ -221,7 +223,7 @@ impl<'a, S: ByteSource + ?Sized> SnapshotReader<'a, S> {
         Ok(Some(deleted))
     }
 
-    /// Looks at the successor in a list above 0; `false` if there is nothing more in this state.
+    /// Reads the successor in a list above 0 into `ahead`. Returns `false` if this state has no more.
     pub(super) fn look_above(&mut self, list: usize) -> Result<bool> {
         let next = self.scratch.cur.successor(list);
         if next == 0 || next >= self.snapshot.header.end {
@@ -238,7 +240,7 @@ impl<'a, S: ByteSource + ?Sized> SnapshotReader<'a, S> {
         Ok(true)
     }
 
-    /// The value of `ahead`, after its checksum.
+    /// Checks the tail of `ahead` and returns its value.
     pub(super) fn ahead_value(&mut self) -> Result<&[u8]> {
         std::mem::swap(&mut self.scratch.cur, &mut self.scratch.ahead);
         let result = self.check_tail();
@@ -249,7 +251,7 @@ impl<'a, S: ByteSource + ?Sized> SnapshotReader<'a, S> {
         Ok(main.get(at, len).or_else(|| side.get(at, len)).unwrap_or_default())
     }
 
-    /// Checks key and value of the current node by their checksum; its bytes are then at hand.
+    /// Checks key and value of the current node by their checksum. Its bytes are in memory afterwards.
     pub(crate) fn check_tail(&mut self) -> Result<()> {
         let Scratch { main, side, cur, .. } = &mut *self.scratch;
         let (at, len) = (cur.key_at, cur.tail_len);
@@ -272,7 +274,7 @@ impl<'a, S: ByteSource + ?Sized> SnapshotReader<'a, S> {
         }
     }
 
-    /// The same, whatever the order of the keys: of those who watch for loops themselves.
+    /// Goes to the next record in list 0, whatever the order of the keys. The caller watches for loops.
     pub(crate) fn step_anyhow(&mut self) -> Result<ListStep> {
         match self.look0()? {
             None => Ok(ListStep::End),
@@ -283,15 +285,15 @@ impl<'a, S: ByteSource + ?Sized> SnapshotReader<'a, S> {
         }
     }
 
-    /// Key and value of the current record, after [`Self::check_tail`].
+    /// Returns key and value of the current record, after [`Self::check_tail`].
     pub(crate) fn cur_row(&self) -> (&[u8], &[u8]) {
         let Scratch { main, side, cur, key, .. } = &*self.scratch;
         let (at, len) = (cur.value_at, cur.value_len);
         (key, main.get(at, len).or_else(|| side.get(at, len)).unwrap_or_default())
     }
 
-    /// Goes to the next record in this list, or in one below where a transaction under way hides
-    /// this one.
+    /// Goes to the next record in this list, or in a lower one while a transaction under way hides this
+    /// one.
     pub(crate) fn step_in_list(&mut self, list: usize) -> Result<ListStep> {
         let end = self.snapshot.header.end;
         let mut list = list.min(self.scratch.cur.level.saturating_sub(1));
@@ -307,8 +309,8 @@ impl<'a, S: ByteSource + ?Sized> SnapshotReader<'a, S> {
         Ok(if self.ascend()? { ListStep::To { deleted: false } } else { ListStep::OtherOrder })
     }
 
-    /// Goes to the record at `offset`, of whatever type, for those who read the file as a log.
-    /// `false`: there are eight bytes of filler.
+    /// Goes to the record at `offset`, of whatever type, for reading the file as a log. Returns `false`
+    /// for eight bytes of filler.
     pub(crate) fn load_log(&mut self, offset: u64) -> Result<bool> {
         let header = self.snapshot.header;
         {

@@ -1,8 +1,9 @@
-//! Shortcuts into a list, in private memory: where to begin a search so that it ends after a few
-//! records and, most of the time, one read.
+//! The sparse index (finger search): keys and offsets of sampled records, in private memory. A search
+//! that begins at one of them ends after a few records and, most of the time, one read.
 //!
 //! A finger is a key and the offset of its record. The fingers of a list are the members of one of
-//! its upper lists, as many as is [wanted](IndexSize), in order; [`SparseIndexBuilder`] collects them in pieces.
+//! its upper lists, in order; [`IndexSize`] sets their number. [`SparseIndexBuilder`] collects them in
+//! pieces.
 //! A search begins at the greatest finger whose key is *less* than the wanted one. In twoskip, where
 //! a record that is linked has its key, it is over at once if there is a finger of the wanted key.
 //!
@@ -36,18 +37,19 @@ use crate::cyrusdb::error::{Error, Result};
 use crate::cyrusdb::order::Order;
 use crate::cyrusdb::source::ByteSource;
 
-/// How many fingers there shall be.
+/// Number of fingers to collect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IndexSize {
-    /// For who will not make many searches: they spare half of the reads among 1,000,000 records, and
-    /// cost as much as some dozens of searches.
+    /// 512 or half as many, for a process that makes few searches. They save half of the reads among
+    /// 1,000,000 records, and cost as much as some dozens of searches.
     Small,
-    /// So many that a search begins some four records before the wanted one; they take some 3 MB.
+    /// 262,144 or half as many: a search begins some four records before the wanted one. They take some
+    /// 3 MB.
     Large,
 }
 
 impl IndexSize {
-    /// There are so many or half as many.
+    /// Returns the maximum number of fingers. The minimum is half of it, for a list that is long enough.
     fn wanted(self) -> u64 {
         match self {
             IndexSize::Small => 512,
@@ -56,10 +58,10 @@ impl IndexSize {
     }
 }
 
-/// The keys of all fingers take no more bytes than this; where they would, there are fewer fingers.
+/// Maximum length of the keys of all fingers, in bytes. Where they would take more, there are fewer fingers.
 const MOST_KEY_BYTES: usize = 4 << 20;
 
-/// A longer key does not become a finger: lengths are kept in a byte.
+/// Maximum length of a finger's key in bytes: lengths are kept in a byte.
 const LONGEST_KEY: usize = 255;
 
 /// Offsets are kept in units of 8, the alignment of all records.
@@ -68,23 +70,24 @@ const UNIT: u64 = 8;
 /// A dropped finger.
 const DROPPED: u64 = 0;
 
-/// SparseIndex whose keys are written as what differs from the one before.
+/// Number of keys in a block. All keys of a block but the first are stored as the difference from the key
+/// before.
 const BLOCK: usize = 16;
 
-/// KeyTable in order. One search costs little more than what it misses in the processor's caches, so
-/// they are kept small: the first key of each block of [`BLOCK`] whole, which is what most of a
-/// search goes through, and the others behind it by their ends.
+/// Keys in order. Misses in the processor's caches are most of the cost of a search, so the keys are kept
+/// small: the first key of each block of [`BLOCK`] is whole, since most of a search compares first keys,
+/// and the others are stored by their ends.
 #[derive(Debug)]
 struct KeyTable {
     count: usize,
-    /// The first key of each block, one after the other.
+    /// First keys of all blocks, one after the other.
     firsts: Vec<u8>,
-    /// Where each of those begins, and where the last one ends.
+    /// Offset in `firsts` of each of these keys, and the end of the last one.
     first_at: Vec<u32>,
-    /// For each other key: how many bytes it has in common with the key before it, how many differ,
-    /// and these.
+    /// For each other key: the number of bytes it shares with the key before, the number of bytes that
+    /// differ, and these bytes.
     rests: Vec<u8>,
-    /// Where the rests of each block begin.
+    /// Offset in `rests` at which each block begins.
     rest_at: Vec<u32>,
 }
 
@@ -107,8 +110,8 @@ impl KeyTable {
         &self.firsts[self.first_at[block] as usize..self.first_at[block + 1] as usize]
     }
 
-    /// The keys of a block after the first: how many bytes they share with the one before, and the
-    /// others.
+    /// Returns the keys of a block after the first: the number of bytes each shares with the key before,
+    /// and its other bytes.
     fn rests(&self, block: usize) -> impl Iterator<Item = (usize, &[u8])> {
         let count = (self.count - block * BLOCK).min(BLOCK) - 1;
         let mut rest = &self.rests[self.rest_at[block] as usize..];
@@ -146,7 +149,7 @@ impl KeyTable {
         }
     }
 
-    /// How many keys are less than this one, and whether the next one equals it.
+    /// Returns the number of keys less than this one, and whether the next one equals it.
     fn rank(&self, order: Order, key: &[u8]) -> (usize, bool) {
         let (mut low, mut high) = (0, self.rest_at.len());
         while low < high {
@@ -158,14 +161,15 @@ impl KeyTable {
             }
         }
         let Some(block) = low.checked_sub(1) else { return (0, false) };
-        // How many bytes the wanted key has in common with the one before the next.
+        // Number of bytes that the wanted key has in common with the key before the next one.
         let mut matched = common(self.first(block), key);
         for (i, (shared, suffix)) in self.rests(block).enumerate() {
             let rank = block * BLOCK + 1 + i;
             match shared.cmp(&matched) {
-                // It differs from the wanted one where the one before does, and that is less.
+                // This key differs from the wanted key at the same place as the key before, which is less.
                 Ordering::Greater => continue,
-                // It differs where the one before does not; being greater than that, it is greater.
+                // This key differs from the wanted key where the key before does not. It is greater than
+                // the key before, so it is greater than the wanted key.
                 Ordering::Less => return (rank, false),
                 Ordering::Equal => {}
             }
@@ -187,20 +191,20 @@ impl KeyTable {
     }
 }
 
-/// How many bytes two keys begin with in common.
+/// Returns the length of the common beginning of two keys.
 fn common(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// See the module. Any number of threads may search while one follows.
+/// The fingers of a list; see the module. Any number of threads may search while one follows.
 #[derive(Debug)]
 pub struct SparseIndex {
     order: Order,
     size: IndexSize,
-    /// The list whose members they are.
+    /// Upper list whose members the fingers are.
     list: usize,
     keys: KeyTable,
-    /// Where the record of each key stands, in units of 8; 0 if dropped.
+    /// Offset of the record of each key, in units of 8; 0 if dropped.
     nodes: Vec<AtomicU32>,
     dropped: AtomicUsize,
     positions: PositionCache,
@@ -212,12 +216,12 @@ impl SparseIndex {
         Self { order, size, list, keys, nodes, dropped, positions: PositionCache::default() }
     }
 
-    /// How many there were to be.
+    /// Returns the size that was wanted.
     pub fn size(&self) -> IndexSize {
         self.size
     }
 
-    /// How many there are, dropped ones too.
+    /// Returns the number of fingers, including dropped ones.
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -227,12 +231,12 @@ impl SparseIndex {
         self.nodes.is_empty()
     }
 
-    /// Whether so many were dropped that they are better collected anew.
+    /// Whether enough fingers were dropped to collect the index anew.
     pub fn is_worn_out(&self) -> bool {
         self.dropped.load(Relaxed) > 16 + self.len() / 4
     }
 
-    /// The order they are in.
+    /// Returns the order of the keys.
     pub fn order(&self) -> Order {
         self.order
     }
@@ -242,7 +246,7 @@ impl SparseIndex {
     }
 
     fn set_node(&self, i: usize, offset: u64) {
-        // Past 32 GB there are no fingers.
+        // An offset past 32 GB does not fit: the finger is dropped.
         let node = u32::try_from(offset / UNIT).unwrap_or(0);
         match (self.nodes[i].swap(node, Relaxed), node) {
             (0, 0) => {}
@@ -252,8 +256,8 @@ impl SparseIndex {
         }
     }
 
-    /// Where a search for `key` at this `end` begins, and the key that stands there; `None`: at the
-    /// beginning of the list.
+    /// Returns the start of a search for `key` at this `end`, and writes the key expected there; `None`:
+    /// the search begins at the beginning of the list.
     pub(crate) fn start(
         &self,
         key: &[u8],
@@ -280,22 +284,21 @@ impl SparseIndex {
         Some(Start { offset, bound: bound.unwrap_or(0), list, is_wanted: false })
     }
 
-    /// Where the record of this key was found last, as far as there is something to be found at this
-    /// `end`.
+    /// Returns the cached offset of the record of this key, if it is below this `end`.
     pub(crate) fn cached_position(&self, key: &[u8], end: u64) -> Option<u64> {
         self.positions.get(key).filter(|offset| *offset < end)
     }
 
-    /// Remembers where the record of this key was found at the end that was followed to. One thread
-    /// at a time, and none that follows meanwhile.
+    /// Caches the offset of the record of this key at the end that was followed to. One thread at a time,
+    /// and no thread may follow meanwhile.
     pub(crate) fn put_position(&self, key: &[u8], offset: u64) {
-        // Who makes few searches seldom makes one twice.
+        // A process that makes few searches seldom repeats one.
         if self.size == IndexSize::Large {
             self.positions.put(key, offset);
         }
     }
 
-    /// The key has its record at `offset` now.
+    /// Notes that the record of this key is at `offset` from now on.
     fn replace(&self, key: &[u8], offset: u64) {
         if let (rank, true) = self.keys.rank(self.order, key) {
             self.set_node(rank, offset);
@@ -362,7 +365,7 @@ impl SparseIndex {
     }
 }
 
-/// How far a [`SparseIndexBuilder`] has come.
+/// Progress of a [`SparseIndexBuilder`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuildProgress {
     /// There is more to collect.
@@ -376,15 +379,15 @@ pub enum BuildProgress {
 
 /// Collects fingers in pieces.
 ///
-/// Between two pieces it may follow commits. What it has collected is itself a set of fingers, so
-/// the rule of the module holds for it, and it goes on from the last one that is not dropped.
+/// Between two pieces it may follow commits. The fingers collected so far are themselves an index, so
+/// the rule of the module holds for them, and collecting continues at the last one that is not dropped.
 #[derive(Debug)]
 pub struct SparseIndexBuilder {
     index: SparseIndex,
 }
 
 impl SparseIndexBuilder {
-    /// Begins with nothing, for a list of so many records.
+    /// Returns an empty builder for a list of this many records.
     pub fn new(order: Order, size: IndexSize, records: u64) -> Self {
         // One record in two has a level above 1, one in four above 2, and so on.
         let mut list = 1;
@@ -394,23 +397,23 @@ impl SparseIndexBuilder {
         Self { index: SparseIndex::new(order, size, list) }
     }
 
-    /// Of a list this small nearly all records become fingers; for tests of the rule above.
+    /// Returns a builder that makes nearly all records of a small list fingers; for tests of the rule.
     #[cfg(test)]
     pub(crate) fn at_list(order: Order, size: IndexSize, list: usize) -> Self {
         Self { index: SparseIndex::new(order, size, list) }
     }
 
-    /// The order it goes by.
+    /// Returns the order of the keys.
     pub fn order(&self) -> Order {
         self.index.order
     }
 
-    /// How many it collects.
+    /// Returns the size of the index that is built.
     pub fn size(&self) -> IndexSize {
         self.index.size
     }
 
-    /// What has been collected.
+    /// Returns the collected index.
     pub fn into_index(mut self) -> SparseIndex {
         self.index.keys.shrink_to_fit();
         self.index.nodes.shrink_to_fit();
@@ -435,11 +438,11 @@ impl SparseIndexBuilder {
         let fingers = &mut self.index;
         let (size, list) = (fingers.size, fingers.list);
         let mut reader = match size {
-            // They are far from each other.
+            // The fingers are far apart: reading ahead would be wasted.
             IndexSize::Small => reader,
             IndexSize::Large => reader.along_lists(),
         };
-        // From the last one that is not dropped; those behind it may have come back.
+        // From the last finger that is not dropped; the records of those behind it may have come back.
         let mut last = Vec::new();
         match (0..fingers.len()).rev().find(|i| fingers.node(*i) != DROPPED) {
             None => reader.load(reader.header().layout.dummy())?,
@@ -455,8 +458,8 @@ impl SparseIndexBuilder {
             fingers.keys.get(i, &mut last);
         }
         let target = fingers.len() + count;
-        // Where a transaction under way hides the upper lists, the way leads along lower ones; of
-        // those that are no members of ours one in so many is enough.
+        // While a transaction under way hides the upper lists, the walk uses lower ones. One in `every` of
+        // the records that are no members of our list is then enough.
         let every = 1usize << list.min(16);
         let mut passed = 0;
         while fingers.len() < target {
@@ -474,7 +477,7 @@ impl SparseIndexBuilder {
             }
             passed = 0;
             let Ok(node) = u32::try_from(reader.cur().offset / UNIT) else {
-                // A file of 32 GB: what begins here is searched without fingers.
+                // Past 32 GB the list is searched without fingers.
                 return Ok(BuildProgress::Done);
             };
             let key = reader.cur_key();

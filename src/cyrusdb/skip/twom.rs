@@ -33,7 +33,7 @@
 //! 1 + L pointers: two alternatives of list 0, then lists 1 to L - 1. Then the checksum of the head
 //! and that of the tail, the key, a zero, the value, a zero, zeros up to a multiple of 8.
 //!
-//! A deleted record stays in its lists; only in list 0 a delete stands before it. The file is
+//! A deleted record stays in its lists; in list 0 alone a delete precedes it. The file is
 //! longer than the current size (grown in steps, filled with zeros).
 
 use super::header::SkipHeader;
@@ -100,7 +100,7 @@ pub(crate) fn decode(bytes: &[u8], offset: u64, checksums: bool, node: &mut Node
     let Some((start, _)) = bytes.split_first_chunk::<8>() else { return Ok(false) };
     let [kind, level, key_0, key_1, value @ ..] = *start;
     let level = usize::from(level);
-    // The second one: where the ancestor stands, or the start of a transaction.
+    // Second element: offset of the word with the ancestor, or with the start of the transaction.
     let (node_kind, target_at, pointers_at, levels) = match kind {
         1 => (NodeKind::Dummy, None, 8, MAX_LEVEL..=MAX_LEVEL),
         2 => (NodeKind::Record, None, 8, 1..=MAX_LEVEL),

@@ -1,4 +1,4 @@
-//! Everything that is wrong with a twoskip or twom file.
+//! Reports everything wrong in a twoskip or twom file.
 
 use super::header::SkipHeader;
 use super::node::{Layout, MAX_LEVEL, NodeKind};
@@ -10,14 +10,14 @@ use crate::cyrusdb::problem::ProblemList;
 use crate::cyrusdb::source::ByteSource;
 use crate::cyrusdb::{Problem, RawRecord};
 
-/// Reads a whole file and says what is wrong in it; calls `visit` for every committed record, in
-/// the order of the list, as far as the list leads.
+/// Reads a whole file and returns its problems. Calls `visit` for every committed record, in the order of
+/// the list, as far as the list leads.
 ///
 /// Read as a log: every record up to the committed end, its checksums, where its pointers lead,
 /// and that each transaction is closed by a commit that knows where it began. Read as a list: that
 /// the keys ascend, that each upper list has just the members it should have, and that there are
 /// as many records as the header says. The last two only of a file without a transaction under
-/// way. On a file that is being written, what is wrong may be nothing but the writing.
+/// way. On a file that is being written, the problems may be nothing but the writing.
 ///
 /// Takes 16 bytes of memory a record.
 pub fn verify<S: ByteSource + ?Sized>(
@@ -77,7 +77,7 @@ fn read_log<S: ByteSource + ?Sized>(
                 continue;
             }
             Err(error) => {
-                // The next place where a record stands; what lies between is one problem.
+                // Searches for the next record. The bytes between are one problem.
                 if !lost {
                     problems.push(error.into());
                 }
@@ -120,7 +120,8 @@ fn entry(log: &[LogEntry], offset: u64) -> Option<&LogEntry> {
     log.binary_search_by_key(&offset, |entry| entry.offset).ok().and_then(|at| log.get(at))
 }
 
-/// Where the current record points back to: what it supersedes, or what follows a deleted one.
+/// Checks the offset to which the current record points back: the record that it supersedes, or the one
+/// behind a deleted record.
 fn check_pointers<S: ByteSource + ?Sized>(
     reader: &SnapshotReader<'_, S>,
     log: &[LogEntry],
@@ -147,7 +148,7 @@ fn check_pointers<S: ByteSource + ?Sized>(
     }
 }
 
-/// Where the lists lead from each record, superseded ones included: their pointers stay.
+/// Checks where the lists lead from each record. Superseded records are included: their pointers stay.
 fn check_later_pointers<S: ByteSource + ?Sized>(
     mut reader: SnapshotReader<'_, S>,
     log: &[LogEntry],
@@ -188,7 +189,7 @@ fn read_list<S: ByteSource + ?Sized>(
     let header = *reader.header();
     let mut count = 0;
     let mut orders = vec![Order::Raw, Order::Mbox];
-    // For each upper list, the last member so far and where it leads.
+    // For each upper list, the last member so far and its successor.
     let mut upper = [(header.layout.dummy(), 0); MAX_LEVEL];
     let walked: Result<()> = (|| {
         reader.load(header.layout.dummy())?;
@@ -216,7 +217,7 @@ fn read_list<S: ByteSource + ?Sized>(
             }
             if !deleted {
                 count += 1;
-                // What is wrong with it has been said already.
+                // A bad tail has been reported already.
                 if reader.check_tail().is_ok() {
                     let (key, value) = reader.cur_row();
                     visit(RawRecord { offset, key, value });
@@ -268,7 +269,7 @@ mod tests {
     const LAYOUTS: [Layout; 2] = [Layout::Twoskip, Layout::Twom { checksums: true }];
 
     #[test]
-    fn nothing_is_wrong_with_what_cyrus_writes() {
+    fn files_of_cyrus_have_no_problems() {
         for list in lists() {
             for engine in ["twoskip", "twom"] {
                 let mut rows = Vec::new();
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn any_flipped_byte_of_the_list_is_noticed() {
+    fn every_flipped_byte_is_a_problem() {
         for layout in LAYOUTS {
             let mut file = list(layout, 18);
             for at in 0..file.len() {
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_listed_not_only_the_first() {
+    fn all_problems_are_listed() {
         let file = list(Layout::Twoskip, 200);
         let mut broken = file.clone();
         let records: Vec<usize> = {
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_anywhere_has_a_problem_and_ends() {
+    fn truncated_file_has_a_problem() {
         for layout in LAYOUTS {
             let file = list(layout, 40);
             let end = SkipHeader::read(&file).unwrap().end as usize;

@@ -1,20 +1,20 @@
-//! What is left of a skiplist file of which something was lost.
+//! Reads the remaining records of a damaged skiplist file.
 //!
-//! A lost record hides what it said. Before the log that is one key. In the log it may have been the
-//! DELETE of an earlier record, or its successor, so that the place of a record no longer tells whether
-//! it is the last word on its key. The pointers do: those of each list lead along records that are
-//! there. So behind a loss in the log a record counts only if the log leaves it there and pointers of
-//! other whole records lead to it, from the DUMMY on.
+//! A lost record hides its contents. Before the log that is one key. In the log it may have been the
+//! DELETE of an earlier record, or its successor, so that the position of a record no longer tells whether
+//! it is the current one of its key. The pointers tell: those of each list lead along live records. So
+//! behind a loss in the log a record counts only if it is live by the log, and if pointers of other whole
+//! records, from the DUMMY on, lead to it.
 
 use super::*;
 use crate::cyrusdb::problem::MAX_PROBLEMS;
 
-/// Longest key that is believed where a record may begin.
+/// Maximum length of a key, in bytes, where a record may begin.
 const KEY_LIMIT: u32 = 4096;
 
 impl Replay {
-    /// Reads all that can be read of a file that [`follow`](Self::follow) refuses, and lists the
-    /// [damage](Self::damage); `refused` is why. The caller holds the shared lock.
+    /// Reads the readable records of a file that [`follow`](Self::follow) refuses for the reason `refused`,
+    /// and lists the [damage](Self::damage). The caller holds the shared lock.
     ///
     /// # Errors
     ///
@@ -57,21 +57,21 @@ impl Replay {
         Ok(replay)
     }
 
-    /// What is wrong, by offset. Where there is anything, a key that is not found may have been there.
+    /// Returns the problems, by offset. If there are any, a missing key may have been in the damaged part.
     pub fn damage(&self) -> &[Problem] {
         &self.damage
     }
 
-    /// Whether a pointer leads behind the end of the file, so that whole transactions were cut off.
+    /// Returns a problem if a pointer leads behind the end of the file: whole transactions were cut off.
     pub fn leads_past(&self, size: u64) -> Option<Problem> {
         let past = |at: &u32| self.pointers(*at).any(|pointer| u64::from(pointer) >= size);
         let from = self.live.iter().copied().filter(past).min()?;
-        let what = "a pointer leads behind the end of the file: it was cut off".into();
+        let what = "a pointer leads behind the end of the file: it was truncated".into();
         Some(Problem { offset: from.into(), what })
     }
 
-    /// Whether the file, of whose beginning this was read, still has that beginning: the header, and the
-    /// keys and values of the last records. No proof, but nothing that Cyrus does changes them.
+    /// Whether the file still begins with the bytes that were read: the header, and the keys and values of
+    /// the last records. This is no proof, but Cyrus changes none of them.
     pub fn continues<S: ByteSource + ?Sized>(&self, source: &S, size: u64) -> bool {
         if size < self.committed() || read_header(source, size).ok() != self.header {
             return false;
@@ -85,7 +85,7 @@ impl Replay {
         })
     }
 
-    /// Reads transactions up to the end of what is in memory, past what is none.
+    /// Reads transactions up to the end of the bytes in memory, past damaged parts.
     fn read_past_damage(&mut self, header: SkiplistHeader, refused: Problem) -> Salvage {
         let size = self.bytes.len() as u64;
         let mut whole = Salvage::default();
@@ -99,7 +99,7 @@ impl Replay {
                 self.next_record(HEADER as u64 + 4, header)
             }
         };
-        // What was committed.
+        // Committed changes.
         let mut logs = Vec::new();
         while at < size {
             if at >= header.logstart && committed == 0 {
@@ -145,11 +145,11 @@ impl Replay {
             }
         }
         if committed == 0 {
-            // What stands before the log was committed when the file was made.
+            // Records before the log were committed when the file was made.
             logs.append(&mut changes);
             committed = header.logstart.min(size);
             if size < header.logstart {
-                problems.push(problem(size, "the file ends before its log: it was cut off"));
+                problems.push(problem(size, "the file ends before its log: it was truncated"));
                 whole.is_log_in_doubt = true;
             }
         }
@@ -159,11 +159,11 @@ impl Replay {
         }
         self.damage = problems;
         for change in logs {
-            // With damage it does not fail.
+            // Does not fail while damage is noted.
             let _ = self.change(change);
         }
         self.bytes.truncate(usize::try_from(committed).unwrap_or(usize::MAX));
-        // Of a record that is there, all is in memory.
+        // A live record is wholly in memory.
         let end = self.bytes.len();
         let bytes = &self.bytes;
         let is_whole = |at: &u32| (*at as usize) < end && key_at(bytes, *at).is_some();
@@ -179,7 +179,7 @@ impl Replay {
         (begins == [DUMMY, 0, 0] && word(end)? == NO_MORE_POINTERS).then_some(end as u64 + 4)
     }
 
-    /// The offset behind the record at `at`, if there is a whole one of the type for that place.
+    /// Returns the offset behind the record at `at`, if it is whole and of the type for that place.
     fn end_of_whole(&self, at: u64, header: SkiplistHeader) -> Option<u64> {
         let at = usize::try_from(at).ok()?;
         let word = |at: usize| word_at(&self.bytes, at);
@@ -189,14 +189,14 @@ impl Replay {
         }
         let key_length = word(at + 4).filter(|length| (1..=KEY_LIMIT).contains(length))?;
         let key = self.bytes.get(at + 8..)?.get(..key_length as usize)?;
-        // No key that Cyrus writes has a NUL.
+        // Cyrus writes no key with a NUL.
         if key.contains(&0) {
             return None;
         }
         let value_length_at = at + 8 + padded(key_length) as usize;
         let value_length = word(value_length_at)?;
         let value = self.bytes.get(value_length_at + 4..)?.get(..value_length as usize)?;
-        // Nor has a value; one that is zeros at its end was lost there.
+        // Nor a value; zeros at its end are lost bytes.
         if value.contains(&0) {
             return None;
         }
@@ -206,8 +206,8 @@ impl Replay {
             if pointer == NO_MORE_POINTERS {
                 return (level > 0).then_some((pointers + 4 * level + 4) as u64);
             }
-            // Text, where a length before it was lost. Of a file that was cut off, pointers may lead
-            // behind the end.
+            // This is text, where a length before it was lost. In a truncated file pointers may lead behind
+            // the end.
             let is_text = pointer.to_be_bytes().iter().all(|byte| *byte >= b' ');
             if is_text && pointer as usize >= self.bytes.len() {
                 return None;
@@ -216,12 +216,12 @@ impl Replay {
         None
     }
 
-    /// The offset of the next whole record from here on, or of the log; the end, if there is none.
+    /// Returns the offset of the next whole record from here on, or of the log; the end, if there is none.
     fn next_record(&self, from: u64, header: SkiplistHeader) -> u64 {
         let size = self.bytes.len() as u64;
         let mut at = from;
         while at < size {
-            // Where the log begins, a record does.
+            // The log begins with a record.
             if at == header.logstart || self.end_of_whole(at, header).is_some() {
                 return at;
             }
@@ -238,7 +238,7 @@ impl Replay {
         Some(value_length_at + 4 + padded(value_length) as usize)
     }
 
-    /// Where a record leads, in all its lists.
+    /// Returns the pointers of a record, in all its lists.
     fn pointers(&self, record: u32) -> impl Iterator<Item = u32> {
         let from = match record {
             // The DUMMY has no key and no value.
@@ -250,7 +250,7 @@ impl Replay {
         words.map_while(|at| word_at(&self.bytes, at).filter(|word| *word != NO_MORE_POINTERS))
     }
 
-    /// The whole records that pointers of whole records lead to.
+    /// Returns the whole records to which pointers of whole records lead.
     fn reached(&self, whole: &HashSet<u32>) -> HashSet<u32> {
         let mut reached = HashSet::new();
         let mut from = vec![0];
@@ -265,11 +265,11 @@ impl Replay {
     }
 }
 
-/// What was read of a damaged file.
+/// Records read from a damaged file.
 #[derive(Default)]
 struct Salvage {
     records: HashSet<u32>,
-    /// A loss before the log reaches into it, or it contradicts itself.
+    /// A loss before the log reaches into it, or the log contradicts itself.
     is_log_in_doubt: bool,
     lost_before: bool,
 }
@@ -282,7 +282,7 @@ impl Salvage {
         }
     }
 
-    /// The loss ends here.
+    /// Notes the end of a loss.
     fn ends(&mut self, at: u64, header: SkiplistHeader) {
         self.is_log_in_doubt |= self.lost_before && at > header.logstart;
     }

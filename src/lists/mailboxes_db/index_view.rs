@@ -1,4 +1,4 @@
-//! A skiplist or flat file, all of it in memory.
+//! View of a skiplist or flat file, all of it in memory.
 
 use std::fs::{File, Metadata};
 use std::io::Read;
@@ -17,13 +17,14 @@ use crate::os::file_id::FileId;
 use super::keys;
 use super::open_file::ListFile;
 
-/// A change of the file is told from its time only from then on: the kernel's clock for it ticks.
+/// Resolution of file times: a change within it may leave the time as it was, since the kernel's clock for
+/// file times ticks.
 const TICK: Duration = Duration::from_millis(50);
 
-/// A file that is written in place is not taken for whole for so long after the last write.
+/// Time after the last write for which a file written in place may be incomplete.
 const COPYING: Duration = Duration::from_secs(10);
 
-/// Most beginnings of keys that a walk passes by without asking.
+/// Maximum number of key beginnings that a walk skips without a call of its visitor.
 const MOST_PASSED: usize = 64;
 
 /// The content of one file, for as long as the path leads to it.
@@ -38,9 +39,9 @@ struct Content {
     kind: IndexEngine,
     keys: Option<KeyGeneration>,
     stamp: Stamp,
-    /// It was read in the tick of the last write, so that another one in that tick would not show.
+    /// It was read in the tick of the last write, so that another write in that tick would not show.
     is_fresh: bool,
-    /// The file was overwritten in place, at last then.
+    /// Time at which the file was last overwritten in place.
     overwritten: Option<SystemTime>,
 }
 
@@ -52,8 +53,8 @@ enum IndexEngine {
     Flat(FlatTable),
 }
 
-/// By what a change of a file shows. The time is the inode's, which nobody can put back as he can that
-/// of the last modification.
+/// Length and time by which a change of a file shows. It is the time of the inode, which no program can
+/// set, unlike that of the last modification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     size: u64,
@@ -73,7 +74,7 @@ impl Stamp {
         since(seconds, rest).and_then(|since| UNIX_EPOCH.checked_add(since)).unwrap_or(UNIX_EPOCH)
     }
 
-    /// Whether the last change is no longer ago than that.
+    /// Whether the last change was within this time.
     fn is_within(self, time: Duration) -> bool {
         let now = SystemTime::now();
         let apart = now.duration_since(self.time()).unwrap_or_else(|ahead| ahead.duration());
@@ -82,11 +83,11 @@ impl Stamp {
 }
 
 impl Content {
-    /// `before`: what was known of the same file, which was then written in place.
+    /// `before`: the view of the same file, which was then written in place.
     fn new(kind: IndexEngine, stamp: Stamp, before: Option<&IndexView>) -> Self {
         let overwritten = before.and_then(|before| {
             let before = before.content();
-            // Cyrus cuts off what a writer that died has left, and nothing else.
+            // Cyrus truncates the rest of a dead writer, and nothing else.
             let grew = match &before.kind {
                 IndexEngine::Skiplist(replay) => replay.committed() <= stamp.size,
                 IndexEngine::Flat(_) => false,
@@ -119,8 +120,8 @@ impl IndexView {
     /// Reads a skiplist file, whose shared lock the caller holds. `before`: the view of the same file
     /// that this one replaces.
     ///
-    /// A file of which something was lost, or whose end is missing (the rest of a writer that died, or
-    /// of a file that was cut off), answers for whom it has left.
+    /// A damaged file, or one without its end (a writer died, or the file was truncated), answers for the
+    /// names that remain.
     pub(super) fn skiplist(
         file: &ListFile,
         metadata: &Metadata,
@@ -191,19 +192,19 @@ impl IndexView {
         }
     }
 
-    /// Whether this is all that the file holds.
+    /// Whether this is the present content of the file.
     pub(super) fn is_current(&self, metadata: &Metadata) -> bool {
         let content = self.content();
         let stamp = Stamp::of(metadata);
         content.stamp == stamp && (!content.is_fresh || stamp.is_within(TICK))
     }
 
-    /// Reads what a skiplist file has grown by; the caller holds its shared lock. `false`: this
-    /// content cannot be carried on.
+    /// Reads the bytes that a skiplist file has grown by; the caller holds its shared lock. Returns `false`
+    /// if the file must be read anew.
     pub(super) fn follow(&self, file: &ListFile, metadata: &Metadata) -> bool {
         let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
         let stamp = Stamp::of(metadata);
-        // Cyrus never cuts off what was committed, and what it overwrites shows by the length.
+        // Cyrus never truncates committed records, and overwritten ones show by the length.
         if content.is_fresh || stamp.size == content.stamp.size {
             return false;
         }
@@ -225,15 +226,15 @@ impl IndexView {
         }
     }
 
-    /// All rows, for as long as `visit` wants more. It must not wait for this list.
+    /// Visits all rows. `visit` must not wait for this list.
     pub(super) fn each(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
         for (key, value) in self.content().rows() {
             visit(key, value);
         }
     }
 
-    /// Rows whose keys begin with `start`, for as long as `visit` wants more, past those that it says.
-    /// It must not wait for this list.
+    /// Visits rows whose keys begin with `start`, until `visit` stops, without those that it skips. `visit`
+    /// must not wait for this list.
     pub(super) fn each_past(&self, start: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> WalkStep) {
         let content = self.content();
         match &content.kind {
@@ -260,10 +261,10 @@ impl IndexView {
                     }
                 }
             }
-            // In no order: what is to be passed is known again.
+            // In no order: each row is compared with the beginnings to skip.
             IndexEngine::Skiplist(replay) => {
                 let mut passed: Vec<Vec<u8>> = Vec::new();
-                // Most are of users, and need not be looked at if one of them tells so.
+                // Most rows are of users. If the visitor skips one of them, all of them are skipped.
                 let is_rest = match replay.of_users() {
                     Some((key, value)) if key.starts_with(start) => match visit(key, value) {
                         WalkStep::Past(length) => {
@@ -272,7 +273,7 @@ impl IndexView {
                         WalkStep::On => false,
                         WalkStep::Stop => return,
                     },
-                    // Unless it is about one of them.
+                    // A walk below one user needs its rows.
                     _ => users_prefix(start).is_none(),
                 };
                 let rows: Box<dyn Iterator<Item = (&[u8], &[u8])>> = match is_rest {
@@ -307,14 +308,14 @@ impl IndexView {
                 1 => String::new(),
                 _ => format!(", and {} more like it", count - 1),
             };
-            let advice = "; recipients with a whole record are answered, others deferred; see \
+            let advice = "; recipients with a whole record are answered, all others are deferred; run \
                           `murder-route verify`";
             return Some(Error::corrupt(*offset, format!("{what}{more}{advice}")));
         }
-        // A copy over the file may have come no further than the end of a record.
+        // A copy over the file may have ended so far at the end of a record.
         let overwritten = content.overwritten?;
         let age = SystemTime::now().duration_since(overwritten).unwrap_or_default();
-        let what = "the file was overwritten in place a moment ago, and may not be whole yet";
+        let what = "the file was overwritten in place seconds ago and may be incomplete";
         (age < COPYING).then(|| Error::corrupt(content.stamp.size, what))
     }
 }

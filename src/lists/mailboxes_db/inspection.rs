@@ -1,4 +1,4 @@
-//! Whether a list can be read, without a question of a mail server.
+//! Inspects a list regularly, without a request of a mail server.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,31 +12,31 @@ use super::error::ReadError;
 use super::view::View;
 use crate::lists::FileList;
 
-/// Records that one look walks along. All of a list with 1,000,000 are looked at within an hour or two.
+/// Number of records read by one inspection. A list with 1,000,000 is read whole within an hour or two.
 const PIECE: usize = 1000;
 
 /// The state of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inspection {
-    /// It answers for every name.
+    /// The list answers for every name.
     Well,
-    /// Names that are not found, or some that are in it, are deferred; the text says why.
+    /// Misses, or some names that it has, are deferred; the text says why.
     Doubted(Doubt),
-    /// It cannot be read; the text says why.
+    /// The list cannot be read; the text says why.
     Unreadable(Doubt),
-    /// A writer has it locked: nothing can be told.
+    /// A writer has locked the list: its state is unknown.
     Locked,
 }
 
-/// Where something was wrong in a list, or may be found to be.
+/// Names and keys at which damage was met, or is looked for.
 #[derive(Debug, Default)]
 pub(super) struct Suspects(Mutex<SuspectState>);
 
 #[derive(Debug, Default)]
 struct SuspectState {
-    /// The last name whose lookup failed.
+    /// Last name whose lookup failed.
     failed: Option<MailboxName>,
-    /// The key behind which the next walk begins.
+    /// Key behind which the next walk begins.
     walked_to: Vec<u8>,
 }
 
@@ -45,14 +45,14 @@ impl Suspects {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A lookup of this name failed, because of the file.
+    /// Notes that a lookup of this name failed because of the file.
     pub(super) fn failed(&self, name: &MailboxName) {
         self.inner().failed = Some(name.clone());
     }
 }
 
 impl FileList {
-    /// Looks at the list: whether the file can be read, and the next of its records. Waits for locks, as a
+    /// Inspects the list: whether the file can be read, and a piece of its records. Waits for locks, as a
     /// lookup does.
     pub fn inspect(&self) -> Inspection {
         let mut scratch = Scratch::default();
@@ -72,7 +72,11 @@ impl FileList {
         }
     }
 
-    /// Why a name that could not be looked up still cannot.
+    /// Looks up the last name that failed.
+    ///
+    /// # Errors
+    ///
+    /// If it fails again.
     pub(super) fn doubt_of_suspects(&self) -> Result<(), Doubt> {
         let failed = self.suspects.inner().failed.clone();
         let Some(name) = failed else { return Ok(()) };
@@ -85,7 +89,7 @@ impl FileList {
         }
     }
 
-    /// Reads the next piece of a list that is not in memory; at its end, begins anew.
+    /// Reads the next piece of a list that is not in memory. Begins anew at its end.
     fn walk_on(&self, scratch: &mut Scratch) -> Result<(), ReadError> {
         let from = self.suspects.inner().walked_to.clone();
         let view = self.check_with_retries(scratch)?;

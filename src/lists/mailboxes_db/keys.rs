@@ -1,9 +1,9 @@
-//! Which generation of Cyrus wrote the keys of a list. No record of the file says it.
+//! The generation of Cyrus that wrote the keys of a list. No record of the file names it.
 
 use crate::model::name::KeyGeneration;
 
-/// What one mailbox's key shows, for a list is wholly of one generation. A list in which none shows
-/// anything holds no user's mailbox: it is no mailbox list, or one that has lost everything.
+/// Returns the generation that one key shows, since a list is wholly of one generation. A list without
+/// such a key has no user's mailbox: it is no mailbox list, or it has lost everything.
 ///
 /// Keys of 3.6 and later separate by control characters, which no name up to 3.4 can hold; but a
 /// top-level shared folder has a key without any. They begin with `N`, `I`, `A` or `J`, and so may
@@ -18,15 +18,13 @@ pub(crate) fn generation_shown_by(key: &[u8]) -> Option<KeyGeneration> {
     shown.then_some(KeyGeneration::Internal)
 }
 
-/// What the keys of all names that begin with `prefix` begin with, in a list of this generation:
-/// one beginning or two, of which neither begins with the other. Keys of other names may begin so
-/// too.
+/// Returns the beginnings of the keys of all names that begin with `prefix`, in a list of this generation:
+/// one or two, of which neither begins with the other. Keys of other names may begin so too.
 pub(crate) fn key_prefixes(generation: KeyGeneration, prefix: &[u8]) -> Vec<Vec<u8>> {
     if generation == KeyGeneration::Internal {
         return vec![prefix.to_vec()];
     }
-    // The domain keeps its dots. Without a `!`, the prefix may be one of a domain as well as one of
-    // components.
+    // The domain keeps its dots. Without a `!`, the prefix may be of a domain or of components.
     let (domain, local) = match memchr::memchr(b'!', prefix) {
         Some(at) => (&prefix[..at], &prefix[at..]),
         None => (&prefix[..0], prefix),
@@ -50,7 +48,7 @@ mod tests {
     use KeyGeneration::{Internal, Separated};
 
     #[test]
-    fn only_what_the_other_generation_cannot_hold_decides() {
+    fn only_a_key_of_one_generation_decides() {
         for (key, shown) in [
             (&b"Nuser\x1fjane"[..], Some(Separated)),
             (b"Nexample.org\x1duser\x1fbob", Some(Separated)),
@@ -71,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_of_a_name_begins_with_one_of_its_prefixes() {
+    fn key_of_a_name_begins_with_one_of_its_prefixes() {
         for name in ["user.jane^doe.Sent", "example.org!user.bob.a^b", "news.comp", "a"] {
             let whole = MailboxName::new(name).unwrap();
             for generation in [Internal, Separated] {

@@ -17,14 +17,14 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 thread_local! {
-    /// When this thread must have the locks that it waits for.
+    /// Time at which this thread stops waiting for locks.
     static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Ends all waits for locks within `look` at this time, also those of several lists one after the
-/// other. A lock that is free is taken after it as well.
+/// Ends all waits for locks within `look` at this time, even if several lists wait one after the other. A
+/// free lock is taken even after it.
 pub(crate) fn until<T>(deadline: Instant, look: impl FnOnce() -> T) -> T {
-    /// Puts back what there was, also after a panic.
+    /// Restores the previous deadline, even after a panic.
     struct Before(Option<Instant>);
     impl Drop for Before {
         fn drop(&mut self) {
@@ -35,7 +35,7 @@ pub(crate) fn until<T>(deadline: Instant, look: impl FnOnce() -> T) -> T {
     look()
 }
 
-/// How much of this time for locks the [deadline](until) of this thread leaves.
+/// Returns the part of this timeout for locks that the [deadline](until) of this thread leaves.
 pub(crate) fn left_of(patience: Duration) -> Duration {
     match DEADLINE.get() {
         Some(deadline) => patience.min(deadline.saturating_duration_since(Instant::now())),
@@ -43,25 +43,24 @@ pub(crate) fn left_of(patience: Duration) -> Duration {
     }
 }
 
-/// What Cyrus locks of a file.
+/// Ranges of a file that Cyrus locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ranges {
     /// twoskip, skiplist.
     WholeFile,
-    /// twom: first the gate (the magic), then the data (the dummy record), then the gate is let go
-    /// again (`lib/twom.c`, `read_lock`).
+    /// twom: locks the gate (the magic), then the data (the dummy record), then unlocks the gate
+    /// (`lib/twom.c`, `read_lock`).
     Twom,
 }
 
-/// A shared lock, held until dropped. The file must have been opened for this lock alone.
+/// A shared lock, held until dropped. Its file must have been opened for this lock alone.
 #[derive(Debug)]
 pub(crate) struct SharedLock<'f> {
     file: &'f File,
 }
 
 impl<'f> SharedLock<'f> {
-    /// Takes the lock. `None`: a writer still has it when the time is over; with no time at all, it
-    /// is tried once.
+    /// Takes the lock; `None`: a writer kept it until the timeout. A timeout of zero tries once.
     pub(crate) fn take(
         file: &'f File,
         ranges: Ranges,
@@ -78,19 +77,19 @@ impl<'f> SharedLock<'f> {
                 data
             }
         };
-        // If it was not taken, dropping lets go of what part of it there may be.
+        // If it was not taken, dropping releases the part that may be locked.
         Ok(taken.then_some(lock))
     }
 }
 
 impl Drop for SharedLock<'_> {
     fn drop(&mut self) {
-        // Nothing can be done if that fails; closing the file lets go as well.
+        // A failure is harmless: closing the file releases the lock as well.
         let _ = set(self.file, libc::F_UNLCK, 0, 0);
     }
 }
 
-/// Asks again and again: a lock one can wait for in the kernel cannot be given up on.
+/// Tries until the deadline: the kernel's own wait for a lock has no timeout.
 fn poll(file: &File, start: i64, len: i64, deadline: Instant) -> io::Result<bool> {
     let mut pause = Duration::from_micros(100);
     loop {
@@ -120,7 +119,7 @@ fn set(file: &File, kind: i32, start: i64, len: i64) -> Result<(), Errno> {
     fcntl(file, FcntlArg::F_OFD_SETLK(&range)).map(drop)
 }
 
-/// Takes Cyrus' place as the writer.
+/// Locks the file as a writer of Cyrus does.
 #[cfg(test)]
 pub(crate) fn hold_for_writing(file: &File) {
     set(file, libc::F_WRLCK, 0, 0).unwrap();
@@ -131,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_that_does_not_come_is_given_up_in_time() {
+    fn wait_for_a_lock_ends_at_the_timeout() {
         let path = tempfile::NamedTempFile::new().unwrap();
         let writer = File::options().write(true).open(path.path()).unwrap();
         hold_for_writing(&writer);
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_for_locks_end_at_the_deadline_of_the_thread() {
+        fn waits_end_at_the_deadline_of_the_thread() {
         let hour = Duration::from_secs(3600);
         until(Instant::now() + hour / 2, || {
             assert!(left_of(hour) <= hour / 2);
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_let_go_with_nothing_left_behind() {
+    fn released_lock_leaves_no_range_locked() {
         let path = tempfile::NamedTempFile::new().unwrap();
         let reader = File::open(path.path()).unwrap();
         let writer = File::options().write(true).open(path.path()).unwrap();

@@ -1,6 +1,6 @@
-//! The high-water mark of a list of this host, kept over restarts in a file of the state directory.
+//! The high-water mark of a list of this host, in a file of the state directory.
 //!
-//! Without it a daemon that starts beside an emptied list would take the list for what it always was.
+//! Without it a daemon that starts beside an emptied list would trust the list.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -9,28 +9,28 @@ use std::path::{Path, PathBuf};
 
 use crate::model::loss_guard::HighWater;
 
-/// The first word of the file.
+/// First word of the file.
 const MAGIC: &str = "murder-route-high-water";
 
-/// The word in place of the state that says that the loss is right.
+/// State of a mark whose loss was accepted.
 const ACCEPTED: &str = "accepted";
 
-/// Maximum length of the file that is read.
+/// Maximum length of the file in bytes.
 const MAX_LENGTH: u64 = 8192;
 
-/// Begins the names of all such files.
+/// Beginning of the names of all mark files.
 const PREFIX: &str = "mailboxes-db-";
 
-/// What a file says.
+/// Contents of a mark file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoredMark {
-    /// What the list had.
+    /// Number of names that the list had.
     Mark(HighWater),
-    /// Its loss is right (`replica accept`): what it has now is what counts.
+    /// The loss was accepted (`replica accept`): the present number of names counts.
     Accepted,
 }
 
-/// The file for one list.
+/// The mark file of one list.
 #[derive(Debug, Clone)]
 pub struct MarkFile {
     path: PathBuf,
@@ -38,9 +38,9 @@ pub struct MarkFile {
 }
 
 impl MarkFile {
-    /// For the list at this path, in this directory, which need not be there.
+    /// Returns the file for the list at this path, in this directory, which need not exist.
     pub fn new(directory: &Path, list: &Path) -> Self {
-        // FNV-1a, which is the same in every process. Lists do not share a file.
+        // FNV-1a, which is the same in every process. Each list has a file of its own.
         let hash =
             list.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |sum, b| {
                 (sum ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
@@ -49,21 +49,21 @@ impl MarkFile {
         Self { path, list: list.to_owned() }
     }
 
-    /// Where it is.
+    /// Returns the path of the mark file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it says; `None`: it is not there, cannot be read, or says nothing of use.
+    /// Reads the file; `None`: it is missing, unreadable, or not a mark of this list.
     pub fn load(&self) -> Option<StoredMark> {
         parse(&read(&self.path).ok()?, Some(&self.list))
     }
 
-    /// Replaces it. Makes the directory if only that is missing.
+    /// Replaces the file. Makes its directory, but no parent of that.
     ///
     /// # Errors
     ///
-    /// If it cannot be written; it then is as before.
+    /// If the file cannot be written; it then is as before.
     pub fn store(&self, mark: HighWater) -> io::Result<()> {
         if let Some(directory) = self.path.parent()
             && !directory.is_dir()
@@ -75,7 +75,7 @@ impl MarkFile {
     }
 }
 
-/// Says of all lists of this directory which have lost much that this is right. How many there were.
+/// Accepts the losses of all lists with a mark in this directory. Returns the number of accepted losses.
 ///
 /// # Errors
 ///
@@ -122,7 +122,7 @@ fn parse(text: &str, list: Option<&Path>) -> Option<StoredMark> {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    // A FIFO must not keep us.
+    // Does not wait for the writer of a FIFO.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
@@ -134,7 +134,7 @@ fn read(path: &Path) -> io::Result<String> {
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
-    // Left behind by a process that was killed.
+    // A process that was killed may have left it.
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -1,8 +1,8 @@
-//! Whether a list has records of other servers.
+//! Tells whether a list has records of other servers.
 //!
-//! The list of a host of a murder has them: `lmtpd` calls a mailbox remote exactly if its record has a
+//! The list of a host of a Murder has them: `lmtpd` calls a mailbox remote exactly if its record has a
 //! server. Such a list comes from the MUPDATE master and may lag behind it or have lost names, so
-//! its misses need a confirmation. The list of a single server has none and is complete by itself.
+//! its misses are confirmed. The list of a single server has none and is complete by itself.
 
 use std::ops::ControlFlow;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -12,17 +12,17 @@ use crate::model::doubt::Doubt;
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
 
-/// Time for which a list is taken to have no records of other servers, once it was read to its end.
-/// A single server becomes a member of a murder once in its life.
+/// Time for which a list without records of other servers is not read again. A single server becomes a
+/// member of a Murder once in its life.
 const LOCAL_AGE: Duration = Duration::from_secs(60);
 
-/// What is known of one list. Shared by threads.
+/// Cached answer for one list. Shared by threads.
 #[derive(Debug, Default)]
 pub(super) struct RemoteRecords {
-    /// The first server met. Kept for the life of the process: a list that has lost all its remote
-    /// records is that of an emptied murder sooner than that of a single server.
+    /// First server met. Kept for the life of the process: a list that has lost all its remote records is
+    /// more likely of an emptied Murder than of a single server.
     server: OnceLock<String>,
-    /// When the list was last read to its end without any.
+    /// Time at which the list was last read to its end without any.
     local: Mutex<Option<Instant>>,
 }
 
@@ -31,8 +31,8 @@ pub(super) type Walk<'a> =
     &'a dyn Fn(&mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>) -> Result<(), Doubt>;
 
 impl RemoteRecords {
-    /// What is known without reading the list: a server that has records in it, or `None` in it if
-    /// there was none within the last [`LOCAL_AGE`]. `None`: the list has to be read.
+    /// Returns the cached answer: a server that has records in the list, or an inner `None` if there was
+    /// none within the last [`LOCAL_AGE`]. `None`: the list has to be read.
     pub(super) fn known(&self) -> Option<Option<&str>> {
         if let Some(server) = self.server.get() {
             return Some(Some(server));
@@ -41,7 +41,11 @@ impl RemoteRecords {
         local.is_some_and(|when| when.elapsed() < LOCAL_AGE).then_some(None)
     }
 
-    /// The same, and reads the list if need be. `Err` says why it could not be read to its end.
+    /// Returns a server that has records in the list. Reads the list if the answer is not cached.
+    ///
+    /// # Errors
+    ///
+    /// If the list cannot be read to its end.
     pub(super) fn find(&self, walk: Walk<'_>) -> Result<Option<&str>, Doubt> {
         if let Some(known) = self.known() {
             return Ok(known);
@@ -79,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_once_met_is_known_for_good_and_a_local_list_for_a_while() {
+    fn remote_server_is_kept_and_local_list_expires() {
         let remote = RemoteRecords::default();
         let walks = Cell::new(0);
         let find = |servers: &[Option<&str>]| {
@@ -97,7 +101,7 @@ mod tests {
         };
         assert_eq!(remote.known(), None);
         assert_eq!((find(&[None, None]), walks.get()), (Ok(None), 1));
-        assert_eq!((find(&[Some("be1")]), walks.get()), (Ok(None), 1), "read a moment ago");
+        assert_eq!((find(&[Some("be1")]), walks.get()), (Ok(None), 1), "read recently");
         *remote.local.lock().unwrap() = Instant::now().checked_sub(LOCAL_AGE);
         assert_eq!(
             (find(&[None, Some("be1"), Some("be2")]), walks.get()),
@@ -107,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_cannot_be_read_to_its_end_is_not_taken_for_local() {
+    fn list_that_cannot_be_read_is_not_local() {
         let remote = RemoteRecords::default();
         let failed = remote.find(&|_| Err("torn".into()));
         assert_eq!(failed, Err("torn".into()));

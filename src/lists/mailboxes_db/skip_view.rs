@@ -1,4 +1,4 @@
-//! A twoskip or twom file, and what is remembered of it between two lookups.
+//! View of a twoskip or twom file: its header, its sparse index and its map.
 
 use std::fs::File;
 use std::sync::atomic::{
@@ -29,9 +29,9 @@ pub(super) struct SkipView {
     file: Arc<MappedFile>,
     pub(super) file_id: FileId,
     keys: OnceLock<KeyGeneration>,
-    /// As it was when the file was opened.
+    /// Header at the time of opening.
     first: SkipHeader,
-    /// The committed end that the fingers have been followed to. Read it before the fingers.
+    /// Committed end to which the index has been followed. Read it before the index.
     end: AtomicU64,
     records: AtomicU64,
     dirty: AtomicBool,
@@ -79,11 +79,11 @@ pub(super) enum KeyInView<T> {
     Overwritten,
 }
 
-/// More log than this between two looks is not followed; the fingers are then collected anew.
+/// Maximum length of the log, in bytes, that is followed at a time. After more the index is collected anew.
 const MOST_LOG: u64 = 4 << 20;
 
 impl SkipView {
-    /// A view without fingers at the committed end that the header names.
+    /// Opens a view without an index at the committed end that the header names.
     pub(super) fn open(file: File, scratch: &mut Scratch) -> Result<Self> {
         let metadata = file.metadata()?;
         let file = ListFile::new(file);
@@ -108,12 +108,12 @@ impl SkipView {
         Ok(view)
     }
 
-    /// Which generation of Cyrus wrote the keys, if one of some has shown it.
+    /// Returns the generation of Cyrus that wrote the keys, if one of the first keys shows it.
     pub(super) fn keys(&self) -> Option<KeyGeneration> {
         self.keys.get().copied()
     }
 
-    /// Looks at a few keys, if none has shown the generation yet.
+    /// Reads a few keys, if none has shown the generation yet.
     fn decide_keys(&self, scratch: &mut Scratch) {
         if self.keys.get().is_none()
             && let Some(keys) = key_generation(&self.file.file, self.header(), scratch)
@@ -126,7 +126,7 @@ impl SkipView {
         }
     }
 
-    /// The header, as far as it has been followed.
+    /// Returns the header, as far as it has been followed.
     pub(super) fn header(&self) -> SkipHeader {
         SkipHeader {
             end: self.end.load(Acquire),
@@ -136,8 +136,8 @@ impl SkipView {
         }
     }
 
-    /// Whether the keys are known to be in the plain order of their bytes, so that those with a
-    /// common beginning stand together.
+    /// Whether the keys are known to be in the plain order of their bytes, so that keys with a common
+    /// beginning are neighbours.
     pub(super) fn surely_raw(&self) -> bool {
         self.order.get() == KnownOrder::Raw
     }
@@ -146,7 +146,7 @@ impl SkipView {
         if self.order.get() == KnownOrder::Mbox { Order::Mbox } else { Order::Raw }
     }
 
-    /// What has become of this state: the header as it stands in the file now.
+    /// Reads the present header of the file.
     pub(super) fn header_now(&self) -> Result<SkipHeader> {
         SkipHeader::read(&self.file.file)
     }
@@ -156,19 +156,19 @@ impl SkipView {
         self.file.reaches(len);
     }
 
-    /// Whether its map has lost pages, so that it is read by `pread`.
+    /// Whether the map has lost pages, so that the file is read by `pread`.
     pub(super) fn is_torn(&self) -> bool {
         self.file.is_torn()
     }
 
-    /// Whether a header names the state that is known.
+    /// Whether a header names the state of this view.
     pub(super) fn is_at(&self, header: SkipHeader) -> bool {
         let known = self.header();
         (header.generation, header.end) == (known.generation, known.end)
     }
 
-    /// Goes on to the state of `now`; one thread at a time. `false`: that is not a later state of
-    /// this list, or too far away to follow.
+    /// Follows the log to the state of `now`; one thread at a time. Returns `false` if that is no later state
+    /// of this list, or if there is too much log.
     pub(super) fn follow(
         &self,
         now: SkipHeader,
@@ -195,18 +195,18 @@ impl SkipView {
         }
         self.records.store(now.records, Relaxed);
         self.dirty.store(now.dirty, Relaxed);
-        // Publishes the fingers with it.
+        // Publishes the index with it.
         self.end.store(now.end, Release);
         self.decide_keys(scratch);
         true
     }
 
-    /// To collect so many fingers with.
+    /// Returns a builder of an index of this size.
     pub(super) fn builder(&self, size: IndexSize) -> SparseIndexBuilder {
         SparseIndexBuilder::new(self.order(), size, self.records.load(Relaxed))
     }
 
-    /// Whether so many fingers should be collected: there are fewer, or they are no longer good.
+    /// Whether an index of this size should be collected: there is a smaller one, or a worn-out one.
     pub(super) fn wants_index(&self, size: IndexSize) -> bool {
         self.index.as_ref().is_none_or(|index| {
             let fewer = (index.size(), size) == (IndexSize::Small, IndexSize::Large);
@@ -214,8 +214,8 @@ impl SkipView {
         })
     }
 
-    /// Collects some fingers; one thread at a time, the one that follows, and right after it has. Who
-    /// wants many of them will make many searches, so they come through a map.
+    /// Collects up to `count` fingers; one thread at a time, the one that follows, and right after it has
+    /// followed. A large index is for many searches, so the file is mapped for it.
     pub(super) fn collect(
         &self,
         builder: &mut SparseIndexBuilder,
@@ -237,7 +237,7 @@ impl SkipView {
         Ok(progress)
     }
 
-    /// The same file with these fingers, which have been followed to its end.
+    /// Returns a view of the same file with this index, which has been followed to its end.
     pub(super) fn with_index(&self, index: SparseIndex) -> Self {
         Self {
             file: Arc::clone(&self.file),
@@ -255,20 +255,21 @@ impl SkipView {
     /// Searches for a key and hands its value to `take`.
     ///
     /// Nothing in the file says whether it was written with `improved_mboxlist_sort`. It is in one
-    /// of two orders, so a key is absent if both miss; or if one misses and the other has met two
-    /// neighbours that are in order only by the one, which settles it for this file.
+    /// of two orders. So a key is absent if searches in both orders miss; or if one misses and the other
+    /// meets two neighbours that are in the first order only, which decides it for this file.
     pub(super) fn find<T>(
         &self,
         key: &[u8],
         scratch: &mut Scratch,
         take: impl Fn(&[u8]) -> T,
     ) -> Result<KeyInView<T>> {
-        // Before the fingers: they may be followed further at any moment, but never less far.
+        // Before the index: it may be followed further at any time, but never less far.
         let header = self.header();
         let quickly = SnapshotReader::new(&*self.file, header, self.order(), scratch)
             .find(key, self.index.as_ref())?
             .map(&take);
-        // Nobody is missing on the word of what is remembered, or of keys that were not checked.
+        // A miss never rests on the index, on cached positions or on keys without a checksum: the search
+        // is repeated without them.
         let mut carefully = |order| -> Result<KeySearch<T>> {
             let mut reader =
                 SnapshotReader::new(&*self.file, header, order, scratch).checking_keys();
@@ -284,7 +285,7 @@ impl SkipView {
         let contradiction =
             || Error::corrupt(0, "the keys are in no order that this list can have");
         let second = match first {
-            // The fingers have led astray: begin anew without them.
+            // The index misled the search: begin anew without it.
             KeySearch::Value(_) | KeySearch::Moved => return Ok(KeyInView::Overwritten),
             KeySearch::Absent if known != KnownOrder::RawPresumed => return Ok(KeyInView::Absent),
             KeySearch::OtherOrder if known != KnownOrder::RawPresumed => {
@@ -313,16 +314,16 @@ impl SkipView {
         }
     }
 
-    /// Remembers where the record of this key stands at the present end; the thread that follows
-    /// calls it, or keeps it from following.
+    /// Caches the offset of the record of this key at the present end. The caller follows the log, or keeps
+    /// other threads from following it.
     pub(super) fn cache_position(&self, key: &[u8], at: u64) {
         if let Some(index) = &self.index {
             index.put_position(key, at);
         }
     }
 
-    /// Calls `visit` for every key not less than `from` in the order of this file, and its value,
-    /// until it says `false`.
+    /// Calls `visit` with every key not less than `from` in the order of this file, and its value, until it
+    /// returns `false`.
     pub(super) fn walk(
         &self,
         from: &[u8],
@@ -332,7 +333,7 @@ impl SkipView {
         self.walk_in(self.order(), from, scratch, visit)
     }
 
-    /// The orders that the keys may be in.
+    /// Returns the orders in which the keys may be.
     pub(super) fn orders(&self) -> &'static [Order] {
         match self.order.get() {
             KnownOrder::Raw => &[Order::Raw],
@@ -341,7 +342,7 @@ impl SkipView {
         }
     }
 
-    /// As [`Self::walk`], in this order.
+    /// Walks as [`Self::walk`] does, in this order.
     pub(super) fn walk_in(
         &self,
         order: Order,
@@ -362,18 +363,17 @@ impl SkipView {
     }
 }
 
-/// The generation of the keys of a twoskip or twom file, if a few of them show it.
+/// Returns the generation of the keys of a twoskip or twom file, if a few of them show it.
 fn key_generation(
     file: &ListFile,
     header: SkipHeader,
     scratch: &mut Scratch,
 ) -> Option<KeyGeneration> {
     let mut decided = None;
-    // The first ones in whatever order; then where the mailboxes of users are, if there are any
-    // without a domain; then where those of Cyrus 3.6 and later are.
+    // The first keys in either order; then keys of users without a domain; then keys of Cyrus 3.6 and later.
     for (from, count) in [(&b""[..], 32), (b"user.", 1), (b"N", 32)] {
         let mut left = count;
-        // An error here leaves it undecided: then a lookup probes both, and meets the error again.
+        // After an error it stays undecided: a lookup tries both generations, and meets the error again.
         let _ = SnapshotReader::new(file, header, Order::Raw, scratch).walk(from, &mut |key, _| {
             decided = keys::generation_shown_by(key);
             left -= 1;

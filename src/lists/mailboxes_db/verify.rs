@@ -1,4 +1,4 @@
-//! Reads a whole list and reports everything wrong with it: `murder-route verify`.
+//! Reads a whole list and reports everything wrong in it: `murder-route verify`.
 
 use std::fmt;
 use std::io::Read;
@@ -11,23 +11,23 @@ use crate::cyrusdb::{Engine, Problem, RawRecord, detect, error, flat, skiplist, 
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::os::pinned_path::PinnedPath;
 
-/// What a whole list holds, and what is wrong with it.
+/// Contents and problems of a whole list.
 #[derive(Debug)]
 pub struct VerifyReport {
     /// The file.
     pub path: PathBuf,
-    /// Its engine; `None` if it has none that is known.
+    /// Its engine; `None`: unknown.
     pub engine: Option<Engine>,
-    /// The generation of its keys, if one of them shows it.
+    /// Generation of its keys, if one of them shows it.
     pub keys: Option<KeyGeneration>,
-    /// Its records.
+    /// Number of its records.
     pub records: u64,
-    /// Everything wrong, in the order it was met.
+    /// Problems, in the order in which they were met.
     pub problems: Vec<Problem>,
 }
 
-/// Reads the file whole, without a lock: on a list that is being written, what is wrong may be
-/// nothing but the writing. Takes as much memory as the file has bytes.
+/// Reads the file whole, without a lock: problems of a list that is being written may be nothing but the
+/// writing. Takes as much memory as the file has bytes.
 pub fn file(path: &Path) -> VerifyReport {
     let mut report = VerifyReport {
         path: path.to_owned(),
@@ -46,7 +46,7 @@ pub fn file(path: &Path) -> VerifyReport {
 fn read(path: &Path) -> error::Result<Vec<u8>> {
     let (mut file, metadata) = open_regular(&PinnedPath::at(path.to_owned()))?;
     let mut bytes = Vec::new();
-    // What a file grows by meanwhile is not read.
+    // Bytes appended meanwhile are not read.
     (&mut file).take(metadata.len()).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

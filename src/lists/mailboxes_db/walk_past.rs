@@ -1,5 +1,4 @@
-//! A walk along a list that leaves out ranges of names: most of a list is of users, and a search for a
-//! shared folder has no use for them.
+//! Visits names except skipped ranges. Most of a list is of users, which a search for a shared folder skips.
 
 use std::sync::Arc;
 
@@ -18,11 +17,11 @@ use super::walk::{KeyRange, MAX_IDLE_ATTEMPTS};
 use super::{FileList, keys};
 use crate::lists::RecordVisitor;
 
-/// A walk has come to an end before that of the range.
+/// End of a walk through one range.
 enum WalkEnd {
-    /// The visitor wants no more.
+    /// The visitor stopped.
     Stopped,
-    /// All has been visited, or the file turned out to be in the other order.
+    /// All names have been visited, or the file is in the other order.
     Done,
 }
 
@@ -77,8 +76,8 @@ impl FileList {
         outcome
     }
 
-    /// In each order that the keys may be in. In the one that they are in, those that begin alike stand
-    /// together, so that nothing is missed; in the other one some may be shown once more.
+    /// Walks in each order in which the keys may be. In the right order, keys with a common beginning are
+    /// neighbours, so that none is missed; in the other order some may be visited again.
     fn in_file(
         &self,
         view: &Arc<View>,
@@ -95,7 +94,8 @@ impl FileList {
         Ok(WalkEnd::Done)
     }
 
-    /// Where a writer overtakes the walk, it goes on from the last name, in the state there is then.
+    /// Walks in one order. If a writer overtakes the walk, it continues at the last name, in the state of that
+    /// time.
     fn in_order(
         &self,
         order: Order,
@@ -166,7 +166,7 @@ impl KeyRange<'_> {
     ) -> Result<WalkStep, BadRecord> {
         let Some(name) = self.name(key) else { return Ok(WalkStep::On) };
         let step = visit(&name, &read_record(&name, value)?);
-        // The bytes of a name stand in its key one by one, behind an `N` in the keys of 3.6 and later.
+        // Each byte of a name is one byte of its key, behind an `N` in the keys of 3.6 and later.
         let before = usize::from(self.generation == KeyGeneration::Separated);
         Ok(match step {
             WalkStep::Past(length) => WalkStep::Past(before + length),
@@ -224,7 +224,7 @@ mod tests {
         name.without_domain().starts_with(b"user.")
     }
 
-    /// What a walk past the users comes by, and how many names it was shown.
+    /// Returns the names that a walk past the users finds, and the number of names it visited.
     fn shared(list: &dyn MailboxList, prefix: &[u8]) -> (BTreeSet<String>, usize) {
         let (mut found, mut shown) = (BTreeSet::new(), 0);
         list.each_past(prefix, &mut |name, _| {
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_past_the_users_comes_by_all_shared_folders_in_every_engine() {
+    fn walk_past_users_finds_all_shared_folders_in_every_engine() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("list");
         let value = b"%(T er P default S be1.example.org)";
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_past_the_users_of_a_skiplist_comes_by_all_the_rest() {
+    fn walk_past_users_of_a_skiplist_finds_all_others() {
         for generation in ["current", "legacy"] {
             let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/");
             let path = format!("{data}{generation}-keys/skiplist.db");
@@ -325,7 +325,7 @@ mod tests {
             let (found, shown) = shared(&list, b"");
             assert!(shown < all, "{shown} of {all}");
             assert_eq!(found, rest);
-            // Below a user nothing is passed.
+            // Below a user nothing is skipped.
             for prefix in ["user.", "user.a", "use"] {
                 let (mut below, mut every) = (BTreeSet::new(), BTreeSet::new());
                 list.each_past(prefix.as_bytes(), &mut |name, _| {
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_past_the_users_of_a_replica_comes_by_all_shared_folders() {
+    fn walk_past_users_of_a_replica_finds_all_shared_folders() {
         let folder = tempfile::tempdir().unwrap();
         let mut place = ReplicaWriter::open(folder.path()).unwrap();
         let mut change = place.begin().unwrap();
