@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_end_with_cr_lf_are_read_without_the_cr() {
+    fn cr_before_lf_is_ignored() {
         let table = table(b"user.a\t1\r\nuser.b\t2\r\n");
         assert_eq!(table.get(b"user.a"), Some(&b"1"[..]));
         assert_eq!(table.problems().len(), 2);
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_problems_has_an_end_and_the_records_behind_it_are_read() {
+    fn problems_are_limited_and_later_records_are_read() {
         let mut seen = Vec::new();
         let text = b"bad\nuser.a\t1\nbad\nuser.b\t2\ncut\toff";
         let problems = verify(text.to_vec(), &mut |row| seen.push((row.offset, row.key.to_vec())));
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_off_anywhere_is_never_taken_for_whole() {
+    fn truncated_file_is_never_complete() {
         for list in cyrus_lists::lists() {
             let whole = list.file("flat.db");
             let records = FlatTable::read(whole.clone()).unwrap().len();

@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_every_release_say_where_and_what() {
+    fn records_of_every_release_are_read() {
         let be1 = |state| remote(state, "be1.example.com", "default");
         let table: &[(&[u8], Record)] = &[
             // 2.2 to 2.4
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn the_date_is_read_where_there_is_one_and_never_spoils_a_record() {
+    fn date_is_read_and_never_invalidates_a_record() {
         let table: &[(&[u8], u32)] = &[
             (b"%(T er P default S be1.example.com M 1795434610)", 1_795_434_610),
             (b"%(M 17 T er P default S be1.example.com M 1795434610)", 1_795_434_610),
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_states_the_one_cyrus_tests_first_counts() {
+    fn first_state_that_cyrus_tests_counts() {
         let states = |letters: &str| parse(format!("%(T {letters} P x)").as_bytes()).unwrap().state;
         assert_eq!(states("emidz"), State::Reserved);
         assert_eq!(states("emid"), State::Deleted);
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn anonymous_rights_are_those_of_anyone_and_anonymous_less_the_negative_ones() {
+    fn anonymous_rights_are_positive_less_negative_entries() {
         let table = [
             ("", "", false, false),
             ("anyone", "lrsp", true, true),
@@ -420,14 +420,14 @@ mod tests {
     }
 
     #[test]
-    fn a_rights_entry_cut_short_does_not_count() {
+    fn truncated_acl_entry_does_not_count() {
         let rights = |value: &[u8]| parse(value).unwrap().anonymous;
         assert_eq!(rights(b"0 default anyone\tlp"), AnonymousRights::default());
         assert_eq!(rights(b"0 default anyone"), AnonymousRights::default());
     }
 
     #[test]
-    fn a_record_in_doubt_is_an_error() {
+    fn doubtful_record_is_an_error() {
         let bad = |value: &[u8]| parse(value).expect_err(&value.escape_ascii().to_string());
         assert_eq!(bad(b""), RecordError::Empty);
         for text in [
@@ -467,7 +467,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_dlist_record_cut_off_anywhere_is_an_error() {
+    fn truncated_dlist_record_is_an_error() {
         for value in &REAL[..3] {
             assert!(parse(value).is_ok());
             for length in 0..value.len() {
@@ -478,7 +478,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_a_record_fit_for_use_or_an_error(
+        fn any_bytes_are_a_usable_record_or_an_error(
             which in 0..REAL.len(),
             changes in proptest::collection::vec((0usize..90, proptest::num::u8::ANY), 0..6),
         ) {

@@ -14,28 +14,28 @@ use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
 use crate::replica::ReplicaSource;
 
-/// One of the lists.
+/// One source of names.
 #[derive(Clone)]
 pub enum Source {
     /// Cyrus' own list, on this host.
     File(Arc<FileList>),
-    /// A replica of the master's.
+    /// A replica of the master's list.
     Replica(ReplicaSource),
 }
 
-/// The lists of a site, in the order in which they are asked. None at all (the source `find`) knows
-/// nobody, and cannot be walked.
+/// The lists of a site, in the order of the configuration. No list at all (the source `find`) has no
+/// names, and cannot be walked.
 ///
-/// What they say together of a name:
+/// Their common answer for a name:
 ///
 /// 1. The first record of a mailbox that takes mail, or will again (active, reserved, moving),
-///    counts. No list hinders another from that: neither one that cannot be read, nor one that has
-///    to be waited for.
+///    counts. No list keeps another from this: neither one that cannot be read, nor one that has to be
+///    waited for.
 /// 2. Else, if one of them has to be waited for: [`Lookup::Busy`].
 /// 3. Else, if one of them is unsure: [`Lookup::Unsure`]. A list that cannot be read, is stale, has
-///    shrunk or is held back is the sign that the master himself may have lost his list, and such a
-///    master says of everybody that there is no such mailbox. So his word alone makes nobody
-///    unknown while a list of ours is in doubt.
+///    shrunk or is held back is a sign that the master itself may have lost its list, and such a
+///    master reports every mailbox as missing. So the master's answer alone makes no recipient unknown
+///    while one of our lists is in doubt.
 /// 4. Else a tombstone or a name without a mailbox, if one of them has that; else
 ///    [`Lookup::Absent`].
 #[derive(Debug, Clone, Default)]
@@ -82,7 +82,7 @@ impl Source {
         }
     }
 
-    /// Whether it has a record of a mailbox that takes mail, or will again.
+    /// Whether the list has a record of a mailbox that takes mail, or will again.
     pub(crate) fn has(&self, name: &MailboxName) -> bool {
         matches!(self.lookup(name, WaitPolicy::Allowed).0, Lookup::Present(record) if record.state.exists())
     }
@@ -96,27 +96,27 @@ impl Source {
 }
 
 impl Lists {
-    /// These lists, in this order.
+    /// Returns these lists, in this order.
     pub fn new(sources: Vec<Source>) -> Self {
         Self(sources, None)
     }
 
-    /// The same, with users who take no mail whatever the lists say.
+    /// Adds the users who take no mail, whatever their records are.
     pub fn with_deny(self, deny: Option<UserDeny>) -> Self {
         Self(self.0, deny.map(Arc::new))
     }
 
-    /// The lists, in their order.
+    /// Returns the lists, in their order.
     pub fn sources(&self) -> &[Source] {
         &self.0
     }
 
-    /// The list of this host that is at this path, if it is among them.
+    /// Returns the list of this host at this path, if there is one.
     pub fn file(&self, path: &Path) -> Option<&Arc<FileList>> {
         self.files().find(|list| list.path() == path)
     }
 
-    /// The lists of this host.
+    /// Returns the lists of this host.
     pub fn files(&self) -> impl Iterator<Item = &Arc<FileList>> {
         self.0.iter().filter_map(|source| match source {
             Source::File(list) => Some(list),
@@ -134,19 +134,23 @@ impl Lists {
         known.collect()
     }
 
-    /// The same, and reads lists if need be.
+    /// Checks that the lists of this host are complete by themselves. Reads them if need be.
+    ///
+    /// # Errors
+    ///
+    /// If one of them is not, or cannot be read.
     pub fn are_complete(&self) -> Result<(), Doubt> {
         self.files().try_for_each(|list| list.is_complete())
     }
 
-    /// The same lists, asked without waiting: [`Lookup::Busy`] where a lock would have to be waited
-    /// for or a whole file read.
+    /// Returns a view of these lists that never waits: [`Lookup::Busy`] where a lookup would wait for a
+    /// lock or read a whole file.
     pub fn now(&self) -> WithoutWaiting<'_> {
         WithoutWaiting { lists: self, was_to_walk: AtomicBool::new(false) }
     }
 
-    /// What they say, and whether the name changed a moment ago in any of them: one may have heard of
-    /// what another has not.
+    /// Looks a name up. The flag: the name changed recently in any of the lists, since one list may have
+    /// a change that another has not yet.
     fn look_up(&self, name: &MailboxName, wait: WaitPolicy) -> (Lookup, bool) {
         let (mut rest, mut lately) = (Lookup::Absent, false);
         let mut sources = self.0.iter();
@@ -155,7 +159,7 @@ impl Lists {
             lately |= changed;
             match &found {
                 Lookup::Present(record) if record.state.exists() => {
-                    // Nor does one that has to be waited for hinder another here.
+                    // A list that has to be waited for does not delay the hit of another.
                     return (
                         found,
                         lately || sources.any(|source| source.lookup(name, WaitPolicy::Never).1),
@@ -169,7 +173,7 @@ impl Lists {
     }
 }
 
-/// What outweighs what where no list has the mailbox.
+/// Returns the weight of an answer where no list has the mailbox.
 fn weight(lookup: &Lookup) -> u8 {
     match lookup {
         Lookup::Absent => 0,
@@ -196,14 +200,17 @@ impl MailboxList for Lists {
         self.0.iter().find_map(|source| source.list().key_generation())
     }
 
-    /// Walks one list after the other; of a name that several have, the record is that of the first.
-    /// A list that cannot be walked does not keep the others from it, but is told of in the end.
+    /// Walks one list after the other. If several lists have a name, the record of the first counts.
+    ///
+    /// # Errors
+    ///
+    /// If a list cannot be walked. All others are walked all the same.
     fn each(
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
     ) -> Result<(), Doubt> {
-        // Each list is walked name by name, so that none is shown twice.
+        // Each list is walked name by name, so that no name is visited twice.
         self.walk(
             &mut |list, visit| {
                 list.each(prefix, &mut |name, record| match visit(name, record) {
@@ -258,7 +265,7 @@ impl Lists {
     }
 }
 
-/// [`Lists`] asked without waiting.
+/// [`Lists`] whose lookups never wait.
 #[derive(Debug)]
 pub struct WithoutWaiting<'a> {
     lists: &'a Lists,
@@ -266,7 +273,7 @@ pub struct WithoutWaiting<'a> {
 }
 
 impl WithoutWaiting<'_> {
-    /// Whether a walk was wanted and refused, so that what was decided does not count.
+    /// Whether a walk was refused, so that the decision does not count.
     pub fn was_to_walk(&self) -> bool {
         self.was_to_walk.load(Relaxed)
     }
@@ -305,7 +312,7 @@ mod tests {
     use crate::model::record::{AnonymousRights, State};
     use crate::replica::{ReplicaDoubt, SourceTrust};
 
-    /// What it says of everybody, and whether that changed a moment ago.
+    /// The answer for every name, and whether it changed recently.
     struct Fake(Lookup, bool);
 
     impl MailboxList for Fake {
@@ -374,25 +381,25 @@ mod tests {
         })
     }
 
-    fn say(lists: &[Lookup]) -> Lookup {
+    fn answer(lists: &[Lookup]) -> Lookup {
         let trusted = |found: &Lookup| source(found.clone(), Trusted(Ok(()), Ok(())));
         Lists::new(lists.iter().map(trusted).collect()).lookup(&name())
     }
 
     #[test]
-    fn whom_any_list_has_is_answered_whatever_is_the_matter_with_the_others() {
+    fn hit_of_any_list_is_answered_whatever_the_others_answer() {
         let jane = present(State::Active, "be1");
         let gone = present(State::Deleted, "be2");
         for other in [Lookup::Absent, unsure("torn"), Lookup::Busy, gone] {
-            assert_eq!(say(&[jane.clone(), other.clone()]), jane);
-            assert_eq!(say(&[other, jane.clone()]), jane);
+            assert_eq!(answer(&[jane.clone(), other.clone()]), jane);
+            assert_eq!(answer(&[other, jane.clone()]), jane);
         }
         let moving = present(State::Moving, "be2");
-        assert_eq!(say(&[moving.clone(), jane]), moving);
+        assert_eq!(answer(&[moving.clone(), jane]), moving);
     }
 
     #[test]
-    fn what_any_list_has_heard_of_counts_as_changed_wherever_the_record_is_from() {
+    fn recent_change_in_any_list_counts() {
         let jane = present(State::Active, "be1");
         let lately = |lists: &[(&Lookup, bool)]| {
             let source = |(found, lately): &(&Lookup, bool)| {
@@ -421,28 +428,28 @@ mod tests {
     fn nobody_is_absent_while_one_list_is_unsure() {
         let gone = present(State::Deleted, "be1");
         for other in [Lookup::Absent, gone.clone()] {
-            assert_eq!(say(&[other.clone(), unsure("torn")]), unsure("torn"));
-            assert_eq!(say(&[unsure("torn"), other]), unsure("torn"));
+            assert_eq!(answer(&[other.clone(), unsure("torn")]), unsure("torn"));
+            assert_eq!(answer(&[unsure("torn"), other]), unsure("torn"));
         }
-        assert_eq!(say(&[unsure("torn"), Lookup::Busy]), Lookup::Busy);
-        assert_eq!(say(&[Lookup::Absent, gone.clone()]), gone);
-        assert_eq!(say(&[Lookup::Absent, Lookup::Absent]), Lookup::Absent);
+        assert_eq!(answer(&[unsure("torn"), Lookup::Busy]), Lookup::Busy);
+        assert_eq!(answer(&[Lookup::Absent, gone.clone()]), gone);
+        assert_eq!(answer(&[Lookup::Absent, Lookup::Absent]), Lookup::Absent);
     }
 
     #[test]
-    fn what_a_stale_replica_does_not_have_is_not_absent() {
+    fn miss_of_a_stale_replica_is_not_absent() {
         let stale = || Trusted(Ok(()), Err("stale"));
-        let say = |found, trust| Lists::new(vec![source(found, trust)]).lookup(&name());
-        assert_eq!(say(Lookup::Absent, stale()), unsure("stale"));
-        assert_eq!(say(present(State::Deleted, "be1"), stale()), unsure("stale"));
+        let answer = |found, trust| Lists::new(vec![source(found, trust)]).lookup(&name());
+        assert_eq!(answer(Lookup::Absent, stale()), unsure("stale"));
+        assert_eq!(answer(present(State::Deleted, "be1"), stale()), unsure("stale"));
         let jane = present(State::Active, "be1");
-        assert_eq!(say(jane.clone(), stale()), jane);
+        assert_eq!(answer(jane.clone(), stale()), jane);
         let too_old = Trusted(Err("too old"), Err("stale"));
-        assert_eq!(say(jane, too_old), unsure("too old"));
+        assert_eq!(answer(jane, too_old), unsure("too old"));
     }
 
     #[test]
-    fn a_walk_tells_of_each_name_once_and_of_a_list_it_could_not_read() {
+    fn walk_visits_each_name_once_and_reports_unreadable_lists() {
         let trusted = |found: Lookup| source(found, Trusted(Ok(()), Ok(())));
         let walk = |lists: Vec<Source>| {
             let mut servers = Vec::new();

@@ -1,9 +1,9 @@
-//! A file that is opened by its path again and again, also after a chroot or a change of user.
+//! A path that is opened again and again, even after a chroot or a change of user.
 //!
-//! A mail server reads its configuration as root, then goes into a jail and becomes somebody else. The
-//! paths mean nothing there. What the library has opened before stays: the directory, through which
-//! the file of the name can still be opened, if its mode lets the new user do so; and the file itself,
-//! as long as it is the one that stands in the directory.
+//! A mail server reads its configuration as root, then enters a chroot jail and changes its user. Its paths
+//! lead nowhere there. The library keeps open what it opened before: the directory, through which the file
+//! can still be opened by its name, if its mode allows the new user; and the file itself, as long as it is
+//! the one in the directory.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -18,12 +18,12 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, eaccess};
 
-/// A path, and what was opened of it before.
+/// A path, with the directory and the file that were opened before.
 #[derive(Debug)]
 pub(crate) struct PinnedPath {
     path: PathBuf,
     kept: Option<Pinned>,
-    /// The file could not be opened anew the last time, and the kept one was given out.
+    /// The last attempt to open the file anew failed, and the kept file was returned.
     shared: AtomicBool,
 }
 
@@ -32,17 +32,17 @@ pub(crate) struct PinnedPath {
 pub(crate) struct Root(Option<(u64, u64)>);
 
 impl Root {
-    /// That of this process now.
+    /// Returns the present root directory of this process.
     pub(crate) fn now() -> Self {
         Self::of(Path::new("/"))
     }
 
-    /// What would be one after a chroot to this directory.
+    /// Returns the root directory after a chroot to this directory.
     pub(crate) fn of(directory: &Path) -> Self {
         Self(fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino())))
     }
 
-    /// Whether the process has it, so that paths mean what they meant.
+    /// Whether it is still the root directory of the process, so that paths lead to the same files.
     pub(crate) fn is_still(self) -> bool {
         self == Self::now()
     }
@@ -53,35 +53,36 @@ struct Pinned {
     root: Root,
     directory: File,
     name: OsString,
-    /// `None`: it was not there, or could not be read.
+    /// `None`: it was missing or unreadable.
     file: Option<File>,
 }
 
 impl PinnedPath {
-    /// Opens by the path each time.
+    /// Returns a path that keeps nothing open.
     pub(crate) fn at(path: PathBuf) -> Self {
         Self { path, kept: None, shared: AtomicBool::new(false) }
     }
 
-    /// Keeps open what can be opened now. Symbolic links are followed now, and not later.
+    /// Opens the directory and the file, and keeps them open. Symbolic links are followed now, and not
+    /// later.
     ///
     /// # Errors
     ///
-    /// If there are no descriptors or no memory for it. What is not there, or may not be read, is none.
+    /// If there are no descriptors or no memory for it. A missing or unreadable file is no error.
     pub(crate) fn keep(path: PathBuf) -> io::Result<Self> {
         let kept = Pinned::of(&path)?;
         Ok(Self { kept, ..Self::at(path) })
     }
 
-    /// The path.
+    /// Returns the path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Opens what stands there now, to read it.
+    /// Opens the file that is there now for reading.
     pub(crate) fn open(&self) -> io::Result<File> {
         let Some(kept) = &self.kept else { return by_path(&self.path) };
-        // Through the directory only where there is no other way: it may have been moved aside.
+        // By the directory only if the path fails: the directory may have been moved aside.
         if kept.root.is_still() {
             match by_path(&self.path) {
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
@@ -113,24 +114,23 @@ impl PinnedPath {
         }
     }
 
-    /// The file that was kept open, if it is.
+    /// Returns the file that was kept open, if any.
     pub(crate) fn kept_file(&self) -> Option<&File> {
         self.kept.as_ref()?.file.as_ref()
     }
 
-    /// Whether what [`Self::open`] gave out last is the kept file. A lock on it would belong to all
-    /// who were given it.
+    /// Whether [`Self::open`] last returned the kept file. A lock on it would belong to all its users.
     pub(crate) fn is_shared(&self) -> bool {
         self.shared.load(Relaxed)
     }
 
-    /// What stands there now. It is opened for that: a list that nobody may read any more is not one
-    /// to call anybody unknown by.
+    /// Returns the metadata of the file that is there now. Opens the file for that: a list that can no
+    /// longer be read makes no recipient unknown.
     pub(crate) fn standing(&self) -> io::Result<fs::Metadata> {
         match self.open() {
             Ok(file) => file.metadata(),
-            // No descriptor is left, and none is needed to see what stands there and whether it may be
-            // read: whoever is in a list that is open is found.
+            // No descriptor is left. None is needed to see which file is there and whether it may be read,
+            // so that names of an open list are still found.
             Err(error)
                 if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
                     && self.kept.as_ref().is_none_or(|kept| kept.root.is_still()) =>
@@ -144,7 +144,7 @@ impl PinnedPath {
 }
 
 impl Pinned {
-    /// `None`: there is no such directory, or it may not be entered.
+    /// Opens directory and file; `None`: there is no such directory, or it may not be entered.
     fn of(path: &Path) -> io::Result<Option<Self>> {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let Some(name) = path.file_name().map(ToOwned::to_owned) else { return Ok(None) };
@@ -159,7 +159,8 @@ impl Pinned {
     }
 }
 
-/// What was opened, if it could be; `Err`: the system could not open anything now.
+/// Turns the error of a missing or unreadable file into `None`. Keeps the errors of a system that can open
+/// nothing now.
 fn if_there(opened: io::Result<File>) -> io::Result<Option<File>> {
     match opened {
         Ok(file) => Ok(Some(file)),
@@ -168,14 +169,14 @@ fn if_there(opened: io::Result<File>) -> io::Result<Option<File>> {
     }
 }
 
-/// Whether it is for want of descriptors or memory that something failed.
+/// Whether an error is due to a lack of descriptors or memory.
 pub(crate) fn lacks_resources(error: &io::Error) -> bool {
     let scarce = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM].map(|errno| errno as i32);
     error.raw_os_error().is_some_and(|code| scarce.contains(&code))
 }
 
 fn by_path(path: &Path) -> io::Result<File> {
-    // O_NONBLOCK: a FIFO in its place must not keep us waiting for somebody to write.
+    // O_NONBLOCK: a FIFO in its place must not keep us waiting for a writer.
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
@@ -206,7 +207,7 @@ mod tests {
         let path = directory.path().join("mailboxes.db");
         let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/demo/mailboxes.db");
         fs::copy(demo, &path).unwrap();
-        // Each lookup looks at the file anew.
+        // Each lookup checks the file anew.
         let options = FileListOptions { max_hit_age: Duration::ZERO, ..FileListOptions::default() };
         let list = FileList::open(&path, options);
         let look = |name: &str| list.lookup_now(&MailboxName::new(name).unwrap());
@@ -217,7 +218,7 @@ mod tests {
         }
         assert!(matches!(look("user.jane"), Lookup::Present(_)));
         assert!(matches!(look("user.nobody"), Lookup::Absent));
-        // Another file cannot be opened, and nobody is missing for that.
+        // Another file cannot be opened, and no name is absent for that.
         fs::copy(&path, directory.path().join("new")).unwrap_err();
         fs::remove_file(&path).unwrap();
         assert!(matches!(look("user.jane"), Lookup::Unsure(_)));

@@ -1,4 +1,4 @@
-//! Reads small files that somebody else names: configuration, passwords, certificates.
+//! Reads small files named by the configuration: passwords, certificates, the configuration itself.
 //!
 //! A path may lead to anything. A FIFO keeps `open` waiting for a writer, and `/dev/zero` never ends;
 //! either would stop the mail server's process that loaded the library, or a reload of the daemon. So
@@ -13,7 +13,7 @@ use std::path::Path;
 ///
 /// # Errors
 ///
-/// That of the system, or one that names what is there in place of a file.
+/// Errors of the system; an error that names what is there in place of a regular file.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     // The library closes descriptors on exec as well: std sets O_CLOEXEC.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
@@ -56,7 +56,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 ///
-/// That of the system, or [`io::ErrorKind::FileTooLarge`].
+/// Errors of the system; [`io::ErrorKind::FileTooLarge`].
 pub(crate) fn read_open(file: &File, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -105,7 +105,7 @@ mod tests {
     fn limit_is_checked_while_reading() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
-        // Of a terabyte, and nowhere on the disk.
+        // A sparse file of a terabyte.
         File::create(&path).unwrap().set_len(1 << 40).unwrap();
         let error = read(&path, 1000).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);

@@ -1,6 +1,6 @@
-//! A writer of twoskip and twom files for tests, made from the description of the formats, not
+//! Writer of twoskip and twom files for tests, made from the description of the formats, not
 //! from the readers. It writes as Cyrus does, down to the order of the single writes, and keeps
-//! them in a journal, so that a test can look at the file between any two of them.
+//! them in a journal, so that a test can read the file between any two of them.
 
 use super::random::Random;
 use crate::cyrusdb::skip::node::Layout;
@@ -12,7 +12,7 @@ pub(crate) enum Write {
     Truncate(u64),
 }
 
-/// Does to `file` what the writer did.
+/// Applies a write to `file`.
 pub(crate) fn apply(write: &Write, file: &mut Vec<u8>) {
     match write {
         Write::At(offset, bytes) => {
@@ -122,7 +122,7 @@ impl Writer {
         self.write(0, h);
     }
 
-    /// The bytes of a record: its head and its tail.
+    /// Returns the bytes of a record: its head and its tail.
     fn bytes(&self, rec: &Rec) -> (Vec<u8>, Vec<u8>) {
         let mut head = Vec::new();
         let mut tail = rec.key.clone();
@@ -271,7 +271,7 @@ impl Writer {
         rec.next[slot] = to;
     }
 
-    /// Where list 0 leads: the record, and whether it is deleted (twom).
+    /// Returns the record to which list 0 leads, and whether it is deleted (twom).
     fn resolve(&self, next: u64) -> Option<(Rec, bool)> {
         if next == 0 {
             return None;
@@ -285,7 +285,7 @@ impl Writer {
         }
     }
 
-    /// For each list the last record before the key; then the record of the key, and whether it is
+    /// Returns for each list the last record before the key; then the record of the key, and whether it is
     /// deleted.
     fn locate(&self, key: &[u8]) -> (Vec<u64>, Option<(Rec, bool)>) {
         let mut back = vec![0; LEVELS];
@@ -336,7 +336,7 @@ impl Writer {
 
     pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) {
         let (back, old) = self.locate(key);
-        // Cyrus counts the old one off before it writes the header for the first time.
+        // Cyrus subtracts the old record before it writes the header for the first time.
         if matches!(old, Some((_, false))) {
             self.records -= 1;
         }
@@ -351,7 +351,7 @@ impl Writer {
         let lists = level.max(old.as_ref().map_or(0, |(old, _)| old.level));
         let mut to = Vec::new();
         for list in 0..lists {
-            // Past the old one, if that is on this list.
+            // Past the old record, if it is on this list.
             let after = match &old {
                 Some((old, _)) if list < old.level => self.get(old, list),
                 _ => self.get(&self.read(back[list]), list),
@@ -398,7 +398,7 @@ impl Writer {
         }
     }
 
-    /// Rolls back, or repairs what a writer that died has left behind.
+    /// Rolls back, or repairs the file after a dead writer.
     pub(crate) fn abort(&mut self) {
         self.written = self.committed;
         let mut cur = self.read(self.layout.dummy());
@@ -443,7 +443,7 @@ impl Writer {
         self.header();
     }
 
-    /// A new file with the same keys, in order.
+    /// Returns a writer of a new file with the same keys, in order.
     pub(crate) fn repack(&mut self) -> Self {
         let seed = Random(self.random.below(u64::MAX));
         let mut new = Self::new(self.layout, seed, self.generation + 1, self.order);

@@ -506,7 +506,7 @@ mod tests {
     use crate::testing::random::Random;
 
     #[test]
-    fn keys_kept_by_their_ends_are_the_same_keys_in_the_same_order() {
+    fn compressed_keys_are_equal_and_in_order() {
         let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
         println!("seed {seed}");
         let mut random = Random(seed);

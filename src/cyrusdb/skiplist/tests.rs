@@ -9,11 +9,11 @@ use crate::testing::cyrus_lists;
 
 type Rows = BTreeMap<String, String>;
 
-/// Writes what Cyrus would, with pointers that lead nowhere.
+/// Writer of skiplist files as Cyrus writes them, with pointers that lead nowhere.
 struct Writer(Vec<u8>);
 
 impl Writer {
-    /// A file of these records, as a checkpoint leaves it.
+    /// Returns a file of these records, as a checkpoint leaves it.
     fn new(records: &[(&str, &str)]) -> Self {
         let mut writer = Self(super::super::SKIPLIST_MAGIC.to_vec());
         writer.words(&[1, 2, MAX_LEVEL, 1, 0, 0, 0, DUMMY, 0, 0]);
@@ -80,7 +80,7 @@ fn offset_of(error: Error) -> u64 {
 }
 
 #[test]
-fn files_of_real_cyrus_say_what_they_must_even_if_the_writer_was_killed() {
+fn files_of_cyrus_and_of_a_killed_writer_are_read() {
     for list in cyrus_lists::lists() {
         for (name, killed) in [("skiplist.db", false), ("skiplist-killed.db", true)] {
             let bytes = list.file(name);
@@ -103,7 +103,7 @@ fn files_of_real_cyrus_say_what_they_must_even_if_the_writer_was_killed() {
 }
 
 #[test]
-fn records_that_are_not_of_users_are_known_apart() {
+fn records_of_users_are_told_from_others() {
     for list in cyrus_lists::lists() {
         let bytes = list.file("skiplist.db");
         let mut replay = Replay::new();
@@ -121,13 +121,13 @@ fn records_that_are_not_of_users_are_known_apart() {
 }
 
 #[test]
-fn what_was_appended_is_followed_from_any_length_to_any_other() {
+fn appended_records_are_followed_from_any_length() {
     for list in cyrus_lists::lists() {
         let bytes = list.file("skiplist.db");
         let size = bytes.len() as u64;
         for first in (0..size).step_by(452) {
             let mut replay = Replay::new();
-            // Cut inside a record it is an error; the next look goes on all the same.
+            // A file cut inside a record is an error; the next call continues all the same.
             let _ = replay.follow(&bytes, first);
             replay.follow(&bytes, size).unwrap();
             list.check(replay.iter());
@@ -136,7 +136,7 @@ fn what_was_appended_is_followed_from_any_length_to_any_other() {
 }
 
 #[test]
-fn an_uncommitted_transaction_is_not_seen() {
+fn uncommitted_transaction_is_not_seen() {
     let mut writer = Writer::new(&[("a", "1"), ("b", "2")]);
     let c = writer.add("c", "3");
     writer.commit();
@@ -155,14 +155,14 @@ fn an_uncommitted_transaction_is_not_seen() {
 }
 
 #[test]
-fn a_file_without_records_is_an_empty_list() {
+fn file_without_records_is_an_empty_list() {
     let replay = replayed(&Writer::new(&[]).0).unwrap();
     assert!(replay.is_empty() && replay.committed() == 144);
     assert!(matches!(replayed(&[]), Err(Error::Empty)));
 }
 
 #[test]
-fn an_emptied_file_is_an_error_and_not_an_empty_list() {
+fn truncated_file_is_no_empty_list() {
     let writer = Writer::new(&[("a", "1")]);
     let mut replay = replayed(&writer.0).unwrap();
     assert_eq!(offset_of(replay.follow(&writer.0[..0], 0).unwrap_err()), 0);
@@ -170,14 +170,14 @@ fn an_emptied_file_is_an_error_and_not_an_empty_list() {
 }
 
 #[test]
-fn another_file_written_over_this_one_is_noticed() {
+fn overwritten_file_is_noticed() {
     let mut replay = replayed(&Writer::new(&[("a", "1")]).0).unwrap();
     let other = Writer::new(&[("a", "2"), ("b", "2")]);
     assert!(replay.follow(&other.0, other.0.len() as u64).is_err());
 }
 
 #[test]
-fn every_oddity_is_an_error_where_it_stands() {
+fn every_malformation_is_an_error_with_its_offset() {
     type Harm = fn(&mut Writer) -> u32;
     let table: &[(&str, Harm)] = &[
         ("not the magic", |w| {
@@ -276,13 +276,13 @@ fn every_oddity_is_an_error_where_it_stands() {
         let error = replay.follow(&writer.0, writer.0.len() as u64).expect_err(words);
         assert!(error.to_string().contains(words), "{words}: {error}");
         assert_eq!(offset_of(error), u64::from(at), "{words}");
-        // What came before the log stands, or nothing does: never half a transaction.
+        // The records before the log remain, or none: never half a transaction.
         let left: Vec<String> = rows(&replay).into_keys().collect();
         assert!(left.is_empty() || left == ["a", "b"], "{words}: {left:?}");
     }
 }
 
-/// A small file with everything in it, and what it says at each COMMIT.
+/// Returns a small file with all types of records, and its contents at each COMMIT.
 fn small() -> (Vec<u8>, Vec<(usize, Rows)>) {
     let mut writer = Writer::new(&[("user.a", "1"), ("user.b", "22222")]);
     let mut states = Vec::new();
@@ -303,7 +303,7 @@ fn small() -> (Vec<u8>, Vec<(usize, Rows)>) {
 }
 
 #[test]
-fn cut_at_any_length_it_is_an_error_or_what_was_committed_before() {
+fn truncated_file_is_an_error_or_an_earlier_commit() {
     let (bytes, states) = small();
     for length in 0..bytes.len() {
         let Ok(replay) = replayed(&bytes[..length]) else { continue };
@@ -351,7 +351,7 @@ fn broken_pointers_are_reported_and_not_followed() {
     }
 }
 
-/// A sparse file of 4 GiB: a header, and zeros without end.
+/// A sparse file of 4 GiB: a header, then zeros.
 struct Endless {
     head: Vec<u8>,
     read: Cell<u64>,
@@ -371,7 +371,7 @@ impl ByteSource for Endless {
 }
 
 #[test]
-fn a_giant_file_costs_no_more_than_what_is_good_of_it() {
+fn giant_file_costs_no_more_than_its_good_part() {
     let source = Endless { head: Writer::new(&[]).0, read: Cell::new(0) };
     let mut replay = Replay::new();
     assert_eq!(offset_of(replay.follow(&source, u32::MAX.into()).unwrap_err()), 144);
@@ -381,7 +381,7 @@ fn a_giant_file_costs_no_more_than_what_is_good_of_it() {
 }
 
 #[test]
-fn a_file_that_got_shorter_while_it_was_read_is_an_error() {
+fn file_truncated_while_read_is_an_error() {
     let writer = Writer::new(&[("a", "1")]);
     let size = writer.0.len() as u64;
     assert!(Replay::new().follow(&writer.0[..size as usize - 4], size).is_err());
@@ -443,17 +443,17 @@ fn left_of(bytes: &[u8]) -> Option<Replay> {
     Replay::of_damaged(bytes, size, refused).ok()
 }
 
-/// What is lost may be what says that a record has gone or has been replaced: whatever is left must be
-/// as it is in the whole file.
+/// A lost part may have had the deletion or the successor of a record: every remaining record must be as
+/// it is in the whole file.
 #[test]
-fn of_a_file_with_a_lost_piece_no_record_is_stale_and_most_are_left() {
+fn file_with_a_lost_part_keeps_most_records_and_none_stale() {
     for list in cyrus_lists::lists() {
         let whole = list.file("skiplist.db");
         let all = replayed(&whole).unwrap();
         let (mut tried, mut left) = (0, 0);
         for length in [4, 52, 512, 4096] {
             for at in (HEADER..whole.len()).step_by(length) {
-                // Other bytes in the middle of a text show in nothing.
+                // Other bytes in the middle of a text cannot be detected.
                 for byte in if length < 512 { &[0][..] } else { &[0, b'x'] } {
                     let mut bytes = whole.clone();
                     let end = bytes.len().min(at + length);
@@ -478,7 +478,7 @@ fn of_a_file_with_a_lost_piece_no_record_is_stale_and_most_are_left() {
 }
 
 #[test]
-fn of_a_file_cut_off_anywhere_no_record_is_stale() {
+fn truncated_file_has_no_stale_record() {
     for list in cyrus_lists::lists() {
         let whole = list.file("skiplist.db");
         let all = replayed(&whole).unwrap();
@@ -492,7 +492,7 @@ fn of_a_file_cut_off_anywhere_no_record_is_stale() {
 }
 
 #[test]
-fn a_file_cut_off_behind_a_commit_shows_by_its_pointers() {
+fn file_truncated_behind_a_commit_shows_by_its_pointers() {
     for list in cyrus_lists::lists() {
         let whole = list.file("skiplist.db");
         let (mut shown, mut cuts) = (0, 0);
@@ -507,7 +507,7 @@ fn a_file_cut_off_behind_a_commit_shows_by_its_pointers() {
 }
 
 #[test]
-fn a_damaged_file_is_followed_as_it_grows() {
+fn damaged_file_is_followed_as_it_grows() {
     let mut writer = Writer::new(&[("user.a", "1"), ("user.b", "2"), ("user.c", "3")]);
     let lost = writer.0.len() - 60;
     writer.0[lost..lost + 4].fill(0);
@@ -527,7 +527,7 @@ fn a_damaged_file_is_followed_as_it_grows() {
 }
 
 #[test]
-fn verify_lists_every_loss_and_reads_what_is_left() {
+fn verify_lists_every_loss_and_reads_the_rest() {
     let list = &cyrus_lists::lists()[0];
     let whole = list.file("skiplist.db");
     let mut bytes = whole.clone();

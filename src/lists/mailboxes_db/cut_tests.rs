@@ -49,7 +49,7 @@ struct Site {
 }
 
 impl Site {
-    /// A list with so many names.
+    /// Returns a list with this many names.
     fn with(layout: Layout, names: u64) -> Self {
         let writer = Writer::new(layout, Random(7), 1, |a, b| Order::Raw.compare(a, b));
         let mut site = Self { folder: tempfile::tempdir().unwrap(), writer };
@@ -69,7 +69,7 @@ impl Site {
         self.writer.put(&key, format!("%(T er P default S {server})").as_bytes());
     }
 
-    /// Another file in the place of the old one, as after a repack.
+    /// Replaces the file by another one, as after a repack.
     fn replace(&mut self) {
         let new = self.path().with_extension("NEW");
         fs::write(&new, &self.writer.file).unwrap();
@@ -77,7 +77,7 @@ impl Site {
         self.writer.journal.clear();
     }
 
-    /// What the writer has done since, done to the file.
+    /// Applies the latest writes of the writer to the file.
     fn write(&mut self) {
         use std::os::unix::fs::FileExt;
         let file = File::options().write(true).open(self.path()).unwrap();
@@ -89,7 +89,7 @@ impl Site {
         }
     }
 
-    /// As the library reads it, for one who looks up now and then.
+    /// Returns the list as a process of the library with few lookups reads it.
     fn list(&self) -> FileList {
         let options = FileListOptions { max_hit_age: Duration::ZERO, ..FileListOptions::default() };
         FileList::open(self.path(), options)
@@ -141,7 +141,7 @@ fn few_lookups_of_a_truncated_list_raise_no_sigbus() {
     alone("few_lookups_of_a_truncated_list_raise_no_sigbus", || {
         for layout in LAYOUTS {
             let site = Site::with(layout, 3000);
-            // Nobody looks at the length of the file before a search.
+            // No lookup checks the length of the file before a search.
             let options = FileListOptions {
                 max_hit_age: Duration::from_secs(3600),
                 index_after: 2000,
@@ -224,7 +224,7 @@ fn list_that_grows_or_is_replaced_is_followed_without_a_map() {
     });
 }
 
-/// A replica with these names.
+/// Returns a replica with these names.
 fn fill(place: &mut ReplicaWriter, names: std::ops::Range<u64>, server: &str) {
     let mut change = place.begin().unwrap();
     for n in names {

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-        fn waits_end_at_the_deadline_of_the_thread() {
+    fn waits_end_at_the_deadline_of_the_thread() {
         let hour = Duration::from_secs(3600);
         until(Instant::now() + hour / 2, || {
             assert!(left_of(hour) <= hour / 2);

@@ -9,10 +9,10 @@ use super::tests::*;
 use super::*;
 
 #[test]
-fn a_writer_that_keeps_its_lock_is_waited_for_but_not_for_ever() {
+fn wait_for_a_writer_ends_at_the_timeout() {
     let site = Site::with(TWOSKIP, some(30));
     let list = site.list();
-    // Broken, so that only the lock could tell whether that is the writer's doing.
+    // Broken: only the lock can tell whether a writer is at work.
     let mut bytes = site.writer.file.clone();
     let at = bytes.windows(5).position(|w| w == b"u0020").unwrap();
     bytes[at] ^= 1;
@@ -29,7 +29,7 @@ fn a_writer_that_keeps_its_lock_is_waited_for_but_not_for_ever() {
 }
 
 #[test]
-fn a_skiplist_torn_behind_its_last_commit_answers_whom_it_has_and_calls_nobody_unknown() {
+fn skiplist_torn_behind_its_last_commit_answers_hits_only() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mailboxes.db");
     let whole =
@@ -44,19 +44,19 @@ fn a_skiplist_torn_behind_its_last_commit_answers_whom_it_has_and_calls_nobody_u
     })
     .unwrap();
     assert_eq!(names.len(), 120);
-    // The beginning of an ADD, and no more: to the list that is known, and to one that is not.
+    // Only the beginning of an ADD, for a list that was read before and for a new one.
     fs::write(&path, [&whole[..], b"\0\0\0\x02\0\0\0\x20Nuser\x1fnew"].concat()).unwrap();
     for list in [&list, &FileList::open(&path, strict())] {
         assert!(names.iter().all(|name| matches!(list.lookup(name), Lookup::Present(_))));
         assert!(matches!(list.lookup(&name("user.nobody")), Lookup::Unsure(_)));
     }
-    // Cyrus cuts the rest off before it writes again.
+    // Cyrus truncates the rest before it writes again.
     fs::write(&path, &whole).unwrap();
     assert_eq!(list.lookup(&name("user.nobody")), Lookup::Absent);
 }
 
 #[test]
-fn a_long_transaction_in_a_skiplist_defers_nobody_who_was_known_before_it() {
+fn long_skiplist_transaction_does_not_defer_known_names() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mailboxes.db");
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
@@ -80,14 +80,14 @@ fn a_long_transaction_in_a_skiplist_defers_nobody_who_was_known_before_it() {
 }
 
 #[test]
-fn who_may_not_wait_waits_neither_for_a_writer_nor_until_a_long_file_is_read() {
+fn lookup_now_waits_for_no_writer_and_reads_no_long_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mailboxes.db");
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
     fs::write(&path, fs::read(format!("{fixture}/skiplist.db")).unwrap()).unwrap();
     let writer = File::options().write(true).open(&path).unwrap();
     super::lock::hold_for_writing(&writer);
-    // Who waits does so until the test is given up.
+    // A lookup that waits would run into the time limit of the test.
     let list = FileList::open(
         &path,
         FileListOptions {

@@ -1,4 +1,4 @@
-//! Files that are cut, overwritten or damaged in place while they are read, and mended again.
+//! Files that are truncated, overwritten or damaged in place while they are read, and then repaired.
 
 use std::fs::{self, File};
 use std::ops::ControlFlow;
@@ -29,12 +29,12 @@ impl Site {
         fs::write(site.path(), &site.whole).unwrap();
         let names = names(&site.list());
         assert!(names.len() >= 100);
-        // A look at what is not whole takes a while.
+        // A lookup in a damaged file takes a while.
         let step = names.len() / 100;
         Self { names: names.into_iter().step_by(step).collect(), ..site }
     }
 
-    /// One for each engine, with its name.
+    /// Returns one site for each engine, with its name.
     fn all() -> Vec<(&'static str, Self)> {
         let layouts = [("twoskip", Layout::Twoskip), ("twom", Layout::Twom { checksums: true })];
         let written = layouts.map(|(engine, layout)| (engine, Self::new(written(layout, "be1"))));
@@ -58,7 +58,7 @@ impl Site {
         FileList::open(self.path(), options)
     }
 
-    /// How many of its names a list has; no name is absent.
+    /// Returns the number of names that a list has; asserts that no name is absent.
     fn found(&self, list: &FileList) -> usize {
         let found = self.names.iter().map(|name| match list.lookup(name) {
             Lookup::Present(_) => 1,
@@ -99,7 +99,7 @@ fn overwrite(path: &Path, at: u64, bytes: &[u8]) {
 }
 
 #[test]
-fn a_list_cut_and_mended_in_place_is_answered_at_once() {
+fn list_truncated_and_repaired_in_place_answers_at_once() {
     for (engine, site) in Site::all() {
         let list = site.list();
         let all = site.names.len();
@@ -107,7 +107,7 @@ fn a_list_cut_and_mended_in_place_is_answered_at_once() {
         for (round, len) in
             [0, 1, 64, 4096, 5000, size / 2, size / 4 * 3, size - 1, 0].into_iter().enumerate()
         {
-            // Comes through its map, where it has one.
+            // Reads through the map, where it has one.
             assert_eq!(site.found(&list), all, "{engine} {round}");
             let file = File::options().write(true).open(site.path()).unwrap();
             file.set_len(len).unwrap();
@@ -123,7 +123,7 @@ fn a_list_cut_and_mended_in_place_is_answered_at_once() {
 }
 
 #[test]
-fn pages_that_were_lost_and_come_back_in_place_are_noticed() {
+fn lost_pages_that_come_back_are_noticed() {
     for (engine, site) in Site::all() {
         let list = site.list();
         let all = site.names.len();
@@ -139,9 +139,9 @@ fn pages_that_were_lost_and_come_back_in_place_are_noticed() {
 }
 
 #[test]
-fn a_list_with_a_map_that_lost_pages_comes_to_have_a_map_again() {
+fn torn_map_is_replaced_by_a_new_map() {
     let site = Site::new(written(Layout::Twoskip, "be1"));
-    // Nobody looks at the length of the file before a search.
+    // No lookup checks the length of the file before a search.
     let options =
         FileListOptions { max_hit_age: Duration::from_secs(3600), ..FileListOptions::default() };
     let list = FileList::open(site.path(), options);
@@ -156,7 +156,7 @@ fn a_list_with_a_map_that_lost_pages_comes_to_have_a_map_again() {
 }
 
 #[test]
-fn another_list_of_the_same_size_written_over_a_skiplist_is_read_anew() {
+fn skiplist_overwritten_with_one_of_equal_size_is_read_anew() {
     let whole = fs::read(format!("{FIXTURE}/skiplist.db")).unwrap();
     let site = Site::new(whole.clone());
     let list = site.list();
@@ -185,11 +185,11 @@ fn another_list_of_the_same_size_written_over_a_skiplist_is_read_anew() {
 }
 
 #[test]
-fn a_flat_list_that_is_being_copied_over_makes_nobody_unknown() {
+fn flat_list_being_copied_over_is_unsure() {
     let site = Site::new(fs::read(format!("{FIXTURE}/flat.db")).unwrap());
     let list = site.list();
     assert_eq!(list.lookup(&name("user.nobody")), Lookup::Absent);
-    // To the end of a line: nothing in the file shows that there is more to come.
+    // To the end of a line: nothing in the file shows that the copy is incomplete.
     let half = site.whole.len() / 2;
     let end = half + site.whole[half..].iter().position(|byte| *byte == b'\n').unwrap() + 1;
     fs::write(site.path(), &site.whole[..end]).unwrap();
@@ -197,14 +197,14 @@ fn a_flat_list_that_is_being_copied_over_makes_nobody_unknown() {
     assert!(found > 0 && found < site.names.len());
     fs::write(site.path(), &site.whole).unwrap();
     assert_eq!(site.found(&list), site.names.len());
-    // A new file, as Cyrus writes it, is believed at once.
+    // A new file, as Cyrus writes it, is trusted at once.
     let new = site.path().with_extension("NEW");
     fs::write(&new, &site.whole).unwrap();
     fs::rename(&new, site.path()).unwrap();
     assert_eq!(list.lookup(&name("user.nobody")), Lookup::Absent);
 }
 #[test]
-fn a_lost_page_costs_few_names_and_makes_nobody_unknown() {
+fn lost_page_costs_few_names_and_makes_none_absent() {
     for (engine, site) in Site::all() {
         let (mut found, mut asked) = (0, 0);
         for at in (4096..site.whole.len() as u64 - 4096).step_by(4096 * 13) {
@@ -222,9 +222,9 @@ fn a_lost_page_costs_few_names_and_makes_nobody_unknown() {
     }
 }
 
-/// What a list says of a name that none has, with so many bytes in the middle of it overwritten.
+/// Returns the answer for a missing name, with this many bytes in the middle of the list overwritten.
 #[test]
-fn what_is_wrong_in_a_list_is_told_with_its_place() {
+fn damage_is_reported_with_its_offset() {
     for (engine, site) in Site::all() {
         if matches!(engine, "twoskip" | "twom") {
             continue;
@@ -241,7 +241,7 @@ fn what_is_wrong_in_a_list_is_told_with_its_place() {
 }
 
 #[test]
-fn what_is_no_file_in_the_place_of_a_list_is_waited_for_by_nobody_and_recovered_from() {
+fn fifo_or_directory_in_place_of_the_list_is_not_waited_for() {
     for (engine, site) in Site::all() {
         let list = site.list();
         assert_eq!(site.found(&list), site.names.len());

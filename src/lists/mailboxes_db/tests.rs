@@ -1,4 +1,4 @@
-//! A [`FileList`] over a file that others write, replace and spoil.
+//! A [`FileList`] over a file that other processes write, replace and damage.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ use crate::model::record::State;
 use crate::testing::cyrus_writer::{Write, Writer};
 use crate::testing::random::Random;
 
-/// What is found is as new as what is missed.
+/// Options without stale hits.
 pub(super) fn strict() -> FileListOptions {
     FileListOptions {
         max_hit_age: Duration::ZERO,
@@ -80,7 +80,8 @@ impl Site {
         self.folder.path().join("mailboxes.db")
     }
 
-    /// Read through a map, as programs do; tests/cyrusdb.rs reads by `pread`, as the library does.
+    /// Returns a list read through a map, as programs do; tests/cyrusdb.rs reads by `pread`, as the library
+    /// does.
     pub(super) fn list(&self) -> FileList {
         crate::os::map::guard();
         FileList::open(self.path(), strict())
@@ -94,12 +95,12 @@ impl Site {
         self.writer.delete(&key(name, self.generation));
     }
 
-    /// Puts all that the writer has written into a new file in the place of the old one.
+    /// Replaces the file by a new one with all writes of the writer.
     pub(super) fn replace(&self) {
         replace(&self.path(), &self.writer.file);
     }
 
-    /// Does to the file what the writer has done since.
+    /// Applies the latest writes of the writer to the file.
     pub(super) fn write(&mut self) {
         let mut file = File::options().write(true).open(self.path()).unwrap();
         for write in self.writer.journal.drain(..) {
@@ -155,7 +156,7 @@ pub(super) fn some(n: usize) -> impl Iterator<Item = String> {
 }
 
 #[test]
-fn the_committed_list_is_seen_between_any_two_writes_of_its_writer() {
+fn committed_list_is_seen_between_any_two_writes() {
     let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     for (layout, seed) in [(TWOSKIP, 1), (TWOSKIP, seed), (TWOM, 2), (TWOM, seed)] {
         println!("{layout:?} seed {seed}");
@@ -211,7 +212,7 @@ fn the_committed_list_is_seen_between_any_two_writes_of_its_writer() {
 }
 
 #[test]
-fn a_list_that_is_not_there_makes_nobody_unknown_and_is_taken_when_it_comes() {
+fn missing_list_is_unsure_until_it_appears() {
     let site = Site::with(TWOSKIP, some(5));
     let path = site.path();
     let away = path.with_extension("away");
@@ -224,14 +225,14 @@ fn a_list_that_is_not_there_makes_nobody_unknown_and_is_taken_when_it_comes() {
         fs::rename(&away, &path).unwrap();
         assert!(server(list.lookup(&name("user.u0001"))).is_some());
         assert_eq!(list.lookup(&name("user.x")), Lookup::Absent);
-        // Taken away again while it is known.
+        // Removed again while it is cached.
         fs::rename(&path, &away).unwrap();
         assert!(is_unsure(&list.lookup(&name("user.x"))));
     }
 }
 
 #[test]
-fn what_stands_in_its_place_makes_nobody_unknown() {
+fn other_file_in_place_of_the_list_is_unsure() {
     let good = Site::with(TWOSKIP, some(30));
     let bytes = &good.writer.file;
     let mut torn = bytes.clone();
@@ -277,9 +278,9 @@ fn what_stands_in_its_place_makes_nobody_unknown() {
 }
 
 #[test]
-fn a_list_replaced_while_open_answers_from_the_new_one_at_once() {
+fn replaced_list_is_answered_from_the_new_file_at_once() {
     let mut site = Site::with(TWOSKIP, some(30));
-    // With time for hits: what is missed must be right nevertheless.
+    // Hits may be stale: misses must be right all the same.
     let list = FileList::open(
         site.path(),
         FileListOptions { max_hit_age: Duration::from_secs(3600), ..FileListOptions::default() },
@@ -293,7 +294,7 @@ fn a_list_replaced_while_open_answers_from_the_new_one_at_once() {
     site.replace();
     assert_eq!(server(list.lookup(&name("user.new"))).as_deref(), Some("be2.example.org"));
 
-    // Of another engine.
+    // A file of another engine.
     let other = Site::with(TWOM, ["user.twom".to_owned()].into_iter().chain(some(30)));
     replace(&site.path(), &other.writer.file);
     assert!(server(list.lookup(&name("user.twom"))).is_some());
@@ -307,7 +308,7 @@ fn a_list_replaced_while_open_answers_from_the_new_one_at_once() {
 }
 
 #[test]
-fn another_list_of_the_same_size_written_over_it_is_noticed() {
+fn list_overwritten_with_one_of_equal_size_is_noticed() {
     let make = |prefix: &str| {
         let names: Vec<String> = (0..50).map(|i| format!("user.{prefix}{i:04}")).collect();
         Site::with(TWOSKIP, names.into_iter())
@@ -326,7 +327,7 @@ fn another_list_of_the_same_size_written_over_it_is_noticed() {
 }
 
 #[test]
-fn a_process_that_soon_ends_does_not_begin_by_reading_half_the_list() {
+fn large_index_is_built_only_after_enough_lookups() {
     for layout in [TWOSKIP, TWOM] {
         let mut site = Site::with(layout, some(300));
         let list = FileList::open(site.path(), FileListOptions { index_after: 100, ..strict() });
@@ -334,7 +335,7 @@ fn a_process_that_soon_ends_does_not_begin_by_reading_half_the_list() {
             assert_eq!(list.has_index(IndexSize::Large), n > 100, "{n}");
             assert!(server(list.lookup(&name(&of))).is_some());
         }
-        // One that goes on is not slow anew after a repack.
+        // After a repack a long-lived process is not slow again.
         site.writer = site.writer.repack();
         site.replace();
         assert!(server(list.lookup(&name("user.u0007"))).is_some());
@@ -343,7 +344,7 @@ fn a_process_that_soon_ends_does_not_begin_by_reading_half_the_list() {
 }
 
 #[test]
-fn who_moves_or_goes_is_seen_to_without_shortcuts_with_a_few_and_with_many() {
+fn moves_and_deletions_are_seen_with_any_size_of_index() {
     let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     println!("seed {seed}");
     let mut random = Random(seed);
@@ -368,7 +369,7 @@ fn who_moves_or_goes_is_seen_to_without_shortcuts_with_a_few_and_with_many() {
                 let found = self::server(list.lookup(&self::name(name)));
                 assert_eq!(found.as_ref(), model.get(name), "{name} in round {round}");
             }
-            // Three look-ups a round; few come after 128, and all of them in one piece.
+            // Three lookups a round; a small index comes after 128 lookups, in one piece.
             if matches!(round, 10 | 100) {
                 let has = [IndexSize::Small, IndexSize::Large].map(|size| list.has_index(size));
                 assert_eq!(has, [round == 100, false], "round {round}");
@@ -379,7 +380,7 @@ fn who_moves_or_goes_is_seen_to_without_shortcuts_with_a_few_and_with_many() {
 }
 
 #[test]
-fn a_list_that_has_shrunk_sharply_makes_nobody_unknown() {
+fn list_that_lost_many_names_is_unsure() {
     let whole = Site::with(TWOSKIP, some(300));
     let part = Site::with(TWOSKIP, some(150));
     let list = whole.list();
@@ -400,7 +401,7 @@ fn a_list_that_has_shrunk_sharply_makes_nobody_unknown() {
 }
 
 #[test]
-fn a_legacy_list_is_found_in_whichever_order_it_was_written() {
+fn legacy_list_is_searched_in_either_order() {
     let names = || {
         (0..80).flat_map(|i| {
             ["", ".Sent", "-x", ".Sent.a", "^y"].map(|end| format!("user.u{}{end}", i % 40))
@@ -434,7 +435,7 @@ fn a_legacy_list_is_found_in_whichever_order_it_was_written() {
 }
 
 #[test]
-fn a_list_that_does_not_show_its_generation_is_asked_in_both() {
+fn list_of_unknown_generation_is_searched_by_both_keys() {
     for generation in [KeyGeneration::Internal, KeyGeneration::Separated] {
         let mut site = Site::new(TWOSKIP, generation);
         site.put("news", "be1.example.org");
@@ -445,9 +446,9 @@ fn a_list_that_does_not_show_its_generation_is_asked_in_both() {
         assert_eq!(list.status().unwrap().key_generation, None);
         assert_eq!(server(list.lookup(&name("news"))).as_deref(), Some("be1.example.org"));
         assert_eq!(server(list.lookup(&name("News"))).as_deref(), Some("be2.example.org"));
-        // No user's mailbox at all: this may be any other database.
+        // No user's mailbox: this may be any other database.
         assert!(matches!(list.lookup(&name("user.jane")), Lookup::Unsure(_)));
-        // Until it does.
+        // Until a key shows it.
         site.put("user.jane", "be3.example.org");
         site.writer.commit();
         site.write();
@@ -457,9 +458,9 @@ fn a_list_that_does_not_show_its_generation_is_asked_in_both() {
 }
 
 #[test]
-fn lookups_of_many_threads_are_right_while_a_writer_commits_and_repacks() {
+fn lookups_of_threads_are_right_during_commits_and_repacks() {
     for layout in [TWOSKIP, TWOM] {
-        // So many that a hundred of them less are no sharp loss.
+        // Enough names that a loss of a hundred is below the limit.
         let mut site = Site::with(layout, some(600));
         let list = FileList::open(site.path(), FileListOptions::default());
         let done = AtomicBool::new(false);
@@ -476,7 +477,7 @@ fn lookups_of_many_threads_are_right_while_a_writer_commits_and_repacks() {
                             assert!(server(list.lookup(&steady)).is_some(), "{steady}");
                             let never = name(&format!("user.v{i:04}"));
                             assert_eq!(list.lookup(&never), Lookup::Absent);
-                            // Comes and goes: either is right, doubt is not.
+                            // The name comes and goes: either answer is right, doubt is not.
                             server(list.lookup(&name(&format!("user.u{:04}", 2 * i + 1))));
                             lookups += 3;
                         }
@@ -515,7 +516,7 @@ fn lookups_of_many_threads_are_right_while_a_writer_commits_and_repacks() {
 }
 
 #[test]
-fn a_record_that_would_refuse_a_letter_is_never_older_than_the_file() {
+fn record_that_refuses_mail_is_never_stale() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mailboxes.db");
     let write = |state: &str, rights: &str| {
@@ -540,7 +541,7 @@ fn a_record_that_would_refuse_a_letter_is_never_older_than_the_file() {
 }
 
 #[test]
-fn another_database_is_not_taken_for_a_mailbox_list_without_anybody() {
+fn other_database_is_not_an_empty_mailbox_list() {
     for rows in ["alpha\tone\n", "/vendor/cmu/x\ty\n", "AS\x1e\tx\n", "$RACL\tx\n"] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("annotations.db");
@@ -551,7 +552,7 @@ fn another_database_is_not_taken_for_a_mailbox_list_without_anybody() {
 }
 
 #[test]
-fn a_record_is_new_for_a_minute_by_its_date() {
+fn record_counts_as_recent_for_a_minute() {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let names = ["user.old", "user.older", "user.new", "user.later"];
     let dates = [now - 70, 1_700_000_000, now - 40, now + 40];
