@@ -22,7 +22,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 #[test]
-fn every_map_answers_in_the_exact_words_mail_servers_know() {
+fn every_map_answers_in_its_exact_form() {
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let mut client = daemon.connect();
@@ -52,7 +52,7 @@ fn every_map_answers_in_the_exact_words_mail_servers_know() {
 }
 
 #[test]
-fn a_user_is_known_whatever_the_length_of_the_detail() {
+fn user_is_found_with_a_detail_of_any_length() {
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let mut client = daemon.connect();
@@ -68,7 +68,7 @@ fn a_user_is_known_whatever_the_length_of_the_detail() {
 }
 
 #[test]
-fn a_list_that_is_torn_emptied_or_gone_defers_and_recovers_by_itself() {
+fn torn_emptied_or_missing_list_defers_and_recovers() {
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let list = site.path("mailboxes.db");
@@ -101,7 +101,7 @@ fn a_list_that_is_torn_emptied_or_gone_defers_and_recovers_by_itself() {
 }
 
 #[test]
-fn a_daemon_without_a_mupdate_server_refuses_nobody_of_a_murder() {
+fn without_mupdate_server_misses_in_a_murder_are_deferred() {
     let site = Site::new();
     fs::write(
         site.path("murder-route.toml"),
@@ -122,7 +122,7 @@ fn a_daemon_without_a_mupdate_server_refuses_nobody_of_a_murder() {
 /// What is known once must be answered whenever the list is whole, at once, and what is not in it never
 /// counts as unknown on the word of half a list.
 #[test]
-fn a_list_cut_and_mended_in_place_under_load_is_answered_as_soon_as_it_is_whole() {
+fn list_cut_and_restored_in_place_is_used_when_complete() {
     for engine in ["twoskip", "twom", "skiplist", "flat"] {
         let site = Site::new();
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
@@ -202,7 +202,7 @@ fn murder_site() -> Site {
 }
 
 #[test]
-fn nobody_is_unknown_unless_the_slave_says_that_the_list_is_up_to_date() {
+fn miss_is_unknown_only_after_the_slave_confirms_the_list() {
     let site = murder_site();
     let daemon = Daemon::start(&site);
     let mut client = daemon.connect();
@@ -219,7 +219,7 @@ fn nobody_is_unknown_unless_the_slave_says_that_the_list_is_up_to_date() {
 }
 
 #[test]
-fn a_silent_slave_holds_up_nobody_who_is_known() {
+fn silent_slave_delays_no_known_recipient() {
     let site = murder_site();
     fs::create_dir(site.path("socket")).unwrap();
     let _silent = UnixListener::bind(site.path("socket/mupdate.target")).unwrap();
@@ -234,7 +234,7 @@ fn a_silent_slave_holds_up_nobody_who_is_known() {
 }
 
 #[test]
-fn a_crowd_of_strangers_costs_the_slave_a_few_kicks() {
+fn many_misses_cost_the_slave_few_kicks() {
     let site = murder_site();
     let kicks = site.slave("ok");
     let daemon = Daemon::start(&site);
@@ -250,7 +250,7 @@ fn a_crowd_of_strangers_costs_the_slave_a_few_kicks() {
 }
 
 #[test]
-fn a_wrong_configuration_is_told_of_and_the_old_one_stays() {
+fn invalid_configuration_is_logged_and_the_old_one_kept() {
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let mut client = daemon.connect();
@@ -268,7 +268,7 @@ fn a_wrong_configuration_is_told_of_and_the_old_one_stays() {
 
 /// With one descriptor for each connection that nobody uses.
 #[test]
-fn idle_connections_take_no_descriptor_that_a_known_recipient_needs() {
+fn idle_connections_leave_descriptors_for_lookups() {
     let site = Site::new();
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 128; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_murder-route")]);
@@ -295,7 +295,7 @@ fn idle_connections_take_no_descriptor_that_a_known_recipient_needs() {
 }
 
 #[test]
-fn limit_of_connections_that_the_system_does_not_allow_is_told_of() {
+fn connection_limit_above_the_system_limit_is_logged() {
     let site = Site::new();
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 128; exec \"$@\" 3>&2", "sh"]);
@@ -313,7 +313,7 @@ fn limit_of_connections_that_the_system_does_not_allow_is_told_of() {
 
 /// Opened as any file, a FIFO waits for a writer for ever, and `/dev/zero` has no end.
 #[test]
-fn reload_that_finds_a_fifo_or_a_device_keeps_the_old_configuration() {
+fn reload_with_a_fifo_or_device_keeps_the_old_configuration() {
     let site = Site::new();
     let mupdate = "domains = [\"example.org\"]\nmailboxes-db = \"mailboxes.db\"\n[mupdate]\n\
         servers = [\"127.0.0.1:1\"]\nauthname = \"router\"\npassword-file = \"password\"\n\
@@ -360,7 +360,7 @@ fn reload_that_finds_a_fifo_or_a_device_keeps_the_old_configuration() {
 }
 
 #[test]
-fn a_reload_that_loses_what_names_depend_on_keeps_the_old_configuration() {
+fn reload_without_vital_settings_keeps_the_old_ones() {
     let site = Site::new();
     let server = "mupdate_server: 127.0.0.1:1\nmupdate_authname: a\nmupdate_password: b\n";
     site.imapd_conf(server);
@@ -400,7 +400,7 @@ fn a_reload_that_loses_what_names_depend_on_keeps_the_old_configuration() {
 }
 
 #[test]
-fn a_listener_that_a_reload_cannot_open_is_told_of_and_the_others_go_on_as_they_were() {
+fn reload_with_an_unusable_listener_changes_nothing() {
     let site = Site::new();
     let [socket, other, policy] = ["murder-route.sock", "other", "policy"].map(|n| site.path(n));
     let listen = |mode: &str, more: &str| {
@@ -436,7 +436,7 @@ fn a_listener_that_a_reload_cannot_open_is_told_of_and_the_others_go_on_as_they_
 
 /// A mail server's question there would wait for as long as it has patience.
 #[test]
-fn a_socket_of_systemd_at_which_nobody_answers_is_told_of() {
+fn unused_socket_of_systemd_is_logged() {
     let site = Site::new();
     let listener = UnixListener::bind(site.path("systemd")).unwrap();
     let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 \
@@ -452,7 +452,7 @@ fn a_socket_of_systemd_at_which_nobody_answers_is_told_of() {
 }
 
 #[test]
-fn a_stop_answers_what_is_in_flight_and_leaves_no_socket_behind() {
+fn stop_answers_requests_in_flight_and_removes_sockets() {
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let socket = daemon.socket.clone();
@@ -468,7 +468,7 @@ fn a_stop_answers_what_is_in_flight_and_leaves_no_socket_behind() {
 }
 
 #[test]
-fn what_is_no_netstring_gets_one_answer_and_disturbs_nobody() {
+fn invalid_netstring_gets_one_answer_and_disturbs_nobody() {
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let mut good = daemon.connect();
@@ -483,7 +483,7 @@ fn what_is_no_netstring_gets_one_answer_and_disturbs_nobody() {
 }
 
 #[test]
-fn a_list_that_cannot_be_read_is_told_of_before_anybody_asks_and_again_when_it_is_back() {
+fn unreadable_and_recovered_lists_are_logged() {
     let site = Site::new();
     let manager = UnixDatagram::bind(site.path("notify")).unwrap();
     manager.set_read_timeout(Some(common::TIMEOUT)).unwrap();

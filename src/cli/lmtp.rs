@@ -1,5 +1,4 @@
-//! `murder-route lmtp`: the way to a backend for mail servers that run a program and speak LMTP with
-//! it.
+//! `murder-route lmtp`: relays LMTP to a backend, for mail servers that run a program for delivery.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -19,24 +18,22 @@ use crate::master::connection::{ByteStream, Connection};
 use crate::model::backend::{LMTP_PORT, LmtpAddress};
 use crate::relay as backend;
 
-/// Pieces of standard input that wait for the backend, of [`PIECE`] bytes each.
+/// Maximum number of pieces of standard input that wait for the backend, of [`PIECE`] bytes each.
 const PIECES: usize = 8;
 
-/// Bytes read at once.
+/// Size of a read in bytes.
 const PIECE: usize = 16 * 1024;
 
-/// Connect standard input and output with the LMTP server of a backend, whose refusal of an unknown
-/// user comes out as temporary: the mailbox may have moved a moment ago.
+/// Relay standard input and output to the LMTP server of a backend. Its refusal of an unknown user is
+/// made temporary: the mailbox may have moved recently.
 ///
-/// TLS and a login are begun as `[backends]` of the configuration has it for the backend.
+/// TLS and login follow `[backends]` of the configuration.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit status: 0 the conversation came to its end, 64 usage, 75 the backend \
+#[command(after_help = "Exit status: 0 the dialogue is complete, 64 usage, 75 the backend \
                         cannot be reached or logged in to, the connection was lost, or the \
-                        configuration cannot be read."
-)]
+                        configuration cannot be read.")]
 pub(super) struct LmtpArgs {
-    /// The configuration file [default: /etc/murder-route.toml, if it is there]
+    /// The configuration file [default: /etc/murder-route.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[arg(
@@ -46,8 +43,8 @@ pub(super) struct LmtpArgs {
     backend: String,
 }
 
-/// Why there is no (further) conversation: the status of the reply that says so, and the reason.
-struct Ended(&'static str, String);
+/// Reason for the end of the relay, with the enhanced status code of the reply.
+struct RelayFailure(&'static str, String);
 
 impl LmtpArgs {
     pub(super) fn run(self) -> Result<(), Exit> {
@@ -56,52 +53,52 @@ impl LmtpArgs {
             Exit::Usage
         })?;
         let done = config::backends_access(self.config.as_deref())
-            .map_err(|e| Ended("4.3.5", e.to_string()))
-            .and_then(|all| carry(&place, &all.of(&place)));
-        done.map_err(|Ended(status, why)| {
+            .map_err(|e| RelayFailure("4.3.5", e.to_string()))
+            .and_then(|all| relay(&place, &all.of(&place)));
+        done.map_err(|RelayFailure(status, why)| {
             failed(status, &why);
             Exit::Temporary
         })
     }
 }
 
-/// Says why there is no (further) reply, in the form of one: so the mail server has it in its log.
-/// Exim takes what is on standard error for a part of the conversation.
+/// Prints the failure as an LMTP reply, for the log of the mail server. Not on standard error, which
+/// Exim takes for a part of the dialogue.
 fn failed(status: &str, why: &dyn fmt::Display) {
-    // What a server or a file says may have line ends, and this is one reply.
+    // The reason may have line ends; the reply is one line.
     let why: String =
         why.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    // A mail server that is gone need not be told.
+    // The mail server may have closed the pipe.
     let _ = write!(io::stdout(), "421 {status} murder-route: {why}\r\n");
 }
 
-/// Carries the conversation between the mail server and a backend.
-fn carry(place: &LmtpAddress, access: &BackendAccess) -> Result<(), Ended> {
-    // One thread for what goes to the backend; what comes from it is written by this one, which a mail
-    // server that does not read may hold up.
+/// Relays between the mail server and a backend.
+fn relay(place: &LmtpAddress, access: &BackendAccess) -> Result<(), RelayFailure> {
+    // One thread sends to the backend. This thread writes its replies, and may block on a mail server
+    // that does not read.
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let runtime = runtime.map_err(|e| Ended("4.3.0", e.to_string()))?;
+    let runtime = runtime.map_err(|e| RelayFailure("4.3.0", e.to_string()))?;
     let done = runtime.block_on(async {
         let name = place.host_and_port();
         let connected = backend::connect(place).await;
         let connection =
-            connected.map_err(|e| Ended("4.4.1", format!("cannot reach {name}: {e}")))?;
+            connected.map_err(|e| RelayFailure("4.4.1", format!("cannot reach {name}: {e}")))?;
         let (connection, filter) = match access.is_plain() {
             true => (connection, ReplyFilter::default()),
             false => {
                 let us = super::host_name();
                 let logged_in = backend::log_in(connection, place, access, &us).await;
                 let (connection, lmtp::Ready { greeting, .. }) =
-                    logged_in.map_err(|e| Ended(status(&e), format!("{name}: {e}")))?;
+                    logged_in.map_err(|e| RelayFailure(status(&e), format!("{name}: {e}")))?;
                 let said = io::stdout().write_all(&greeting).and_then(|()| io::stdout().flush());
-                said.map_err(|e| Ended("4.4.2", e.to_string()))?;
+                said.map_err(|e| RelayFailure("4.4.2", e.to_string()))?;
                 (connection, ReplyFilter::after_login())
             }
         };
-        let lost = |e| Ended("4.4.2", format!("the connection with {name} is lost: {e}"));
-        converse(connection, filter).await.map_err(lost)
+        let lost = |e| RelayFailure("4.4.2", format!("the connection with {name} is lost: {e}"));
+        relay_session(connection, filter).await.map_err(lost)
     });
-    // The thread that reads standard input may hang there, and goes with the process.
+    // The thread that reads standard input may hang; it ends with the process.
     runtime.shutdown_background();
     done
 }
@@ -121,11 +118,11 @@ fn status(why: &backend::LoginError) -> &'static str {
     }
 }
 
-/// Ends when the backend has nothing more to say, or nobody listens to it. How long to wait for a
-/// reply is the mail server's decision: it ends us.
-async fn converse(connection: Connection, mut filter: ReplyFilter) -> io::Result<()> {
+/// Ends when the backend or the mail server closes. Timeouts are up to the mail server, which ends this
+/// program.
+async fn relay_session(connection: Connection, mut filter: ReplyFilter) -> io::Result<()> {
     let (mut from_backend, to_backend) = split(connection.into_stream());
-    tokio::spawn(pass_on(standard_input()?, to_backend));
+    tokio::spawn(send_input(standard_input()?, to_backend));
     let (mut out, mut piece) = (Vec::new(), vec![0; PIECE]);
     loop {
         let length = match read(&mut from_backend, &mut piece).await? {
@@ -143,13 +140,13 @@ async fn converse(connection: Connection, mut filter: ReplyFilter) -> io::Result
 
 async fn read(stream: &mut ReadHalf<Box<dyn ByteStream>>, piece: &mut [u8]) -> io::Result<usize> {
     match stream.read(piece).await {
-        // A server that does not end TLS properly. Half a reply is never handed on.
+        // A server that does not close TLS properly. An incomplete reply is never passed on.
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
         read => read,
     }
 }
 
-/// What the mail server says, read in a thread of its own: a read of standard input cannot be given up.
+/// Reads standard input in a thread of its own: such a read cannot be cancelled.
 fn standard_input() -> io::Result<Receiver<Vec<u8>>> {
     let (sender, receiver) = channel(PIECES);
     thread::Builder::new().spawn(move || {
@@ -170,13 +167,13 @@ fn standard_input() -> io::Result<Receiver<Vec<u8>>> {
     Ok(receiver)
 }
 
-/// Whatever goes wrong here the backend's end of the conversation will show.
-async fn pass_on(mut said: Receiver<Vec<u8>>, mut backend: WriteHalf<Box<dyn ByteStream>>) {
+/// Failures here show at the backend's end of the connection.
+async fn send_input(mut said: Receiver<Vec<u8>>, mut backend: WriteHalf<Box<dyn ByteStream>>) {
     while let Some(piece) = said.recv().await {
         if backend.write_all(&piece).await.is_err() || backend.flush().await.is_err() {
             return;
         }
     }
-    // Nothing more comes.
+    // End of input.
     let _ = backend.shutdown().await;
 }

@@ -1,4 +1,4 @@
-//! `murder-route lookup`: the answer the daemon would give.
+//! `murder-route lookup`: the answer that the daemon would give.
 
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 
@@ -13,8 +13,10 @@ use crate::routing::router::{Decision, Route};
 
 /// Look recipients up, as the daemon would.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit status: 0 all are delivered, 75 any is deferred, 1 any is not \
-                        delivered otherwise, 64 usage, 78 configuration.")]
+#[command(
+    after_help = "Exit status: 0 all are routed, 75 any is deferred, 1 any is not routed for \
+                        another reason, 64 usage, 78 configuration."
+)]
 pub(super) struct LookupArgs {
     #[command(flatten)]
     common: Common,
@@ -22,13 +24,13 @@ pub(super) struct LookupArgs {
     /// the configuration
     #[arg(long, value_name = "NAME", default_value = BUILT_IN[0])]
     map: String,
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
     /// Show each step: address, rules, record, freshness, decision
     #[arg(long)]
     explain: bool,
-    /// The recipients; `-` reads them from standard input, one a line
+    /// The recipients; `-` reads them from standard input, one per line
     #[arg(required = true, value_name = "RECIPIENT")]
     recipients: Vec<String>,
 }
@@ -57,7 +59,7 @@ impl LookupArgs {
             Ok(()) if printer.deferred => Err(Exit::Temporary),
             Ok(()) if printer.other => Err(Exit::No),
             Ok(()) => Ok(()),
-            // Whoever read our output has seen enough.
+            // The reader of the output has closed it.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Err(e) => {
                 complain!("murder-route: {e}");
@@ -69,7 +71,7 @@ impl LookupArgs {
 
 struct Printer<'a, W: Write> {
     sources: &'a Sources,
-    /// Of the map.
+    /// Name of the map.
     name: &'a str,
     map: Map<'a>,
     json: bool,
@@ -92,7 +94,7 @@ impl<W: Write> Printer<'_, W> {
                 let end = line.trim_ascii_end().len();
                 self.one(&line[..end])?;
                 line.clear();
-                // Who asks a line at a time waits for each answer.
+                // A program that writes one line at a time waits for each answer.
                 if input.buffer().is_empty() {
                     self.out.flush()?;
                 }
@@ -132,7 +134,7 @@ impl<W: Write> Printer<'_, W> {
             self.out,
             "{}: {}",
             crate::doctor::judge::one_line(&text),
-            Line {
+            ResultLine {
                 route: &route,
                 answer: &answer,
                 recipient,
@@ -146,20 +148,20 @@ impl<W: Write> Printer<'_, W> {
     }
 }
 
-/// The line a person likes to read.
-struct Line<'a> {
+/// The result as one line of text.
+struct ResultLine<'a> {
     route: &'a Route,
     answer: &'a str,
     recipient: &'a [u8],
     domain: Option<String>,
 }
 
-impl std::fmt::Display for Line<'_> {
+impl std::fmt::Display for ResultLine<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { route, answer, .. } = self;
         write!(f, "{} ({})", route.decision.as_str(), route.why())?;
         write!(f, " -> {}", answer.trim_end())?;
-        // Somebody who tries a user's name, as at a login.
+        // A user name instead of an address.
         if route.decision == Decision::Foreign && !self.recipient.contains(&b'@') {
             let domain = self.domain.as_deref().unwrap_or("example.org");
             let name = crate::doctor::judge::one_line(&String::from_utf8_lossy(self.recipient));

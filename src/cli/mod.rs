@@ -3,8 +3,8 @@
 //! Options, output and exit status are a contract with scripts outside this repository. The exit
 //! status follows sysexits(3).
 
-/// Writes a line to standard error, as `eprintln!` does. A standard error that cannot be written
-/// changes neither the answer nor the exit status; `eprintln!` would panic.
+/// Writes a line to standard error, as `eprintln!` does. If standard error cannot be written, answer
+/// and exit status stay the same; `eprintln!` would panic.
 macro_rules! complain {
     ($($text:tt)*) => {{
         use std::io::Write as _;
@@ -42,7 +42,7 @@ use crate::wire::endpoint::Endpoint;
 #[repr(u8)]
 enum Exit {
     Ok = 0,
-    /// The answer is not the one that was hoped for.
+    /// The result is negative.
     No = 1,
     /// `EX_USAGE`
     Usage = 64,
@@ -76,58 +76,58 @@ struct Cli {
 enum Command {
     /// Look recipients up, as the daemon would
     Lookup(lookup::LookupArgs),
-    /// Answer mail servers until told to stop
+    /// Run the daemon, which answers mail servers
     Serve(serve::ServeArgs),
-    /// Read the configuration and say what it means and what will hurt
+    /// Explain the configuration and warn of its consequences
     Check(check::CheckArgs),
-    /// Test a deployment from end to end and say what to mend
+    /// Test a deployment from end to end and report what to correct
     Doctor(doctor::DoctorArgs),
     /// Ask at a socket as another user, for `doctor`
     #[command(hide = true)]
     DoctorSocket(doctor::DoctorSocketArgs),
-    /// Ask the running daemon how it is
+    /// Show the status of the running daemon
     Status(status::StatusArgs),
-    /// Decide about the replica of the master's list
+    /// Manage the replica of the master's list
     Replica(replica::ReplicaCommand),
-    /// Print what Postfix' files must say so that it asks us
+    /// Print the settings with which Postfix uses murder-route
     PostfixConfig(postfix_config::PostfixConfigArgs),
     /// Print the whole mailbox list in internal names
     Dump(dump::Dump),
-    /// Read a whole mailboxes.db and report everything wrong with it
+    /// Check a whole mailboxes.db and report all damage
     Verify(verify::Verify),
-    /// Speak LMTP with a backend, for a mail server that runs a program for it
+    /// Relay LMTP to a backend, for a mail server that runs a program for it
     Lmtp(lmtp::LmtpArgs),
-    /// Show the whole way of a letter, with nothing but this program
+    /// Demonstrate the routing of messages with this program only
     Demo(demo::DemoArgs),
 }
 
-/// The options that say what to answer from.
+/// Options for the sources and the configuration.
 #[derive(Debug, Args)]
 struct Common {
-    /// The configuration file [default: /etc/murder-route.toml, if it is there]
+    /// The configuration file [default: /etc/murder-route.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The imapd.conf of the frontend
     #[arg(long, value_name = "FILE")]
     imapd_conf: Option<PathBuf>,
-    /// The mailbox list, if it is not where imapd.conf says
+    /// The mailbox list, if not at the path of imapd.conf
     #[arg(long, value_name = "FILE")]
     mailboxes_db: Option<PathBuf>,
-    /// Where mailbox lists come from: mailboxes-db, replica or find; may be given again [default:
+    /// A source of the mailbox list: mailboxes-db, replica or find; may be given again [default:
     /// mailboxes-db]
     #[arg(long = "source", value_name = "SOURCE", value_delimiter = ',')]
     sources: Vec<SourceName>,
     /// The directory of the replica [default: /var/lib/murder-route]
     #[arg(long, value_name = "DIR")]
     replica: Option<PathBuf>,
-    /// Let the password for the MUPDATE server go in the clear
+    /// Allow the password for the MUPDATE server to be sent in the clear
     #[arg(long)]
     allow_plaintext: bool,
-    /// What a recipient that the list lacks is where no MUPDATE server can confirm it: confirm defers
-    /// it if the list has mailboxes of other servers, final believes the list [default: confirm]
+    /// Action for misses that no MUPDATE server can confirm: confirm defers them if the list has
+    /// mailboxes of other servers, final treats them as unknown [default: confirm]
     #[arg(long, value_name = "WHEN")]
     misses: Option<MissPolicy>,
-    /// A domain to answer for, `*` for every domain; may be given again
+    /// A domain to serve, `*` for every domain; may be given again
     #[arg(long = "domain", value_name = "DOMAIN")]
     domains: Vec<String>,
 }
@@ -148,7 +148,7 @@ impl Common {
         }
     }
 
-    /// The configuration, or its error said on stderr.
+    /// Loads the configuration, or prints its error.
     fn settings(&self) -> Result<Settings, Exit> {
         let settings = Settings::load(&self.overrides(&[])).map_err(|e| {
             complain!("murder-route: {e}");
@@ -167,12 +167,12 @@ fn host_name() -> String {
     read.map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }
 
-/// Prints a whole report.
+/// Prints a report on standard output.
 fn print(report: &dyn std::fmt::Display) -> Result<(), Exit> {
     let mut stdout = std::io::stdout();
-    // What stays in the buffer would be lost without a word.
+    // Output left in the buffer would be lost silently.
     match write!(stdout, "{report}").and_then(|()| stdout.flush()) {
-        // Whoever read our output has seen enough.
+        // The reader of the output has closed it.
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             complain!("murder-route: {e}");
             Err(Exit::System)

@@ -1,4 +1,4 @@
-//! `murder-route postfix-config`: the pieces for Postfix' own files.
+//! `murder-route postfix-config`: prints the fragments of Postfix' configuration files.
 
 #[cfg(feature = "daemon")]
 pub(crate) mod text;
@@ -8,41 +8,42 @@ use std::process::{Command, Stdio};
 use clap::{Args, ValueEnum};
 
 use super::Exit;
-use crate::cli::postfix_config::text::{Chroot, Host, Misfit, Plan, Site, Verify, Wanted};
+use crate::cli::postfix_config::text::{
+    Chroot, Fragments, Misfit, PostfixHost, PostfixOptions, Site, VerifyMethod,
+};
 use crate::config::{self, Overrides, Settings};
 use crate::routing::maps::UnknownPolicy;
 
-/// Print what Postfix' files must say so that it asks us, for this host and configuration.
+/// Print the settings with which Postfix uses murder-route, for this host and configuration.
 ///
-/// Nothing is changed. Of Postfix only `postconf` is asked, if it is there.
+/// Nothing is changed. It runs `postconf`, if installed.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit status: 0 all is said, 64 usage or what cannot be had together, 78 configuration."
+    after_help = "Exit status: 0 printed, 64 usage or options that exclude each other, 78 configuration."
 )]
 pub(super) struct PostfixConfigArgs {
-    /// The configuration file [default: /etc/murder-route.toml, if it is there]
+    /// The configuration file [default: /etc/murder-route.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A domain to take mail for; may be given again [default: those of the configuration]
+    /// A domain to accept mail for; may be given again [default: those of the configuration]
     #[arg(long = "domain", value_name = "DOMAIN")]
     domains: Vec<String>,
     /// How unknown recipients are refused
     #[arg(long, value_enum, default_value = "recipients")]
-    verify: Verify,
-    /// How Postfix gets out of its chroot [default: as it needs, asked of postconf]
+    verify: VerifyMethod,
+    /// How a chrooted Postfix reaches murder-route [default: as needed, from postconf]
     #[arg(long, value_enum)]
     chroot: Option<Chroot>,
     /// Log in at the backends, for lmtpd without -a
     #[arg(long)]
     sasl: bool,
-    /// Demand TLS of the backends, and a certificate of their name
+    /// Require TLS of the backends, with a certificate for their name
     #[arg(long)]
     tls: bool,
-    /// The certificates of the authorities that are trusted with --tls, in PEM [default: those of the
-    /// system]
+    /// The trusted CA certificates for --tls, in PEM [default: those of the system]
     #[arg(long, value_name = "FILE", requires = "tls")]
     ca_file: Option<PathBuf>,
-    /// The piece for one file only [default: all]
+    /// Print the fragment for this file only [default: all]
     #[arg(value_enum, value_name = "FILE")]
     piece: Option<Piece>,
 }
@@ -52,7 +53,7 @@ fn transport_of(fallback: &str) -> String {
     fallback.split(':').next().unwrap_or_default().to_owned()
 }
 
-/// A file that gets a piece.
+/// A file with a fragment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Piece {
     /// For main.cf
@@ -67,7 +68,7 @@ enum Piece {
     /// The file murder-route-canonical
     #[value(name = "murder-route-canonical")]
     Canonical,
-    /// What `postconf -P` is given, for every smtpd
+    /// Arguments of `postconf -P`, for every smtpd
     #[value(name = "smtpd")]
     Smtpd,
     /// For murder-route.toml
@@ -86,10 +87,12 @@ impl PostfixConfigArgs {
             complain!("murder-route: {e}");
             Exit::Config
         })?;
-        if glance.unknown == Some(UnknownPolicy::NotFound) && self.verify != Verify::Recipients {
+        if glance.unknown == Some(UnknownPolicy::NotFound)
+            && self.verify != VerifyMethod::Recipients
+        {
             complain!(
-                "murder-route: warning: with `unknown = \"notfound\"` nobody is refused, and letters \
-                 to the unknown go where Postfix sends relay_domains: take --verify recipients"
+                "murder-route: warning: with `unknown = \"notfound\"` no recipient is refused, and messages for unknown recipients go \
+                 where Postfix sends relay_domains; use --verify recipients"
             );
         }
         let site = Site {
@@ -100,9 +103,13 @@ impl PostfixConfigArgs {
             lower_case_stays: self.lower_case_stays(given),
         };
         self.warn_of_fallback(&site);
-        let wanted =
-            Wanted { verify: self.verify, chroot: self.chroot, sasl: self.sasl, tls: self.tls };
-        let plan = Plan::new(&site, self.host(), wanted);
+        let wanted = PostfixOptions {
+            verify: self.verify,
+            chroot: self.chroot,
+            sasl: self.sasl,
+            tls: self.tls,
+        };
+        let plan = Fragments::new(&site, self.host(), wanted);
         let plan = plan.and_then(|plan| match &self.ca_file {
             Some(file) => plan.with_ca_file(file),
             None => Ok(plan),
@@ -122,7 +129,7 @@ impl PostfixConfigArgs {
             (Piece::Canonical, plan.canonical_filter().unwrap_or_default()),
             (Piece::Smtpd, plan.smtpd()),
         ];
-        // It is no file, and master.cf says what to do with it.
+        // Not a file; the fragment of master.cf explains its use.
         let is_meant = |piece| match self.piece {
             Some(one) => one == piece,
             None => piece != Piece::Smtpd,
@@ -135,7 +142,8 @@ impl PostfixConfigArgs {
         super::print(&pieces.join("\n"))
     }
 
-    /// A fallback that shares its transport with other mail cannot refuse anybody, or is not reached.
+    /// Warns of a fallback that shares its transport with other mail: it cannot refuse recipients, or
+    /// is not reached.
     fn warn_of_fallback(&self, site: &Site) {
         let Some(transport) = &site.fallback else { return };
         if transport == "lmtp" || site.transports.iter().any(|of| **of == **transport) {
@@ -145,24 +153,22 @@ impl PostfixConfigArgs {
                  wait and bounce; write fallback = \"fallback:…\""
             );
         }
-        if self.verify == Verify::Transport {
+        if self.verify == VerifyMethod::Transport {
             complain!(
-                "murder-route: warning: with `fallback` nobody is refused by transport_maps: leave \
-                 --verify transport out"
+                "murder-route: warning: with `fallback` transport_maps refuses no recipient; do not use --verify transport"
             );
         }
     }
 
-    /// Whether imapd.conf leaves plain addresses in lower case as they are. Who cannot read it has us
-    /// asked more often than need be.
+    /// Whether plain addresses in lower case are canonical by imapd.conf. If it cannot be read, Postfix
+    /// asks more often than necessary.
     fn lower_case_stays(&self, given: Overrides) -> bool {
         match Settings::load(&Overrides { without_login: true, ..given }) {
             Ok(settings) => settings.router.respelled_domain().is_none(),
             Err(why) => {
                 if matches!(self.piece, None | Some(Piece::MainCf | Piece::Canonical)) {
                     complain!(
-                        "murder-route: warning: Postfix will ask for the canonical form of everybody, \
-                         as it is not known who needs none: {why}"
+                        "murder-route: warning: {why}; Postfix will ask for the canonical form of all recipients"
                     );
                 }
                 false
@@ -170,20 +176,19 @@ impl PostfixConfigArgs {
         }
     }
 
-    /// What Postfix says of itself.
-    fn host(&self) -> Host {
+    /// The Postfix of this host.
+    fn host(&self) -> PostfixHost {
         let services = postconf(&["-M"]);
         let settings = postconf(&["queue_directory", "config_directory", "compatibility_level"]);
-        match services.and_then(|services| Ok(Host::read(&services, &settings?))) {
+        match services.and_then(|services| Ok(PostfixHost::read(&services, &settings?))) {
             Ok(host) => host,
             Err(why) => {
                 if self.chroot.is_none() {
                     complain!(
-                        "murder-route: warning: taken for a Postfix without a chroot, unless --chroot \
-                         says otherwise: {why}"
+                        "murder-route: warning: {why}; assuming a Postfix without a chroot; use --chroot to override"
                     );
                 }
-                Host::default()
+                PostfixHost::default()
             }
         }
     }
@@ -195,7 +200,7 @@ fn postconf(arguments: &[&str]) -> Result<String, String> {
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
-        .map_err(|e| format!("postconf cannot be asked: {e}"))?;
+        .map_err(|e| format!("cannot run postconf: {e}"))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(format!("postconf failed: {}", output.status)),

@@ -1,4 +1,4 @@
-//! `murder-route status`: how the running daemon is.
+//! `murder-route status`: the status of the running daemon.
 
 use std::fmt::Write as _;
 use std::io;
@@ -16,17 +16,17 @@ use crate::wire::netstring::Decoder;
 use crate::wire::protocol::Protocol;
 use crate::wire::socketmap::{REPLY_LIMIT, Reply, Request};
 
-/// Ask the running daemon how it is.
+/// Show the status of the running daemon.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit status: 0 it knows who is unknown or can find out, 75 a source is stale, \
-                        never synchronised, held back or unreadable, or the daemon cannot tell, 1 no \
-                        daemon answers, 64 usage, 78 configuration."
+    after_help = "Exit status: 0 unknown recipients are refused, 75 they are deferred: a source is stale, \
+                        never synchronised, held back or unreadable, or misses cannot be confirmed, \
+                        1 no daemon answers, 64 usage, 78 configuration."
 )]
 pub(super) struct StatusArgs {
     #[command(flatten)]
     common: Common,
-    /// Where the daemon listens [default: the first endpoint of the configuration that speaks
+    /// The endpoint of the daemon [default: the first endpoint of the configuration that speaks
     /// socketmap, else unix:/run/murder-route]
     #[arg(long, value_name = "ENDPOINT")]
     listen: Option<Endpoint>,
@@ -60,7 +60,7 @@ impl StatusArgs {
     }
 }
 
-/// Who may ask how the daemon is need not be able to read all that it read.
+/// A user that may ask for the status may be unable to read all files of the configuration.
 fn configured(common: &Common) -> Result<Endpoint, Exit> {
     let glance = config::glance(&common.overrides(&[])).map_err(|e| {
         complain!("murder-route: {e}");
@@ -68,32 +68,30 @@ fn configured(common: &Common) -> Result<Endpoint, Exit> {
     })?;
     let asked = |listen: &Listen| listen.protocols.contains(Protocol::Socketmap);
     Ok(match glance.listeners.into_iter().find(asked).map(|listen| listen.endpoint) {
-        // It is systemd that knows where this one is; ours ships with this path.
+        // Only systemd knows its path; the shipped unit has this one.
         None | Some(Endpoint::Systemd(_)) => Endpoint::Unix(DEFAULT_SOCKET.into()),
         Some(endpoint) => endpoint,
     })
 }
 
-/// Why nobody answered, and what to do.
+/// Explains a missing answer, and what to do.
 fn no_answer(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            format!("no daemon is there: {error}; start it, or say with --listen where it is")
+            format!("no daemon answers: {error}; start it, or give its endpoint with --listen")
         }
         io::ErrorKind::PermissionDenied => {
-            format!(
-                "the daemon cannot be asked: {error}; ask as a user who may write to the socket"
-            )
+            format!("cannot connect: {error}; run it as a user with write permission on the socket")
         }
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            format!("no answer within {} s: see the log of the daemon", CONNECT_TIMEOUT.as_secs())
+            format!("no answer within {} s; read the log of the daemon", CONNECT_TIMEOUT.as_secs())
         }
         io::ErrorKind::UnexpectedEof => "it closes the connection without an answer".to_owned(),
         _ => error.to_string(),
     }
 }
 
-/// What the daemon says of itself, or why it cannot tell. An error: nobody answers.
+/// Asks for the status. The inner error: the daemon has none. The outer error: no answer.
 fn ask(endpoint: &Endpoint) -> io::Result<Result<Value, String>> {
     let mut stream = connect(endpoint)?;
     let mut request = Vec::new();
@@ -108,12 +106,14 @@ fn ask(endpoint: &Endpoint) -> io::Result<Result<Value, String>> {
                     Reply::Ok(json) => {
                         serde_json::from_str(&json).map(Ok).map_err(io::Error::other)
                     }
-                    Reply::NotFound => Err(io::Error::other("it cannot tell: is it an older one?")),
+                    Reply::NotFound => {
+                        Err(io::Error::other("it has no status; it may be an older murder-route"))
+                    }
                     Reply::Temp(why) => Ok(Err(why)),
                 };
             }
             Some(Err(e)) => {
-                let what = format!("no socketmap speaks there, so it is not murder-route: {e}");
+                let what = format!("it does not speak socketmap and is not murder-route: {e}");
                 return Err(io::Error::other(what));
             }
             None => {}

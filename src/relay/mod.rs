@@ -15,10 +15,10 @@ use crate::master::tls::{self, TlsClient};
 use crate::model::backend::LmtpAddress;
 use crate::mupdate;
 
-/// Longest wait for the name service, and for each address of a backend to accept the connection.
+/// Timeout for the name service, and for the connection to each address of a backend.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest time from the greeting to the end of the login.
+/// Timeout from the greeting to the end of the login.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connects to the first address of a backend that accepts.
@@ -47,10 +47,10 @@ pub(crate) async fn connect(place: &LmtpAddress) -> io::Result<Connection> {
     Err(last)
 }
 
-/// Why there is no login.
+/// Reason for a failed login.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoginError {
-    /// Something of the configuration cannot be used: a file, mostly.
+    /// Part of the configuration is unusable, usually a file.
     #[error("{0}")]
     Config(String),
     /// The connection broke.
@@ -65,7 +65,7 @@ pub(crate) enum LoginError {
 }
 
 impl LoginError {
-    /// Whether another try may do better with nothing changed.
+    /// Whether a later try may succeed.
     pub(crate) fn is_temporary(&self) -> bool {
         match self {
             LoginError::Config(_) => false,
@@ -75,8 +75,7 @@ impl LoginError {
     }
 }
 
-/// Takes a connection through TLS and the login that are configured for the backend. `us`: the name of
-/// this host.
+/// Starts TLS and logs in, as configured for the backend. `us`: the name of this host.
 pub(crate) async fn log_in(
     connection: Connection,
     place: &LmtpAddress,
@@ -116,7 +115,7 @@ async fn drive(
             LmtpStep::Wait => match connection.read(&mut piece).await.map_err(LoginError::Lost)? {
                 0 => login.closed(),
                 read => {
-                    // The server says how often a password is hashed.
+                    // Not on the runtime's thread: the server sets the number of hash iterations.
                     let said = piece.get(..read).unwrap_or_default().to_vec();
                     let heard = spawn_blocking(move || {
                         login.receive(&said);

@@ -1,4 +1,4 @@
-//! An LMTP server (RFC 2033) that takes every letter and remembers for whom it was.
+//! An LMTP server (RFC 2033) that accepts every message and records its recipient.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,22 +6,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Most bytes of one line: a client that sends more is no mail server.
+/// Maximum length of a line in bytes: no mail server sends more.
 const MAX_LINE: usize = 4096;
 
 /// One demonstration backend on loopback, at a port of the system's choice.
 pub(super) struct DemoBackend {
     pub(super) name: &'static str,
     pub(super) address: String,
-    letters: Arc<Mutex<Vec<String>>>,
+    messages: Arc<Mutex<Vec<String>>>,
 }
 
 impl DemoBackend {
     pub(super) async fn start(name: &'static str) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?.to_string();
-        let letters = Arc::new(Mutex::new(Vec::new()));
-        let taken = Arc::clone(&letters);
+        let messages = Arc::new(Mutex::new(Vec::new()));
+        let taken = Arc::clone(&messages);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let taken = Arc::clone(&taken);
@@ -30,12 +30,12 @@ impl DemoBackend {
                 });
             }
         });
-        Ok(Self { name, address, letters })
+        Ok(Self { name, address, messages })
     }
 
-    /// Whom it has letters for, in the order they came.
-    pub(super) fn letters(&self) -> Vec<String> {
-        self.letters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The recipients of its messages, in order of arrival.
+    pub(super) fn messages(&self) -> Vec<String> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -78,7 +78,7 @@ async fn say(stream: &mut BufReader<TcpStream>, line: &str) -> io::Result<()> {
     stream.write_all(format!("{line}\r\n").as_bytes()).await
 }
 
-/// One line without its end; false at the end of the stream.
+/// Reads a line without its end. False at the end of the stream.
 async fn read_line(stream: &mut BufReader<TcpStream>, line: &mut String) -> io::Result<bool> {
     use tokio::io::AsyncReadExt;
     line.clear();

@@ -17,9 +17,8 @@ use crate::server::answerer::Answerer;
 use crate::server::{Limits, Server};
 use crate::wire::socketmap::Reply;
 
-/// Longest wait for an answer to become what it must. A daemon tries a master that is back again after a
-/// pause of some seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout for an expected answer. A daemon reconnects to a restarted master after some seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A daemon with a replica.
 pub(super) struct DemoDaemon {
@@ -48,13 +47,13 @@ impl DemoDaemon {
         Ok(Self { server, murder })
     }
 
-    /// Ends it, so that the replica can be opened by the next one.
+    /// Stops it, so that the next daemon can open the replica.
     pub(super) async fn stop(self) -> io::Result<()> {
         self.server.shutdown().await;
         let mut murder = self.murder;
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + ANSWER_TIMEOUT;
         loop {
-            // A connection may hold it for a moment more.
+            // A connection may still hold it.
             match Arc::try_unwrap(murder) {
                 Ok(murder) => {
                     murder.stop().await;
@@ -68,13 +67,13 @@ impl DemoDaemon {
     }
 }
 
-/// Asks until the answer is as it must become.
+/// Asks until the answer is as expected.
 pub(super) async fn until(
     socket: &Path,
     recipient: &str,
     is: impl Fn(&Reply) -> bool,
 ) -> io::Result<Reply> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + ANSWER_TIMEOUT;
     loop {
         let reply = query(socket, "lmtp", recipient).await?;
         if is(&reply) {

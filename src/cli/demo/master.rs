@@ -1,4 +1,4 @@
-//! A MUPDATE master in this process: as much of RFC 3656 as our daemon says to one.
+//! A MUPDATE master in this process: the part of RFC 3656 that the daemon uses.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::model::name::MailboxName;
 use crate::model::record::{Record, State};
 
-/// Maximum number of bytes that are read on one connection.
+/// Maximum number of bytes read on one connection.
 const MAX_SESSION: u64 = 1 << 20;
 
 const BANNER: &str = "* AUTH \"PLAIN\"\r\n* OK MUPDATE \"mupdate.example.org\" \"Cyrus IMAP\" \
@@ -29,14 +29,14 @@ struct Mailboxes {
 /// The demonstration master, with its list. It can be stopped and started again.
 pub(super) struct DemoMaster {
     mailboxes: Arc<Mutex<Mailboxes>>,
-    /// Ticks with each change.
+    /// Notified of each change.
     ticks: watch::Sender<()>,
     pub(super) address: SocketAddr,
     running: Option<JoinSet<()>>,
 }
 
 impl DemoMaster {
-    /// Begins with this list, at a port of the system's choice.
+    /// Starts with this list, at a port chosen by the system.
     pub(super) async fn start(list: Vec<(MailboxName, Record)>) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
@@ -48,7 +48,7 @@ impl DemoMaster {
         Ok(master)
     }
 
-    /// Dies: the connections break, and nobody listens.
+    /// Dies: the connections break, and the port is closed.
     pub(super) fn stop(&mut self) {
         self.running = None;
     }
@@ -63,7 +63,7 @@ impl DemoMaster {
         Ok(())
     }
 
-    /// Has a mailbox in this state on this server.
+    /// Sets the state and server of a mailbox.
     pub(super) fn set(&self, name: &str, state: State, server: &str) {
         let mut mailboxes = lock(&self.mailboxes);
         if let Some(record) = mailboxes.records.get_mut(name) {
@@ -72,7 +72,7 @@ impl DemoMaster {
             mailboxes.changed.push(name.to_owned());
         }
         drop(mailboxes);
-        // Nobody follows a master without connections.
+        // There may be no connection.
         let _ = self.ticks.send(());
     }
 
@@ -84,7 +84,7 @@ impl DemoMaster {
             while let Ok((stream, _)) = listener.accept().await {
                 let (mailboxes, ticks) = (Arc::clone(&mailboxes), ticks.subscribe());
                 sessions.spawn(async move {
-                    // A client may go at any time.
+                    // A client may close at any time.
                     let _ = serve(stream, &mailboxes, ticks).await;
                 });
             }
@@ -114,7 +114,7 @@ async fn serve(
             }
         }
     });
-    // The tag of UPDATE, and how many changes have been told.
+    // The tag of UPDATE, and the number of reported changes.
     let mut following: Option<(String, usize)> = None;
     loop {
         let said = tokio::select! {
@@ -130,7 +130,7 @@ async fn serve(
     }
 }
 
-/// The changes that a follower has not been told of.
+/// The changes not reported to a client yet.
 fn told(mailboxes: &Mutex<Mailboxes>, following: &mut Option<(String, usize)>) -> String {
     let Some((tag, seen)) = following else { return String::new() };
     let mailboxes = lock(mailboxes);
@@ -151,7 +151,7 @@ fn answer(
     let (word, rest) = command.split_once(' ').unwrap_or((command, ""));
     let mailboxes = lock(mailboxes);
     match word {
-        // Anybody may: there is nothing here but the demonstration's own list.
+        // Any login succeeds: there is only the demonstration's list.
         "AUTHENTICATE" => format!("{tag} OK \"Authenticated\"\r\n"),
         "UPDATE" => {
             *following = Some((tag.to_owned(), mailboxes.changed.len()));
@@ -173,7 +173,7 @@ fn answer(
     }
 }
 
-/// As Cyrus tells a record.
+/// A record as Cyrus sends it.
 fn record(tag: &str, name: &str, record: &Record) -> String {
     let literal = |text: &str| format!("{{{}+}}\r\n{text}", text.len());
     let server = record.server.as_deref().unwrap_or_default();

@@ -1,9 +1,10 @@
-//! `murder-route demo`: the whole way of a message, and the hard parts, with nothing but this program.
+//! `murder-route demo`: demonstrates the routing of messages, including failures, with this program
+//! only.
 //!
-//! A MUPDATE master in this process tells a small list that Cyrus 3.6.1 wrote; the daemon keeps a replica
-//! of it and answers on a temporary socket; two LMTP servers stand for the backends. The demo then does
-//! what Postfix does: it asks over the socketmap, and hands the message over where the answer says. While
-//! it does, a mailbox moves, the master dies, and the daemon restarts.
+//! A MUPDATE master in this process serves a small list written by Cyrus 3.6.1; the daemon keeps a
+//! replica of it and answers at a temporary socket; two LMTP servers represent the backends. Like
+//! Postfix, the demo asks over the socketmap and delivers by the answer. Meanwhile a mailbox moves, the
+//! master dies, and the daemon restarts.
 
 mod backend;
 mod daemon;
@@ -32,7 +33,7 @@ use crate::wire::socketmap::Reply;
 /// Ten mailboxes on `be1.example.org` and `be2.example.org`, written by `cyr_dbtool` of Cyrus 3.6.1.
 const MAILBOXES_DB: &[u8] = include_bytes!("mailboxes.db");
 
-/// The recipients, and what there is to see of each.
+/// The recipients, with an explanation of each.
 const MESSAGES: [(&str, &str); 9] = [
     (JANE, "a mailbox on the first backend"),
     (MAX, "dots and case, on the second"),
@@ -49,10 +50,10 @@ const JANE: &str = "jane@example.org";
 const MAX: &str = "Max.Muster@Example.ORG";
 const NOBODY: &str = "nobody@example.org";
 
-/// Show the whole way of a message, with nothing but this program.
+/// Demonstrate the routing of messages with this program only.
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// Stop after the table instead of staying up to be asked by hand
+    /// Stop after the table instead of staying up for manual queries
     #[arg(long)]
     once: bool,
 }
@@ -69,7 +70,7 @@ impl DemoArgs {
 
     async fn show(&self) -> io::Result<()> {
         let backends = [DemoBackend::start("be1").await?, DemoBackend::start("be2").await?];
-        let place = Place::make()?;
+        let place = DemoDirectory::make()?;
         let mut master = DemoMaster::start(place.list()?).await?;
         place.configure(&backends, &master)?;
         let daemon = DemoDaemon::start(&place.config).await?;
@@ -78,33 +79,33 @@ impl DemoArgs {
         for (recipient, what) in MESSAGES {
             let reply = query(&place.socket, "lmtp", recipient).await?;
             stage.row(recipient, &reply).await?;
-            stage.say(&format!("  {what}"))?;
+            stage.line(&format!("  {what}"))?;
         }
 
-        stage.say("\nA mailbox moves from be2 to be1:")?;
+        stage.line("\nA mailbox moves from be2 to be1:")?;
         master.set("user.max^muster", State::Reserved, "be1.example.org");
         let reply = until(&place.socket, MAX, |reply| !is_delivered(reply)).await?;
         stage.row(MAX, &reply).await?;
-        stage.say("  while it moves, its messages wait")?;
+        stage.line("  while it moves, its messages wait")?;
         master.set("user.max^muster", State::Active, "be1.example.org");
         let reply = until(&place.socket, MAX, is_delivered).await?;
         stage.row(MAX, &reply).await?;
-        stage.say("  a moment later they go to its new backend")?;
+        stage.line("  a moment later they go to its new backend")?;
 
-        stage.say("\nThe MUPDATE master dies:")?;
+        stage.line("\nThe MUPDATE master dies:")?;
         master.stop();
         stage.without_master().await?;
 
-        stage.say("\nThe daemon is restarted, and the master is still dead:")?;
+        stage.line("\nThe daemon is restarted, and the master is still dead:")?;
         daemon.stop().await?;
         let daemon = DemoDaemon::start(&place.config).await?;
         stage.without_master().await?;
 
-        stage.say("\nThe master is back:")?;
+        stage.line("\nThe master is back:")?;
         master.start_again().await?;
         let reply = until(&place.socket, NOBODY, is_refused).await?;
         stage.row(NOBODY, &reply).await?;
-        stage.say("  now it is certain again that there is no such mailbox")?;
+        stage.line("  now it is certain again that there is no such mailbox")?;
 
         stage.count()?;
         if stage.astray > 0 {
@@ -127,42 +128,42 @@ fn is_refused(reply: &Reply) -> bool {
     matches!(reply, Reply::Ok(way) if way.starts_with("error:"))
 }
 
-/// What is shown, and what went wrong.
+/// The output, and the number of misdelivered messages.
 struct Stage<'a> {
-    place: &'a Place,
+    place: &'a DemoDirectory,
     backends: &'a [DemoBackend],
     out: io::Stdout,
     astray: usize,
 }
 
 impl Stage<'_> {
-    fn say(&mut self, text: &str) -> io::Result<()> {
+    fn line(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.out, "{text}")
     }
 
-    /// Says who is there, once the replica is filled.
+    /// Prints the participants, once the replica is filled.
     async fn open(&mut self) -> io::Result<()> {
-        self.say("A MUPDATE master, a daemon with a replica of its list, and two backends:")?;
+        self.line("A MUPDATE master, a daemon with a replica of its list, and two backends:")?;
         for DemoBackend { name, address, .. } in self.backends {
-            self.say(&format!("  {name}.example.org is {address} here"))?;
+            self.line(&format!("  {name}.example.org is {address} here"))?;
         }
         until(&self.place.socket, JANE, is_delivered).await?;
         until(&self.place.socket, NOBODY, is_refused).await?;
-        self.say(&format!("\n{:<26}{:<30}{}", "RECIPIENT", "ANSWER OF THE MAP", "THE MESSAGE IS"))
+        self.line(&format!("\n{:<26}{:<30}{}", "RECIPIENT", "ANSWER OF THE MAP", "THE MESSAGE IS"))
     }
 
-    /// One recipient, the answer, and what becomes of the message.
+    /// Prints a recipient, the answer, and the delivery.
     async fn row(&mut self, recipient: &str, reply: &Reply) -> io::Result<()> {
         let canonical = match query(&self.place.socket, "canonical", recipient).await? {
             Reply::Ok(canonical) => canonical,
             Reply::NotFound | Reply::Temp(_) => recipient.to_owned(),
         };
-        let before: Vec<usize> = self.backends.iter().map(|b| b.letters().len()).collect();
+        let before: Vec<usize> = self.backends.iter().map(|b| b.messages().len()).collect();
         let fate = match deliver(reply, &canonical).await? {
             Delivered::Taken(_) => {
                 let mut with = self.backends.iter().zip(before);
                 let arrived = |(backend, before): &(&DemoBackend, usize)| {
-                    let new = backend.letters().split_off(*before);
+                    let new = backend.messages().split_off(*before);
                     new == [canonical.clone()] && reply.to_string().contains(&backend.address)
                 };
                 match with.find(arrived) {
@@ -177,10 +178,10 @@ impl Stage<'_> {
         };
         let answer = reply.to_string();
         let answer = answer.strip_prefix("OK ").unwrap_or(&answer).trim_end();
-        self.say(&format!("{recipient:<26}{:<30}{fate}", cut(answer, 28)))
+        self.line(&format!("{recipient:<26}{:<30}{fate}", cut(answer, 28)))
     }
 
-    /// Who is known is known, and nobody is refused on a guess.
+    /// Shows that known recipients are delivered and unknown ones deferred.
     async fn without_master(&mut self) -> io::Result<()> {
         for recipient in [JANE, MAX] {
             let reply = query(&self.place.socket, "lmtp", recipient).await?;
@@ -189,24 +190,24 @@ impl Stage<'_> {
                 return Err(io::Error::other(format!("{recipient} is answered `{reply}`")));
             }
         }
-        self.say("  who is known is delivered as before")?;
+        self.line("  known recipients are delivered as before")?;
         let doubtful = |reply: &Reply| !is_refused(reply) && *reply != Reply::NotFound;
         let reply = until(&self.place.socket, NOBODY, doubtful).await?;
         self.row(NOBODY, &reply).await?;
-        self.say("  nobody can confirm that there is no such mailbox: the message waits")
+        self.line("  the miss cannot be confirmed: the message waits")
     }
 
     fn count(&mut self) -> io::Result<()> {
-        self.say("")?;
+        self.line("")?;
         for backend in self.backends {
-            let count = backend.letters().len();
-            self.say(&format!("{}.example.org holds {count} messages", backend.name))?;
+            let count = backend.messages().len();
+            self.line(&format!("{}.example.org holds {count} messages", backend.name))?;
         }
         Ok(())
     }
 }
 
-/// As much of a text as fits.
+/// Shortens a text to a width.
 fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -214,14 +215,14 @@ fn cut(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// The temporary directory of the demo; gone when it ends.
-struct Place {
+/// The temporary directory of the demo, removed at its end.
+struct DemoDirectory {
     dir: tempfile::TempDir,
     config: PathBuf,
     socket: PathBuf,
 }
 
-impl Place {
+impl DemoDirectory {
     fn make() -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix("murder-route-demo-").tempdir()?;
         let path = |name: &str| dir.path().join(name);
@@ -236,7 +237,7 @@ impl Place {
         Ok(Self { config: path("murder-route.toml"), socket: path("murder-route"), dir })
     }
 
-    /// What the master knows.
+    /// The list of the master.
     fn list(&self) -> io::Result<Vec<(MailboxName, Record)>> {
         let list = FileList::open(self.dir.path().join("mailboxes.db"), FileListOptions::default());
         let mut records = Vec::new();

@@ -1,4 +1,4 @@
-//! What Postfix does: ask a socketmap, then hand the letter over by LMTP.
+//! Acts like Postfix: asks a socketmap, then delivers by LMTP.
 
 use std::fmt;
 use std::io;
@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::wire::netstring::Decoder;
 use crate::wire::socketmap::{REPLY_LIMIT, Reply, Request};
 
-/// One question over the daemon's socket.
+/// Sends one request at the daemon's socket.
 pub(super) async fn query(socket: &Path, map: &str, key: &str) -> io::Result<Reply> {
     let mut stream = UnixStream::connect(socket).await?;
     let mut bytes = Vec::new();
@@ -29,15 +29,15 @@ pub(super) async fn query(socket: &Path, map: &str, key: &str) -> io::Result<Rep
     }
 }
 
-/// What became of a letter.
+/// Result of a delivery.
 pub(super) enum Delivered {
-    /// A backend took it; this is the recipient it was given.
+    /// Accepted by a backend, for this recipient.
     Taken(String),
-    /// The sender's server keeps it and tries again.
+    /// Deferred: the sending server retries.
     Waits,
-    /// The sender was told at once.
+    /// Rejected at once.
     Refused,
-    /// The map has nothing to say: the mail server goes by its other rules.
+    /// The map has no answer: the mail server uses its other rules.
     Elsewhere,
 }
 
@@ -79,7 +79,7 @@ async fn lmtp(address: &str, recipient: &str) -> io::Result<()> {
         ("MAIL FROM:<sender@example.com>".to_owned(), '2'),
         (format!("RCPT TO:<{recipient}>"), '2'),
         ("DATA".to_owned(), '3'),
-        ("Subject: demo\r\n\r\nA letter.\r\n.".to_owned(), '2'),
+        ("Subject: demo\r\n\r\nA message.\r\n.".to_owned(), '2'),
         ("QUIT".to_owned(), '2'),
     ] {
         stream.write_all(format!("{command}\r\n").as_bytes()).await?;

@@ -1,8 +1,8 @@
-//! What Postfix' own files must say so that it asks us, for a host and a configuration.
+//! The fragments of Postfix' configuration files, for a host and a configuration.
 //!
-//! The files in `postfix/` are the templates: with an example's values they are what a postmaster
-//! reads, and a [`Plan`] puts in those of the host. In them `# --option:` begins what is only for who
-//! gave that option; the settings there are commented out, with no blank after the `#`.
+//! The files in `postfix/` are the templates. They have the values of an example, for postmasters to
+//! read; a [`Fragments`] inserts those of the host. In them `# --option:` begins a part for this option
+//! only; its settings are commented out, without a space after the `#`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -26,33 +26,33 @@ const CONFIG_DIRECTORY: &str = "/etc/postfix/";
 const QUEUE_DIRECTORY: &str = "/var/spool/postfix/";
 const CA_FILE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// What stands around the map `canonical` to ask it less often.
+/// The wrapper around the map `canonical` that avoids lookups.
 const ASKED_LESS: [&str; 2] =
     ["pipemap:{regexp:/etc/postfix/murder-route-canonical,\n    ", ":canonical}"];
 
-/// Postfix' own service of lmtp(8), which other mail may use as well. Every other transport gets a
-/// service of its own.
+/// Postfix' own service of lmtp(8), which other mail may use too. Every other transport gets a service
+/// of its own.
 const LMTP: &str = "lmtp";
 
 /// The service in the template for the site's `fallback`.
 const FALLBACK: &str = "fallback";
 
-/// The trivial-rewrite(8) that smtpd asks. smtpd keeps its answers without a limit in time
-/// (`smtpd_resolve.c`), refusals included, so it must not have any of ours.
+/// The trivial-rewrite(8) for smtpd. smtpd caches its answers without a time limit (`smtpd_resolve.c`),
+/// refusals included, so it must not use our maps.
 const SMTPD_REWRITE: &str = "smtpd-rewrite";
 
-/// A restriction of the template, which each domain gets.
+/// A restriction of the template, repeated for each domain.
 const PROBED: &str = "{example.org = reject_unverified_recipient}";
 
-/// Where the socket below the queue directory is, if the configuration has none there.
+/// Path of the socket below the queue directory, if the configuration has none there.
 const IN_QUEUE_DIRECTORY: &str = "murder-route/socket";
 
 /// How Postfix refuses unknown recipients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Verify {
-    /// By relay_recipient_maps; a new user is accepted at once
+pub(crate) enum VerifyMethod {
+    /// By relay_recipient_maps; new users are accepted at once
     Recipients,
-    /// By the answers of transport_maps alone, which smtpd keeps
+    /// By the answers of transport_maps only, which smtpd caches
     Transport,
     /// By a policy service of smtpd
     Policy,
@@ -60,62 +60,62 @@ pub(crate) enum Verify {
     Milter,
 }
 
-impl Verify {
+impl VerifyMethod {
     const fn as_str(self) -> &'static str {
         match self {
-            Verify::Transport => "transport",
-            Verify::Recipients => "recipients",
-            Verify::Policy => "policy",
-            Verify::Milter => "milter",
+            VerifyMethod::Transport => "transport",
+            VerifyMethod::Recipients => "recipients",
+            VerifyMethod::Policy => "policy",
+            VerifyMethod::Milter => "milter",
         }
     }
 
-    /// proxymap has tables only.
+    /// proxymap serves tables only.
     const fn is_asked_by_smtpd(self) -> bool {
-        matches!(self, Verify::Policy | Verify::Milter)
+        matches!(self, VerifyMethod::Policy | VerifyMethod::Milter)
     }
 
     fn needs(self) -> &'static [Protocol] {
         match self {
-            Verify::Transport | Verify::Recipients => &[Protocol::Socketmap],
-            Verify::Policy => &[Protocol::Socketmap, Protocol::Policy],
-            Verify::Milter => &[Protocol::Socketmap, Protocol::Milter],
+            VerifyMethod::Transport | VerifyMethod::Recipients => &[Protocol::Socketmap],
+            VerifyMethod::Policy => &[Protocol::Socketmap, Protocol::Policy],
+            VerifyMethod::Milter => &[Protocol::Socketmap, Protocol::Milter],
         }
     }
 }
 
-/// How a chrooted Postfix reaches us.
+/// How a chrooted Postfix reaches murder-route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Chroot {
-    /// Through a socket of ours below its queue directory
+    /// By a socket below its queue directory
     Socket,
-    /// Through its proxymap, which is in no chroot
+    /// By its proxymap, which is not chrooted
     Proxy,
     /// It is not chrooted
     None,
 }
 
-/// What is wanted.
+/// The options of the command.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted {
+pub(crate) struct PostfixOptions {
     /// How unknown recipients are refused.
-    pub(crate) verify: Verify,
-    /// The way out of the chroot; `None`: what suits the host.
+    pub(crate) verify: VerifyMethod,
+    /// The way out of the chroot. `None`: as the host needs.
     pub(crate) chroot: Option<Chroot>,
     /// Whether Postfix logs in at the backends.
     pub(crate) sasl: bool,
-    /// Whether it demands TLS of them.
+    /// Whether it requires TLS of them.
     pub(crate) tls: bool,
 }
 
-/// What matters here of our own configuration.
+/// The relevant settings of murder-route.
 #[derive(Debug)]
 pub(crate) struct Site {
-    /// The domains we answer for.
+    /// The served domains.
     pub(crate) domains: Domains,
-    /// The transports of our answers.
+    /// The transports of the answers.
     pub(crate) transports: Vec<Box<str>>,
-    /// Where we listen; empty: at the usual place.
+    /// The listeners. Empty: the default one.
     pub(crate) listeners: Vec<Listen>,
     /// The transport of `fallback`.
     pub(crate) fallback: Option<String>,
@@ -124,12 +124,12 @@ pub(crate) struct Site {
     pub(crate) lower_case_stays: bool,
 }
 
-/// What matters here of the Postfix on this host.
+/// The relevant settings of Postfix on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Host {
-    /// Whether a process that asks us is chrooted.
+pub(crate) struct PostfixHost {
+    /// Whether a process that uses our maps is chrooted.
     pub(crate) chroot: bool,
-    /// `queue_directory`, which is where chrooted processes are.
+    /// `queue_directory`, the root directory of chrooted processes.
     pub(crate) queue_directory: PathBuf,
     /// `config_directory`
     pub(crate) config_directory: PathBuf,
@@ -137,8 +137,8 @@ pub(crate) struct Host {
     pub(crate) smtpds: Vec<String>,
 }
 
-impl Default for Host {
-    /// As Postfix comes from its authors.
+impl Default for PostfixHost {
+    /// The defaults of Postfix.
     fn default() -> Self {
         Self {
             chroot: false,
@@ -149,9 +149,9 @@ impl Default for Host {
     }
 }
 
-impl Host {
-    /// From what `postconf -M` prints, the services, and what
-    /// `postconf queue_directory config_directory compatibility_level` prints.
+impl PostfixHost {
+    /// Parses the output of `postconf -M`, the services, and of `postconf queue_directory
+    /// config_directory compatibility_level`.
     pub(crate) fn read(services: &str, settings: &str) -> Self {
         let setting = |name: &str| {
             settings.lines().find_map(|line| {
@@ -162,7 +162,7 @@ impl Host {
         let path = |name, default: &str| {
             setting(name).filter(|path| path.starts_with('/')).unwrap_or(default).into()
         };
-        // COMPATIBILITY_README: below level 1 a service without a word on it is chrooted.
+        // COMPATIBILITY_README: below level 1 a service is chrooted by default.
         let level = setting("compatibility_level").unwrap_or_default();
         let by_default = matches!(level.split('.').next(), Some("0"));
         let mut host = Self {
@@ -187,67 +187,67 @@ impl Host {
     }
 }
 
-/// Why no pieces can be made.
+/// Reason for missing fragments.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Misfit {
-    /// Nobody is ours.
-    #[error("no domains: set `domains` in murder-route.toml, or give --domain")]
+    /// There are no domains.
+    #[error("no domains; set `domains` in murder-route.toml, or use --domain")]
     NoDomains,
-    /// Postfix has no word for that.
-    #[error("`domains` is `*`, and relay_domains wants names: give them by --domain")]
+    /// Postfix has no wildcard for domains.
+    #[error("`domains` is `*`, but relay_domains needs names; give them with --domain")]
     EveryDomain,
-    /// No listener can be asked as wanted.
-    #[error("no [[listen]] of murder-route.toml {where_}speaks {protocols}, which --verify {verify} takes", verify = .verify.as_str())]
+    /// No listener has the required protocols.
+    #[error("no [[listen]] of murder-route.toml {where_}speaks {protocols}, required by --verify {verify}", verify = .verify.as_str())]
     NoListener {
         /// ` below DIRECTORY`, or nothing.
         where_: String,
-        /// What it would have to speak.
+        /// The required protocols.
         protocols: Protocols,
-        /// For what.
-        verify: Verify,
+        /// The method.
+        verify: VerifyMethod,
     },
     /// proxymap serves tables only.
     #[error(
-        "--verify {verify} cannot go through proxymap, which has tables only: take --chroot socket",
+        "--verify {verify} cannot use proxymap, which serves tables only; use --chroot socket",
         verify = .0.as_str()
     )]
-    NotByProxy(Verify),
-    /// It cannot stand in main.cf.
-    #[error("Postfix cannot be told the path {path}: it takes whole paths without blanks, commas or `$`", path = .0.display())]
+    NotByProxy(VerifyMethod),
+    /// It is invalid in main.cf.
+    #[error("{path}: invalid path for Postfix; use an absolute path without spaces, commas or `$`", path = .0.display())]
     OddPath(PathBuf),
 }
 
-/// The pieces for a host.
+/// The fragments for a host.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Fragments {
     domains: String,
     transports: Vec<Box<str>>,
     fallback: Option<String>,
     /// As in `unix:murder-route/socket`.
     socket: String,
-    /// Whether proxymap asks for the others.
+    /// Whether tables are queried through proxymap.
     proxied: bool,
-    wanted: Wanted,
-    host: Host,
+    wanted: PostfixOptions,
+    host: PostfixHost,
     lower_case_stays: bool,
-    /// The certificates of the authorities for `--tls`, unless they are those of the system.
+    /// The CA certificates for `--tls`, if not those of the system.
     ca_file: Option<String>,
-    /// Whether the daemon does not listen there yet; and whether it is told where to listen at all.
+    /// Set if the daemon does not listen there yet: whether it has other listeners.
     missing: Option<bool>,
 }
 
-/// The listeners that speak what is wanted, and the chroot between them.
+/// The listeners with the required protocols, by the chroot.
 struct Reach<'a> {
     /// The first below the queue directory.
     inside: Option<&'a Path>,
-    /// Whether one is there that speaks something else.
+    /// Whether there is one with other protocols.
     inside_is_deaf: bool,
-    /// The first that is not there.
+    /// The first elsewhere.
     outside: Option<&'a Endpoint>,
 }
 
 impl<'a> Reach<'a> {
-    fn new(listeners: &'a [Listen], host: &Host, verify: Verify) -> Self {
+    fn new(listeners: &'a [Listen], host: &PostfixHost, verify: VerifyMethod) -> Self {
         let mut reach = Self { inside: None, inside_is_deaf: false, outside: None };
         for listen in listeners {
             let speaks = verify.needs().iter().all(|protocol| listen.protocols.contains(*protocol));
@@ -265,12 +265,12 @@ impl<'a> Reach<'a> {
         reach
     }
 
-    /// No chroot is in the way of TCP.
+    /// A chroot does not affect TCP.
     fn by_inet(&self) -> bool {
         matches!(self.outside, Some(Endpoint::Inet { .. }))
     }
 
-    fn suits(&self, host: &Host, verify: Verify) -> Chroot {
+    fn suits(&self, host: &PostfixHost, verify: VerifyMethod) -> Chroot {
         match host.chroot {
             false => Chroot::None,
             true if self.inside.is_some() => Chroot::Socket,
@@ -281,9 +281,13 @@ impl<'a> Reach<'a> {
     }
 }
 
-impl Plan {
-    /// Chooses the way to us that suits everybody.
-    pub(crate) fn new(site: &Site, host: Host, wanted: Wanted) -> Result<Self, Misfit> {
+impl Fragments {
+    /// Chooses an endpoint that all processes can use.
+    pub(crate) fn new(
+        site: &Site,
+        host: PostfixHost,
+        wanted: PostfixOptions,
+    ) -> Result<Self, Misfit> {
         if site.domains.is_every() {
             return Err(Misfit::EveryDomain);
         }
@@ -319,7 +323,7 @@ impl Plan {
                 let socket = match (reach.outside, inside) {
                     (Some(Endpoint::Unix(path)), _) => format!("unix:{}", plain(path)?),
                     (Some(inet @ Endpoint::Inet { .. }), _) => inet.to_string(),
-                    // It is systemd that knows where this one is; ours ships with this path.
+                    // Only systemd knows its path; the shipped unit has this one.
                     (Some(Endpoint::Systemd(_)), _) => format!("unix:{DEFAULT_SOCKET}"),
                     (None, Some(path)) => format!("unix:{}", plain(path)?),
                     (None, None) => return Err(no_listener(String::new())),
@@ -342,9 +346,9 @@ impl Plan {
         })
     }
 
-    /// With the certificates of the authorities in this file.
+    /// Uses the CA certificates of this file.
     pub(crate) fn with_ca_file(self, file: &Path) -> Result<Self, Misfit> {
-        // lmtp(8) has the queue directory for its own.
+        // lmtp(8) works in the queue directory.
         if !file.is_absolute() {
             return Err(Misfit::OddPath(file.to_owned()));
         }
@@ -399,26 +403,27 @@ impl Plan {
         self.filled_in(text.trim_matches('\n'))
     }
 
-    /// The paragraph of `master.cf` about the transport of our answers, and the others.
+    /// The paragraph of `master.cf` with the transport of the answers, and the others.
     fn services(&self) -> [String; 2] {
         let mut chosen = self.chosen(MASTER_CF);
-        // Behind the options of the service, which are told from the rest by an empty line.
+        // After the options of the service, which end at an empty line.
         let service = chosen.find(&service_line()).unwrap_or_default();
         let end = chosen.get(service..).and_then(|rest| rest.find("\n\n"));
         let others = chosen.split_off(end.map_or(chosen.len(), |end| service + end + 1));
         [chosen, others]
     }
 
-    /// The fallback's transport, if it is one of its own: neither Postfix' nor one with a status filter.
+    /// The fallback's transport, if it needs a service: neither Postfix' own nor one with a status
+    /// filter.
     fn own_fallback(&self) -> Option<&str> {
         let own = |name: &&str| *name != LMTP && self.transports.iter().all(|of| **of != **name);
         self.fallback.as_deref().filter(own)
     }
 
-    /// What `postconf -P` sets so that each smtpd asks its own trivial-rewrite; empty if none is
+    /// The settings for `postconf -P` that give each smtpd its own trivial-rewrite. Empty if not
     /// needed.
     pub(crate) fn smtpd(&self) -> String {
-        if self.wanted.verify == Verify::Transport {
+        if self.wanted.verify == VerifyMethod::Transport {
             return String::new();
         }
         let setting = |of: &String| format!("{of}/rewrite_service_name={SMTPD_REWRITE}\n");
@@ -430,25 +435,25 @@ impl Plan {
         self.filled_in(STATUS.trim_end())
     }
 
-    /// The file that tells whom we are asked about for the canonical form; `None` if it is everybody.
+    /// The file that selects the recipients whose canonical form is looked up. `None`: all.
     pub(crate) fn canonical_filter(&self) -> Option<String> {
         self.lower_case_stays.then(|| self.filled_in(CANONICAL.trim_end()))
     }
 
-    /// For `murder-route.toml`, if we have to listen somewhere else as well.
+    /// For `murder-route.toml`, if a further listener is needed.
     pub(crate) fn toml(&self) -> Option<String> {
         let named = self.missing?;
         let queue_directory = format!("{}/", self.host.queue_directory.display());
         let mut text = TOML.replace(QUEUE_DIRECTORY, &queue_directory.replace("//", "/"));
         if named {
-            // The others are there already.
+            // The other listeners exist already.
             let last = text.rfind("[[listen]]").unwrap_or_default();
             text = format!("# For /etc/murder-route.toml.\n\n{}", text.split_off(last));
         }
         Some(text)
     }
 
-    /// The template without what is for other options.
+    /// The template without the parts for other options.
     fn chosen(&self, template: &str) -> String {
         let mut text = String::new();
         let mut condition = None;
@@ -469,7 +474,7 @@ impl Plan {
             }
             text.push('\n');
         }
-        // Where a whole paragraph is gone, only one of the empty lines about it is needed.
+        // A removed paragraph leaves two empty lines; one is enough.
         while text.contains("\n\n\n") {
             text = text.replace("\n\n\n", "\n\n");
         }
@@ -488,15 +493,18 @@ impl Plan {
         }
     }
 
-    /// How strangers are refused. With a fallback it is Postfix that asks it: we take everybody.
-    fn verify(&self) -> Verify {
+    /// How unknown recipients are refused. With a fallback Postfix asks the fallback: all recipients
+    /// are accepted.
+    fn verify(&self) -> VerifyMethod {
         match self.wanted.verify {
-            Verify::Policy | Verify::Milter if self.fallback.is_some() => Verify::Recipients,
+            VerifyMethod::Policy | VerifyMethod::Milter if self.fallback.is_some() => {
+                VerifyMethod::Recipients
+            }
             verify => verify,
         }
     }
 
-    /// The options of the service in `master.cf`, as settings of every lmtp(8).
+    /// The options of the service in `master.cf`, as settings for all lmtp(8).
     fn for_every_lmtp(&self) -> String {
         let [murder, _] = self.services();
         let options = murder.split_once(&service_line()).map(|(_, options)| options);
@@ -506,7 +514,7 @@ impl Plan {
                 Some((name, value)) if name.starts_with("lmtp_") => {
                     let _ = writeln!(text, "{name} = {value}");
                 }
-                // It would be for every service: smtpd keeps answers for as long as it lives.
+                // It would apply to every service: smtpd caches answers while it runs.
                 Some(_) => {}
                 None => {
                     let _ = writeln!(text, "{line}");
@@ -516,13 +524,13 @@ impl Plan {
         text
     }
 
-    /// The entry of each domain in the table of those whose recipients are probed.
+    /// The table entries of the domains whose recipients are probed.
     fn probed(&self) -> String {
         let entry = |domain| PROBED.replace(DOMAIN, domain);
         self.domains.split(", ").map(entry).collect::<Vec<_>>().join(", ")
     }
 
-    /// The values of the host instead of the example's.
+    /// Replaces the values of the example by those of the host.
     fn filled_in(&self, text: &str) -> String {
         let proxy = if self.proxied { "proxy:" } else { "" };
         let config_directory = format!("{}/", self.host.config_directory.display());
@@ -550,7 +558,7 @@ fn service_line() -> String {
     format!("\n{TRANSPORT:<9} ")
 }
 
-/// A path that main.cf takes as it is.
+/// Checks that a path is valid in main.cf.
 fn plain(path: &Path) -> Result<&str, Misfit> {
     let fine = |text: &&str| text.bytes().all(|b| b.is_ascii_graphic() && !b"$,{}\"".contains(&b));
     path.to_str().filter(fine).ok_or_else(|| Misfit::OddPath(path.to_owned()))

@@ -14,8 +14,8 @@ relay      unix  -       -       y       -       -       smtp
     -o syslog_name=postfix/$service_name
 ";
 
-fn wanted(verify: Verify) -> Wanted {
-    Wanted { verify, chroot: None, sasl: false, tls: false }
+fn wanted(verify: VerifyMethod) -> PostfixOptions {
+    PostfixOptions { verify, chroot: None, sasl: false, tls: false }
 }
 
 fn listen(endpoint: &str) -> Listen {
@@ -32,8 +32,12 @@ fn site(transports: &[&str], listeners: &[&str]) -> Site {
     }
 }
 
-fn plan(listeners: &[&str], chroot: bool, wanted: Wanted) -> Result<Plan, Misfit> {
-    Plan::new(&site(&["murder"], listeners), Host { chroot, ..Host::default() }, wanted)
+fn plan(listeners: &[&str], chroot: bool, wanted: PostfixOptions) -> Result<Fragments, Misfit> {
+    Fragments::new(
+        &site(&["murder"], listeners),
+        PostfixHost { chroot, ..PostfixHost::default() },
+        wanted,
+    )
 }
 
 /// What Postfix makes of it: no comments, lines that go on joined.
@@ -53,9 +57,10 @@ fn has(text: &str, line: &str) -> bool {
 }
 
 #[test]
-fn the_shipped_files_say_what_is_printed_for_the_example() {
+fn shipped_files_equal_the_output_for_the_example() {
     let site = Site { domains: Domains::new(["example.org"]).unwrap(), ..site(&["murder"], &[]) };
-    let plan = Plan::new(&site, Host::default(), wanted(Verify::Recipients)).unwrap();
+    let plan =
+        Fragments::new(&site, PostfixHost::default(), wanted(VerifyMethod::Recipients)).unwrap();
     assert_eq!(settings(&plan.main_cf()), settings(MAIN_CF));
     assert_eq!(settings(&plan.master_cf()), settings(MASTER_CF));
     assert_eq!(plan.status_filter(), STATUS);
@@ -64,7 +69,7 @@ fn the_shipped_files_say_what_is_printed_for_the_example() {
 }
 
 #[test]
-fn whatever_is_commented_out_in_the_files_is_printed_with_an_option_and_with_no_other() {
+fn commented_parts_are_printed_with_their_option_only() {
     let mut optional = BTreeSet::new();
     for line in MAIN_CF.lines().chain(MASTER_CF.lines()) {
         match line.strip_prefix('#') {
@@ -75,26 +80,32 @@ fn whatever_is_commented_out_in_the_files_is_printed_with_an_option_and_with_no_
         }
     }
     let mut printed = Vec::new();
-    for verify in [Verify::Transport, Verify::Recipients, Verify::Policy, Verify::Milter] {
+    for verify in [
+        VerifyMethod::Transport,
+        VerifyMethod::Recipients,
+        VerifyMethod::Policy,
+        VerifyMethod::Milter,
+    ] {
         for (more, fallback) in [(false, false), (true, false), (true, true)] {
-            let wanted = Wanted { verify, chroot: Some(Chroot::Socket), sasl: more, tls: more };
+            let wanted =
+                PostfixOptions { verify, chroot: Some(Chroot::Socket), sasl: more, tls: more };
             let mut site = site(&["murder"], &[]);
             site.fallback = fallback.then(|| FALLBACK.to_owned());
-            let host = Host { chroot: true, ..Host::default() };
-            let plan = Plan::new(&site, host, wanted).unwrap();
+            let host = PostfixHost { chroot: true, ..PostfixHost::default() };
+            let plan = Fragments::new(&site, host, wanted).unwrap();
             let text =
                 plan.main_cf().replace("{{example.net = reject_unverified_recipient}, ", "{")
                     + &plan.master_cf();
             let found: BTreeSet<String> =
                 text.lines().filter(|line| optional.contains(*line)).map(str::to_owned).collect();
-            let by_files = matches!(verify, Verify::Transport | Verify::Recipients);
+            let by_files = matches!(verify, VerifyMethod::Transport | VerifyMethod::Recipients);
             assert_eq!(found.is_empty(), by_files && !more, "{verify:?}");
             for line in text.lines().filter(|line| line.starts_with("# --")) {
                 let (option, _) = line[4..].split_once(':').unwrap();
                 let ours = match option.strip_prefix("verify ") {
                     Some(words) => {
                         let verify =
-                            if fallback && !by_files { Verify::Recipients } else { verify };
+                            if fallback && !by_files { VerifyMethod::Recipients } else { verify };
                         words.split(", ").any(|word| word == verify.as_str())
                     }
                     None if option == "fallback" => fallback,
@@ -109,19 +120,19 @@ fn whatever_is_commented_out_in_the_files_is_printed_with_an_option_and_with_no_
 }
 
 #[test]
-fn a_chrooted_postfix_is_told_a_way_out_and_only_that() {
+fn chrooted_postfix_gets_one_way_out() {
     let inside = "unix:/var/spool/postfix/mr/s";
     let run = "unix:/run/murder-route";
     for (listeners, chroot, verify, socket, proxy) in [
-        (&[][..], false, Verify::Policy, run, ""),
-        (&[], true, Verify::Transport, run, "proxy:"),
-        (&["systemd:murder-route.socket"], true, Verify::Recipients, run, "proxy:"),
-        (&[run, inside], true, Verify::Transport, "unix:mr/s", ""),
-        (&[run, inside], true, Verify::Milter, "unix:mr/s", ""),
-        (&[run, inside], false, Verify::Milter, run, ""),
-        (&[inside], false, Verify::Transport, "unix:/var/spool/postfix/mr/s", ""),
-        (&["inet:127.0.0.1:10090"], true, Verify::Policy, "inet:127.0.0.1:10090", ""),
-        (&[], true, Verify::Policy, "unix:murder-route/socket", ""),
+        (&[][..], false, VerifyMethod::Policy, run, ""),
+        (&[], true, VerifyMethod::Transport, run, "proxy:"),
+        (&["systemd:murder-route.socket"], true, VerifyMethod::Recipients, run, "proxy:"),
+        (&[run, inside], true, VerifyMethod::Transport, "unix:mr/s", ""),
+        (&[run, inside], true, VerifyMethod::Milter, "unix:mr/s", ""),
+        (&[run, inside], false, VerifyMethod::Milter, run, ""),
+        (&[inside], false, VerifyMethod::Transport, "unix:/var/spool/postfix/mr/s", ""),
+        (&["inet:127.0.0.1:10090"], true, VerifyMethod::Policy, "inet:127.0.0.1:10090", ""),
+        (&[], true, VerifyMethod::Policy, "unix:murder-route/socket", ""),
     ] {
         let plan = plan(listeners, chroot, wanted(verify)).unwrap();
         let text = plan.main_cf();
@@ -133,14 +144,14 @@ fn a_chrooted_postfix_is_told_a_way_out_and_only_that() {
         );
         assert!(has(&text, &canonical), "{case}");
         let more = match verify {
-            Verify::Transport => continue,
-            Verify::Recipients => {
+            VerifyMethod::Transport => continue,
+            VerifyMethod::Recipients => {
                 format!("relay_recipient_maps = {proxy}socketmap:{socket}:rcpt")
             }
-            Verify::Policy => {
+            VerifyMethod::Policy => {
                 format!("smtpd_recipient_restrictions = check_policy_service {socket}")
             }
-            Verify::Milter => format!("smtpd_milters = {socket}"),
+            VerifyMethod::Milter => format!("smtpd_milters = {socket}"),
         };
         assert!(has(&text, &more), "{case}");
     }
@@ -148,20 +159,20 @@ fn a_chrooted_postfix_is_told_a_way_out_and_only_that() {
 
 /// smtpd keeps the answers of its trivial-rewrite as long as it lives.
 #[test]
-fn every_smtpd_gets_a_rewrite_service_that_does_not_ask_us() {
+fn every_smtpd_gets_a_rewrite_service_without_our_maps() {
     let services = "smtp inet n - y - - smtpd\nsmtpd pass - - y - - smtpd\n\
                     127.0.0.1:10025 inet n - - - - smtpd\n    -o smtpd_milters=\n\
                     smtp unix - - y - - smtp\n";
-    let host = Host::read(services, "");
+    let host = PostfixHost::read(services, "");
     for (verify, is_own) in [
-        (Verify::Recipients, true),
-        (Verify::Policy, true),
-        (Verify::Milter, true),
-        (Verify::Transport, false),
+        (VerifyMethod::Recipients, true),
+        (VerifyMethod::Policy, true),
+        (VerifyMethod::Milter, true),
+        (VerifyMethod::Transport, false),
     ] {
-        let wanted = Wanted { chroot: Some(Chroot::None), ..wanted(verify) };
+        let wanted = PostfixOptions { chroot: Some(Chroot::None), ..wanted(verify) };
         for transport in ["murder", "lmtp"] {
-            let plan = Plan::new(&site(&[transport], &[]), host.clone(), wanted).unwrap();
+            let plan = Fragments::new(&site(&[transport], &[]), host.clone(), wanted).unwrap();
             let services = settings(&plan.master_cf());
             let own = "smtpd-rewrite unix -    -       n       -       -       trivial-rewrite    -o \
                        transport_maps=";
@@ -173,7 +184,7 @@ fn every_smtpd_gets_a_rewrite_service_that_does_not_ask_us() {
             assert_eq!(plan.smtpd(), if is_own { set.concat() } else { String::new() });
         }
     }
-    assert_eq!(Host::read("", "").smtpds, ["smtp/inet"]);
+    assert_eq!(PostfixHost::read("", "").smtpds, ["smtp/inet"]);
 }
 
 /// The status filter of the murder's transport would make final what lmtpproxyd refuses temporary,
@@ -188,8 +199,8 @@ fn fallback_has_a_transport_of_its_own_and_is_asked_at_rcpt() {
     ] {
         let mut site = site(&["murder"], &[]);
         site.fallback = fallback.map(str::to_owned);
-        for verify in [Verify::Recipients, Verify::Policy] {
-            let plan = Plan::new(&site, Host::default(), wanted(verify)).unwrap();
+        for verify in [VerifyMethod::Recipients, VerifyMethod::Policy] {
+            let plan = Fragments::new(&site, PostfixHost::default(), wanted(verify)).unwrap();
             let services = settings(&plan.master_cf());
             let named: Vec<&String> =
                 services.iter().filter(|one| one.ends_with(" lmtp")).collect();
@@ -204,7 +215,7 @@ fn fallback_has_a_transport_of_its_own_and_is_asked_at_rcpt() {
                           {example.org = reject_unverified_recipient}}";
             let expected = match (fallback, verify) {
                 (Some(_), _) => vec![probed],
-                (None, Verify::Policy) => vec![
+                (None, VerifyMethod::Policy) => vec![
                     "smtpd_recipient_restrictions = check_policy_service unix:/run/murder-route",
                 ],
                 (None, _) => vec![],
@@ -215,11 +226,11 @@ fn fallback_has_a_transport_of_its_own_and_is_asked_at_rcpt() {
 }
 
 #[test]
-fn nobody_is_held_back_where_imapd_conf_may_want_capitals() {
+fn no_address_is_held_back_if_capitals_may_be_canonical() {
     let site = Site { lower_case_stays: false, ..site(&["murder"], &[]) };
     for (chroot, proxy) in [(false, ""), (true, "proxy:")] {
-        let host = Host { chroot, ..Host::default() };
-        let plan = Plan::new(&site, host, wanted(Verify::Transport)).unwrap();
+        let host = PostfixHost { chroot, ..PostfixHost::default() };
+        let plan = Fragments::new(&site, host, wanted(VerifyMethod::Transport)).unwrap();
         let text = plan.main_cf();
         let canonical =
             format!("recipient_canonical_maps = {proxy}socketmap:unix:/run/murder-route:canonical");
@@ -229,8 +240,8 @@ fn nobody_is_held_back_where_imapd_conf_may_want_capitals() {
 }
 
 #[test]
-fn a_socket_that_is_missing_is_one_to_add_beside_those_there_are() {
-    let socket = Wanted { chroot: Some(Chroot::Socket), ..wanted(Verify::Transport) };
+fn missing_socket_is_added_to_the_existing_ones() {
+    let socket = PostfixOptions { chroot: Some(Chroot::Socket), ..wanted(VerifyMethod::Transport) };
     let tables = |listeners: &[&str]| plan(listeners, true, socket).unwrap().toml();
     let there = "[[listen]]\nendpoint = \"systemd:murder-route.socket\"\n";
     let missing = "[[listen]]\nendpoint = \"unix:/var/spool/postfix/murder-route/socket\"\n";
@@ -242,24 +253,26 @@ fn a_socket_that_is_missing_is_one_to_add_beside_those_there_are() {
 }
 
 #[test]
-fn directories_that_are_not_the_usual_ones_are_those_of_the_host() {
+fn unusual_directories_of_the_host_are_used() {
     let settings = "queue_directory = /queue\nconfig_directory = /etc/postfix-in\n";
-    let host = Host::read(CHROOTED, settings);
-    let socket = Wanted { chroot: Some(Chroot::Socket), ..wanted(Verify::Transport) };
-    let plan = Plan::new(&site(&["murder"], &["unix:/queue/a/s"]), host.clone(), socket).unwrap();
+    let host = PostfixHost::read(CHROOTED, settings);
+    let socket = PostfixOptions { chroot: Some(Chroot::Socket), ..wanted(VerifyMethod::Transport) };
+    let plan =
+        Fragments::new(&site(&["murder"], &["unix:/queue/a/s"]), host.clone(), socket).unwrap();
     assert!(plan.main_cf().contains("socketmap:unix:a/s:lmtp"), "{}", plan.main_cf());
     assert!(plan.main_cf().contains("{regexp:/etc/postfix-in/murder-route-canonical,"));
     let filter = "lmtp_delivery_status_filter=regexp:/etc/postfix-in/murder-route-status";
     assert!(plan.master_cf().contains(filter), "{}", plan.master_cf());
-    let plan = Plan::new(&site(&["murder"], &[]), host, socket).unwrap();
+    let plan = Fragments::new(&site(&["murder"], &[]), host, socket).unwrap();
     assert!(plan.toml().unwrap().contains("\"unix:/queue/murder-route/socket\""));
 }
 
 #[test]
-fn each_transport_has_a_service_and_limits_and_that_of_postfix_itself_has_settings() {
-    let own = Wanted { sasl: true, ..wanted(Verify::Transport) };
-    let plan =
-        |transports: &[&str]| Plan::new(&site(transports, &[]), Host::default(), own).unwrap();
+fn each_transport_gets_a_service_and_limits() {
+    let own = PostfixOptions { sasl: true, ..wanted(VerifyMethod::Transport) };
+    let plan = |transports: &[&str]| {
+        Fragments::new(&site(transports, &[]), PostfixHost::default(), own).unwrap()
+    };
     let filter = "lmtp_delivery_status_filter = regexp:/etc/postfix/murder-route-status";
     let lmtp = plan(&["lmtp"]);
     assert_eq!(lmtp.master_cf(), "");
@@ -290,7 +303,7 @@ fn each_transport_has_a_service_and_limits_and_that_of_postfix_itself_has_settin
 
 /// Else letters wait at a backend that has no certificate, or one that lets nobody log in.
 #[test]
-fn a_login_demands_no_certificate_and_a_certificate_no_login() {
+fn login_and_certificate_are_independent() {
     // Without TLS no password goes in the clear.
     let login = [
         "lmtp_sasl_auth_enable=yes",
@@ -300,10 +313,11 @@ fn a_login_demands_no_certificate_and_a_certificate_no_login() {
     ];
     let certificate =
         ["lmtp_tls_security_level=secure", "lmtp_tls_CAfile=/etc/ssl/certs/ca-certificates.crt"];
-    let host = Host { config_directory: "/etc/postfix-in".into(), ..Host::default() };
+    let host = PostfixHost { config_directory: "/etc/postfix-in".into(), ..PostfixHost::default() };
     for (sasl, tls) in [(false, false), (true, false), (false, true), (true, true)] {
-        let wanted = Wanted { sasl, tls, ..wanted(Verify::Transport) };
-        let plan = |transport| Plan::new(&site(&[transport], &[]), host.clone(), wanted).unwrap();
+        let wanted = PostfixOptions { sasl, tls, ..wanted(VerifyMethod::Transport) };
+        let plan =
+            |transport| Fragments::new(&site(&[transport], &[]), host.clone(), wanted).unwrap();
         let services = settings(&plan("murder").master_cf());
         let [service] = &services[..] else { panic!("{services:?}") };
         let main_cf = plan("lmtp").main_cf();
@@ -329,9 +343,11 @@ fn a_login_demands_no_certificate_and_a_certificate_no_login() {
 }
 
 #[test]
-fn authority_of_the_site_takes_the_place_of_those_of_the_system() {
-    let wanted = Wanted { tls: true, ..wanted(Verify::Transport) };
-    let plan = |transport| Plan::new(&site(&[transport], &[]), Host::default(), wanted).unwrap();
+fn ca_of_the_site_replaces_those_of_the_system() {
+    let wanted = PostfixOptions { tls: true, ..wanted(VerifyMethod::Transport) };
+    let plan = |transport| {
+        Fragments::new(&site(&[transport], &[]), PostfixHost::default(), wanted).unwrap()
+    };
     let with = |transport| plan(transport).with_ca_file(Path::new("/etc/ssl/ours.pem")).unwrap();
     let master_cf = with("murder").master_cf();
     assert!(master_cf.contains("    -o lmtp_tls_CAfile=/etc/ssl/ours.pem\n"), "{master_cf}");
@@ -345,33 +361,34 @@ fn authority_of_the_site_takes_the_place_of_those_of_the_system() {
 }
 
 #[test]
-fn what_cannot_be_is_said_and_not_printed() {
+fn impossible_options_are_errors() {
     let asked = |listeners: &[&str], chroot: Option<Chroot>, verify| {
-        plan(listeners, true, Wanted { chroot, ..wanted(verify) }).unwrap_err().to_string()
+        plan(listeners, true, PostfixOptions { chroot, ..wanted(verify) }).unwrap_err().to_string()
     };
-    let proxied = asked(&[], Some(Chroot::Proxy), Verify::Policy);
+    let proxied = asked(&[], Some(Chroot::Proxy), VerifyMethod::Policy);
     assert!(proxied.contains("--chroot socket"), "{proxied}");
     for path in ["unix:/var/spool/postfix/a b", "unix:/var/spool/postfix/$x"] {
-        let odd = asked(&[path], None, Verify::Transport);
-        assert!(odd.contains("cannot be told the path"), "{odd}");
+        let odd = asked(&[path], None, VerifyMethod::Transport);
+        assert!(odd.contains("invalid path"), "{odd}");
     }
     let mut deaf = site(&["murder"], &["unix:/run/murder-route"]);
     deaf.listeners[0].protocols = [Protocol::Socketmap].into_iter().collect();
-    let error = Plan::new(&deaf, Host::default(), wanted(Verify::Milter)).unwrap_err();
+    let error =
+        Fragments::new(&deaf, PostfixHost::default(), wanted(VerifyMethod::Milter)).unwrap_err();
     assert!(error.to_string().contains("speaks socketmap, milter"), "{error}");
 
     let with = |domains: &[&str]| {
         let site = Site { domains: Domains::new(domains).unwrap(), ..site(&["lmtp"], &[]) };
-        Plan::new(&site, Host::default(), wanted(Verify::Transport)).unwrap_err()
+        Fragments::new(&site, PostfixHost::default(), wanted(VerifyMethod::Transport)).unwrap_err()
     };
     assert_eq!(with(&[]), Misfit::NoDomains);
     assert_eq!(with(&["*"]), Misfit::EveryDomain);
 }
 
 #[test]
-fn who_is_chrooted_is_read_as_postfix_reads_it() {
+fn chroot_column_is_parsed_as_by_postfix() {
     let chroot = |services: &str, level: &str| {
-        Host::read(services, &format!("compatibility_level = {level}\n")).chroot
+        PostfixHost::read(services, &format!("compatibility_level = {level}\n")).chroot
     };
     assert!(chroot(CHROOTED, "3.6"));
     let free = CHROOTED.replace(" y ", " n ");
@@ -382,5 +399,5 @@ fn who_is_chrooted_is_read_as_postfix_reads_it() {
     assert!(chroot(&silent, "0") && !chroot(&silent, "1") && !chroot(&silent, "3.6"));
     // What does not ask us may be where it likes.
     assert!(!chroot("smtp unix - - y - - smtp\n", "3.6"));
-    assert_eq!(Host::read("", ""), Host::default());
+    assert_eq!(PostfixHost::read("", ""), PostfixHost::default());
 }
