@@ -1,4 +1,4 @@
-//! What stands behind the sources: who follows the master, and who is asked for names.
+//! The services behind the sources: the replica, and the client of the master.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::mupdate::Need;
 use crate::replica::ReplicaSource;
 use crate::replica::read::offline::OfflineReplica;
 
-/// What a resolver leans on, by the settings it was made for.
+/// Services of a resolver, with the settings that they were made for.
 #[derive(Clone)]
 pub(super) struct Services {
     mupdate: Option<Mupdate>,
@@ -24,10 +24,10 @@ pub(super) struct Services {
 }
 
 impl Services {
-    /// What the daemon needs for these settings: it follows the master. Called within its runtime.
+    /// Services of the daemon, which follows the master. Must be called within its runtime.
     ///
-    /// What is there stays if nothing of it has changed, so that a reload costs no connection and no
-    /// full list. It also stays if the replica stays where it is: only one can follow into it.
+    /// Services whose settings have not changed are kept, so that a reload costs no connection and no
+    /// full sync. They are also kept if the directory of the replica stays: only one can follow into it.
     ///
     /// An error is the configuration's, if a file for TLS cannot be used, else the system's.
     pub(super) fn of_daemon(
@@ -42,19 +42,19 @@ impl Services {
             if let (Some(old), Some(new)) = (&before.kept, &kept)
                 && old.directory == new.directory
             {
-                warn!("changes in [mupdate] and [replica] count from the next start on");
+                warn!("changes in [mupdate] and [replica] take effect at the next start");
                 return Ok(before.clone());
             }
         }
-        let mut behind = Self { mupdate, need, kept, replica: None, master: None };
-        let Some(mupdate) = &behind.mupdate else { return Ok(behind) };
+        let mut services = Self { mupdate, need, kept, replica: None, master: None };
+        let Some(mupdate) = &services.mupdate else { return Ok(services) };
         let upstream = Upstream::new(mupdate).map_err(|why| (Exit::Config, why))?;
-        behind.master = Some(match &behind.kept {
+        services.master = Some(match &services.kept {
             Some(kept) => {
                 let murder = MasterClient::to_follow(upstream, kept);
                 let murder = murder
                     .map_err(|e| (Exit::System, format!("the replica cannot be kept: {e}")))?;
-                behind.replica = murder.replica().map(|replica| ReplicaSource {
+                services.replica = murder.replica().map(|replica| ReplicaSource {
                     list: Arc::new(replica.list().clone()),
                     trust: replica.trust(),
                 });
@@ -62,11 +62,11 @@ impl Services {
             }
             None => Arc::new(MasterClient::to_ask(upstream, need)),
         });
-        Ok(behind)
+        Ok(services)
     }
 
-    /// What a command needs that is over in a moment: it follows nobody, but asks as the daemon does.
-    /// Called within a runtime, which need run only while an answer is waited for.
+    /// Services of a short command, which does not follow the master, but asks as the daemon does. Must be
+    /// called within a runtime, which need run only while an answer is waited for.
     pub(super) fn of_command(settings: &Settings) -> Result<Self, (Exit, String)> {
         let (mupdate, need, kept) = wanted(settings);
         let upstream = mupdate.as_ref().map(Upstream::new).transpose();
@@ -77,7 +77,7 @@ impl Services {
     }
 }
 
-/// The replica, as far as it can be believed by who does not follow the master.
+/// The replica, for a process that does not follow the master.
 pub(super) fn stored(settings: &Settings) -> Result<Option<ReplicaSource>, String> {
     let (_, _, Some(ReplicaSettings { directory, max_age, .. })) = wanted(settings) else {
         return Ok(None);
@@ -92,8 +92,8 @@ fn wanted(settings: &Settings) -> (Option<Mupdate>, Need, Option<ReplicaSettings
     (settings.mupdate.clone(), need(settings), kept)
 }
 
-/// A slave tells of a mailbox as the master does, which is enough where there is no list. Its
-/// "absent" proves nothing.
+/// Kind of server to ask. A slave has the same records as the master, which is enough where there is no
+/// list. Its "absent" proves nothing.
 pub(super) fn need(settings: &Settings) -> Need {
     let has = |source| settings.sources.contains(&source);
     match has(SourceName::Find) && !has(SourceName::Replica) {

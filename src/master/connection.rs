@@ -12,17 +12,17 @@ use tokio::time::timeout;
 use super::tls::{self, TlsClient};
 use crate::config::MasterAddress;
 
-/// For the name service, and for each address to accept the connection.
+/// Timeout for the name service, and for each address to accept the connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// For the TLS handshake.
+/// Timeout for the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// A peer that has acknowledged nothing for so long is gone, in milliseconds: its host may have
-/// vanished without a word, and then only this tells.
+/// Time without an acknowledgement after which the connection is dead, in milliseconds: only this
+/// detects a host that has vanished.
 const USER_TIMEOUT: u32 = 15_000;
 
-/// After so many idle seconds the kernel asks whether the other host is still there.
+/// Idle time after which the kernel sends keepalive probes, in seconds.
 const KEEP_IDLE: u32 = 30;
 
 /// Bytes to and from a server.
@@ -30,12 +30,12 @@ pub(crate) struct Connection {
     stream: Box<dyn ByteStream>,
 }
 
-/// What a connection consists of.
+/// Transport of a connection.
 pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
 impl Connection {
-    /// Connects to the first address of the host that takes it.
+    /// Connects to the first address of the host that accepts.
     pub(crate) async fn open(address: &MasterAddress) -> Result<TcpStream, String> {
         let host = (address.host.as_str(), address.port);
         let found = timeout(CONNECT, lookup_host(host)).await;
@@ -55,17 +55,17 @@ impl Connection {
         Err(last)
     }
 
-    /// The connection as it is.
+    /// A connection without TLS.
     pub(crate) fn plain(stream: impl ByteStream + 'static) -> Self {
         Self { stream: Box::new(stream) }
     }
 
-    /// What is below it, for a reader and a writer at the same time.
+    /// Returns the transport, for a reader and a writer at the same time.
     pub(crate) fn into_stream(self) -> Box<dyn ByteStream> {
         self.stream
     }
 
-    /// The connection under TLS, once the server has proved to be `name`.
+    /// Starts TLS, and checks that the server is `name`.
     pub(crate) async fn under_tls(self, tls: &TlsClient, name: &str) -> Result<Self, io::Error> {
         let name = tls::server_name(name).map_err(io::Error::other)?;
         let begun = tls.connector().connect(name, self.stream);
@@ -76,17 +76,17 @@ impl Connection {
         Ok(Self { stream: Box::new(stream) })
     }
 
-    /// Reads what has come, at least a byte. 0 is the end. Nothing is lost if it is given up.
+    /// Reads at least one byte; 0: the end. Safe to cancel: no byte is lost.
     pub(crate) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.stream.read(buffer).await {
-            // A server that was killed does not end TLS properly. It is the end all the same:
-            // nothing that was cut off is taken for whole in MUPDATE.
+            // A killed server does not end TLS properly. That is an end as well: MUPDATE takes nothing
+            // incomplete for whole.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
             read => read,
         }
     }
 
-    /// Sends all of it.
+    /// Sends all bytes.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes).await?;
         self.stream.flush().await

@@ -1,22 +1,23 @@
-//! Which of the masters' addresses to try next, and when. Pure: time and chance come in.
+//! Backoff between connection attempts, for each address of the masters. Pure: time and chance are passed
+//! in.
 
 use std::time::Duration;
 
-/// What a failure was about; it decides how long its server is left alone.
+/// Class of a failure; decides how long its server is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RetryClass {
-    /// Not reached, cut off, silent: it may be back in a moment.
+    /// Not reached, disconnected or silent: it may be back soon.
     Network,
     /// TLS or login: nothing changes by itself, each attempt holds a thread of the server for its
     /// three seconds' pause (`failedloginpause`), and mupdate of Cyrus 3.12 ends its whole process
     /// when a TLS handshake fails (`imap/mupdate.c:cmd_starttls`).
     Refused,
-    /// Our own disk. One that is full is not emptied by asking for the list again and again.
+    /// Our own disk. Requesting the list again does not empty a full disk.
     Disk,
 }
 
 impl RetryClass {
-    /// The pause after the first failure, and the longest.
+    /// The pause after the first failure, and the maximum.
     fn pauses(self) -> (Duration, Duration) {
         match self {
             RetryClass::Network => (Duration::from_millis(500), Duration::from_secs(4)),
@@ -38,17 +39,17 @@ struct ServerBackoff {
     not_before: Duration,
 }
 
-/// More failures than this make no pause longer.
-const MOST_DOUBLINGS: u32 = 16;
+/// Maximum number of doublings of a pause.
+const MAX_DOUBLINGS: u32 = 16;
 
 impl Retry {
-    /// For so many addresses.
+    /// Backoff for this number of addresses.
     pub(crate) fn new(servers: usize) -> Self {
         Self { servers: vec![ServerBackoff::default(); servers.max(1)] }
     }
 
-    /// The address to try next and when: the first that may be tried now, else the one whose turn
-    /// comes first.
+    /// Returns the address to try next and when: the first that may be tried now, else the one whose
+    /// pause ends first.
     pub(crate) fn next(&self, now: Duration) -> (usize, Duration) {
         let waits = self.servers.iter().map(|server| server.not_before.saturating_sub(now));
         let soonest = waits.enumerate().min_by_key(|(index, wait)| (*wait, *index));
@@ -56,18 +57,18 @@ impl Retry {
         (index, now.saturating_add(wait))
     }
 
-    /// An attempt failed, or a connection that was up is gone. `chance` is any number from 0 to 1:
-    /// the hosts of a site must not all come back at the same moment.
+    /// An attempt failed, or a connection was lost. `chance` is a number from 0 to 1 for the jitter: the
+    /// hosts of a site must not all reconnect at the same moment.
     pub(crate) fn failed(&mut self, index: usize, trouble: RetryClass, now: Duration, chance: f64) {
         let Some(server) = self.servers.get_mut(index) else { return };
         let (first, longest) = trouble.pauses();
-        let doubled = first.saturating_mul(1 << server.failures.min(MOST_DOUBLINGS));
+        let doubled = first.saturating_mul(1 << server.failures.min(MAX_DOUBLINGS));
         let pause = doubled.min(longest).mul_f64(1.0 + chance.clamp(0.0, 1.0) / 2.0);
         server.failures = server.failures.saturating_add(1);
         server.not_before = now.saturating_add(pause);
     }
 
-    /// The address has proved good: its next failure is the first again.
+    /// The address works: its next failure counts as the first.
     pub(crate) fn worked(&mut self, index: usize) {
         if let Some(server) = self.servers.get_mut(index) {
             server.failures = 0;
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_master_is_asked_seldom_but_for_ever() {
+    fn dead_master_is_retried_for_ever() {
         let (mut retry, mut now) = (Retry::new(1), secs(0));
         for pause in [500, 1000, 2000, 4000, 4000, 4000] {
             let (index, at) = retry.next(now);
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_does_not_keep_a_master_of_3_12_down() {
+    fn refusal_pauses_long_enough_for_master_of_3_12() {
         let mut retry = Retry::new(1);
         retry.failed(0, RetryClass::Refused, secs(0), 0.5);
         assert_eq!(retry.next(secs(0)).1, secs(25));
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_address_is_tried_at_once_and_the_first_again_when_its_pause_is_over() {
+    fn next_address_is_tried_at_once_and_first_after_its_pause() {
         let mut retry = Retry::new(3);
         retry.failed(0, RetryClass::Network, secs(100), 0.0);
         assert_eq!(retry.next(secs(100)), (1, secs(100)));
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_worked_in_between_counts() {
+    fn success_resets_the_pause() {
         let mut retry = Retry::new(1);
         for _ in 0..5 {
             retry.failed(0, RetryClass::Network, secs(0), 0.0);

@@ -1,4 +1,4 @@
-//! Follows the master: one connection after another, whatever happens to them.
+//! The task that follows the master, over one connection after another.
 
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ use super::upstream::{self, PIECE, Upstream};
 use crate::mupdate::{Event, Failure, Need, Session, Stream};
 use crate::replica::writer_logic::StreamInput;
 
-/// So many events at most go to the writer at once.
-const BUNCH: usize = 1024;
+/// Maximum number of events in one input of the writer.
+const MAX_EVENTS: usize = 1024;
 
 /// How one connection ended.
 enum ConnectionEnd {
     Failed(Failure),
-    /// The list is wanted again.
+    /// A full sync is requested.
     SyncWanted(SyncReason),
     /// The writer is gone.
     WriterGone,
 }
 
-/// Tells the writer what the master tells, for as long as there is a writer.
+/// Feeds the writer with the events of the master, until the writer is gone.
 pub(super) async fn run(
     upstream: Arc<Upstream>,
     state: Arc<FollowerState>,
@@ -33,13 +33,13 @@ pub(super) async fn run(
 ) {
     let clock = upstream.clock();
     let mut retry = Retry::new(upstream.servers().len());
-    // What is no server's fault must not send us to another one.
+    // A failure of ours must not send us to another server.
     let mut ours = Retry::new(1);
     loop {
         let (server, at) = retry.next(clock.now());
         clock.reach(Some(at.max(ours.next(clock.now()).1))).await;
         let named = upstream.servers().get(server).map(ToString::to_string).unwrap_or_default();
-        // Whatever wanted the list: here it comes.
+        // A new connection begins with a full sync.
         state.take_sync_request();
         let end = match upstream.log_in(server, Need::Master).await {
             Ok((connection, session)) => {
@@ -107,12 +107,12 @@ async fn follow(
             return ConnectionEnd::Failed(failure);
         }
         tokio::select! {
-            // What has come counts before a deadline: the writer may have kept us from reading it.
+            // Received bytes count before a deadline: the writer may have kept us from reading.
             biased;
             wanted = state.sync_wanted() => {
                 stream.log_out();
                 let goodbye = std::mem::take(stream.output());
-                // The connection is given up either way.
+                // The connection is closed either way.
                 let _ = upstream::send(&mut connection, &goodbye).await;
                 return ConnectionEnd::SyncWanted(wanted);
             }
@@ -128,7 +128,7 @@ async fn follow(
             match stream.next() {
                 Ok(Some(event)) => {
                     bunch.push(event);
-                    if bunch.len() >= BUNCH
+                    if bunch.len() >= MAX_EVENTS
                         && inputs
                             .send(StreamInput::Events(std::mem::take(&mut bunch)))
                             .await

@@ -1,8 +1,7 @@
-//! TLS to a master that proves who it is.
+//! TLS to a master, with its certificate checked.
 //!
-//! Cyrus' own clients check no certificate at all (`imap/tls.c:tls_init_clientengine`). We do, the
-//! chain and the name: whoever can put himself between us and the master could have all mail sent
-//! to him.
+//! Cyrus' own clients check no certificate at all (`imap/tls.c:tls_init_clientengine`). We check the
+//! chain and the name: an attacker between us and the master could have all mail sent elsewhere.
 
 use std::error::Error as _;
 use std::io;
@@ -23,16 +22,20 @@ use crate::os::regular_file;
 /// Maximum size of a file of certificates or keys, in bytes. All authorities of a system take 250 kB.
 const PEM_LIMIT: u64 = 16 << 20;
 
-/// Ready to begin TLS with any server. Cheap to clone.
+/// Client side of TLS, for any server. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct TlsClient {
     config: Arc<ClientConfig>,
-    /// Whether we show a certificate when we are asked for one.
+    /// Whether it has a client certificate.
     pub(crate) shows_certificate: bool,
 }
 
 impl TlsClient {
-    /// Reads the files. The error says which one cannot be used and why.
+    /// Reads the files.
+    ///
+    /// # Errors
+    ///
+    /// Which file cannot be used, and why.
     pub(crate) fn new(files: &config::TlsSettings) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
@@ -56,19 +59,20 @@ impl TlsClient {
         Ok(Self { config: Arc::new(config), shows_certificate: files.client.is_some() })
     }
 
-    /// What begins TLS.
+    /// The connector.
     pub(crate) fn connector(&self) -> tokio_rustls::TlsConnector {
         Arc::clone(&self.config).into()
     }
 }
 
-/// The name that must stand in a server's certificate.
+/// Parses the name that a server's certificate must have.
 pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, String> {
     let named = ServerName::try_from(name.to_owned());
     named.map_err(|_| format!("`{}` can stand in no certificate", Shown(name)))
 }
 
-/// As a password file: whoever reads the key may log in to the master, which has admins only.
+/// Checks the mode of a key, as of a password file: a user that reads it may log in to the master,
+/// which has admins only.
 fn private(key: &Path) -> Result<(), String> {
     let metadata = std::fs::metadata(key).map_err(|e| e.to_string())?;
     let mode = metadata.permissions().mode() & 0o777;
@@ -108,7 +112,7 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// Why TLS did not come about.
+/// The failure of a handshake.
 pub(crate) fn failure(error: &io::Error, name: &str, ca_file: Option<&Path>) -> Failure {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let tls = tls.or_else(|| error.source().and_then(|s| s.downcast_ref::<rustls::Error>()));
@@ -121,7 +125,7 @@ pub(crate) fn failure(error: &io::Error, name: &str, ca_file: Option<&Path>) -> 
     }
 }
 
-/// What is wrong with a certificate, for the one who must act.
+/// Explains what is wrong with a certificate, and what to do.
 fn explain_certificate(wrong: &CertificateError, name: &str, ca_file: Option<&Path>) -> String {
     let believed = match ca_file {
         Some(path) => format!("by an authority in {}", path.display()),
@@ -134,7 +138,7 @@ fn explain_certificate(wrong: &CertificateError, name: &str, ca_file: Option<&Pa
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "the server's certificate is not valid yet: are the clocks right?".to_owned()
         }
-        // The second is that of an authority that was made anew under its old name.
+        // The second is the error for an authority that was created anew under its old name.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             format!("the server's certificate is not signed {believed}")
         }
@@ -153,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_cannot_be_used_is_named() {
+    fn unusable_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
         let files =
@@ -172,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_belongs_to_another_certificate_is_refused() {
+    fn key_of_another_certificate_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let [one, other] =
             ["one", "other"].map(|n| rcgen::generate_simple_self_signed([n.to_owned()]).unwrap());

@@ -1,4 +1,4 @@
-//! The MUPDATE servers of the site, and a login to one of them.
+//! The MUPDATE servers of the site, and the login to one of them.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -13,17 +13,17 @@ use super::tls::{self, TlsClient};
 use crate::config::{self, MasterAddress, Mupdate};
 use crate::mupdate::{Credentials, Failure, Login, Need, Policy, Session, Step, Timings, WhenTls};
 
-/// Longest time for the system to take what we send.
+/// Timeout of a send.
 const SEND: Duration = Duration::from_secs(10);
 
-/// Longest time to read the files of TLS, and to hash a password as a server wants it hashed: 600,000
-/// rounds of SCRAM take a second or two.
+/// Timeout to read the files of TLS, and to hash a password as a server demands: 600,000 rounds of SCRAM
+/// take a second or two.
 const OFF_THREAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// So much is read at once, in bytes.
+/// Maximum number of bytes read at once.
 pub(crate) const PIECE: usize = 64 * 1024;
 
-/// How the MUPDATE servers are reached, ready to log in.
+/// The MUPDATE servers, with all that a login needs.
 #[derive(Debug)]
 pub struct Upstream {
     servers: Vec<MasterAddress>,
@@ -92,14 +92,14 @@ impl Upstream {
         })
     }
 
-    /// The same with other waiting times.
+    /// Replaces the timeouts.
     #[cfg(test)]
     pub(crate) fn with_timings(mut self, timings: Timings) -> Self {
         self.policy.timings = timings;
         self
     }
 
-    /// How long the master's word that he does not have a name is passed on without asking again.
+    /// Time for which a miss confirmed by the master is cached.
     pub(super) fn negative_cache(&self) -> Option<Duration> {
         self.negative_cache
     }
@@ -112,7 +112,7 @@ impl Upstream {
         &self.servers
     }
 
-    /// The servers in words.
+    /// The servers as text.
     pub(crate) fn named(&self) -> String {
         self.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
@@ -216,12 +216,12 @@ async fn heard(mut login: Login, said: Vec<u8>, now: Duration) -> Result<Login, 
     }
 }
 
-/// What was read of a piece.
+/// The part of a buffer that was read.
 pub(crate) fn bytes(piece: &[u8], read: usize) -> &[u8] {
     piece.get(..read).unwrap_or_default()
 }
 
-/// Sends, unless the server stops reading.
+/// Sends, with a timeout in case the server stops reading.
 pub(crate) async fn send(connection: &mut Connection, bytes: &[u8]) -> Result<(), Failure> {
     if bytes.is_empty() {
         return Ok(());

@@ -1,8 +1,8 @@
-//! A list that has lost much is not believed when it says "absent".
+//! The loss guard: misses of a list that has lost many names are not believed.
 //!
 //! An upgrade from Cyrus 3.4 to 3.6 leaves a frontend with a valid list of no mailboxes at all
 //! until the first MUPDATE resync has filled it again, and a resync that goes wrong takes live
-//! accounts away. Both look like so many deletions.
+//! accounts away. Both look like deletions.
 
 use std::time::Duration;
 
@@ -10,45 +10,45 @@ use std::time::Duration;
 const NAMES: u64 = 100;
 /// See [`NAMES`].
 const ONE_IN: u64 = 10;
-/// Where a list is short, a loss of more than one in so many names is sharp.
+/// In a short list, a loss of more than one in this number of names is sharp.
 const ONE_IN_FEW: u64 = 4;
-/// A loss up to this many names is ordinary, however short the list: one user's mailboxes.
+/// Maximum loss that is ordinary in any list, however short: one user's mailboxes.
 const FEW: u64 = 2;
-/// The number of names is compared with the greatest of one to two of these.
+/// Period of the guard. The number of names is compared with the greatest of one to two periods.
 const PERIOD: Duration = Duration::from_secs(3600);
 
 /// Default time that a loss which is held back waits for its confirmation (`accept-after`).
 pub const ACCEPT_AFTER: Duration = Duration::from_secs(600);
 
-/// Whether so many names lost of so many are more than is ordinary.
+/// Whether a loss of `lost` names of `had` is sharp: more than is ordinary.
 pub(crate) fn is_sharp(had: u64, lost: u64) -> bool {
     let one_in = if lost > NAMES { ONE_IN } else { ONE_IN_FEW };
     lost > FEW && lost > had / one_in
 }
 
-/// A list that has got back most of what it lost is trusted once it has gained no name for so long:
-/// backends whose master was emptied tell it of their names one after the other.
+/// Time without a new name after which a list that has got back most of its loss is trusted: backends
+/// announce their names to an emptied master one after the other.
 const SETTLED: Duration = Duration::from_secs(600);
 
-/// Names that a list had and has no more.
+/// A loss of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Loss {
-    /// How many it had.
+    /// Number of names that the list had.
     pub(crate) had: u64,
-    /// How many of them it has lost; all of them, or none of none, if the list is empty.
+    /// Number of them that it has lost; all of them, or none of none, if the list is empty.
     pub(crate) lost: u64,
 }
 
-/// What of a [`LossGuard`] outlives the process.
+/// State of a [`LossGuard`] that is kept for the next process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HighWater {
     /// The number of names that the present one is compared with.
     pub names: u64,
-    /// The list is distrusted.
+    /// Whether the list is distrusted.
     pub distrusted: bool,
 }
 
-/// Watches how many names a list has.
+/// Watches the number of names in a list.
 ///
 /// It compares with the greatest number of the last one to two hours, so that a list that loses
 /// slowly is noticed as well, and an ordinary decline over weeks is not. While a list is
@@ -61,12 +61,12 @@ pub(crate) struct LossGuard {
     last: u64,
     period: u32,
     distrust: Option<Loss>,
-    /// Since when a distrusted list has gained no name.
+    /// When a distrusted list gained its last name.
     settled: Duration,
 }
 
 impl LossGuard {
-    /// Goes on where another process was.
+    /// Continues with the state of another process.
     pub(crate) fn restored(kept: HighWater, now: Duration) -> Self {
         let HighWater { names, distrusted } = kept;
         Self {
@@ -78,7 +78,7 @@ impl LossGuard {
         }
     }
 
-    /// What the next process has to know; `None`: nothing was seen.
+    /// Returns the state for the next process; `None`: no list was seen.
     pub(crate) fn high_water(&self) -> Option<HighWater> {
         let distrusted = self.distrust.is_some();
         (self.mark() > 0).then_some(HighWater { names: self.mark(), distrusted })
@@ -88,11 +88,11 @@ impl LossGuard {
         self.greatest[0].max(self.greatest[1])
     }
 
-    /// The list has `names` names at `now`, a time since some fixed moment.
+    /// Records that the list has `names` names at `now`, a time since some fixed moment.
     pub(crate) fn seen(&mut self, names: u64, now: Duration) {
         let period = period(now);
         if self.distrust.is_none() && period != self.period {
-            // Also if nobody has asked for a day, what was seen last counts.
+            // After any time without a look, the last number seen counts.
             let before = if period == self.period + 1 { self.greatest[0] } else { self.last };
             self.greatest = [self.last, before];
         }
@@ -106,7 +106,7 @@ impl LossGuard {
         let is_back = lost == 0 || now.saturating_sub(self.settled) >= SETTLED;
         let distrusted = sharp || (self.distrust.is_some() && !is_back);
         if !distrusted && self.distrust.is_some() {
-            // What has not come back is not expected any more.
+            // Names that have not come back are no longer expected.
             self.greatest = [names; 2];
         }
         self.distrust = distrusted.then_some(Loss { had: mark, lost });
@@ -116,7 +116,7 @@ impl LossGuard {
         }
     }
 
-    /// What it has lost, if it is not believed to be whole.
+    /// Returns the loss for which the list is distrusted.
     pub(crate) fn distrust(&self) -> Option<Loss> {
         self.distrust
     }

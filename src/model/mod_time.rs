@@ -1,44 +1,44 @@
-//! When a name changed, and whether that was a short while ago.
+//! Modification time of a name.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What changed no longer ago may be about to change again, and the list may not have heard of it
-/// yet: the stream is up to 5 s behind (Cyrus `imap/mupdate.c`, `update_wait`), and an operation is
-/// several changes. XFER lets a minute pass between two of them only for the largest mailboxes.
+/// Time for which a name counts as recently changed. Until then it may change again before the list has
+/// the change: the stream is up to 5 s behind (Cyrus `imap/mupdate.c`, `update_wait`), and an operation
+/// is several changes. XFER lets a minute pass between two of them only for the largest mailboxes.
 pub const LATELY: Duration = Duration::from_secs(60);
 
-/// When a name changed last, by the clock of this host, as it stands in a list beside its record: in
-/// whole seconds since 1970, up to the year 2106.
+/// Time of a name's last change, by the clock of this host, stored in a list beside its record: in whole
+/// seconds since 1970, up to the year 2106.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ModTime(u32);
 
 impl ModTime {
-    /// Not lately, as far as is known.
+    /// Not recently changed, as far as is known.
     pub const NOT_LATELY: Self = Self(0);
 
-    /// So many seconds after the beginning of 1970.
+    /// A time in seconds since 1970.
     pub const fn seconds(since_1970: u32) -> Self {
         Self(since_1970)
     }
 
-    /// When the clock says this.
+    /// The time of a clock.
     pub fn at(clock: SystemTime) -> Self {
         let since_1970 = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(u32::try_from(since_1970.as_secs()).unwrap_or(u32::MAX))
     }
 
-    /// The seconds since 1970; 0 for [`NOT_LATELY`](Self::NOT_LATELY).
+    /// Seconds since 1970; 0 for [`NOT_LATELY`](Self::NOT_LATELY).
     pub const fn since_1970(self) -> u32 {
         self.0
     }
 
-    /// The same as a time.
+    /// As a system time.
     pub fn time(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(self.0.into())
     }
 
-    /// Whether that was within the last [`LATELY`], or will be as soon: clocks are put right. The
-    /// clock is read only if something is known.
+    /// Whether that was within the last [`LATELY`], or will be within the next: clocks are corrected. The
+    /// clock is read only if a time is known.
     pub fn is_lately(self, clock: impl FnOnce() -> SystemTime) -> bool {
         self != Self::NOT_LATELY
             && u64::from(Self::at(clock()).0.abs_diff(self.0)) <= LATELY.as_secs()
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_counts_for_a_minute_also_by_a_clock_that_was_put_right() {
+    fn change_is_recent_for_a_minute_despite_clock_steps() {
         for start in [61_000, 1_795_536_000_000, 1_795_536_000_999] {
             let start = UNIX_EPOCH + Duration::from_millis(start);
             let changed = ModTime::at(start);
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_to_have_changed_has_not_whatever_the_clock_says() {
+    fn unknown_time_is_never_recent() {
         for seconds in [0, 1, 60] {
             let clock = || UNIX_EPOCH + Duration::from_secs(seconds);
             assert!(!ModTime::NOT_LATELY.is_lately(clock));

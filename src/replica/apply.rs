@@ -1,4 +1,4 @@
-//! The changes that come after a full list.
+//! The changes after a full sync.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,26 +7,26 @@ use crate::model::loss_guard::{Loss, LossGuard};
 use crate::model::mod_time::ModTime;
 use crate::mupdate::Event;
 
-/// [`ReplicaMeta::as_of`] and [`ReplicaMeta::followed`] are written at least this often, and with every change.
+/// Interval at which [`ReplicaMeta::as_of`] and [`ReplicaMeta::followed`] are written, beside every change.
 const STAMP: Duration = Duration::from_secs(60);
 
-/// The same while something waits for its time: a restart makes it wait this much longer.
+/// Interval while a missing name or a loss waits for its time: a restart prolongs the wait by it.
 const STAMP_WAITING: Duration = Duration::from_secs(5);
 
-/// Applies changes to the replica, any number to one batch, and notices when too many names go.
+/// Applies changes to the replica, any number in one transaction, and detects great losses.
 ///
-/// A great loss is held back as that of a full list is, except that these names are gone from the
-/// replica: the master told of each. [`HeldBack`] then keeps misses from being believed.
+/// A great loss is held back as in a full sync, except that these names are gone from the replica: the
+/// master announced each deletion. [`HeldBack`] then keeps misses from being believed.
 #[derive(Debug)]
 pub struct ChangeApplier {
     accept_after: Duration,
     guard: LossGuard,
     stamped: Option<Duration>,
-    /// Up to when time has been added to [`ReplicaMeta::followed`].
+    /// Time up to which [`ReplicaMeta::followed`] has been counted.
     counted: Duration,
-    /// Records told since the last full list.
+    /// Number of records received since the last full sync.
     told: u64,
-    /// Some of those of this batch are as they were before: a name that a list lacked may be back.
+    /// A record of this transaction was unchanged: a name that a list lacked may be back.
     repeated: bool,
 }
 
@@ -43,8 +43,8 @@ impl ChangeApplier {
         Self { accept_after, guard, stamped, counted: now, told: 0, repeated: false }
     }
 
-    /// Writes what an event changes. Told twice is as good as told once; barriers and the end of
-    /// the list change nothing.
+    /// Writes the change of an event. A repeated event changes nothing, nor do barriers and the end of
+    /// the list.
     pub fn apply<B: Transaction>(
         &mut self,
         batch: &mut B,
@@ -62,16 +62,16 @@ impl ChangeApplier {
         Ok(())
     }
 
-    /// What [`ReplicaMeta::followed`] has grown by since this was asked last.
+    /// Returns the time to add to [`ReplicaMeta::followed`] since the last call.
     pub fn passed(&mut self, now: Duration) -> Duration {
         let passed = now.saturating_sub(self.counted);
         self.counted = self.counted.max(now);
         passed
     }
 
-    /// To be called before the batch is committed. `as_of` is the time of the last barrier that came
-    /// before these changes' end, if one did. Also removes the missing names whose time is over. What
-    /// the batch comes to, for [`ReplicaState::stored`](super::ReplicaState::stored).
+    /// Completes a transaction before its commit. `as_of` is the time of the last barrier among these
+    /// changes, if there is one. Also removes the missing names whose time is over. Returns metadata
+    /// and number of names, for [`ReplicaState::stored`](super::ReplicaState::stored).
     pub fn finish<B: Transaction>(
         &mut self,
         batch: &mut B,
@@ -84,7 +84,7 @@ impl ChangeApplier {
         if as_of.is_some() {
             about.as_of = as_of;
             self.stamped = Some(now);
-            // A barrier: the master has told what it has got back.
+            // A barrier: the master has announced the names that it got back.
             if about.wants_sweep(self.accept_after) {
                 about.oldest = self.sweep(batch, &about)?;
             }
@@ -99,7 +99,7 @@ impl ChangeApplier {
             && about.held_back.is_none()
         {
             let (since, began, last) = (clock, about.followed, about.followed);
-            // Those names are gone: none of them is lacked.
+            // These names are gone: none of them is lacked.
             let (lacked, accepted) = (None, false);
             about.held_back = Some(HeldBack { since, began, last, had, lost, lacked, accepted });
         }
@@ -107,8 +107,8 @@ impl ChangeApplier {
         Ok((batch.about()?, names))
     }
 
-    /// Removes the missing names whose time is over. When the first of the others went missing that
-    /// only waits for its time.
+    /// Removes the missing names whose time is over. Returns when the first of the others went missing
+    /// that only waits for its time.
     fn sweep<B: Transaction>(
         &self,
         batch: &mut B,
@@ -129,7 +129,7 @@ impl ChangeApplier {
         Ok(oldest)
     }
 
-    /// Whether the time of the last barrier is worth a batch of its own, with what is stored.
+    /// Whether the time of the last barrier is due to be written, if nothing else is.
     pub fn wants_stamp(&self, about: &ReplicaMeta, now: Duration) -> bool {
         let waits = about.held_back.is_some() || about.missing > 0;
         let interval = if waits { STAMP_WAITING } else { STAMP };
@@ -137,22 +137,22 @@ impl ChangeApplier {
             || self.as_of(about, now).wants_sweep(self.accept_after)
     }
 
-    /// What is stored, with the time that has passed since.
+    /// The stored metadata, with the time since it was stored.
     fn as_of(&self, about: &ReplicaMeta, now: Duration) -> ReplicaMeta {
         let followed = about.followed + now.saturating_sub(self.counted);
         ReplicaMeta { followed, ..about.clone() }
     }
 
-    /// Whether the list that is held back is worth asking for again: its time has come, or so much has
-    /// been told since that the master may have got back what it lost. Backends that are started tell
-    /// a master which was emptied of all that they have (`ctl_mboxlist -m`).
+    /// Whether to request the list again that is held back: its time has come, or so many records were
+    /// received since that the master may have got back what it lost. Backends that are started announce
+    /// all their mailboxes to a master that was emptied (`ctl_mboxlist -m`).
     pub fn wants_list(&self, about: &ReplicaMeta, now: Duration) -> bool {
         self.as_of(about, now).wants_list(self.accept_after)
             || about.held_back.as_ref().is_some_and(|held_back| self.told > held_back.lost / 2)
     }
 
-    /// A full list has been committed, after which the replica has `names` names. If it has confirmed
-    /// a loss, losses are counted anew; else they add up over any number of connections.
+    /// A full sync was committed, after which the replica has `names` names. If it has confirmed a
+    /// loss, losses are counted anew; else they add up over any number of connections.
     pub fn listed(&mut self, report: &SyncReport, names: u64, now: Duration) {
         self.told = 0;
         if report.released {
@@ -160,7 +160,7 @@ impl ChangeApplier {
         }
         self.guard.seen(names, now);
         if self.guard.distrust().is_some() {
-            // The first barrier after the list must not make misses believed before that is written.
+            // The loss must be written before the first barrier after the list makes misses believed.
             self.stamped = None;
         }
     }

@@ -41,7 +41,9 @@ impl fmt::Display for ReplicaDoubt {
             Self::NeverSynchronised => {
                 f.write_str("the replica has never been synchronised with the master")
             }
-            Self::Empty => f.write_str("the master's list is empty, which makes nobody unknown"),
+            Self::Empty => f.write_str(
+                "the master's list is empty, and an empty list makes no recipient unknown",
+            ),
             Self::HeldBack(loss) => loss.fmt(f),
             Self::Stale { since, age, disconnected } => {
                 write!(f, "the replica is stale since {}", utc(*since))?;

@@ -1,4 +1,4 @@
-//! A full list being read into the replica.
+//! A full sync.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, SystemTime};
@@ -9,17 +9,17 @@ use crate::model::mod_time::ModTime;
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
 
-/// So many of the names that a list changes are taken for changed lately. If there are more, the replica
-/// was of another day or of another site: nearly all of them changed long ago, and the master, from whom
-/// all of his readers may just have got their lists, is not to be asked again for each of a million names.
-/// What the others lose by it is what every name lacks while a list comes: the backend's word that a
-/// mailbox has moved on is softened, and the letter comes again.
-const MOST_LATELY: u64 = 10_000;
+/// Maximum number of names that one full sync marks as recently changed. If it changes more, the replica
+/// was of another day or of another site: nearly all of them changed long ago, and the master, which may
+/// just have sent its list to all its readers, is not to be asked again for each of a million names.
+/// The other names lack the protection that every name lacks during a full sync: a backend's reply that
+/// a mailbox has moved becomes temporary, and the message is tried again.
+const MAX_RECENT: u64 = 10_000;
 
 /// Maximum number of vanished names that an [`SyncReport`] names.
 const MAX_EXAMPLES: usize = 5;
 
-/// What a master says of itself, and when its list was complete.
+/// Origin of a full sync: the master, and when its list was complete.
 #[derive(Debug, Clone)]
 pub struct SyncContext<'a> {
     /// As in [`ReplicaMeta::master`](super::ReplicaMeta::master).
@@ -28,43 +28,42 @@ pub struct SyncContext<'a> {
     pub release: &'a str,
     /// The clock of this host.
     pub now: SystemTime,
-    /// What [`ReplicaMeta::followed`](super::ReplicaMeta::followed) has grown by since it was stored.
+    /// Growth of [`ReplicaMeta::followed`](super::ReplicaMeta::followed) since it was stored.
     pub passed: Duration,
 }
 
-/// What a full list has done to the replica.
+/// Result of a full sync.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SyncReport {
-    /// How many names the list had.
+    /// Number of names in the list.
     pub listed: u64,
-    /// How many of them the replica did not have.
+    /// Number of them that the replica did not have.
     pub new: u64,
-    /// How many of them had been missing.
+    /// Number of them that had been missing.
     pub back: u64,
-    /// How many of them had another record in it.
+    /// Number of them that had another record in the replica.
     pub changed: u64,
-    /// How many names were removed.
+    /// Number of names removed.
     pub removed: u64,
-    /// How many names went missing.
+    /// Number of names that went missing.
     pub missed: u64,
-    /// Some of those.
+    /// Examples of missing names.
     pub examples: Vec<MailboxName>,
-    /// Set if the list was not taken over: nothing was removed, and no miss may be believed.
+    /// Set if the list was held back: nothing was removed, and no miss is believed.
     pub held_back: Option<HeldBack>,
-    /// A loss was held back before, and is not any more.
+    /// A loss that was held back before is no longer.
     pub released: bool,
 }
 
-/// Reads a full list into one [`Transaction`], whatever its order. Writes only what differs from what
-/// stands there.
+/// A full sync: reads a full list, in any order, into one [`Transaction`]. Writes only differences.
 ///
-/// What came is remembered by hashes, whose seed is new each time. A name that is gone and has the hash
-/// of one that came stays until the next list. They take 8 bytes for every name, 8 MB for a million, in
-/// memory only once the list is complete: see [`Transaction::note`].
+/// The names of the list are kept as hashes, with a new seed each time. A vanished name with the hash
+/// of a listed one stays until the next full sync. The hashes take 8 bytes for each name, 8 MB for a
+/// million, in memory only once the list is complete: see [`Transaction::note`].
 #[derive(Debug)]
 pub struct FullSync {
     hasher: RandomState,
-    /// Sorted; empty until the list is complete.
+    /// Hashes of the listed names, sorted; empty until the list is complete.
     came: Vec<u64>,
     /// The replica was synchronised before.
     again: bool,
@@ -75,14 +74,14 @@ pub struct FullSync {
 }
 
 impl FullSync {
-    /// Begins with what the batch has. Nothing but the list may be put there until it is finished.
+    /// Begins on what the transaction has. Only the list may be written to it until [`Self::finish`].
     pub fn begin<B: Transaction>(batch: &B) -> Result<Self, B::Error> {
         let (had, again) = (batch.names()?, batch.about()?.synchronised.is_some());
         let (hasher, came) = (RandomState::new(), Vec::new());
         Ok(Self { hasher, came, again, had, new: 0, back: 0, changed: 0 })
     }
 
-    /// One record of the list, which came when the clock said this.
+    /// Writes one record of the list, received at the time `clock`.
     pub fn record<B: Transaction>(
         &mut self,
         batch: &mut B,
@@ -90,11 +89,10 @@ impl FullSync {
         record: &Record,
         clock: SystemTime,
     ) -> Result<(), B::Error> {
-        // A name that is new is no other case than one that has another record: it may have been taken
-        // out and put in again while there was no connection, and have more before it. But those that
-        // fill a replica for the first time are all new, whenever they changed, and nobody was ever sent
-        // by what stood here before.
-        let changed = match self.again && self.new + self.back + self.changed < MOST_LATELY {
+        // A new name is treated like one with another record: it may have been deleted and created
+        // again while there was no connection, and have had a record before. But in the first full sync
+        // all names are new, whenever they changed, and no message was ever routed by an older record.
+        let changed = match self.again && self.new + self.back + self.changed < MAX_RECENT {
             true => ModTime::at(clock),
             false => ModTime::NOT_LATELY,
         };
@@ -110,8 +108,8 @@ impl FullSync {
     /// The list is complete. Names that did not come go missing, or the loss is held back.
     ///
     /// A loss is confirmed by a list `accept_after` later that has lost about as much; one that
-    /// leaves nothing never is. The names of a confirmed loss are removed if both lists, of the same
-    /// master, lacked the very same names; else they go missing, and wait for themselves. Those of an
+    /// leaves nothing never is. The names of a confirmed loss are removed if both lists, of one master,
+    /// lacked exactly these names; else they go missing, and each waits for itself. The names of an
     /// accepted loss are removed.
     pub fn finish<B: Transaction>(
         mut self,
@@ -126,10 +124,10 @@ impl FullSync {
         let mut about = batch.about()?;
         about.followed += context.passed;
         let followed = about.followed;
-        // All that came is there, so the rest of what is there did not come.
+        // All listed names are stored, so the rest of the stored names is not in the list.
         let surplus = batch.names()?.saturating_sub(listed);
         let before = about.held_back.take();
-        // What is held back is measured by what there was before it.
+        // A loss that is held back is measured by the number of names before it.
         let had = before.as_ref().map_or(self.had, |before| self.had.max(before.had));
         let lost = surplus.max(had.saturating_sub(listed));
         let sharp = is_sharp(had, lost) || (listed == 0 && had > 0);
@@ -140,14 +138,14 @@ impl FullSync {
         let (since, began, last) = (context.now, followed, followed);
         let loss = HeldBack { since, began, last, had, lost, lacked, accepted: false };
         let was_held = before.is_some();
-        // Only the master that had the names is believed, and only of those that it lacked before.
+        // Only the master that had the names is believed, and only about names that it lacked before.
         let believed = before.as_ref().is_some_and(|before| {
             let same = lacked.is_some() && before.lacked == lacked;
             before.accepted || (same && about.master == context.master)
         });
         about.held_back = match before {
             None => sharp.then_some(loss),
-            // All names are back, and no great number was deleted meanwhile.
+            // All names are back, and not many were deleted meanwhile.
             Some(_) if surplus == 0 && !sharp => None,
             Some(before) => loss.unless_confirmed(before, listed, accept_after),
         };
@@ -199,7 +197,7 @@ impl FullSync {
 }
 
 impl FullSync {
-    /// A checksum over the names that did not come.
+    /// Checksum of the stored names that are not in the list.
     fn lacked<B: Transaction>(&self, batch: &mut B) -> Result<u64, B::Error> {
         let mut lacked = 0u64;
         let mut judge = |name: &[u8], missing: Option<&Mark>| {
@@ -214,7 +212,7 @@ impl FullSync {
     }
 }
 
-/// FNV-1a, which is the same in every process.
+/// FNV-1a: equal in all processes.
 fn checksum(name: &[u8]) -> u64 {
     name.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
         (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
@@ -222,15 +220,15 @@ fn checksum(name: &[u8]) -> u64 {
 }
 
 impl HeldBack {
-    /// What is still held back, now that a list has lost this, and `before` was held back.
+    /// The loss that is held back after a list with this loss, where `before` was held back.
     fn unless_confirmed(
         self,
         before: HeldBack,
         listed: u64,
         accept_after: Duration,
     ) -> Option<HeldBack> {
-        // Whoever accepts a loss, or waits for its confirmation, does not mean a greater one; and
-        // least of all does an acceptance of some loss mean an empty list.
+        // An acceptance or a confirmation does not cover a greater loss; and least of all does an
+        // acceptance of some loss cover an empty list.
         let greater =
             self.lost > before.lost + before.lost / 10 || (listed == 0 && before.lost < before.had);
         if greater {
@@ -240,7 +238,7 @@ impl HeldBack {
             return None;
         }
         // A master that gets its names back, as when its backends are started one after the other
-        // (`ctl_mboxlist -m`), says nothing of those that are still to come: the wait begins anew.
+        // (`ctl_mboxlist -m`), does not confirm the loss of the others: the wait begins anew.
         let nothing_before = before.lost >= before.had && listed > 0;
         if nothing_before || self.lost < before.lost - before.lost / 10 {
             return Some(Self { since: before.since, ..self });

@@ -1,4 +1,4 @@
-//! What is kept of a replica beside its records.
+//! Metadata of a replica.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,30 +6,35 @@ use super::{ReplicaDoubt, utc};
 use crate::model::name::KeyGeneration;
 use crate::mupdate::banner::family;
 
-/// What is kept beside the records.
+/// Metadata of a replica, stored beside its records.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReplicaMeta {
-    /// When the last full list was taken over; `None`: never.
+    /// Time of the last full sync; `None`: never.
     pub synchronised: Option<SystemTime>,
-    /// Up to when every change of the master is in it, give or take [`ChangeApplier`](super::ChangeApplier)'s minute.
+    /// Time up to which it has every change of the master, less the minute that
+    /// [`ChangeApplier`](super::ChangeApplier) may wait.
     pub as_of: Option<SystemTime>,
-    /// The master it came from, as its banner names it (`servername`).
+    /// Name of the master, from its banner (`servername`).
     pub master: String,
-    /// The master's release, as its banner has it (`3.6.1-Debian-…`).
+    /// Release of the master, from its banner (`3.6.1-Debian-…`).
     pub release: String,
-    /// A loss that is too great to be believed at once.
+    /// A loss that is held back.
     pub held_back: Option<HeldBack>,
-    /// For how long the replica has been followed, by monotonic clocks, over all processes together.
+    /// Time for which a process followed the master, by monotonic clocks, summed over all processes.
     /// Time without a process does not count.
     pub followed: Duration,
-    /// How many names are [`Missing`](super::Missing).
+    /// Number of names that are [`Missing`](super::Missing).
     pub missing: u64,
-    /// When the first name went missing that only waits for its time, as [`followed`](Self::followed).
+    /// When the first name went missing that only waits for its time, by [`followed`](Self::followed).
     pub oldest: Option<Duration>,
 }
 
 impl ReplicaMeta {
-    /// Whether the replica by itself, however fresh, lets a miss be believed. `Err` says why not.
+    /// Whether a miss may be believed, apart from freshness.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
     pub fn misses(&self, names: u64) -> Result<(), ReplicaDoubt> {
         if let Some(held_back) = &self.held_back {
             return Err(ReplicaDoubt::HeldBack(held_back.clone()));
@@ -43,22 +48,22 @@ impl ReplicaMeta {
         Ok(())
     }
 
-    /// Whether it is time to ask the master for the full list again because one is held back: the
-    /// loss is accepted, or has waited for `accept_after`.
+    /// Whether a full sync that is held back is to be requested again: its loss was accepted, or has
+    /// waited for `accept_after`.
     pub fn wants_list(&self, accept_after: Duration) -> bool {
         self.held_back.as_ref().is_some_and(|held| {
             held.accepted || self.followed.saturating_sub(held.last) >= accept_after
         })
     }
 
-    /// Whether a missing name may have waited for long enough.
+    /// Whether a missing name may have waited for `accept_after`.
     pub(super) fn wants_sweep(&self, accept_after: Duration) -> bool {
         let waited = |oldest| self.followed.saturating_sub(oldest) >= accept_after;
         self.missing > 0 && self.oldest.is_some_and(waited)
     }
 }
 
-/// The generation of a release, as a banner has it.
+/// Generation of keys of a release, as a banner has it.
 pub(crate) fn generation(release: &str) -> Option<KeyGeneration> {
     match family(release)? < (3, 6) {
         true => Some(KeyGeneration::Internal),
@@ -66,26 +71,26 @@ pub(crate) fn generation(release: &str) -> Option<KeyGeneration> {
     }
 }
 
-/// A loss of names that is held back: until all names are back, until somebody accepts it, or until
-/// a full list confirms it after a wait. Meanwhile no miss is believed.
+/// A loss of names that is held back: until all names are back, until the postmaster accepts it, or
+/// until a full sync confirms it after a wait. Meanwhile no miss is believed.
 ///
-/// Names that a list lacks are kept until then. Names that the master has told to be deleted are gone.
+/// Names that a list lacks are kept until then. Names whose deletion the master has announced are gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldBack {
-    /// When the first such list came, by the clock of this host: to be shown.
+    /// Time of the first such list, by the clock of this host: to be shown.
     pub since: SystemTime,
-    /// When the wait began, as [`ReplicaMeta::followed`].
+    /// When the wait began, by [`ReplicaMeta::followed`].
     pub began: Duration,
-    /// When the latest such list came, as [`ReplicaMeta::followed`].
+    /// When the latest such list came, by [`ReplicaMeta::followed`].
     pub last: Duration,
-    /// How many names the replica had before.
+    /// Number of names before the loss.
     pub had: u64,
-    /// How many of them were lost.
+    /// Number of them that were lost.
     pub lost: u64,
-    /// A checksum over the names that every list has lacked since the wait began; `None`: some may
-    /// have been back meanwhile, or have gone later.
+    /// Checksum of the names that every list has lacked since the wait began; `None`: some may have been
+    /// back meanwhile, or have gone later.
     pub lacked: Option<u64>,
-    /// Whether somebody has said that it is right (`murder-route replica accept`).
+    /// Whether the postmaster has accepted it (`murder-route replica accept`).
     pub accepted: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Names that were known and went without a word.
+//! Names that vanished without a deletion.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,38 +10,38 @@ use crate::model::name::MailboxName;
 use crate::model::record::Record;
 use crate::model::shown::Shown;
 
-/// A name that was known and is in the master's list no more, although nobody has told that it was
-/// deleted. A master that starts, for instance, removes reserved names (`ctl_cyrusdb -r`), also those
-/// in the middle of an XFER. Its mail is deferred.
+/// A name that vanished from the master's list without a deletion in the stream. A master that starts,
+/// for instance, removes reserved names (`ctl_cyrusdb -r`), also those in the middle of an XFER. Its
+/// mail is deferred.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
     /// Its last record.
     pub record: Record,
-    /// How it went missing.
+    /// When and where it went missing.
     pub mark: Mark,
 }
 
 /// When and where a name went missing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mark {
-    /// By the clock of this host: to be shown.
+    /// Time by the clock of this host: to be shown.
     pub since: ModTime,
-    /// As [`ReplicaMeta::followed`](super::ReplicaMeta::followed).
+    /// Time by [`ReplicaMeta::followed`](super::ReplicaMeta::followed).
     pub at: Duration,
-    /// The master that had the name, as its banner names it. Only this one can say that the name is
-    /// gone: another one may never have heard of it.
+    /// Name of the master that had it, from its banner. Only this master can confirm that the name is
+    /// gone: another one may never have had it.
     pub master: String,
 }
 
 impl Mark {
-    /// Whether `master`, which still lacks the name, is believed by now.
+    /// Whether the wait is over for `master`, which still lacks the name.
     pub(super) fn is_over(&self, master: &str, followed: Duration, accept_after: Duration) -> bool {
         self.master == master && followed.saturating_sub(self.at) >= accept_after
     }
 }
 
 impl Missing {
-    /// Why the mail of `name` is deferred.
+    /// Returns why the mail of `name` is deferred.
     pub fn doubt(&self, name: &MailboxName) -> Doubt {
         let text = format_args!("{name} {self}; if that is meant: murder-route replica accept");
         Doubt::new(DoubtKind::Unsettled, text)
@@ -59,7 +59,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// What becomes of a name.
+/// Verdict of a sweep on one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It stays as it is.
@@ -70,11 +70,11 @@ pub enum Fate {
     Remove,
 }
 
-/// What a sweep has done.
+/// Result of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Swept {
-    /// How many names went missing.
+    /// Number of names that went missing.
     pub missed: u64,
-    /// How many names were removed.
+    /// Number of names removed.
     pub removed: u64,
 }

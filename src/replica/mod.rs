@@ -1,29 +1,29 @@
-//! The logic of a replica of the master's mailbox list, without I/O: what a full list, a change, a
-//! barrier and a lost connection do to it, and how far it may be believed.
+//! The replica of the master's mailbox list: its logic, its store and its readers.
 //!
-//! Where it is kept is a [`Transaction`]'s care. One thread writes, with these:
+//! The logic does no I/O and reads no clock; a [`Transaction`] is its port to the store. One thread
+//! writes, driven by [`writer_logic`]:
 //!
-//! * [`FullSync`] reads a full list into one batch and takes away what did not come, unless that is
+//! * [`FullSync`] reads a full list into one transaction and removes what the list lacks, unless that is
 //!   so much that the list is [held back](HeldBack).
-//! * [`ChangeApplier`] applies the changes that come after it, any number to a batch.
+//! * [`ChangeApplier`] applies the changes after it, any number in one transaction.
 //!
-//! All others read [`ReplicaState`]: how fresh the replica is, and whether a miss in it may be believed.
+//! All others read [`ReplicaState`]: how fresh the replica is, and whether a miss in it is believed.
 //!
-//! Three kinds of time: what is said to somebody is a `SystemTime`; what is waited for is a
-//! [`Duration`] since a moment of the caller's choice, which only grows; and what is waited for over
-//! restarts is measured by [`ReplicaMeta::followed`], which no clock step changes.
+//! Three kinds of time: a time that is shown is a `SystemTime`; a wait is measured by a [`Duration`] since
+//! a moment of the caller's choice, which only grows; and a wait over restarts is measured by
+//! [`ReplicaMeta::followed`], which no clock step changes.
 //!
-//! # Names that were known
+//! # Names that vanish
 //!
-//! | how the name went | what becomes of it |
+//! | how the name went | what happens |
 //! |---|---|
 //! | `DELETE` in the stream | its record is removed |
-//! | not in a full list | [`Missing`] |
-//! | not in a full list that has lost much | its record stays: the list is [held back](HeldBack) |
+//! | not in a full sync | [`Missing`] |
+//! | not in a full sync that has lost much | its record stays: the full sync is [held back](HeldBack) |
 //!
-//! The mail of a missing name is deferred. That ends when the name is told again, when it is told
-//! to be deleted, by `replica accept`, or after `accept-after`, if the master that had the name
-//! still lacks it.
+//! The mail of a missing name is deferred. That ends when the stream has the name again, when it has its
+//! deletion, by `replica accept`, or after `accept-after`, if the master that had the name still lacks
+//! it.
 
 mod apply;
 mod doubt;

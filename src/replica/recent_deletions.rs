@@ -1,4 +1,4 @@
-//! Which names were deleted a short while ago.
+//! Names that were deleted recently.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use crate::model::name::MailboxName;
 
-/// So many names are remembered of each window. Beyond that every name counts as deleted lately.
-const ROOM: usize = 50_000;
+/// Maximum number of names kept of each window. Beyond that every name counts as recently deleted.
+const MAX_NAMES: usize = 50_000;
 
-/// Remembers names for one to two windows of time, by a hash of 8 bytes with a seed of its own; so
-/// some 2 MB at most.
+/// Keeps names for one to two windows of time, as hashes of 8 bytes with a seed of its own: some 2 MB at
+/// most.
 #[derive(Debug)]
 pub(crate) struct RecentDeletions {
     hasher: RandomState,
@@ -18,7 +18,7 @@ pub(crate) struct RecentDeletions {
     /// The present window and the one before it.
     names: [HashSet<u64>; 2],
     present: u128,
-    /// When any number of names was deleted, nobody knows which.
+    /// When any name may have been deleted.
     all: Option<Duration>,
 }
 
@@ -37,7 +37,7 @@ impl RecentDeletions {
         now.as_nanos() / self.window.as_nanos().max(1)
     }
 
-    /// The name was deleted.
+    /// Adds a name that was deleted.
     pub(crate) fn put(&mut self, name: &MailboxName, now: Duration) {
         let number = self.number(now);
         if number > self.present {
@@ -48,17 +48,17 @@ impl RecentDeletions {
             }
             self.present = number;
         }
-        if self.names[0].len() < ROOM {
+        if self.names[0].len() < MAX_NAMES {
             self.names[0].insert(self.hasher.hash_one(name.as_bytes()));
         }
     }
 
-    /// Any name may have been deleted.
+    /// Adds all names: any may have been deleted.
     pub(crate) fn put_all(&mut self, now: Duration) {
         self.all = Some(now);
     }
 
-    /// Whether it was within the window.
+    /// Whether the name was deleted within the window.
     pub(crate) fn has(&self, name: &MailboxName, now: Duration) -> bool {
         if self.all.is_some_and(|all| now.saturating_sub(all) <= self.window) {
             return true;
@@ -70,7 +70,7 @@ impl RecentDeletions {
             1 => &self.names[..1],
             _ => &[],
         };
-        counting.iter().any(|names| names.len() >= ROOM || names.contains(&hash))
+        counting.iter().any(|names| names.len() >= MAX_NAMES || names.contains(&hash))
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_remembered_for_at_least_the_window_and_at_most_for_two() {
+    fn name_counts_for_one_to_two_windows() {
         for start in 0..25 {
             for others in [false, true] {
                 let mut recent = RecentDeletions::new(10 * SECOND);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_knows_which_every_name_counts() {
+    fn put_all_makes_every_name_count() {
         let mut recent = RecentDeletions::new(10 * SECOND);
         assert!(!recent.has(&name("user.a"), 5 * SECOND));
         recent.put_all(5 * SECOND);
@@ -114,14 +114,14 @@ mod tests {
     }
 
     #[test]
-    fn of_more_names_than_there_is_room_for_every_one_counts() {
+    fn every_name_counts_beyond_the_limit() {
         let mut recent = RecentDeletions::new(10 * SECOND);
-        for n in 0..2 * ROOM {
+        for n in 0..2 * MAX_NAMES {
             recent.put(&name(&format!("user.u{n}")), SECOND);
         }
-        assert!(recent.has(&name(&format!("user.u{}", 2 * ROOM - 1)), 2 * SECOND));
+        assert!(recent.has(&name(&format!("user.u{}", 2 * MAX_NAMES - 1)), 2 * SECOND));
         assert!(recent.has(&name("user.other"), 2 * SECOND));
         assert!(!recent.has(&name("user.other"), 21 * SECOND));
-        assert!(recent.names[0].len() <= ROOM);
+        assert!(recent.names[0].len() <= MAX_NAMES);
     }
 }

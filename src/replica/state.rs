@@ -1,4 +1,4 @@
-//! How the replica stands: what of it may be believed.
+//! State of the replica: how fresh it is, and what of it is believed.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,114 +7,111 @@ use super::{HeldBack, ReplicaDoubt, ReplicaMeta};
 use crate::model::name::MailboxName;
 use crate::model::unsettled::Flip;
 
-/// The last barrier may be so old. They are asked for every 2 to 3 seconds.
-const BARRIER: Duration = Duration::from_secs(10);
+/// Maximum age of the last barrier of a fresh replica. They are requested every 2 to 3 seconds.
+const MAX_BARRIER_AGE: Duration = Duration::from_secs(10);
 
-/// How long a name that was deleted may be on its way to another: between DELETE and RESERVE of a
-/// rename neither name exists (Cyrus `mboxlist_renamemailbox`).
+/// Maximum time between DELETE and RESERVE of a rename, in which neither name exists (Cyrus
+/// `mboxlist_renamemailbox`).
 const RENAME_WINDOW: Duration = Duration::from_secs(10);
 
-/// How fresh the replica is. Times are as in [`ReplicaState`].
+/// Freshness of the replica. Times are those of [`ReplicaState`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// No full list has ever been taken over.
+    /// Never synchronised.
     Never,
-    /// It has every change that the master knew at `as_of`, a few seconds ago.
+    /// It has every change that the master had at `as_of`, a few seconds ago.
     Fresh {
-        /// When the last barrier that was answered was sent.
+        /// When the last answered barrier was sent.
         as_of: Duration,
     },
     /// Changes since then may be missing.
     Stale {
-        /// When the last barrier that was answered was sent; `None` if the connection has not been
-        /// up since the start: then it was before, at [`ReplicaMeta::as_of`].
+        /// When the last answered barrier was sent; `None` if there was none since the start: then at
+        /// [`ReplicaMeta::as_of`].
         since: Option<Duration>,
     },
 }
 
-/// What is known of the replica, in memory, beside what is stored. One thread keeps it up to date,
-/// in this order:
+/// State of the replica in memory, beside the stored metadata. One thread updates it in this order:
 ///
 /// 1. [`deleted`](Self::deleted), [`listed`](Self::listed) and [`held_back`](Self::held_back), before
-///    the batch with the deletion, the list or the loss is committed;
+///    the transaction with the deletion, the full sync or the loss is committed;
 /// 2. [`stored`](Self::stored), after it is;
-/// 3. [`current`](Self::current), when everything that was told before the barrier is committed.
+/// 3. [`current`](Self::current), when everything before the barrier is committed.
 #[derive(Debug)]
 pub struct ReplicaState {
-    /// What the clock said at the moment since which durations are counted.
+    /// Wall clock time of the moment since which durations are counted.
     epoch: SystemTime,
     about: ReplicaMeta,
     names: u64,
     connected: bool,
-    /// When the last connection was gone.
+    /// When the last connection was lost.
     lost: Option<Duration>,
-    /// Since the start.
+    /// When the last answered barrier was sent, since the start.
     as_of: Option<Duration>,
     deleted: RecentDeletions,
 }
 
-/// How the replica stands, for `status`.
+/// Snapshot of the state, for the `status` command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaStatus {
     /// `never`, `held-back`, `fresh` or `stale`.
     pub state: &'static str,
-    /// Why no miss is believed now, in words; `None` if misses are.
+    /// Why no miss is believed; `None`: misses are believed.
     pub doubt: Option<ReplicaDoubt>,
-    /// When the last full list was taken over.
+    /// Time of the last full sync.
     pub synchronised: Option<SystemTime>,
-    /// How long ago the last barrier that was answered was sent, by this process or one before it.
+    /// Time since the last answered barrier was sent, by this process or one before it.
     pub age: Option<Duration>,
-    /// How many names there are.
+    /// Number of names.
     pub names: u64,
-    /// The master, as its banner names it; empty if there has been none.
+    /// Name of the master, from its banner; empty: none yet.
     pub master: String,
-    /// Its release, as its banner has it.
+    /// Release of the master, from its banner.
     pub release: String,
     /// The loss that is held back.
     pub held_back: Option<HeldBack>,
-    /// How many names are missing.
+    /// Number of missing names.
     pub missing: u64,
-    /// How many records of the last list could not be used, as far as that is known.
+    /// Number of records of the last full sync that could not be used; `None`: unknown.
     pub unusable: Option<u64>,
     /// Mailboxes that two backends claim in turn.
     pub flipping: Vec<Flip>,
 }
 
 impl ReplicaState {
-    /// Of a replica that has been opened and is not connected. `epoch` is what the clock said at the
-    /// moment since which durations are counted.
+    /// State of a replica that was opened, before the first connection. `epoch` is the wall clock time
+    /// of the moment since which durations are counted.
     pub fn new(about: ReplicaMeta, names: u64, epoch: SystemTime) -> Self {
         let deleted = RecentDeletions::new(RENAME_WINDOW);
         Self { epoch, about, names, connected: false, lost: None, as_of: None, deleted }
     }
 
-    /// A batch that is about to be committed holds this loss back. Who sees the batch must not
-    /// believe a miss any more.
+    /// A transaction that is about to be committed holds this loss back. Once it is visible, no miss may
+    /// be believed.
     pub fn held_back(&mut self, loss: &HeldBack) {
         self.about.held_back = Some(loss.clone());
     }
 
-    /// This has been committed.
+    /// A transaction with this metadata was committed.
     pub fn stored(&mut self, about: ReplicaMeta, names: u64) {
         self.about = about;
         self.names = names;
     }
 
-    /// The master has said that the name is deleted.
+    /// The stream has the deletion of this name.
     pub fn deleted(&mut self, name: &MailboxName, now: Duration) {
         self.deleted.put(name, now);
     }
 
-    /// A full list is about to be committed. A name that it does not have may be in the middle of a
-    /// rename, and nobody has told of its deletion: it may even have been made while there was no
-    /// connection.
+    /// A full sync is about to be committed. A name that it lacks may be in the middle of a rename whose
+    /// deletion was in no stream: the name may even have been created while there was no connection.
     pub fn listed(&mut self, now: Duration) {
         self.deleted.put_all(now);
     }
 
-    /// A barrier that was asked for at `asked` has been answered, and everything that was told before
-    /// it is committed. Also says that the connection is up, unless it was asked for over one that is
-    /// gone: the thread that commits may be far behind.
+    /// The barrier sent at `asked` was answered, and everything before it is committed. The connection
+    /// is up then, unless the barrier is of an earlier one: the thread that commits may be far behind.
     pub fn current(&mut self, asked: Duration) {
         self.connected |= Some(asked) > self.lost;
         self.as_of = self.as_of.max(Some(asked));
@@ -126,30 +123,34 @@ impl ReplicaState {
         self.lost = Some(now);
     }
 
-    /// The stored part, as it was committed last.
+    /// Metadata of the last commit.
     pub fn about(&self) -> &ReplicaMeta {
         &self.about
     }
 
-    /// How many names there are.
+    /// Number of names.
     pub fn names(&self) -> u64 {
         self.names
     }
 
-    /// How fresh it is.
+    /// Freshness at `now`.
     pub fn freshness(&self, now: Duration) -> Freshness {
         if self.about.synchronised.is_none() {
             return Freshness::Never;
         }
         match self.as_of {
-            Some(as_of) if self.connected && now.saturating_sub(as_of) <= BARRIER => {
+            Some(as_of) if self.connected && now.saturating_sub(as_of) <= MAX_BARRIER_AGE => {
                 Freshness::Fresh { as_of }
             }
             since => Freshness::Stale { since },
         }
     }
 
-    /// Whether a miss may be believed, if the master says the same. `Err` says why not.
+    /// Whether a miss may be believed once the master confirms it.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
     pub fn misses(&self, now: Duration) -> Result<(), ReplicaDoubt> {
         self.about.misses(self.names)?;
         match self.freshness(now) {
@@ -158,15 +159,18 @@ impl ReplicaState {
         }
     }
 
-    /// Whether the name was deleted so lately that it may be in the middle of a rename: the master is
-    /// then asked for it twice, with a gap. If too many were, or a list has just come, this is so for
-    /// all.
+    /// Whether the name was deleted so recently that it may be in the middle of a rename: the master is
+    /// then asked for it twice, with a gap. After very many deletions or a full sync this holds for all
+    /// names.
     pub fn lately_deleted(&self, name: &MailboxName, now: Duration) -> bool {
         self.deleted.has(name, now)
     }
 
-    /// Whether what is found may be believed, if it may be so old; `None`: however old. `Err` says
-    /// why not.
+    /// Whether a hit may be believed, with this maximum age; `None`: any age.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
     pub fn positives(&self, now: Duration, max_age: Option<Duration>) -> Result<(), ReplicaDoubt> {
         match max_age {
             Some(max_age) if self.age(now).is_none_or(|age| age > max_age) => Err(self.stale(now)),
@@ -179,7 +183,7 @@ impl ReplicaState {
         moment.is_some() && self.as_of > moment
     }
 
-    /// How long ago the last barrier that was answered was sent.
+    /// Time since the last answered barrier was sent.
     pub fn age(&self, now: Duration) -> Option<Duration> {
         match self.as_of {
             Some(as_of) => Some(now.saturating_sub(as_of)),
@@ -190,7 +194,7 @@ impl ReplicaState {
         }
     }
 
-    /// All of it.
+    /// Snapshot for the `status` command.
     pub fn status(&self, now: Duration) -> ReplicaStatus {
         let state = match self.freshness(now) {
             _ if self.about.held_back.is_some() => "held-back",

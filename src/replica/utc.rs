@@ -1,9 +1,9 @@
-//! A time in words.
+//! Times as text.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A time as RFC 3339 writes it, in UTC, to the second: `2026-11-24T16:00:00Z`. What is before 1970
-/// becomes its beginning.
+/// Formats a time by RFC 3339, in UTC, to the second: `2026-11-24T16:00:00Z`. A time before 1970 becomes
+/// the beginning of 1970.
 pub fn utc(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let (mut days, second) = (seconds / 86_400, seconds % 86_400);
@@ -37,7 +37,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_time_is_written_as_date_writes_it() {
+    fn time_is_formatted_as_by_date() {
         // `date -u -d @N +%FT%TZ`
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),

@@ -68,10 +68,10 @@ pub trait CommittedMeta {
     fn committed_meta(&self) -> Result<ReplicaMeta, Self::Error>;
 }
 
-/// Publishes the writer's progress to those who look names up.
+/// Publishes the writer's progress to the lookups.
 ///
-/// The first four come before the commit that they tell of, so that nobody who sees the commit can
-/// believe a miss that it causes. The others come after it.
+/// The first four come before their commit, so that no lookup that sees the commit can believe a miss
+/// that it causes. The others come after it.
 pub trait Publish {
     /// These changes are about to be committed.
     fn changing(&self, events: &[Event]);

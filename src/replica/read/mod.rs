@@ -1,6 +1,5 @@
 //! Reading the replica in processes that do not follow the master.
 
-#[cfg(feature = "capi")]
 pub(crate) mod data_file;
 pub mod offline;
 pub(crate) mod pages;

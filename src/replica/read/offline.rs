@@ -1,4 +1,4 @@
-//! A replica as those see it who do not follow the master.
+//! The replica in a process that does not follow the master.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,21 +12,21 @@ use crate::os::pinned_path::PinnedPath;
 use crate::replica::store::ReplicaList;
 use crate::replica::{ReplicaDoubt, ReplicaMeta, ReplicaSource, ReplicaStatus, SourceTrust};
 
-/// How far a replica may be believed by what is stored with it: for a command that is over in a
-/// moment, beside the daemon or without one. It cannot tell how fresh the replica is, so a miss is
-/// worth what the master says of it now; but a loss that is held back still makes nobody unknown.
+/// Trust in a replica by its stored metadata: for a short command, beside the daemon or without one. It
+/// does not know how fresh the replica is, so the master confirms each miss; but while a loss is held
+/// back no miss is believed.
 #[derive(Debug, Clone)]
 pub struct OfflineReplica {
     list: Arc<dyn ReplicaInfo>,
     max_age: Option<Duration>,
 }
 
-/// Who tells what is known of a replica as a whole.
+/// Access to the metadata of a replica.
 trait ReplicaInfo: std::fmt::Debug + Send + Sync {
-    /// That, and how many names it has.
+    /// Returns the metadata and the number of names.
     fn about(&self) -> Result<(ReplicaMeta, u64), Doubt>;
 
-    /// When the replica was as the master's list, or as that was known a moment ago.
+    /// When the replica was last equal to the master's list. May be cached.
     fn as_of(&self) -> Result<Option<SystemTime>, Doubt> {
         Ok(self.about()?.0.as_of)
     }
@@ -49,8 +49,8 @@ impl ReplicaInfo for crate::replica::store::LocklessReplica {
 }
 
 impl OfflineReplica {
-    /// The replica in a directory, which need not be there. What is found is believed until it is
-    /// this old; `None`: for ever.
+    /// The replica in a directory, which need not exist. Hits are believed up to this age; `None`: any
+    /// age.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl OfflineReplica {
         Ok(Self::of(Arc::new(ReplicaList::open(dir)?), max_age))
     }
 
-    /// The same for the replica whose `data.mdb` this is, read without LMDB.
+    /// The replica whose `data.mdb` is at this path, read without LMDB.
     pub(crate) fn lockless(at: Arc<PinnedPath>, max_age: Option<Duration>) -> ReplicaSource {
         Self::of(
             Arc::new(crate::replica::store::LocklessReplica::at(
@@ -79,13 +79,13 @@ impl OfflineReplica {
     }
 }
 
-/// How long ago the replica was as the master's list, if it ever was; give or take 10 ms.
+/// Time since the replica was equal to the master's list, to some 10 ms; `None`: never.
 fn age(as_of: Option<SystemTime>) -> Option<Duration> {
-    // A clock that was put back makes nothing older.
+    // A clock that was set back makes the age 0.
     Some(now().duration_since(as_of?).unwrap_or_default())
 }
 
-/// As of the last tick, which is enough for an age, and costs a hit next to nothing.
+/// Time of the last clock tick: exact enough for an age, and cheap for a hit.
 fn now() -> SystemTime {
     let tick = || {
         let now = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).ok()?;

@@ -28,7 +28,7 @@ pub struct ReplicaList {
     env: Arc<ReplicaEnv>,
 }
 
-/// What one transaction says of a name.
+/// Result of one transaction for a name.
 enum StoredRow {
     Row(Result<Row, BadValue>),
     Absent,

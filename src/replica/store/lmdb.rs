@@ -21,8 +21,8 @@ pub(super) type Records = Database<Bytes, Bytes>;
 pub(super) fn open(dir: &Path, flags: EnvFlags, size: usize, map: usize) -> heed::Result<Env> {
     let mut options = EnvOpenOptions::new();
     options.map_size(size).max_readers(MAX_READERS);
-    // SAFETY: The map equals the file as long as nobody but LMDB changes it; its directory is for that
-    // alone, and the page of the module `store` says what follows from a change by somebody else.
+    // SAFETY: The map equals the file as long as only LMDB changes it; its directory is for that alone,
+    // and the page of the module `store` says what follows from a change by another program.
     // NO_META_SYNC leaves the file whole at any time (see there). The environment is open once in this
     // process: `ReplicaEnv` holds the only one of a directory, and heed refuses a second one. The new
     // environment has no transactions when it is resized.

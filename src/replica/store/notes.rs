@@ -1,4 +1,4 @@
-//! Numbers that a transaction notes: some in memory, any more in a file that has no name.
+//! Numbers that a transaction stores: some in memory, further ones in an unlinked file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read as _, Seek as _, Write as _};
@@ -10,10 +10,10 @@ use super::error::Error;
 /// Maximum number of them in memory, which is 1 MiB.
 const MAX_IN_MEMORY: usize = 1 << 17;
 
-/// A list without end must not fill the memory before it reaches its limit.
+/// Numbers of one transaction. An endless list must not fill the memory before it reaches its limit.
 #[derive(Debug)]
 pub(super) struct Notes {
-    /// Where the file is made. Nobody else has it: the directory is locked.
+    /// Path of the file. No other process uses it: the directory is locked.
     path: PathBuf,
     latest: Vec<u64>,
     file: Option<File>,
@@ -67,7 +67,7 @@ impl Notes {
     }
 }
 
-/// A file that is gone when it is closed, whatever ends the process.
+/// Creates a file that is gone when it is closed, however the process ends.
 fn unnamed(path: &PathBuf) -> io::Result<File> {
     let remove = || match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),

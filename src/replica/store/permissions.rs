@@ -13,7 +13,7 @@ use super::error::Error;
 pub(super) fn create_file(path: &Path, mode: u32) -> Result<(), Error> {
     let err = |source| Error::Io { path: path.to_owned(), source };
     match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
-        // Whatever the umask is: the directory decides as well who may read.
+        // Independent of the umask: the directory also restricts readers.
         Ok(file) => file.set_permissions(fs::Permissions::from_mode(mode)).map_err(err),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(err(error)),
@@ -154,8 +154,7 @@ mod tests {
     use super::super::{ReplicaList, ReplicaWriter, accept};
     use super::*;
 
-    /// What this process is told that may not do it: as the one who follows the master, as one who accepts
-    /// a loss beside him, and as one who reads.
+    /// Errors of this process without the right to write: as follower, as guest, and as reader.
     fn refusals(dir: &Path) -> [String; 3] {
         let read = ReplicaList::open(dir).unwrap().about();
         [ReplicaWriter::open_or_begin_anew(dir).map(drop), accept(dir).map(drop), read.map(drop)]
@@ -164,7 +163,7 @@ mod tests {
 
     /// Else a daemon does not start, and says no more than that permission is denied.
     #[test]
-    fn a_replica_of_another_user_is_told_with_its_owner_the_daemons_user_and_what_to_do() {
+    fn replica_of_another_user_is_reported_with_advice() {
         const CHILD: &str = "MURDER_ROUTE_TEST_REPLICA";
         if let Some(dir) = std::env::var_os(CHILD) {
             println!("refused: {}", refusals(Path::new(&dir)).join("; "));
@@ -179,8 +178,7 @@ mod tests {
         }
         let stranger = 12_345;
         let (us, ours) = (user(Uid::from_raw(stranger)), group(Gid::from_raw(stranger)));
-        let name =
-            "a_replica_of_another_user_is_told_with_its_owner_the_daemons_user_and_what_to_do";
+        let name = "replica_of_another_user_is_reported_with_advice";
         let open = fs::Permissions::from_mode(0o755);
         let outer = tempfile::Builder::new().permissions(open.clone()).tempdir().unwrap();
         let dir = outer.path().join("replica");

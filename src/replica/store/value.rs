@@ -1,4 +1,4 @@
-//! The bytes in the store. Whatever else is found there is an error, never an absence.
+//! The format of keys and values in the store. Any other bytes are an error, never an absence.
 //!
 //! Keys are mailbox names in internal form (at most 510 bytes; LMDB takes 511). One key is no name,
 //! because no name has a control character: [`ABOUT_KEY`].
@@ -7,12 +7,12 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 4 | when it changed, in seconds since 1970, big endian; 0: not lately, as far as is known |
+//! | 4 | when it changed, in seconds since 1970, big endian; 0: not recently, as far as is known |
 //! | 1 | state: `A` active, `R` reserved, `M` moving, `D` deleted, `I` intermediate |
 //! | 1 | bits: 1 lookup, 2 post, 4 it has a server |
 //! | 2 | length of the server, big endian |
 //! | … | server, UTF-8, no control characters |
-//! | rest | partition, the same |
+//! | rest | partition, UTF-8, no control characters |
 //!
 //! The value of a [`Missing`] name is that of its last record, with the time when it went missing as
 //! the time when it changed, and with this before it:
@@ -22,7 +22,7 @@
 //! | 4 | the constant `MISSING`, which no time is |
 //! | 8 | milliseconds for which the replica had been followed, big endian |
 //! | 2 | length of the name of the master that had it, big endian |
-//! | … | that name |
+//! | … | name of that master |
 //!
 //! The value of [`ABOUT_KEY`]; times are milliseconds since 1970, numbers 8 bytes big endian:
 //!
@@ -43,29 +43,29 @@ use crate::model::mod_time::ModTime;
 use crate::model::record::{AnonymousRights, Record, State};
 use crate::replica::{HeldBack, Mark, Missing, ReplicaMeta};
 
-/// The key of what is known of the replica as a whole.
+/// The key of the metadata.
 pub const ABOUT_KEY: &[u8] = b"\0about";
-/// The version of the store that is written and read.
+/// Version of the format that is written and read.
 pub const VERSION: u8 = 3;
 
 const MAGIC: &[u8] = b"murder-replica";
 
-/// The length of when a record changed.
+/// Length of the time when a record changed.
 const CHANGED: usize = 4;
 
-/// What the value of a missing name begins with: a time in the year 2106.
+/// Beginning of the value of a missing name: a time in the year 2106.
 const MISSING: &[u8] = &[0xff; CHANGED];
 
-/// How many numbers the value of [`ABOUT_KEY`] has.
+/// Count of the numbers in the value of [`ABOUT_KEY`].
 const NUMBERS: usize = 11;
 
-/// Why bytes are no value.
+/// Why bytes are not a value, or a record has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadValue {
-    /// Not what is written here.
+    /// Not in this format.
     #[error("damaged value")]
     Damaged,
-    /// Longer than its length has bits for.
+    /// Too long for its length field.
     #[error("a server's name of more than 65,535 bytes")]
     TooLong,
     /// The store is of another version of this program.
@@ -112,12 +112,12 @@ pub fn push_missing(mark: &Mark, last: &[u8], value: &mut Vec<u8>) -> Result<(),
     Ok(())
 }
 
-/// What a name has.
+/// The decoded value of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Row {
     /// A record, and when it changed.
     Record(Record, ModTime),
-    /// None any more.
+    /// The name is missing.
     Missing(Missing),
 }
 

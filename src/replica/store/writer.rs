@@ -1,4 +1,4 @@
-//! The replica as its one writer has it.
+//! The writer of a replica and its transactions.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -25,17 +25,17 @@ use crate::model::record::Record;
 use crate::replica::writer_logic::CommittedMeta;
 use crate::replica::{Fate, HeldBack, Mark, PutOutcome, ReplicaMeta, Swept, Transaction};
 
-/// So many names are collected before they are taken away.
-const PIECE: usize = 4096;
+/// Maximum number of names that a sweep collects before it changes them.
+const SWEEP_PIECE: usize = 4096;
 
-/// Readers that were killed are looked for so often, in seconds.
-const READERS: u64 = 60;
+/// Interval at which the places of killed readers are freed, in seconds.
+const STALE_READERS_INTERVAL: u64 = 60;
 
-/// The place of a replica, open to the one who follows the master. While it is, no other process can
-/// open it like that.
+/// A replica, open for writing by the process that follows the master. No other process can open it
+/// for writing meanwhile.
 ///
-/// An error leaves what is stored as it was committed last. After [`Error::Full`] the transaction may
-/// be tried again; after any other, drop the place and open it anew.
+/// An error leaves the last commit as it is. After [`Error::Full`] the transaction may be tried again;
+/// after any other error, drop the writer and open it anew.
 #[derive(Debug)]
 pub struct ReplicaWriter {
     env: Arc<ReplicaEnv>,
@@ -45,19 +45,19 @@ pub struct ReplicaWriter {
 }
 
 impl ReplicaWriter {
-    /// Opens the replica in a directory to write to it; makes it if it is missing.
+    /// Opens the replica in a directory for writing; creates it if it is missing.
     ///
     /// # Errors
     ///
     /// [`Error::InUse`] if another process follows the master into it. [`Error::Damaged`] and
-    /// [`Error::Version`] if what is there can be of no use: see [`Self::open_or_begin_anew`].
+    /// [`Error::Version`] if the replica cannot be used: see [`Self::open_or_begin_anew`].
     pub fn open(dir: &Path) -> Result<Self, Error> {
         Self::open_sized(dir, INITIAL_MAP)
     }
 
-    /// The same, and if what is there can be of no use, or a transaction of this process has found it
-    /// damaged, sets it aside as `data.mdb.set-aside` and begins with an empty replica. Also returns
-    /// why, for the log.
+    /// Opens the replica in a directory for writing. If it cannot be used, or a transaction of this
+    /// process has found damage, sets it aside as `data.mdb.set-aside` and begins with an empty
+    /// replica. Then also returns why, for the log.
     pub fn open_or_begin_anew(dir: &Path) -> Result<(Self, Option<Error>), Error> {
         let why = match Self::open(dir) {
             Ok(place) if place.env.take_damaged() => {
@@ -74,8 +74,8 @@ impl ReplicaWriter {
         Ok((anew?, Some(why)))
     }
 
-    /// Sets what is there aside, as `data.mdb.set-aside`, and begins with an empty replica: every
-    /// answer is temporary then until a full list has been read.
+    /// Sets the replica aside as `data.mdb.set-aside` and begins with an empty one: every answer is
+    /// temporary until the first full sync.
     fn begin_anew(dir: &Path) -> Result<Self, Error> {
         let (env, lock) = Self::prepare(dir)?;
         env.close();
@@ -91,7 +91,7 @@ impl ReplicaWriter {
         Ok(Self::new(env, open, lock))
     }
 
-    /// As [`Self::open`], with a file that can grow to `map` bytes at first.
+    /// As [`Self::open`], with an initial maximum of `map` bytes for the file.
     pub(super) fn open_sized(dir: &Path, map: usize) -> Result<Self, Error> {
         let open = || {
             let (env, lock) = Self::prepare(dir)?;
@@ -129,28 +129,27 @@ impl ReplicaWriter {
         Ok((ReplicaEnv::of(dir).map_err(err(dir))?, lock))
     }
 
-    /// The same replica, to read.
+    /// The replica, for reading.
     pub fn list(&self) -> ReplicaList {
         ReplicaList::of(Arc::clone(&self.env))
     }
 
-    /// What is known of the replica as a whole, and how many names it has: a short read, for who
-    /// waits for [`accept`].
+    /// Returns the metadata and the number of names, in a short read that does not wait for
+    /// [`accept`].
     pub fn about(&self) -> Result<(ReplicaMeta, u64), Error> {
         self.list().about()
     }
 
-    /// Begins a transaction. It waits for [`accept`], if that has one.
+    /// Begins a transaction. Waits for one of [`accept`].
     ///
     /// # Errors
     ///
-    /// [`Error::Replaced`] if the file is not at its path any more: drop this and open the place
-    /// anew.
+    /// [`Error::Replaced`] if the file is no longer at its path: drop the writer and open it anew.
     pub fn begin(&mut self) -> Result<WriteTxn<'_>, Error> {
         if !self.env.is_current(&self.open) {
             return Err(Error::Replaced(self.env.dir().to_owned()));
         }
-        if self.checked.elapsed().as_secs() >= READERS {
+        if self.checked.elapsed().as_secs() >= STALE_READERS_INTERVAL {
             let _ = self.open.env.clear_stale_readers();
             self.checked = Instant::now();
         }
@@ -167,13 +166,13 @@ impl CommittedMeta for ReplicaWriter {
     }
 }
 
-/// One transaction of a [`ReplicaWriter`]. Dropped, it leaves nothing behind.
+/// A transaction of a [`ReplicaWriter`]. Dropped, it leaves nothing behind.
 pub struct WriteTxn<'p> {
     env: &'p ReplicaEnv,
     open: &'p OpenEnv,
     txn: RwTxn<'p>,
     value: Vec<u8>,
-    /// How many names have come to be missing, less those that are so no more.
+    /// Change of the number of missing names.
     missing: i64,
     notes: Notes,
 }
@@ -186,11 +185,11 @@ impl<'p> WriteTxn<'p> {
         Ok(Self { env, open, txn, value: Vec::new(), missing: 0, notes })
     }
 
-    /// Lets everybody see it. It survives the end of the process; see the module for what a power
+    /// Makes the changes visible. They survive the end of the process; the module says what a power
     /// failure can undo.
     pub fn commit(mut self) -> Result<(), Error> {
         if self.missing != 0 {
-            // Counts them.
+            // Stores their number.
             let about = self.about()?;
             self.set_about(&about)?;
         }
@@ -201,7 +200,7 @@ impl<'p> WriteTxn<'p> {
             .map_err(|error| env.failed(Error::lmdb(env.dir(), error)))
     }
 
-    /// The same, and waits until no power failure can undo it. For full lists.
+    /// Commits, and waits until no power failure can undo it. For full syncs.
     pub fn commit_to_disk(self) -> Result<(), Error> {
         let (env, open) = (self.env, self.open);
         self.commit()?;
@@ -237,7 +236,7 @@ impl Transaction for WriteTxn<'_> {
         self.value.clear();
         value::push_record(record, changed, &mut self.value).map_err(|bad| self.bad(bad))?;
         let (records, name) = (&self.open.records, name.as_bytes());
-        // Finds the place in the tree once, for a name that is new and for one that is as it was.
+        // Descends the tree once for a name that is new or unchanged.
         match records.get_or_put(&mut self.txn, name, &self.value).map_err(&err)? {
             None => Ok(PutOutcome::New),
             Some(value) if value::is_same_record(value, &self.value) => Ok(PutOutcome::Same),
@@ -283,7 +282,7 @@ impl Transaction for WriteTxn<'_> {
                 let fate = judge(key, missing.as_ref());
                 if fate == Fate::Remove || (fate == Fate::Miss && missing.is_none()) {
                     names.push((key.to_vec(), missing.is_some(), fate));
-                    if names.len() == PIECE {
+                    if names.len() == SWEEP_PIECE {
                         break;
                     }
                 }
@@ -298,7 +297,7 @@ impl Transaction for WriteTxn<'_> {
                 }
             }
             match names.pop() {
-                Some((name, ..)) if names.len() + 1 == PIECE => last = name,
+                Some((name, ..)) if names.len() + 1 == SWEEP_PIECE => last = name,
                 _ => return Ok(swept),
             }
         }
@@ -306,7 +305,7 @@ impl Transaction for WriteTxn<'_> {
 
     fn names(&self) -> Result<u64, Error> {
         let all = self.open.records.len(&self.txn).map_err(self.err())?;
-        // Less what is known of the whole, which is always there.
+        // Less the metadata, which are always there.
         Ok(all.saturating_sub(1).saturating_sub(self.about()?.missing))
     }
 
@@ -357,18 +356,18 @@ impl WriteTxn<'_> {
     }
 }
 
-/// What [`accept`] has accepted.
+/// Result of [`accept`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Accepted {
-    /// A loss that was held back.
+    /// The loss that was held back.
     pub held_back: Option<HeldBack>,
-    /// How many missing names were forgotten.
+    /// Number of missing names that were removed.
     pub missing: u64,
 }
 
-/// Says that losses are right: missing names are removed, and the one who follows the master takes the
-/// next full list over if one is held back, and asks for it as soon as it sees this. Waits while a full
-/// list is being read.
+/// Accepts losses: missing names are removed. If a full sync is held back, the process that follows the
+/// master requests the next one as soon as it sees the acceptance, and applies it. Waits during a full
+/// sync.
 ///
 /// Works beside a running daemon and without one. Needs the right to write to the files.
 pub fn accept(dir: &Path) -> Result<Accepted, Error> {
