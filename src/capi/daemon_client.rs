@@ -15,7 +15,7 @@ use crate::config::DEFAULT_SOCKET;
 use crate::os::pinned_path::Root;
 use crate::os::unix_connect::connect_to;
 use crate::routing::decision_line;
-use crate::routing::router::Route;
+use crate::routing::route::Route;
 use crate::wire::endpoint::{Endpoint, Listen};
 use crate::wire::map_name::DECISION_MAP;
 use crate::wire::netstring::Decoder;

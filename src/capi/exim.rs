@@ -16,7 +16,7 @@ use super::{panics, text};
 use crate::config::Overrides;
 use crate::model::backend::LmtpAddress;
 use crate::model::shown::ShownBytes;
-use crate::routing::router::{Decision, Route};
+use crate::routing::route::{Decision, Route};
 use crate::wire::socketmap::Reply;
 
 /// Return code of the function, by Exim's `local_scan.h`.

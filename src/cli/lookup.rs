@@ -9,7 +9,7 @@ use super::sources::Sources;
 use super::{Common, Exit};
 use crate::resolver::Resolver;
 use crate::routing::maps::{BUILT_IN, Map};
-use crate::routing::router::{Decision, Route};
+use crate::routing::route::{Decision, Route};
 
 /// Look recipients up, as the daemon would.
 #[derive(Debug, Args)]

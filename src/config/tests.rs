@@ -9,7 +9,7 @@ use crate::address::Release;
 use crate::model::backend::NoBackend;
 use crate::mupdate::{Credentials, Mechanism, WhenTls};
 use crate::routing::maps::UnknownPolicy;
-use crate::routing::router::{Cause, Decision, Refusal, Route};
+use crate::routing::route::{Cause, Decision, Refusal, Route};
 use crate::wire::endpoint::ListenOptions;
 use crate::wire::protocol::Protocol;
 

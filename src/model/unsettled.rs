@@ -58,67 +58,6 @@ impl Lingering {
     }
 }
 
-/// Names last seen reserved or moving, of a list that does not tell how a name goes.
-///
-/// A master that restarts removes what is reserved (`ctl_cyrusdb -r`, "removed reserved mailbox"), also
-/// the mailbox of a user whose XFER is under way. A frontend's `mailboxes.db` and a FIND then say the
-/// same as of a mailbox that was deleted.
-#[derive(Debug, Default)]
-pub struct Unsettled {
-    seen: HashMap<MailboxName, Seen>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    at: Duration,
-    /// Whether it has been reported that the name vanished.
-    reported: bool,
-}
-
-/// A name that was reserved or moving and is in no list now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Vanished {
-    /// How long ago it was last seen.
-    pub age: Duration,
-    /// Whether this is the first report of it.
-    pub is_new: bool,
-}
-
-impl Unsettled {
-    /// The name is reserved or moving at `now`. Of names seen longer ago than `keep` nothing is kept.
-    pub fn saw(&mut self, name: &MailboxName, now: Duration, keep: Duration) {
-        if self.seen.len() >= MAX_KEPT {
-            self.seen.retain(|_, seen| now.saturating_sub(seen.at) < keep);
-        }
-        if self.seen.len() < MAX_KEPT || self.seen.contains_key(name) {
-            self.seen.insert(name.clone(), Seen { at: now, reported: false });
-        }
-    }
-
-    /// The name is that of a whole mailbox.
-    pub fn settled(&mut self, name: &MailboxName) {
-        self.seen.remove(name);
-    }
-
-    /// What became of a name that is absent at `now`: `Some` if it was reserved or moving when it was
-    /// last seen, within the time `keep`.
-    pub fn vanished(
-        &mut self,
-        name: &MailboxName,
-        now: Duration,
-        keep: Duration,
-    ) -> Option<Vanished> {
-        let seen = self.seen.get_mut(name)?;
-        let age = now.saturating_sub(seen.at);
-        if age >= keep {
-            self.seen.remove(name);
-            return None;
-        }
-        let is_new = !std::mem::replace(&mut seen.reported, true);
-        Some(Vanished { age, is_new })
-    }
-}
-
 /// A mailbox that two backends claim in turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flip {
@@ -194,35 +133,6 @@ mod tests {
 
     fn minutes(n: u64) -> Duration {
         Duration::from_secs(60 * n)
-    }
-
-    #[test]
-    fn reserved_name_that_vanishes_is_remembered_for_a_while() {
-        let (mut unsettled, keep) = (Unsettled::default(), minutes(10));
-        let name = |name: &str| MailboxName::new(name).unwrap();
-        unsettled.saw(&name("user.a"), minutes(0), keep);
-        assert_eq!(unsettled.vanished(&name("user.b"), minutes(1), keep), None);
-        let new = Vanished { age: minutes(1), is_new: true };
-        assert_eq!(unsettled.vanished(&name("user.a"), minutes(1), keep), Some(new));
-        let again = Vanished { age: minutes(9), is_new: false };
-        assert_eq!(unsettled.vanished(&name("user.a"), minutes(9), keep), Some(again));
-        assert_eq!(unsettled.vanished(&name("user.a"), minutes(10), keep), None);
-
-        unsettled.saw(&name("user.a"), minutes(20), keep);
-        unsettled.settled(&name("user.a"));
-        assert_eq!(unsettled.vanished(&name("user.a"), minutes(21), keep), None);
-    }
-
-    #[test]
-    fn names_last_seen_reserved_are_bounded_and_make_room() {
-        let (mut unsettled, keep) = (Unsettled::default(), minutes(10));
-        for n in 0..=MAX_KEPT {
-            unsettled.saw(&MailboxName::new(format!("user.u{n}")).unwrap(), minutes(0), keep);
-        }
-        assert_eq!(unsettled.seen.len(), MAX_KEPT);
-        let late = MailboxName::new("user.late").unwrap();
-        unsettled.saw(&late, minutes(10), keep);
-        assert!(unsettled.vanished(&late, minutes(11), keep).is_some());
     }
 
     #[test]

@@ -12,7 +12,7 @@
 
 use crate::model::backend::{Backend, LmtpAddress};
 use crate::model::name::MailboxName;
-use crate::routing::router::{Cause, Decision, Refusal, Route};
+use crate::routing::route::{Cause, Decision, Refusal, Route};
 
 /// The line for a route.
 pub fn encode(route: &Route) -> String {

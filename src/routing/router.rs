@@ -17,7 +17,17 @@
 //!
 //! Whatever is not about one of the configured domains is *foreign* and never reaches the list.
 
+macro_rules! explain {
+    ($explain:expr, $($text:tt)*) => {
+        if let Some(steps) = $explain.as_deref_mut() {
+            steps.push(format!($($text)*));
+        }
+    };
+}
+
 mod any_case;
+mod candidates;
+mod folded;
 
 use std::borrow::Cow;
 
@@ -29,7 +39,7 @@ use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::{Record, State};
 use crate::model::shown::Shown;
 use crate::routing::evidence::{MissTrust, NameTrust};
-pub use crate::routing::route::{Cause, Decision, Refusal, Route};
+use crate::routing::route::{Cause, Decision, Refusal, Route};
 
 /// What [`Router::route`] answers.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,14 +75,6 @@ pub struct Router {
 
 /// Collects the steps of a decision in words, for `lookup --explain`. Costs nothing when unused.
 pub type Explain<'a> = Option<&'a mut Vec<String>>;
-
-macro_rules! explain {
-    ($explain:expr, $($text:tt)*) => {
-        if let Some(steps) = $explain.as_deref_mut() {
-            steps.push(format!($($text)*));
-        }
-    };
-}
 
 impl Router {
     /// Decides for a recipient as the mail server wrote it: `local[+detail]@domain`, in internal or
@@ -319,77 +321,6 @@ impl Search<'_> {
             || self.belief.in_any_case()
     }
 
-    /// The mailbox that an older release makes of the recipient, if that is there and ours is not.
-    fn by_older_rules(&mut self, recipient: &Recipient<'_>) -> Option<Target> {
-        let router = self.router;
-        let present = |target: Target| target.names().find(|name| self.is_there(name)).cloned();
-        if router.rules.target(recipient).ok().and_then(present).is_some() {
-            return None;
-        }
-        let older = router.older.iter().find_map(|rules| {
-            let target = rules.target(recipient).ok()?;
-            let kind = target.kind;
-            Some((rules.release, Target::by_name(kind, present(target)?)))
-        });
-        let (release, target) = older?;
-        explain!(self.explain, "rule: there is {}, a name as of Cyrus {release}", target.name);
-        Some(target)
-    }
-
-    /// What becomes of a recipient that today's rules do not find, by what older rules do. `None`:
-    /// they do not find it either.
-    fn older_rules(&mut self, recipient: &Recipient<'_>) -> Result<Option<Route>, Open> {
-        if let doubted @ Some(_) = self.doubt_older_rules(recipient)? {
-            return Ok(doubted);
-        }
-        Ok(match self.fuzzy_by_older_rules(recipient)? {
-            Some(Found::Decided(route)) => Some(route),
-            // As it was typed it may be for the catch-all.
-            Some(Found::Barred(_)) if self.belief.in_any_case() => None,
-            Some(Found::Barred(route)) => Some(route),
-            Some(Found::Missed(_)) | None => None,
-        })
-    }
-
-    /// What becomes of a recipient whom today's rules do not find, for all that is known of the
-    /// names that older releases make of him. `None`: it is believed that none of them is there.
-    fn doubt_older_rules(&mut self, recipient: &Recipient<'_>) -> Result<Option<Route>, Open> {
-        let router = self.router;
-        for target in router.older.iter().filter_map(|rules| rules.target(recipient).ok()) {
-            for name in target.names() {
-                if let doubted @ Some(_) = self.doubt(name, None, NO_SUCH)? {
-                    return Ok(doubted);
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// What becomes of a recipient that is not found as it came, where it may have been folded and was
-    /// perhaps typed as something else ([`Rules::folded_targets`]). `None`: that is not found either.
-    fn before_folding(
-        &mut self,
-        recipient: &Recipient<'_>,
-        may_be_older: bool,
-    ) -> Result<Option<Route>, Open> {
-        if !self.belief.in_any_case() {
-            return Ok(None);
-        }
-        let router = self.router;
-        let older = if may_be_older { &router.older[..] } else { &[] };
-        for rules in std::iter::once(&router.rules).chain(older) {
-            // By which rules it was sought so far is open where there are several.
-            let as_it_came = may_be_older.then(|| rules.target(recipient).ok()).flatten();
-            for target in as_it_came.into_iter().chain(rules.folded_targets(recipient)) {
-                explain!(self.explain, "rule: the recipient may have been folded: {}", target.name);
-                if let Found::Decided(route) = self.by_name(&target, rules)? {
-                    return Ok(Some(route));
-                }
-            }
-        }
-        Ok(None)
-    }
-
     /// Looks a target of these rules up under the first of its names that is there.
     fn by_name(&mut self, target: &Target, rules: &Rules) -> Result<Found, Open> {
         // Before a miss is weighed: what is there under another name needs no confirmation.
@@ -432,27 +363,6 @@ impl Search<'_> {
             (_, barred @ Found::Barred(_)) => barred,
             (other, missed) => other.unwrap_or(missed),
         })
-    }
-
-    /// `lmtp_fuzzy_mailbox_match`, in spite of the case of the beginnings that have to be right there.
-    fn fuzzy_in_any_case(&mut self, target: &Target, rules: &Rules) -> Result<Option<Found>, Open> {
-        let mut spelled = target.clone();
-        if self.belief.in_any_case() && rules.fuzzy && target.kind == TargetKind::Shared {
-            // What begins like this is no user's, and may be nearly anything.
-            spelled.others.extend(target.names().filter_map(any_case::not_a_users));
-            for search in Fuzzy::all(rules, &spelled.clone()) {
-                let (wanted, length) = (search.wanted(), search.prefix().len());
-                match any_case::other_beginnings(self.list, wanted, length) {
-                    Ok(others) => spelled.others.extend(others),
-                    Err(why) => {
-                        let decision = Decision::Deferred(Cause::List);
-                        let route = Route::about(wanted, None, decision, why.to_string().into());
-                        return Ok(Some(Found::Decided(route)));
-                    }
-                }
-            }
-        }
-        self.fuzzy(Fuzzy::all(rules, &spelled))
     }
 
     /// Whether the list has the mailbox, or cannot say that it has not.
@@ -572,42 +482,6 @@ impl Search<'_> {
                 Ok(Some(Route::about(name, record.cloned(), decision, reason.into())))
             }
         }
-    }
-
-    /// The mailbox whose name differs from the target's in case only, where the recipient may have
-    /// been folded. Misses of the target itself are believed by now, and the lists have caught up.
-    fn in_another_case(&mut self, target: &Target, rules: &Rules) -> Result<Option<Found>, Open> {
-        if !self.belief.in_any_case() || !rules.case_matters(target.kind) {
-            return Ok(None);
-        }
-        for wanted in target.names() {
-            let names = match any_case::other_cases(self.list, wanted, target.kind) {
-                Ok(names) => names,
-                Err(why) => {
-                    let decision = Decision::Deferred(Cause::List);
-                    let route = Route::about(wanted, None, decision, why.to_string().into());
-                    return Ok(Some(Found::Decided(route)));
-                }
-            };
-            for name in names {
-                explain!(self.explain, "rule: the recipient may have been folded: {name}");
-                let found = self.look_up(&Target::by_name(target.kind, name))?;
-                if let Found::Decided(_) = found {
-                    return Ok(Some(found));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// `lmtp_fuzzy_mailbox_match` under older rules, for a recipient that neither today's rules nor
-    /// exact names of older ones find.
-    fn fuzzy_by_older_rules(&mut self, recipient: &Recipient<'_>) -> Result<Option<Found>, Open> {
-        let router = self.router;
-        let older = router.older.iter();
-        let targets: Vec<_> =
-            older.filter_map(|rules| Some((rules, rules.target(recipient).ok()?))).collect();
-        self.fuzzy(targets.iter().flat_map(|(rules, target)| Fuzzy::all(rules, target)).collect())
     }
 
     /// `lmtp_fuzzy_mailbox_match` for a shared folder that is not there under its exact name: one walk

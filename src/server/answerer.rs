@@ -15,13 +15,12 @@ use super::{Connections, Responder};
 use crate::lists::combined::Source;
 use crate::master::client::Master;
 use crate::master::confirmer::Confirmer;
-use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::list::{Lookup, MailboxList};
 use crate::model::name::MailboxName;
 use crate::model::record::State;
-use crate::model::unsettled::{Lingering, Stuck, Unsettled};
-use crate::mupdate::Finding;
+use crate::model::unsettled::{Lingering, Stuck};
 use crate::resolver::Resolver;
+use crate::routing::confirm::unsettled::UnsettledNames;
 use crate::routing::evidence::{Confirmation, Evidence};
 use crate::routing::inquiry::{Inquiry, Step, Why, busy};
 use crate::routing::maps::{STATUS_MAP, is_about_now, is_in_any_case};
@@ -37,7 +36,7 @@ pub struct Answerer {
     connections: OnceLock<Arc<Connections>>,
     started: Instant,
     lingering: Mutex<Lingering>,
-    unsettled: Mutex<Unsettled>,
+    unsettled: Mutex<UnsettledNames>,
 }
 
 struct Serving {
@@ -112,57 +111,27 @@ impl Answerer {
         self.lingering.lock().unwrap_or_else(PoisonError::into_inner).look(found, now);
     }
 
-    fn unsettled(&self) -> MutexGuard<'_, Unsettled> {
+    fn unsettled(&self) -> MutexGuard<'_, UnsettledNames> {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps that a name is reserved or moving. A replica needs no such memory: its stream tells how
-    /// names go.
+    /// Takes note that a name is reserved or moving. Not beside a replica: its stream tells how names go.
     fn saw_unsettled(&self, resolver: &Resolver, name: &MailboxName) {
-        let sources = resolver.lists.sources();
-        if !sources.iter().any(|source| matches!(source, Source::Replica(_))) {
+        if without_stream(resolver) {
             self.unsettled().saw(name, self.started.elapsed(), resolver.accept_after);
         }
     }
 
-    /// Weighs what was said of a name against what was seen of it: a name that was reserved or moving
-    /// and is absent now may be a user's whose XFER ended with a restart of the master.
+    /// Weighs a confirmation against what was seen of the name before.
     fn weigh(&self, resolver: &Resolver, name: &MailboxName, said: Confirmation) -> Confirmation {
-        match &said {
-            Confirmation::Master(Finding::Found(record)) => {
-                match record.state {
-                    State::Reserved | State::Moving => self.saw_unsettled(resolver, name),
-                    State::Active => self.unsettled().settled(name),
-                    State::Deleted | State::Intermediate => {}
-                }
-                return said;
-            }
-            Confirmation::Master(Finding::Absent) | Confirmation::Lists(Ok(())) => {}
-            Confirmation::Master(Finding::Unsure(_)) | Confirmation::Lists(Err(_)) => return said,
+        let is_listed = || !matches!(resolver.lists.now().lookup(name), Lookup::Absent);
+        let (now, keep) = (self.started.elapsed(), resolver.accept_after);
+        let watches = without_stream(resolver);
+        let weighed = self.unsettled().weigh(name, said, is_listed, watches, now, keep);
+        if let Some(warning) = weighed.warning {
+            warn!("{warning}");
         }
-        let by_slave = matches!(said, Confirmation::Lists(_));
-        if by_slave && !matches!(resolver.lists.now().lookup(name), Lookup::Absent) {
-            return said;
-        }
-        let now = self.started.elapsed();
-        let Some(vanished) = self.unsettled().vanished(name, now, resolver.accept_after) else {
-            return said;
-        };
-        let why = format!(
-            "{name} was reserved or moving {} s ago and vanished; its mail is deferred for {} s, since a \
-             master that restarts removes the names of mailboxes that are being moved; if the mailbox is \
-             whole on its backend, run there: ctl_mboxlist -m",
-            vanished.age.as_secs(),
-            resolver.accept_after.as_secs()
-        );
-        if vanished.is_new {
-            warn!("{why}");
-        }
-        let doubt = Doubt::new(DoubtKind::Unsettled, why);
-        match by_slave {
-            true => Confirmation::Lists(Err(doubt)),
-            false => Confirmation::Master(Finding::Unsure(doubt)),
-        }
+        weighed.said
     }
 
     /// The mailboxes that have been reserved or moving for so long, and for how long.
@@ -325,6 +294,11 @@ impl Serving {
         };
         tokio::task::spawn_blocking(look).await.ok()
     }
+}
+
+/// Whether no list has a stream that tells how names go.
+fn without_stream(resolver: &Resolver) -> bool {
+    !resolver.lists.sources().iter().any(|source| matches!(source, Source::Replica(_)))
 }
 
 fn failed_inside() -> Route {

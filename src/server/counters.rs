@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use serde::Serialize;
 
-use crate::routing::router::Decision;
+use crate::routing::route::Decision;
 
 /// Number of counter sets. Each thread counts in one of them, so that threads do not contend for a cache
 /// line.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murder_route::replica::{Fate, Freshness, HeldBack, Mark, Transaction as _};
-use murder_route::routing::router::Decision;
+use murder_route::routing::route::Decision;
 
 use crate::daemon::{ACCEPT_AFTER, Answered, Daemon, server};
 use crate::master::{Entry, List, Master, Sent};

@@ -10,7 +10,7 @@ use super::super::{panics, text};
 use super::structs::{self, Allocated as _};
 use super::{in_words, library, seconds};
 use crate::model::backend::LmtpAddress;
-use crate::routing::router::{Cause, Decision, Refusal};
+use crate::routing::route::{Cause, Decision, Refusal};
 
 /// Reason of a decision that was not reached.
 const NOT_MADE: &CStr = c"no decision was reached (a bug)";

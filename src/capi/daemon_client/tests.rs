@@ -1,5 +1,5 @@
 use super::*;
-use crate::routing::router::Decision;
+use crate::routing::route::Decision;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
 };

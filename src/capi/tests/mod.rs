@@ -28,7 +28,7 @@ use crate::model::record::{AnonymousRights, Record, State};
 use crate::mupdate::Event;
 use crate::replica::store::ReplicaWriter;
 use crate::replica::{ChangeApplier, FullSync, ReplicaMeta, SyncContext, Transaction as _};
-use crate::routing::router::{Cause, Decision};
+use crate::routing::route::{Cause, Decision};
 use crate::testing::cyrus_writer::{Write, Writer};
 use crate::testing::random::Random;
 use crate::wire::endpoint::Endpoint;
@@ -314,7 +314,7 @@ fn recipient_to_give_a_backend_is_in_its_canonical_form() {
     assert_eq!(library.rcpt_to(b"nobody@example.org", &told.route), None);
     // What the daemon has decided without telling the mailbox.
     let jane = library.look_up(b"jane@example.org").route;
-    let route = crate::routing::router::Route { mailbox: None, ..jane };
+    let route = crate::routing::route::Route { mailbox: None, ..jane };
     let given = library.rcpt_to(b"\"jane\"@EXAMPLE.org", &route);
     assert_eq!(given.as_deref(), Some("jane@example.org"));
     // What needs no look at the rules is what they would come to.

@@ -6,7 +6,8 @@ use super::{Finding, one_line};
 use crate::model::domains::Domains;
 use crate::model::name::MailboxName;
 use crate::routing::maps::{BUILT_IN, Maps, UnknownPolicy};
-use crate::routing::router::{Decision, Route, Router};
+use crate::routing::route::{Decision, Route};
+use crate::routing::router::Router;
 use crate::wire::netstring::Decoder;
 use crate::wire::policy;
 use crate::wire::protocol::Protocol;
@@ -248,7 +249,7 @@ mod tests {
     use super::*;
     use crate::doctor::judge::Severity;
     use crate::model::backend::{Backend, LmtpAddress};
-    use crate::routing::router::{Cause, Refusal};
+    use crate::routing::route::{Cause, Refusal};
 
     fn route(decision: Decision) -> Route {
         Route { decision, mailbox: None, server: None, partition: None, reason: "".into() }

@@ -14,7 +14,7 @@ use crate::doctor::judge::lmtp::{Facts, Own, Tried};
 use crate::doctor::judge::login::{LoginPlan, plan};
 use crate::doctor::judge::{Finding, one_line};
 use crate::model::backend::{Backend, NoBackend};
-use crate::routing::router::Decision;
+use crate::routing::route::Decision;
 
 impl Examination<'_> {
     /// Probes the backends. Returns the targets and the observations.

@@ -33,7 +33,7 @@ use crate::mupdate::FailureKind;
 use crate::replica::ReplicaSource;
 use crate::resolver::Resolver;
 use crate::routing::confirm::ConfirmVia;
-use crate::routing::router::{Decision, Route};
+use crate::routing::route::{Decision, Route};
 use crate::wire::endpoint::{Endpoint, Listen};
 use crate::wire::socketmap::Reply;
 

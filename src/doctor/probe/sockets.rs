@@ -21,7 +21,7 @@ use crate::model::name::MailboxName;
 use crate::resolver::Resolver;
 use crate::routing::inquiry::{Ask, Inquiry};
 use crate::routing::maps::BUILT_IN;
-use crate::routing::router::{Decision, Route};
+use crate::routing::route::{Decision, Route};
 use crate::wire::endpoint::{Endpoint, Listen};
 use crate::wire::protocol::Protocol;
 

@@ -7,6 +7,7 @@ pub mod kick_queue;
 pub mod master_answers;
 pub mod negative_cache;
 pub mod question;
+pub mod unsettled;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -4,7 +4,7 @@ use super::*;
 use crate::address::{Release, Rules};
 use crate::model::backend::{Backend, Backends};
 use crate::model::domains::Domains;
-use crate::routing::router::Refusal;
+use crate::routing::route::Refusal;
 
 fn router() -> Router {
     let mut rules = Rules::defaults(Release::V3_6);
