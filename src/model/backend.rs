@@ -1,4 +1,4 @@
-//! From the server of a record to a backend the mail server can reach.
+//! From the server of a record to the LMTP address of a backend.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -10,10 +10,10 @@ use crate::model::shown::Shown;
 /// The port of `lmtpd` on Debian (`lmtp` in its `/etc/services`); Postfix' own default is 24.
 pub const LMTP_PORT: u16 = 2003;
 
-/// Where a letter is handed over by LMTP.
+/// Backend that gets a message by LMTP.
 ///
-/// Only what is safe to hand to a mail server can be made: Postfix' lmtp(8) dies of a bad port, and
-/// the text becomes a queue name there, so one backend must always be spelt the same way.
+/// Only values that are safe for a mail server can be built: Postfix' lmtp(8) dies of a bad port, and
+/// the text becomes a queue name there, so each backend must have exactly one spelling.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Backend {
     /// The mail server's transport for it (Postfix: first column of `master.cf`).
@@ -130,27 +130,27 @@ impl fmt::Display for LmtpAddress {
     }
 }
 
-/// What is configured for one server of the list.
+/// Settings for one server of the list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerOverride {
-    /// Where to reach it instead of by its own name.
+    /// Its address, if not that of its name.
     pub address: Option<LmtpAddress>,
     /// Its transport, if not the common one.
     pub transport: Option<Box<str>>,
-    /// Take nothing to it now: its letters wait.
+    /// Deliver nothing to it now: its messages are deferred.
     pub drain: bool,
 }
 
-/// How the mail server reaches the servers of the list.
+/// Addresses and transports of the servers of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backends {
     /// The port of a server whose record names none.
     pub port: u16,
     /// The transport of a server without one of its own.
     pub transport: Box<str>,
-    /// Where the mailboxes of this host are delivered.
+    /// Address for the mailboxes of this host.
     pub local: Option<LmtpAddress>,
-    /// The server on which mailboxes of new users are made (`autocreate_post`).
+    /// The server on which mailboxes of new users are created (`autocreate_post`).
     pub autocreate: Option<Box<str>>,
     /// The domain of servers that have a short name, without a dot.
     pub domain: Option<Box<str>>,
@@ -170,7 +170,7 @@ impl Default for Backends {
     }
 }
 
-/// Why a record's server is no backend (now).
+/// Why the server of a record has no backend now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoBackend {
     /// The record has no server, and no local backend is configured.
@@ -179,19 +179,19 @@ pub enum NoBackend {
     /// `drain` is set for it.
     #[error("the backend {0} is being drained")]
     Draining(String),
-    /// The server of the record cannot be a host.
+    /// The server of the record is not a valid host.
     #[error("the record's server: {0}")]
     Odd(#[from] BadLmtpAddress),
 }
 
 impl Backends {
     /// Configures one server, named as in the list (its `servername`, with the `:port` it has there).
-    pub fn set(&mut self, server: &str, what: ServerOverride) {
-        self.servers.insert(folded(server).into(), what);
+    pub fn set(&mut self, server: &str, settings: ServerOverride) {
+        self.servers.insert(folded(server).into(), settings);
     }
 
-    /// The servers that are configured by name and that none of these servers of a list is, sorted.
-    /// Nothing that is set for them has an effect.
+    /// Servers that are configured by name and are not among these servers of a list, sorted. Their
+    /// settings have no effect.
     pub fn unlisted<'a>(&self, listed: impl IntoIterator<Item = &'a str>) -> Vec<&str> {
         let met: HashSet<&str> =
             listed.into_iter().filter_map(|server| Some(self.find(server)?.0)).collect();
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_becomes_a_nexthop_with_an_explicit_port() {
+    fn server_becomes_a_nexthop_with_a_port() {
         assert_eq!(nexthop("127.0.1.11").unwrap(), "inet:127.0.1.11:2003");
         assert_eq!(nexthop("BE1.Example.org").unwrap(), "inet:be1.example.org:2003");
         assert_eq!(nexthop("be1.example.org:24").unwrap(), "inet:be1.example.org:24");
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_would_kill_or_fool_the_mail_server_never_reaches_it() {
+    fn invalid_server_is_never_a_nexthop() {
         for odd in [
             "",
             ":24",
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_colons_of_an_address_are_not_taken_for_that_of_its_port() {
+    fn colons_of_an_ipv6_address_are_not_a_port() {
         for server in ["be1", "127.0.1.11:24", "2001:db8::1", "[2001:db8::1]:24"] {
             let backend = Backends::default().resolve(Some(server)).unwrap();
             assert_eq!(backend.nexthop(), format!("lmtp:{}", backend.address), "{server}");
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn short_name_gets_the_domain_and_no_other_does() {
+    fn only_short_names_get_the_domain() {
         let mut backends = Backends { domain: Some("example.org".into()), ..Backends::default() };
         let address = LmtpAddress::parse("be9", 24).unwrap();
         backends.set("be4", ServerOverride { address: Some(address), ..ServerOverride::default() });
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_configured_for_a_server_wins() {
+    fn settings_of_a_server_go_before_its_name() {
         let mut backends = Backends { port: 24, ..Backends::default() };
         backends.set(
             "BE1.example.org",

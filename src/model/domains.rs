@@ -1,4 +1,4 @@
-//! The domains we answer for.
+//! Domains served.
 
 use std::borrow::Cow;
 
@@ -6,9 +6,9 @@ use crate::model::shown::Shown;
 
 /// A set of mail domains, or every domain.
 ///
-/// Compared without regard to case. An internationalised domain is one in both of its forms, and kept
-/// as the mail protocols and Cyrus' lists have it: `xn--…` (A-label, RFC 5890). A domain with a trailing dot is none of ours, for
-/// `lmtpd` finds no mailbox in it.
+/// Case-insensitive. Both forms of an internationalised domain are the same; it is kept in that of the
+/// mail protocols and Cyrus' lists: `xn--…` (A-label, RFC 5890). A domain with a trailing dot is not
+/// served, because `lmtpd` finds no mailbox in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Domains {
     every: bool,
@@ -16,9 +16,9 @@ pub struct Domains {
     named: Vec<Box<[u8]>>,
 }
 
-/// Why a word cannot be one of the domains.
+/// Text that is not a domain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a mail domain: write `example.org`, or `*` for every domain")]
+#[error("`{0}` is not a mail domain; write `example.org`, or `*` for every domain")]
 pub struct BadDomain(String);
 
 impl Domains {
@@ -44,17 +44,17 @@ impl Domains {
         Ok(domains)
     }
 
-    /// Whether this domain, as [`a_labels`] writes it, is one of ours.
+    /// Whether this domain, as [`a_labels`] writes it, is served.
     pub fn contains(&self, domain: &[u8]) -> bool {
         self.every || self.named.binary_search_by(|named| (**named).cmp(domain)).is_ok()
     }
 
-    /// Whether no domain at all is ours, so that every recipient is foreign.
+    /// Whether no domain is served, so that every recipient is foreign.
     pub fn is_empty(&self) -> bool {
         !self.every && self.named.is_empty()
     }
 
-    /// Whether every domain is ours.
+    /// Whether every domain is served.
     pub fn is_every(&self) -> bool {
         self.every
     }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_domain_is_ours_in_any_case_and_its_subdomain_is_not() {
+    fn domain_is_case_insensitive_and_excludes_subdomains() {
         let domains = Domains::new(["Example.ORG", "example.net."]).unwrap();
         assert!(domains.contains(b"example.org"));
         assert!(!domains.contains(b"example.org."));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn an_internationalised_domain_is_one_in_both_of_its_forms() {
+    fn both_forms_of_an_internationalised_domain_match() {
         const A: &[u8] = b"xn--mnchen-3ya.example";
         for word in [
             "m\u{fc}nchen.example",
@@ -116,7 +116,7 @@ mod tests {
             assert!(!domains.contains(b"munchen.example"));
         }
         assert_eq!(a_labels("stra\u{df}e.de".as_bytes()).unwrap(), &b"xn--strae-oqa.de"[..]);
-        // What is ASCII stays as it is, even if no registry would take it.
+        // ASCII stays unchanged, even if no registry would accept it.
         for odd in ["a_b.example", "xn--a", "[127.0.0.1]", "-"] {
             assert_eq!(a_labels(odd.as_bytes()).unwrap(), odd.as_bytes());
         }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_is_no_domain_is_refused() {
+    fn invalid_domain_is_refused() {
         for word in ["", ".", ".org", "a b", "jane@example.org", "*.org", "a\n"] {
             assert!(Domains::new([word]).is_err(), "{word:?}");
         }

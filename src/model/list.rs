@@ -6,17 +6,17 @@ use crate::model::doubt::Doubt;
 use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
 
-/// What a list says of one name.
+/// Result of a lookup of one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
-    /// The record that stands under the name.
+    /// The record of the name.
     Present(Record),
     /// The list can be read, and no record has this name.
     Absent,
     /// The list cannot tell.
     Unsure(Doubt),
-    /// No answer without waiting for a lock or reading a whole file anew. Only a list that was
-    /// told not to wait says so; ask one that may.
+    /// No answer without waiting for a lock or reading a whole file again. Only a list that must not
+    /// wait returns this; repeat the lookup in one that may.
     Busy,
 }
 
@@ -66,8 +66,8 @@ pub trait MailboxList: Send + Sync {
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
     ) -> Result<(), Doubt>;
 
-    /// The same, past names that do not matter: a list in order does not read them. `visit` may be shown
-    /// a name twice, or one that it wanted to pass, and must not ask this list.
+    /// Like [`each`](Self::each), and skips names on request: an ordered list does not read them. `visit`
+    /// may get a name twice, or one that it asked to skip, and must not look up in this list.
     fn each_past(
         &self,
         prefix: &[u8],
@@ -80,14 +80,14 @@ pub trait MailboxList: Send + Sync {
     }
 }
 
-/// Where a walk goes from a name.
+/// Where a walk continues after a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalkStep {
-    /// To the next one.
+    /// At the next name.
     On,
-    /// Past all that begin with that many bytes of the name.
+    /// After all names that begin with this many bytes of the name.
     Past(usize),
-    /// Nowhere.
+    /// The walk ends.
     Stop,
 }
 

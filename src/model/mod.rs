@@ -1,4 +1,4 @@
-//! The values that everything else speaks of: mailbox names, records, backends, domains, endpoints.
+//! Values that all other modules use: mailbox names, records, backends, domains, endpoints.
 
 pub mod backend;
 #[cfg(feature = "daemon")]

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// Longest mailbox name in bytes (`MAX_MAILBOX_NAME`, Cyrus 3.12; 490 in 2.4).
+/// Maximum length of a mailbox name in bytes (`MAX_MAILBOX_NAME`, Cyrus 3.12; 490 in 2.4).
 pub const MAX_NAME: usize = 510;
 
 /// Separates the components of a name in the keys of Cyrus 3.6 and later.
@@ -44,7 +44,7 @@ impl MailboxName {
         if name.len() > MAX_NAME {
             return Err(BadName::TooLong);
         }
-        // To the end, whatever is met: a loop without a way out takes many bytes at a time.
+        // Without an early exit, so that the loop is vectorised.
         if name.iter().fold(false, |met, b| met | (*b < 0x20 || *b == 0x7f)) {
             return Err(BadName::Control);
         }
@@ -63,11 +63,11 @@ impl MailboxName {
         &self.0
     }
 
-    /// The name to be shown, in ASCII: what is no visible character is escaped.
-    pub(crate) fn shown(&self) -> Cow<'_, [u8]> {
-        // What `escape_ascii` leaves as it is, which is nearly every name.
+    /// The name for people, in ASCII; other bytes are escaped.
+    pub(crate) fn escaped(&self) -> Cow<'_, [u8]> {
+        // Bytes that `escape_ascii` leaves unchanged, as in nearly every name.
         let plain = |b: &u8| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\'' | b'\\');
-        // To the end, as above.
+        // Vectorised, as above.
         match self.0.iter().fold(true, |all, b| all & plain(b)) {
             true => Cow::Borrowed(&self.0),
             false => self.0.escape_ascii().collect::<Vec<u8>>().into(),
@@ -89,8 +89,8 @@ impl MailboxName {
         !self.without_domain().starts_with(b"user.")
     }
 
-    /// The owner of a user's INBOX, as Cyrus' user ID has it: with dots, and with the domain that stands
-    /// in the name. `None`: the name is no user's.
+    /// The owner of a user's INBOX as Cyrus' user ID: with dots, and with the domain of the name. `None`:
+    /// not the INBOX of a user.
     pub fn user(&self) -> Option<Vec<u8>> {
         let local = self.without_domain().strip_prefix(b"user.")?;
         let mut user: Vec<u8> = local.iter().map(|b| if *b == b'^' { b'.' } else { *b }).collect();
@@ -121,8 +121,8 @@ impl MailboxName {
         }
     }
 
-    /// The name a key stands for; `None` for the other rows of the file (ACL indexes `$RACL…`,
-    /// `A…`, unique ids `I…`, run queues `$RUNQ…`) and for what cannot be a name.
+    /// The name of a key; `None` for the other rows of the file (ACL indexes `$RACL…`,
+    /// `A…`, unique ids `I…`, run queues `$RUNQ…`) and for invalid names.
     pub fn from_key(generation: KeyGeneration, key: &[u8]) -> Option<Self> {
         match generation {
             KeyGeneration::Internal if key.starts_with(b"$R") => None,
@@ -149,8 +149,7 @@ impl MailboxName {
     }
 }
 
-/// The domain before the first `!`, and what follows. Names are so short that a search by many bytes at a
-/// time takes longer.
+/// Splits at the first `!`. Names are so short that a vectorised search takes longer.
 fn split(name: &[u8]) -> (Option<&[u8]>, &[u8]) {
     match name.iter().position(|b| *b == b'!') {
         Some(at) => (Some(&name[..at]), &name[at + 1..]),
@@ -160,7 +159,7 @@ fn split(name: &[u8]) -> (Option<&[u8]>, &[u8]) {
 
 impl fmt::Display for MailboxName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(&self.shown()))
+        f.write_str(&String::from_utf8_lossy(&self.escaped()))
     }
 }
 
@@ -170,7 +169,7 @@ impl fmt::Debug for MailboxName {
     }
 }
 
-/// How the keys of a list are written. A list is wholly of one generation.
+/// Form of the keys of a list. All keys of a list have the same form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyGeneration {
     /// Up to Cyrus 3.4: the key is the internal name.
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_both_generations_are_what_cyrus_writes() {
+    fn keys_of_both_generations_match_those_of_cyrus() {
         // Seen in files of 3.2.6, 3.6.1 and 3.12.4.
         let table: &[(&str, &[u8])] = &[
             ("user.jane", b"Nuser\x1fjane"),
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_are_no_mailboxes_have_no_name() {
+    fn rows_of_other_kinds_have_no_name() {
         for key in [&b"$RACL"[..], b"$RACL$U$jane$user.bob", b"$RUNQ$1"] {
             assert_eq!(MailboxName::from_key(KeyGeneration::Internal, key), None);
         }
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_shown_as_it_is_unless_it_could_fool_who_reads_it() {
+    fn only_unprintable_bytes_of_a_name_are_escaped() {
         let shown = |name: &[u8]| MailboxName::new(name).unwrap().to_string();
         assert_eq!(shown(b"user.jane^doe.Sent Items"), "user.jane^doe.Sent Items");
         let all: Vec<u8> = (0..=u8::MAX).filter(|b| !matches!(b, b'!' | ..=0x1f | 0x7f)).collect();
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_would_forge_a_key_is_refused() {
+    fn name_that_would_forge_a_key_is_refused() {
         assert_eq!(MailboxName::new("user.a\x1fb"), Err(BadName::Control));
         assert_eq!(MailboxName::new("a!user.b!c"), Err(BadName::Bang));
         assert_eq!(MailboxName::new("example.org!"), Err(BadName::Empty));

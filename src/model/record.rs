@@ -2,18 +2,18 @@
 
 use crate::model::name::MailboxName;
 
-/// What a record says of its mailbox.
+/// State of a mailbox, as its record has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
-    /// It is there and takes mail.
+    /// The mailbox exists and accepts mail.
     Active,
     /// Being created, renamed or moved; the master has only its name (MUPDATE RESERVE).
     Reserved,
-    /// Being moved away from the server that says so.
+    /// Being moved away from the server of the record.
     Moving,
     /// A tombstone.
     Deleted,
-    /// No mailbox, only a name with others below it (Cyrus 3.2 and later).
+    /// Not a mailbox, only a name with mailboxes below it (Cyrus 3.2 and later).
     Intermediate,
 }
 
@@ -31,7 +31,7 @@ impl State {
         matches!(self, State::Reserved | State::Moving)
     }
 
-    /// The word for it in `dump --json`.
+    /// Name in `dump --json`.
     pub fn as_str(self) -> &'static str {
         match self {
             State::Active => "active",
@@ -43,7 +43,7 @@ impl State {
     }
 }
 
-/// What somebody unauthenticated may do with a mailbox: the rights of `anyone` and `anonymous`,
+/// Rights of unauthenticated users on a mailbox: those of `anyone` and `anonymous`,
 /// less the negative ones (Cyrus `lib/acl_afs.c`, `cyrus_acl_myrights`). They matter for shared
 /// folders only; mail to an INBOX needs no right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,15 +57,15 @@ pub struct AnonymousRights {
 /// One record of the mailbox list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// What is up with the mailbox.
+    /// State of the mailbox.
     pub state: State,
-    /// The backend that holds it, as that backend calls itself (`servername`), sometimes with a
+    /// The backend that holds it, by its own name (`servername`), sometimes with a
     /// `:port`; `None` for a mailbox of this host. `lmtpd` calls a mailbox remote exactly if its
     /// record has a server.
     pub server: Option<String>,
     /// The partition on that backend; may be empty (seen shortly after a RENAME).
     pub partition: String,
-    /// What the unauthenticated may do.
+    /// Rights of unauthenticated users.
     pub anonymous: AnonymousRights,
 }
 

@@ -1,13 +1,13 @@
-//! What must not be shown.
+//! Secrets.
 
 use std::fmt;
 
-/// A password: bytes, as Cyrus takes them, and neither shown by `Debug` nor by `Display`.
+/// A password: bytes, as in Cyrus. Neither `Debug` nor `Display` shows it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);
 
 impl Secret {
-    /// Keeps a password.
+    /// Wraps a password.
     pub fn new(password: impl Into<Vec<u8>>) -> Self {
         Self(password.into())
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-/// Text as it may be shown: in one line, and without what steers a terminal.
+/// Text in one line and without terminal control characters.
 ///
 /// Quotation marks and backslashes stay as they are, unlike in Rust's own forms: they harm no terminal,
 /// and names have them.
@@ -18,7 +18,7 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// The same of bytes, in ASCII: what is no visible character of it is escaped.
+/// Bytes in ASCII; all others are escaped.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ShownBytes<'a>(pub(crate) &'a [u8]);
 

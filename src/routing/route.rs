@@ -94,10 +94,10 @@ impl Route {
     pub(crate) fn why_in_pieces(&self) -> [Cow<'_, [u8]>; 3] {
         match (&self.decision, &self.mailbox, &self.server) {
             (Decision::Deliver(_), Some(mailbox), Some(server)) => {
-                [mailbox.shown(), b" is on ".into(), server.as_bytes().into()]
+                [mailbox.escaped(), b" is on ".into(), server.as_bytes().into()]
             }
             (Decision::Deliver(_), Some(mailbox), None) => {
-                [mailbox.shown(), b" is on this host".into(), b"".into()]
+                [mailbox.escaped(), b" is on this host".into(), b"".into()]
             }
             _ => [self.reason.as_bytes().into(), b"".into(), b"".into()],
         }

@@ -1,21 +1,21 @@
-//! Cuts a stream that comes in pieces of any size at a terminator, with a limit.
+//! Splits a stream at a terminator, with a limit.
 
 use memchr::memmem;
 
-/// Above this a drained cutter gives its memory back, in bytes.
+/// Capacity above which an empty splitter frees its buffer, in bytes.
 const KEEP: usize = 2048;
 
-/// What is longer than a cutter's limit is skipped up to so many bytes.
+/// Maximum number of bytes of a frame above the limit that is skipped.
 pub(super) const SKIP_LIMIT: usize = 1_000_000;
 
 /// Bytes of what is skipped that are told.
 pub(super) const HEAD: usize = 4;
 
-/// The cutter. It holds no more than `limit` bytes and one piece, if everything whole is taken out
+/// The splitter. It holds no more than `limit` bytes and one piece, if everything whole is taken out
 /// before more is pushed. What is longer is dropped as it comes. After the first error it says nothing
 /// but that error.
 #[derive(Debug)]
-pub(super) struct Cutter<E> {
+pub(super) struct FrameSplitter<E> {
     end: &'static [u8],
     limit: usize,
     /// What comes is longer than [`SKIP_LIMIT`].
@@ -30,12 +30,12 @@ pub(super) struct Cutter<E> {
     broken: Option<E>,
 }
 
-impl<E: Copy> Cutter<E> {
+impl<E: Copy> FrameSplitter<E> {
     /// Cuts at `end`, which is not empty, what is at most `limit` bytes with it; what is longer than
     /// [`SKIP_LIMIT`] is the error `too_long`.
     pub(super) fn new(end: &'static [u8], limit: usize, too_long: E) -> Self {
         let (buf, skipping, broken) = (Vec::new(), None, None);
-        Cutter { end, limit, too_long, buf, start: 0, searched: 0, skipping, broken }
+        FrameSplitter { end, limit, too_long, buf, start: 0, searched: 0, skipping, broken }
     }
 
     /// Takes the next bytes of the stream.
@@ -74,7 +74,10 @@ impl<E: Copy> Cutter<E> {
             let gone = gone.saturating_add(kept - self.start);
             if gone > SKIP_LIMIT {
                 let error = self.too_long;
-                *self = Cutter { broken: Some(error), ..Cutter::new(self.end, self.limit, error) };
+                *self = FrameSplitter {
+                    broken: Some(error),
+                    ..FrameSplitter::new(self.end, self.limit, error)
+                };
                 return Some(Err(error));
             }
             (self.start, self.searched, self.skipping) = (kept, kept, Some((head, gone)));
@@ -118,7 +121,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn cut<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Vec<u8>>, bool, bool) {
-        let mut cutter = Cutter::new(b"\n\n", 10, ());
+        let mut cutter = FrameSplitter::new(b"\n\n", 10, ());
         let mut whole = Vec::new();
         for piece in pieces {
             cutter.push(piece);
@@ -146,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_drained_cutter_gives_a_large_buffer_back() {
-        let mut cutter = Cutter::new(b"\n", 10_000, ());
+        let mut cutter = FrameSplitter::new(b"\n", 10_000, ());
         cutter.push(&[&[b'x'; 9_000][..], b"\n"].concat());
         assert_eq!(cutter.next(|line| Ok(line.len()), |_| 0), Some(Ok(9_000)));
         assert_eq!(cutter.next(|line| Ok(line.len()), |_| 0), None);
@@ -155,7 +158,7 @@ mod tests {
 
     #[test]
     fn nothing_is_read_after_what_could_not_be() {
-        let mut cutter = Cutter::new(b"\n", 10, "too long");
+        let mut cutter = FrameSplitter::new(b"\n", 10, "too long");
         cutter.push(b"a\nb\nc\n");
         let long = |_| Vec::new();
         assert_eq!(cutter.next(|line| Ok(line.to_vec()), long), Some(Ok(b"a".to_vec())));
@@ -166,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_not_kept_and_has_an_end() {
-        let mut cutter = Cutter::new(b"\n", 10, "too long");
+        let mut cutter = FrameSplitter::new(b"\n", 10, "too long");
         let piece = [b'x'; 1000];
         for _ in 0..SKIP_LIMIT / piece.len() {
             cutter.push(&piece);

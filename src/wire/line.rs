@@ -13,7 +13,7 @@
 
 use std::borrow::Cow;
 
-use super::framing::{Cutter, SKIP_LIMIT};
+use super::framing::{FrameSplitter, SKIP_LIMIT};
 use super::socketmap::Reply;
 
 /// The longest line of tcp_table(5), in bytes with its end; ours for both forms of a request.
@@ -33,7 +33,7 @@ pub enum BadLine {
     Control(u8),
 }
 
-/// A question.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request<'a> {
     /// `get KEY`, decoded.
@@ -174,11 +174,11 @@ fn push_encoded(out: &mut Vec<u8>, text: &[u8]) {
 /// nothing but that error. Take every whole line out before pushing more: then it never holds more
 /// than [`LINE_LIMIT`] and one piece.
 #[derive(Debug)]
-pub struct Decoder(Cutter<BadLine>);
+pub struct Decoder(FrameSplitter<BadLine>);
 
 impl Default for Decoder {
     fn default() -> Self {
-        Decoder(Cutter::new(b"\n", LINE_LIMIT, BadLine::TooLong))
+        Decoder(FrameSplitter::new(b"\n", LINE_LIMIT, BadLine::TooLong))
     }
 }
 

@@ -16,7 +16,7 @@
 
 use super::rcpt::RcptVerdict;
 
-/// The longest packet, in bytes without its length: a command and the 65,535 bytes of data that an
+/// Maximum length of a packet, in bytes without its length: a command and the 65,535 bytes of data that an
 /// MTA sends to a filter that has not asked for more (`MILTER_MAX_DATA_SIZE`).
 pub const PACKET_LIMIT: usize = 65_536;
 
@@ -138,26 +138,28 @@ fn packet(out: &mut Vec<u8>, command: u8, data: &[u8]) {
     out.extend_from_slice(data);
 }
 
-/// What is done with a packet, by its command.
+/// Treatment of a packet, by its command.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+enum PacketKind {
     Negotiate,
     Recipient,
     Connection,
     Skip(Command<'static>),
 }
 
-impl Kind {
+impl PacketKind {
     fn of(command: u8) -> Option<Self> {
         Some(match command {
-            b'O' => Kind::Negotiate,
-            b'R' => Kind::Recipient,
-            b'C' => Kind::Connection,
+            b'O' => PacketKind::Negotiate,
+            b'R' => PacketKind::Recipient,
+            b'C' => PacketKind::Connection,
             // Helo, mail, data, header, end of headers, body, end of body, unknown.
-            b'H' | b'M' | b'T' | b'L' | b'N' | b'B' | b'E' | b'U' => Kind::Skip(Command::Other),
+            b'H' | b'M' | b'T' | b'L' | b'N' | b'B' | b'E' | b'U' => {
+                PacketKind::Skip(Command::Other)
+            }
             // Macros, abort, and the end of this client while the connection stays for the next.
-            b'D' | b'A' | b'K' => Kind::Skip(Command::Silent),
-            b'Q' => Kind::Skip(Command::Quit),
+            b'D' | b'A' | b'K' => PacketKind::Skip(Command::Silent),
+            b'Q' => PacketKind::Skip(Command::Quit),
             _ => return None,
         })
     }
@@ -233,7 +235,7 @@ impl Decoder {
         };
         let data = self.start + HEAD;
         let end = data.saturating_add(length);
-        if let Kind::Skip(command) = kind {
+        if let PacketKind::Skip(command) = kind {
             self.start = end.min(self.buf.len());
             if end > self.buf.len() {
                 self.skipping = Some((command, end - self.buf.len()));
@@ -244,8 +246,8 @@ impl Decoder {
         let data = self.buf.get(data..end)?;
         self.start = end;
         let command = match kind {
-            Kind::Negotiate => Offer::read(data).map(Command::Negotiate),
-            Kind::Connection => Ok(connection(data)),
+            PacketKind::Negotiate => Offer::read(data).map(Command::Negotiate),
+            PacketKind::Connection => Ok(connection(data)),
             _ => recipient(data).map(Command::Recipient),
         };
         self.negotiated = true;
@@ -260,7 +262,7 @@ impl Decoder {
 
 /// The kind of the packet that begins here, and the length of its data. `None`: that is not there
 /// yet.
-fn head(bytes: &[u8], negotiated: bool) -> Result<Option<(Kind, usize)>, BadPacket> {
+fn head(bytes: &[u8], negotiated: bool) -> Result<Option<(PacketKind, usize)>, BadPacket> {
     let Some((length, rest)) = number(bytes) else { return Ok(None) };
     let within = |limit: usize| usize::try_from(length).ok().filter(|length| *length <= limit);
     let too_long = BadPacket::TooLong(length);
@@ -269,17 +271,17 @@ fn head(bytes: &[u8], negotiated: bool) -> Result<Option<(Kind, usize)>, BadPack
         return Err(BadPacket::Empty);
     }
     let Some(command) = rest.first() else { return Ok(None) };
-    let kind = match Kind::of(*command).ok_or(BadPacket::Unknown(*command))? {
+    let kind = match PacketKind::of(*command).ok_or(BadPacket::Unknown(*command))? {
         // A connection tells nothing then that would be needed, and no address of ours is so long.
-        Kind::Connection | Kind::Recipient if within(REQUEST_LIMIT).is_none() => {
-            Kind::Skip(Command::Other)
+        PacketKind::Connection | PacketKind::Recipient if within(REQUEST_LIMIT).is_none() => {
+            PacketKind::Skip(Command::Other)
         }
         kind => kind,
     };
     let limit = match kind {
-        Kind::Negotiate => REQUEST_LIMIT,
+        PacketKind::Negotiate => REQUEST_LIMIT,
         _ if !negotiated => return Err(BadPacket::TooEarly(*command)),
-        Kind::Recipient | Kind::Connection | Kind::Skip(_) => PACKET_LIMIT,
+        PacketKind::Recipient | PacketKind::Connection | PacketKind::Skip(_) => PACKET_LIMIT,
     };
     let length = within(limit).ok_or(too_long)?;
     Ok(Some((kind, length.saturating_sub(1))))

@@ -12,7 +12,7 @@
 //!
 //! Attributes that are not known count for nothing: each release of Postfix adds some.
 
-use super::framing::{Cutter, SKIP_LIMIT};
+use super::framing::{FrameSplitter, SKIP_LIMIT};
 use super::rcpt::RcptVerdict;
 
 /// The longest request taken, in bytes. Those of Postfix have about 1,000, and the lines of SMTP
@@ -20,7 +20,7 @@ use super::rcpt::RcptVerdict;
 pub const REQUEST_LIMIT: usize = 32_768;
 
 /// Why a stream is not one of policy requests. Nothing is answered: Postfix asks once more, then
-/// defers the letter (`smtpd_policy_service_default_action`).
+/// defers the message (`smtpd_policy_service_default_action`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
     /// The request has no end.
@@ -40,7 +40,7 @@ pub enum BadRequest {
     OtherKind,
 }
 
-/// A question.
+/// A request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request<'a> {
     /// The recipient, if it is RCPT that is asked for: in every other state of SMTP there is nothing
@@ -92,11 +92,11 @@ fn split(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// nothing but that error. Take every whole request out before pushing more: then it never holds
 /// more than [`REQUEST_LIMIT`] and one piece.
 #[derive(Debug)]
-pub struct Decoder(Cutter<BadRequest>);
+pub struct Decoder(FrameSplitter<BadRequest>);
 
 impl Default for Decoder {
     fn default() -> Self {
-        Decoder(Cutter::new(b"\n\n", REQUEST_LIMIT, BadRequest::TooLong))
+        Decoder(FrameSplitter::new(b"\n\n", REQUEST_LIMIT, BadRequest::TooLong))
     }
 }
 

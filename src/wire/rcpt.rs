@@ -1,19 +1,19 @@
-//! The answer at RCPT, for mail servers that ask whether to take a recipient and not where it goes.
+//! Verdict at RCPT, for mail servers that ask whether to accept a recipient.
 
 use std::borrow::Cow;
 
-/// What the mail server is to do with a recipient. [`policy`](super::policy) and
-/// [`milter`](super::milter) put it into their words.
+/// Action of the mail server for a recipient. [`policy`](super::policy) and [`milter`](super::milter)
+/// encode it.
 ///
 /// The texts go to the sender: each begins with an enhanced status code (RFC 3463) of the class of
 /// its variant and is one line of printable ASCII.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RcptVerdict {
-    /// Nothing speaks against it: the mail server's other rules decide.
+    /// No objection: the other rules of the mail server decide.
     Pass,
-    /// Not now: `4.x.y text`.
+    /// Temporary refusal: `4.x.y text`.
     Defer(&'static str),
-    /// Never: `5.x.y text`.
+    /// Permanent refusal: `5.x.y text`.
     Reject(&'static str),
 }
 
