@@ -195,6 +195,10 @@ impl MailboxList for Abandonable<'_> {
         self.list.lookup_dated(name)
     }
 
+    fn lookup_without_record(&self, name: &MailboxName) -> Lookup {
+        self.list.lookup_without_record(name)
+    }
+
     fn key_generation(&self) -> Option<KeyGeneration> {
         self.list.key_generation()
     }

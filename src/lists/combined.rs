@@ -171,6 +171,19 @@ impl Lists {
         }
         (rest, lately)
     }
+
+    /// The doubt of any of them, whatever record another has: rule 3 holds also where one list lags and
+    /// still has a name that the master has lost.
+    fn without_record(&self, name: &MailboxName, wait: WaitPolicy) -> Lookup {
+        let mut rest = Lookup::Absent;
+        for source in self.0.iter() {
+            let (found, _) = source.lookup(name, wait);
+            if !matches!(found, Lookup::Present(_)) && weight(&found) > weight(&rest) {
+                rest = found;
+            }
+        }
+        rest
+    }
 }
 
 /// Returns the weight of an answer where no list has the mailbox.
@@ -190,6 +203,10 @@ impl MailboxList for Lists {
 
     fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
         self.look_up(name, WaitPolicy::Allowed)
+    }
+
+    fn lookup_without_record(&self, name: &MailboxName) -> Lookup {
+        self.without_record(name, WaitPolicy::Allowed)
     }
 
     fn denies(&self, inbox: &MailboxName) -> bool {
@@ -288,6 +305,10 @@ impl MailboxList for WithoutWaiting<'_> {
         self.lists.look_up(name, WaitPolicy::Never)
     }
 
+    fn lookup_without_record(&self, name: &MailboxName) -> Lookup {
+        self.lists.without_record(name, WaitPolicy::Never)
+    }
+
     fn denies(&self, inbox: &MailboxName) -> bool {
         self.lists.denies(inbox)
     }
@@ -384,6 +405,23 @@ mod tests {
     fn answer(lists: &[Lookup]) -> Lookup {
         let trusted = |found: &Lookup| source(found.clone(), Trusted(Ok(()), Ok(())));
         Lists::new(lists.iter().map(trusted).collect()).lookup(&name())
+    }
+
+    #[test]
+    fn record_that_the_master_lost_hides_no_doubt_of_another_list() {
+        let trusted = |found: &Lookup| source(found.clone(), Trusted(Ok(()), Ok(())));
+        let jane = present(State::Active, "be1");
+        for (other, says) in [
+            (Lookup::Absent, Lookup::Absent),
+            (jane.clone(), Lookup::Absent),
+            (unsure("missing"), unsure("missing")),
+            (Lookup::Busy, Lookup::Busy),
+        ] {
+            for both in [[&jane, &other], [&other, &jane]] {
+                let lists = Lists::new(both.into_iter().map(trusted).collect());
+                assert_eq!(lists.lookup_without_record(&name()), says, "{both:?}");
+            }
+        }
     }
 
     #[test]

@@ -49,6 +49,12 @@ pub trait MailboxList: Send + Sync {
         None
     }
 
+    /// What the list says of a name whose record does not count, since the master does not have it:
+    /// [`Lookup::Absent`], unless a part of the list is in doubt or has to be waited for.
+    fn lookup_without_record(&self, _name: &MailboxName) -> Lookup {
+        Lookup::Absent
+    }
+
     /// Whether the owner of this INBOX takes no mail now, whatever the record says (`cyr_deny`).
     fn denies(&self, _inbox: &MailboxName) -> bool {
         false

@@ -247,7 +247,7 @@ impl NameTrust for Evidence {
 /// | the master says | a name of the list |
 /// |---|---|
 /// | this record | has it, whatever the list says: the list may lag, or have lost it (a slave's resync loses live accounts, Cyrus `imap/mupdate.c:mupdate_synchronize`) |
-/// | absent | is absent; but [`Lookup::Unsure`], if the list is unsure of it: one that cannot be read, or that has lost too much, cannot tell whether the master still has his own |
+/// | absent | is absent; but [`Lookup::Unsure`], if the list, or one of several, is unsure of it: one that cannot be read, or that has lost too much, cannot tell whether the master still has its own list |
 /// | nothing, he could not be asked | is what the list says |
 /// | nothing, he has not been asked | is what the list says; but absent, so that he is asked, if the list is unsure of it and he can be |
 #[derive(Clone, Copy)]
@@ -268,7 +268,7 @@ impl MailboxList for Overlaid<'_> {
         }
         let (found, lately) = self.list.lookup_dated(name);
         let found = match (found, finding) {
-            (Lookup::Present(_), Some(Finding::Absent)) => Lookup::Absent,
+            (Lookup::Present(_), Some(Finding::Absent)) => self.list.lookup_without_record(name),
             (Lookup::Unsure(_), None) if self.findings.may_ask_the_master() => Lookup::Absent,
             (found, _) => found,
         };
