@@ -185,10 +185,11 @@ pub(crate) struct Answered {
     pub(crate) gave_up: bool,
     /// Whether the negative cache was used.
     pub(crate) cached: bool,
-    /// When the master last left a known name unanswered, before this answer.
+    /// When the master last left a known name unanswered, before this was asked for.
     pub(crate) known_unanswered: Option<Duration>,
-    /// When a FIND was last given up, before this answer, and when the last one was answered.
+    /// When a FIND was last given up, before this was asked for.
     pub(crate) silent: Option<Duration>,
+    /// When the last FIND was answered, before this answer.
     pub(crate) heard: Option<Duration>,
 }
 
@@ -202,6 +203,8 @@ struct Question {
     to_ask_again: bool,
     gave_up: bool,
     cached: bool,
+    known_unanswered: Option<Duration>,
+    silent: Option<Duration>,
     /// The confirmation that is under way.
     open: Option<question::Question>,
     waits: Waits,
@@ -216,6 +219,8 @@ enum Waits {
         sent: Duration,
         /// The time limit of the FIND.
         limit: Duration,
+        /// Whether the first connection was being made.
+        connecting: bool,
         /// That of the confirmation.
         by: Option<Duration>,
     },
@@ -564,8 +569,8 @@ impl Daemon {
             let question = self.questions.swap_remove(at);
             match question.waits {
                 Waits::Until(_) => self.event(question, question::Event::Reached, net, now),
-                Waits::Find { by: Some(by), .. } if by <= now => {
-                    if !self.view(now).is_connecting() {
+                Waits::Find { by: Some(by), connecting, .. } if by <= now => {
+                    if !connecting {
                         self.known_unanswered = Some(now);
                     }
                     self.event(question, question::Event::Reached, net, now);
@@ -610,6 +615,8 @@ impl Daemon {
             inquiry: Inquiry::new(recipient.as_bytes(), &evidence).into_owned(),
             found: false,
             cached: false,
+            known_unanswered: self.known_unanswered,
+            silent: self.silent,
             open: None,
             waits: Waits::Until(now),
         };
@@ -644,8 +651,8 @@ impl Daemon {
             to_ask_again: question.to_ask_again,
             gave_up: question.gave_up,
             cached: question.cached,
-            known_unanswered: self.known_unanswered,
-            silent: self.silent,
+            known_unanswered: question.known_unanswered,
+            silent: question.silent,
             heard: self.heard,
         });
     }
@@ -687,7 +694,8 @@ impl Daemon {
                 let (alive, sent) = (Arc::new(()), now);
                 let limit = now + self.worth.lock().unwrap().timeout();
                 let waiting = Waiting { id: question.id, alive: Arc::downgrade(&alive) };
-                question.waits = Waits::Find { alive, sent, limit, by };
+                let connecting = self.view(now).is_connecting();
+                question.waits = Waits::Find { alive, sent, limit, connecting, by };
                 self.questions.push(question);
                 if let Some(finds) = self.asker.talk() {
                     finds.ask(name, waiting, now);
