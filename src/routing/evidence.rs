@@ -1,8 +1,9 @@
-//! What was found out, while one recipient was being decided, to confirm what the lists say of him.
+//! Evidence about names beyond the lists, collected while one recipient is decided. No I/O, no clock.
 //!
-//! The lists answer; where the router says [`Verdict::Confirm`](crate::routing::router::Verdict::Confirm),
-//! somebody outside is asked, the [`Evidence`] learn what came of it, and the router decides anew on
-//! the lists as they are then, [overlaid](Evidence::over) with the findings. No I/O, no clock.
+//! The lists answer first. Where the router returns
+//! [`Verdict::Confirm`](crate::routing::router::Verdict::Confirm), the name is confirmed outside, the
+//! [`Evidence`] takes note of the [`Confirmation`], and the router decides again on the lists as they are
+//! then, [overlaid](Evidence::over) with the evidence.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -13,30 +14,29 @@ use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
 use crate::mupdate::Finding;
 
-/// How far a miss may be believed, and likewise what will pass by itself (reserved, moving).
+/// Trust in a miss, and in a state that passes by itself (reserved, moving).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissTrust<'a> {
-    /// The list speaks for itself, or has been brought up to date since the question came.
+    /// The miss is believed: the list speaks for itself, or has caught up since the question came.
     Believed,
-    /// The list may lag behind the MUPDATE master: a miss asks for confirmation.
+    /// The list may lag behind the MUPDATE master: the miss has to be confirmed.
     Unconfirmed,
-    /// Confirmation was sought and not had, for this reason: a miss is deferred.
+    /// Confirmation failed for this reason: the recipient is deferred.
     Doubted(&'a Doubt),
 }
 
-/// How far what a list says of a name may be believed, name by name.
+/// Trust in what a list says, name by name.
 pub trait NameTrust {
-    /// What a miss of this name is worth.
+    /// Trust in a miss of this name.
     fn of(&self, name: &MailboxName) -> MissTrust<'_>;
 
-    /// Whether nobody knows more than the list, so that no name can be there that it has not heard of
-    /// yet.
+    /// Whether the list is the only authority, so that no name can exist that it does not have yet.
     fn is_lists_alone(&self) -> bool {
         false
     }
 
-    /// Whether somebody can be asked for this name, and has not been yet, so that a record that
-    /// changed a moment ago need not be believed ([`MailboxList::lookup_dated`]).
+    /// Whether a record of this name that changed recently ([`MailboxList::lookup_dated`]) can be confirmed
+    /// and has not been yet.
     fn can_ask_again(&self, _name: &MailboxName) -> bool {
         false
     }
@@ -48,21 +48,21 @@ pub trait NameTrust {
     }
 }
 
-/// The same for every name.
+/// Equal trust in all names.
 impl NameTrust for MissTrust<'_> {
     fn of(&self, _name: &MailboxName) -> MissTrust<'_> {
         *self
     }
 }
 
-/// What came of asking for a name.
+/// Result of a confirmation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Confirmation {
-    /// The master was asked for this very name.
+    /// The master's answer for the name.
     Master(Finding),
-    /// Whether the lists are complete: the local slave was asked whether they hold everything the
-    /// master knew when it was asked (the kick socket), or they are of a single server. `Err` says
-    /// why that is not certain.
+    /// Whether the lists are complete: the local slave says at the kick socket that they have everything that
+    /// the master had when the slave was asked, or they are of a single server. `Err`: why that is not
+    /// certain.
     Lists(Result<(), Doubt>),
 }
 
@@ -72,7 +72,7 @@ impl Confirmation {
         Confirmation::Master(Finding::Unsure(Doubt::new(DoubtKind::Unreachable, why)))
     }
 
-    /// The same for `lookup --explain`.
+    /// Text for `lookup --explain`.
     pub fn in_words(&self, name: &MailboxName) -> String {
         match self {
             Confirmation::Master(Finding::Found(record)) => {
@@ -86,7 +86,7 @@ impl Confirmation {
     }
 }
 
-/// What is to be thought of names nobody was asked for yet.
+/// Default trust for names that have not been confirmed individually.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Rest {
     /// The lists speak for themselves, or have caught up.
@@ -95,7 +95,7 @@ enum Rest {
     Doubted(Doubt),
 }
 
-/// For which names that the lists have the master is asked all the same.
+/// Hits that are confirmed by the master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Again {
     None,
@@ -103,11 +103,11 @@ enum Again {
     All,
 }
 
-/// Everything found out for one recipient.
+/// All evidence for one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
     master: Vec<(MailboxName, Finding)>,
-    /// Names for which the master was asked again and gave no answer in time.
+    /// Names whose hit the master did not confirm in time.
     unanswered: Vec<MailboxName>,
     rest: Rest,
     generation: Option<KeyGeneration>,
@@ -118,20 +118,20 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Nothing yet, and there is nobody to ask: what the lists do not have is not there.
+    /// No evidence, and no authority beyond the lists: misses are believed.
     pub const NOBODY_TO_ASK: Self = Self::nothing(Rest::Believed, false);
 
-    /// Nothing yet, and the local slave can be asked whether the lists have caught up.
+    /// No evidence; the local slave can tell whether the lists have caught up.
     pub const ASK_THE_SLAVE: Self = Self::nothing(Rest::Unconfirmed, false);
 
-    /// Nothing yet, and nobody knows more than the lists; it can be found out whether they are complete.
+    /// No evidence, and no authority beyond the lists; whether they are complete can be checked.
     pub const LISTS_ALONE: Self = {
         let mut findings = Self::nothing(Rest::Unconfirmed, false);
         findings.list_alone = true;
         findings
     };
 
-    /// Nothing yet, and the master can be asked for each name.
+    /// No evidence; the master can be asked for each name.
     pub const ASK_THE_MASTER: Self = Self::nothing(Rest::Unconfirmed, true);
 
     const fn nothing(rest: Rest, masters_word: bool) -> Self {
@@ -147,7 +147,7 @@ impl Evidence {
         }
     }
 
-    /// Takes note of what came of asking for a name.
+    /// Takes note of the confirmation of a miss.
     pub fn learn(&mut self, name: MailboxName, said: Confirmation) {
         match said {
             Confirmation::Master(finding) => {
@@ -159,10 +159,9 @@ impl Evidence {
         }
     }
 
-    /// Takes note of what came of asking again for a name that the lists have
-    /// ([`Verdict::AskAgain`](crate::routing::router::Verdict::AskAgain)). Without an answer what the lists say
-    /// stands, and a refusal has yet to be confirmed: where the master cannot be asked at all, by the
-    /// slave.
+    /// Takes note of the confirmation of a hit
+    /// ([`Verdict::AskAgain`](crate::routing::router::Verdict::AskAgain)). Without an answer the list's record
+    /// stands. A refusal has yet to be confirmed: by the slave, where the master cannot be asked at all.
     pub fn learn_again(&mut self, name: MailboxName, said: Confirmation) {
         match said {
             Confirmation::Master(Finding::Unsure(_)) => self.unanswered.push(name),
@@ -175,45 +174,44 @@ impl Evidence {
         self.generation = generation.or(self.generation);
     }
 
-    /// The master can also be asked for what the lists have, if it changed a moment ago: the caller
-    /// sees to it that this does not hold the answer up.
+    /// Also confirms hits whose record changed recently. The caller limits the time for that.
     pub fn ask_again(mut self) -> Self {
         self.again = Again::ChangedLately;
         self
     }
 
-    /// As [`ask_again`](Self::ask_again), and for whatever the lists have: they are some seconds behind
-    /// the master, and the caller is to deliver now.
+    /// Also confirms all other hits: the lists are some seconds behind the master, and the caller delivers
+    /// the message now.
     pub fn ask_for_all(mut self) -> Self {
         self.again = Again::All;
         self
     }
 
-    /// The recipient may have been folded to lower case ([`NameTrust::in_any_case`]). The caller sees to
-    /// it that the lists have caught up where names are sought by likeness.
+    /// The recipient may have been folded to lower case ([`NameTrust::in_any_case`]). The caller makes sure
+    /// that the lists have caught up where similar names are searched.
     pub fn folded(mut self) -> Self {
         self.any_case = true;
         self
     }
 
-    /// Whether a name nobody was asked for yet would be confirmed by the master.
+    /// Whether a name that has not been confirmed yet would be confirmed by the master.
     fn may_ask_the_master(&self) -> bool {
         self.masters_word && self.rest == Rest::Unconfirmed
     }
 
-    /// What the master said of a name.
+    /// The master's answer for a name.
     pub fn of_master(&self, name: &MailboxName) -> Option<&Finding> {
         self.master.iter().find(|(known, _)| known == name).map(|(_, finding)| finding)
     }
 
-    /// The list as it is now, corrected by what the master said.
+    /// The list as it is now, corrected by the master's answers.
     pub fn over<'a>(&'a self, list: &'a dyn MailboxList) -> Overlaid<'a> {
         Overlaid { findings: self, list }
     }
 }
 
-/// * What the master said of a name is believed; where he could not be asked, a miss is doubted.
-/// * Of other names, what the local slave said counts.
+/// * The master's answer for a name is believed; where the master could not be asked, a miss is doubted.
+/// * For other names the local slave's answer counts.
 impl NameTrust for Evidence {
     fn of(&self, name: &MailboxName) -> MissTrust<'_> {
         match (self.of_master(name), &self.rest) {
@@ -242,14 +240,14 @@ impl NameTrust for Evidence {
     }
 }
 
-/// A list with the master's word over it.
+/// A list corrected by the master's answers.
 ///
 /// | the master says | a name of the list |
 /// |---|---|
 /// | this record | has it, whatever the list says: the list may lag, or have lost it (a slave's resync loses live accounts, Cyrus `imap/mupdate.c:mupdate_synchronize`) |
 /// | absent | is absent; but [`Lookup::Unsure`], if the list, or one of several, is unsure of it: one that cannot be read, or that has lost too much, cannot tell whether the master still has its own list |
-/// | nothing, he could not be asked | is what the list says |
-/// | nothing, he has not been asked | is what the list says; but absent, so that he is asked, if the list is unsure of it and he can be |
+/// | nothing, it could not be asked | is what the list says |
+/// | nothing, it has not been asked | is what the list says; but absent, so that the master is asked, if the list is unsure of it and the master can be asked |
 #[derive(Clone, Copy)]
 pub struct Overlaid<'a> {
     findings: &'a Evidence,

@@ -6,7 +6,7 @@ use crate::model::backend::Backend;
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
 
-/// What the router decided for one recipient, and all that an answer may want to say of it.
+/// The decision for one recipient, with the facts that an answer may contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The decision.
@@ -21,22 +21,22 @@ pub struct Route {
     pub reason: Cow<'static, str>,
 }
 
-/// The five things that can become of a recipient.
+/// Outcome for a recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Hand the letter to this backend.
+    /// The message goes to this backend.
     Deliver(Backend),
-    /// Nobody of this name: certain, or it would be [`Decision::Deferred`].
+    /// The recipient does not exist. That is certain, or it would be [`Decision::Deferred`].
     Unknown,
     /// Try again later.
     Deferred(Cause),
-    /// The letter may not go there, whatever the list says.
+    /// The message may not go there, whatever the list says.
     Refused(Refusal),
-    /// None of ours; somebody else knows where it goes.
+    /// The domain is none of ours.
     Foreign,
 }
 
-/// What a deferral is about. It decides who must hear of it.
+/// Subject of a deferral: whether the postmaster has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// This mailbox or this recipient: the state will pass by itself.
@@ -45,12 +45,12 @@ pub enum Cause {
     List,
 }
 
-/// Why a letter may not go where it is addressed to.
+/// Reason for a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The shared folder takes no mail from who is not logged in (`lmtpd`: 550 5.7.1).
+    /// The shared folder takes no mail from clients that are not logged in (`lmtpd`: 550 5.7.1).
     NoPost,
-    /// `lmtpd` takes no such address, whoever exists (501 5.5.4).
+    /// `lmtpd` takes no such address (501 5.5.4).
     Syntax,
 }
 
@@ -90,7 +90,7 @@ impl Route {
         String::from_utf8_lossy(&self.why_in_pieces().concat()).into_owned()
     }
 
-    /// The same in pieces, put together by who wants it.
+    /// The reason in pieces, for a caller that puts it together.
     pub(crate) fn why_in_pieces(&self) -> [Cow<'_, [u8]>; 3] {
         match (&self.decision, &self.mailbox, &self.server) {
             (Decision::Deliver(_), Some(mailbox), Some(server)) => {

@@ -1,12 +1,12 @@
-//! Names that the server had a moment ago. A master that was begun anew without its list says of
-//! everybody that there is no such mailbox; these tell. Pure.
+//! Canary names: names that the server had recently. A master that was begun anew without its list says of
+//! every name that there is no such mailbox; the canary names show it.
 
 use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::name::MailboxName;
 use crate::mupdate::Finding;
 
-/// So many names are remembered.
-const MOST: usize = 16;
+/// Maximum number of canary names kept.
+const MAX_CANARIES: usize = 16;
 
 /// Some names that were found, asked for again on the next connection, and later if too few of them
 /// were found there.
@@ -14,7 +14,7 @@ const MOST: usize = 16;
 pub struct Canaries {
     most: usize,
     names: Vec<MailboxName>,
-    /// Those of them of which nothing was heard since.
+    /// The names without an answer since.
     open: Vec<MailboxName>,
     missing: usize,
     next: usize,
@@ -22,17 +22,17 @@ pub struct Canaries {
 
 impl Default for Canaries {
     fn default() -> Self {
-        Self { most: MOST, ..Self::none() }
+        Self { most: MAX_CANARIES, ..Self::none() }
     }
 }
 
 impl Canaries {
-    /// Remembers nothing, and doubts nothing.
+    /// Keeps no names and never doubts.
     pub fn none() -> Self {
         Self { most: 0, names: Vec::new(), open: Vec::new(), missing: 0, next: 0 }
     }
 
-    /// All have to be heard again.
+    /// All names have to be confirmed again.
     pub fn begin(&mut self) {
         self.open.clone_from(&self.names);
         self.missing = 0;
@@ -43,7 +43,7 @@ impl Canaries {
         self.open.clone()
     }
 
-    /// What was answered for a name.
+    /// Takes note of the answer for a name.
     pub fn heard(&mut self, name: &MailboxName, finding: &Finding) {
         let was_open = self.open.iter().position(|open| open == name);
         match finding {
@@ -59,7 +59,7 @@ impl Canaries {
                     self.open.swap_remove(at);
                     self.missing += 1;
                 }
-                // Gone while we were there to see it: an ordinary deletion.
+                // Deleted while the connection was up: an ordinary deletion.
                 None if self.missing == 0 => self.names.retain(|known| known != name),
                 None => {}
             },
@@ -73,7 +73,7 @@ impl Canaries {
         } else if self.missing == 0
             && let Some(place) = self.names.get_mut(self.next)
         {
-            // Else those that a master still has would drive out those that it has lost.
+            // Not while names are missing: names that a master still has would displace those it has lost.
             place.clone_from(name);
             self.next = (self.next + 1) % self.most;
         }
@@ -112,79 +112,79 @@ mod tests {
     }
 
     fn known(names: usize) -> Canaries {
-        let mut witnesses = Canaries::default();
+        let mut canaries = Canaries::default();
         for n in 0..names {
-            witnesses.heard(&name(n), &found());
+            canaries.heard(&name(n), &found());
         }
-        witnesses
+        canaries
     }
 
     #[test]
-    fn a_master_that_comes_back_empty_makes_nobody_unknown() {
-        let mut witnesses = known(100);
-        assert_eq!(witnesses.doubt(), None);
-        witnesses.begin();
-        let asked = witnesses.names();
-        assert_eq!(asked.len(), MOST);
-        assert!(witnesses.doubt().is_some(), "before anything was heard");
+    fn empty_master_makes_no_recipient_unknown() {
+        let mut canaries = known(100);
+        assert_eq!(canaries.doubt(), None);
+        canaries.begin();
+        let asked = canaries.names();
+        assert_eq!(asked.len(), MAX_CANARIES);
+        assert!(canaries.doubt().is_some(), "before anything was heard");
         for name in &asked {
-            witnesses.heard(name, &Finding::Absent);
+            canaries.heard(name, &Finding::Absent);
         }
-        assert!(witnesses.doubt().unwrap().contains("16 of 16"));
+        assert!(canaries.doubt().unwrap().contains("16 of 16"));
         // Strangers, and what is there again, change nothing until the next look.
-        witnesses.heard(&name(500), &Finding::Absent);
-        witnesses.heard(&asked[0], &found());
-        assert!(witnesses.doubt().is_some());
-        witnesses.begin();
+        canaries.heard(&name(500), &Finding::Absent);
+        canaries.heard(&asked[0], &found());
+        assert!(canaries.doubt().is_some());
+        canaries.begin();
         for name in &asked {
-            witnesses.heard(name, &found());
+            canaries.heard(name, &found());
         }
-        assert_eq!(witnesses.doubt(), None);
+        assert_eq!(canaries.doubt(), None);
     }
 
     #[test]
-    fn the_half_that_a_master_still_has_does_not_vouch_for_the_lost_one() {
-        let mut witnesses = known(16);
+    fn names_still_there_do_not_vouch_for_lost_ones() {
+        let mut canaries = known(16);
         for _ in 0..3 {
-            witnesses.begin();
-            for (at, name) in witnesses.names().iter().enumerate() {
+            canaries.begin();
+            for (at, name) in canaries.names().iter().enumerate() {
                 let finding = if at < 8 { Finding::Absent } else { found() };
-                witnesses.heard(name, &finding);
+                canaries.heard(name, &finding);
             }
             for n in 100..200 {
-                witnesses.heard(&name(n), &found());
+                canaries.heard(&name(n), &found());
             }
-            assert!(witnesses.doubt().unwrap().contains("8 of 16"));
+            assert!(canaries.doubt().unwrap().contains("8 of 16"));
         }
     }
 
     #[test]
-    fn the_only_one_that_is_known_counts_until_there_is_another() {
-        let mut witnesses = known(1);
-        witnesses.begin();
-        witnesses.heard(&name(0), &Finding::Absent);
-        assert!(witnesses.doubt().is_some());
-        witnesses.heard(&name(1), &found());
-        assert_eq!(witnesses.doubt(), None);
+    fn single_canary_counts_until_there_is_another() {
+        let mut canaries = known(1);
+        canaries.begin();
+        canaries.heard(&name(0), &Finding::Absent);
+        assert!(canaries.doubt().is_some());
+        canaries.heard(&name(1), &found());
+        assert_eq!(canaries.doubt(), None);
     }
 
     #[test]
-    fn one_account_that_was_deleted_meanwhile_is_ordinary() {
-        let mut witnesses = known(16);
-        witnesses.begin();
-        for (at, name) in witnesses.names().iter().enumerate() {
+    fn one_missing_canary_of_many_is_no_doubt() {
+        let mut canaries = known(16);
+        canaries.begin();
+        for (at, name) in canaries.names().iter().enumerate() {
             let finding = if at == 0 { Finding::Absent } else { found() };
-            witnesses.heard(name, &finding);
+            canaries.heard(name, &finding);
         }
-        assert_eq!(witnesses.doubt(), None);
+        assert_eq!(canaries.doubt(), None);
     }
 
     #[test]
-    fn what_was_deleted_before_our_eyes_is_no_witness() {
-        let mut witnesses = known(2);
-        witnesses.heard(&name(0), &Finding::Absent);
-        witnesses.heard(&name(1), &Finding::Absent);
-        witnesses.begin();
-        assert_eq!((witnesses.names().len(), witnesses.doubt()), (0, None));
+    fn name_deleted_during_a_connection_is_no_canary() {
+        let mut canaries = known(2);
+        canaries.heard(&name(0), &Finding::Absent);
+        canaries.heard(&name(1), &Finding::Absent);
+        canaries.begin();
+        assert_eq!((canaries.names().len(), canaries.doubt()), (0, None));
     }
 }

@@ -1,29 +1,28 @@
-//! How often the MUPDATE master is asked for names that the lists do not have.
+//! Budget of FINDs for names that the lists do not have.
 //!
-//! Strangers choose how many such names there are. The master answers them between the changes that it
-//! is told of, so a flood of them would delay those: new accounts would be known late. Pure: the clock
-//! comes in.
+//! Strangers choose how many such names there are. The master answers FINDs between the changes that it
+//! receives, so a flood of FINDs would delay changes: new accounts would be known late.
 
 use std::time::Duration;
 
-/// Questions a second, over a longer time.
+/// Average number of FINDs a second.
 const RATE: u32 = 200;
 
-/// Questions that may come at once after a pause.
+/// Maximum number of FINDs at once after a pause.
 const BURST: u32 = 200;
 
-/// Longest wait for a turn. Whoever asks has a deadline, and the answer takes time as well.
+/// Longest wait for a turn. The caller has a deadline, and the answer takes time as well.
 const WAIT_LIMIT: Duration = Duration::from_secs(1);
 
-/// Turns to ask.
+/// Turns to send a FIND.
 #[derive(Debug, Default)]
 pub struct FindBudget {
-    /// When the next turn is, if nobody ever saved up any.
+    /// Time of the next turn, without those saved up.
     next: Option<Duration>,
 }
 
 impl FindBudget {
-    /// The moment of the next turn, which is taken by that. `None`: it is too far away.
+    /// Takes the next turn and returns its time. `None`: it is too far away.
     pub fn turn(&mut self, now: Duration) -> Option<Duration> {
         let interval = Duration::from_secs(1) / RATE;
         // Times here are later by what can be saved up, so that none is below zero.
@@ -42,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flood_gets_its_rate_and_no_more_and_a_few_never_wait() {
+    fn flood_is_limited_and_few_questions_never_wait() {
         let mut budget = FindBudget::default();
         let start = Duration::from_secs(3600);
         let (mut turns, mut refused) = (0, 0);

@@ -1,14 +1,15 @@
-//! Who the master did not have a moment ago, for sites that would rather not ask him again at once.
+//! Negative cache: recent "no such mailbox" answers of the master, for sites that do not want to ask again at
+//! once (`negative-cache`).
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::model::name::MailboxName;
 
-/// So many names are remembered at most; beyond that the master is asked.
-const ROOM: usize = 10_000;
+/// Maximum number of names kept; beyond it the master is asked.
+const MAX_NAMES: usize = 10_000;
 
-/// Names that the master was asked for in vain, each for a short while from the question on.
+/// Names that the master does not have, each for a short time from the question on.
 #[derive(Debug)]
 pub struct NegativeCache {
     keep: Duration,
@@ -17,29 +18,29 @@ pub struct NegativeCache {
 }
 
 impl NegativeCache {
-    /// Remembers a name for so long.
+    /// Keeps each name for this time.
     pub fn new(keep: Duration) -> Self {
         Self { keep, asked: HashMap::new() }
     }
 
-    /// The master, who was asked at this moment, does not have the name.
+    /// The master, asked at `asked`, does not have the name.
     pub fn put(&mut self, name: &MailboxName, asked: Duration, now: Duration) {
-        if self.asked.len() >= ROOM {
+        if self.asked.len() >= MAX_NAMES {
             let keep = self.keep;
             self.asked.retain(|_, asked| now.saturating_sub(*asked) < keep);
         }
-        if self.asked.len() < ROOM {
+        if self.asked.len() < MAX_NAMES {
             self.asked.insert(name.clone(), asked);
         }
     }
 
-    /// Something happened to the name.
+    /// Drops a name that exists.
     pub fn forget(&mut self, name: &MailboxName) {
         self.asked.remove(name);
     }
 
-    /// Whether the master did not have it a moment ago, when he was asked over the connection that
-    /// is up since `up`.
+    /// Whether the master did not have the name when it was last asked, over the connection that is up since
+    /// `up`.
     pub fn has(&self, name: &MailboxName, up: Duration, now: Duration) -> bool {
         let fresh = |asked: &Duration| *asked >= up && now.saturating_sub(*asked) < self.keep;
         self.asked.get(name).is_some_and(fresh)
@@ -57,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absence_is_not_believed_beyond_its_time_its_connection_or_an_event() {
+    fn entry_ends_with_its_time_its_connection_or_an_event() {
         let mut absences = NegativeCache::new(2 * SECOND);
         let bob = name("user.bob");
         absences.put(&bob, 10 * SECOND, 10 * SECOND);
@@ -70,12 +71,12 @@ mod tests {
     }
 
     #[test]
-    fn a_dictionary_does_not_fill_the_memory_nor_shut_out_the_next_names() {
+    fn dictionary_attack_neither_fills_memory_nor_blocks_names() {
         let mut absences = NegativeCache::new(SECOND);
-        for n in 0..3 * ROOM {
+        for n in 0..3 * MAX_NAMES {
             absences.put(&name(&format!("user.u{n}")), SECOND, SECOND);
         }
-        assert_eq!(absences.asked.len(), ROOM);
+        assert_eq!(absences.asked.len(), MAX_NAMES);
         absences.put(&name("user.bob"), 3 * SECOND, 3 * SECOND);
         assert!(absences.has(&name("user.bob"), SECOND, 3 * SECOND));
         assert_eq!(absences.asked.len(), 1);
