@@ -9,7 +9,7 @@
 //!
 //! All others read [`ReplicaState`]: how fresh the replica is, and whether a miss in it is believed.
 //!
-//! Three kinds of time: a time that is shown is a `SystemTime`; a wait is measured by a [`Duration`] since
+//! Three kinds of time: a time that is shown is a `SystemTime`; a wait is measured by a `Duration` since
 //! a moment of the caller's choice, which only grows; and a wait over restarts is measured by
 //! [`ReplicaMeta::followed`], which no clock step changes.
 //!
