@@ -241,7 +241,7 @@ fn table_that_cannot_be_opened_is_a_temporary_error() {
     let without = without.to_str().unwrap();
     for (name, flags, why) in [
         (wrong, 0, "wrong.toml: line 2, column 1: unknown field `%s%n`"),
-        (nowhere, 0, "nowhere.toml: No such file or directory"),
+        (nowhere, 0, "nowhere.toml: cannot read: No such file or directory"),
         (without, 0, "without.toml: no domains are configured"),
         ("", 0, "with its whole path"),
         ("murder-route.toml", 0, "with its whole path"),
