@@ -115,7 +115,7 @@ fn daemon_that_cannot_write_the_mark_logs_it_and_serves() {
     let site = site(0..130);
     fs::write(site.path("state"), "in the way").unwrap();
     let daemon = Daemon::start(&site);
-    daemon.wait_for("cannot keep how many names the list has");
+    daemon.wait_for("cannot store the number of names in the list");
     assert_eq!(daemon.ask("lmtp", "u0007@example.org"), DELIVER);
     assert_eq!(daemon.ask("lmtp", "stranger@example.org"), UNKNOWN);
 }
