@@ -328,7 +328,7 @@ fn reload_keeps_the_replica_and_its_connection() {
     let config = fs::read_to_string(site.path("murder-route.toml")).unwrap();
     fs::write(site.path("murder-route.toml"), format!("{config}tls = \"off\"\n")).unwrap();
     daemon.signal(Signal::SIGHUP);
-    daemon.wait_for("count from the next start on");
+    daemon.wait_for("take effect at the next start");
     assert_eq!(daemon.ask("lmtp", "jane@example.org"), JANE);
     assert_eq!(status(&site, &daemon).0, Some(0));
 }

@@ -226,7 +226,7 @@ impl WriterLogic {
     ///
     /// # Errors
     ///
-    /// Those of the transaction, which must be dropped.
+    /// An error of the transaction, which must be dropped.
     pub fn write<T: Transaction>(
         &mut self,
         txn: &mut T,

@@ -33,7 +33,7 @@ pub(crate) struct Table {
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     committed: Table,
-    /// What a loss of power leaves.
+    /// State that a power failure leaves.
     on_disk: Table,
     /// When the clock on the wall was set last.
     clock_set: Option<Duration>,
@@ -99,7 +99,7 @@ impl Store {
         self.committed.records.len() as u64
     }
 
-    /// How many names the stream alone has taken away.
+    /// Number of names that the stream alone has removed.
     pub(crate) fn lost(&self) -> u64 {
         self.committed.most.saturating_sub(self.committed_names())
     }
@@ -212,7 +212,7 @@ impl Transaction for Table {
 
 /// As `replica::store::ReplicaList`.
 impl Store {
-    /// What is said of a name, and when it changed.
+    /// The answer for a name, and when it changed.
     pub(crate) fn look_up(&self, name: &MailboxName) -> (Lookup, ModTime) {
         let found = match self.committed.records.get(name.as_bytes()) {
             Some((record, changed)) => return (Lookup::Present(record.clone()), *changed),

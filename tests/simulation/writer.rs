@@ -25,8 +25,8 @@ pub(crate) struct Writer {
 
 /// A commit under way.
 struct Commit {
-    /// When its next half is done: first everybody sees the transaction, then the writer learns that
-    /// it is committed.
+    /// When its next half is done: first the transaction becomes visible, then the writer is notified
+    /// that it is committed.
     at: Duration,
     to_disk: bool,
     txn: Option<Table>,

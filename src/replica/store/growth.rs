@@ -50,7 +50,7 @@ impl ReplicaEnv {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         let Some(now) = &*open else { return Ok(()) };
         now.watch.set(None);
-        // SAFETY: no transaction of this process is under way. Those that read hold `open` for
+        // SAFETY: no transaction of this process is under way. Read transactions hold `open` for
         // reading. Where there is a writer, only that calls this, between its transactions: no other
         // process sets a greater size then, so no reader here has to follow it.
         let resized = unsafe { lmdb::resize(&now.env, map) };

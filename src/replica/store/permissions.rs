@@ -58,12 +58,12 @@ pub(super) fn refused(dir: &Path, error: heed::Error) -> Error {
     match error {
         heed::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let data = dir.join("data.mdb");
-            let (path, who) = match File::open(&data) {
+            let (path, right) = match File::open(&data) {
                 Ok(_) => (dir.join("lock.mdb"), "be able to write to this file"),
                 Err(_) => (data, "be able to read this file"),
             };
             let why = format!(
-                "whoever reads the replica must {who}: run it as the daemon's user or in its group"
+                "a reader of the replica must {right}: run it as the daemon's user or in its group"
             );
             Error::Io { path, source: io::Error::new(error.kind(), why) }
         }
