@@ -326,8 +326,8 @@ fn commands_use_the_socket_of_their_protocol() {
     ));
     let output = site.run("check", &[]);
     let told = String::from_utf8(output.stdout).unwrap();
-    assert!(told.contains("first mode 0666, policy, milter only\n"), "{told}");
-    assert!(told.contains("second mode 0666, socketmap only\n"), "{told}");
+    assert!(told.contains("first mode 0666 for policy, milter only\n"), "{told}");
+    assert!(told.contains("second mode 0666 for socketmap only\n"), "{told}");
     let daemon = Daemon::start_as_configured(&site, first);
     daemon.connect().exchange(&policy("jane@example.org"), b"action=DUNNO\n\n");
     let output = site.run("status", &["--json"]);
