@@ -268,3 +268,37 @@ fn fifo_or_directory_in_place_of_the_list_is_not_waited_for() {
         }
     }
 }
+
+#[test]
+fn flat_list_loaded_by_many_threads_is_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mailboxes.db");
+    let replace = |n: usize| {
+        let rows = |n| format!("user.u{n:05}\t1 be1.example.org!default anyone\tp\t\n");
+        let new = path.with_extension("NEW");
+        fs::write(&new, (0..2000 + n).map(rows).collect::<String>()).unwrap();
+        // Held open, so that no later file gets this inode.
+        let file = File::open(&new).unwrap();
+        fs::rename(new, &path).unwrap();
+        file
+    };
+    let first = replace(0);
+    let options = FileListOptions { max_hit_age: Duration::ZERO, ..FileListOptions::default() };
+    let list = FileList::open(&path, options);
+    let nobody = MailboxName::new("user.nobody").unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    if let Lookup::Unsure(why) = list.lookup(&nobody) {
+                        assert!(!why.to_string().contains("overwritten"), "{why}");
+                    }
+                }
+            });
+        }
+        let others: Vec<File> = (1..100).map(replace).collect();
+        drop((first, others));
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}

@@ -155,9 +155,17 @@ impl FileList {
         match engine {
             Engine::Twoskip | Engine::Twom => self.load_locked(file, engine, scratch),
             Engine::Flat if may_wait || size <= AT_ONCE => {
+                let metadata = file.metadata()?;
                 let before = self.current.load_full();
-                let before = same_index(before.as_ref(), &file.metadata()?);
-                let view = View::Index(IndexView::flat(file, before)?);
+                let index = same_index(before.as_ref(), &metadata);
+                // Another thread may have loaded it meanwhile. To load it again would look as if the
+                // file had been overwritten in place.
+                if let (Some(view), Some(index)) = (&before, index)
+                    && index.is_current(&metadata)
+                {
+                    return Ok(Arc::clone(view));
+                }
+                let view = View::Index(IndexView::flat(file, index)?);
                 self.cache_new(view, &mut self.work())
             }
             Engine::Skiplist => {
