@@ -1,8 +1,8 @@
 //! One kick for many misses.
 //!
-//! A miss is believed only after the MUPDATE slave has caught up with its master. However many
-//! strangers knock, a few kicks a second go out: every miss waits for the next kick that *begins*
-//! after it came, and shares it with all the others that wait.
+//! A miss is believed only after the MUPDATE slave has caught up with its master. A few kicks a second
+//! are sent, whatever the number of misses: every miss waits for the next kick that *begins* after it
+//! arrived, and shares that kick with all others that wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,21 +13,21 @@ use tokio::time::{Instant, sleep_until};
 use crate::model::doubt::{Doubt, DoubtKind};
 use crate::routing::confirm::kick_queue::KickQueue;
 
-/// Most misses that wait at a time. One more is told at once that it cannot be confirmed.
+/// Maximum number of misses that wait. A further one fails at once.
 const MOST_WAITING: usize = 4096;
 
 /// Result of a kick.
 pub(crate) type Kicked = Result<(), Doubt>;
 
-/// Where misses wait. Shared by tasks; the last one dropped ends the task behind it.
+/// Queue of the misses. Shared by tasks; dropping the last clone ends the task behind it.
 #[derive(Debug, Clone)]
 pub(crate) struct Barrier {
     waiting: mpsc::Sender<oneshot::Sender<Kicked>>,
 }
 
 impl Barrier {
-    /// Starts the task that kicks, with this pause between the beginnings of two kicks. `kick` blocks
-    /// and is called on a thread that may.
+    /// Starts the task that kicks, with this interval between the beginnings of two kicks. `kick` may block:
+    /// it is called on a thread for that.
     pub(crate) fn new(pause: Duration, kick: impl Fn() -> Kicked + Send + Sync + 'static) -> Self {
         let (waiting, arrivals) = mpsc::channel(MOST_WAITING);
         tokio::spawn(run(arrivals, pause, Arc::new(kick)));
@@ -103,7 +103,7 @@ mod tests {
         for wait in waits {
             assert_eq!(wait.await.unwrap(), Ok(()));
         }
-        // The first may have gone alone; all others share the next.
+        // The first may have had a kick of its own; all others share the next.
         assert!(kicks.load(Ordering::SeqCst) <= 2);
     }
 
@@ -127,7 +127,7 @@ mod tests {
         });
         let begins = begins.await.unwrap();
         let late = wait();
-        // Let the late one take its place in the queue before the first kick ends.
+        // Lets the late waiter enter the queue before the first kick ends.
         tokio::task::yield_now().await;
         finish.send(Ok(())).unwrap();
         assert_eq!(early.await.unwrap(), Ok(()));

@@ -1,4 +1,4 @@
-//! Executes the [`Policy`] of confirmations: sends FINDs, waits, kicks the slave. It decides nothing.
+//! Executes the [`Policy`] of confirmations: sends FINDs, waits, kicks the slave. Makes no decisions.
 
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
@@ -25,22 +25,22 @@ pub struct Confirmer {
     policy: Mutex<Policy>,
     started: tokio::time::Instant,
     via: ConfirmVia,
-    /// The slave, or the check of the lists where they speak for themselves.
+    /// The slave, or the check of the lists where these need no confirmation.
     slave: Option<Barrier>,
-    /// The lists, where they speak for themselves.
+    /// The lists, where these need no confirmation.
     lists: Option<Lists>,
     impossible: Once,
 }
 
 impl Confirmer {
-    /// Confirms for a resolver. `master`: the client for FINDs; without one no recipient is unknown where
+    /// A confirmer for a resolver. `master`: the client for FINDs. Without one, no recipient is unknown where
     /// the master would have to be asked. Must be called within a tokio runtime.
     pub fn new(resolver: &Resolver, master: Option<Arc<dyn Master>>) -> Self {
         Self::with_interval(resolver, master, KICK_INTERVAL)
     }
 
-    /// A confirmer without a pause between kicks and without a budget of FINDs, for a command, which asks
-    /// for one name after the other and holds up no mail server.
+    /// A confirmer without an interval between kicks and without a budget of FINDs, for a command, which asks
+    /// for one name after the other and delays no mail server.
     pub fn without_pause(resolver: &Resolver, master: Option<Arc<dyn Master>>) -> Self {
         Self::with_interval(resolver, master, Duration::ZERO)
     }
@@ -70,7 +70,7 @@ impl Confirmer {
         self.master.as_deref()
     }
 
-    /// The kind of names that the master keeps, if it is known.
+    /// Kind of names that the master keeps, if known.
     pub fn key_generation(&self) -> Option<KeyGeneration> {
         self.master.as_ref().and_then(|master| master.key_generation())
     }
@@ -141,8 +141,8 @@ impl Confirmer {
         }
     }
 
-    /// Why the slave of this host, where it is asked in the master's place, does not say that the lists
-    /// have caught up, if it does not.
+    /// Reason why the slave of this host, where it replaces the master, does not confirm that the lists
+    /// have caught up. `None`: it does, or it is not used.
     pub(crate) async fn slave_trouble(&self) -> Option<String> {
         let by_master = || !self.master.as_ref().is_some_and(|master| master.is_impossible());
         if matches!(self.via, ConfirmVia::Master { .. }) && by_master() {
@@ -167,7 +167,7 @@ mod tests {
     use crate::routing::confirm::{BREAKER_TIME, KNOWN_NAME_TIMEOUT};
     use crate::routing::inquiry::Why;
 
-    /// Answers one after the other, the last again and again; never, if there is none.
+    /// Gives these answers in order, then repeats the last one; without any, never answers.
     struct Fake {
         answers: Mutex<Vec<Result<Finding, Impossible>>>,
         asked: AtomicUsize,
@@ -244,13 +244,13 @@ mod tests {
         Err(Impossible("no credentials".into()))
     }
 
-    /// A slave that never says ok.
+    /// A slave that never answers ok.
     fn no_slave() -> Option<std::path::PathBuf> {
         Some("/nonexistent/mupdate.target".into())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_mailbox_between_the_halves_of_a_rename_is_not_unknown() {
+    async fn mailbox_in_the_middle_of_a_rename_is_not_unknown() {
         let record = crate::model::record::Record {
             state: crate::model::record::State::Active,
             server: Some("be1".into()),
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(confirmer.confirm(&miss(name())).await, Confirmation::Master(found));
     }
 
-    /// 500 strangers a second, for ten seconds.
+    /// 500 unknown names a second, for ten seconds.
     #[tokio::test(start_paused = true)]
     async fn flood_of_strangers_has_a_budget_and_holds_up_no_new_account() {
         let master = Arc::new(fake(vec![Ok(Finding::Absent)]));
@@ -279,7 +279,7 @@ mod tests {
             strangers.push(tokio::spawn(async move { confirmer.confirm(&miss(stranger)).await }));
         }
         let at = Instant::now();
-        // In the list, and made a moment ago.
+        // In the list, and created recently.
         assert_eq!(
             confirmer.confirm(&changed(name())).await,
             Confirmation::Master(Finding::Absent)
@@ -296,7 +296,7 @@ mod tests {
         let asked = master.asked.load(Ordering::SeqCst);
         assert!((2000..=2500).contains(&asked), "{asked}");
         assert!(absent >= 2000 && unsure >= 2000, "{absent} {unsure}");
-        // A moment later nobody has to wait.
+        // A second later no client has to wait.
         sleep(Duration::from_secs(2)).await;
         let at = Instant::now();
         assert_eq!(confirmer.confirm(&miss(name())).await, Confirmation::Master(Finding::Absent));
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_master_who_does_not_answer_is_not_replaced_by_the_slave() {
+    async fn silent_master_is_not_replaced_by_the_slave() {
         let master = Arc::new(fake(vec![Ok(Finding::Unsure("hung".into()))]));
         let asked: Arc<dyn Master> = master.clone();
         let confirmer = confirmer(ConfirmVia::Master { slave: no_slave() }, Some(asked));
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_there_is_no_asking_the_master_the_slave_is_asked_if_there_is_one() {
+    async fn slave_is_asked_if_the_master_cannot_be() {
         for (slave, by_slave) in [(no_slave(), true), (None, false)] {
             let master = fake(vec![impossible()]);
             let confirmer = confirmer(ConfirmVia::Master { slave }, Some(Arc::new(master)));
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_miss_that_rests_on_a_walk_needs_lists_that_have_caught_up() {
+    async fn miss_that_rests_on_a_walk_needs_lists_that_caught_up() {
         for (fuzzy, behind, slave) in
             [(true, true, None), (true, false, no_slave()), (false, true, no_slave())]
         {
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_connection_nobody_is_confirmed_absent() {
+    async fn no_absence_is_confirmed_without_a_connection() {
         let confirmer = confirmer(ConfirmVia::Master { slave: no_slave() }, None);
         let said = confirmer.confirm(&miss(name())).await;
         assert!(matches!(said, Confirmation::Master(Finding::Unsure(_))), "{said:?}");
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_hung_master_holds_up_nobody_who_is_known_for_more_than_a_moment() {
+    async fn hung_master_hardly_delays_a_known_recipient() {
         let master = Arc::new(fake(Vec::new()));
         let confirmer = at_master(&master);
         for (waits, asked) in [(250, 1), (0, 1), (0, 1)] {
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_master_who_is_known_to_be_down_is_not_asked_for_who_is_known() {
+    async fn master_known_to_be_down_is_not_asked_for_a_known_name() {
         let mut master = fake(Vec::new());
         master.trouble = true;
         let master = Arc::new(master);
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_known_and_not_there_is_asked_for_as_anybody_whom_nobody_knows() {
+    async fn known_but_absent_name_is_confirmed_like_any_miss() {
         let mut master = fake(vec![Ok(Finding::Absent), Ok(Finding::Absent), Ok(found())]);
         master.deleted = true;
         let master = Arc::new(master);
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn first_connection_is_waited_for_and_its_silence_is_no_silence() {
+    async fn first_connection_is_waited_for_without_opening_the_breaker() {
         let starting = |answers| Fake { trouble: true, connecting: true, ..fake(answers) };
         let master = Arc::new(starting(vec![Ok(found())]));
         assert_eq!(

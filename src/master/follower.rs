@@ -49,7 +49,7 @@ impl ReplicaFollower {
                 let list = writer.list();
                 (Some(writer), list, None)
             }
-            // Two daemons by mistake: one has to end, or nobody would notice.
+            // Two daemons by mistake: one has to end, or the mistake would stay hidden.
             Err(why @ Error::InUse(_)) => return Err(why),
             Err(why) => match ReplicaList::open(&options.directory) {
                 Ok(list) if list.about().is_ok_and(|(about, _)| about.synchronised.is_some()) => {
@@ -98,12 +98,12 @@ impl ReplicaFollower {
     }
 
     /// Whether a name that the master does not have may be in the middle of a rename: the stream
-    /// has told its deletion recently, or not yet.
+    /// has reported its deletion recently, or not yet.
     pub fn deleted_lately(&self, name: &MailboxName) -> bool {
         !matches!(self.list.lookup(name), Lookup::Absent) || self.state.recently_deleted(name)
     }
 
-    /// The stream beside a connection for FINDs that is up since `asker_up`.
+    /// State of the stream beside a connection for FINDs that was made at `asker_up`.
     pub(super) fn followed(&self, asker_up: Option<Duration>) -> Followed<ReplicaDoubt> {
         Followed { server: self.link().server, doubt: self.state.doubts_absent(asker_up) }
     }
@@ -132,8 +132,8 @@ impl ReplicaFollower {
     /// that is under way.
     pub async fn stop(mut self) {
         self.stream.abort();
-        // The writer ends when the stream's end of the channel is dropped, and that is when the task
-        // has been. A panic of either has been reported by its hook.
+        // The writer ends when the stream's end of the channel is dropped, which happens with the task.
+        // A panic of either has been reported by its hook.
         let _ = (&mut self.stream).await;
         if let Some(writer) = self.writer.take() {
             let _ = spawn_blocking(|| writer.join()).await;

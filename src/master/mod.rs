@@ -1,5 +1,5 @@
-//! Follows the MUPDATE master and asks it: what [`mupdate`](crate::mupdate) and
-//! [`replica`](crate::replica) know, with sockets, TLS, a thread and a clock.
+//! Follows the MUPDATE master and asks it for names: joins [`mupdate`](crate::mupdate) and
+//! [`replica`](crate::replica) with sockets, TLS, a thread and a clock.
 //!
 //! * [`Upstream`] is the site's MUPDATE servers and how to log in to them.
 //! * [`Asker`] asks for names, over a connection of its own: a stream allows no questions.
@@ -8,8 +8,7 @@
 //! * [`MasterClient`] is all of that as one [`Master`].
 //! * [`Visit`] is one connection for all questions of a command, the whole list among them.
 //!
-//! A connection that fails is made anew, after a pause that grows; several servers are tried in
-//! turn.
+//! A failed connection is made anew after a growing backoff; several servers are tried in turn.
 
 pub(crate) mod barrier;
 pub mod client;
@@ -52,7 +51,7 @@ pub struct MasterClient {
 }
 
 impl MasterClient {
-    /// Asks for names, and nothing else. `need`: whether a slave will do. Must be called within a
+    /// A client that only asks for names. `need`: whether a slave will do. Must be called within a
     /// tokio runtime.
     pub fn to_ask(upstream: Upstream, need: Need) -> Self {
         let upstream = Arc::new(upstream);
@@ -64,8 +63,8 @@ impl MasterClient {
         Self { asker, replica, clock: upstream.clock(), answers }
     }
 
-    /// Follows the master into a replica, and asks it for names as well. Must be called within a
-    /// tokio runtime.
+    /// A client that follows the master into a replica, and asks it for names as well. Must be called
+    /// within a tokio runtime.
     pub fn to_follow(
         upstream: Upstream,
         options: &ReplicaSettings,
@@ -98,7 +97,7 @@ impl MasterClient {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the master, unless the site lets us do without.
+    /// Asks the master, unless the configuration makes that unnecessary.
     async fn finding(&self, name: &MailboxName) -> Result<Finding, Impossible> {
         if self.needs_no_question(name) {
             return Ok(Finding::Absent);
@@ -192,7 +191,7 @@ impl Master for MasterClient {
     }
 }
 
-/// A number from 0 to 1, another one each time: hosts of a site must not do everything together.
+/// A random number from 0 to 1: the hosts of a site must not all act at the same time.
 fn chance() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     // Each RandomState has keys of its own.

@@ -1,4 +1,4 @@
-//! Asks the master for names, over one connection that all share.
+//! Asks the master for names, over one shared connection.
 
 use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,10 +20,10 @@ use crate::replica::generation;
 use crate::routing::confirm::canaries::Canaries;
 use crate::routing::confirm::find_session::{FindSession, Waiter};
 
-/// Most questions that wait for the task.
+/// Maximum number of questions that wait for the task.
 const MOST_WAITING: usize = 4096;
 
-/// So many questions are taken at once.
+/// Maximum number of questions taken at once.
 const BATCH: usize = 256;
 
 type Answer = Result<Finding, Impossible>;
@@ -36,9 +36,9 @@ struct Question {
 
 /// A connection for questions, kept up. Shared by tasks; dropping it ends the connection.
 ///
-/// It remembers nothing: each answer was asked for after its question came. But while a FIND for a
-/// name is on its way, all further questions for the name wait for one more, so that their number
-/// does not reach the server.
+/// It caches nothing: each answer was requested after its question arrived. While a FIND for a name is
+/// under way, all further questions for the name wait for one more FIND. So their number does not
+/// reach the server.
 pub struct Asker {
     questions: mpsc::Sender<Question>,
     shared: Arc<Shared>,
@@ -52,21 +52,21 @@ impl std::fmt::Debug for Asker {
     }
 }
 
-/// What the task tells everybody.
+/// State that the task publishes.
 #[derive(Default)]
 struct Shared {
     known: Mutex<Known>,
-    /// The connection is to the wrong server.
+    /// Notified when the connection is to the wrong server.
     leave: Notify,
 }
 
 #[derive(Default)]
 struct Known {
-    /// Since when there is a connection, and to whom.
+    /// Time at which the connection was made, and the name of its server.
     up: Option<(Duration, String)>,
-    /// Why there is none.
+    /// Reason why there is no connection.
     failure: Option<String>,
-    /// No server can be asked as things are configured.
+    /// Whether no server can be asked with this configuration.
     impossible: bool,
     generation: Option<KeyGeneration>,
     asked: u64,
@@ -78,28 +78,28 @@ impl Shared {
     }
 }
 
-/// How the connection for questions stands.
+/// State of the connection for questions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AskerStatus {
-    /// The server it is to, as that calls itself; `None`: there is no connection.
+    /// Name of the connected server, by its banner; `None`: there is no connection.
     pub server: Option<String>,
-    /// Why the last attempt failed, if there is no connection.
+    /// Reason of the last failure, if there is no connection.
     pub failure: Option<String>,
-    /// Whether it would fail again, as things are configured.
+    /// Whether the next attempt would fail as well, with this configuration.
     pub impossible: bool,
-    /// How many names were asked for.
+    /// Number of names asked for.
     pub asked: u64,
 }
 
 impl Asker {
-    /// Connects, and again whenever the connection is gone. `need`: whether a slave will do. What was
-    /// found before is asked for again on each connection, to notice a master that has lost its list.
+    /// Connects, and reconnects whenever the connection is lost. `need`: whether a slave will do. Names found
+    /// before are asked for again on each connection, to detect a master that has lost its list.
     /// Must be called within a tokio runtime.
     pub fn new(upstream: Arc<Upstream>, need: Need) -> Self {
         Self::with(upstream, need, Canaries::default())
     }
 
-    /// The same beside a replica of the same master, whose stream notices that.
+    /// An asker beside a replica of the same master, whose stream detects a lost list.
     pub(super) fn beside_a_replica(upstream: Arc<Upstream>) -> Self {
         Self::with(upstream, Need::Master, Canaries::none())
     }
@@ -157,23 +157,23 @@ impl Asker {
         Finding::Unsure(Doubt::new(kind, text))
     }
 
-    /// Since when there is the connection that is there now, and to whom.
+    /// Time at which the present connection was made, and the name of its server.
     pub(super) fn up(&self) -> Option<(Duration, String)> {
         self.shared.lock().up.clone()
     }
 
-    /// Gives the connection up, for one to another server if there is one.
+    /// Ends the connection, and connects to another server if there is one.
     pub(super) fn leave(&self) {
-        // Whoever is not waiting now is told when the next question is answered.
+        // A task that does not wait now is notified when the next question is answered.
         self.shared.leave.notify_waiters();
     }
 
-    /// What names the server keeps, from its release.
+    /// Kind of names that the server keeps, by its release.
     pub fn key_generation(&self) -> Option<KeyGeneration> {
         self.shared.lock().generation
     }
 
-    /// How it stands.
+    /// State of the connection.
     pub fn status(&self) -> AskerStatus {
         let known = self.shared.lock();
         AskerStatus {
@@ -191,7 +191,7 @@ impl Drop for Asker {
     }
 }
 
-/// The task behind it.
+/// The task behind an [`Asker`].
 struct Run {
     upstream: Arc<Upstream>,
     need: Need,
@@ -199,12 +199,12 @@ struct Run {
     shared: Arc<Shared>,
     retry: Retry,
     canaries: Canaries,
-    /// How each server failed last, unless it works.
+    /// Last failure of each server, unless it works.
     failures: Vec<Option<Failure>>,
-    /// The one that was tried last.
+    /// The server that was tried last.
     last: usize,
-    /// A login has worked, so what keeps the next one from it may pass: a certificate that has
-    /// expired, somebody on the way who takes STARTTLS away.
+    /// A login has worked, so a failure of the next one may pass: an expired certificate, or an
+    /// attacker on the path that removes STARTTLS.
     worked: bool,
 }
 
@@ -214,7 +214,7 @@ impl Waiter for oneshot::Sender<Answer> {
     }
 }
 
-/// Answers these; a waiter that is gone has reached its deadline.
+/// Answers these waiters; one that is gone has reached its deadline.
 fn answer(waiters: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
     for waiter in waiters {
         let _ = waiter.send(answer.clone());
@@ -279,12 +279,12 @@ impl Run {
         }
     }
 
-    /// Between two attempts everybody is told at once that there is no connection. False when
-    /// nobody can ask any more.
+    /// Between two attempts, tells each waiter at once that there is no connection. False if no client
+    /// is left that could ask.
     async fn refuse_until(&mut self, moment: Duration) -> bool {
         let clock = self.upstream.clock();
-        // A timer takes a millisecond even for a moment that is past, and the first question of a
-        // command comes sooner.
+        // A timer takes a millisecond even for a time that is past, and the first question of a command
+        // comes sooner.
         while clock.now() < moment {
             tokio::select! {
                 biased;
@@ -298,8 +298,8 @@ impl Run {
         true
     }
 
-    /// Asking is impossible only if it is with every server, and was from the start: one that is down
-    /// may be the one that works.
+    /// Asking is impossible only if it is impossible with every server, and was so from the start: a server
+    /// that is down may be the one that works.
     fn is_impossible(&self) -> bool {
         let config = |failure: &Option<Failure>| {
             failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Config)
@@ -307,7 +307,7 @@ impl Run {
         !self.worked && self.failures.iter().all(config)
     }
 
-    /// What is said while there is no connection.
+    /// The answer while there is no connection.
     fn refusal(&self) -> Answer {
         match self.failures.get(self.last) {
             Some(Some(failure)) if self.is_impossible() => Err(Impossible(failure.to_string())),
@@ -319,7 +319,7 @@ impl Run {
         }
     }
 
-    /// Answers questions over a connection until it fails. `None`: nobody can ask any more.
+    /// Answers questions over a connection until it fails. `None`: no client is left that could ask.
     async fn answer(
         &mut self,
         mut connection: Connection,
@@ -344,7 +344,7 @@ impl Run {
                 return Some(failure);
             }
             tokio::select! {
-                // What has come counts before a deadline, and that before a flood of questions.
+                // Received data counts before a deadline, and a deadline before a flood of questions.
                 biased;
                 read = connection.read(&mut piece) => match read {
                     Ok(0) => finds.closed(),
@@ -374,7 +374,7 @@ fn refusal(failure: &Failure) -> Finding {
     Finding::Unsure(Doubt::new(failure.doubt_kind(), text))
 }
 
-/// How long such a failure keeps a server from being tried again.
+/// Class of a failure; decides the pause before the next attempt.
 pub(super) fn trouble(failure: &Failure) -> RetryClass {
     match failure.kind() {
         FailureKind::Network | FailureKind::Protocol => RetryClass::Network,

@@ -125,7 +125,7 @@ impl FollowerState {
         self.replica().about().clone()
     }
 
-    /// Why no miss is believed, if none is, and what keeps the replica from being synchronised.
+    /// Reason why misses are not believed, if so, and what keeps the replica from being synchronised.
     fn doubt(&self) -> Option<ReplicaDoubt> {
         let doubt = self.replica().misses(self.now()).err()?;
         let link = self.link();
@@ -135,11 +135,11 @@ impl FollowerState {
         }
     }
 
-    /// Why "absent" from a master is not believed, if it is not. `asker_up` is when the connection
-    /// was made that it was said over.
+    /// Reason why "absent" from a master is not believed, if so. `asker_up`: time at which the connection
+    /// that reported it was made.
     ///
     /// A master that was begun anew without its list calls every name absent. Its present list was
-    /// looked at, and held back if it had lost much, only if the stream has had a barrier since
+    /// examined, and held back if it had lost much, only if the stream has had a barrier since
     /// that connection was made.
     pub(super) fn doubts_absent(&self, asker_up: Option<Duration>) -> Option<ReplicaDoubt> {
         let behind = || !self.replica().has_barrier_since(asker_up);

@@ -31,7 +31,7 @@ pub struct Upstream {
     credentials: Credentials,
     tls_files: config::TlsSettings,
     negative_cache: Option<Duration>,
-    /// As they could be read last.
+    /// TLS by the files as last read successfully.
     tls: std::sync::Mutex<TlsClient>,
     /// Held while the files are read: a file system that hangs must not take one thread after another.
     reading: Arc<Semaphore>,
@@ -43,7 +43,7 @@ pub struct Upstream {
     one_by_one: Mutex<()>,
 }
 
-/// Time since the start, as the parts without a clock of their own want it.
+/// Time since the start, for the parts without a clock of their own.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock(Instant);
 
@@ -56,7 +56,7 @@ impl Clock {
         self.0.elapsed()
     }
 
-    /// Waits for a moment. `None`: for ever.
+    /// Waits until a time. `None`: never returns.
     pub(crate) async fn reach(self, moment: Option<Duration>) {
         match moment {
             Some(moment) => sleep_until(self.0 + moment).await,
@@ -121,8 +121,8 @@ impl Upstream {
         self.policy.timings
     }
 
-    /// The certificates as they are now: they are renewed every few months, and the daemon lives on.
-    /// Files that cannot be used, half written or closed to us by now, count as they were.
+    /// TLS with the present certificates: they are renewed every few months while the daemon runs.
+    /// If files cannot be used (half written, or not readable any more), the previous ones stay in use.
     async fn tls(&self) -> TlsClient {
         let files = self.tls_files.clone();
         let reading = Arc::clone(&self.reading);
@@ -139,7 +139,7 @@ impl Upstream {
         match read {
             Ok(Ok(Ok(read))) => *tls = read,
             Ok(Ok(Err(why))) => warn!("TLS to the MUPDATE server as it was before: {why}"),
-            // The hook has told of the panic, or the runtime ends.
+            // The panic hook has reported it, or the runtime ends.
             Ok(Err(_)) => {}
             Err(_) => warn!(
                 "TLS to the MUPDATE server as it was before: its files could not be read within {} s",
@@ -202,8 +202,8 @@ impl Upstream {
     }
 }
 
-/// The login after these bytes of the server. Not on the runtime's thread: the server says how often a
-/// password is hashed.
+/// The login after these bytes of the server. Runs outside the runtime's thread: the server decides how
+/// often a password is hashed.
 async fn heard(mut login: Login, said: Vec<u8>, now: Duration) -> Result<Login, Failure> {
     let hashed = spawn_blocking(move || {
         login.receive(&said, now);

@@ -11,9 +11,9 @@ use crate::model::record::Record;
 use crate::mupdate::{Failure, FailureKind, Finder, Finding, Listed, Need, Session, family};
 use crate::replica::generation;
 
-/// A connection that is made once, at the first question, and ended by [`end`](Self::end). If it fails
-/// there is no other: `mupdate` of Cyrus 3.2 and 3.6 may die of each connection under TLS that ends, and
-/// whoever examines a site must not add to what is wrong there.
+/// A connection that is made once, at the first question, and ended by [`end`](Self::end). It is not
+/// repeated after a failure: `mupdate` of Cyrus 3.2 and 3.6 may die of each connection under TLS that
+/// ends, and a diagnosis of a site must not damage it further.
 pub struct Visit {
     upstream: Upstream,
     need: Need,
@@ -42,7 +42,7 @@ impl std::fmt::Debug for Visit {
 }
 
 impl Visit {
-    /// Nothing is connected yet. `need`: whether a slave will do.
+    /// A visit without a connection yet. `need`: whether a slave will do.
     pub fn new(upstream: Upstream, need: Need) -> Self {
         let (state, known) = (tokio::sync::Mutex::new(State::Before), Mutex::default());
         Self { upstream, need, state, known }
@@ -88,12 +88,12 @@ impl Visit {
         *state = State::Failed(failure);
     }
 
-    /// Why there is no connection, if one was tried.
+    /// Reason why there is no connection, if one was tried.
     pub fn failure(&self) -> Option<Failure> {
         self.known().failure.clone()
     }
 
-    /// The release of the server, if it may die of a connection under TLS that ends, as ours will.
+    /// Release of the server, if it may die of a connection under TLS that ends, as this one will.
     pub fn is_harmed(&self) -> Option<String> {
         let known = self.known();
         let harmed = matches!(family(&known.release), Some((3, 2..=6)));
@@ -104,7 +104,7 @@ impl Visit {
     ///
     /// # Errors
     ///
-    /// Why it did not come to its end; what was read until then is of no worth.
+    /// The reason why the list is incomplete; the records read until then must not be used.
     pub async fn list(
         &self,
         each: &mut (dyn FnMut(MailboxName, Record) + Send),
@@ -128,7 +128,7 @@ impl Visit {
         if let State::In(connection, finder) = &mut *state {
             finder.log_out();
             let goodbye = std::mem::take(finder.output());
-            // Whatever becomes of it, this was the last thing to say.
+            // A failure is harmless: this was the last command.
             let _ = upstream::send(connection, &goodbye).await;
             *state = State::Failed(Failure::Closed("as we asked it to"));
         }
@@ -195,7 +195,7 @@ async fn find(
     };
     let mut piece = vec![0; PIECE];
     loop {
-        // An answer to a question that was given up comes first.
+        // The answer to an abandoned question comes first.
         while let Some((answered, _, finding)) = finder.next()? {
             if answered == ticket {
                 return Ok(finding);

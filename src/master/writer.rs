@@ -1,6 +1,6 @@
-//! The thread that writes the replica: it waits for the disk, so that the stream need not.
+//! The thread that writes the replica: it waits for the disk, so that the stream does not.
 //!
-//! [`WriterLogic`] decides; this receives, begins, commits and logs.
+//! [`WriterLogic`] decides; this module receives, begins, commits and logs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::replica::SyncReport;
 use crate::replica::store::{Error, ReplicaWriter};
 use crate::replica::writer_logic::{Next, StreamInput, Write, WriterLogic};
 
-/// The thread's state. It writes until the stream is gone.
+/// State of the thread. It writes until the stream is gone.
 pub(super) struct WriterThread {
     pub(super) state: Arc<FollowerState>,
     pub(super) dir: PathBuf,
@@ -24,7 +24,7 @@ pub(super) struct WriterThread {
     pub(super) inputs: mpsc::Receiver<StreamInput>,
 }
 
-/// The stream is gone, and with it the work.
+/// The stream is gone: the thread ends.
 struct StreamGone;
 
 impl WriterThread {
@@ -34,7 +34,7 @@ impl WriterThread {
         loop {
             match self.write(&mut logic) {
                 Ok(StreamGone) => return,
-                // Nothing that can be answered is given up for it: the file stays as it is.
+                // The file stays as it is, so that lookups can still be answered from it.
                 Err(why) => {
                     let why = cannot_write(&why);
                     error!("{why}");

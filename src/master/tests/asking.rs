@@ -13,9 +13,9 @@ async fn ask_all(
     names: Vec<String>,
 ) -> Vec<Result<Finding, Impossible>> {
     let mut asking = JoinSet::new();
-    for who in names {
+    for user in names {
         let murder = Arc::clone(murder);
-        asking.spawn(async move { murder.find(&name(&who)).await });
+        asking.spawn(async move { murder.find(&name(&user)).await });
     }
     asking.join_all().await
 }
@@ -31,7 +31,7 @@ async fn fails_with(murder: &MasterClient, says: &str) {
 }
 
 #[tokio::test]
-async fn a_master_is_believed_of_who_is_there_and_who_is_not() {
+async fn master_decides_which_names_exist() {
     let master = Server::start(users(3)).await;
     let murder = to_ask(&mupdate(&[&master]));
     assert_eq!(answer(&murder, "user.u1").await, Answer::At("be1".into()));
@@ -42,7 +42,7 @@ async fn a_master_is_believed_of_who_is_there_and_who_is_not() {
 }
 
 #[tokio::test]
-async fn what_a_slave_lacks_is_no_proof() {
+async fn name_that_a_slave_lacks_is_not_absent() {
     let ways = Ways { role: "mupdate://mu.example.org", ..Ways::default() };
     let slave = Server::start_with(users(3), ways).await;
     let murder = MasterClient::to_ask(upstream(&mupdate(&[&slave])), Need::Any);
@@ -51,7 +51,7 @@ async fn what_a_slave_lacks_is_no_proof() {
 }
 
 #[tokio::test]
-async fn a_flood_of_questions_for_a_few_names_is_few_questions_for_the_master() {
+async fn flood_of_questions_for_few_names_sends_few_finds() {
     let master = Server::start(users(3)).await;
     let murder = Arc::new(to_ask(&mupdate(&[&master])));
     let names = (0..1000).map(|n| format!("user.u{}", n % 5)).collect();
@@ -60,13 +60,13 @@ async fn a_flood_of_questions_for_a_few_names_is_few_questions_for_the_master() 
     let absent = found.iter().filter(|found| **found == Ok(Finding::Absent)).count();
     assert_eq!((there, absent), (600, 400));
     let finds = master.seen().finds.load(SeqCst);
-    // Four batches, and each name at most twice for each.
+    // Four batches, and at most two questions for each name in each batch.
     assert!(finds <= 40, "{finds} FINDs");
     assert_eq!(murder.asker().status().asked, 1000);
 }
 
 #[tokio::test]
-async fn an_answer_that_was_asked_for_before_the_question_is_nobodys() {
+async fn answer_requested_before_the_question_does_not_count() {
     let master = Server::start(users(3)).await;
     let murder = Arc::new(to_ask(&mupdate(&[&master])));
     assert_eq!(answer(&murder, "user.u1").await, Answer::At("be1".into()));
@@ -97,7 +97,7 @@ async fn an_answer_that_was_asked_for_before_the_question_is_nobodys() {
 }
 
 #[tokio::test]
-async fn more_questions_than_can_wait_are_put_off_and_the_next_are_answered() {
+async fn questions_beyond_the_queue_are_deferred_and_later_ones_work() {
     let master = Server::start(users(3)).await;
     let murder = Arc::new(to_ask(&mupdate(&[&master])));
     settled(&murder).await;
@@ -112,7 +112,7 @@ async fn more_questions_than_can_wait_are_put_off_and_the_next_are_answered() {
 }
 
 #[tokio::test]
-async fn questions_that_were_given_up_are_not_asked() {
+async fn abandoned_questions_are_not_sent() {
     let mut master = Server::start(users(3)).await;
     master.kill().await;
     master.ways().greeting = Greeting::Silent;
@@ -131,7 +131,7 @@ async fn questions_that_were_given_up_are_not_asked() {
 }
 
 #[tokio::test]
-async fn a_master_that_comes_back_empty_makes_nobody_unknown_who_asks_only() {
+async fn master_that_comes_back_empty_makes_none_unknown_when_asked() {
     let mut master = Server::start(users(20)).await;
     let murder = to_ask(&mupdate(&[&master]));
     for user in users(20) {
@@ -155,7 +155,7 @@ async fn a_master_that_comes_back_empty_makes_nobody_unknown_who_asks_only() {
 }
 
 #[tokio::test]
-async fn a_master_that_is_gone_is_said_to_be_and_is_asked_again() {
+async fn lost_master_is_reported_and_asked_again() {
     let mut master = Server::start(users(3)).await;
     let murder = to_ask(&mupdate(&[&master]));
     settled(&murder).await;
@@ -166,47 +166,47 @@ async fn a_master_that_is_gone_is_said_to_be_and_is_asked_again() {
     for _ in 0..1000 {
         assert!(matches!(answer(&murder, "user.u1").await, Answer::Later(_)));
     }
-    assert!(began.elapsed() < Duration::from_secs(10), "at once, not after a patience each");
+    assert!(began.elapsed() < Duration::from_secs(10), "at once, not after a timeout each");
     assert_eq!(master.seen().connections.load(SeqCst), connections);
     master.restart().await;
     settled(&murder).await;
 }
 
 #[tokio::test]
-async fn a_master_with_too_many_connections_says_which_setting_it_is() {
+async fn master_with_too_many_connections_names_the_setting() {
     let ways = Ways { greeting: Greeting::Bye, ..Ways::default() };
     let master = Server::start_with(users(3), ways).await;
     fails_with(&to_ask(&mupdate(&[&master])), "mupdate_connections_max").await;
 }
 
 #[tokio::test]
-async fn a_master_whose_workers_are_busy_says_which_setting_it_is() {
+async fn master_with_busy_workers_names_the_setting() {
     let ways = Ways { greeting: Greeting::Silent, ..Ways::default() };
     let master = Server::start_with(users(3), ways).await;
     fails_with(&to_ask(&mupdate(&[&master])), "mupdate_workers_max").await;
 }
 
 #[tokio::test]
-async fn a_banner_that_drips_is_not_waited_for() {
+async fn dripping_banner_is_not_waited_for() {
     let ways = Ways { greeting: Greeting::Endless, ..Ways::default() };
     let master = Server::start_with(users(3), ways).await;
     fails_with(&to_ask(&mupdate(&[&master])), "banner in time").await;
 }
 
 #[tokio::test]
-async fn a_line_without_an_end_does_not_fill_the_memory() {
+async fn endless_line_does_not_fill_the_memory() {
     let ways = Ways { greeting: Greeting::GiantLine, ..Ways::default() };
     let master = Server::start_with(users(3), ways).await;
     fails_with(&to_ask(&mupdate(&[&master])), "does not keep to the protocol").await;
 }
 
 #[tokio::test]
-async fn a_stranger_is_asked_for_again_unless_the_site_says_otherwise() {
+async fn absent_name_is_asked_for_again_unless_configured_otherwise() {
     let mut master = Server::start(users(3)).await;
     for (keep, least) in [(None, 10), (Some(Duration::from_secs(10)), 0)] {
         let murder = to_ask(&Mupdate { negative_cache: keep, ..mupdate(&[&master]) });
         settled(&murder).await;
-        // What was asked for before the connection was there does not count.
+        // A question from before the connection does not count.
         assert_eq!(answer(&murder, "user.stranger").await, Answer::Unknown);
         let finds = master.seen().finds.load(SeqCst);
         for _ in 0..10 {
@@ -214,7 +214,7 @@ async fn a_stranger_is_asked_for_again_unless_the_site_says_otherwise() {
         }
         assert_eq!(master.seen().finds.load(SeqCst), finds + least, "{keep:?}");
     }
-    // A list of this host has heard of him.
+    // A list of this host has the name.
     let settings = Mupdate { negative_cache: Some(Duration::from_secs(10)), ..mupdate(&[&master]) };
     let murder = to_ask(&settings);
     settled(&murder).await;
@@ -222,7 +222,7 @@ async fn a_stranger_is_asked_for_again_unless_the_site_says_otherwise() {
     master.put("user.listed", "be1");
     murder.is_listed(&name("user.listed"));
     assert_eq!(answer(&murder, "user.listed").await, Answer::At("be1".into()));
-    // Beside a replica whatever the stream says of a name counts more, and so does a new connection.
+    // Beside a replica, the stream's state of a name takes precedence, and so does a new connection.
     let dir = tempdir();
     let murder = MasterClient::to_follow(upstream(&settings), &replica_in(dir.path())).unwrap();
     settled(&murder).await;

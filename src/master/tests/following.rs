@@ -1,4 +1,4 @@
-//! The replica, and what is answered from it.
+//! The replica, and the answers from it.
 
 use std::fs;
 use std::sync::atomic::Ordering::SeqCst;
@@ -27,7 +27,7 @@ async fn is_disconnected(murder: &MasterClient) {
 }
 
 #[tokio::test]
-async fn nobody_is_unknown_before_the_whole_list_is_there() {
+async fn no_recipient_is_unknown_before_the_first_list_is_complete() {
     let (master, dir) = (Server::start(users(NAMES)).await, tempdir());
     master.pause_lists(true);
     let murder = to_follow(&[&master], dir.path());
@@ -35,7 +35,7 @@ async fn nobody_is_unknown_before_the_whole_list_is_there() {
     until("questions are answered", async || murder.asker().status().server.is_some()).await;
     for _ in 0..20 {
         is_later(&answer(&murder, "user.stranger").await, "never been synchronised");
-        // The master himself is asked meanwhile.
+        // The master itself is asked meanwhile.
         assert_eq!(answer(&murder, "user.u1").await, Answer::At("be1".into()));
     }
     assert_eq!(replica(&murder).status().state, "never");
@@ -49,7 +49,7 @@ async fn nobody_is_unknown_before_the_whole_list_is_there() {
 }
 
 #[tokio::test]
-async fn the_old_list_is_served_while_a_new_one_comes_and_half_a_list_changes_nothing() {
+async fn old_list_is_served_until_the_new_one_is_complete() {
     let (mut master, _dir, murder) = a_murder().await;
     master.kill().await;
     is_disconnected(&murder).await;
@@ -58,7 +58,7 @@ async fn the_old_list_is_served_while_a_new_one_comes_and_half_a_list_changes_no
     master.put("user.late", "be2");
     master.ways().cut_list_at = Some(10_000);
     master.restart().await;
-    // Cut off twice, then paused in its middle.
+    // Cut off twice, then paused in the middle.
     until("two lists are cut off", async || master.updates() == 3).await;
     is_disconnected(&murder).await;
     all_are_found(&murder, NAMES);
@@ -76,7 +76,7 @@ async fn the_old_list_is_served_while_a_new_one_comes_and_half_a_list_changes_no
 }
 
 #[tokio::test]
-async fn a_change_is_seen_at_once_and_no_absent_outlives_it() {
+async fn change_is_seen_at_once_and_no_absence_outlives_it() {
     let (master, _dir, murder) = a_murder().await;
     for n in 0..50 {
         let user = format!("user.new{n}");
@@ -96,7 +96,7 @@ async fn a_change_is_seen_at_once_and_no_absent_outlives_it() {
 }
 
 #[tokio::test]
-async fn of_a_list_that_is_read_again_only_what_it_changed_counts_as_changed() {
+async fn repeated_list_marks_only_its_changes_as_changed() {
     let (mut master, _dir, murder) = a_murder().await;
     let list = replica(&murder).list();
     let changed = || {
@@ -111,7 +111,7 @@ async fn of_a_list_that_is_read_again_only_what_it_changed_counts_as_changed() {
     master.restart().await;
     settled(&murder).await;
     assert_eq!(changed(), ["user.u8", "user.new"]);
-    // It stays so when nothing has changed.
+    // This stays so if nothing has changed.
     master.kill().await;
     is_disconnected(&murder).await;
     master.restart().await;
@@ -120,16 +120,16 @@ async fn of_a_list_that_is_read_again_only_what_it_changed_counts_as_changed() {
 }
 
 #[tokio::test]
-async fn whoever_is_missing_since_a_deletion_may_be_in_the_middle_of_a_rename() {
+async fn name_missing_since_a_deletion_may_be_renamed_just_now() {
     let (master, _dir, murder) = a_murder().await;
-    // After a list every name counts as deleted lately for ten seconds.
+    // After a list every name counts as deleted recently for ten seconds.
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(11)).await;
     tokio::time::resume();
     settled(&murder).await;
     for n in 0..20 {
         let user = format!("user.u{n}");
-        // That he is there, and the master would not have him: then he was deleted just now.
+        // The list has the name and the master has not: it was deleted just now.
         assert!(murder.deleted_lately(&name(&user)));
         assert!(!murder.deleted_lately(&name(&format!("user.nobody{n}"))));
         master.delete(&user);
@@ -142,7 +142,7 @@ async fn whoever_is_missing_since_a_deletion_may_be_in_the_middle_of_a_rename() 
 }
 
 #[tokio::test]
-async fn a_master_that_is_gone_makes_nobody_unknown_and_it_is_said_why() {
+async fn lost_master_makes_no_recipient_unknown_and_is_reported() {
     let (mut master, _dir, murder) = a_murder().await;
     master.kill().await;
     is_disconnected(&murder).await;
@@ -161,7 +161,7 @@ async fn a_master_that_is_gone_makes_nobody_unknown_and_it_is_said_why() {
 }
 
 #[tokio::test]
-async fn a_master_that_hangs_makes_nobody_unknown_and_is_given_up() {
+async fn hung_master_makes_no_recipient_unknown_and_is_given_up() {
     let (master, _dir, murder) = a_murder().await;
     master.hang(true);
     let began = Instant::now();
@@ -177,7 +177,7 @@ async fn a_master_that_hangs_makes_nobody_unknown_and_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_master_that_comes_back_empty_is_believed_of_nobody() {
+async fn master_that_comes_back_empty_makes_no_recipient_unknown() {
     let (mut master, _dir, murder) = a_murder().await;
     master.kill().await;
     master.lose(|_| false);
@@ -200,7 +200,7 @@ async fn a_master_that_comes_back_empty_is_believed_of_nobody() {
         })
         .await;
     }
-    // The master has his table again.
+    // The master has its table again.
     master.kill().await;
     for user in users(NAMES) {
         master.put(&user, "be1");
@@ -211,12 +211,12 @@ async fn a_master_that_comes_back_empty_is_believed_of_nobody() {
 }
 
 #[tokio::test]
-async fn an_absent_is_believed_only_if_the_stream_has_caught_up_since_the_connection_was_made() {
+async fn absence_needs_a_stream_that_has_caught_up_since_connecting() {
     let (_master, _dir, murder) = a_murder().await;
     let (replica, (up, _)) = (replica(&murder), murder.asker().up().unwrap());
     let weigh = |up: Option<Duration>| weigh_absent(Some("mu.example.org"), replica.followed(up));
     assert_eq!(weigh(Some(up)), Ok(()));
-    for up in [None, Some(up + PATIENCE)] {
+    for up in [None, Some(up + TEST_TIMEOUT)] {
         assert!(weigh(up).unwrap_err().to_string().contains("has not caught up"));
     }
 }
@@ -242,7 +242,7 @@ async fn is_taken_over(murder: &MasterClient) {
 }
 
 #[tokio::test]
-async fn a_loss_that_somebody_accepts_is_taken_over_and_not_before() {
+async fn accepted_loss_is_applied_and_not_before() {
     let (master, dir, murder) = with_a_loss(Duration::from_secs(600)).await;
     until("barriers later", async || replica(&murder).caught_up().await.is_ok()).await;
     all_are_found(&murder, NAMES);
@@ -253,14 +253,14 @@ async fn a_loss_that_somebody_accepts_is_taken_over_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_loss_that_a_later_list_confirms_is_taken_over() {
+async fn loss_that_a_later_list_confirms_is_applied() {
     let (master, _dir, murder) = with_a_loss(Duration::from_secs(1)).await;
     is_taken_over(&murder).await;
     assert!(master.updates() >= 3);
 }
 
 #[tokio::test]
-async fn a_loss_that_nobody_waits_for_does_not_make_a_hot_loop_of_lists() {
+async fn zero_accept_after_does_not_request_lists_in_a_hot_loop() {
     let (mut master, dir) = (Server::start(users(NAMES)).await, tempdir());
     let settings = ReplicaSettings { accept_after: Duration::ZERO, ..replica_in(dir.path()) };
     let murder = MasterClient::to_follow(upstream(&mupdate(&[&master])), &settings).unwrap();
@@ -275,7 +275,7 @@ async fn a_loss_that_nobody_waits_for_does_not_make_a_hot_loop_of_lists() {
 }
 
 #[tokio::test]
-async fn a_slave_is_not_followed() {
+async fn slave_is_not_followed() {
     let ways = Ways { role: "mupdate://mu.example.org", ..Ways::default() };
     let (slave, dir) = (Server::start_with(users(NAMES), ways).await, tempdir());
     let murder = to_follow(&[&slave], dir.path());
@@ -288,7 +288,7 @@ async fn a_slave_is_not_followed() {
 }
 
 #[tokio::test]
-async fn where_the_first_server_is_dead_the_second_is_followed() {
+async fn second_server_is_followed_if_the_first_is_dead() {
     let (mut dead, master) = (Server::start([]).await, Server::start(users(NAMES)).await);
     dead.kill().await;
     let dir = tempdir();
@@ -298,7 +298,7 @@ async fn where_the_first_server_is_dead_the_second_is_followed() {
 }
 
 #[tokio::test]
-async fn another_master_than_the_one_that_is_followed_makes_nobody_unknown() {
+async fn another_master_than_the_followed_one_makes_none_unknown() {
     let other = Ways { servername: "other.example.org", ..Ways::default() };
     let (master, other) = (Server::start(users(NAMES)).await, Server::start_with([], other).await);
     let dir = tempdir();
@@ -318,7 +318,7 @@ async fn another_master_than_the_one_that_is_followed_makes_nobody_unknown() {
 }
 
 #[tokio::test]
-async fn a_restart_without_a_master_still_finds_everybody() {
+async fn restart_without_a_master_still_finds_every_name() {
     let (mut master, dir, murder) = a_murder().await;
     murder.stop().await;
     master.kill().await;
@@ -330,7 +330,7 @@ async fn a_restart_without_a_master_still_finds_everybody() {
 }
 
 #[tokio::test]
-async fn nobody_is_routed_by_a_list_that_is_older_than_was_allowed() {
+async fn list_older_than_the_limit_routes_no_recipient() {
     let (mut master, dir) = (Server::start(users(3)).await, tempdir());
     let max_age = Some(Duration::from_secs(2));
     let settings = ReplicaSettings { max_age, ..replica_in(dir.path()) };
@@ -355,16 +355,16 @@ async fn two_daemons_do_not_follow_into_one_directory() {
     let second = MasterClient::to_follow(upstream(&mupdate(&[&master])), &replica_in(dir.path()));
     assert!(matches!(second, Err(Error::InUse(_))));
     all_are_found(&murder, NAMES);
-    // Nothing of a failed attempt is left, and of a daemon that was stopped neither.
+    // Neither a failed attempt nor a stopped daemon leaves anything behind.
     murder.stop().await;
     to_follow(&[&master], dir.path()).stop().await;
 }
 
 #[tokio::test]
-async fn a_replica_that_cannot_be_written_at_the_start_is_served_and_makes_nobody_unknown() {
+async fn replica_not_writable_at_start_is_served_without_unknowns() {
     let (master, dir, murder) = a_murder().await;
     murder.stop().await;
-    // Not even root can open that to write.
+    // Not even root can open a directory to write.
     let lock = dir.path().join("replica/lock");
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
@@ -380,14 +380,14 @@ async fn a_replica_that_cannot_be_written_at_the_start_is_served_and_makes_nobod
     settled(&murder).await;
     assert_eq!(answer(&murder, "user.stranger").await, Answer::Unknown);
     murder.stop().await;
-    // With nothing to serve it is an error.
+    // Without a list to serve it is an error.
     fs::remove_dir_all(dir.path().join("replica")).unwrap();
     fs::write(dir.path().join("replica"), "").unwrap();
     let none = MasterClient::to_follow(upstream(&mupdate(&[&master])), &replica_in(dir.path()));
     assert!(matches!(none, Err(Error::Io { .. })));
 }
 
-/// With one thread for all tasks a wait for the writer would be a wait for ever.
+/// With one thread for all tasks, a blocking wait for the writer would never end.
 #[tokio::test(flavor = "current_thread")]
 async fn stopping_ends_in_the_middle_of_a_list_as_well() {
     let (master, dir) = (Server::start(users(NAMES)).await, tempdir());
@@ -396,16 +396,16 @@ async fn stopping_ends_in_the_middle_of_a_list_as_well() {
         let before = master.updates();
         let murder = to_follow(&[&master], dir.path());
         until("a list has begun", async || master.updates() > before).await;
-        tokio::time::timeout(PATIENCE, murder.stop()).await.unwrap();
+        tokio::time::timeout(TEST_TIMEOUT, murder.stop()).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_replica_that_was_removed_is_built_anew_and_makes_nobody_unknown() {
+async fn removed_replica_is_built_anew_and_makes_none_unknown() {
     let (master, dir, murder) = a_murder().await;
     let data = dir.path().join("replica/data.mdb");
     fs::remove_file(&data).unwrap();
-    // No file can be made there until this is gone.
+    // No file can be created there until this is removed.
     std::os::unix::fs::symlink(dir.path().join("missing/data.mdb"), &data).unwrap();
     master.put("user.new", "be1");
     until("it is noticed", async || {
@@ -427,7 +427,7 @@ async fn a_replica_that_was_removed_is_built_anew_and_makes_nobody_unknown() {
 }
 
 #[tokio::test]
-async fn a_writer_that_is_slow_holds_up_the_stream_and_loses_nothing() {
+async fn slow_writer_holds_up_the_stream_and_loses_nothing() {
     const MANY: usize = 150_000;
     let master = Server::start(users(MANY)).await;
     let upstream = Arc::new(upstream(&mupdate(&[&master])));
@@ -436,7 +436,7 @@ async fn a_writer_that_is_slow_holds_up_the_stream_and_loses_nothing() {
     let (tell, mut told) = mpsc::channel(8);
     let stream = tokio::spawn(stream::run(upstream, state, tell));
     until("nothing goes in any more", async || told.len() == 8).await;
-    // Longer than any silence that is allowed after the list.
+    // Longer than the longest silence allowed after the list.
     tokio::time::sleep(timings().noop_answer * 2).await;
     assert_eq!(told.len(), 8);
     let (mut came, mut listed, mut barriers) = (std::collections::HashSet::new(), false, 0);
@@ -459,7 +459,7 @@ async fn a_writer_that_is_slow_holds_up_the_stream_and_loses_nothing() {
     }
     assert_eq!(came.len(), MANY);
     assert_eq!(master.seen().connections.load(SeqCst), 1);
-    // The stream does not outlive its writer.
+    // The stream ends with its writer.
     drop(told);
-    tokio::time::timeout(PATIENCE, stream).await.unwrap().unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, stream).await.unwrap().unwrap();
 }

@@ -1,4 +1,4 @@
-//! TLS and passwords: whom we trust, and what we tell whom.
+//! TLS and passwords: which servers are trusted, and what each of them is sent.
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -75,7 +75,7 @@ async fn failure(murder: &MasterClient) -> String {
 }
 
 #[tokio::test]
-async fn a_password_goes_under_tls_to_a_master_that_has_proved_who_it_is() {
+async fn password_is_sent_under_tls_to_an_authenticated_master() {
     let authority = Authority::new("ours");
     let master = a_master(Some(authority.certify(NAME, false)), "\"PLAIN\"").await;
     let murder = to_ask(&Mupdate { tls: authority.tls(), ..mupdate(&[&master]) });
@@ -84,7 +84,7 @@ async fn a_password_goes_under_tls_to_a_master_that_has_proved_who_it_is() {
 }
 
 #[tokio::test]
-async fn whoever_is_not_the_master_learns_nothing_and_it_is_said_what_is_wrong() {
+async fn wrong_server_gets_no_password_and_the_reason_is_reported() {
     let [authority, namesake, other] = ["ours", "ours", "others"].map(Authority::new);
     for (certificate, says) in [
         (authority.certify(NAME, true), "has expired"),
@@ -102,14 +102,14 @@ async fn whoever_is_not_the_master_learns_nothing_and_it_is_said_what_is_wrong()
             assert_eq!(why.matches("TLS").count(), 1, "{why}");
             is_later(&answer(&murder, "user.u1").await, says);
             assert_eq!(*master.seen().clear.lock().unwrap(), ["S1 STARTTLS"]);
-            // Each attempt may be the end of a master of 3.12.
+            // Each attempt may end a master of 3.12.
             assert_eq!(master.seen().connections.load(SeqCst), 1);
         }
     }
 }
 
 #[tokio::test]
-async fn an_authority_that_was_made_anew_is_believed_without_a_restart_of_ours() {
+async fn renewed_authority_is_trusted_without_a_restart() {
     let (old, new) = (Authority::new("Old"), Authority::new("New"));
     let mut master = a_master(Some(old.certify(NAME, false)), "\"PLAIN\"").await;
     let murder = to_ask(&Mupdate { tls: old.tls(), ..mupdate(&[&master]) });
@@ -121,7 +121,7 @@ async fn an_authority_that_was_made_anew_is_believed_without_a_restart_of_ours()
     master.restart().await;
     let found = Answer::At("be1".into());
     until("it is believed", async || answer(&murder, "user.u1").await == found).await;
-    // A file that is being written: what was believed before still is.
+    // A file that is being written: the previous authority stays trusted.
     std::fs::write(&ca_file, "").unwrap();
     master.kill().await;
     master.restart().await;
@@ -129,7 +129,7 @@ async fn an_authority_that_was_made_anew_is_believed_without_a_restart_of_ours()
 }
 
 #[tokio::test]
-async fn a_master_that_dies_under_tls_is_gone_like_any_other() {
+async fn master_that_dies_under_tls_is_handled_like_any_other() {
     let authority = Authority::new("ours");
     let mut master = a_master(Some(authority.certify(NAME, false)), "\"PLAIN\"").await;
     let murder = to_ask(&Mupdate { tls: authority.tls(), ..mupdate(&[&master]) });
@@ -142,17 +142,17 @@ async fn a_master_that_dies_under_tls_is_gone_like_any_other() {
 }
 
 #[tokio::test]
-async fn what_the_configuration_forbids_is_impossible_and_tells_nobody_the_password() {
+async fn forbidden_configuration_is_impossible_and_sends_no_password() {
     let authority = Authority::new("ours");
     let required = authority.tls();
     let off = TlsSettings { when: WhenTls::Off, ..TlsSettings::default() };
-    for (tls, who, says) in [
+    for (tls, login, says) in [
         (required, credentials(PASSWORD), "does not offer STARTTLS"),
         (off.clone(), credentials(PASSWORD), "no common SASL mechanism"),
         (off, Credentials::default(), "no name and password"),
     ] {
         let master = a_master(None, "\"PLAIN\"").await;
-        let murder = to_ask(&Mupdate { tls, credentials: who, ..mupdate(&[&master]) });
+        let murder = to_ask(&Mupdate { tls, credentials: login, ..mupdate(&[&master]) });
         failure(&murder).await;
         match murder.find(&name("user.u1")).await {
             Err(Impossible(why)) => assert!(why.contains(says), "{why}"),
@@ -163,7 +163,7 @@ async fn what_the_configuration_forbids_is_impossible_and_tells_nobody_the_passw
 }
 
 #[tokio::test]
-async fn a_certificate_that_expires_does_not_make_the_word_of_a_slave_count() {
+async fn expired_certificate_does_not_let_a_slave_confirm() {
     let authority = Authority::new("ours");
     for (later, says) in
         [(Some(authority.certify(NAME, true)), "has expired"), (None, "does not offer STARTTLS")]
@@ -185,7 +185,7 @@ async fn a_certificate_that_expires_does_not_make_the_word_of_a_slave_count() {
 }
 
 #[tokio::test]
-async fn a_dead_server_may_be_the_one_that_can_be_asked() {
+async fn dead_server_may_be_the_one_that_can_be_asked() {
     let (good, bad) = (Server::start(users(3)).await, a_master(None, "\"PLAIN\"").await);
     let mut good = good;
     good.kill().await;
@@ -201,7 +201,7 @@ async fn a_dead_server_may_be_the_one_that_can_be_asked() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_said_to_be_wrong_and_not_tried_again_and_again() {
+async fn wrong_password_is_reported_and_not_retried_in_a_loop() {
     for mechanisms in ["\"PLAIN\"", "\"SCRAM-SHA-256\""] {
         let master = a_master(None, mechanisms).await;
         let mut wrong = mupdate(&[&master]);
@@ -218,7 +218,7 @@ async fn a_wrong_password_is_said_to_be_wrong_and_not_tried_again_and_again() {
 }
 
 #[tokio::test]
-async fn a_replica_says_why_it_cannot_be_made() {
+async fn replica_reports_why_it_cannot_be_made() {
     let master = a_master(None, "\"PLAIN\"").await;
     let dir = tempdir();
     let murder = to_follow(&[&master], dir.path());
@@ -230,9 +230,9 @@ async fn a_replica_says_why_it_cannot_be_made() {
     assert_eq!(replica(&murder).link().server, None);
 }
 
-/// A master chooses how often a password is hashed, and meanwhile mail servers want answers.
+/// The master chooses the number of rounds of the hash, and mail servers need answers meanwhile.
 #[tokio::test]
-async fn hashing_a_password_does_not_hold_up_the_runtime() {
+async fn hashing_a_password_does_not_block_the_runtime() {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};

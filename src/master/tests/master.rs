@@ -1,5 +1,5 @@
-//! A MUPDATE server in this process: one table, over real connections, that does on demand what
-//! servers do when they are in trouble.
+//! A MUPDATE server in this process: one table, over real connections, that imitates on demand
+//! servers in trouble.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
@@ -22,32 +22,32 @@ use crate::mupdate::tests::master::Master as Sasl;
 pub(super) const USER: &str = "route";
 pub(super) const PASSWORD: &str = "a secret";
 
-/// How it greets.
+/// Kinds of greeting.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Greeting {
     Banner,
     /// As a master whose workers are all busy.
     Silent,
-    /// As one with too many connections: a goodbye, and a NUL behind it.
+    /// As a master with too many connections: a goodbye, followed by a NUL.
     Bye,
-    /// A banner that has no end, line by line.
+    /// An endless banner, line by line.
     Endless,
-    /// A line that has no end.
+    /// An endless line.
     GiantLine,
 }
 
-/// How it behaves. May be changed at any time.
+/// Settings of its behaviour. May be changed at any time.
 #[derive(Clone)]
 pub(super) struct Ways {
     pub(super) servername: &'static str,
-    /// `(master)`, or whose slave it is.
+    /// `(master)`, or the address of its master.
     pub(super) role: &'static str,
     pub(super) greeting: Greeting,
     pub(super) mechanisms: &'static str,
     pub(super) tls: Option<TlsAcceptor>,
-    /// The list is cut off after so many bytes.
+    /// Number of bytes after which the list is cut off.
     pub(super) cut_list_at: Option<usize>,
-    /// Refuses to be asked, and only streams.
+    /// Refuses FIND, and only streams.
     pub(super) only_streams: bool,
 }
 
@@ -65,14 +65,14 @@ impl Default for Ways {
     }
 }
 
-/// What it has seen.
+/// Records of what it received.
 #[derive(Default)]
 pub(super) struct Seen {
     pub(super) connections: AtomicU64,
     pub(super) finds: AtomicU64,
-    /// When an UPDATE came.
+    /// Times of UPDATE.
     pub(super) updates: Mutex<Vec<Instant>>,
-    /// The lines that came unencrypted.
+    /// Lines that came unencrypted.
     pub(super) clear: Mutex<Vec<String>>,
 }
 
@@ -82,9 +82,9 @@ struct State {
     changes: broadcast::Sender<String>,
     /// While it is set, nothing is read or answered.
     hung: watch::Sender<bool>,
-    /// What was looked up for a FIND is said only when it is not set.
+    /// While it is set, the result of a FIND is held back.
     late: watch::Sender<bool>,
-    /// The list stops in its middle while it is set.
+    /// While it is set, the list stops in the middle.
     paused: watch::Sender<bool>,
     seen: Seen,
 }
@@ -103,7 +103,7 @@ impl Drop for Master {
     }
 }
 
-/// The location of a name.
+/// Location of a name.
 pub(super) fn location(server: &str) -> String {
     format!("{server}!default")
 }
@@ -130,14 +130,14 @@ impl Master {
         master
     }
 
-    /// Listens again, at the same port, with the table as it is now.
+    /// Listens again, at the same port, with the present table.
     pub(super) async fn restart(&mut self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
         self.port = listener.local_addr().unwrap().port();
         self.task = Some(tokio::spawn(accept(listener, Arc::clone(&self.state))));
     }
 
-    /// All connections are gone, and none can be made.
+    /// Closes all connections and refuses new ones.
     pub(super) async fn kill(&mut self) {
         let task = self.task.take().unwrap();
         task.abort();
@@ -172,11 +172,11 @@ impl Master {
         self.state.paused.send_replace(paused);
     }
 
-    /// Gives a name a server, and tells those who follow.
+    /// Gives a name a server, and tells the followers.
     pub(super) fn put(&self, name: &str, server: &str) {
         let mut table = self.state.table.lock().unwrap();
         table.insert(name.into(), location(server));
-        // Nobody may be there to hear it.
+        // There may be no receiver.
         let _ = self.state.changes.send(record("U1", name, &location(server)));
     }
 
@@ -186,14 +186,14 @@ impl Master {
         let _ = self.state.changes.send(format!("U1 DELETE {}\r\n", literal(name)));
     }
 
-    /// Loses all names for which `keep` is false, without a word.
+    /// Loses all names for which `keep` is false, without telling the followers.
     pub(super) fn lose(&self, keep: impl Fn(&str) -> bool) {
         self.state.table.lock().unwrap().retain(|name, _| keep(name));
     }
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>) {
-    // All end with it.
+    // All connections end with the server.
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
@@ -206,7 +206,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     }
 }
 
-/// How Cyrus sends a string.
+/// A string as Cyrus sends it.
 fn literal(string: &str) -> String {
     format!("{{{}+}}\r\n{string}", string.len())
 }
@@ -234,7 +234,7 @@ impl Peer {
         self.wire.flush().await
     }
 
-    /// The next line, when there is one. Nothing is lost if it is given up.
+    /// The next line, once it is complete. Cancelling the wait loses no data.
     async fn line(&mut self) -> std::io::Result<String> {
         loop {
             if let Some(end) = self.input.windows(2).position(|two| two == b"\r\n") {
@@ -341,7 +341,7 @@ async fn stream_to(mut peer: Peer) -> Ended {
         let list: Vec<_> = table.iter().map(|(name, at)| record("U1", name, at)).collect();
         (peer.state.changes.subscribe(), list)
     };
-    // In an order that nobody can rely on, as that of a master's twoskip with rows of its log.
+    // In an arbitrary order, as that of a master's twoskip with rows of its log.
     let order = RandomState::new();
     list.sort_by_cached_key(|record| order.hash_one(record));
     let list = list.concat();

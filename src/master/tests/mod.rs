@@ -1,4 +1,4 @@
-//! A daemon's connections against a master that is killed, hangs, lies, and comes back.
+//! Connections of the daemon to a master that is killed, hangs, gives wrong answers, and comes back.
 
 mod asking;
 mod following;
@@ -20,10 +20,10 @@ use crate::model::secret::Secret;
 use crate::mupdate::{Credentials, Timings, WhenTls};
 use crate::replica::ReplicaSource;
 
-/// Nothing that is waited for takes longer, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// Time limit of every wait, also on a busy machine.
+const TEST_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// What a mail server would be told.
+/// The answer a mail server would get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Answer {
     At(String),
@@ -61,7 +61,7 @@ fn credentials(password: &str) -> Credentials {
     }
 }
 
-/// How these servers are logged in to: in the clear, by SCRAM.
+/// Login to these servers: in the clear, by SCRAM.
 fn mupdate(servers: &[&Server]) -> Mupdate {
     Mupdate {
         servers: servers.iter().map(|server| server.address()).collect(),
@@ -97,23 +97,23 @@ fn replica(murder: &MasterClient) -> &ReplicaFollower {
     murder.replica().unwrap()
 }
 
-/// What the lists say, as the resolver asks them.
-fn look(murder: &MasterClient, who: &str) -> Lookup {
+/// The answer of the lists, as the resolver asks them.
+fn look(murder: &MasterClient, user: &str) -> Lookup {
     let sources = murder.replica().map(|replica| {
         let list = Arc::new(replica.list().clone());
         Source::Replica(ReplicaSource { list, trust: replica.trust() })
     });
-    Lists::new(sources.into_iter().collect()).lookup(&name(who))
+    Lists::new(sources.into_iter().collect()).lookup(&name(user))
 }
 
-/// What a mail server is told: the list's word, and for who is not in it the master's as well.
-async fn answer(murder: &MasterClient, who: &str) -> Answer {
+/// The answer a mail server gets: that of the list, and on a miss that of the master as well.
+async fn answer(murder: &MasterClient, user: &str) -> Answer {
     let server = |record: crate::model::record::Record| Answer::At(record.server.unwrap());
-    let looked = look(murder, who);
+    let looked = look(murder, user);
     if let Lookup::Present(record) = looked {
         return server(record);
     }
-    let found = murder.find(&name(who)).await;
+    let found = murder.find(&name(user)).await;
     match (looked, found) {
         (_, Ok(Finding::Found(record))) => server(record),
         (Lookup::Unsure(doubt), _) | (_, Ok(Finding::Unsure(doubt))) => {
@@ -124,16 +124,16 @@ async fn answer(murder: &MasterClient, who: &str) -> Answer {
     }
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !so().await {
-        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        assert!(began.elapsed() < TEST_TIMEOUT, "{what}: not within {TEST_TIMEOUT:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Waits until strangers are unknown: the list is there, fresh, and the master is asked.
+/// Waits until misses become unknown: the list is complete and fresh, and the master is asked.
 async fn settled(murder: &MasterClient) {
     let began = Instant::now();
     loop {
@@ -141,12 +141,12 @@ async fn settled(murder: &MasterClient) {
         if last == Answer::Unknown {
             return;
         }
-        assert!(began.elapsed() < PATIENCE, "not settled: {last:?}");
+        assert!(began.elapsed() < TEST_TIMEOUT, "not settled: {last:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// All of these are where they were, without a question to anybody.
+/// All of these names are at their servers, without a question to the master.
 fn all_are_found(murder: &MasterClient, number: usize) {
     let asked = murder.asker().status().asked;
     for user in users(number) {
