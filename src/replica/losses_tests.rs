@@ -1,4 +1,4 @@
-//! Names that were known, however they went, are not unknown before it is certain.
+//! Known names, however they vanished, become unknown only when that is certain.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,14 +10,14 @@ use crate::testing::memory_replica::Table;
 
 const WAIT: u64 = ACCEPT_AFTER.as_secs();
 
-/// A replica and the one who follows, by two clocks: one that only grows, from the start of each
-/// process on, and the one on the wall.
+/// A replica and its follower, by two clocks: a monotonic one, which starts with each process, and the
+/// wall clock.
 struct Site {
     table: Table,
     follower: ChangeApplier,
-    /// Seconds of the process.
+    /// Seconds by the monotonic clock.
     now: u64,
-    /// Seconds of the wall.
+    /// Seconds by the wall clock.
     clock: u64,
 }
 
@@ -50,7 +50,7 @@ impl Site {
         UNIX_EPOCH + Duration::from_secs(self.clock)
     }
 
-    /// Time passes, with a barrier every 5 s.
+    /// Lets time pass, with a barrier every 5 s.
     fn pass(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.now += 1;
@@ -83,7 +83,7 @@ impl Site {
         outcome
     }
 
-    /// These changes and a barrier.
+    /// Applies these changes and a barrier.
     fn changes(&mut self, events: impl IntoIterator<Item = Event>) {
         let (now, wall) = (Duration::from_secs(self.now), self.wall());
         for event in events {
@@ -100,7 +100,7 @@ impl Site {
         self.follower.wants_list(&self.table.about, Duration::from_secs(self.now))
     }
 
-    /// Whether the name is unknown, to one who is fresh and whose master says so as well.
+    /// Whether a fresh reader whose master lacks the name as well would call it unknown.
     fn unknown(&self, n: u64) -> bool {
         !self.held() && self.state(n) == "absent"
     }
@@ -136,12 +136,12 @@ fn few_names_that_a_list_lacks_are_missing_for_a_while() {
 }
 
 #[test]
-fn name_that_another_master_lacks_is_missing_until_its_own_says_so() {
+fn name_missing_at_another_master_waits_for_its_own_master() {
     let mut site = Site::new(0..1000);
     site.list("mu2", 50..1000);
     site.pass(10 * WAIT);
-    assert_eq!(site.state(0), "missing", "the second never heard of it");
-    // Back at the first, which still lacks the first of them.
+    assert_eq!(site.state(0), "missing", "the second never had it");
+    // Back at the first master, which still lacks the first of the names.
     site.list("mu1", 1..1000);
     assert_eq!((site.state(0), site.state(1)), ("absent", "there"));
 }
@@ -171,7 +171,7 @@ fn wait_is_not_cut_short_by_a_clock_step_nor_lost_by_a_restart() {
 }
 
 #[test]
-fn emptied_master_whose_backends_come_back_one_by_one_loses_nobody() {
+fn emptied_master_that_regains_backends_one_by_one_loses_none() {
     let mut site = Site::new(0..1200);
     site.list("mu1", []);
     for backend in 0..12 {
@@ -189,7 +189,7 @@ fn emptied_master_whose_backends_come_back_one_by_one_loses_nobody() {
 }
 
 #[test]
-fn the_last_backend_that_stays_away_is_waited_for() {
+fn last_backend_that_stays_away_is_waited_for() {
     let mut site = Site::new(0..1200);
     site.list("mu1", []);
     site.pass(5);
@@ -227,7 +227,7 @@ fn accepted_loss_is_over_with_the_next_list() {
 }
 
 #[test]
-fn loss_held_back_from_another_master_is_taken_over_but_nobody_is_unknown() {
+fn loss_taken_over_from_another_master_makes_no_name_unknown() {
     let mut site = Site::new(0..1000);
     site.list("mu2", 0..500);
     assert!(site.held());
@@ -240,7 +240,7 @@ fn loss_held_back_from_another_master_is_taken_over_but_nobody_is_unknown() {
 }
 
 #[test]
-fn names_that_a_confirming_list_lacks_in_place_of_others_wait_for_themselves() {
+fn other_names_lacked_by_a_confirming_list_wait_on_their_own() {
     let mut site = Site::new(0..1000);
     site.list("mu1", 0..500);
     site.pass(WAIT);
@@ -250,7 +250,7 @@ fn names_that_a_confirming_list_lacks_in_place_of_others_wait_for_themselves() {
 }
 
 #[test]
-fn changes_told_while_a_list_is_held_back_are_applied() {
+fn changes_during_a_held_back_list_are_applied() {
     let mut site = Site::new(0..1000);
     site.list("mu1", 0..500);
     let moved = Record { server: Some("be2".into()), ..record(State::Active) };
@@ -266,7 +266,7 @@ fn changes_told_while_a_list_is_held_back_are_applied() {
 }
 
 #[test]
-fn name_that_is_told_to_be_deleted_is_absent_whatever_it_was() {
+fn name_deleted_in_the_stream_is_absent_whatever_its_state() {
     for state in [State::Reserved, State::Moving, State::Active] {
         let mut site = Site::new(0..1000);
         site.changes([Event::Record(name(7), record(state)), Event::Deleted(name(7))]);
@@ -275,7 +275,7 @@ fn name_that_is_told_to_be_deleted_is_absent_whatever_it_was() {
 }
 
 #[test]
-fn master_that_restarts_in_the_middle_of_an_xfer_makes_nobody_unknown() {
+fn master_restart_during_an_xfer_makes_no_name_unknown() {
     let mut site = Site::new(0..10);
     site.changes([Event::Record(name(3), record(State::Reserved))]);
     // `ctl_cyrusdb -r`: removed reserved mailbox.
@@ -288,7 +288,7 @@ fn master_that_restarts_in_the_middle_of_an_xfer_makes_nobody_unknown() {
 }
 
 #[test]
-fn small_murder_whose_master_comes_back_with_one_name_loses_nobody() {
+fn small_murder_whose_master_returns_with_one_name_loses_none() {
     for (had, left) in [(100, 1), (130, 65), (20, 10), (9, 6), (3, 1), (2, 1)] {
         let mut site = Site::new(0..had);
         site.list("mu1", 0..left);

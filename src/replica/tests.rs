@@ -33,7 +33,7 @@ fn record(server: &str) -> Record {
     }
 }
 
-/// What a master of this name says whose list is complete at `now`: the replica has been followed since 0.
+/// A complete list of this master at `now`; the replica has been followed since 0.
 fn heard<'m>(table: &Table, master: &'m str, now: u64) -> SyncContext<'m> {
     let passed = seconds(now).saturating_sub(table.about.followed);
     SyncContext { master, release: "3.6.1-Debian", now: at(now), passed }
@@ -48,18 +48,18 @@ fn list(table: &mut Table, names: impl IntoIterator<Item = u64>, now: u64) -> Sy
     listing.finish(table, &heard(table, "master", now), WAIT).unwrap()
 }
 
-/// Whether the list is to be asked for again at `now`.
+/// Whether the list is to be requested again at `now`.
 fn wants_list(table: &Table, now: u64) -> bool {
     ReplicaMeta { followed: seconds(now), ..table.about.clone() }.wants_list(WAIT)
 }
 
 #[test]
-fn a_list_is_taken_over_whatever_its_order_and_what_did_not_come_goes() {
+fn full_sync_accepts_any_order_and_drops_what_it_lacks() {
     let mut table = Table::default();
     let outcome = list(&mut table, (0..1000).rev(), 0);
     assert_eq!(outcome, SyncReport { listed: 1000, new: 1000, ..SyncReport::default() });
     table.put(&name(7), &record("be2"), ModTime::NOT_LATELY).unwrap();
-    // Twice told is once listed.
+    // A name that comes twice is listed once.
     let outcome = list(&mut table, (50..1010).chain(5..60).chain(0..5).chain(0..9), 1);
     assert_eq!(outcome, SyncReport { listed: 1010, new: 10, changed: 1, ..SyncReport::default() });
     let outcome = list(&mut table, 1..1010, 2);
@@ -71,14 +71,14 @@ fn a_list_is_taken_over_whatever_its_order_and_what_did_not_come_goes() {
     assert_eq!(super::generation(&table.about.release), Some(KeyGeneration::Separated));
 }
 
-/// Which of these names changed at this moment, as the table has it.
+/// The names among these that changed at this time, by the table.
 fn changed_at(table: &Table, names: impl IntoIterator<Item = u64>, moment: u64) -> Vec<u64> {
     let changed = |n: &u64| table.records[name(*n).as_bytes()].1 == ModTime::at(at(moment));
     names.into_iter().filter(changed).collect()
 }
 
 #[test]
-fn what_a_list_changes_changed_just_now_and_the_rest_when_it_did() {
+fn full_sync_dates_only_the_names_it_changes() {
     let mut table = Table::default();
     list(&mut table, 0..10, 0);
     let not_lately =
@@ -92,13 +92,13 @@ fn what_a_list_changes_changed_just_now_and_the_rest_when_it_did() {
     assert_eq!(changed_at(&table, [3, 4, 5, 20], 100), [3, 5, 20]);
     let event = Event::Record(name(5), record("be1"));
     follower.apply(&mut table, &event, at(110)).unwrap();
-    // The list has 3 back at its old place, and 30 anew.
+    // The list has 3 back at its old place, and 30 is new.
     list(&mut table, (0..10).chain([20, 30]), 120);
     assert_eq!(changed_at(&table, [20], 100), [20]);
     assert_eq!(changed_at(&table, [5], 110), [5]);
     assert_eq!(changed_at(&table, [3, 30], 120), [3, 30]);
     assert_eq!(not_lately(&table), 8);
-    // Deleted and made again; and the last one as well, so that the replica was empty meanwhile.
+    // Deleted and created again; then the last one too, so that the replica was empty meanwhile.
     for again in [1, 2] {
         let gone: Vec<u64> = if again == 1 { vec![20] } else { (0..10).chain([20, 30]).collect() };
         for n in &gone {
@@ -111,7 +111,7 @@ fn what_a_list_changes_changed_just_now_and_the_rest_when_it_did() {
 }
 
 #[test]
-fn a_list_of_many_that_are_new_to_a_small_replica_does_not_have_the_master_asked_for_all_of_them() {
+fn bulk_import_does_not_reconfirm_every_name() {
     let mut table = Table::default();
     list(&mut table, 0..10, 0);
     list(&mut table, 0..50_000, 100);
@@ -119,7 +119,7 @@ fn a_list_of_many_that_are_new_to_a_small_replica_does_not_have_the_master_asked
 }
 
 #[test]
-fn a_first_list_that_is_empty_makes_nobody_unknown() {
+fn empty_first_list_makes_no_recipient_unknown() {
     let mut table = Table::default();
     let outcome = list(&mut table, [], 0);
     assert_eq!(outcome, SyncReport::default());
@@ -133,7 +133,7 @@ fn a_first_list_that_is_empty_makes_nobody_unknown() {
 }
 
 #[test]
-fn a_sharp_loss_is_held_back_and_an_ordinary_one_is_not() {
+fn great_loss_is_held_back_and_an_ordinary_one_is_not() {
     for (had, listed, held) in [
         (1000, 900, false),
         (1000, 899, true),
@@ -170,7 +170,7 @@ fn a_sharp_loss_is_held_back_and_an_ordinary_one_is_not() {
 }
 
 #[test]
-fn what_a_list_has_is_kept_even_if_the_list_is_held_back() {
+fn changes_of_a_held_back_list_are_kept() {
     let mut table = Table::default();
     list(&mut table, 0..1000, 0);
     table.put(&name(3), &record("be2"), ModTime::NOT_LATELY).unwrap();
@@ -183,32 +183,32 @@ fn what_a_list_has_is_kept_even_if_the_list_is_held_back() {
     assert!(table.about.misses(1010).is_err());
 }
 
-/// What becomes of a loss of 500 of 1000 names that came at 0, after these lists: when they came
-/// (None: what was held back has been accepted), how many names they had, and how many are left.
+/// The fate of a loss of 500 of 1000 names at 0, after these lists: time of the list (None: the
+/// held-back loss has been accepted), number of its names, and number of names left.
 #[test]
-fn a_loss_is_taken_over_when_it_is_accepted_or_confirmed_and_not_otherwise() {
+fn loss_is_applied_only_if_accepted_or_confirmed() {
     type WalkStep = (Option<u64>, u64, Option<u64>);
     const HELD: Option<u64> = None;
     let accepted: WalkStep = (None, 0, None);
     let table: &[&[WalkStep]] = &[
-        // Confirmed by a list as late as it should be, and not by one before.
+        // Confirmed by a list after the wait, and not by one before.
         &[(Some(599), 500, HELD), (Some(600), 500, Some(500))],
         &[(Some(600), 450, Some(450))],
-        // It grew: the wait begins anew.
+        // The loss grew: the wait begins anew.
         &[(Some(600), 449, HELD), (Some(1199), 449, HELD), (Some(1200), 449, Some(449))],
-        // Whole again.
+        // All names are back.
         &[(Some(10), 1000, Some(1000)), (Some(600), 500, HELD)],
-        // Nearly: what is still to come is waited for.
+        // Nearly all are back: the rest is waited for.
         &[(Some(10), 900, HELD), (Some(609), 900, HELD), (Some(610), 900, Some(900))],
         &[(Some(10), 999, HELD), (Some(20), 1000, Some(1000))],
-        // Less is lost than before, but still too much: the wait begins anew.
+        // The loss is smaller, but still too great: the wait begins anew.
         &[(Some(10), 800, HELD), (Some(609), 800, HELD), (Some(610), 800, Some(800))],
         &[(Some(10), 540, HELD), (Some(600), 540, Some(540))],
         &[(Some(10), 800, HELD), (Some(600), 500, HELD), (Some(1200), 500, Some(500))],
-        // Accepted: at once, but not more than was accepted.
+        // Accepted: applied at once, but not beyond the accepted loss.
         &[accepted, (Some(10), 500, Some(500))],
         &[accepted, (Some(10), 449, HELD), (Some(20), 449, HELD)],
-        // Nothing at all is never confirmed, and accepted only if that is what was held back.
+        // An empty list is never confirmed, and accepted only if it was an empty list that was held back.
         &[(Some(600), 0, HELD), (Some(5000), 0, HELD), (Some(100_000), 0, HELD)],
         &[accepted, (Some(10), 0, HELD), accepted, (Some(20), 0, Some(0))],
         &[(Some(10), 0, HELD), accepted, (Some(20), 500, Some(500))],
@@ -234,24 +234,24 @@ fn a_loss_is_taken_over_when_it_is_accepted_or_confirmed_and_not_otherwise() {
 }
 
 #[test]
-fn the_first_names_that_an_emptied_master_gets_back_do_not_make_the_others_unknown() {
+fn first_names_back_at_an_emptied_master_make_no_other_unknown() {
     let mut table = Table::default();
     list(&mut table, 0..1000, 0);
     list(&mut table, [], 10);
-    // A backend at a time, and the first brings but a name; each list comes when it is wanted.
+    // One backend at a time, and the first brings only one name; each list comes when it is requested.
     for (now, back) in [(610, 1), (1210, 300), (1810, 600)] {
         assert!(wants_list(&table, now));
         assert!(list(&mut table, 0..back, now).held_back.is_some(), "{back} are back");
         assert_eq!(table.names().unwrap(), 1000);
         assert!(table.about.misses(1000).is_err());
     }
-    // Nothing more has come back for as long as that.
+    // No further name has come back during a whole wait.
     assert!(list(&mut table, 0..600, 2410).released);
     assert_eq!(table.names().unwrap(), 600);
 }
 
 #[test]
-fn a_held_back_list_is_asked_for_again_but_not_all_the_time() {
+fn held_back_list_is_requested_again_but_not_all_the_time() {
     let mut table = Table::default();
     assert!(!wants_list(&table, 0));
     list(&mut table, 0..10, 0);
@@ -276,7 +276,7 @@ fn deletions(
 }
 
 #[test]
-fn a_flood_of_deletions_is_held_back_until_a_later_list_confirms_it() {
+fn many_deletions_are_held_back_until_a_later_list_confirms() {
     let mut table = Table::default();
     let mut follower = ChangeApplier::default();
     let outcome = list(&mut table, 0..1000, 0);
@@ -284,7 +284,7 @@ fn a_flood_of_deletions_is_held_back_until_a_later_list_confirms_it() {
     assert_eq!(deletions(&mut follower, &mut table, 0..100, 10).held_back, None);
     let held_back = deletions(&mut follower, &mut table, 100..101, 20).held_back.unwrap();
     assert_eq!((held_back.had, held_back.lost, held_back.since), (1000, 101, at(20)));
-    // A reconnection brings the same list; that the replica has no more says nothing.
+    // A reconnection brings the same list; that the replica has no more names proves nothing.
     let outcome = list(&mut table, 101..1000, 30);
     assert!(outcome.held_back.is_some());
     follower.listed(&outcome, 899, seconds(30));
@@ -296,7 +296,7 @@ fn a_flood_of_deletions_is_held_back_until_a_later_list_confirms_it() {
 }
 
 #[test]
-fn a_master_that_is_told_again_of_what_it_lost_is_soon_believed() {
+fn held_back_list_is_requested_early_once_names_come_back() {
     let mut table = Table::default();
     let mut follower = ChangeApplier::default();
     let outcome = list(&mut table, 0..1000, 0);
@@ -311,7 +311,7 @@ fn a_master_that_is_told_again_of_what_it_lost_is_soon_believed() {
     let event = Event::Record(name(505), record("be1"));
     follower.apply(&mut table, &event, at(15)).unwrap();
     assert!(follower.wants_list(&table.about, seconds(15)));
-    // Not all of it was back.
+    // Some names were not back.
     let outcome = list(&mut table, 0..506, 20);
     assert_eq!(outcome.held_back.as_ref().map(|held_back| held_back.lost), Some(494));
     follower.listed(&outcome, 1000, seconds(20));
@@ -328,13 +328,13 @@ fn a_master_that_is_told_again_of_what_it_lost_is_soon_believed() {
 }
 
 #[test]
-fn losing_a_little_with_every_connection_does_not_fool_it() {
+fn small_losses_add_up_over_connections() {
     let mut table = Table::default();
     let mut follower = ChangeApplier::default();
     let held = (0..10).find(|round| {
         let outcome = list(&mut table, 50 * round..1000, *round);
         follower.listed(&outcome, table.names().unwrap(), seconds(*round));
-        // With the first barrier after it, if not sooner, and even if the last one was just stored.
+        // At the latest with the first barrier after it, even if the last one was just stored.
         let (now, clock) = (seconds(*round), at(*round));
         follower.wants_stamp(&table.about, now)
             && follower.finish(&mut table, Some(clock), now, clock).unwrap().0.held_back.is_some()
@@ -343,7 +343,7 @@ fn losing_a_little_with_every_connection_does_not_fool_it() {
 }
 
 #[test]
-fn when_the_last_name_is_deleted_nobody_becomes_unknown() {
+fn deletion_of_the_last_name_makes_no_recipient_unknown() {
     let mut table = Table::default();
     let mut follower = ChangeApplier::default();
     let outcome = list(&mut table, 0..3, 0);
@@ -354,7 +354,7 @@ fn when_the_last_name_is_deleted_nobody_becomes_unknown() {
 }
 
 #[test]
-fn changes_may_be_told_twice_and_deletions_of_names_that_never_were() {
+fn repeated_changes_and_unknown_deletions_are_accepted() {
     let mut table = Table::default();
     let mut follower = ChangeApplier::default();
     let moved = Event::Record(name(1), record("be2"));
@@ -369,7 +369,7 @@ fn changes_may_be_told_twice_and_deletions_of_names_that_never_were() {
 }
 
 #[test]
-fn the_time_of_a_barrier_is_stored_with_changes_and_once_a_minute() {
+fn barrier_time_is_stored_with_changes_and_once_a_minute() {
     let mut table = Table::default();
     let mut follower = ChangeApplier::default();
     assert!(follower.wants_stamp(&table.about, seconds(0)));
@@ -382,7 +382,7 @@ fn the_time_of_a_barrier_is_stored_with_changes_and_once_a_minute() {
 }
 
 #[test]
-fn a_miss_is_believed_only_while_barriers_are_answered() {
+fn miss_is_believed_only_while_barriers_are_answered() {
     let standing = ReplicaState::new(ReplicaMeta::default(), 0, at(0));
     assert_eq!(standing.freshness(seconds(0)), Freshness::Never);
     assert!(
@@ -390,7 +390,7 @@ fn a_miss_is_believed_only_while_barriers_are_answered() {
     );
     assert_eq!(standing.status(seconds(0)).state, "never");
 
-    // As a process finds it that has just started.
+    // State in a process that has just started.
     let (synchronised, as_of) = (Some(at(0)), Some(at(50)));
     let (master, release) = ("master".into(), "3.6.1".into());
     let about = ReplicaMeta { synchronised, as_of, master, release, ..ReplicaMeta::default() };
@@ -413,7 +413,7 @@ fn a_miss_is_believed_only_while_barriers_are_answered() {
     standing.current(seconds(25));
     assert_eq!(standing.misses(seconds(25)), Ok(()));
     standing.lost(seconds(25));
-    // What the connection that is gone had told may be committed only now.
+    // Events of the lost connection may be committed only now.
     standing.current(seconds(25));
     assert!(
         standing
@@ -440,7 +440,7 @@ fn a_miss_is_believed_only_while_barriers_are_answered() {
 }
 
 #[test]
-fn a_name_that_was_deleted_just_now_is_to_be_asked_for_twice() {
+fn recently_deleted_name_is_to_be_confirmed_twice() {
     let mut standing = ReplicaState::new(ReplicaMeta::default(), 0, at(0));
     standing.deleted(&name(1), seconds(5));
     assert!(standing.lately_deleted(&name(1), seconds(15)));
@@ -449,7 +449,7 @@ fn a_name_that_was_deleted_just_now_is_to_be_asked_for_twice() {
 }
 
 #[test]
-fn the_generation_of_names_follows_from_the_masters_release() {
+fn key_generation_follows_from_the_release_of_the_master() {
     use KeyGeneration::{Internal, Separated};
     for (release, generation) in [
         ("3.6.1-Debian-3.6.1-4+deb12u5", Some(Separated)),
@@ -472,7 +472,7 @@ fn the_generation_of_names_follows_from_the_masters_release() {
 }
 
 #[test]
-fn a_murder_without_mailboxes_has_lost_none_that_somebody_must_accept() {
+fn murder_without_mailboxes_has_no_loss_to_accept() {
     let mut table = Table::default();
     let mut follower = ChangeApplier::default();
     let outcome = list(&mut table, [], 0);
@@ -482,7 +482,7 @@ fn a_murder_without_mailboxes_has_lost_none_that_somebody_must_accept() {
 }
 
 #[test]
-fn who_accepts_that_nearly_all_are_lost_has_not_accepted_an_empty_list() {
+fn acceptance_of_a_great_loss_does_not_cover_an_empty_list() {
     let mut table = Table::default();
     list(&mut table, 0..1000, 0);
     assert_eq!(list(&mut table, 0..50, 1).held_back.unwrap().lost, 950);
@@ -492,7 +492,7 @@ fn who_accepts_that_nearly_all_are_lost_has_not_accepted_an_empty_list() {
 }
 
 #[test]
-fn nobody_is_unknown_to_who_sees_a_batch_before_we_know_that_it_is_committed() {
+fn batch_makes_no_recipient_unknown_before_its_commit_is_known() {
     let about = ReplicaMeta { synchronised: Some(at(0)), ..ReplicaMeta::default() };
     let mut standing = ReplicaState::new(about, 10, at(0));
     standing.current(seconds(1));
@@ -501,7 +501,7 @@ fn nobody_is_unknown_to_who_sees_a_batch_before_we_know_that_it_is_committed() {
     // A list without a name that is being renamed.
     standing.listed(seconds(1));
     assert!(standing.lately_deleted(&name(1), seconds(1)));
-    // And one without most of them.
+    // And one without most names.
     let (since, began, last) = (at(1), seconds(1), seconds(1));
     standing.held_back(&HeldBack {
         since,

@@ -1,4 +1,4 @@
-//! Processes that are killed, and processes beside each other.
+//! Processes that are killed, and processes that run at the same time.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write as _};
@@ -30,12 +30,12 @@ fn record(server: &str) -> Record {
     }
 }
 
-/// The name whose record says which was the last transaction.
+/// The name whose record holds the number of the last transaction.
 fn last() -> MailboxName {
     MailboxName::new("user.last").unwrap()
 }
 
-/// What transaction `n` does: every tenth is a full list.
+/// The changes of transaction `n`: every tenth is a full list.
 fn transaction(n: u64) -> (bool, Vec<(MailboxName, Option<Record>)>) {
     let mut random = Random(n);
     let full = n.is_multiple_of(10);
@@ -68,7 +68,7 @@ fn last_transaction(list: &ReplicaList) -> Option<u64> {
     }
 }
 
-/// The part of a test that runs in a process of its own.
+/// The part of a test that runs in a child process.
 #[test]
 #[ignore = "the other tests run it"]
 fn child() {
@@ -115,7 +115,7 @@ fn write_until_killed(dir: &Path) {
     }
 }
 
-/// Answers what a list says of the names on standard input.
+/// Answers lookups of the names on standard input.
 fn answer(dir: &Path) {
     let list = ReplicaList::open(dir).unwrap();
     println!("\nready");
@@ -151,7 +151,7 @@ fn spawn(what: &str, dir: &Path) -> Child {
         .unwrap()
 }
 
-/// Its answers.
+/// The child's answers.
 struct Reader(Child, BufReader<std::process::ChildStdout>);
 
 impl Reader {
@@ -182,7 +182,7 @@ impl Drop for Reader {
 }
 
 #[test]
-fn a_writer_killed_at_any_moment_leaves_one_commit_or_the_next() {
+fn writer_killed_at_any_time_leaves_one_commit_or_the_next() {
     let seed = UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     println!("seed {seed}");
     let mut random = Random(seed);
@@ -200,7 +200,7 @@ fn a_writer_killed_at_any_moment_leaves_one_commit_or_the_next() {
                 done = Some(n.parse::<u64>().unwrap());
             }
         };
-        // Past what the test runner says, and the first transaction.
+        // Past the output of the test runner, and the first transaction.
         for _ in 0..8 + random.below(60) {
             see(lines.next().expect("the child has ended by itself"));
         }
@@ -228,7 +228,7 @@ fn heard(now: SystemTime) -> SyncContext<'static> {
     SyncContext { master: "m", release: "3.6.1", now, passed: Duration::ZERO }
 }
 
-/// A full list of so many names, all on this server.
+/// A full list with this number of names, all on this server.
 fn write(place: &mut ReplicaWriter, names: u64, server: &str) -> Result<(), Error> {
     let mut change = place.begin()?;
     let mut listing = FullSync::begin(&change)?;
@@ -240,7 +240,7 @@ fn write(place: &mut ReplicaWriter, names: u64, server: &str) -> Result<(), Erro
 }
 
 #[test]
-fn a_reader_in_another_process_follows_even_when_the_file_outgrows_its_map() {
+fn reader_in_another_process_follows_when_the_file_outgrows_map() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open_sized(dir.path(), 256 << 10).unwrap();
     write(&mut place, 100, "be1").unwrap();
@@ -257,7 +257,7 @@ fn a_reader_in_another_process_follows_even_when_the_file_outgrows_its_map() {
 }
 
 #[test]
-fn a_reader_killed_in_the_middle_of_a_lookup_does_not_keep_old_pages_for_ever() {
+fn reader_killed_in_a_lookup_does_not_keep_old_pages() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
     let len = || std::fs::metadata(dir.path().join("data.mdb")).unwrap().len();
@@ -270,7 +270,7 @@ fn a_reader_killed_in_the_middle_of_a_lookup_does_not_keep_old_pages_for_ever() 
     };
     grow(&mut place);
     let reader = Reader::spawn("hang", dir.path());
-    assert!(grow(&mut place) > 0, "it is kept for those who read");
+    assert!(grow(&mut place) > 0, "it is kept for the readers");
     drop(reader);
     drop(place);
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
@@ -279,7 +279,7 @@ fn a_reader_killed_in_the_middle_of_a_lookup_does_not_keep_old_pages_for_ever() 
 }
 
 #[test]
-fn a_loss_is_accepted_from_another_process_while_the_daemon_runs() {
+fn loss_is_accepted_from_another_process_beside_the_daemon() {
     let dir = tempfile::tempdir().unwrap();
     assert!(accept(dir.path()).is_err());
     assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());

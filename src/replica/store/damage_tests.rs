@@ -1,4 +1,4 @@
-//! Files that are damaged, cut off, replaced, or somebody else's.
+//! Files that are damaged, truncated, replaced, or of another program.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -10,8 +10,8 @@ use crate::model::mod_time::ModTime;
 use crate::os::map;
 use crate::replica::Transaction as _;
 
-/// Damages a replica of 2000 names, then says what opening it comes to, and whether beginning anew
-/// works; what was there must still be there, beside it.
+/// Damages a replica of 2000 names, then returns the error of opening it and checks that it can be begun
+/// anew; the damaged file must be kept beside it.
 fn damaged(damage: impl FnOnce(&Path)) -> Error {
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
@@ -37,14 +37,14 @@ fn damaged(damage: impl FnOnce(&Path)) -> Error {
     assert!(matches!(list.lookup(&name(1)), Lookup::Present(_)));
     assert_eq!(list.lookup(&name(11)), Lookup::Absent);
     drop(place);
-    // What serves is not set aside.
+    // A working replica is not set aside.
     let (_place, why) = ReplicaWriter::open_or_begin_anew(dir.path()).unwrap();
     assert!(why.is_none());
     error
 }
 
 #[test]
-fn a_damaged_file_is_an_error_and_can_be_begun_anew() {
+fn damaged_file_is_an_error_and_can_be_begun_anew() {
     for damage in [
         &(|path: &Path| std::fs::write(path, b"not LMDB's").unwrap()) as &dyn Fn(&Path),
         &|path| std::fs::write(path, [0; 100_000]).unwrap(),
@@ -57,7 +57,7 @@ fn a_damaged_file_is_an_error_and_can_be_begun_anew() {
             std::fs::write(path, &bytes[..8192]).unwrap();
         },
         &|path| {
-            // The table of what there is: LMDB finds a page that is none.
+            // The table of databases: LMDB finds an invalid page.
             let mut bytes = std::fs::read(path).unwrap();
             bytes[8192..].fill(0);
             std::fs::write(path, &bytes).unwrap();
@@ -69,7 +69,7 @@ fn a_damaged_file_is_an_error_and_can_be_begun_anew() {
 }
 
 #[test]
-fn damage_that_only_shows_later_makes_nobody_absent_and_does_not_stay() {
+fn damage_found_later_makes_no_name_absent_and_is_repaired() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..10_000, 0);
@@ -108,13 +108,13 @@ fn damage_that_only_shows_later_makes_nobody_absent_and_does_not_stay() {
 }
 
 #[test]
-fn a_file_that_was_not_filled_up_is_mended_and_keeps_its_records() {
+fn file_without_its_free_tail_is_mended_and_keeps_its_records() {
     map::guard();
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data.mdb");
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..2000, 0);
-    // As if LMDB had left off the pages at its end: they are free.
+    // As if LMDB had not written the pages at the end: they are free.
     let mut change = place.begin().unwrap();
     for n in 10_000..12_000 {
         change.put(&name(n), &record("be1"), ModTime::NOT_LATELY).unwrap();
@@ -151,7 +151,7 @@ fn a_file_that_was_not_filled_up_is_mended_and_keeps_its_records() {
     assert!(mended > 0);
 }
 
-/// Rewrites what is known of the replica as a whole, below the trait.
+/// Rewrites the metadata, below the trait.
 fn rewrite_about(data: &Path, value: impl FnOnce(Vec<u8>) -> Vec<u8>) {
     let store = super::env::ReplicaEnv::of(data.parent().unwrap()).unwrap();
     let open = store.open_to_write(0, false).unwrap();
@@ -162,7 +162,7 @@ fn rewrite_about(data: &Path, value: impl FnOnce(Vec<u8>) -> Vec<u8>) {
 }
 
 #[test]
-fn a_replica_of_another_version_is_an_error_that_says_so_and_can_be_begun_anew() {
+fn replica_of_another_version_is_an_error_and_can_be_begun_anew() {
     let error = damaged(|path| {
         rewrite_about(path, |mut about| {
             about[14] = 9;
@@ -175,9 +175,9 @@ fn a_replica_of_another_version_is_an_error_that_says_so_and_can_be_begun_anew()
     assert!(matches!(error, Error::Damaged { .. }), "{error}");
 }
 
-/// As murder-route wrote it before records told when they changed.
+/// The format of murder-route before records had a time of change.
 #[test]
-fn a_replica_of_version_1_defers_everybody_until_the_daemon_has_made_it_anew() {
+fn replica_of_version_1_defers_all_until_it_is_made_anew() {
     let error = damaged(|path| {
         let store = super::env::ReplicaEnv::of(path.parent().unwrap()).unwrap();
         let open = store.open_to_write(0, false).unwrap();
@@ -208,7 +208,7 @@ fn a_replica_of_version_1_defers_everybody_until_the_daemon_has_made_it_anew() {
 }
 
 #[test]
-fn a_database_of_somebody_else_is_left_alone() {
+fn database_of_another_program_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let place = ReplicaWriter::open(dir.path()).unwrap();
     let mut txn = place.open.env.write_txn().unwrap();
@@ -225,7 +225,7 @@ fn a_database_of_somebody_else_is_left_alone() {
 }
 
 #[test]
-fn a_damaged_value_is_no_absence() {
+fn damaged_value_is_no_absence() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..10, 0);
@@ -236,13 +236,13 @@ fn a_damaged_value_is_no_absence() {
     assert!(matches!(list.lookup(&name(5)), Lookup::Unsure(_)));
     assert!(matches!(list.lookup(&name(4)), Lookup::Present(_)));
     assert!(list.each(b"", &mut |_, _| ControlFlow::Continue(())).is_err());
-    // The next list mends it.
+    // The next list repairs it.
     assert_eq!(list_of(&mut place, 0..10, 1).changed, 1);
     assert!(matches!(list.lookup(&name(5)), Lookup::Present(_)));
 }
 
 #[test]
-fn a_directory_that_goes_and_comes_back_makes_nobody_absent() {
+fn directory_that_disappears_and_returns_makes_no_name_absent() {
     let dir = tempfile::tempdir().unwrap();
     let (here, there) = (dir.path().join("here"), dir.path().join("there"));
     let mut place = ReplicaWriter::open(&here).unwrap();
@@ -265,7 +265,7 @@ fn a_directory_that_goes_and_comes_back_makes_nobody_absent() {
 }
 
 #[test]
-fn a_file_cut_off_while_it_is_in_use_is_an_error_and_no_sigbus() {
+fn file_truncated_in_use_is_an_error_and_no_sigbus() {
     map::guard();
     for len in [0, 4096, 8192, 100_000] {
         let dir = tempfile::tempdir().unwrap();
@@ -297,7 +297,7 @@ fn a_file_cut_off_while_it_is_in_use_is_an_error_and_no_sigbus() {
 
 type Spoil<'s> = &'s dyn Fn(&Path);
 
-/// What can stand in the place of a file and is none.
+/// Kinds of things other than files that can have a file's name.
 const NO_FILES: [(&str, Spoil<'static>); 3] = [
     ("a FIFO", &|path| {
         nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
@@ -318,7 +318,7 @@ fn why(found: Lookup) -> String {
 }
 
 #[test]
-fn what_is_no_file_in_the_place_of_one_is_waited_for_by_nobody_and_recovered_from() {
+fn non_file_in_the_place_of_a_file_never_blocks_and_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..10, 0);
@@ -347,7 +347,7 @@ fn what_is_no_file_in_the_place_of_one_is_waited_for_by_nobody_and_recovered_fro
 }
 
 #[test]
-fn the_file_of_an_open_replica_may_become_a_fifo_and_come_back() {
+fn file_of_an_open_replica_may_become_a_fifo_and_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..10, 0);
@@ -367,7 +367,7 @@ fn the_file_of_an_open_replica_may_become_a_fifo_and_come_back() {
 }
 
 #[test]
-fn an_empty_or_foreign_file_is_told_of_in_words_of_the_replica() {
+fn empty_or_foreign_file_is_reported_in_terms_of_the_replica() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data.mdb");
     for (bytes, said) in [(&b""[..], "the file is empty"), (b"user.jane\t0 default \n", "damaged")]
@@ -389,7 +389,7 @@ fn an_empty_or_foreign_file_is_told_of_in_words_of_the_replica() {
 }
 
 #[test]
-fn a_path_with_the_end_of_a_line_or_other_bytes_in_it_has_its_guard() {
+fn path_with_newline_or_non_utf8_bytes_is_guarded() {
     use std::os::unix::ffi::OsStrExt;
     map::guard();
     for folder in [&b"with a\nline"[..], b"with\\012", b"with \xff\xfe"] {

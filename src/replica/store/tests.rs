@@ -34,7 +34,7 @@ pub(super) fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_795_536_000 + seconds)
 }
 
-/// A master of this release whose list is complete at `now`, a second after what was before it.
+/// A master of this release whose list is complete at `now`, a second after the previous commit.
 pub(super) fn heard(release: &str, now: u64) -> SyncContext<'_> {
     SyncContext { master: "master", release, now: at(now), passed: Duration::from_secs(1) }
 }
@@ -55,7 +55,7 @@ pub(in crate::replica) fn list_of(
 }
 
 #[test]
-fn nobody_is_absent_before_the_first_list_is_complete() {
+fn no_name_is_absent_before_the_first_list_is_complete() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("replica");
     let list = ReplicaList::open(&dir).unwrap();
@@ -77,7 +77,7 @@ fn nobody_is_absent_before_the_first_list_is_complete() {
     assert_eq!((about.synchronised, names), (Some(at(0)), 1));
 }
 
-/// All that a list says, and the list's own count.
+/// All records of a list, and the list's own count.
 pub(super) fn all(list: &ReplicaList) -> BTreeMap<Vec<u8>, Record> {
     let mut all = BTreeMap::new();
     let each = list.each(b"", &mut |name, record| {
@@ -90,7 +90,7 @@ pub(super) fn all(list: &ReplicaList) -> BTreeMap<Vec<u8>, Record> {
     all
 }
 
-/// When the record of a name changed, as it is stored.
+/// Stored time at which the record of a name changed.
 fn changed(list: &ReplicaList, name: &MailboxName) -> Option<ModTime> {
     let value = list.env().read(|open, txn| {
         Ok(open
@@ -101,7 +101,7 @@ fn changed(list: &ReplicaList, name: &MailboxName) -> Option<ModTime> {
     value.unwrap()
 }
 
-/// What a list or a bunch of changes does to a batch, of whatever kind.
+/// Applies a random list or random changes to a batch of any kind.
 fn history<B: Transaction>(batch: &mut B, random: &mut Random, now: u64) -> Option<SyncReport>
 where
     B::Error: std::fmt::Debug,
@@ -135,7 +135,7 @@ where
 }
 
 #[test]
-fn random_lists_and_changes_come_to_the_same_in_the_store_as_in_memory() {
+fn random_lists_and_changes_agree_in_store_and_memory() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64);
     println!("SEED={seed}");
@@ -195,14 +195,14 @@ fn random_lists_and_changes_come_to_the_same_in_the_store_as_in_memory() {
 }
 
 #[test]
-fn a_prefix_shows_its_names_and_no_others() {
+fn prefix_yields_its_names_and_no_others() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..2000, 0);
     let mut seen = Vec::new();
     let list = place.list();
     let each = list.each(b"user.u0001", &mut |name, _| {
-        // A visitor may look up.
+        // The callback may look up names.
         assert!(matches!(list.lookup(name), Lookup::Present(_)));
         seen.push(name.clone());
         ControlFlow::Continue(())
@@ -220,7 +220,7 @@ fn a_prefix_shows_its_names_and_no_others() {
 }
 
 #[test]
-fn the_longest_name_fits() {
+fn longest_name_fits() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
     let name = MailboxName::new(vec![b'a'; crate::model::name::MAX_NAME]).unwrap();
@@ -234,12 +234,12 @@ fn the_longest_name_fits() {
 }
 
 #[test]
-fn readers_see_the_old_list_until_the_new_one_is_complete_and_then_that() {
+fn readers_see_the_old_list_until_the_new_one_is_complete() {
     const NAMES: u64 = 3000;
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open_sized(dir.path(), 1 << 20).unwrap();
     let list = place.list();
-    // The last list that is committed for sure, and the last one that may be.
+    // The last list that is certainly committed, and the last one that may be.
     let (sure, begun) = (AtomicU64::new(0), AtomicU64::new(0));
     let write = |place: &mut ReplicaWriter, version: u64| {
         let mut change = place.begin().unwrap();
@@ -280,7 +280,7 @@ fn readers_see_the_old_list_until_the_new_one_is_complete_and_then_that() {
     assert!(looked.load(SeqCst) > 0);
 }
 
-/// How many pages of 4 KiB differ.
+/// Number of pages of 4 KiB that differ.
 fn pages(before: &[u8], after: &[u8]) -> usize {
     let blank: &[u8] = &[];
     let pages = before.len().max(after.len()).div_ceil(4096);
@@ -289,7 +289,7 @@ fn pages(before: &[u8], after: &[u8]) -> usize {
 }
 
 #[test]
-fn the_same_list_again_writes_next_to_nothing() {
+fn unchanged_list_writes_next_to_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..10_000, 0);
@@ -300,12 +300,12 @@ fn the_same_list_again_writes_next_to_nothing() {
     let after = file();
     assert_eq!(place.about().unwrap().0.synchronised, Some(at(10)));
     assert!(before.len() > 100 * 4096);
-    // The time: its page, those above it, the free list and a page of LMDB's own.
+    // The time: its page, the pages above it, the free list and a page of LMDB's own.
     assert!((1..=8).contains(&pages(&before, &after)), "{}", pages(&before, &after));
 }
 
 #[test]
-fn who_changed_a_moment_ago_is_known_by_all_who_read_the_replica_and_after_a_restart() {
+fn recent_changes_are_visible_to_all_readers_and_after_restart() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..10, 0);
@@ -322,17 +322,17 @@ fn who_changed_a_moment_ago_is_known_by_all_who_read_the_replica_and_after_a_res
     apply(&mut place, Event::Deleted(name(4)), 0);
     apply(&mut place, event(4, "be1.example.net"), 5);
     apply(&mut place, event(11, "be2"), 5);
-    let lately = || {
+    let recent = || {
         let list = ReplicaList::open(dir.path()).unwrap();
         (0..12).filter(|n| list.lookup_dated(&name(*n)).1).collect::<Vec<_>>()
     };
-    assert_eq!(lately(), [1, 4, 11], "told as it was is no change");
+    assert_eq!(recent(), [1, 4, 11], "told as it was is no change");
     drop(place);
-    assert_eq!(lately(), [1, 4, 11]);
+    assert_eq!(recent(), [1, 4, 11]);
 }
 
 #[test]
-fn years_of_changes_do_not_let_the_file_grow() {
+fn years_of_changes_do_not_grow_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..2000, 0);
@@ -357,7 +357,7 @@ fn years_of_changes_do_not_let_the_file_grow() {
 }
 
 #[test]
-fn a_list_that_outgrows_the_file_is_an_error_and_fits_when_it_is_tried_again() {
+fn list_that_outgrows_the_file_fails_and_fits_when_repeated() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open_sized(dir.path(), 256 << 10).unwrap();
     list_of(&mut place, 0..50, 0);
@@ -388,7 +388,7 @@ fn a_list_that_outgrows_the_file_is_an_error_and_fits_when_it_is_tried_again() {
 }
 
 #[test]
-fn a_replica_that_nobody_may_open_twice_to_write_is_opened_by_the_next_when_it_is_free() {
+fn second_writer_gets_an_error_until_the_first_has_closed() {
     let dir = tempfile::tempdir().unwrap();
     let place = ReplicaWriter::open(dir.path()).unwrap();
     assert!(matches!(ReplicaWriter::open(dir.path()), Err(Error::InUse(_))));
@@ -398,7 +398,7 @@ fn a_replica_that_nobody_may_open_twice_to_write_is_opened_by_the_next_when_it_i
 }
 
 #[test]
-fn the_files_are_for_the_daemon_and_its_group() {
+fn files_are_accessible_to_the_daemon_and_its_group_only() {
     let dir = tempfile::tempdir().unwrap();
     let replica = dir.path().join("a/replica");
     let _place = ReplicaWriter::open(&replica).unwrap();
@@ -409,7 +409,7 @@ fn the_files_are_for_the_daemon_and_its_group() {
 }
 
 #[test]
-fn a_reader_that_is_root_leaves_no_file_that_the_daemon_may_not_open() {
+fn reader_as_root_leaves_no_file_closed_to_the_daemon() {
     if !nix::unistd::geteuid().is_root() {
         crate::left_out::left_out("only root can give a file away");
         return;
@@ -421,7 +421,7 @@ fn a_reader_that_is_root_leaves_no_file_that_the_daemon_may_not_open() {
     for path in [&replica, &data] {
         std::os::unix::fs::chown(path, Some(12345), Some(12346)).unwrap();
     }
-    // As after a copy of data.mdb alone has been put back.
+    // As if a copy of data.mdb alone had been restored.
     std::fs::remove_file(&lock).unwrap();
     ReplicaList::open(&replica).unwrap().about().unwrap();
     let lock = std::fs::metadata(lock).unwrap();
@@ -431,14 +431,14 @@ fn a_reader_that_is_root_leaves_no_file_that_the_daemon_may_not_open() {
     assert_eq!(names.len(), 3, "{names:?}");
 }
 
-/// A number in `/proc/self/…`, in the line that begins with `field`.
+/// A number in `/proc/self/…`, from the line that begins with `field`.
 fn proc(file: &str, field: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/self/{file}")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap();
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// How long this thread has run, in nanoseconds.
+/// CPU time of this thread, in nanoseconds.
 fn cpu() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     text.split(' ').next().unwrap().parse().unwrap()
@@ -447,14 +447,14 @@ fn cpu() -> u64 {
 /// Prints figures: `cargo test --release --lib a_million -- --ignored --nocapture`.
 #[test]
 #[ignore = "takes a while, and says something only in release"]
-fn a_million_names_take_less_than_64_mb_beside_the_page_cache() {
+fn million_names_take_less_than_64_mb_beside_the_page_cache() {
     use std::hint::black_box;
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     use std::time::Instant;
 
     const MILLION: u64 = 1_000_000;
     static PEAK: AtomicU64 = AtomicU64::new(0);
-    // As long as names and locations are in real murders, and in the order of a real list.
+    // Names and locations as long as in real murders, in the order of a real list.
     let name = |n: u64| {
         let folder = ["", ".Archive.2026", ".Drafts", ".Sent"][n as usize % 4];
         let (domain, user) = (n / 200_000, n % 200_000 / 4);
@@ -493,7 +493,7 @@ fn a_million_names_take_less_than_64_mb_beside_the_page_cache() {
         );
         assert!(PEAK.load(Relaxed) - before < 64 << 10);
     }
-    // Three in four go, and that is confirmed.
+    // Three in four names are lost, and a later list confirms that.
     let start = Instant::now();
     PEAK.store(0, Relaxed);
     for _ in 0..2 {
