@@ -1,4 +1,4 @@
-//! The shared library as programs in C meet it: built as it ships, loaded, and asked.
+//! The shared library as C programs use it: built as it ships, loaded, and called.
 
 #[path = "capi/build.rs"]
 mod build;
@@ -26,7 +26,7 @@ use murder_route::replica::{ReplicaMeta, Transaction};
 const DIALECTS: [(&str, &str); 4] =
     [("cc", "-std=c99"), ("cc", "-std=c11"), ("c++", "-std=c++98"), ("c++", "-std=c++17")];
 
-/// A configuration that is wrong, and the site's.
+/// Runs a program with an invalid configuration and with that of the site.
 fn contract(program: &mut Command, site: &Site) {
     let wrong = site.path("wrong.toml");
     fs::write(&wrong, "domains = 1\n").unwrap();
@@ -55,7 +55,7 @@ fn site_of(master: &Master) -> (Site, PathBuf) {
     (site, socket)
 }
 
-/// A replica in the site's directory `r`, with jane, as it was left by a daemon; nobody follows the master.
+/// A replica in the site's directory `r`, with jane, as a daemon left it; no process follows the master.
 fn replica(site: &Site) -> ReplicaWriter {
     let mut place = ReplicaWriter::open(&site.path("r")).unwrap();
     put(&mut place, &[("user.jane", "be1.example.org")]);
@@ -91,7 +91,7 @@ fn put(place: &mut ReplicaWriter, names: &[(&str, &str)]) {
 }
 
 #[test]
-fn the_library_exports_what_is_in_the_list_and_in_the_header_and_nothing_else() {
+fn library_exports_exactly_the_symbols_of_list_and_header() {
     let library = library().join("libmurder_route.so");
     let names = well(Command::new("nm").args(["-D", "--defined-only"]).arg(&library));
     let exported: BTreeSet<&str> =
@@ -112,7 +112,7 @@ fn the_library_exports_what_is_in_the_list_and_in_the_header_and_nothing_else() 
     assert_eq!(declared, ours, "c-api/murder_route.h");
 }
 
-/// What abidiff 2.2 says of a struct that has got another member.
+/// Report of abidiff 2.2 on a struct with an additional member.
 const GROWN: &str = "\
 Functions changes summary: 0 Removed, 1 Changed (1 filtered out), 0 Added functions
 Variables changes summary: 0 Removed, 0 Changed, 0 Added variable
@@ -129,7 +129,7 @@ Variables changes summary: 0 Removed, 0 Changed, 0 Added variable
 ";
 
 #[test]
-fn of_what_abidiff_finds_a_struct_that_grows_at_its_end_passes_and_nothing_else() {
+fn abidiff_report_passes_only_for_a_struct_grown_at_its_end() {
     let passes = |report: &str| {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("report");
@@ -153,7 +153,7 @@ fn of_what_abidiff_finds_a_struct_that_grows_at_its_end_passes_and_nothing_else(
 }
 
 #[test]
-fn the_library_needs_nothing_of_the_daemon_and_is_called_by_its_abi() {
+fn library_does_not_depend_on_the_daemon_and_keeps_its_soname() {
     let library = library().join("libmurder_route.so");
     let dynamic = well(Command::new("readelf").arg("-dW").arg(&library));
     assert!(dynamic.contains("Library soname: [libmurder_route.so.0]"), "{dynamic}");
@@ -184,7 +184,7 @@ fn library_can_install_no_signal_handler() {
 }
 
 #[test]
-fn the_contract_of_the_header_is_kept_in_every_dialect() {
+fn header_contract_holds_in_every_dialect() {
     for (compiler, dialect) in DIALECTS {
         if !is_there(compiler) {
             continue;
@@ -194,26 +194,26 @@ fn the_contract_of_the_header_is_kept_in_every_dialect() {
     }
 }
 
-/// The program of release 0.1, by the header of that release, which runs with the library here.
+/// The program of release 0.1, compiled with the header of that release, which runs with the present library.
 fn frozen(library: &Path) -> PathBuf {
     program("frozen/program-0.1", "cc", &["-std=c99", "-Ic-api/tests/frozen"], library)
 }
 
 #[test]
-fn program_of_the_first_release_runs_with_a_library_whose_structs_have_grown() {
+fn program_of_the_first_release_runs_with_grown_structs() {
     let site = Site::new();
     for library in [library(), library_that_has_grown()] {
         let said = well(Command::new(frozen(&library)).arg(path_of(&site)));
         assert!(said.contains("0.1: well"), "{said}");
     }
-    // Its structs are larger than those of the program: the run above would not notice otherwise.
+    // Its structs are larger than those of the program; otherwise the run above would prove nothing.
     let grown = program("grown", "cc", &["-std=c99"], &library_that_has_grown());
     well(Command::new(grown).arg(path_of(&site)));
 }
 
-/// Until the release this is the header; from then on it is not to be changed.
+/// Equals the header until the release, and must not be changed after it.
 #[test]
-fn frozen_header_declares_what_the_header_does_until_there_is_a_later_release() {
+fn frozen_header_equals_the_header_until_a_later_release() {
     let read = |path: &str| fs::read_to_string(Path::new(ROOT).join(path)).unwrap();
     let frozen = read("c-api/tests/frozen/murder_route-0.1.h");
     if env!("CARGO_PKG_VERSION") == "0.1.0" {
@@ -236,7 +236,7 @@ fn code_of(header: &str) -> String {
 }
 
 #[test]
-fn nothing_is_lost_or_overrun_under_valgrind() {
+fn valgrind_finds_no_leak_and_no_overrun() {
     if !is_there("valgrind") {
         return;
     }
@@ -251,7 +251,7 @@ fn nothing_is_lost_or_overrun_under_valgrind() {
     contract(valgrind("--leak-check=full").arg(program("contract")), &Site::new());
     let (old, site) = (frozen(&library_that_has_grown()), Site::new());
     well(valgrind("--leak-check=full").arg(&old).arg(path_of(&site)));
-    // A child has what threads of its parent had at hand, and nobody to give that back.
+    // A child inherits allocations that were in use by threads of its parent, and no thread frees them.
     let leaks = "--leak-check=no";
     let (fork, site) = (program("fork"), Site::new());
     well(valgrind(leaks).arg(&fork).arg(path_of(&site)).args(["20", "unknown"]));
@@ -261,7 +261,7 @@ fn nothing_is_lost_or_overrun_under_valgrind() {
 }
 
 #[test]
-fn nothing_is_lost_or_overrun_under_the_address_sanitizer() {
+fn address_sanitizer_finds_no_leak_and_no_overrun() {
     let options = ["-std=c99", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
     let probe = target().join("capi-tests");
     fs::create_dir_all(&probe).unwrap();
@@ -280,31 +280,31 @@ fn nothing_is_lost_or_overrun_under_the_address_sanitizer() {
     contract(&mut Command::new(program("contract", "cc", &options, &library)), &Site::new());
     let panic = program("panic", "cc", &options, &library_that_panics());
     well(Command::new(panic).arg(path_of(&Site::new())));
-    // Nothing that forks beside threads: until GCC 14 the sanitizer's own locks then hang the child
-    // (`StackDepotNode::store`). Valgrind has that part.
+    // Without the parts that fork beside threads: up to GCC 14 the sanitizer's own locks then hang the child
+    // (`StackDepotNode::store`). Valgrind covers those.
 }
 
 #[test]
-fn a_panic_inside_is_temporary_and_says_nothing_on_standard_error() {
+fn panic_inside_is_temporary_and_silent_on_standard_error() {
     let panic = program("panic", "cc", &["-std=c99"], &library_that_panics());
     let said = well(Command::new(panic).arg(path_of(&Site::new())));
     assert!(said.contains("panic: well"), "{said}");
 }
 
 #[test]
-fn want_of_descriptors_is_no_fault_of_the_configuration() {
+fn lack_of_descriptors_is_no_fault_of_the_configuration() {
     let scarce = program("scarce", "cc", &["-std=c99"], &library());
     let said = well(Command::new(scarce).arg(path_of(&Site::new())));
     assert!(said.contains("scarce: well"), "{said}");
 }
 
 #[test]
-fn status_tells_a_daemon_that_answers_from_one_that_does_not() {
+fn status_distinguishes_an_answering_daemon_from_a_silent_one() {
     let status = program("status", "cc", &["-std=c99"], &library());
     let master = Master::start(&[("user.jane", "be1.example.org!default")]);
     let (site, socket) = site_of(&master);
     let ask = || well(Command::new(&status).arg(path_of(&site)));
-    // Of the lists only known recipients can be answered.
+    // From the lists alone only known recipients can be answered.
     let said = ask();
     assert!(said.starts_with("503 502 501 504\n"), "{said}");
     assert!(said.contains(socket.to_str().unwrap()), "{said}");
@@ -320,7 +320,7 @@ fn status_tells_a_daemon_that_answers_from_one_that_does_not() {
 }
 
 #[test]
-fn a_child_of_a_process_with_threads_looks_up_and_asks_the_daemon_and_never_hangs() {
+fn child_of_a_threaded_process_looks_up_and_never_hangs() {
     let fork = program("fork", "cc", &["-std=c99"], &library());
     let master = Master::start(&[("user.jane", "be1.example.org!default")]);
     let (site, socket) = site_of(&master);
@@ -335,7 +335,7 @@ fn a_child_of_a_process_with_threads_looks_up_and_asks_the_daemon_and_never_hang
 }
 
 #[test]
-fn two_copies_of_the_library_in_one_process_do_not_hinder_each_other() {
+fn two_copies_of_the_library_in_one_process_work() {
     let directory = tempfile::tempdir().unwrap();
     let library = library();
     let copies = ["a.so", "b.so"].map(|name| {
@@ -345,7 +345,7 @@ fn two_copies_of_the_library_in_one_process_do_not_hinder_each_other() {
     });
     let beside = program("beside", "cc", &["-std=c99"], &library);
     well(Command::new(&beside).arg(path_of(&Site::new())).args(&copies));
-    // The replica as well, while it is being written to.
+    // Also for the replica, while it is written to.
     let site = Site::new();
     let mut place = replica(&site);
     let mut child = Command::new(&beside).arg(path_of(&site)).args(&copies).spawn().unwrap();
@@ -361,7 +361,7 @@ fn two_copies_of_the_library_in_one_process_do_not_hinder_each_other() {
     assert!(status.success(), "{status}");
 }
 
-/// A process in a jail, as nobody.
+/// A process in a jail, as user nobody.
 struct Jailed {
     child: Child,
     input: ChildStdin,
@@ -401,13 +401,13 @@ impl Drop for Jailed {
     }
 }
 
-/// How `jail.c` begins what it says of jane: by which source.
+/// Prefixes of the lines of `jail.c` about jane, by source.
 const BY_LIST: &str = "deliver 302 be1.example.org";
 const BY_REPLICA: &str = "deliver 303 be1.example.org";
 const BY_DAEMON: &str = "deliver 304 be1.example.org";
 
 #[test]
-fn in_a_jail_as_somebody_else_a_list_that_only_root_may_read_is_read_until_it_is_replaced() {
+fn jailed_process_reads_a_root_only_list_until_it_is_replaced() {
     if !nix::unistd::Uid::effective().is_root() {
         left_out("only root can make a jail");
         return;
@@ -447,7 +447,7 @@ fn in_a_jail_as_somebody_else_a_list_that_only_root_may_read_is_read_until_it_is
     let nobody = jailed.ask("nobody@example.org");
     assert!(nobody.starts_with("deferred"), "{nobody}");
 
-    // Replaced, as by a repack: the old one is not believed any more.
+    // Replaced, as by a repack: the old list is not believed any more.
     fs::copy(&list, site.path("new")).unwrap();
     fs::rename(site.path("new"), &list).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(20));
@@ -456,13 +456,13 @@ fn in_a_jail_as_somebody_else_a_list_that_only_root_may_read_is_read_until_it_is
     let daemon = Daemon::start_as_configured(&site, socket);
     assert!(jailed.ask("jane@example.org").starts_with(BY_DAEMON));
     drop(daemon);
-    // Who may read the new one, as everybody may if it is 0644, follows it.
+    // A process that may read the new list follows it; with mode 0644 every process may.
     fs::set_permissions(&list, fs::Permissions::from_mode(0o644)).unwrap();
     assert!(jailed.ask("jane@example.org").starts_with(BY_LIST));
 }
 
 #[test]
-fn in_a_jail_as_somebody_else_the_replica_is_read_as_it_changes() {
+fn jailed_process_reads_the_replica_as_it_changes() {
     if !nix::unistd::Uid::effective().is_root() {
         left_out("only root can make a jail");
         return;
@@ -481,7 +481,7 @@ fn in_a_jail_as_somebody_else_the_replica_is_read_as_it_changes() {
 }
 
 #[test]
-fn who_is_asked_of_the_daemon_is_decided_as_the_daemon_does() {
+fn forwarded_recipient_gets_the_decision_of_the_daemon() {
     let master = Master::start(&[
         ("user.jane", "be1.example.org!default"),
         ("user.new", "be2.example.org!default"),
@@ -518,7 +518,7 @@ fn who_is_asked_of_the_daemon_is_decided_as_the_daemon_does() {
     );
 }
 
-/// What `make install-lib` installs, in a directory of its own.
+/// The files that `make install-lib` installs, in a directory of its own.
 fn installed() -> tempfile::TempDir {
     library();
     installed_by("install-lib", &[])
@@ -549,7 +549,7 @@ fn files_in(root: &Path) -> BTreeSet<PathBuf> {
 }
 
 #[test]
-fn library_and_daemon_are_installed_without_a_file_in_common() {
+fn library_and_daemon_have_no_installed_file_in_common() {
     let library = installed();
     let program = format!("PROGRAM={}", env!("CARGO_BIN_EXE_murder-route"));
     let daemon = installed_by("install-daemon", &[&program]);
@@ -566,7 +566,7 @@ fn library_and_daemon_are_installed_without_a_file_in_common() {
 }
 
 #[test]
-fn what_is_installed_names_the_directory_that_the_library_is_in() {
+fn installed_files_name_the_directory_of_the_library() {
     library();
     let libdir = "/usr/lib/some-linux-gnu";
     let root = installed_by("install-lib", &[&format!("libdir={libdir}"), "docdir=/usr/doc/mr"]);
@@ -604,7 +604,7 @@ fn pkg_config_finds_the_library_where_it_was_moved_to() {
 }
 
 #[test]
-fn make_builds_below_the_target_directory_that_cargo_is_told() {
+fn make_builds_below_the_target_directory_of_cargo() {
     let said = |target: Option<&str>, what: &str| {
         let mut make = Command::new("make");
         make.env_remove("CARGO_TARGET_DIR").args(["-n", "-B", what, "BASE=x"]).current_dir(ROOT);
@@ -628,7 +628,7 @@ fn make_builds_below_the_target_directory_that_cargo_is_told() {
     }
 }
 
-/// mdoc(7) takes a word that is one of its macros for that, also in a heading.
+/// mdoc(7) interprets a word that is the name of a macro as that macro, also in a heading.
 #[test]
 fn headings_of_the_manuals_are_rendered_whole() {
     if !is_there("man") {
@@ -677,7 +677,7 @@ fn example() -> PathBuf {
 }
 
 #[test]
-fn what_is_installed_is_all_that_a_program_needs() {
+fn installed_files_suffice_to_build_a_program() {
     let root = installed();
     let lib = root.path().join("usr/lib");
     let version = env!("CARGO_PKG_VERSION");
@@ -707,7 +707,7 @@ fn what_is_installed_is_all_that_a_program_needs() {
 }
 
 #[test]
-fn the_example_in_python_says_what_the_one_in_c_says() {
+fn python_example_prints_the_same_as_the_c_example() {
     if !is_there("python3") {
         return;
     }

@@ -92,10 +92,10 @@ impl DaemonClient {
     }
 
     /// Whether the daemon answers within this time, also during a backoff.
-    pub(super) fn ping(&self, pool: &ConnectionPool, patience: Duration) -> Result<(), String> {
+    pub(super) fn ping(&self, pool: &ConnectionPool, limit: Duration) -> Result<(), String> {
         pool.answered();
         // The empty recipient is foreign everywhere, so no list is asked.
-        let answer = self.ask(pool, &[b""], patience).pop();
+        let answer = self.ask(pool, &[b""], limit).pop();
         answer.unwrap_or_else(|| Err("no answer".into())).map(drop)
     }
 
@@ -114,20 +114,20 @@ impl DaemonClient {
         listeners.into_iter().filter(asked).map(endpoint).collect()
     }
 
-    /// The daemon's decisions for these recipients, in their order; `Err` says why there is none. Takes no
-    /// longer than `patience` for all of them.
+    /// The daemon's decisions for these recipients, in their order; `Err`: the reason why there is none.
+    /// Takes no longer than `limit` for all of them.
     pub(super) fn ask(
         &self,
         pool: &ConnectionPool,
         recipients: &[&[u8]],
-        patience: Duration,
+        limit: Duration,
     ) -> Vec<Result<Route, String>> {
         let mut answers = Vec::with_capacity(recipients.len());
-        if let Err(why) = pool.may_ask(patience) {
+        if let Err(why) = pool.may_ask(limit) {
             answers.resize(recipients.len(), Err(why));
             return answers;
         }
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + limit;
         let mut result = Ok(());
         while let Some(rest) = recipients.get(answers.len()..).filter(|rest| !rest.is_empty()) {
             let before = answers.len();
@@ -139,7 +139,7 @@ impl DaemonClient {
                     if conversed.is_ok() {
                         pool.put(socket);
                     }
-                    conversed.map_err(|error| say(&error, patience))
+                    conversed.map_err(|error| say(&error, limit))
                 }
                 Err(why) => Err(why),
             };
@@ -150,7 +150,7 @@ impl DaemonClient {
             }
         }
         if answers.is_empty() && Instant::now() >= deadline {
-            pool.waited_in_vain(patience);
+            pool.waited_in_vain(limit);
         } else if !answers.is_empty() {
             pool.answered();
         }
@@ -174,10 +174,10 @@ impl DaemonClient {
     }
 }
 
-fn say(error: &io::Error, patience: Duration) -> String {
+fn say(error: &io::Error, limit: Duration) -> String {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            let seconds = patience.as_secs_f32();
+            let seconds = limit.as_secs_f32();
             format!("the daemon has not answered within {seconds} s")
         }
         io::ErrorKind::UnexpectedEof => "the daemon hung up".into(),
@@ -268,8 +268,8 @@ impl ConnectionPool {
     }
 
     /// `Err` says why the daemon may not be asked at present.
-    fn may_ask(&self, patience: Duration) -> Result<(), String> {
-        if patience.is_zero() {
+    fn may_ask(&self, limit: Duration) -> Result<(), String> {
+        if limit.is_zero() {
             return Err("the daemon was not asked: the call may wait no longer".into());
         }
         let backoff = *self.backoff();

@@ -87,7 +87,7 @@ unsafe extern "C" fn murder_route_exim(
         *kept.borrow_mut() = text::line(&text);
         kept.borrow().as_ptr().cast_mut()
     });
-    // Only in a thread that ends is there no more place for it.
+    // Fails only in a thread that is ending.
     let (code, text) = kept.map_or((Code::Fail, c"".as_ptr().cast_mut()), |text| (code, text));
     if !yield_.is_null() {
         // SAFETY: Exim has a place for a pointer there, and copies the text before anything else.

@@ -65,9 +65,9 @@ impl Part {
 
 impl Library {
     /// Checks all parts: opens the lists and asks the daemon a question that needs no list. Waits no longer
-    /// than `patience`; with zero the daemon is not asked.
-    pub fn check(&self, patience: Duration) -> Health {
-        let timeout = CallTimeout::new(patience);
+    /// than `limit`; with zero the daemon is not asked.
+    pub fn check(&self, limit: Duration) -> Health {
+        let timeout = CallTimeout::new(limit);
         let inner = self.process_state();
         let mut health = Health {
             overall: State::Bad,
@@ -91,7 +91,7 @@ impl Library {
         });
         if self.daemon.is_configured() {
             health.daemon = match timeout.remaining() {
-                _ if patience.is_zero() => {
+                _ if limit.is_zero() => {
                     Part::new(State::Unchecked, "not asked: the call may not wait")
                 }
                 left => match self.daemon.ping(&inner.connections, left) {

@@ -20,7 +20,7 @@ pub(super) struct Given {
     pub(super) domains: Option<String>,
     pub(super) daemon: Option<String>,
     pub(super) misses: Option<String>,
-    pub(super) patience: Duration,
+    pub(super) timeout: Duration,
 }
 
 /// Reason why the library cannot be opened, for the postmaster.
@@ -59,7 +59,7 @@ pub(super) fn open(given: Given) -> Result<Library, Failure> {
         domains: words(given.domains.as_deref()).map(str::to_owned).collect(),
         ..Overrides::default()
     };
-    Library::open(overrides, daemon, given.patience).map_err(|why| match is_of_the_system(&why) {
+    Library::open(overrides, daemon, given.timeout).map_err(|why| match is_of_the_system(&why) {
         true => Failure::System(why.to_string()),
         false => Failure::Config(why.to_string()),
     })

@@ -8,7 +8,7 @@ use super::super::library::Library;
 use super::super::outcome::{Origin, Outcome};
 use super::super::{panics, text};
 use super::structs::{self, Allocated as _};
-use super::{in_words, library, seconds};
+use super::{library, seconds, text_of};
 use crate::model::backend::LmtpAddress;
 use crate::routing::route::{Cause, Decision, Refusal};
 
@@ -21,7 +21,7 @@ pub(super) unsafe extern "C" fn mr_lookup(
     recipient: *const c_char,
     decision: *mut c::mr_decision,
 ) -> mr_code {
-    // SAFETY: the header wants a router, a string, and a decision of the size that it says.
+    // SAFETY: the header requires a router, a string, and a decision as large as its size says.
     unsafe { look_up(router, recipient, None, decision) }
 }
 
@@ -32,9 +32,9 @@ pub(super) unsafe extern "C" fn mr_lookup_within(
     milliseconds: u32,
     decision: *mut c::mr_decision,
 ) -> mr_code {
-    let patience = Duration::from_millis(milliseconds.into());
-    // SAFETY: the header wants a router, a string, and a decision of the size that it says.
-    unsafe { look_up(router, recipient, Some(patience), decision) }
+    let limit = Duration::from_millis(milliseconds.into());
+    // SAFETY: the header requires a router, a string, and a decision as large as its size says.
+    unsafe { look_up(router, recipient, Some(limit), decision) }
 }
 
 /// # Safety
@@ -43,22 +43,22 @@ pub(super) unsafe extern "C" fn mr_lookup_within(
 unsafe fn look_up(
     router: *mut c::mr_router,
     recipient: *const c_char,
-    patience: Option<Duration>,
+    limit: Option<Duration>,
     decision: *mut c::mr_decision,
 ) -> mr_code {
-    // SAFETY: the caller says so.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         if !structs::is_usable(decision) {
             return c::MR_ERR_INVALID;
         }
         let (Some(library), Some(recipient)) = (library(router), text::bytes(recipient)) else {
-            structs::reset(decision, in_words(c::MR_ERR_INVALID));
+            structs::reset(decision, text_of(c::MR_ERR_INVALID));
             return c::MR_ERR_INVALID;
         };
         structs::reset(decision, NOT_MADE);
         let _ = panics::caught(|| {
-            let told = match patience {
-                Some(patience) => library.look_up_within(recipient, patience),
+            let told = match limit {
+                Some(limit) => library.look_up_within(recipient, limit),
                 None => library.look_up(recipient),
             };
             fill(decision, library, recipient, &told);
@@ -74,7 +74,7 @@ pub(super) unsafe extern "C" fn mr_lookup_many(
     count: usize,
     decisions: *mut c::mr_decision,
 ) -> mr_code {
-    // SAFETY: the header wants `count` strings and as many structs of the size that the first one
+    // SAFETY: the header requires `count` strings and as many structs as large as the size in the first one
     // says; none is touched beyond that size.
     unsafe {
         if count == 0 {
@@ -91,7 +91,7 @@ pub(super) unsafe extern "C" fn mr_lookup_many(
             if (*decision(at)).size != step {
                 return c::MR_ERR_INVALID;
             }
-            structs::reset(decision(at), in_words(c::MR_ERR_INVALID));
+            structs::reset(decision(at), text_of(c::MR_ERR_INVALID));
             let key = if good { text::bytes(*recipients.add(at)) } else { None };
             match key {
                 Some(key) => keys.push(key),
@@ -114,7 +114,7 @@ pub(super) unsafe extern "C" fn mr_lookup_many(
 
 /// # Safety
 ///
-/// `decision` is usable and has as many bytes as it says, and its memory is NULL or of this function.
+/// `decision` is usable and as large as its size says; its memory is NULL or was set by this function.
 unsafe fn fill(decision: *mut c::mr_decision, library: &Library, recipient: &[u8], told: &Outcome) {
     let route = &told.route;
     let (outcome, detail) = match &route.decision {
@@ -150,14 +150,14 @@ unsafe fn fill(decision: *mut c::mr_decision, library: &Library, recipient: &[u8
     let reason = route.why_in_pieces();
     let reason = reason.each_ref().map(|piece| &**piece);
     let [first, ..] = reason;
-    // A daemon of another release may give none.
+    // A daemon of another release may send none.
     let reason: &[&[u8]] = match (first, outcome) {
         ([], c::MR_DELIVER) => &[b"the mailbox is there"],
         ([], c::MR_UNKNOWN) => &[b"no such mailbox"],
         ([], _) => &[b"the daemon gives no reason"],
         _ => &reason,
     };
-    // SAFETY: the caller says so.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let [recipient, host, socket, transport, mailbox, server, partition, reason] =
             structs::memory_of(decision).keep([
@@ -192,6 +192,6 @@ unsafe fn fill(decision: *mut c::mr_decision, library: &Library, recipient: &[u8
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn mr_decision_clear(decision: *mut c::mr_decision) {
-    // SAFETY: the header wants a decision that was used, was not, or was cleared.
+    // SAFETY: the header requires a decision that is zeroed, used or cleared.
     unsafe { structs::clear(decision) }
 }

@@ -62,10 +62,10 @@ const fn number(text: &str) -> u32 {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn mr_strerror(code: mr_code) -> *const c_char {
-    in_words(code).as_ptr()
+    text_of(code).as_ptr()
 }
 
-fn in_words(code: mr_code) -> &'static CStr {
+fn text_of(code: mr_code) -> &'static CStr {
     match code {
         c::MR_OK => c"no error",
         c::MR_ERR_INVALID => c"an argument that cannot be used",
@@ -113,7 +113,7 @@ unsafe extern "C" fn mr_open(
     error_size: usize,
 ) -> mr_code {
     let options = c::mr_options { config, ..c::mr_options::EMPTY };
-    // SAFETY: `options` is whole, and the rest is as the caller has it.
+    // SAFETY: `options` is complete, and the other arguments are the caller's.
     unsafe { mr_open_options(&raw const options, router, error, error_size) }
 }
 
@@ -125,8 +125,8 @@ unsafe extern "C" fn mr_open_options(
     error_size: usize,
 ) -> mr_code {
     panics::keep_quiet();
-    // SAFETY: the header wants each pointer to be NULL or good, and the options to be as large as
-    // they say.
+    // SAFETY: the header requires each pointer to be NULL or valid, and the options to be as large as
+    // their size says.
     unsafe {
         text::copy("", error, error_size);
         if router.is_null() || !router.is_aligned() {
@@ -156,10 +156,10 @@ unsafe extern "C" fn mr_open_options(
 
 /// # Safety
 ///
-/// As the header says of `options`.
+/// As the header requires for `options`.
 unsafe fn open(options: *const c::mr_options) -> Result<Library, (mr_code, String)> {
     let invalid = |why: &str| (c::MR_ERR_INVALID, why.to_owned());
-    // SAFETY: it is NULL or as large as it says; its strings are NULL or good.
+    // SAFETY: it is NULL or as large as its size says; its strings are NULL or valid.
     unsafe {
         let known = match options {
             _ if options.is_null() => c::mr_options::EMPTY,
@@ -191,7 +191,7 @@ unsafe fn open(options: *const c::mr_options) -> Result<Library, (mr_code, Strin
             domains: utf8("domains", known.domains)?,
             daemon: utf8("daemon", known.daemon)?,
             misses: utf8("misses", known.misses)?,
-            patience: match known.deadline {
+            timeout: match known.deadline {
                 0 => MAX_TIMEOUT,
                 milliseconds => Duration::from_millis(milliseconds.into()),
             },
@@ -210,14 +210,14 @@ unsafe extern "C" fn mr_close(router: *mut c::mr_router) {
         return;
     }
     let _ = panics::caught(|| {
-        // SAFETY: the header wants a router that was opened, was not closed, and that nobody uses.
+        // SAFETY: the header requires a router that was opened, was not closed, and is not in use.
         drop(unsafe { Box::from_raw(router.cast::<Library>()) });
     });
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn mr_warning(router: *mut c::mr_router, nth: usize) -> *const c_char {
-    // SAFETY: the header wants a router.
+    // SAFETY: the header requires a router.
     let warning = unsafe { library(router) }.and_then(|library| library.warnings().nth(nth));
     warning.map_or(ptr::null(), CStr::as_ptr)
 }
@@ -226,9 +226,9 @@ unsafe extern "C" fn mr_warning(router: *mut c::mr_router, nth: usize) -> *const
 ///
 /// # Safety
 ///
-/// As the header says: a router that was opened and not closed.
+/// As the header requires: a router that was opened and not closed.
 unsafe fn library<'a>(router: *mut c::mr_router) -> Option<&'a Library> {
-    // SAFETY: it was made of a box by `mr_open_options`.
+    // SAFETY: `mr_open_options` made it from a box.
     unsafe { router.cast::<Library>().as_ref() }
 }
 

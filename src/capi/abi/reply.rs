@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use super::super::bindings::{self as c, mr_code};
 use super::super::{panics, text};
 use super::structs::{self, Allocated as _};
-use super::{in_words, library};
+use super::{library, text_of};
 use crate::wire::socketmap::Reply;
 
 #[unsafe(no_mangle)]
@@ -15,13 +15,13 @@ pub(super) unsafe extern "C" fn mr_answer(
     recipient: *const c_char,
     reply: *mut c::mr_reply,
 ) -> mr_code {
-    // SAFETY: the header wants strings, and a reply that was used, was not, or was cleared.
+    // SAFETY: the header requires strings, and a reply that is zeroed, used or cleared.
     unsafe {
         if !structs::is_usable(reply) {
             return c::MR_ERR_INVALID;
         }
         let failed = |code| {
-            structs::reset(reply, in_words(code));
+            structs::reset(reply, text_of(code));
             code
         };
         let library = library(router);
@@ -52,6 +52,6 @@ pub(super) unsafe extern "C" fn mr_answer(
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn mr_reply_clear(reply: *mut c::mr_reply) {
-    // SAFETY: the header wants a reply that was used, was not, or was cleared.
+    // SAFETY: the header requires a reply that is zeroed, used or cleared.
     unsafe { structs::clear(reply) }
 }

@@ -6,7 +6,7 @@ use super::super::bindings::{self as c, mr_code};
 use super::super::health::State;
 use super::super::panics;
 use super::structs::{self, Allocated as _};
-use super::{in_words, library, seconds};
+use super::{library, seconds, text_of};
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn mr_check(
@@ -14,18 +14,18 @@ pub(super) unsafe extern "C" fn mr_check(
     milliseconds: u32,
     status: *mut c::mr_status,
 ) -> mr_code {
-    // SAFETY: the header wants a router, and a status that was used, was not, or was cleared.
+    // SAFETY: the header requires a router, and a status that is zeroed, used or cleared.
     unsafe {
         if !structs::is_usable(status) {
             return c::MR_ERR_INVALID;
         }
         let failed = |code| {
-            structs::reset(status, in_words(code));
+            structs::reset(status, text_of(code));
             code
         };
         let Some(library) = library(router) else { return failed(c::MR_ERR_INVALID) };
-        let patience = Duration::from_millis(milliseconds.into());
-        let Ok(health) = panics::caught(|| library.check(patience)) else {
+        let limit = Duration::from_millis(milliseconds.into());
+        let Ok(health) = panics::caught(|| library.check(limit)) else {
             return failed(c::MR_ERR_INTERNAL);
         };
         let reasons = [&health.mailboxes_db, &health.replica, &health.daemon]
@@ -66,6 +66,6 @@ fn count(known: Option<u64>) -> i64 {
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn mr_status_clear(status: *mut c::mr_status) {
-    // SAFETY: the header wants a status that was used, was not, or was cleared.
+    // SAFETY: the header requires a status that is zeroed, used or cleared.
     unsafe { structs::clear(status) }
 }

@@ -158,7 +158,7 @@ pub(super) unsafe fn is_usable<T: Allocated>(at: *const T) -> bool {
     if at.is_null() || !at.is_aligned() {
         return false;
     }
-    // SAFETY: the caller says so; each of them begins with its size.
+    // SAFETY: guaranteed by the caller; each of them begins with its size.
     let size = unsafe { *at.cast::<usize>() };
     (T::FIRST..=LARGEST).contains(&size) && size.is_multiple_of(align_of::<T>())
 }
@@ -168,10 +168,10 @@ pub(super) unsafe fn is_usable<T: Allocated>(at: *const T) -> bool {
 ///
 /// # Safety
 ///
-/// `at` [is usable](is_usable) and has as many bytes as it says.
+/// `at` [is usable](is_usable) and is as large as its size says.
 pub(super) unsafe fn read<T: Allocated>(at: *const T) -> Option<T> {
     let mut known = T::EMPTY;
-    // SAFETY: the caller says so; any bytes are a value.
+    // SAFETY: guaranteed by the caller; any bytes are a valid value.
     unsafe {
         let size = *at.cast::<usize>();
         let bytes = std::slice::from_raw_parts(at.cast::<u8>(), size);
@@ -188,9 +188,9 @@ pub(super) unsafe fn read<T: Allocated>(at: *const T) -> Option<T> {
 ///
 /// # Safety
 ///
-/// `at` [is usable](is_usable) and has as many bytes as it says.
+/// `at` [is usable](is_usable) and is as large as its size says.
 pub(super) unsafe fn write<T: Allocated>(at: *mut T, value: &T) {
-    // SAFETY: the caller says so, and nobody else has the struct meanwhile.
+    // SAFETY: guaranteed by the caller; no other code uses the struct meanwhile.
     unsafe {
         let (size, memory) = (*at.cast::<usize>(), *T::memory(at));
         let both = size.min(size_of::<T>());
@@ -206,7 +206,7 @@ pub(super) unsafe fn write<T: Allocated>(at: *mut T, value: &T) {
 ///
 /// As [`write()`].
 pub(super) unsafe fn reset<T: Allocated>(at: *mut T, reason: &'static CStr) {
-    // SAFETY: the caller says so.
+    // SAFETY: guaranteed by the caller.
     unsafe { write(at, &T::EMPTY.with_reason(reason)) }
 }
 
@@ -214,10 +214,10 @@ pub(super) unsafe fn reset<T: Allocated>(at: *mut T, reason: &'static CStr) {
 ///
 /// # Safety
 ///
-/// As [`is_usable`]; what is usable has as many bytes as it says, and its memory is NULL or of
+/// As [`is_usable`]; a usable struct is as large as its size says, and its memory is NULL or was set by
 /// [`memory_of`].
 pub(super) unsafe fn clear<T: Allocated>(at: *mut T) {
-    // SAFETY: the caller says so.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         if !is_usable(at) {
             return;
@@ -235,9 +235,9 @@ pub(super) unsafe fn clear<T: Allocated>(at: *mut T) {
 ///
 /// # Safety
 ///
-/// As [`write()`], and the memory is NULL or was set by this.
+/// As [`write()`], and the memory is NULL or was set by this function.
 pub(super) unsafe fn memory_of<'a, T: Allocated>(at: *mut T) -> &'a mut Memory {
-    // SAFETY: the caller says so, and nobody else has the struct meanwhile.
+    // SAFETY: guaranteed by the caller; no other code uses the struct meanwhile.
     unsafe {
         let memory = T::memory(at);
         if (*memory).is_null() {
@@ -251,7 +251,7 @@ pub(super) unsafe fn memory_of<'a, T: Allocated>(at: *mut T) -> &'a mut Memory {
 mod tests {
     use super::*;
 
-    /// A decision of a program of this size, with a mark behind it.
+    /// A decision of a program with a struct of this size, with a mark behind it.
     fn room(size: usize) -> Vec<u64> {
         let mut room = vec![u64::MAX; size / 8 + 1];
         room[0] = size as u64;
@@ -265,7 +265,7 @@ mod tests {
         for size in [first, first + 8, size_of::<c::mr_decision>(), first + 64, LARGEST] {
             let mut room = room(size);
             let at: *mut c::mr_decision = room.as_mut_ptr().cast();
-            // SAFETY: there is as much room as is said.
+            // SAFETY: the room is as large as the size says.
             unsafe {
                 assert!(is_usable(at), "{size}");
                 reset(at, c"why");
@@ -287,7 +287,7 @@ mod tests {
         {
             let mut room = room(LARGEST);
             room[0] = size as u64;
-            // SAFETY: there is a size.
+            // SAFETY: it begins with a size.
             assert!(!unsafe { is_usable(room.as_ptr().cast::<c::mr_decision>()) }, "{size}");
         }
         // SAFETY: NULL is allowed.
@@ -299,7 +299,7 @@ mod tests {
         let mut room = vec![0_u64; LARGEST / 8];
         let size = size_of::<c::mr_options>() + 8;
         room[0] = size as u64;
-        // SAFETY: there is more room than is said.
+        // SAFETY: the room is larger than the size says.
         unsafe {
             assert!(read(room.as_ptr().cast::<c::mr_options>()).is_some());
             room[size / 8 - 1] = 1;

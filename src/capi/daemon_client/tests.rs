@@ -9,7 +9,7 @@ use std::thread;
 
 const UNKNOWN: &[u8] = b"18:OK outcome=unknown,";
 
-/// A daemon for so many connections, one after the other, and a client of it.
+/// A daemon that accepts this number of connections, one after the other, and a client of it.
 fn daemon(
     talks: Vec<Box<dyn FnOnce(UnixStream) + Send>>,
     ask: impl FnOnce(&DaemonClient, &ConnectionPool),
@@ -47,7 +47,7 @@ fn saying(answer: &'static [u8]) -> Box<dyn FnOnce(UnixStream) + Send> {
 const LONG: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_daemon_that_was_started_anew_is_asked_again() {
+fn restarted_daemon_is_asked_again() {
     daemon(vec![saying(UNKNOWN), saying(UNKNOWN)], |daemon, pool| {
         for _ in 0..2 {
             let answer = daemon.ask(pool, &[b"a@b"], LONG).remove(0).unwrap();
@@ -57,7 +57,7 @@ fn a_daemon_that_was_started_anew_is_asked_again() {
 }
 
 #[test]
-fn many_are_asked_for_at_once_and_each_gets_his_own_answer() {
+fn many_recipients_asked_at_once_each_get_their_own_answer() {
     const MANY: usize = 500;
     let echo: Box<dyn FnOnce(UnixStream) + Send> = Box::new(|mut stream| {
         let mut decoder = Decoder::new(REQUEST_LIMIT);
@@ -91,7 +91,7 @@ fn many_are_asked_for_at_once_and_each_gets_his_own_answer() {
 }
 
 #[test]
-fn whatever_a_daemon_says_that_is_no_decision_makes_nobody_unknown() {
+fn invalid_answer_of_the_daemon_makes_no_recipient_unknown() {
     for (said, why, good) in [
         (&b""[..], "hung up", false),
         (b"18:OK outcome=unk", "hung up", false),
@@ -111,7 +111,7 @@ fn whatever_a_daemon_says_that_is_no_decision_makes_nobody_unknown() {
 }
 
 #[test]
-fn an_answer_that_nobody_asked_for_is_not_taken_for_that_to_the_next_question() {
+fn surplus_answer_is_not_taken_for_the_next_question() {
     let twice = b"18:OK outcome=unknown,18:OK outcome=unknown,";
     daemon(vec![saying(twice)], |daemon, pool| {
         assert!(daemon.ask(pool, &[b"a@b"], LONG).remove(0).is_ok());
@@ -120,11 +120,11 @@ fn an_answer_that_nobody_asked_for_is_not_taken_for_that_to_the_next_question() 
 }
 
 #[test]
-fn a_daemon_that_hangs_holds_nobody_up_for_longer_than_the_deadline() {
+fn hanging_daemon_is_not_waited_for_beyond_the_deadline() {
     let (over, wait) = std::sync::mpsc::channel::<()>();
     let hang: Box<dyn FnOnce(UnixStream) + Send> = Box::new(move |mut stream| {
         hear(&mut stream);
-        // A byte now and then does not make it any longer.
+        // A byte now and then does not extend the deadline.
         while wait.recv_timeout(Duration::from_millis(5)).is_err() {
             let _ = stream.write_all(b"1");
         }
@@ -138,7 +138,7 @@ fn a_daemon_that_hangs_holds_nobody_up_for_longer_than_the_deadline() {
 }
 
 #[test]
-fn without_a_daemon_it_is_said_where_it_was_looked_for() {
+fn missing_daemon_is_reported_with_its_address() {
     let at = [Endpoint::Unix("/nonexistent/socket".into())];
     let asked = |daemon: &DaemonClient| {
         daemon.ask(&ConnectionPool::default(), &[b"a@b"], LONG).remove(0).unwrap_err()
@@ -150,7 +150,7 @@ fn without_a_daemon_it_is_said_where_it_was_looked_for() {
 }
 
 #[test]
-fn an_endpoint_that_cannot_be_asked_is_named_with_its_reason() {
+fn endpoint_that_cannot_be_used_is_named_with_its_reason() {
     // No name has a label that long, so no name server is asked.
     let host = format!("inet:{}.invalid:10026", "x".repeat(64));
     let at = [host.as_str(), "inet:127.0.0.1:0", "systemd:x.socket"];
@@ -165,27 +165,27 @@ fn an_endpoint_that_cannot_be_asked_is_named_with_its_reason() {
 }
 
 #[test]
-fn daemon_that_hangs_is_not_asked_again_for_as_long_as_it_was_waited_for() {
+fn silent_daemon_is_not_asked_again_during_the_backoff() {
     let (over, wait) = std::sync::mpsc::channel::<()>();
     let hang: Box<dyn FnOnce(UnixStream) + Send> = Box::new(move |stream| {
         let _ = wait.recv();
         drop(stream);
     });
     daemon(vec![hang, saying(UNKNOWN), saying(UNKNOWN)], |daemon, pool| {
-        let patience = Duration::from_millis(300);
-        let why = daemon.ask(pool, &[b"a@b"], patience).remove(0).unwrap_err();
+        let limit = Duration::from_millis(300);
+        let why = daemon.ask(pool, &[b"a@b"], limit).remove(0).unwrap_err();
         assert!(why.contains("not answered within 0.3 s"), "{why}");
-        // The second connection would be answered.
+        // A second connection would be answered.
         over.send(()).unwrap();
         let waited = pool.backoff().unwrap().waited;
-        assert_eq!(waited, patience);
-        // So that a machine that is slow does not end it.
+        assert_eq!(waited, limit);
+        // Long enough that the backoff does not end on a slow machine.
         pool.backoff().as_mut().unwrap().until += LONG;
-        for patience in [LONG, Duration::from_millis(1)] {
-            let asked = daemon.ask(pool, &[b"a@b", b"c@d"], patience);
+        for limit in [LONG, Duration::from_millis(1)] {
+            let asked = daemon.ask(pool, &[b"a@b", b"c@d"], limit);
             assert!(asked.iter().all(Result::is_err), "{asked:?}");
         }
-        // A health check asks all the same, and ends the backoff with the answer.
+        // A health check asks during the backoff, and ends it with the answer.
         daemon.ping(pool, LONG).unwrap();
         assert!(pool.backoff().is_none());
         pool.idle.lock().unwrap().clear();
@@ -194,10 +194,10 @@ fn daemon_that_hangs_is_not_asked_again_for_as_long_as_it_was_waited_for() {
 }
 
 #[test]
-fn endpoint_that_takes_no_connection_leaves_time_for_the_next_one() {
+fn endpoint_that_accepts_nothing_leaves_time_for_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let full = dir.path().join("full");
-    // A queue for one connection, which is there: the next one has to wait for ever.
+    // A queue for one connection, which is taken: the next one waits for ever.
     let listening = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
     bind(listening.as_raw_fd(), &UnixAddr::new(&full).unwrap()).unwrap();
     listen(&listening, Backlog::new(0).unwrap()).unwrap();
@@ -213,7 +213,7 @@ fn endpoint_that_takes_no_connection_leaves_time_for_the_next_one() {
 }
 
 #[test]
-fn without_any_time_the_daemon_is_not_asked() {
+fn daemon_is_not_asked_without_any_time() {
     daemon(vec![], |daemon, pool| {
         let why = daemon.ask(pool, &[b"a@b"], Duration::ZERO).remove(0).unwrap_err();
         assert!(why.contains("may wait no longer"), "{why}");
@@ -222,7 +222,7 @@ fn without_any_time_the_daemon_is_not_asked() {
 }
 
 #[test]
-fn the_daemon_is_asked_where_it_answers_us() {
+fn daemon_is_asked_where_it_listens() {
     let listen = |endpoint: &str, protocols: &[Protocol]| Listen {
         protocols: protocols.iter().copied().collect(),
         ..Listen::at(endpoint.parse().unwrap())

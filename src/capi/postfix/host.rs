@@ -114,9 +114,9 @@ impl Host {
 
     /// # Safety
     ///
-    /// `dict` is of [`Self::alloc`], and of no use afterwards.
+    /// `dict` is from [`Self::alloc`], and must not be used afterwards.
     pub(super) unsafe fn free(self, dict: *mut Dict) {
-        // SAFETY: the caller says so.
+        // SAFETY: guaranteed by the caller.
         unsafe { (self.dict_free)(dict) }
     }
 
@@ -150,7 +150,7 @@ impl Host {
 }
 
 fn symbol(name: &CStr) -> Option<*mut c_void> {
-    // SAFETY: a string; what comes back is an address or NULL.
+    // SAFETY: a string; the result is an address or NULL.
     let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     (!address.is_null()).then_some(address)
 }

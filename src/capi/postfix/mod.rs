@@ -47,9 +47,9 @@ unsafe extern "C" fn dict_murder_open(
 ) -> *mut Dict {
     panics::keep_quiet();
     let open = || {
-        // What loads the library is no Postfix, or one that has changed beyond recognition.
+        // The loading program is not Postfix, or a release with another interface.
         let host = Host::find()?;
-        // SAFETY: Postfix gives a string, which is there during this call.
+        // SAFETY: Postfix passes a string that is valid during this call.
         let bytes = unsafe { text::bytes(name) }.unwrap_or_default();
         let table = match open_flags {
             nix::libc::O_RDONLY => panics::caught(|| Table::open(bytes)).and_then(|table| table),
@@ -69,7 +69,7 @@ unsafe extern "C" fn dict_murder_open(
             }
         })
     };
-    // Postfix takes NULL for a table that cannot be opened, and does as above.
+    // Postfix treats NULL as a table that cannot be opened, with the effect above.
     panics::caught(open).ok().flatten().unwrap_or(ptr::null_mut())
 }
 
@@ -79,8 +79,8 @@ unsafe extern "C" fn dict_murder_open(
 unsafe fn register(opened: Box<Opened>, name: *const c_char, dict_flags: c_int) -> *mut Dict {
     let host = opened.host;
     let list = opened.table.list().map(|list| list.as_raw_fd());
-    // SAFETY: `dict_alloc` gives as many bytes as it is asked for, aligned as malloc does, has set its
-    // own part of them, and ends the process where it cannot. `DICT_SIZE` has room for both.
+    // SAFETY: `dict_alloc` returns as many bytes as requested, aligned as by malloc, sets its own part of
+    // them, and ends the process if it cannot. `DICT_SIZE` has room for both.
     unsafe {
         let dict = host.alloc(TYPE, name, DICT_SIZE + size_of::<*mut Opened>());
         ours(dict).write(Box::into_raw(opened));
@@ -88,7 +88,7 @@ unsafe fn register(opened: Box<Opened>, name: *const c_char, dict_flags: c_int) 
         (*dict).close = close;
         (*dict).flags = dict_flags | Flags::PATTERN;
         if let Some(list) = list {
-            // A file that is replaced ends the process; one that is written to does not: it is read
+            // A file that is replaced ends the process. One that is written to does not: it is read
             // while Cyrus writes it.
             (*dict).flags |= Flags::MULTI_WRITER;
             (*dict).stat_fd = list;
@@ -98,7 +98,7 @@ unsafe fn register(opened: Box<Opened>, name: *const c_char, dict_flags: c_int) 
     }
 }
 
-/// Where a table keeps what is ours.
+/// Address of the library's part of a table.
 ///
 /// # Safety
 ///
@@ -110,9 +110,9 @@ unsafe fn ours(dict: *mut Dict) -> *mut *mut Opened {
 
 /// # Safety
 ///
-/// Only Postfix calls it, with what [`register`] has made and a string.
+/// Only Postfix calls it, with a table that [`register`] made and a string.
 unsafe extern "C" fn look_up(dict: *mut Dict, key: *const c_char) -> *const c_char {
-    // SAFETY: Postfix has one thread, and gives back no table that it has closed.
+    // SAFETY: Postfix has one thread, and does not use a table after closing it.
     let (opened, key) = unsafe {
         (*dict).error = Error::NONE;
         (&mut **ours(dict), text::bytes(key).unwrap_or_default())
@@ -141,10 +141,10 @@ unsafe extern "C" fn look_up(dict: *mut Dict, key: *const c_char) -> *const c_ch
 ///
 /// As [`look_up`]; Postfix does not use the table any more.
 unsafe extern "C" fn close(dict: *mut Dict) {
-    // SAFETY: the pointer is of `Box::into_raw`, and nobody has it after this.
+    // SAFETY: the pointer is from `Box::into_raw`, and is not used after this.
     let opened = unsafe { Box::from_raw(ours(dict).read()) };
     let host = opened.host;
     let _ = panics::caught(|| drop(opened));
-    // SAFETY: `register` has it of `dict_alloc`.
+    // SAFETY: `register` got it from `dict_alloc`.
     unsafe { host.free(dict) };
 }

@@ -17,7 +17,7 @@ const USUAL_MAP: &str = "lmtp";
 /// An open table.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// As it is written in main.cf, for the log.
+    /// The name as in main.cf, for the log.
     name: String,
     library: Library,
     map: String,
@@ -26,16 +26,16 @@ pub(super) struct Table {
 /// Answer for a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// An answer. It may be a temporary error, with a reason for the mail log.
+    /// An answer; may be a temporary error, with a reason for the mail log.
     Found(CString, Option<CString>),
     /// No entry; Postfix asks its next table.
     NotFound,
-    /// Not known at present, with the reason for the mail log.
+    /// A temporary error, with the reason for the mail log.
     Temporary(CString),
 }
 
-/// `/etc/murder-route.toml`, or `/etc/murder-route.toml:recipient`: the configuration, and the map, if it
-/// is not the usual one. As in a socketmap's name, a map is what follows the last colon.
+/// `/etc/murder-route.toml`, or `/etc/murder-route.toml:recipient`: the configuration, and the map, unless it
+/// is the default. As in a socketmap's name, the map follows the last colon.
 fn parse(name: &[u8]) -> Result<(&OsStr, &str), String> {
     let colon = name.iter().rposition(|byte| *byte == b':');
     let halves = colon.and_then(|at| Some((name.get(..at)?, name.get(at + 1..)?)));
@@ -43,7 +43,7 @@ fn parse(name: &[u8]) -> Result<(&OsStr, &str), String> {
         Some((path, map)) if !map.contains(&b'/') => (path, Some(map)),
         _ => (name, None),
     };
-    // Postfix' processes have the queue for their working directory, and postmap that of its user.
+    // Postfix' processes have the queue as their working directory, and postmap that of its user.
     if !path.starts_with(b"/") {
         return Err(
             "the table's name is that of the configuration file, with its whole path, as in \
@@ -76,14 +76,14 @@ impl Table {
         self.library.list_file()
     }
 
-    /// The answer for a key as Postfix has it: a whole address, or something else that is not ours.
+    /// The answer for a key of Postfix: a complete address, or a key of another form, which has no entry.
     pub(super) fn look_up(&self, key: &[u8]) -> Answer {
         let Some((reply, why)) = self.library.answer_and_why(&self.map, key) else {
             return Answer::Temporary(self.log("there is no such map any more"));
         };
         match reply.fit() {
             Reply::Ok(text) => match CString::new(text) {
-                // If the daemon was asked, it has logged what is wrong.
+                // If the daemon was asked, it has logged the cause.
                 Ok(text) => Answer::Found(text, why.map(|why| self.log(&why))),
                 Err(_) => Answer::Temporary(self.log("the answer has a NUL in it")),
             },

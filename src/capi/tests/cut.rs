@@ -1,4 +1,4 @@
-//! A program in C with eight threads that look up while a list is truncated and rewritten in place, as
+//! A C program with eight threads that look up while a list is truncated and rewritten in place, as
 //! `: > mailboxes.db` and `cp` do, and Cyrus never does.
 
 use std::os::unix::process::ExitStatusExt as _;

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn who_changed_a_moment_ago_is_asked_of_the_daemon_and_answered_without_it() {
+fn recently_changed_record_is_answered_with_or_without_daemon() {
     asked_of_the_daemon_and_answered_without_it(Origin::MailboxesDb);
     asked_of_the_daemon_and_answered_without_it(Origin::Replica);
 }
@@ -12,10 +12,10 @@ fn asked_of_the_daemon_and_answered_without_it(origin: Origin) {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("socket");
     let library = library_with_jane(origin, directory.path(), 5, &socket);
-    // Nobody there.
+    // No daemon listens.
     let told = library.look_up(b"jane@example.org");
     assert_eq!((server(&told), told.origin), (Some("be1.example.org"), origin));
-    // Somebody who knows better, and then one who hangs.
+    // A daemon with a newer record, which then hangs.
     let listener = UnixListener::bind(&socket).unwrap();
     let answer = b"108:OK outcome=deliver transport=lmtp backend=inet:be2.example.org:2003 \
                    mailbox=user.jane server=be2.example.org,";
@@ -36,7 +36,7 @@ fn asked_of_the_daemon_and_answered_without_it(origin: Origin) {
 }
 
 #[test]
-fn who_has_not_changed_lately_is_asked_of_nobody() {
+fn record_that_did_not_change_recently_is_not_forwarded() {
     for origin in [Origin::MailboxesDb, Origin::Replica] {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("socket");
@@ -49,7 +49,7 @@ fn who_has_not_changed_lately_is_asked_of_nobody() {
     }
 }
 
-/// A daemon that says this to one question after the other.
+/// A daemon that gives these answers to one question after the other.
 fn daemon_saying(
     socket: &Path,
     said: &'static [&'static str],
@@ -67,7 +67,7 @@ fn daemon_saying(
 }
 
 #[test]
-fn a_daemon_that_answers_for_other_domains_or_cannot_tell_makes_nobody_foreign_or_unknown() {
+fn foreign_or_deferred_answer_of_the_daemon_becomes_a_deferral() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("socket");
     let library = library_with_jane(Origin::MailboxesDb, directory.path(), 5, &socket);
@@ -81,7 +81,7 @@ fn a_daemon_that_answers_for_other_domains_or_cannot_tell_makes_nobody_foreign_o
 }
 
 #[test]
-fn a_daemon_that_cannot_tell_holds_up_nobody_who_changed_a_moment_ago_and_is_known() {
+fn daemon_in_doubt_does_not_delay_a_recently_changed_recipient() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("socket");
     let library = library_with_jane(Origin::MailboxesDb, directory.path(), 5, &socket);
@@ -97,7 +97,7 @@ fn a_daemon_that_cannot_tell_holds_up_nobody_who_changed_a_moment_ago_and_is_kno
         let told = library.look_up(b"jane@example.org");
         assert_eq!((server(&told), told.origin), (Some("be1.example.org"), Origin::MailboxesDb));
     }
-    // But where the master has him reserved, a backend would refuse the letter for good.
+    // But if the master has the mailbox as reserved, a backend would refuse the message permanently.
     let told = library.look_up(b"jane@example.org");
     assert_eq!((told.route.decision.as_str(), told.origin), ("deferred", Origin::Daemon));
     daemon.join().unwrap().unwrap();
@@ -107,8 +107,8 @@ fn a_daemon_that_cannot_tell_holds_up_nobody_who_changed_a_moment_ago_and_is_kno
 const KNOWN: &[u8] = b"a-b95@example.net";
 
 /// A library over a skiplist that Cyrus' writer has locked, in a murder whose daemon hangs at the
-/// socket; what has to live for that.
-fn locked_and_hung(directory: &Path, patience: Duration) -> (Library, File, UnixListener) {
+/// socket; with the lock and the socket, which must be kept.
+fn locked_and_hung(directory: &Path, limit: Duration) -> (Library, File, UnixListener) {
     let list = directory.join("mailboxes.db");
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mailboxes/current-keys");
     fs::copy(format!("{fixture}/skiplist.db"), &list).unwrap();
@@ -125,17 +125,17 @@ fn locked_and_hung(directory: &Path, patience: Duration) -> (Library, File, Unix
     listener.set_nonblocking(true).unwrap();
     let given = Overrides { config: Some(config), ..Overrides::default() };
     let daemon = Some(vec![Endpoint::Unix(socket)]);
-    (Library::open(given, daemon, patience).unwrap(), writer, listener)
+    (Library::open(given, daemon, limit).unwrap(), writer, listener)
 }
 
 #[test]
-fn deadline_counts_once_for_a_batch_with_its_locks_and_the_daemon() {
+fn deadline_counts_once_for_a_batch_with_locks_and_daemon() {
     let directory = tempfile::tempdir().unwrap();
     let (library, _writer, listener) = locked_and_hung(directory.path(), LONG);
     let recipients = vec![KNOWN; 200];
     let begun = Instant::now();
     let told = library.look_up_all(&recipients);
-    // A wait for each of them would be 200 s and more, for a lock alone.
+    // A wait for each of them would take 200 s or more, for locks alone.
     assert!(begun.elapsed() < 10 * LONG, "{:?}", begun.elapsed());
     for told in &told {
         assert!(matches!(told.route.decision, Decision::Deferred(_)), "{told:?}");
@@ -147,7 +147,7 @@ fn deadline_counts_once_for_a_batch_with_its_locks_and_the_daemon() {
 }
 
 #[test]
-fn call_that_may_not_wait_takes_neither_a_lock_nor_a_connection() {
+fn call_without_time_takes_neither_a_lock_nor_a_connection() {
     let directory = tempfile::tempdir().unwrap();
     let (library, writer, listener) = locked_and_hung(directory.path(), LONG);
     let told = library.look_up_within(KNOWN, Duration::ZERO);
@@ -157,7 +157,7 @@ fn call_that_may_not_wait_takes_neither_a_lock_nor_a_connection() {
     assert_eq!((health.overall, health.daemon.state), (Health::Unchecked, Health::Unchecked));
     assert_eq!(health.mailboxes_db.state, Health::Bad);
     assert!(listener.accept().is_err());
-    // A lock that is free is no reason to wait.
+    // A free lock needs no wait.
     drop(writer);
     let told = library.look_up_within(KNOWN, Duration::ZERO);
     assert_eq!(told.route.decision.as_str(), "deliver", "{told:?}");
@@ -168,7 +168,7 @@ fn call_that_may_not_wait_takes_neither_a_lock_nor_a_connection() {
 }
 
 #[test]
-fn after_a_daemon_that_did_not_answer_the_next_calls_are_answered_at_once() {
+fn calls_after_a_silent_daemon_are_answered_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let (library, writer, listener) = locked_and_hung(directory.path(), LONG);
     drop(writer);
@@ -182,7 +182,7 @@ fn after_a_daemon_that_did_not_answer_the_next_calls_are_answered_at_once() {
     while listener.accept().is_ok() {
         connections += 1;
     }
-    // More than the first only on a machine that needs seconds for a look-up.
+    // More than one only on a machine that needs seconds for a look-up.
     assert!(connections < 10, "{connections}");
     let health = library.check(Duration::from_millis(10));
     assert_eq!((health.overall, health.daemon.state), (Health::HitsOnly, Health::Bad));

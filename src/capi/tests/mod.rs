@@ -1,5 +1,5 @@
-//! The library on lists and a daemon that the tests make. What needs only a fixed list is tested from C
-//! in tests/capi.rs.
+//! The library on lists and a daemon that the tests create. Tests that need only a fixed list are
+//! written in C and run by tests/capi.rs.
 
 #[path = "../../../tests/capi/build.rs"]
 mod build;
@@ -51,8 +51,8 @@ fn value_in(partition: &str, server: &str) -> Vec<u8> {
     format!("%(T er P {partition} S {server} M 1700000000 A %(anyone p))").into_bytes()
 }
 
-/// A library over a list in which jane's record is so many seconds old, in a murder whose daemon is
-/// asked at this socket.
+/// A library over a list in which jane's record has this age in seconds, in a murder whose daemon has
+/// this socket.
 fn library_with_jane(origin: Origin, directory: &Path, ago: u64, socket: &Path) -> Library {
     let source = match origin {
         Origin::Replica => {
@@ -112,7 +112,7 @@ fn server(told: &Outcome) -> Option<&str> {
 const MANY: u32 = 3000;
 
 #[test]
-fn who_was_looked_up_often_and_moves_is_not_delivered_to_where_he_was() {
+fn cached_recipient_that_moves_is_not_delivered_to_old_place() {
     let directory = tempfile::tempdir().unwrap();
     let r = directory.path().join("r");
     for origin in [Origin::MailboxesDb, Origin::Replica] {
@@ -141,7 +141,7 @@ fn who_was_looked_up_often_and_moves_is_not_delivered_to_where_he_was() {
                 write_list(&list, &[("user.jane", "be2.example.org")]);
             }
         }
-        // A hit may be so old.
+        // A hit may have this age.
         let (moved, max_hit_age) = (Instant::now(), FileListOptions::default().max_hit_age);
         while moved.elapsed() <= max_hit_age {}
         for _ in 0..10 {
@@ -151,7 +151,7 @@ fn who_was_looked_up_often_and_moves_is_not_delivered_to_where_he_was() {
 }
 
 #[test]
-fn a_library_without_a_mupdate_server_refuses_nobody_of_a_murder() {
+fn library_without_mupdate_server_defers_misses_of_a_murder() {
     let directory = tempfile::tempdir().unwrap();
     let list = directory.path().join("mailboxes.db");
     let config = directory.path().join("murder-route.toml");
@@ -166,13 +166,13 @@ fn a_library_without_a_mupdate_server_refuses_nobody_of_a_murder() {
     };
     assert_eq!(outcome(""), Decision::Deferred(Cause::Mailbox));
     assert_eq!(outcome("misses = \"final\"\n"), Decision::Unknown);
-    // A single server's.
+    // The list of a single server.
     fs::write(&list, "user.jane\t0 default jane\tlrswipkxtecda\t\n").unwrap();
     assert_eq!(outcome(""), Decision::Unknown);
 }
 
 #[test]
-fn a_user_who_is_blocked_after_many_lookups_is_deferred() {
+fn user_blocked_after_many_lookups_is_deferred() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     write_list(&path("mailboxes.db"), &[("user.jane", "be1.example.org")]);
@@ -198,7 +198,7 @@ fn a_user_who_is_blocked_after_many_lookups_is_deferred() {
 }
 
 #[test]
-fn who_is_caught_by_a_catch_all_gets_his_own_letters_from_the_moment_he_exists() {
+fn new_recipient_is_no_longer_caught_by_the_catch_all() {
     let directory = tempfile::tempdir().unwrap();
     let list = directory.path().join("mailboxes.db");
     let imapd_conf = directory.path().join("imapd.conf");
@@ -219,7 +219,7 @@ fn who_is_caught_by_a_catch_all_gets_his_own_letters_from_the_moment_he_exists()
 }
 
 #[test]
-fn who_was_looked_up_often_is_delivered_to_where_a_list_copied_over_the_one_there_was_has_him() {
+fn list_copied_over_a_cached_one_is_followed() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("socket");
     let library = library_with_jane(Origin::MailboxesDb, directory.path(), 3600, &socket);
@@ -235,7 +235,7 @@ fn who_was_looked_up_often_is_delivered_to_where_a_list_copied_over_the_one_ther
     let before = written();
     let other = directory.path().join("other");
     write_list(&other, &[("user.jane", "be2.example.org")]);
-    // The kernel's clock goes by ticks.
+    // The kernel's clock advances by ticks.
     while written() == before {
         fs::copy(&other, &list).unwrap();
     }
@@ -245,7 +245,7 @@ fn who_was_looked_up_often_is_delivered_to_where_a_list_copied_over_the_one_ther
     assert_eq!(server(&library.look_up(b"jane@example.org")), Some("be2.example.org"));
 }
 
-/// Puts a list in the place of the one that was there.
+/// Replaces the list by another one.
 fn write_list(path: &Path, names: &[(&str, &str)]) {
     let order = |a: &[u8], b: &[u8]| Order::Raw.compare(a, b);
     let mut writer = Writer::new(Layout::Twoskip, Random(7), 1, order);
@@ -259,7 +259,7 @@ fn write_list(path: &Path, names: &[(&str, &str)]) {
 }
 
 #[test]
-fn what_is_deferred_by_the_configuration_is_so_for_rust_as_for_c_and_the_maps() {
+fn deferral_by_configuration_is_the_same_for_rust_c_and_maps() {
     let directory = tempfile::tempdir().unwrap();
     let list = directory.path().join("mailboxes.db");
     write_list(&list, &[("user.jane", "be1.example.org")]);
@@ -295,7 +295,7 @@ fn what_is_deferred_by_the_configuration_is_so_for_rust_as_for_c_and_the_maps() 
 }
 
 #[test]
-fn recipient_to_give_a_backend_is_in_its_canonical_form() {
+fn recipient_for_a_backend_is_in_canonical_form() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("socket");
     let library = library_with_jane(Origin::MailboxesDb, directory.path(), 3600, &socket);
@@ -312,12 +312,12 @@ fn recipient_to_give_a_backend_is_in_its_canonical_form() {
     }
     let told = library.look_up(b"nobody@example.org");
     assert_eq!(library.rcpt_to(b"nobody@example.org", &told.route), None);
-    // What the daemon has decided without telling the mailbox.
+    // A decision of the daemon without a mailbox name.
     let jane = library.look_up(b"jane@example.org").route;
     let route = crate::routing::route::Route { mailbox: None, ..jane };
     let given = library.rcpt_to(b"\"jane\"@EXAMPLE.org", &route);
     assert_eq!(given.as_deref(), Some("jane@example.org"));
-    // What needs no look at the rules is what they would come to.
+    // A form that needs no rules equals the form by the rules.
     for recipient in ["a@b", "a.b+c@d.e", "a+b@example.org", "a_b-c@example.org", "a..b@c", "a.@b"]
     {
         let (parsed, found) = (
@@ -334,7 +334,7 @@ fn recipient_to_give_a_backend_is_in_its_canonical_form() {
     for recipient in ["A@b", "a@B", "\"a\"@b", "a b@c", "a@b@c", "a", "@b", "a@", "\u{fc}@b"] {
         assert!(!super::recipient::is_canonical_already(recipient.as_bytes()), "{recipient}");
     }
-    // Where imapd.conf writes the domain in another way, backends know it so.
+    // If imapd.conf writes the domain in another way, backends use that form.
     let imapd_conf =
         "configdirectory: /nonexistent\nvirtdomains: userid\ndefaultdomain: Example.ORG\n";
     fs::write(directory.path().join("imapd.conf"), imapd_conf).unwrap();
@@ -350,7 +350,7 @@ fn recipient_to_give_a_backend_is_in_its_canonical_form() {
 }
 
 #[test]
-fn warnings_are_those_of_the_configuration_and_of_addresses_that_cannot_be_asked() {
+fn warnings_cover_the_configuration_and_unusable_addresses() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let text = "configdirectory: /nonexistent\nmupdate_server: 127.0.0.1:1\n\
@@ -369,7 +369,7 @@ fn warnings_are_those_of_the_configuration_and_of_addresses_that_cannot_be_asked
     for wanted in ["needs a list to search", "autocreate_post", &host] {
         assert!(warnings.iter().any(|warning| warning.contains(wanted)), "{wanted}: {warnings:?}");
     }
-    // And so says who is not found.
+    // The reason of a miss says so too.
     let told = library.look_up(b"jane@example.org");
     assert!(told.route.reason.contains(&host), "{told:?}");
 }

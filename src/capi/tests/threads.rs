@@ -1,18 +1,18 @@
-//! Programs in C with eight threads that look up while a list is written.
+//! C programs with eight threads that look up while a list is written.
 
 use super::*;
 
 const THREADS: &str = "8";
-/// So many look-ups each thread makes, unless MURDER_ROUTE_LOOKUPS says otherwise, as .ci/run does.
+/// Number of look-ups of each thread. MURDER_ROUTE_LOOKUPS, which .ci/run sets, replaces it.
 const LOOKUPS: &str = "100000";
-/// So many names are always there, move, and come and go: `threads.c` says how.
+/// Number of names that always exist, that move, and that come and go: see `threads.c`.
 const NAMES: u64 = 5000;
 const MOVING: u64 = 50;
 const COMING: u64 = 500;
 
 const HOSTS: [&str; 2] = ["be1.example.org", "be2.example.org"];
 
-/// Calls `write` with 1, 2, 3 … until the program that looks up has ended, which it must well.
+/// Calls `write` with 1, 2, 3 … until the program that looks up has ended, which must succeed.
 fn look_up_while(config: &Path, mut write: impl FnMut(u64)) {
     let program = build::program("threads", "cc", &["-std=c99", "-O2"], &build::library());
     let lookups = std::env::var("MURDER_ROUTE_LOOKUPS").unwrap_or(LOOKUPS.to_owned());
@@ -37,13 +37,13 @@ fn look_up_while(config: &Path, mut write: impl FnMut(u64)) {
     assert!(round > 20, "{round} rounds");
 }
 
-/// Where a name is that has moved so often.
+/// Location of a name after this number of moves.
 fn moved(times: u64) -> (String, &'static str) {
     (format!("v{times}"), HOSTS[times as usize % 2])
 }
 
 #[test]
-fn eight_threads_of_a_c_program_are_always_right_while_cyrus_writes_and_repacks() {
+fn eight_c_threads_are_right_while_cyrus_writes_and_repacks() {
     for layout in [Layout::Twoskip, Layout::Twom { checksums: true }] {
         let directory = tempfile::tempdir().unwrap();
         let list = directory.path().join("mailboxes.db");
@@ -104,7 +104,7 @@ fn eight_threads_of_a_c_program_are_always_right_while_cyrus_writes_and_repacks(
 }
 
 #[test]
-fn eight_threads_of_a_c_program_are_always_right_while_the_daemon_writes_its_replica() {
+fn eight_c_threads_are_right_while_the_daemon_writes_a_replica() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("murder-route.toml");
     let mut place = ReplicaWriter::open(&directory.path().join("r")).unwrap();

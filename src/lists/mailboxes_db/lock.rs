@@ -36,10 +36,10 @@ pub(crate) fn until<T>(deadline: Instant, look: impl FnOnce() -> T) -> T {
 }
 
 /// Returns the part of this timeout for locks that the [deadline](until) of this thread leaves.
-pub(crate) fn left_of(patience: Duration) -> Duration {
+pub(crate) fn left_of(limit: Duration) -> Duration {
     match DEADLINE.get() {
-        Some(deadline) => patience.min(deadline.saturating_duration_since(Instant::now())),
-        None => patience,
+        Some(deadline) => limit.min(deadline.saturating_duration_since(Instant::now())),
+        None => limit,
     }
 }
 
@@ -64,9 +64,9 @@ impl<'f> SharedLock<'f> {
     pub(crate) fn take(
         file: &'f File,
         ranges: Ranges,
-        patience: Duration,
+        limit: Duration,
     ) -> io::Result<Option<Self>> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + limit;
         let lock = Self { file };
         let taken = match ranges {
             Ranges::WholeFile => poll(file, 0, 0, deadline)?,
@@ -137,9 +137,9 @@ mod tests {
         let reader = File::open(path.path()).unwrap();
         for ranges in [Ranges::WholeFile, Ranges::Twom] {
             let asked = Instant::now();
-            let patience = Duration::from_millis(20);
-            assert!(SharedLock::take(&reader, ranges, patience).unwrap().is_none());
-            assert!(asked.elapsed() >= patience);
+            let limit = Duration::from_millis(20);
+            assert!(SharedLock::take(&reader, ranges, limit).unwrap().is_none());
+            assert!(asked.elapsed() >= limit);
         }
         drop(writer);
         assert!(SharedLock::take(&reader, Ranges::WholeFile, Duration::ZERO).unwrap().is_some());
