@@ -1,6 +1,7 @@
-//! The daemon: stream, FINDs, replica and confirmations as one loop over a clock that is told. All that
-//! decides is the crate's: the protocol, the replica's logic, the [`Inquiry`], the [`Policy`] of
-//! confirmations and the worth of the [`MasterAnswers`]. This file only carries out.
+//! The daemon: stream, FINDs, replica and confirmations in one loop with a simulated clock. All
+//! decisions are the crate's: the protocol, the replica's logic, the [`Inquiry`], the
+//! [`Policy`] of confirmations and the weight of the [`MasterAnswers`]. This file only executes
+//! them.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -40,23 +41,23 @@ use crate::slave::Slave;
 use crate::store::Store;
 use crate::writer::Writer;
 
-/// How long a loss waits for its confirmation.
+/// Time for which a loss waits for its confirmation.
 pub(crate) const ACCEPT_AFTER: Duration = Duration::from_secs(60);
 
-/// What the clock on the wall says that was set this many seconds wrong.
+/// The time of a wall clock that is wrong by this number of seconds.
 fn clock(now: Duration, wrong: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_795_536_000_u64.saturating_add_signed(wrong)) + now
 }
 
-/// What all parts of the process share.
+/// State that all parts of the process share.
 pub(crate) struct Shared {
     store: Arc<Mutex<Store>>,
     standing: Mutex<ReplicaState>,
-    /// A full sync that is held back is wanted again.
+    /// Set when a full sync that was held back is wanted again.
     sync_wanted: AtomicBool,
-    /// In milliseconds.
+    /// Current time in milliseconds.
     now: AtomicU64,
-    /// By how many seconds the clock on the wall is wrong.
+    /// Error of the wall clock, in seconds.
     pub(crate) wrong: AtomicI64,
 }
 
@@ -73,7 +74,7 @@ impl Shared {
         Duration::from_millis(self.now.load(Relaxed))
     }
 
-    /// What the clock on the wall says.
+    /// The time of the wall clock.
     pub(crate) fn clock(&self, now: Duration) -> SystemTime {
         clock(now, self.wrong.load(Relaxed))
     }
@@ -164,32 +165,33 @@ impl SourceTrust for Shared {
 #[derive(Debug, Clone)]
 pub(crate) struct Answered {
     pub(crate) name: Name,
-    /// When it was asked for.
+    /// Time of the request.
     pub(crate) since: Duration,
     pub(crate) route: Route,
     /// Whether a list was held back then.
     pub(crate) held_back: bool,
-    /// How many names the stream alone had taken away from the replica.
+    /// Number of names that the stream alone had removed from the replica.
     pub(crate) lost: u64,
-    /// Up to when the replica had everything.
+    /// Time up to which the replica was complete.
     pub(crate) complete_to: Option<Duration>,
     /// Whether the master was asked.
     pub(crate) found: bool,
     /// Whether the stream was up.
     pub(crate) streaming: bool,
-    /// Whether the replica had the mailbox, as an active one, when it was asked for.
+    /// Whether the replica had the mailbox, as an active one, at the time of the request.
     pub(crate) known: bool,
-    /// Whether the name had changed a moment before it was asked for, and the master could be asked.
+    /// Whether the name had changed recently at the time of the request, and the master could be
+    /// asked.
     pub(crate) to_ask_again: bool,
-    /// Whether the master was asked for it, and did not answer.
+    /// Whether the master was asked for it and did not answer.
     pub(crate) gave_up: bool,
     /// Whether the negative cache was used.
     pub(crate) cached: bool,
-    /// When the master last left a known name unanswered, before this was asked for.
+    /// Time before this request when the master last left a known name unanswered.
     pub(crate) known_unanswered: Option<Duration>,
-    /// When a FIND was last given up, before this was asked for.
+    /// Time before this request when a FIND was last given up.
     pub(crate) silent: Option<Duration>,
-    /// When the last FIND was answered, before this answer.
+    /// Time before this answer when the last FIND was answered.
     pub(crate) heard: Option<Duration>,
 }
 
@@ -205,7 +207,7 @@ struct Question {
     cached: bool,
     known_unanswered: Option<Duration>,
     silent: Option<Duration>,
-    /// The confirmation that is under way.
+    /// The confirmation in progress.
     open: Option<question::Question>,
     waits: Waits,
 }
@@ -214,19 +216,19 @@ struct Question {
 enum Waits {
     Until(Duration),
     Find {
-        #[expect(dead_code, reason = "dropped when nobody waits any more")]
+        #[expect(dead_code, reason = "dropped when the question is given up")]
         alive: Arc<()>,
         sent: Duration,
         /// The time limit of the FIND.
         limit: Duration,
         /// Whether the first connection was being made.
         connecting: bool,
-        /// That of the confirmation.
+        /// The time limit of the confirmation.
         by: Option<Duration>,
     },
 }
 
-/// Which question waits for the answer to a FIND.
+/// A question that waits for the answer to a FIND.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     id: u64,
@@ -239,14 +241,14 @@ impl Waiter for Waiting {
     }
 }
 
-/// The process.
+/// The daemon's process.
 pub(crate) struct Daemon {
     shared: Arc<Shared>,
     resolver: Resolver,
     random: Random,
     stream: Link<Stream>,
     told_of: bool,
-    /// The server that is followed.
+    /// The server whose stream is followed.
     followed: Option<String>,
     asker: Link<FindSession<Waiting>>,
     asker_failure: Option<String>,
@@ -301,7 +303,7 @@ impl MasterView for View {
 }
 
 impl Daemon {
-    /// The process starts, on what the last one left.
+    /// Starts the process with the store that the previous one left.
     pub(crate) fn new(
         store: &Arc<Mutex<Store>>,
         schedule: &Schedule,
@@ -372,7 +374,7 @@ impl Daemon {
         }
     }
 
-    /// The connections it has.
+    /// Returns its connections.
     pub(crate) fn lines(&self) -> impl Iterator<Item = Line> {
         self.stream.line().into_iter().chain(self.asker.line())
     }
@@ -385,7 +387,7 @@ impl Daemon {
         &self.shared
     }
 
-    /// When there is something to do.
+    /// Time of the next action.
     pub(crate) fn next(&self) -> Option<Duration> {
         let questions = self.questions.iter().map(|question| match &question.waits {
             Waits::Find { limit, by, .. } => by.map_or(*limit, |by| by.min(*limit)),
@@ -395,7 +397,7 @@ impl Daemon {
         questions.chain(others.into_iter().flatten()).min()
     }
 
-    /// Does what is due.
+    /// Performs the actions that are due.
     pub(crate) fn run(&mut self, net: &mut Network, now: Duration) {
         self.shared.now.store(now.as_millis() as u64, Relaxed);
         while self.next().is_some_and(|at| at <= now) {
@@ -422,7 +424,7 @@ impl Daemon {
         }
     }
 
-    /// Something has come over a line.
+    /// Handles input of a connection.
     pub(crate) fn arrived(&mut self, line: Line, piece: &Piece, net: &mut Network, now: Duration) {
         self.shared.now.store(now.as_millis() as u64, Relaxed);
         if self.stream.line() == Some(line) {
@@ -443,7 +445,7 @@ impl Daemon {
         }
     }
 
-    /// As `master::stream`: tells the writer what has come.
+    /// As `master::stream`: passes the input to the writer.
     fn after_stream(&mut self, so_far: Result<(), Failure>, net: &mut Network, now: Duration) {
         let mut failed = so_far.err();
         let mut bunch = Vec::new();
@@ -479,7 +481,7 @@ impl Daemon {
         self.stream.send(net, now);
     }
 
-    /// As `master::query`: answers those who wait.
+    /// As `master::query`: answers the waiters.
     fn after_asker(&mut self, so_far: Result<(), Failure>, net: &mut Network, now: Duration) {
         let mut failed = so_far.err();
         let mut answers = Vec::new();
@@ -492,7 +494,7 @@ impl Daemon {
                 match finds.next(now) {
                     Ok(Some((waiting, finding))) => {
                         self.shared_finds += u64::from(waiting.len() > 1);
-                        answers.extend(waiting.into_iter().map(|who| (who, finding.clone())));
+                        answers.extend(waiting.into_iter().map(|waiter| (waiter, finding.clone())));
                     }
                     Ok(None) => break failed,
                     Err(failure) => break Some(failure),
@@ -505,7 +507,7 @@ impl Daemon {
             self.asker_failure = Some(failure.to_string());
             let waiting = self.asker.end().map(|finds| finds.end().1).unwrap_or_default();
             let queued = self.queued.drain(..).map(|(_, waiting)| waiting);
-            answers.extend(waiting.into_iter().chain(queued).map(|who| (who, why.clone())));
+            answers.extend(waiting.into_iter().chain(queued).map(|waiter| (waiter, why.clone())));
             self.asker.failed(net, &mut self.random, now);
         }
         for (waiting, finding) in answers {
@@ -514,7 +516,7 @@ impl Daemon {
         self.asker.send(net, now);
     }
 
-    /// As `master::MasterClient`: an answer in time.
+    /// As `master::MasterClient`: handles an answer in time.
     fn answered(&mut self, waiting: &Waiting, finding: Finding, net: &mut Network, now: Duration) {
         let at = self.questions.iter().position(|question| question.id == waiting.id);
         let Some(at) = at.filter(|_| !waiting.is_gone()) else { return };
@@ -527,7 +529,7 @@ impl Daemon {
         self.found(question, finding, net, now);
     }
 
-    /// As `master::MasterClient`: what was found is weighed.
+    /// As `master::MasterClient`: weighs the finding.
     fn found(
         &mut self,
         question: Question,
@@ -558,7 +560,7 @@ impl Daemon {
         View { shared, worth, up, failure, now }
     }
 
-    /// Questions whose time has come.
+    /// Handles questions whose time has come.
     fn hurry(&mut self, net: &mut Network, now: Duration) {
         loop {
             let is_due = |question: &Question| match &question.waits {
@@ -586,7 +588,7 @@ impl Daemon {
         self.asker.send(net, now);
     }
 
-    /// A mail server asks.
+    /// Handles a mail server's request.
     pub(crate) fn ask(&mut self, name: Name, net: &mut Network, now: Duration) {
         self.shared.now.store(now.as_millis() as u64, Relaxed);
         let mailbox = MailboxName::new(crate::schedule::text(name)).unwrap();
@@ -670,7 +672,7 @@ impl Daemon {
         self.act(question, action, net, now);
     }
 
-    /// As `master::confirmer` and `master::MasterClient`: carries out.
+    /// As `master::confirmer` and `master::MasterClient`: executes an action.
     fn act(&mut self, mut question: Question, action: Action, net: &mut Network, now: Duration) {
         match action {
             Action::Done(said) => {
@@ -711,7 +713,7 @@ impl Daemon {
     }
 }
 
-/// The server that an answer names.
+/// Returns the server that an answer names.
 pub(crate) fn server(route: &Route) -> Option<&str> {
     match route.decision {
         Decision::Deliver(_) => route.server.as_deref(),

@@ -1,5 +1,5 @@
-//! A connection of the daemon's to the master: login, and again after a pause when it is gone. What
-//! `master::upstream` and `follow::retry` do, without their sockets.
+//! The daemon's connection to the master: login, and reconnect after a pause. Does the work of
+//! `master::upstream` and `follow::retry`, without their sockets.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::daemon::Waiting;
 use crate::network::{End, Line, Network, Piece};
 use crate::random::Random;
 
-/// For the server to accept a connection.
+/// Timeout for a server to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// What speaks over a connection once it is logged in.
+/// A protocol session on a connection after login.
 pub(crate) trait Talk: Sized {
     fn begin(session: Session, now: Duration) -> Self;
     fn receive(&mut self, bytes: &[u8], now: Duration);
@@ -91,7 +91,7 @@ enum Phase<T> {
 }
 
 enum LoggingIn {
-    /// The banner and no more: a login as such is tested elsewhere.
+    /// Banner only: the login is tested elsewhere.
     Short { input: Input, reader: BannerReader, until: Duration },
     #[cfg(feature = "daemon")]
     Whole(Box<Login>),
@@ -102,7 +102,7 @@ impl<T: Talk> Link<T> {
         Self { phase: Phase::Down { again: now }, sasl, failures: 0 }
     }
 
-    /// What speaks, if the connection is up.
+    /// Returns the session, if the connection is up.
     pub(crate) fn talk(&mut self) -> Option<&mut T> {
         match &mut self.phase {
             Phase::Up { talk, .. } => Some(talk),
@@ -110,7 +110,7 @@ impl<T: Talk> Link<T> {
         }
     }
 
-    /// Since when it is up.
+    /// Returns the time since which it is up.
     pub(crate) fn since(&self) -> Option<Duration> {
         match &self.phase {
             Phase::Up { since, .. } => Some(*since),
@@ -118,7 +118,7 @@ impl<T: Talk> Link<T> {
         }
     }
 
-    /// The server that it is to, as that calls itself.
+    /// Returns the name that the server gives itself.
     pub(crate) fn server(&self) -> Option<&str> {
         match &self.phase {
             Phase::Up { server, .. } => Some(server),
@@ -131,7 +131,7 @@ impl<T: Talk> Link<T> {
         matches!(self.phase, Phase::Down { .. })
     }
 
-    /// Takes what speaks; call [`failed`](Self::failed) next.
+    /// Takes the session; call [`failed`](Self::failed) next.
     pub(crate) fn end(&mut self) -> Option<T> {
         let line = self.line()?;
         let login = LoggingIn::new(false, Duration::ZERO);
@@ -148,12 +148,12 @@ impl<T: Talk> Link<T> {
         }
     }
 
-    /// The connection has proved good.
+    /// Resets the backoff: the connection has worked.
     pub(crate) fn worked(&mut self) {
         self.failures = 0;
     }
 
-    /// The connection is of no use any more.
+    /// Ends the connection after a failure.
     pub(crate) fn failed(&mut self, net: &mut Network, random: &mut Random, now: Duration) {
         let pause = Duration::from_secs(10).min(Duration::from_secs(1 << self.failures.min(5)));
         self.failures += 1;
@@ -164,7 +164,7 @@ impl<T: Talk> Link<T> {
         self.phase = Phase::Down { again: now + pause + chance };
     }
 
-    /// When [`Self::run`] has something to do.
+    /// Time at which [`Self::run`] is due.
     pub(crate) fn next(&self) -> Option<Duration> {
         match &self.phase {
             Phase::Down { again } => Some(*again),
@@ -176,7 +176,8 @@ impl<T: Talk> Link<T> {
         }
     }
 
-    /// Does what is due. Whether it has come up, or why it cannot.
+    /// Performs the actions that are due. Returns whether the connection has come up, or why it
+    /// cannot.
     pub(crate) fn run(&mut self, net: &mut Network, now: Duration) -> Result<(), Failure> {
         match &mut self.phase {
             Phase::Down { again } if *again <= now => {
@@ -205,7 +206,7 @@ impl<T: Talk> Link<T> {
         }
     }
 
-    /// Something has arrived on its line.
+    /// Handles input.
     pub(crate) fn arrived(
         &mut self,
         piece: &Piece,
@@ -241,7 +242,7 @@ impl<T: Talk> Link<T> {
         Ok(())
     }
 
-    /// Sends what there is to say.
+    /// Sends pending output.
     pub(crate) fn send(&mut self, net: &mut Network, now: Duration) {
         if let Phase::Up { line, talk, .. } = &mut self.phase {
             net.send(*line, End::Server, &std::mem::take(talk.output()), now);

@@ -1,25 +1,27 @@
-//! Master, network, clock and our side in one simulation: protocol, replica logic and router do no
-//! I/O, so all of it is driven by a seed. What people may rely on is judged at every answer:
+//! Master, network, clock and our side in one simulation. Protocol, replica logic and router do
+//! no I/O, so a seed drives all of it. Every answer is checked against the guarantees:
 //!
-//! 1. No recipient that exists is unknown. What exists: see [`truth`].
-//! 2. No answer names a server that the mailbox never had, nor one that it had no more when the
+//! 1. No existing recipient is unknown. [`truth`] defines which recipients exist.
+//! 2. No answer names a server that the mailbox never had, nor one that it had left before the
 //!    replica was known to be complete.
-//! 3. A recipient that the replica knows, and who stays where he is, is answered, whatever happens,
+//! 3. A recipient that the replica knows, and that does not move, is answered in every case,
 //!    and within 250 ms.
-//! 4. A quiet network leads back to fresh within a minute: strangers are unknown, everybody else is
-//!    where the master has him.
-//! 5. A list that is held back makes nobody unknown; it is taken over when it is accepted or
+//! 4. A quiet network leads back to fresh within a minute: names that do not exist are unknown,
+//!    all others are on the master's server.
+//! 5. A list that is held back makes no recipient unknown. It is applied when it is accepted or
 //!    confirmed.
-//! 6. Of a name that changed within a minute, and for which the master can be asked, no answer names a
-//!    server that the mailbox had no more when it was asked for.
+//! 6. For a name that changed within a minute, and for which the master can be asked, no answer
+//!    names a server that the mailbox had left before the request.
 //!
-//! A schedule that fails prints its seed, and what is left of it when all that is not needed is left
-//! out. `MURDER_ROUTE_SIMULATION_SEED=<seed> cargo test --test simulation` plays one again and prints
-//! everything that happens; `MURDER_ROUTE_SIMULATION=<count>[,<first seed>]` plays others (`make soak`).
+//! A failing schedule prints its seed, and its remaining steps after all unnecessary ones are
+//! removed. `MURDER_ROUTE_SIMULATION_SEED=<seed> cargo test --test simulation` runs one again
+//! and prints all events; `MURDER_ROUTE_SIMULATION=<count>[,<first seed>]` runs others (`make
+//! soak`).
 //!
-//! The master is as `imap/mupdate.c` of Cyrus 3.6 is: it queues names and looks them up when it tells
-//! of them, every 5 s or on a NOOP; see [`master`]. The network splits, delays and cuts at any byte;
-//! see [`network`]. Our side is a loop that mirrors the daemon's tasks; see [`daemon`].
+//! The master behaves as `imap/mupdate.c` of Cyrus 3.6: it queues changed names and looks them
+//! up when it reports them, every 5 s or on a NOOP; see [`master`]. The network splits, delays
+//! and cuts at any byte; see [`network`]. Our side is a loop that mirrors the daemon's tasks;
+//! see [`daemon`].
 
 mod daemon;
 mod link;
@@ -43,13 +45,13 @@ use std::time::Instant;
 use schedule::Schedule;
 use world::{Seen, World};
 
-/// Without anything else said.
+/// Default number of schedules.
 const COUNT: u64 = 20_000;
 
-/// So many lines of what happened are printed with a failure.
+/// Maximum number of log lines printed with a failure.
 const LOG: usize = 60;
 
-/// What some schedules must have come by, else they prove nothing.
+/// Events that must occur in some schedules, or the run proves nothing.
 const WANTED: [&str; 33] = [
     "XFER",
     "backend told the master again",
@@ -57,9 +59,9 @@ const WANTED: [&str; 33] = [
     "deferred because the master has lost the name",
     "delivered during an outage",
     "delivered although the master did not answer",
-    "delivered to whom the master has lost",
-    "delivered to whom the master was asked for again",
-    "delivered to whom the replica did not know",
+    "delivered although the master has lost the name",
+    "delivered after the master was asked again",
+    "delivered although the replica did not have the name",
     "known recipient not delayed again by a silent master",
     "list held back",
     "list taken over after its confirmation",
@@ -70,23 +72,23 @@ const WANTED: [&str; 33] = [
     "master began anew with an empty list",
     "master killed",
     "master removed reserved names",
-    "master's host gone without a word",
+    "master's host gone without a close",
     "our host lost power",
     "our process was killed",
     "our process was killed in the middle of a batch",
     "rename during an outage",
     "questions shared a FIND",
     "slave promoted",
-    "somebody deferred",
-    "somebody deferred because the stream took much away",
-    "somebody unknown",
-    "somebody unknown after two questions",
-    "somebody unknown by the negative cache",
+    "recipient deferred",
+    "recipient deferred after the stream removed many names",
+    "recipient unknown",
+    "recipient unknown after two questions",
+    "recipient unknown by the negative cache",
     "two sources",
     "unknown recipient not delayed again by a silent master",
 ];
 
-/// Plays a schedule. `Err` says what went wrong.
+/// Runs a schedule. `Err`: the failure.
 fn play(schedule: &Schedule) -> Result<Seen, String> {
     let played = catch_unwind(AssertUnwindSafe(|| World::new(schedule, false).run()));
     played.unwrap_or_else(|panic| {
@@ -96,12 +98,12 @@ fn play(schedule: &Schedule) -> Result<Seen, String> {
     })
 }
 
-/// The same failure, by its first words.
+/// The kind of a failure: its text up to the first colon.
 fn kind(failure: &str) -> &str {
     failure.split(':').next().unwrap_or_default()
 }
 
-/// Leaves out steps as long as it still goes wrong in the same way.
+/// Removes steps as long as the schedule fails in the same way.
 fn shrink(schedule: &Schedule, failure: &str) -> Schedule {
     let fails = |schedule: &Schedule| match play(schedule) {
         Err(again) => kind(&again) == kind(failure),
@@ -118,7 +120,7 @@ fn shrink(schedule: &Schedule, failure: &str) -> Schedule {
             let end = (at + size).min(small.steps.len());
             let mut less = small.clone();
             let time: u64 = less.steps.drain(at..end).map(|step| step.after).sum();
-            // At the same time as before, else at once.
+            // At the time of before, else at once.
             let mut as_before = less.clone();
             if let Some(next) = as_before.steps.get_mut(at) {
                 next.after += time;
@@ -147,7 +149,7 @@ fn shrink(schedule: &Schedule, failure: &str) -> Schedule {
     small
 }
 
-/// What there is to know of a failure.
+/// Describes a failure.
 fn report(schedule: &Schedule, failure: &str) -> String {
     let small = shrink(schedule, failure);
     let Schedule { seed, fillers, accounts, login, negative_cache, slave, steps } = &small;
@@ -173,7 +175,7 @@ fn report(schedule: &Schedule, failure: &str) -> String {
     text + &outcome
 }
 
-/// Plays many schedules, on all processors. How often each thing happened.
+/// Runs many schedules on all processors. Returns the number of schedules with each event.
 fn play_many(first: u64, count: u64) -> BTreeMap<&'static str, u64> {
     let (next, done, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let seen: Mutex<BTreeMap<&'static str, u64>> = Mutex::default();
@@ -202,7 +204,7 @@ fn play_many(first: u64, count: u64) -> BTreeMap<&'static str, u64> {
                     let done = done.fetch_add(1, Relaxed) + 1;
                     if done % 50_000 == 0 {
                         let seconds = began.elapsed().as_secs();
-                        // Not captured, as what a test prints is.
+                        // Not captured, unlike the output of a test.
                         let _ = writeln!(std::io::stderr(), "{done} of {count} in {seconds} s");
                     }
                 }
@@ -225,7 +227,7 @@ fn number(variable: &str) -> Option<Vec<u64>> {
 }
 
 #[test]
-fn nobody_who_exists_is_unknown_and_everybody_known_is_answered_whatever_happens() {
+fn every_answer_keeps_the_guarantees() {
     if let Some(seed) = number("MURDER_ROUTE_SIMULATION_SEED") {
         let schedule = Schedule::new(seed[0]);
         let mut world = World::new(&schedule, true);
@@ -253,7 +255,7 @@ fn nobody_who_exists_is_unknown_and_everybody_known_is_answered_whatever_happens
 }
 
 #[test]
-fn a_seed_plays_the_same_again() {
+fn equal_seeds_give_equal_runs() {
     for seed in [3, 77, 1234] {
         let log = || {
             let mut world = World::new(&Schedule::new(seed), true);

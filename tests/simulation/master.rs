@@ -1,5 +1,6 @@
-//! A MUPDATE master as Cyrus is one (`imap/mupdate.c`): a list, and connections that are greeted,
-//! asked, and told of changes by the names that changed, looked up when they are told.
+//! A MUPDATE master like that of Cyrus (`imap/mupdate.c`): a list, and connections that get a
+//! banner, answers, and changes. It queues changed names and looks them up when it reports
+//! them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use crate::network::Line;
 use crate::schedule::{Name, SERVERS, text};
 
-/// So often a stream is told what changed, unless it asks (`update_wait`).
+/// Interval at which changes are reported on a stream, unless the client asks (`update_wait`).
 const TICK: Duration = Duration::from_secs(5);
 
 /// One record of the list.
@@ -15,14 +16,14 @@ const TICK: Duration = Duration::from_secs(5);
 pub(crate) struct Entry {
     /// MAILBOX, not RESERVE.
     pub(crate) active: bool,
-    /// Which of [`SERVERS`].
+    /// Index into [`SERVERS`].
     pub(crate) server: usize,
     pub(crate) partition: &'static str,
 }
 
 pub(crate) type List = BTreeMap<Name, Entry>;
 
-/// What the master sends.
+/// Output of the master.
 pub(crate) enum Sent {
     Bytes(Line, Vec<u8>),
     Close(Line),
@@ -32,11 +33,11 @@ pub(crate) enum Sent {
 pub(crate) struct Master {
     pub(crate) list: List,
     pub(crate) up: bool,
-    /// Stopped (SIGSTOP): the kernel takes connections and bytes, nobody reads them.
+    /// Stopped (SIGSTOP): the kernel accepts connections and bytes, which are not read.
     pub(crate) hung: bool,
     /// All connections are taken.
     pub(crate) full: bool,
-    /// Counted up by a promotion: part of the servername.
+    /// Number of promotions: part of the servername.
     pub(crate) host: u32,
     lines: BTreeMap<Line, Serving>,
     sent: Vec<Sent>,
@@ -56,12 +57,12 @@ struct Streaming {
 }
 
 impl Master {
-    /// A process without connections or mailboxes.
+    /// Creates a process without connections or mailboxes.
     pub(crate) fn start() -> Self {
         Self { up: true, ..Self::default() }
     }
 
-    /// What was sent since the last call.
+    /// Returns the output since the last call.
     pub(crate) fn sent(&mut self) -> Vec<Sent> {
         std::mem::take(&mut self.sent)
     }
@@ -77,13 +78,13 @@ impl Master {
         }
     }
 
-    /// The process ends. The lines it had.
+    /// Ends the process. Returns the connections it had.
     pub(crate) fn die(&mut self) -> Vec<Line> {
         (self.up, self.hung, self.full) = (false, false, false);
         std::mem::take(&mut self.lines).into_keys().collect()
     }
 
-    /// The lines it has.
+    /// Returns its connections.
     pub(crate) fn lines(&self) -> impl Iterator<Item = Line> {
         self.lines.keys().copied()
     }
@@ -108,7 +109,7 @@ impl Master {
         self.lines.remove(&line);
     }
 
-    /// Says goodbye to everybody, as when it has waited too long for their commands.
+    /// Sends BYE to all clients, as after their idle timeout.
     pub(crate) fn bye(&mut self) {
         for line in std::mem::take(&mut self.lines).into_keys() {
             self.sent.push(Sent::Bytes(line, b"* BYE \"idle for too long\"\r\n".to_vec()));
@@ -116,7 +117,7 @@ impl Master {
         }
     }
 
-    /// When it has something to do by itself.
+    /// Time of its next own action.
     pub(crate) fn next(&self) -> Option<Duration> {
         if self.hung {
             return None;
@@ -124,7 +125,7 @@ impl Master {
         self.lines.values().filter_map(|line| Some(line.stream.as_ref()?.tick)).min()
     }
 
-    /// Does what there is to do.
+    /// Performs the actions that are due.
     pub(crate) fn run(&mut self, now: Duration) {
         if self.hung || !self.up {
             return;
@@ -175,7 +176,7 @@ fn banner(host: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(lines.as_bytes());
 }
 
-/// Carries a command out. Whether the connection stays.
+/// Executes a command. Returns whether the connection stays.
 fn obey(
     list: &List,
     serving: &mut Serving,
@@ -219,7 +220,7 @@ fn obey(
     true
 }
 
-/// Tells the present state of every name that changed.
+/// Reports the present state of every changed name.
 fn flush(list: &List, stream: &mut Streaming, out: &mut Vec<u8>) {
     for name in stream.changed.drain(..) {
         match list.get(&name) {

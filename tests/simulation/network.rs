@@ -1,5 +1,5 @@
-//! A network that keeps the order of bytes on a line, and nothing else: it splits, delays, holds
-//! back and cuts anywhere.
+//! A network that keeps only the order of bytes on a connection: it splits, delays, holds back
+//! and cuts anywhere.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::random::Random;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Line(u64);
 
-/// An end of it.
+/// One end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum End {
     Client,
@@ -26,13 +26,13 @@ impl End {
     }
 }
 
-/// What arrives.
+/// A piece that arrives.
 #[derive(Debug)]
 pub(crate) enum Piece {
     /// The client's connection reaches the server.
     Opened,
     Bytes(Vec<u8>),
-    /// No more will come.
+    /// The end of the input.
     Closed,
 }
 
@@ -41,14 +41,14 @@ pub(crate) struct Network {
     lines: u64,
     sent: u64,
     flying: BTreeMap<(Duration, u64), (Line, End, Piece)>,
-    /// When the last piece for this end of the line arrives.
+    /// Arrival of the last piece for this end of the connection.
     last: HashMap<(Line, End), Duration>,
     vanished: HashSet<Line>,
     /// Longest delay of a piece, in milliseconds.
     pub(crate) slowness: u64,
-    /// One in so many pieces is lost and sent again, later and later; 0: none.
+    /// One in this number of pieces is lost and sent again, with growing delay; 0: none.
     pub(crate) lossy: u64,
-    /// Nothing arrives before.
+    /// No piece arrives before this time.
     pub(crate) blocked_until: Duration,
 }
 
@@ -69,7 +69,7 @@ impl Network {
         }
     }
 
-    /// Begins a connection; `None` if the network is down, and nobody will ever hear of it.
+    /// Opens a connection. `None`: the network is down, and the connection is never refused.
     pub(crate) fn open(&mut self, now: Duration) -> Option<Line> {
         if now < self.blocked_until {
             return None;
@@ -83,7 +83,7 @@ impl Network {
     pub(crate) fn send(&mut self, line: Line, to: End, bytes: &[u8], now: Duration) {
         let mut rest = bytes;
         while !rest.is_empty() {
-            // Mostly whole, now and then a byte alone.
+            // Mostly whole, sometimes a single byte.
             let most = rest.len() as u64;
             let len = match self.random.below(4) {
                 0 => self.random.between(1, most),
@@ -96,12 +96,12 @@ impl Network {
         }
     }
 
-    /// One end says no more.
+    /// One end closes.
     pub(crate) fn close(&mut self, line: Line, by: End, now: Duration) {
         self.push(line, by.other(), Piece::Closed, now);
     }
 
-    /// The line breaks: of what is on its way a part arrives, cut at any byte.
+    /// Breaks the connection: a part of the bytes in transit arrives, cut at any byte.
     pub(crate) fn cut(&mut self, line: Line, now: Duration) {
         for end in [End::Client, End::Server] {
             let of_it = self.flying.iter().filter(|(_, (of, to, _))| (*of, *to) == (line, end));
@@ -120,7 +120,7 @@ impl Network {
         }
     }
 
-    /// The other host is gone, and with it what is on its way, without a word.
+    /// Removes the other host and everything in transit, without a close.
     pub(crate) fn vanish(&mut self, line: Line) {
         self.flying.retain(|_, (of, _, _)| *of != line);
         self.vanished.insert(line);
@@ -145,12 +145,12 @@ impl Network {
         self.flying.insert((at, self.sent), (line, to, piece));
     }
 
-    /// When something arrives.
+    /// Time of the next arrival.
     pub(crate) fn next(&self) -> Option<Duration> {
         self.flying.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// What has arrived, one after the other.
+    /// Returns the next piece that has arrived.
     pub(crate) fn arrived(&mut self, now: Duration) -> Option<(Line, End, Piece)> {
         let first = self.flying.first_entry()?;
         (first.key().0 <= now).then(|| first.remove())

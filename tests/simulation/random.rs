@@ -1,4 +1,4 @@
-//! Chance that repeats itself: the same seed, the same numbers.
+//! Random numbers that repeat: equal seeds give equal numbers.
 
 /// SplitMix64.
 #[derive(Debug, Clone)]
@@ -17,12 +17,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// One of 0 to `n` - 1.
+    /// A number from 0 to `n` - 1.
     pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n.max(1)
     }
 
-    /// One of `from` to `to`, both included.
+    /// A number from `from` to `to`, both included.
     pub(crate) fn between(&mut self, from: u64, to: u64) -> u64 {
         from + self.below(to - from + 1)
     }

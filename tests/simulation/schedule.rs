@@ -1,61 +1,61 @@
-//! What happens in a simulation: made of a seed, in steps that can be left out one by one.
+//! Schedules of simulations: generated from a seed, in steps that can be removed one by one.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::random::Random;
 
-/// A mailbox, by number.
+/// Number of a mailbox.
 pub(crate) type Name = usize;
 
 /// The backends.
 pub(crate) const SERVERS: [&str; 3] = ["be1", "be2", "be3"];
 
-/// The mailboxes that things happen to are 0 to this less 1.
+/// Number of accounts: the mailboxes that the steps change have the numbers from 0 up to this.
 pub(crate) const ACCOUNTS: usize = 6;
 
-/// The others have numbers from here on.
+/// First number of a filler, a mailbox that only makes the list longer.
 pub(crate) const FILLERS: usize = 100;
 
-/// A mailbox that is never made.
+/// Number of a mailbox that is never created.
 pub(crate) const STRANGER: Name = 99;
 
-/// Its name.
+/// Returns the name of a mailbox.
 pub(crate) fn text(name: Name) -> String {
     format!("user.u{name}")
 }
 
-/// All of a simulation.
+/// A complete simulation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Schedule {
     pub(crate) seed: u64,
-    /// How many mailboxes there are beside the accounts: with these a list can lose much.
+    /// Number of fillers. With fillers a list can lose many names.
     pub(crate) fillers: usize,
-    /// How many accounts there are at first.
+    /// Number of accounts at the start.
     pub(crate) accounts: usize,
-    /// Whether connections log in as the daemon does, with SASL. The others go from the banner to
-    /// the commands.
+    /// Whether connections log in with SASL, as the daemon does. Without it they start at the
+    /// banner and continue with the commands.
     pub(crate) login: bool,
     /// `negative-cache`, in milliseconds. 0: none.
     pub(crate) negative_cache: u64,
-    /// A second source: how far it is behind, in milliseconds, and whether it is asked first.
+    /// A second source: its lag in milliseconds, and whether it is asked first.
     pub(crate) slave: Option<(u64, bool)>,
     pub(crate) steps: Vec<Step>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// So many milliseconds after the one before.
+    /// Milliseconds after the previous step.
     pub(crate) after: u64,
     pub(crate) what: What,
 }
 
-/// Times are in milliseconds.
+/// An event. Times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
     /// A mail server asks for a recipient.
     Ask(Name),
-    /// And again and again.
+    /// A mail server asks several times.
     AskOften {
         name: Name,
         times: u64,
@@ -67,13 +67,13 @@ pub(crate) enum What {
         gap: u64,
     },
     Delete(Name),
-    /// The gap is between DELETE and RESERVE.
+    /// `gap` is the time between DELETE and RESERVE.
     Rename {
         name: Name,
         to: Name,
         gap: u64,
     },
-    /// Taken out and put in again.
+    /// The mailbox is deleted and created again.
     Again {
         name: Name,
         gap: u64,
@@ -85,28 +85,28 @@ pub(crate) enum What {
         gap: u64,
         fails: bool,
     },
-    /// Activated once more, as when a right is set.
+    /// The mailbox is activated again, as when a right is set.
     Touch(Name),
-    /// So many of the fillers are taken out, one by one.
+    /// This number of fillers is deleted, one by one.
     TakeOut {
         fillers: usize,
     },
-    /// They are put in again.
+    /// The deleted fillers are created again.
     PutBack,
-    /// How slow the network is from now on.
+    /// Maximum network delay from now on.
     Slowness(u64),
-    /// One in so many packets is lost, and sent again. 0: none.
+    /// One in this number of packets is lost, and sent again. 0: none.
     Lossy(u64),
-    /// All lines break.
+    /// All connections break.
     CutAll,
-    /// One of the lines breaks.
+    /// One of the connections breaks.
     Cut(u64),
-    /// Nothing gets through.
+    /// The network passes nothing for this time.
     Block(u64),
     KillMaster {
         down: u64,
     },
-    /// Its host loses power: nobody hears of that.
+    /// The master's host loses power: no connection is closed.
     Vanish {
         down: u64,
     },
@@ -121,24 +121,24 @@ pub(crate) enum What {
         full: u64,
     },
     Bye,
-    /// The master comes back with so many of a hundred names.
+    /// The master restarts with `kept` of a hundred names.
     LoseList {
         down: u64,
         kept: u64,
     },
-    /// What was lost is found again.
+    /// The master restarts with the lost names restored.
     FindList {
         down: u64,
     },
-    /// The master starts anew and removes reserved names.
+    /// The master restarts and removes reserved names.
     Recover {
         down: u64,
     },
-    /// A backend tells the master again of all that it lost of its.
+    /// A backend sends the master all lost records of its mailboxes again.
     Push {
         server: usize,
     },
-    /// Our clock is set, by so many seconds.
+    /// Our clock is set, by this number of seconds.
     SetClock(i64),
     /// The list is copied to a slave.
     Copy,
@@ -154,7 +154,7 @@ pub(crate) enum What {
     PowerLoss {
         down: u64,
     },
-    /// Our disk takes so long for a commit.
+    /// Duration of a commit on our disk.
     SlowDisk(u64),
     /// `murder-route replica accept`.
     Accept,
@@ -167,7 +167,7 @@ impl fmt::Display for Step {
 }
 
 impl Schedule {
-    /// The setting `negative-cache`.
+    /// Returns the setting `negative-cache`.
     pub(crate) fn negative_cache(&self) -> Option<Duration> {
         (self.negative_cache > 0).then(|| Duration::from_millis(self.negative_cache))
     }
@@ -183,7 +183,7 @@ impl Schedule {
         let slave = more.one_in(4).then(|| (more.pick(&[0, 100, 1_000, 4_000]), more.one_in(2)));
         let mut steps = Vec::new();
         let many = random.between(3, 30);
-        // Few kinds of things, and those often, come upon more together than many kinds do.
+        // Few kinds of events that occur often produce more coincidences than many kinds do.
         let kinds = random.next() | random.next();
         let names = random.between(1, ACCOUNTS as u64);
         for _ in 0..many {
@@ -208,7 +208,7 @@ impl Schedule {
             }
             let (what, name) = some(random, kinds, names, fillers);
             steps.push(Step { after, what });
-            // While that is going on.
+            // During the event.
             for _ in 0..random.below(3) {
                 let after = if random.one_in(3) { random.below(3_000) } else { random.below(120) };
                 let name = if random.one_in(3) { any(random, names, fillers) } else { name };
@@ -226,7 +226,7 @@ impl Schedule {
     }
 }
 
-/// Somebody to ask for.
+/// Returns a name to ask for.
 fn any(random: &mut Random, names: u64, fillers: usize) -> Name {
     match random.below(8) {
         0 => STRANGER,
@@ -235,7 +235,8 @@ fn any(random: &mut Random, names: u64, fillers: usize) -> Name {
     }
 }
 
-/// A connection is lost, and a mailbox is taken out and put in again about when it is made anew.
+/// A connection breaks, and a mailbox is deleted and created again at about the time of the
+/// reconnect.
 fn reunion(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>) {
     let name = random.below(names) as usize;
     let lost = match random.below(5) {
@@ -254,8 +255,8 @@ fn reunion(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>) {
     steps.push(Step { after: random.below(100), what });
 }
 
-/// A mailbox is moved or made while the master loses his list and finds it again, and what he said
-/// in between is slow to arrive.
+/// A mailbox is moved or created while the master loses its list and gets it back. Its output
+/// in between arrives late.
 fn last_words(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>) {
     let name = random.below(names) as usize;
     let what = match random.one_in(2) {
@@ -280,7 +281,7 @@ fn last_words(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>
     steps.push(Step { after: random.below(10), what: What::Lossy(0) });
 }
 
-/// The master has no room for the stream, and answers questions.
+/// The master accepts no connection for the stream, but answers FINDs.
 fn left_alone(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>) {
     let name = random.below(names) as usize;
     steps.push(Step { after, what: What::FullMaster { full: 30_000 } });
@@ -296,7 +297,8 @@ fn left_alone(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>
     });
 }
 
-/// The master hangs, and a mail server asks for a mailbox that has just been moved, and for strangers.
+/// The master hangs. A mail server asks for a mailbox that has just moved, and for names that
+/// do not exist.
 fn silent(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>) {
     let name = random.below(names) as usize;
     let server = random.below(SERVERS.len() as u64) as usize;
@@ -309,7 +311,7 @@ fn silent(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>) {
     steps.push(Step { after: 5, what: What::AskOften { name, times: 12, every: 900 } });
 }
 
-/// A mailbox is taken out and put in again, and answers are slow to arrive.
+/// A mailbox is deleted and created again, and answers arrive late.
 fn again_on_a_slow_line(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>) {
     let name = random.below(names) as usize;
     let server = random.below(SERVERS.len() as u64) as usize;
@@ -326,8 +328,8 @@ fn again_on_a_slow_line(random: &mut Random, names: u64, after: u64, steps: &mut
     steps.push(Step { after: 6_000, what: What::Slowness(5) });
 }
 
-/// A mailbox has just been moved, which the stream has not told yet, when it is taken out and put in
-/// again.
+/// A mailbox has just moved, which the stream has not reported yet, when it is deleted and
+/// created again.
 fn moved_and_away(random: &mut Random, names: u64, steps: &mut Vec<Step>) {
     let name = random.below(names) as usize;
     let server = random.below(SERVERS.len() as u64) as usize;
@@ -342,8 +344,8 @@ fn moved_and_away(random: &mut Random, names: u64, steps: &mut Vec<Step>) {
     });
 }
 
-/// The master is emptied, and its backends tell it again of their mailboxes, one after the other, the
-/// last one late or never; our clock or our process does not last as long.
+/// The master is emptied. Its backends send it their mailboxes again, one after the other, the
+/// last one late or never. In between, our clock is set or our process ends.
 fn pushed_again(random: &mut Random, fillers: usize, after: u64, steps: &mut Vec<Step>) {
     let kept = random.pick(&[0, 0, 3, 50]);
     steps.push(Step { after, what: What::LoseList { down: random.below(2_000), kept } });
@@ -372,7 +374,7 @@ fn pushed_again(random: &mut Random, fillers: usize, after: u64, steps: &mut Vec
     }
 }
 
-/// The master starts anew in the middle of an XFER, and removes the reserved name.
+/// The master restarts in the middle of an XFER, and removes the reserved name.
 fn recovered(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>) {
     let name = random.below(names) as usize;
     let server = random.below(SERVERS.len() as u64) as usize;
@@ -384,7 +386,8 @@ fn recovered(random: &mut Random, names: u64, after: u64, steps: &mut Vec<Step>)
     steps.push(Step { after: random.below(100), what });
 }
 
-/// Something that happens, of these kinds, to one of so many names; and whom to ask for meanwhile.
+/// Returns an event of these kinds about one of the first `names` accounts, and a name to ask
+/// for meanwhile.
 fn some(random: &mut Random, kinds: u64, names: u64, fillers: usize) -> (What, Name) {
     let name = random.below(names) as usize;
     let server = random.below(SERVERS.len() as u64) as usize;

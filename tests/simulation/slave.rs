@@ -1,5 +1,5 @@
-//! A second source: the `mailboxes.db` of this host, which the slave of a frontend keeps. It has the
-//! master's list as it was some time ago.
+//! A second source: the `mailboxes.db` of this host, kept by the slave of a frontend. It has
+//! the master's list of some time before.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -16,12 +16,12 @@ use murder_route::replica::{ReplicaDoubt, SourceTrust};
 use crate::master::Entry;
 use crate::schedule::{Name, SERVERS};
 
-/// What the master's list had of a name, and from when on.
+/// The master's entries for a name, each with the time of the change.
 type Past = Vec<(Duration, Option<Entry>)>;
 
 #[derive(Debug)]
 pub(crate) struct Slave {
-    /// How far it is behind.
+    /// Time by which it lags.
     lag: Duration,
     first: bool,
     /// In milliseconds.
@@ -43,12 +43,12 @@ impl Slave {
         self.now.store(now.as_millis() as u64, Relaxed);
     }
 
-    /// The time that its list is of.
+    /// Time of the state that it has.
     pub(crate) fn as_of(&self) -> Duration {
         Duration::from_millis(self.now.load(Relaxed)).saturating_sub(self.lag)
     }
 
-    /// The master's list has this of a name now.
+    /// Records the master's present entry for a name.
     pub(crate) fn lists(&self, now: Duration, name: Name, entry: Option<Entry>) {
         self.past.lock().unwrap().entry(name).or_default().push((now, entry));
     }

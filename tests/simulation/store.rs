@@ -1,6 +1,6 @@
-//! A place for a replica, in memory, with what a crash does to one on disk: a process that dies loses
-//! the batch it was in, a host without power also the last batch that was only committed, not brought
-//! to the disk (see `replica::store`).
+//! A replica store in memory, with the effect of a crash on one on disk. A process that dies
+//! loses the current batch. A host that loses power also loses the last batch that was only
+//! committed and not synchronised to the disk (see `replica::store`).
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -14,18 +14,17 @@ use murder_route::replica::{
     Fate, Mark, Missing, PutOutcome, ReplicaDoubt, ReplicaMeta, Swept, Transaction,
 };
 
-/// One state of the replica. A copy that is changed is a batch; one that is put in its place is
-/// committed.
+/// One state of the replica. A modified copy is a batch; a copy that replaces it is committed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Table {
     records: BTreeMap<Vec<u8>, (Record, ModTime)>,
     missing: BTreeMap<Vec<u8>, Missing>,
     pub(crate) about: ReplicaMeta,
-    /// For judging answers: every change that the master knew then is in it.
+    /// For the checks: contains every change that the master had at this time.
     pub(crate) complete_to: Option<Duration>,
-    /// Likewise: the most names that there were since a full list was taken over.
+    /// For the checks: the largest number of names since a full list was applied.
     most: u64,
-    /// Likewise: when each name changed last.
+    /// For the checks: time of the last change of each name.
     changed: BTreeMap<Vec<u8>, Duration>,
     notes: Vec<u64>,
 }
@@ -33,9 +32,9 @@ pub(crate) struct Table {
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     committed: Table,
-    /// State that a power failure leaves.
+    /// The state that a power failure leaves.
     on_disk: Table,
-    /// When the clock on the wall was set last.
+    /// Time at which the wall clock was last set.
     clock_set: Option<Duration>,
 }
 
@@ -44,8 +43,8 @@ impl Store {
         self.committed.clone()
     }
 
-    /// Whether another record of the name was committed within the last minute, less what a commit
-    /// takes: the minute begins before it.
+    /// Whether a different record of the name was committed within the last minute, less the
+    /// duration of a commit: the minute begins before the commit.
     pub(crate) fn changed_lately(&self, name: &MailboxName, now: Duration) -> bool {
         let changed = self.committed.changed.get(name.as_bytes());
         // A commit takes up to 8 s after its changes were dated.
@@ -72,7 +71,7 @@ impl Store {
         self.on_disk = std::mem::replace(&mut self.committed, batch);
     }
 
-    /// Of a full list.
+    /// For a full list.
     pub(crate) fn commit_list(&mut self, mut batch: Table, now: Duration) {
         self.note_changes(&mut batch, now);
         if batch.about.held_back.is_none() {
@@ -86,7 +85,7 @@ impl Store {
         self.committed = batch;
     }
 
-    /// Everything that the master knew at `asked` is in what is committed.
+    /// The committed state contains everything that the master had at `asked`.
     pub(crate) fn is_complete_to(&mut self, asked: Duration) {
         self.committed.complete_to = self.committed.complete_to.max(Some(asked));
     }
@@ -104,7 +103,7 @@ impl Store {
         self.committed.most.saturating_sub(self.committed_names())
     }
 
-    /// The clock on the wall was set: how long ago names changed is not known any more.
+    /// Marks that the wall clock was set: the ages of changes are unknown from now on.
     pub(crate) fn clock_was_set(&mut self, now: Duration) {
         self.clock_set = Some(now);
     }
@@ -115,12 +114,12 @@ impl Store {
         missing.map(|(name, missing)| (&**name, &*missing.mark.master))
     }
 
-    /// The fewest names that a crash now would leave.
+    /// Minimum number of names that a crash now would leave.
     pub(crate) fn names_at_least(&self) -> u64 {
         self.committed.records.len().min(self.on_disk.records.len()) as u64
     }
 
-    /// Up to when a crash now would leave everything.
+    /// Time up to which a state after a crash now would be complete.
     pub(crate) fn complete_to_at_least(&self) -> Option<Duration> {
         self.committed.complete_to.min(self.on_disk.complete_to)
     }
@@ -212,7 +211,7 @@ impl Transaction for Table {
 
 /// As `replica::store::ReplicaList`.
 impl Store {
-    /// The answer for a name, and when it changed.
+    /// The answer for a name, and the time of its change.
     pub(crate) fn look_up(&self, name: &MailboxName) -> (Lookup, ModTime) {
         let found = match self.committed.records.get(name.as_bytes()) {
             Some((record, changed)) => return (Lookup::Present(record.clone()), *changed),

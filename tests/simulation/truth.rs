@@ -1,35 +1,37 @@
-//! What the people of the murder see of their mailboxes, and what the master had of them, with all
-//! of the past: what answers are judged by.
+//! The history of each mailbox, as its owner and as the master's list have it. Answers are
+//! checked against it.
 //!
-//! A mailbox *exists* from the moment the master hears of it (RESERVE) to the moment he hears that it
-//! is deleted or has another name now (DELETE), whatever he says meanwhile: reserved, moving. It goes
-//! on existing
+//! A mailbox *exists* from the time when the master receives its RESERVE to the time when the
+//! master receives its DELETE (deletion or rename), in any state between: reserved, moving. It
+//! continues to exist
 //!
-//! * while it is gone for no more than [`GAP`], if it was there for [`SETTLED`] before: renamed away
-//!   and back, taken out and put in again by `ctl_mboxlist -m`;
-//! * when a master loses it, if the replica had it, until that loss is accepted or has lasted for as
-//!   long as confirms it; if another master lacks it, until that is accepted. See `World::lose`.
-//! * when a master loses it with so much of its list at once that this cannot be meant, likewise, if
-//!   the replica had heard of it or not.
+//! * during a gap of at most [`GAP`], if it existed for [`SETTLED`] before: renamed away and
+//!   back, deleted and created again by `ctl_mboxlist -m`;
+//! * after a master loses it, if the replica had it, until that loss is accepted or has lasted
+//!   for the time that confirms it; if another master lacks it, until that is accepted. See
+//!   `World::lose`.
+//! * after a master loses it together with so much of its list that the loss cannot be
+//!   intended, until the same time, whether or not it had reached the replica.
 
 use std::time::Duration;
 
 use crate::master::Entry;
 
-/// So short a gap is not seen. Who misses a name asks twice, a second apart.
+/// Maximum length of a gap that is not noticed. A miss is confirmed by two FINDs, a second
+/// apart.
 pub(crate) const GAP: Duration = Duration::from_millis(900);
 
-/// A mailbox that was there for so long is in every replica that is fresh.
+/// Time after which a mailbox is in every fresh replica.
 pub(crate) const SETTLED: Duration = Duration::from_secs(13);
 
 type Past = Vec<(Duration, Option<Entry>)>;
 
-/// Of one name.
+/// History of one name.
 #[derive(Debug, Default)]
 pub(crate) struct Truth {
-    /// What the master's list had.
+    /// Entries of the master's list.
     listed: Past,
-    /// What its owner had.
+    /// Entries as its owner sees them.
     there: Past,
 }
 
@@ -39,7 +41,7 @@ fn note(past: &mut Past, now: Duration, entry: Option<Entry>) {
     }
 }
 
-/// The stretches of a past: from, to, what.
+/// The intervals of a history: start, end, entry.
 fn stretches(past: &Past) -> impl Iterator<Item = (Duration, Duration, Option<Entry>)> {
     let first = past.first().map_or(Duration::MAX, |(from, _)| *from);
     let ends = past.iter().skip(1).map(|(from, _)| *from).chain([Duration::MAX]);
@@ -48,17 +50,17 @@ fn stretches(past: &Past) -> impl Iterator<Item = (Duration, Duration, Option<En
 }
 
 impl Truth {
-    /// The master's list says this of it now.
+    /// Records the entry of the master's list.
     pub(crate) fn lists(&mut self, now: Duration, entry: Option<Entry>) {
         note(&mut self.listed, now, entry);
     }
 
-    /// Its owner has this now.
+    /// Records the owner's entry.
     pub(crate) fn is(&mut self, now: Duration, entry: Option<Entry>) {
         note(&mut self.there, now, entry);
     }
 
-    /// Whether there was a moment, from one time to another, at which it did not exist.
+    /// Whether the mailbox was absent at any time in this interval.
     pub(crate) fn was_absent(&self, from: Duration, to: Duration) -> bool {
         let mut settled = Duration::ZERO;
         for (began, ended, entry) in stretches(&self.there) {
@@ -76,21 +78,20 @@ impl Truth {
         false
     }
 
-    /// The record that its owner had without any change from one time to another, if it is an active
-    /// one.
+    /// The owner's record, if it was active and unchanged in this interval.
     pub(crate) fn unchanged(&self, from: Duration, to: Duration) -> Option<Entry> {
         let (_, _, entry) =
             stretches(&self.there).find(|(began, ended, _)| *began < from && to < *ended)?;
         entry.filter(|entry| entry.active)
     }
 
-    /// The record that the master's list had without any change from one time to another.
+    /// The record of the master's list, if it was unchanged in this interval.
     pub(crate) fn listed_unchanged(&self, from: Duration, to: Duration) -> Option<Entry> {
         let stretch = |(began, ended, _): &(Duration, Duration, _)| *began < from && to <= *ended;
         stretches(&self.listed).find(stretch)?.2
     }
 
-    /// Whether the master's list had it on this server at some moment from one time to another.
+    /// Whether the master's list had the mailbox on this server at any time in this interval.
     pub(crate) fn was_on(&self, server: &str, from: Duration, to: Duration) -> bool {
         stretches(&self.listed).any(|(began, ended, entry)| {
             began <= to

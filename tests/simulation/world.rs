@@ -1,4 +1,4 @@
-//! Master, network, clock and our side in one, and a judge of every answer.
+//! Master, network, clock and our side in one simulation, with a check of every answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,27 +17,27 @@ use crate::slave::Slave;
 use crate::store::Store;
 use crate::truth::{GAP, Truth};
 
-/// In a quiet network it takes no longer until the replica is fresh: a hung login or list (30 s), a
-/// pause (15 s), and what they may have come upon just before their end.
+/// Maximum time until the replica is fresh in a quiet network: a hung login or list (30 s), a
+/// pause (15 s), and the failures that they may meet just before their end.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// A replica without a barrier for so long is stale.
+/// Age of the last barrier beyond which a replica is stale.
 const STALE: Duration = Duration::from_secs(10);
 
-/// How often things happened, by name.
+/// Names of the events that occurred.
 pub(crate) type Seen = BTreeSet<&'static str>;
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// Something that will happen.
+/// A planned event.
 #[derive(Debug, Clone, PartialEq)]
 enum Plan {
     Step(What),
-    /// A backend tells the master of a mailbox.
+    /// A backend sends the master a record.
     Put(Name, Entry),
-    /// A backend tells the master that a mailbox is gone.
+    /// A backend deletes a mailbox at the master.
     Take(Name),
     MasterStarts,
     MasterGoesOn,
@@ -46,18 +46,18 @@ enum Plan {
     Accept,
 }
 
-/// What a master has lost with much of his list at once.
+/// A loss of many names of the master's list at once.
 struct Loss {
     since: Duration,
-    /// What the replica had of the names before.
+    /// Number of names that the replica had before.
     had: u64,
     names: List,
 }
 
 impl Loss {
-    /// Whether a list of so many names is to be held back by the rules that are documented: more
-    /// than 100 names and more than 10 %, or all of them. With a margin, for what the replica had not
-    /// heard of yet.
+    /// Whether the documented rules hold back a list of this number of names: more than 100 names
+    /// and more than 10 % are lost, or all of them. Includes a margin for changes that have not
+    /// reached the replica.
     fn is_sharp(&self, listed: u64) -> bool {
         let lost = self.had.saturating_sub(listed);
         (listed == 0 && self.had > 0) || (lost > 106 && lost * 10 > self.had + 60)
@@ -68,7 +68,7 @@ impl Loss {
 struct Lost {
     entry: Entry,
     since: Duration,
-    /// It is another master that lacks it.
+    /// Whether another master lacks the name.
     lasting: bool,
 }
 
@@ -82,30 +82,30 @@ pub(crate) struct World {
     store: Arc<Mutex<Store>>,
     daemon: Option<Daemon>,
     slave: Option<Arc<Slave>>,
-    /// Our disk, in milliseconds.
+    /// Duration of a commit on our disk, in milliseconds.
     disk: u64,
     plans: BTreeMap<(Duration, u64), Plan>,
     planned: u64,
     loss: Option<Loss>,
-    /// Names that the replica had.
+    /// Lost names that the replica had.
     lost: BTreeMap<Name, Lost>,
-    /// When the wait of what is held back began, or somewhat earlier.
+    /// Start of the wait for what is held back, or somewhat earlier.
     held_since: Duration,
-    /// By how many seconds our clock on the wall is wrong.
+    /// Error of our wall clock, in seconds.
     wrong: i64,
-    /// Those that the master lost before the replica had them as they are.
+    /// Names that the master lost before their last record reached the replica.
     untold: BTreeSet<Name>,
     copy: List,
     taken_out: List,
-    /// To notice when that changes.
+    /// Previous value, to detect changes.
     held_back_before: Option<HeldBack>,
-    /// Answers to the stranger and others in the end.
+    /// Last answer for each name.
     last: BTreeMap<Name, Answered>,
-    /// Who was called unknown, and from when to when that was found out: as long as it is open
-    /// whether his mailbox comes back.
+    /// Intervals from request to answer for names answered as unknown, kept while the mailbox may
+    /// still come back.
     unknown: BTreeMap<Name, Vec<(Duration, Duration)>>,
     seen: Seen,
-    /// What happened, if somebody wants to read it.
+    /// The log of events, if wanted.
     pub(crate) log: Option<Vec<String>>,
 }
 
@@ -152,7 +152,7 @@ impl World {
         world
     }
 
-    /// Lets it all happen, and then judges the end. `Err` says what went wrong.
+    /// Runs all plans, then checks the final state. `Err`: the failure.
     pub(crate) fn run(&mut self) -> Result<Seen, String> {
         while let Some(((at, _), plan)) = self.plans.pop_first() {
             self.advance(at)?;
@@ -179,7 +179,7 @@ impl World {
 
     // Time.
 
-    /// All that happens by itself up to then.
+    /// Runs all events up to this time that need no plan.
     fn advance(&mut self, until: Duration) -> Result<(), String> {
         loop {
             self.pass_on();
@@ -204,7 +204,7 @@ impl World {
         Ok(())
     }
 
-    /// What the master sends goes into the network.
+    /// Passes the master's output to the network.
     fn pass_on(&mut self) {
         for sent in self.master.sent() {
             match sent {
@@ -241,11 +241,11 @@ impl World {
         self.review_loss();
     }
 
-    /// The master's list has this of a name now.
+    /// Records the master's present entry for a name.
     fn lists(&mut self, name: Name, entry: Option<Entry>) {
         let truth = self.truths.entry(name).or_default();
         if self.untold.remove(&name) {
-            // The replica hears of it only now.
+            // The change reaches the replica only now.
             truth.is(self.now, None);
         }
         truth.lists(self.now, entry);
@@ -255,7 +255,7 @@ impl World {
         }
     }
 
-    /// The master has this list now, and knows nothing of what was before.
+    /// Replaces the master's list, without any trace of the old one.
     fn lose(&mut self, list: List, lasting: bool) {
         let (had, held_back, complete_to) = {
             let store = self.store.lock().unwrap();
@@ -267,7 +267,7 @@ impl World {
         let mut since = self.now;
         let mut accepted = false;
         if let Some(held_back) = held_back {
-            // It counts from there, and what is like it is accepted as well.
+            // The loss counts from there, and a similar loss is accepted as well.
             since = self.held_since.min(since);
             accepted = held_back.accepted;
         }
@@ -311,7 +311,7 @@ impl World {
         self.review_loss();
     }
 
-    /// A loss does not count any more once it is small enough to be meant, or has lasted.
+    /// Ends a loss that has become small enough to be intended, or has lasted long enough.
     fn review_loss(&mut self) {
         let listed = self.master.list.len() as u64;
         let counts = |loss: &Loss| {
@@ -324,7 +324,7 @@ impl World {
         self.forget(|lost| !lost.lasting && now >= lost.since + ACCEPT_AFTER);
     }
 
-    /// Names that the master has lost do not exist any more.
+    /// Ends the existence of names that the master has lost.
     fn forget(&mut self, over: impl Fn(&Lost) -> bool) {
         let (truths, now) = (&mut self.truths, self.now);
         self.lost.retain(|name, lost| {
@@ -356,7 +356,7 @@ impl World {
         self.later(down, Plan::MasterStarts);
     }
 
-    /// Whether something is going on with the name.
+    /// Whether a change of the name is planned.
     fn is_busy(&self, name: Name) -> bool {
         self.plans.values().any(|plan| match plan {
             Plan::Put(of, _) | Plan::Take(of) => *of == name,
@@ -420,7 +420,7 @@ impl World {
         }
     }
 
-    // What happens.
+    // Events.
 
     fn carry_out(&mut self, plan: Plan) -> Result<(), String> {
         if !matches!(plan, Plan::Step(What::Ask(_))) {
@@ -490,7 +490,7 @@ impl World {
         match what {
             What::Ask(name) => self.ask(name),
             What::Create { name, server, gap } => {
-                // Without the master the backend takes it back.
+                // Without the master the backend undoes the creation.
                 if self.master.list.contains_key(&name) || self.is_busy(name) || !self.serves() {
                     return;
                 }
@@ -567,7 +567,7 @@ impl World {
                 self.master_dies(down);
             }
             What::Vanish { down } if self.master.up => {
-                self.seen.insert("master's host gone without a word");
+                self.seen.insert("master's host gone without a close");
                 for line in self.master.die() {
                     self.net.vanish(line);
                 }
@@ -662,7 +662,7 @@ impl World {
         }
     }
 
-    // The judge.
+    // Checks.
 
     fn judge(&mut self) -> Result<(), String> {
         self.judge_once_more()?;
@@ -701,7 +701,7 @@ impl World {
         Ok(())
     }
 
-    /// Those whose mailbox was gone, as it seemed, and is back.
+    /// Checks names answered as unknown whose mailbox has come back.
     fn judge_once_more(&mut self) -> Result<(), String> {
         for (name, unknown) in &mut self.unknown {
             let truth = &self.truths[name];
@@ -729,26 +729,26 @@ impl World {
         let truth = self.truths.entry(*name).or_default();
         match &route.decision {
             Decision::Unknown => {
-                self.seen.insert("somebody unknown");
+                self.seen.insert("recipient unknown");
                 if now - since >= Duration::from_secs(1) {
-                    self.seen.insert("somebody unknown after two questions");
+                    self.seen.insert("recipient unknown after two questions");
                 }
                 let mut from = since;
                 if *cached {
-                    // As the site wants it: one of so long ago will do.
+                    // With the negative cache an older absence is enough.
                     from = from.saturating_sub(ms(self.schedule.negative_cache));
-                    self.seen.insert("somebody unknown by the negative cache");
+                    self.seen.insert("recipient unknown by the negative cache");
                 }
                 if !truth.was_absent(from, now) {
                     return Err("a mailbox that exists was unknown");
                 }
                 self.unknown.entry(*name).or_default().push((from, now));
                 if !streaming || complete_to.is_none_or(|complete_to| complete_to + STALE < now) {
-                    return Err("a replica that is stale made somebody unknown");
+                    return Err("a replica that is stale made a recipient unknown");
                 }
-                // There are no more than a thousand, so that 10 % of them are less.
+                // There are at most a thousand names, so 10 % of them are fewer.
                 if *held_back || *lost > 100 {
-                    return Err("a list that is held back made somebody unknown");
+                    return Err("a list that is held back made a recipient unknown");
                 }
             }
             Decision::Deliver(_) => {
@@ -756,12 +756,12 @@ impl World {
                     self.seen.insert("delivered during an outage");
                 }
                 if *found {
-                    self.seen.insert("delivered to whom the replica did not know");
+                    self.seen.insert("delivered although the replica did not have the name");
                 }
                 if self.lost.contains_key(name)
                     || self.loss.as_ref().is_some_and(|loss| loss.names.contains_key(name))
                 {
-                    self.seen.insert("delivered to whom the master has lost");
+                    self.seen.insert("delivered although the master has lost the name");
                 }
                 let place = server(route).unwrap_or_default();
                 if !truth.was_on(place, Duration::ZERO, now) {
@@ -771,7 +771,7 @@ impl World {
                     if !truth.was_on(place, since, now) {
                         return Err("where it was, of a name that the master was to be asked for");
                     }
-                    self.seen.insert("delivered to whom the master was asked for again");
+                    self.seen.insert("delivered after the master was asked again");
                 }
                 if answered.gave_up {
                     self.seen.insert("delivered although the master did not answer");
@@ -787,15 +787,15 @@ impl World {
                 }
             }
             Decision::Deferred(_) => {
-                self.seen.insert("somebody deferred");
+                self.seen.insert("recipient deferred");
                 if *lost > 100 {
-                    self.seen.insert("somebody deferred because the stream took much away");
+                    self.seen.insert("recipient deferred after the stream removed many names");
                 }
             }
             Decision::Refused(_) | Decision::Foreign => return Err("neither refused nor foreign"),
         }
         let waited = now - since;
-        // A margin, since a record is confirmed once more where the master says that it has none.
+        // With a margin: a record is confirmed once more if the master has none.
         if answered.known
             && answered.known_unanswered.is_some_and(|at| at < since && since < at + ms(4_900))
         {
@@ -815,11 +815,12 @@ impl World {
                 self.seen.insert("unknown recipient not delayed again by a silent master");
             }
         }
-        // Of a second list that lags, the record counts that it has.
+        // Of a second list that lags, the present record counts.
         let slave = self.slave.as_ref().map(|slave| slave.as_of());
         if let Some(complete_to) = complete_to.map(|to| to.min(slave.unwrap_or(to)))
             && !self.untold.contains(name)
-            // Those that the master's list lacked meanwhile may be missing, or forgotten by a word.
+            // Names that the master's list lacked meanwhile may be missing, or dropped after a
+            // message of the stream.
             && (answered.known
                 || truth.listed_unchanged(since.min(complete_to), now).is_some())
             && let Some(entry) = truth.unchanged(since.min(complete_to), now)
@@ -834,7 +835,7 @@ impl World {
         Ok(())
     }
 
-    /// Nothing happens any more: it must all come right.
+    /// Checks that without further events the state becomes correct.
     fn quiet(&mut self) -> Result<(), String> {
         (self.net.slowness, self.net.lossy, self.disk) = (5, 0, 1);
         if let Some(daemon) = &mut self.daemon {
@@ -847,7 +848,7 @@ impl World {
         let empty = self.master.list.is_empty();
         let began = self.now;
         let mut last_doubt = began;
-        // What the master was told last must have come to us, or it is not the end.
+        // The master's last changes must have reached us before the final checks.
         self.advance(began + Duration::from_secs(10))?;
         let mut held = self.held_back();
         loop {
@@ -858,7 +859,7 @@ impl World {
             if self.held_back() {
                 held = true;
                 last_doubt = self.now;
-                // An empty list waits for somebody who says that it is meant.
+                // An empty list waits until it is accepted.
                 if !empty && self.now > began + QUIET + 2 * ACCEPT_AFTER {
                     return Err("a list was never taken over".into());
                 }
@@ -924,7 +925,7 @@ impl World {
         Ok(())
     }
 
-    /// The master has no name at all. That is believed of no murder, but it can be accepted.
+    /// Checks a master without any name. Its list is not believed, but can be accepted.
     fn quiet_and_empty(&mut self) -> Result<(), String> {
         for accepted in [false, true] {
             self.ask(STRANGER);

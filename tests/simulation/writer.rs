@@ -1,6 +1,5 @@
-//! The daemon's writer thread, as `master::writer`: it drives the crate's
-//! [`WriterLogic`] over the simulated store, and each commit takes time. The process may die
-//! wherever it waits.
+//! The daemon's writer thread, as `master::writer`: drives the crate's [`WriterLogic`] over the
+//! simulated store. Each commit takes time. The process may end wherever it waits.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -25,8 +24,8 @@ pub(crate) struct Writer {
 
 /// A commit under way.
 struct Commit {
-    /// When its next half is done: first the transaction becomes visible, then the writer is notified
-    /// that it is committed.
+    /// Time at which its next half is done: first the transaction becomes visible, then the writer
+    /// is notified of the commit.
     at: Duration,
     to_disk: bool,
     txn: Option<Table>,
@@ -71,8 +70,8 @@ impl Writer {
         }
     }
 
-    /// Does the next step. Returns whether an input is wanted before the one that follows it; `None`:
-    /// a commit is under way.
+    /// Performs the next step. Returns whether the step after it needs an input; `None`: a commit
+    /// is under way.
     fn step(&mut self, shared: &Shared, random: &mut Random, now: Duration) -> Option<bool> {
         let time = shared.now_by_both(now);
         let Some(mut txn) = self.txn.take() else {
