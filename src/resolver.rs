@@ -1,4 +1,4 @@
-//! A router with the lists it asks: what the command and the daemon both answer from.
+//! The router with its lists: the common basis of the command and the daemon.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -25,7 +25,7 @@ use crate::routing::maps::Maps;
 use crate::routing::route::Route;
 use crate::routing::router::{Explain, Router};
 
-/// The rules of a site with its mailbox lists: decides where a recipient's mail goes. Shared by threads.
+/// The rules of a site with its mailbox lists: decides about recipients. Shared by threads.
 #[derive(Debug)]
 pub struct Resolver {
     /// Rules of the decision.
@@ -40,7 +40,7 @@ pub struct Resolver {
     /// Way to confirm a miss.
     #[doc(hidden)]
     pub proof: ConfirmVia,
-    /// Settings that a reload must not lose.
+    /// State that a reload must keep.
     #[doc(hidden)]
     pub vital: Vital,
     /// Time for which a known name that vanished without a DELETE is deferred (`accept-after`).
@@ -49,8 +49,8 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// Creates a resolver for a program that does not follow the master. Lists are opened at the first
-    /// lookup and need not exist before.
+    /// Creates a resolver for a program that does not follow the master. Lists are opened at the
+    /// first lookup and may be created later.
     ///
     /// # Errors
     ///
@@ -73,8 +73,8 @@ impl Resolver {
         Self::with_lists(settings, replica, &Lists::default())
     }
 
-    /// Creates a resolver with new settings. Keeps the list of this host if its path is the same, and
-    /// with it the number of names that the loss guard compares with.
+    /// Creates a resolver with new settings. Keeps the list of this host if its path is unchanged,
+    /// together with the number of names that the loss guard compares with.
     pub(crate) fn renewed(&self, settings: Settings, replica: Option<ReplicaSource>) -> Self {
         Self::with_lists(settings, replica, &self.lists)
     }
@@ -107,7 +107,7 @@ impl Resolver {
         }
     }
 
-    /// Decides for one recipient by the lists alone.
+    /// Decides about one recipient by the lists alone.
     ///
     /// Neither the master nor the local slave is asked. Where a miss has to be confirmed, the recipient
     /// is [deferred](crate::Decision::Deferred). Blocks for files and their locks.
@@ -119,7 +119,7 @@ impl Resolver {
         })
     }
 
-    /// Evidence before anything was confirmed. `generation`: that of the master's names, if it is known.
+    /// Evidence before any confirmation. `generation`: that of the master's names, if known.
     #[doc(hidden)]
     pub fn evidence(&self, generation: Option<KeyGeneration>) -> Evidence {
         let mut evidence = self.proof.evidence();
@@ -127,7 +127,7 @@ impl Resolver {
         evidence
     }
 
-    /// One step on the lists as they are, without waiting for a lock and without walking a list.
+    /// One step on the present lists, without waiting for a lock and without walking a list.
     #[doc(hidden)]
     pub fn step_now(&self, inquiry: &Inquiry<'_>) -> Step {
         let now = self.lists.now();
@@ -135,20 +135,20 @@ impl Resolver {
         if now.was_to_walk() { Step::WouldBlock } else { step }
     }
 
-    /// One step on the lists as they are. Waits for locks.
+    /// One step on the present lists. Waits for locks.
     #[doc(hidden)]
     pub fn step(&self, inquiry: &Inquiry<'_>, explain: Explain<'_>) -> Step {
         inquiry.step_waiting(&self.router, &self.lists, explain)
     }
 
-    /// As [`step`](Self::step), for a request that may be given up: a walk along a list ends then.
+    /// As [`step`](Self::step), for a request that may be cancelled: that ends a walk along a list.
     pub(crate) fn step_until(&self, inquiry: &Inquiry<'_>, given_up: &AtomicBool) -> Step {
         let list = Abandonable { list: &self.lists, given_up };
         inquiry.step_waiting(&self.router, &list, None)
     }
 
-    /// Decides, and has names confirmed by `confirm`, which also returns the kind of names that the
-    /// master keeps, if it is known. Waits for locks, and for `confirm`.
+    /// Decides, with `confirm` to confirm names. `confirm` also returns the kind of names that the
+    /// master keeps, if known. Waits for locks, and for `confirm`.
     pub(crate) fn route(
         &self,
         mut inquiry: Inquiry<'_>,
@@ -171,7 +171,7 @@ impl Resolver {
     }
 }
 
-/// A list that is not walked any more when nobody waits for the answer.
+/// A list whose walks end when the request is cancelled.
 struct Abandonable<'a> {
     list: &'a dyn MailboxList,
     given_up: &'a AtomicBool,
@@ -253,7 +253,7 @@ mod tests {
     const FINAL: &str =
         "mailboxes-db = \"list\"\nmisses = \"final\"\ndomains = [\"example.org\"]\n";
 
-    /// A list that takes for ever to walk.
+    /// A list whose walk never ends.
     struct Endless;
 
     impl MailboxList for Endless {
@@ -298,7 +298,7 @@ mod tests {
         assert!(list.each(b"", &mut |_, _| panic!("it is not walked")).is_err());
     }
 
-    /// A list, and how many records it has shown.
+    /// A list that counts the records it has shown.
     struct Counting(FileList, AtomicUsize);
 
     impl MailboxList for Counting {
@@ -327,13 +327,13 @@ mod tests {
     }
 
     #[test]
-    fn a_fuzzy_miss_reads_shared_folders_however_many_users_there_are() {
+    fn fuzzy_miss_reads_shared_folders_only() {
         const SHARED: usize = 50;
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         fs::write(path("imapd.conf"), "lmtp_fuzzy_mailbox_match: 1\nconfigdirectory: /v\n")
             .unwrap();
-        // Each order of the keys is walked, until one is known to be it.
+        // Each possible order of keys is walked, until the actual one is known.
         let most = 2 * (SHARED + 1);
         for (generation, order) in [
             (KeyGeneration::Separated, Order::Raw),
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_does_not_forget_how_long_the_list_has_been() {
+    fn reload_keeps_the_number_of_names() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         fs::write(path("c"), FINAL).unwrap();

@@ -1,20 +1,20 @@
-//! A whole decision as one line of text: what the map `decision` answers, so that who asks the daemon
-//! learns no less than who looks by himself.
+//! A complete decision as one line of text: the answer of the map `decision`. A client of the
+//! daemon gets all facts that a lookup in its own process would give.
 //!
 //! ```text
 //! outcome=deliver transport=lmtp backend=inet:be1.example.org:2003 mailbox=user.jane server=be1.example.org partition=default
 //! outcome=deferred cause=list reason=the%20mailbox%20list%20is%20busy
 //! ```
 //!
-//! A member that does not apply is not there. A value is percent-encoded but for printable ASCII other
-//! than `%`. Who reads skips members it does not know, and takes an outcome it does not know for
-//! *deferred*, so that the two ends may be of different releases.
+//! A member that does not apply is omitted. Values are percent-encoded except for printable
+//! ASCII other than `%`. A reader skips members it does not know, and treats an unknown outcome
+//! as *deferred*, so that the two ends may be of different releases.
 
 use crate::model::backend::{Backend, LmtpAddress};
 use crate::model::name::MailboxName;
 use crate::routing::route::{Cause, Decision, Refusal, Route};
 
-/// The line for a route.
+/// Returns the line for a route.
 pub fn encode(route: &Route) -> String {
     let mut line = format!("outcome={}", route.decision.as_str());
     let mut put = |name: &str, value: &[u8]| {
@@ -49,7 +49,7 @@ pub fn encode(route: &Route) -> String {
     line
 }
 
-/// The route of a line; `None`: it is no such line, and nothing is known.
+/// Parses a line into its route. `None`: the line is invalid.
 pub fn decode(line: &str) -> Option<Route> {
     let mut members = line.split(' ').filter_map(|member| member.split_once('='));
     let (_, outcome) = members.next().filter(|(name, _)| *name == "outcome")?;
@@ -93,7 +93,7 @@ pub fn decode(line: &str) -> Option<Route> {
 }
 
 fn place(text: &str) -> Option<LmtpAddress> {
-    // 0, which is no port: the one who wrote it has named one.
+    // Port 0 is invalid: the writer always has a port.
     LmtpAddress::parse(text.strip_prefix("inet:").unwrap_or(text), 0).ok()
 }
 
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_is_the_line_that_the_manual_shows() {
+    fn decision_is_the_line_in_the_manual() {
         let jane = Route {
             mailbox: Some(MailboxName::new("user.jane").unwrap()),
             server: Some("be1.example.org".into()),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_asked_of_the_daemon_is_decided_no_otherwise() {
+    fn decision_survives_the_line_unchanged() {
         for decision in [
             deliver("be1"),
             deliver("[::1]:24"),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_not_understood_makes_nobody_unknown_and_goes_nowhere() {
+    fn invalid_line_never_delivers_or_makes_unknown() {
         for line in [
             "",
             "outcome",

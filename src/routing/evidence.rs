@@ -73,7 +73,7 @@ impl Confirmation {
     }
 
     /// Text for `lookup --explain`.
-    pub fn in_words(&self, name: &MailboxName) -> String {
+    pub fn describe(&self, name: &MailboxName) -> String {
         match self {
             Confirmation::Master(Finding::Found(record)) => {
                 format!("the MUPDATE master has {name}, {}", record.state.as_str())

@@ -1,5 +1,5 @@
-//! The decision about one recipient, step by step: the one loop that the command, the daemon, the
-//! library and the simulation drive. No I/O, no clock.
+//! The decision about one recipient, step by step: the single loop that the command, the
+//! daemon, the library and the simulation drive. No I/O, no clock.
 //!
 //! ```text
 //!          ┌────────────────────── learn ◀──────────────────┐
@@ -9,8 +9,8 @@
 //!          └─────▶ WouldBlock ──▶ the driver calls step again where waiting is allowed
 //! ```
 //!
-//! A driver does as it is told and decides nothing. It answers each [`Ask`] with [`Inquiry::learn`], also
-//! if it found out nothing; the number of rounds is limited here.
+//! A driver executes each step and decides nothing. It answers each [`Ask`] with
+//! [`Inquiry::learn`], also without a result. The number of rounds is limited here.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -22,9 +22,9 @@ use crate::routing::evidence::{Confirmation, Evidence, NameTrust as _};
 use crate::routing::route::Route;
 use crate::routing::router::{Explain, Router, Verdict};
 
-/// Maximum number of names confirmed for one recipient; beyond it the recipient is deferred. Today's rules
-/// and those of 3.0 give at most four names between them, those of 2.x four more, and the nearest name of
-/// each of these may be another; the catch-all is one.
+/// Maximum number of names confirmed for one recipient; beyond it the recipient is deferred.
+/// Today's rules and those of 3.0 give at most four names together, those of 2.x four more.
+/// Each of these may have another name by the fuzzy match; the catch-all is one.
 pub const MAX_ROUNDS: usize = 18;
 
 /// The state of the decision about one recipient.
@@ -36,10 +36,10 @@ pub struct Inquiry<'a> {
     patient: bool,
 }
 
-/// What a driver has to do next.
+/// Next action of a driver.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing more: this is the decision.
+    /// No further action: the decision.
     Done(Route),
     /// Have a name confirmed, then call [`Inquiry::learn`] and [`Inquiry::step`].
     Ask(Ask),
@@ -52,30 +52,30 @@ pub enum Step {
 pub struct Ask {
     /// The name.
     pub name: MailboxName,
-    /// Why it has to be confirmed.
+    /// Reason for the confirmation.
     pub why: Why,
-    /// Longest wait for the answer. Without an answer in time the list's record is used. `None`: as long
-    /// as a confirmation takes.
+    /// Maximum wait for the answer. Without a timely answer the list's record is used. `None`: as
+    /// long as a confirmation takes.
     pub within: Option<Duration>,
-    /// The decision also rests on a search for similar names, so the lists must have caught up with the
-    /// master.
+    /// Whether the decision also rests on a search for similar names, so the lists must have caught
+    /// up with the master.
     pub searches: bool,
-    /// The list has the name reserved or moving.
+    /// Whether the list has the name as reserved or moving.
     pub unsettled: bool,
 }
 
-/// Why a name has to be confirmed.
+/// Reason for a confirmation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// The list does not have the mailbox, or has it in a state that will pass, or refuses it.
+    /// The list does not have the mailbox, has it in a transient state, or refuses it.
     Miss,
     /// The list has the mailbox in a record that changed recently: it may have moved on.
     Changed,
 }
 
 impl<'a> Inquiry<'a> {
-    /// Starts the decision about a recipient, as the mail server wrote it, from what is known before
-    /// anything was confirmed.
+    /// Starts the decision about a recipient, as the mail server wrote it, from the evidence before
+    /// any confirmation.
     pub fn new(recipient: &'a [u8], evidence: &'a Evidence) -> Self {
         let (recipient, evidence) = (Cow::Borrowed(recipient), Cow::Borrowed(evidence));
         Self { recipient, evidence, rounds: 0, patient: false }
@@ -88,7 +88,7 @@ impl<'a> Inquiry<'a> {
         self
     }
 
-    /// The same inquiry for another thread.
+    /// Returns the inquiry for use on another thread.
     pub fn into_owned(self) -> Inquiry<'static> {
         let Self { recipient, evidence, rounds, patient } = self;
         let recipient = Cow::Owned(recipient.into_owned());
@@ -100,7 +100,7 @@ impl<'a> Inquiry<'a> {
         &self.recipient
     }
 
-    /// Decides on the lists as they are now, and what was learnt. May be called again at any time.
+    /// Decides on the present lists and the evidence. May be called again at any time.
     pub fn step(&self, router: &Router, list: &dyn MailboxList, explain: Explain<'_>) -> Step {
         if self.rounds > MAX_ROUNDS {
             return Step::Done(never_settled());
@@ -126,7 +126,7 @@ impl<'a> Inquiry<'a> {
         Step::Ask(Ask { name, why, within, searches, unsettled })
     }
 
-    /// As [`step`](Self::step), on lists that may wait. If they cannot answer all the same, the recipient
+    /// As [`step`](Self::step), with waiting for the lists. If they are still busy, the recipient
     /// is deferred.
     pub fn step_waiting(
         &self,
@@ -140,10 +140,10 @@ impl<'a> Inquiry<'a> {
         }
     }
 
-    /// Takes note of the answer to an [`Ask`].
+    /// Adds the answer to an [`Ask`] to the evidence.
     pub fn learn(&mut self, ask: Ask, said: Confirmation, explain: Explain<'_>) {
         if let Some(steps) = explain {
-            steps.push(format!("freshness: {}", said.in_words(&ask.name)));
+            steps.push(format!("freshness: {}", said.describe(&ask.name)));
             steps.push("another look, now that this is known:".into());
         }
         self.rounds += 1;
@@ -154,7 +154,7 @@ impl<'a> Inquiry<'a> {
         }
     }
 
-    /// Takes note of the kind of names that the master keeps, which tells the release of the murder.
+    /// Adds the kind of names that the master keeps, which tells the release of the murder.
     pub fn learn_generation(&mut self, generation: Option<KeyGeneration>) {
         if generation.is_some() {
             self.evidence.to_mut().learn_generation(generation);
@@ -162,7 +162,7 @@ impl<'a> Inquiry<'a> {
     }
 }
 
-/// The decision where a list that may be waited for is busy all the same.
+/// The decision where a list is busy even with waiting.
 pub fn busy() -> Route {
     Route::deferred("the mailbox list is busy")
 }

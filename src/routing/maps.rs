@@ -1,4 +1,4 @@
-//! The maps: what form an answer takes. A mail server names the map in each request.
+//! The maps: the form of an answer. A mail server names the map in each request.
 //!
 //! | map | delivers | unknown | deferred | refused | foreign |
 //! |---|---|---|---|---|---|
@@ -11,24 +11,28 @@
 //! | `sendmail` | `OK lmtp:HOST:PORT!RECIPIENT` | `OK error:5.1.1:550 …` | `OK error:4.3.0:451 …`, `TEMP …` | `OK error:5.7.1:550 …` | `NOTFOUND` |
 //! | `decision` | `OK` and all that is known, whatever it is: see [`decision_line`] | | | | |
 //!
-//! `sendmail_now` answers as `sendmail` does, once the master was asked where the mailbox is at this
-//! moment; unless he does not answer at once.
+//! `sendmail_now` answers as `sendmail` does, after asking the master for the present location
+//! of the mailbox; without a timely answer of the master the list's record is used.
 //!
-//! `rcpt` is for `relay_recipient_maps` where smtpd is not told what `lmtp` says. Postfix folds the key
-//! of a recipient table to lower case, so mailboxes whose names differ in case only are found as well.
+//! `rcpt` is for `relay_recipient_maps` of an smtpd that does not see the answers of `lmtp`.
+//! Postfix folds the key of a recipient table to lower case, so mailboxes whose names differ in
+//! case only are found as well.
 //!
-//! `error:` and `retry:` are transports of Postfix; from `transport_maps` they already reject or
-//! defer at RCPT. Deferred is `TEMP` where the postmaster must act: Postfix writes its text to the
-//! mail log and never shows it to the sender. `sendmail` has what rule set 0 needs in one answer: where
-//! to, and the recipient in the form that the backend wants; `error:` as in a mailertable.
+//! `error:` and `retry:` are transports of Postfix; from `transport_maps` they already reject
+//! or defer at RCPT. Where the postmaster must act, deferred is `TEMP`: Postfix writes its text
+//! to the mail log and never shows it to the sender. `sendmail` has all that rule set 0 needs
+//! in one answer: the destination, and the recipient in the form for the backend; `error:` as
+//! in a mailertable.
 //!
-//! `:fail:` and `:defer:` are what Exim's redirect router acts upon.
+//! `:fail:` and `:defer:` are actions of Exim's redirect router.
 //!
-//! `fallback`, if it is set, stands in `lmtp` for every decision but *deliver* and *foreign*, and
-//! `recipient` then accepts whatever the fallback is to judge. `sendmail` leaves it to the fallback of
-//! its own rules by `NOTFOUND`: a mailer of Sendmail's has another form.
+//! `fallback`, if set, is the answer of `lmtp` for every decision but *deliver* and *foreign*,
+//! and `recipient` then accepts every recipient that the fallback will decide about. `sendmail`
+//! answers `NOTFOUND`, which leaves the recipient to the fallback in Sendmail's own rules: a
+//! mailer of Sendmail has another form.
 //!
-//! Mail servers that ask only whether to take a recipient are told the same by [`Maps::at_rcpt`].
+//! Mail servers that only ask whether to accept a recipient get an equivalent answer from
+//! [`Maps::at_rcpt`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -45,30 +49,30 @@ use crate::wire::map_name::{DECISION_MAP, RCPT_MAP, SENDMAIL_NOW, is_built_in};
 use crate::wire::rcpt::RcptVerdict;
 use crate::wire::socketmap::Reply;
 
-/// What is said of a recipient that certainly does not exist.
+/// Action for recipients that do not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownPolicy {
     /// Reject: `error:5.1.1`.
     #[default]
     Reject,
-    /// Say nothing, and let another map or the mail server's own rules decide.
+    /// Answer `NOTFOUND`: another map or the mail server's own rules decide.
     NotFound,
-    /// Defer: `retry:4.3.0`, for a site that wants to watch before it lets us reject.
+    /// Defer: `retry:4.3.0`, for a site that wants to observe before it allows rejections.
     Defer,
 }
 
-/// Every map there is, and the policies they share. Immutable, shared by threads.
+/// All maps, and the policies they share. Immutable, shared by threads.
 #[derive(Debug, Clone, Default)]
 pub struct Maps {
-    /// What becomes of the unknown.
+    /// Action for unknown recipients.
     pub unknown: UnknownPolicy,
-    /// The answer in place of every decision but *deliver* and *foreign*.
+    /// Answer for every decision but *deliver* and *foreign*.
     pub fallback: Option<String>,
     templates: BTreeMap<String, Templates>,
 }
 
-/// A map of the site's own: a template for each decision.
+/// A map defined by the site: a template for each decision.
 #[derive(Debug, Clone)]
 pub struct Templates {
     /// The answer for [`Decision::Deliver`].
@@ -81,7 +85,7 @@ pub struct Templates {
     pub refused: Template,
 }
 
-/// A map as it was named in a request.
+/// A map named in a request.
 #[derive(Debug, Clone, Copy)]
 pub enum Map<'a> {
     /// `lmtp`, for `transport_maps`.
@@ -90,37 +94,38 @@ pub enum Map<'a> {
     Recipient,
     /// `rcpt`, for `relay_recipient_maps` of an smtpd that does not ask `lmtp`.
     Rcpt,
-    /// `host`, the backend's host alone.
+    /// `host`, only the backend's host.
     Host,
     /// `canonical`, for `recipient_canonical_maps`.
     Canonical,
-    /// `exim`, for its routers.
+    /// `exim`, for Exim's routers.
     Exim,
     /// `sendmail`, for rule set 0 of Sendmail.
     Sendmail,
-    /// `decision`, all that was decided, for programs.
+    /// `decision`, the complete decision, for programs.
     Decision,
-    /// One of the site's own.
+    /// A map defined by the site.
     Own(&'a Templates),
 }
 
-/// Whether recipients that this map is asked for may have been folded to lower case.
+/// Whether recipients in requests to this map may have been folded to lower case.
 pub fn is_in_any_case(map: &str) -> bool {
     map == RCPT_MAP
 }
 
-/// Whether the master confirms each answer of this map, also for recipients that the lists have.
+/// Whether the master confirms each answer of this map, also for recipients that the lists
+/// have.
 pub fn is_about_now(map: &str) -> bool {
     map == SENDMAIL_NOW
 }
 
 impl Maps {
-    /// The maps that are always there, with these policies.
+    /// Creates the built-in maps, with these policies.
     pub fn new(unknown: UnknownPolicy, fallback: Option<String>) -> Self {
         Self { unknown, fallback, templates: BTreeMap::new() }
     }
 
-    /// Adds a map of the site's own; it may not have the name of one that is always there.
+    /// Adds a map defined by the site. Its name must not be that of a built-in map.
     pub fn add(&mut self, name: &str, templates: Templates) -> Result<(), BadTemplate> {
         let named = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         if name.is_empty() || !name.bytes().all(named) || is_built_in(name) {
@@ -130,7 +135,7 @@ impl Maps {
         Ok(())
     }
 
-    /// The map of this name.
+    /// Returns the map of this name.
     pub fn get(&self, name: &str) -> Option<Map<'_>> {
         Some(match name {
             "lmtp" => Map::Lmtp,
@@ -145,12 +150,12 @@ impl Maps {
         })
     }
 
-    /// The names of all maps.
+    /// Returns the names of all maps.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         BUILT_IN.into_iter().chain(self.templates.keys().map(String::as_str))
     }
 
-    /// What this map says of a route. `recipient` is the key as the mail server sent it.
+    /// Returns this map's answer for a route. `recipient` is the key as the mail server sent it.
     pub fn reply(&self, map: Map<'_>, router: &Router, recipient: &str, route: &Route) -> Reply {
         let given = || Reply::Ok(recipient.to_owned());
         match (map, &route.decision) {
@@ -175,7 +180,7 @@ impl Maps {
                 Some(canonical) if canonical != recipient => Reply::Ok(canonical),
                 _ => Reply::NotFound,
             },
-            // The fallback gets the letter as it is; only a backend of ours needs another form.
+            // The fallback gets the message unchanged; only our backends need another form.
             (Map::Canonical, _) if self.fallback.is_some() => Reply::NotFound,
             (Map::Own(own), decision) => {
                 let template = match decision {
@@ -195,7 +200,7 @@ impl Maps {
         }
     }
 
-    /// What the mail server is to do at RCPT: what `lmtp` has it do there.
+    /// Returns the mail server's action at RCPT, equivalent to the answer of `lmtp`.
     pub fn at_rcpt(&self, decision: &Decision) -> RcptVerdict {
         if self.fallback.is_some() { RcptVerdict::Pass } else { self.verdict(decision) }
     }
@@ -203,7 +208,7 @@ impl Maps {
     fn verdict(&self, decision: &Decision) -> RcptVerdict {
         match decision {
             Decision::Deliver(_) | Decision::Foreign => RcptVerdict::Pass,
-            // The text goes to the sender: it says what he can act on, and nothing of our inside.
+            // The sender sees the text: only facts that the sender can act on, and no internals.
             Decision::Deferred(Cause::List) => RcptVerdict::FAILED,
             Decision::Deferred(Cause::Mailbox) => {
                 RcptVerdict::Defer("4.3.0 Mailbox is temporarily unavailable")
@@ -222,7 +227,7 @@ impl Maps {
         }
     }
 
-    /// As in a mailertable, where the code of the SMTP reply stands before its text.
+    /// As in a mailertable, where the code of the SMTP reply precedes its text.
     fn sendmail_error(&self, decision: &Decision, route: &Route) -> Reply {
         let error = |code: u16, text: &str| {
             let (status, text) = text.split_once(' ').unwrap_or((text, ""));
@@ -241,7 +246,7 @@ impl Maps {
             (Decision::Deliver(backend), _) => Reply::Ok(backend.nexthop()),
             (Decision::Foreign, _) => Reply::NotFound,
             (_, Some(fallback)) => Reply::Ok(fallback.clone()),
-            // Postfix logs it and tells the sender nothing of it.
+            // Postfix logs it and does not show it to the sender.
             (Decision::Deferred(Cause::List), None) => Reply::Temp(route.reason.to_string()),
             (_, None) => match self.at_rcpt(decision) {
                 RcptVerdict::Pass => Reply::NotFound,
@@ -251,12 +256,13 @@ impl Maps {
         }
     }
 
-    /// The fallback is a transport of Postfix and does not count here: Exim's next router would have to
-    /// be for it, and where there is none a recipient is *unrouteable*, which bounces.
+    /// The fallback is a transport of Postfix and does not apply here: Exim's next router would
+    /// have to handle it. Without such a router the recipient is *unrouteable* and the message
+    /// bounces.
     fn exim(&self, decision: &Decision, route: &Route) -> Reply {
         match (decision, self.verdict(decision)) {
             (Decision::Deliver(backend), _) => Reply::Ok(backend.address.host_and_port()),
-            // The sender would be told.
+            // The sender would see it.
             (Decision::Deferred(Cause::List), _) => Reply::Temp(route.reason.to_string()),
             (_, RcptVerdict::Pass) => Reply::NotFound,
             (_, RcptVerdict::Defer(text)) => Reply::Ok(format!(":defer:451 {text}")),
@@ -265,16 +271,16 @@ impl Maps {
     }
 }
 
-/// The recipient as its backend must see it.
+/// The recipient in the form for its backend.
 fn canonical(router: &Router, recipient: &str, route: &Route) -> Option<String> {
     let parsed = Recipient::parse(recipient.as_bytes()).ok()?;
     let found = route.mailbox.as_ref()?;
     String::from_utf8(router.rules_of(&parsed, found).canonical(&parsed, found)).ok()
 }
 
-/// As a path of UUCP: a `!` is in no backend and takes nothing from the recipient.
+/// In the form of a UUCP path: no backend has a `!`, and the recipient is unchanged.
 fn sendmail(place: &LmtpAddress, canonical: Option<String>) -> Reply {
-    // Sendmail keeps bytes above 0x7f for its own ends in a rule, and ends a text at a control
+    // Sendmail reserves bytes above 0x7f for internal use in a rule, and ends a text at a control
     // character.
     match canonical.filter(|canonical| canonical.bytes().all(|b| matches!(b, b' '..=b'~'))) {
         Some(canonical) => Reply::Ok(format!("lmtp:{}!{canonical}", place.host_and_port())),
@@ -282,7 +288,7 @@ fn sendmail(place: &LmtpAddress, canonical: Option<String>) -> Reply {
     }
 }
 
-/// A reply with `{…}` in it.
+/// A reply with fields in `{…}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     kind: Kind,
@@ -327,24 +333,24 @@ const FIELDS: [(&str, Field); 9] = [
     ("reason", Field::Reason),
 ];
 
-/// Why a map of the site's own cannot be used.
+/// Reason for rejecting a site's map.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadTemplate {
-    /// The map's name is taken, or no name.
+    /// The map's name is taken or invalid.
     #[error(
         "`{0}` cannot name a map: letters, digits, `-`, `_` and `.`, and none of {BUILT_IN:?} or {STATUS_MAP:?}"
     )]
     Name(String),
-    /// The first word is no reply.
+    /// The first word is not a reply.
     #[error("`{0}`: an answer begins with `OK `, `NOTFOUND` or `TEMP `")]
     Reply(String),
-    /// Something in braces that is not known.
+    /// An unknown field.
     #[error("`{{{0}}}` is not known here; there are {names}", names = field_names())]
     Field(String),
-    /// A brace without its partner.
+    /// An unbalanced brace.
     #[error("a single `{{` or `}}`: double it if it is meant as a character")]
     Brace,
-    /// `OK` without anything after it: Sendmail 8.17 crashes on it, Postfix takes it for an error.
+    /// `OK` without any text: Sendmail 8.17 crashes on it; Postfix treats it as an error.
     #[error("`OK` needs something after it")]
     BareOk,
 }
@@ -354,7 +360,7 @@ fn field_names() -> String {
 }
 
 impl Template {
-    /// Reads `OK text`, `TEMP text` or `NOTFOUND`; `{{` and `}}` stand for braces.
+    /// Parses `OK text`, `TEMP text` or `NOTFOUND`; `{{` and `}}` stand for braces.
     pub fn parse(text: &str) -> Result<Self, BadTemplate> {
         let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
         let kind = match word {

@@ -6,18 +6,18 @@ use crate::model::backend::Backend;
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
 
-/// The decision for one recipient, with the facts that an answer may contain.
+/// The decision for one recipient, with all facts for an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The decision.
     pub decision: Decision,
-    /// The mailbox that was looked up; `None` if the recipient never came that far.
+    /// The mailbox that was looked up; `None` if no lookup was made.
     pub mailbox: Option<MailboxName>,
-    /// The record's server, as the list has it.
+    /// The server of the list's record.
     pub server: Option<String>,
-    /// The record's partition.
+    /// The partition of the record.
     pub partition: Option<String>,
-    /// Why, in words for the postmaster.
+    /// The reason, as text for the postmaster.
     pub reason: Cow<'static, str>,
 }
 
@@ -26,22 +26,22 @@ pub struct Route {
 pub enum Decision {
     /// The message goes to this backend.
     Deliver(Backend),
-    /// The recipient does not exist. That is certain, or it would be [`Decision::Deferred`].
+    /// The recipient does not exist. Uncertain misses are [`Decision::Deferred`].
     Unknown,
     /// Try again later.
     Deferred(Cause),
-    /// The message may not go there, whatever the list says.
+    /// The message is refused, regardless of the list.
     Refused(Refusal),
-    /// The domain is none of ours.
+    /// The domain is not served.
     Foreign,
 }
 
 /// Subject of a deferral: whether the postmaster has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// This mailbox or this recipient: the state will pass by itself.
+    /// This mailbox or this recipient: a transient state.
     Mailbox,
-    /// The mailbox list as a whole: somebody may have to act.
+    /// The mailbox list as a whole: the postmaster may have to act.
     List,
 }
 
@@ -50,12 +50,12 @@ pub enum Cause {
 pub enum Refusal {
     /// The shared folder takes no mail from clients that are not logged in (`lmtpd`: 550 5.7.1).
     NoPost,
-    /// `lmtpd` takes no such address (501 5.5.4).
+    /// `lmtpd` does not accept such an address (501 5.5.4).
     Syntax,
 }
 
 impl Decision {
-    /// The word for it in `lookup --json` and in the log.
+    /// Returns its name in `lookup --json` and in the log.
     pub fn as_str(&self) -> &'static str {
         match self {
             Decision::Deliver(_) => "deliver",
@@ -85,12 +85,12 @@ impl Route {
         Self { decision, mailbox: None, server: None, partition: None, reason }
     }
 
-    /// The reason in words, also for a decision that needs none.
+    /// Returns the reason as text, also for a decision without one.
     pub fn why(&self) -> String {
         String::from_utf8_lossy(&self.why_in_pieces().concat()).into_owned()
     }
 
-    /// The reason in pieces, for a caller that puts it together.
+    /// Returns the parts of the reason, for a caller that combines them.
     pub(crate) fn why_in_pieces(&self) -> [Cow<'_, [u8]>; 3] {
         match (&self.decision, &self.mailbox, &self.server) {
             (Decision::Deliver(_), Some(mailbox), Some(server)) => {
@@ -103,7 +103,7 @@ impl Route {
         }
     }
 
-    /// A deferral that is not of the router's making: a deadline, a panic, a list that is gone.
+    /// Creates a deferral made outside the router: a deadline, a panic, a missing list.
     pub fn deferred(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::without_mailbox(Decision::Deferred(Cause::List), reason.into())
     }

@@ -1,21 +1,22 @@
-//! Recipient in, decision out: the one place where it is decided where a letter goes.
+//! Routing decisions: takes a recipient and returns the destination of its message. No other
+//! code decides this.
 //!
-//! The router asks a [`MailboxList`] and knows the site's rules. It does no I/O and reads no
-//! clock, so it cannot confirm a miss itself: where a miss is not yet believed it says
-//! [`Verdict::Confirm`] with the name, and its caller has that confirmed and asks again. An answer
-//! may rest on several names being absent; each of them is confirmed. Likewise a hit of a name that
-//! changed a moment ago: [`Verdict::AskAgain`].
+//! The router asks a [`MailboxList`] and applies the site's rules. It does no I/O and reads no
+//! clock, so it cannot confirm a miss itself. For an unconfirmed miss it returns
+//! [`Verdict::Confirm`] with the name; the caller has the name confirmed and asks again. A
+//! decision may rest on several absent names; each is confirmed. For a hit whose record changed
+//! recently it returns [`Verdict::AskAgain`].
 //!
 //! | the list says | decision |
 //! |---|---|
-//! | an active record with a server | deliver to that backend, once the master was asked, if it has just changed |
+//! | an active record with a server | deliver to that backend, after asking the master if it changed recently |
 //! | an active record without a server | deliver to the local backend, if one is configured |
-//! | reserved, moving | deferred, once that is believed or in doubt |
+//! | reserved, moving | deferred, once the state is confirmed or doubted |
 //! | deleted, intermediate, nothing | unknown, once the miss is believed |
-//! | cannot be read, cannot be sure | deferred |
-//! | a shared folder nobody may post to without logging in | refused (unknown, if it is hidden too), once that is believed |
+//! | unreadable or unsure | deferred |
+//! | a shared folder without the right to post for anonymous clients | refused (unknown, if it is hidden too), once that is believed |
 //!
-//! Whatever is not about one of the configured domains is *foreign* and never reaches the list.
+//! Recipients outside the configured domains are *foreign* and never reach the list.
 
 macro_rules! explain {
     ($explain:expr, $($text:tt)*) => {
@@ -41,44 +42,45 @@ use crate::model::shown::Shown;
 use crate::routing::evidence::{MissTrust, NameTrust};
 use crate::routing::route::{Cause, Decision, Refusal, Route};
 
-/// What [`Router::route`] answers.
+/// Result of [`Router::route`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The decision stands.
+    /// The final decision.
     Final(Route),
-    /// The list does not have this mailbox, or has it in a state that will pass. Have that
-    /// confirmed, then ask again with a [`NameTrust`] that says what came of it; never
-    /// [`MissTrust::Unconfirmed`] of this name again. The next verdict may name another one.
+    /// The list does not have this mailbox, or has it in a transient state. The caller has that
+    /// confirmed, then asks again with a [`NameTrust`] that has the result; never
+    /// [`MissTrust::Unconfirmed`] for this name again. The next verdict may name another one.
     Confirm(MailboxName),
-    /// The list has this mailbox, in a record that changed a moment ago. Have somebody asked where it
-    /// is now, then ask again; never [`NameTrust::can_ask_again`] for this name again. He who exists is
-    /// answered at once: if nobody says otherwise soon, what the list has is the answer. Only who
-    /// says that somebody can be asked meets this.
+    /// The list has this mailbox in a record that changed recently. The caller asks for its present
+    /// location, then asks the router again; never with [`NameTrust::can_ask_again`] for this name.
+    /// Never delays an existing recipient: without a timely answer the list's record is used.
+    /// Returned only if [`NameTrust`] allows it.
     AskAgain(MailboxName),
-    /// The list cannot answer without waiting (see [`Lookup::Busy`]); ask where waiting is allowed.
+    /// The list cannot answer without waiting (see [`Lookup::Busy`]). The caller asks again where
+    /// waiting is allowed.
     Wait,
 }
 
-/// The site's rules, ready to decide. Immutable, shared by threads.
+/// The site's rules. Immutable, shared by threads.
 #[derive(Debug)]
 pub struct Router {
-    /// The domains we answer for.
+    /// The domains served.
     pub domains: Domains,
-    /// How a recipient becomes a mailbox name.
+    /// Rules that turn a recipient into a mailbox name.
     pub rules: Rules,
-    /// How it did in older releases of Cyrus, while nobody has said of which the site's is. They
-    /// count only where the list has keys of up to 3.4, and only for what they find.
+    /// The rules of older releases of Cyrus, if the site's release is not configured. They apply
+    /// only to a list with keys of up to 3.4, and only to names that it has.
     pub older: Vec<Rules>,
-    /// How the mail server reaches the servers of the list.
+    /// Addresses at which the mail server reaches the servers of the list.
     pub backends: Backends,
 }
 
-/// Collects the steps of a decision in words, for `lookup --explain`. Costs nothing when unused.
+/// Steps of a decision as text, for `lookup --explain`. Costs nothing when unused.
 pub type Explain<'a> = Option<&'a mut Vec<String>>;
 
 impl Router {
-    /// Decides for a recipient as the mail server wrote it: `local[+detail]@domain`, in internal or
-    /// in RFC 5321 quoted form.
+    /// Decides about a recipient as the mail server wrote it: `local[+detail]@domain`, in internal
+    /// or in RFC 5321 quoted form.
     pub fn route(
         &self,
         recipient: &[u8],
@@ -108,7 +110,7 @@ impl Router {
         }
     }
 
-    /// The rules by which the recipient has this mailbox name.
+    /// Returns the rules that turn the recipient into this mailbox name.
     pub fn rules_of(&self, recipient: &Recipient<'_>, found: &MailboxName) -> &Rules {
         let made = |rules: &&Rules| {
             rules.target(recipient).is_ok_and(|target| target.names().any(|name| name == found))
@@ -116,14 +118,14 @@ impl Router {
         std::iter::once(&self.rules).chain(&self.older).find(made).unwrap_or(&self.rules)
     }
 
-    /// A domain that canonical recipients have in capital letters though they were given in lower case
-    /// ([`Rules::respelled_domain`]).
+    /// Returns a domain that canonical recipients have in capitals although they were given in
+    /// lower case ([`Rules::respelled_domain`]).
     pub fn respelled_domain(&self) -> Option<String> {
         std::iter::once(&self.rules).chain(&self.older).find_map(Rules::respelled_domain)
     }
 
-    /// Whether this recipient, which came in lower case, may stand for a mailbox whose name has capital
-    /// letters. `generation`: that of the list's keys, as far as that is known.
+    /// Whether this recipient, given in lower case, may stand for a mailbox name with capitals.
+    /// `generation`: that of the list's keys, if known.
     pub fn case_matters(&self, recipient: &[u8], generation: Option<KeyGeneration>) -> bool {
         let Ok(recipient) = self.ours(recipient) else { return false };
         let older = match generation {
@@ -133,9 +135,9 @@ impl Router {
         std::iter::once(&self.rules).chain(older).any(|rules| rules.case_matters_for(&recipient))
     }
 
-    /// Reads the recipient and checks that it is for one of our domains.
+    /// Parses the recipient and checks that its domain is served.
     pub fn ours<'r>(&self, recipient: &'r [u8]) -> Result<Recipient<'r>, Cow<'static, str>> {
-        // Postfix never sends a key that is not UTF-8 and takes no such answer either.
+        // Postfix never sends a key that is not UTF-8, and rejects such an answer.
         if !recipient.is_ascii() && std::str::from_utf8(recipient).is_err() {
             return Err("an address that is not UTF-8".into());
         }
@@ -148,17 +150,17 @@ impl Router {
     }
 }
 
-/// Why somebody is unknown of whom the list has no record.
+/// Reason for an unknown recipient without a record in the list.
 const NO_SUCH: &str = "no such mailbox";
 
-/// Why a user is deferred who is in `user_deny.db`.
+/// Reason for deferring a user in `user_deny.db`.
 const BLOCKED: &str = "access of this user is blocked (cyr_deny, user_deny.db)";
 
-/// Why a user is deferred whose mailbox lmtpd would make.
+/// Reason for deferring a user whose mailbox lmtpd would create.
 const UNMADE: &str = "no such mailbox, but lmtpd would make it (autocreate_post); set `autocreate` in \
                       [backends] to the server for new users";
 
-/// One way through the list.
+/// One search through the list.
 struct Search<'a> {
     router: &'a Router,
     list: &'a dyn MailboxList,
@@ -166,17 +168,17 @@ struct Search<'a> {
     explain: Explain<'a>,
 }
 
-/// What one mailbox name led to.
+/// Result of looking one mailbox name up.
 enum Found {
     /// A decision.
     Decided(Route),
-    /// Nothing, and that is believed; what to say if nothing else is found either.
+    /// A believed miss, with the decision if no other name is found.
     Missed(Route),
-    /// A folder that takes no mail from outside; what to say if nobody catches it.
+    /// A folder that takes no mail from outside, with the decision if there is no catch-all.
     Barred(Route),
 }
 
-/// Why a search ends without a decision.
+/// Reason for a search without a decision.
 enum Open {
     Confirm(MailboxName),
     AskAgain(MailboxName),
@@ -184,11 +186,11 @@ enum Open {
 }
 
 impl Search<'_> {
-    /// The recipient's own mailbox, else the fuzzy match, else the catch-all.
+    /// Searches for the recipient's own mailbox, then for a fuzzy match, then uses the catch-all.
     fn target(&mut self, recipient: &Recipient<'_>) -> Result<Route, Open> {
         let rules = &self.router.rules;
-        // Asked first: a list that can be read only by and by must not be asked under today's names
-        // alone and then be believed.
+        // Asked first: a list that cannot be read yet must not be asked only for today's names and
+        // then believed.
         let generation = match self.router.older.is_empty() {
             true => None,
             false => Some(self.list.key_generation()),
@@ -226,7 +228,7 @@ impl Search<'_> {
                 }
             },
             Err(no_target) => {
-                // No list need be asked: it could hold no such name.
+                // The list is not asked: it cannot hold such a name.
                 let decision = match no_target {
                     NoTarget::Nobody(_) => Decision::Unknown,
                     NoTarget::Refused(_) => Decision::Refused(Refusal::Syntax),
@@ -270,12 +272,12 @@ impl Search<'_> {
         Ok(lost)
     }
 
-    /// What becomes of a user without a mailbox where `lmtpd` would make one (`autocreate_post`). It
-    /// does so before it looks for a catch-all.
+    /// Decides about a user without a mailbox where `lmtpd` would create one (`autocreate_post`).
+    /// lmtpd does so before it looks for a catch-all.
     fn made_by_lmtpd(&mut self, recipient: &Recipient<'_>, lost: &Route) -> Option<Route> {
         let Router { rules, backends, .. } = self.router;
         let autocreate = rules.autocreate.as_ref()?;
-        // Where one spelling is refused, another is perhaps unknown.
+        // If one spelling is refused, another may be unknown.
         if lost.decision != Decision::Unknown && !self.belief.in_any_case() {
             return None;
         }
@@ -310,28 +312,28 @@ impl Search<'_> {
         Some(Route { server: backends.autocreate.as_deref().map(str::to_owned), ..route })
     }
 
-    /// Whether the catch-all, if there is one, gets what is lost like this. Cyrus 2.5 gives it only
-    /// what is unknown. Cyrus 3 gives it whatever cannot be delivered now, so also letters to a
-    /// mailbox that is reserved or moving; that is not imitated, and those never come here: they
-    /// would end in a stranger's mailbox.
+    /// Whether the catch-all, if any, gets a message with this result. Cyrus 2.5 gives it only
+    /// unknown recipients. Cyrus 3 gives it everything that cannot be delivered now, including
+    /// messages to a mailbox that is reserved or moving. Those never reach this function: they
+    /// would end in the mailbox of another user.
     fn is_caught(&self, lost: &Route) -> bool {
-        // A folded recipient may have been typed in a spelling that is unknown.
+        // A folded recipient may have been typed in an unknown spelling.
         lost.decision == Decision::Unknown
             || self.router.rules.release >= Release::V3_0
             || self.belief.in_any_case()
     }
 
-    /// Looks a target of these rules up under the first of its names that is there.
+    /// Looks up a target of these rules under the first of its names that exists.
     fn by_name(&mut self, target: &Target, rules: &Rules) -> Result<Found, Open> {
-        // Before a miss is weighed: what is there under another name needs no confirmation.
+        // Before a miss is weighed: an existing mailbox under another name needs no confirmation.
         let other = match target.others.is_empty() || self.is_there(&target.name) {
             true => None,
             false => target.others.iter().find(|name| self.is_there(name)),
         };
-        // Another spelling may be taken where this one is not.
+        // Another spelling may be accepted where this one is not.
         let may_be_folded = self.belief.in_any_case() && rules.case_matters(target.kind);
-        // lmtpd without a MUPDATE server goes by likeness at once. A folder that is found like that is
-        // known as any, whatever the misses of this list are worth.
+        // lmtpd without a MUPDATE server makes the fuzzy match at once. A folder found like that
+        // counts as known, whether or not misses of this list are believed.
         if self.belief.is_lists_alone() && !target.names().any(|name| self.is_there(name)) {
             match self.fuzzy(Fuzzy::all(rules, target))? {
                 Some(Found::Decided(route)) => return Ok(Found::Decided(route)),
@@ -354,7 +356,7 @@ impl Search<'_> {
         if let Some(found) = self.in_another_case(target, rules)? {
             return Ok(found);
         }
-        // lmtpd, too, goes by likeness only where nothing has the name.
+        // lmtpd, too, makes the fuzzy match only if the exact name does not exist.
         if let (Found::Barred(_), false) = (&found, may_be_folded) {
             return Ok(found);
         }
@@ -365,7 +367,7 @@ impl Search<'_> {
         })
     }
 
-    /// Whether the list has the mailbox, or cannot say that it has not.
+    /// Whether the list has the mailbox, or cannot exclude it.
     fn is_there(&self, name: &MailboxName) -> bool {
         self.list.lookup(name).may_exist()
     }
@@ -375,7 +377,7 @@ impl Search<'_> {
         let (found, lately) = self.list.lookup_dated(name);
         match found {
             Lookup::Present(record) => {
-                explain!(self.explain, "record: {name}: {}", in_words(&record));
+                explain!(self.explain, "record: {name}: {}", describe(&record));
                 self.record(target, record, lately)
             }
             Lookup::Absent => {
@@ -402,7 +404,7 @@ impl Search<'_> {
             State::Intermediate => {
                 return self.miss(name, Some(record), "only a name with mailboxes below it");
             }
-            // Over in a moment as a rule, and the list may only not have heard of it.
+            // Usually transient, and the list may lag.
             State::Reserved | State::Moving if self.belief.of(name) == MissTrust::Unconfirmed => {
                 return Err(Open::Confirm(name.clone()));
             }
@@ -412,14 +414,14 @@ impl Search<'_> {
             State::Moving => {
                 (Decision::Deferred(Cause::Mailbox), "the mailbox is being moved".into())
             }
-            // It may have moved on since, or have come back: a backend that has it no more refuses it
-            // for good.
+            // It may have moved on since, or have come back. A backend that no longer has it
+            // rejects it permanently.
             State::Active if lately && self.belief.can_ask_again(name) => {
                 explain!(self.explain, "freshness: {name} changed within the last minute");
                 return Err(Open::AskAgain(name.clone()));
             }
-            // Postfix never tells a backend whom it speaks for (MAIL FROM … AUTH=<>), so what the
-            // unauthenticated may do is what counts there too.
+            // Postfix never names an authenticated sender to a backend (MAIL FROM … AUTH=<>), so
+            // the rights of anonymous clients count there too.
             State::Active if target.kind == TargetKind::Shared && !record.anonymous.post => {
                 let (decision, why) = if record.anonymous.lookup {
                     let why = "nobody may post to this folder without logging in";
@@ -427,13 +429,14 @@ impl Search<'_> {
                 } else {
                     (Decision::Unknown, "a shared folder that nobody may see or post to")
                 };
-                // The right may have been given since: a list that lags refuses nobody for good.
+                // The right may have been granted since: a miss in a lagging list never causes a
+                // refusal.
                 if let Some(doubted) = self.doubt(name, Some(&record), why)? {
                     return Ok(Found::Decided(doubted));
                 }
                 return Ok(Found::Barred(Route::about(name, Some(record), decision, why.into())));
             }
-            // After lmtpd's other checks, and like it only for users.
+            // After lmtpd's other checks, and like lmtpd only for users.
             State::Active if target.kind == TargetKind::Inbox && self.list.denies(name) => {
                 (Decision::Deferred(Cause::Mailbox), BLOCKED.into())
             }
@@ -450,22 +453,22 @@ impl Search<'_> {
         Ok(Found::Decided(route))
     }
 
-    /// What a miss is worth.
+    /// Weighs a miss.
     fn miss(
         &mut self,
         name: &MailboxName,
         record: Option<Record>,
         why: &'static str,
     ) -> Result<Found, Open> {
-        // Decided, so that no catch-all takes the letter of a mailbox that may be there.
+        // A decision, so that the catch-all gets no message of a mailbox that may exist.
         Ok(match self.doubt(name, record.as_ref(), why)? {
             Some(doubted) => Found::Decided(doubted),
             None => Found::Missed(Route::about(name, record, Decision::Unknown, why.into())),
         })
     }
 
-    /// What becomes of a recipient that the list as it stands would have refused for good. `None`:
-    /// the list is to be believed.
+    /// Returns the deferral of a recipient that the present list would have refused. `None`: the
+    /// list is believed.
     fn doubt(
         &mut self,
         name: &MailboxName,
@@ -484,8 +487,8 @@ impl Search<'_> {
         }
     }
 
-    /// `lmtp_fuzzy_mailbox_match` for a shared folder that is not there under its exact name: one walk
-    /// for all searches, of which the first that finds a mailbox counts.
+    /// `lmtp_fuzzy_mailbox_match` for a shared folder that does not exist under its exact name: one
+    /// walk for all searches; the first search that finds a mailbox counts.
     fn fuzzy(&mut self, mut searches: Vec<Fuzzy<'_>>) -> Result<Option<Found>, Open> {
         let Some(first) = searches.first() else { return Ok(None) };
         let (prefix, wanted) = (first.prefix(), first.wanted());
@@ -498,7 +501,7 @@ impl Search<'_> {
                 searches.iter_mut().for_each(|search| search.offer(name));
             }
             let passed = searches.iter().map(|search| search.passes(name));
-            // As far as all of them do.
+            // Skips only names that all searches skip.
             match passed.reduce(|a, b| Some(a?.max(b?))).flatten() {
                 Some(length) => WalkStep::Past(length),
                 None => WalkStep::On,
@@ -514,7 +517,7 @@ impl Search<'_> {
             explain!(self.explain, "rule: lmtp_fuzzy_mailbox_match takes {name}");
             match self.look_up(&Target::by_name(TargetKind::Shared, name))? {
                 Found::Missed(_) => {}
-                // Another spelling may be for another folder.
+                // Another spelling may be that of another folder.
                 found @ Found::Barred(_) if self.belief.in_any_case() => {
                     barred.get_or_insert(found);
                 }
@@ -525,7 +528,7 @@ impl Search<'_> {
     }
 }
 
-fn in_words(record: &Record) -> String {
+fn describe(record: &Record) -> String {
     let server = Shown(record.server.as_deref().unwrap_or("this host"));
     format!("{} on {server}, partition `{}`", record.state.as_str(), record.partition)
 }

@@ -1,5 +1,5 @@
-//! Canary names: names that the server had recently. A master that was begun anew without its list says of
-//! every name that there is no such mailbox; the canary names show it.
+//! Canary names: names that the server had recently. A master that lost its list answers "no
+//! such mailbox" for every name; the canary names detect that.
 
 use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::name::MailboxName;
@@ -8,13 +8,13 @@ use crate::mupdate::Finding;
 /// Maximum number of canary names kept.
 const MAX_CANARIES: usize = 16;
 
-/// Some names that were found, asked for again on the next connection, and later if too few of them
+/// Found names that are asked for again on the next connection, and later if too few of them
 /// were found there.
 #[derive(Debug)]
 pub struct Canaries {
     most: usize,
     names: Vec<MailboxName>,
-    /// The names without an answer since.
+    /// The names not answered since.
     open: Vec<MailboxName>,
     missing: usize,
     next: usize,
@@ -32,18 +32,18 @@ impl Canaries {
         Self { most: 0, names: Vec::new(), open: Vec::new(), missing: 0, next: 0 }
     }
 
-    /// All names have to be confirmed again.
+    /// Marks all names as unconfirmed.
     pub fn begin(&mut self) {
         self.open.clone_from(&self.names);
         self.missing = 0;
     }
 
-    /// The names to ask for.
+    /// Returns the names to ask for.
     pub fn names(&self) -> Vec<MailboxName> {
         self.open.clone()
     }
 
-    /// Takes note of the answer for a name.
+    /// Records the answer for a name.
     pub fn heard(&mut self, name: &MailboxName, finding: &Finding) {
         let was_open = self.open.iter().position(|open| open == name);
         match finding {
@@ -73,13 +73,14 @@ impl Canaries {
         } else if self.missing == 0
             && let Some(place) = self.names.get_mut(self.next)
         {
-            // Not while names are missing: names that a master still has would displace those it has lost.
+            // Not while names are missing: names that a master still has would displace those it
+            // has lost.
             place.clone_from(name);
             self.next = (self.next + 1) % self.most;
         }
     }
 
-    /// Why "absent" is not believed, if it is not.
+    /// Returns why "absent" is not believed, if so.
     pub fn doubt(&self) -> Option<Doubt> {
         let (missing, open, all) = (self.missing, self.open.len(), self.names.len());
         if open > 0 {
@@ -131,7 +132,7 @@ mod tests {
             canaries.heard(name, &Finding::Absent);
         }
         assert!(canaries.doubt().unwrap().contains("16 of 16"));
-        // Strangers, and what is there again, change nothing until the next look.
+        // Unknown names and restored names change nothing until the next check.
         canaries.heard(&name(500), &Finding::Absent);
         canaries.heard(&asked[0], &found());
         assert!(canaries.doubt().is_some());

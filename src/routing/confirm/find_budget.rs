@@ -1,7 +1,8 @@
 //! Budget of FINDs for names that the lists do not have.
 //!
-//! Strangers choose how many such names there are. The master answers FINDs between the changes that it
-//! receives, so a flood of FINDs would delay changes: new accounts would be known late.
+//! Remote clients choose the number of such names. The master answers FINDs between the changes
+//! that it receives, so a flood of FINDs would delay changes, and new accounts would be known
+//! late.
 
 use std::time::Duration;
 
@@ -11,21 +12,21 @@ const RATE: u32 = 200;
 /// Maximum number of FINDs at once after a pause.
 const BURST: u32 = 200;
 
-/// Longest wait for a turn. The caller has a deadline, and the answer takes time as well.
+/// Maximum wait for a turn. The caller has a deadline, and the answer takes time as well.
 const WAIT_LIMIT: Duration = Duration::from_secs(1);
 
 /// Turns to send a FIND.
 #[derive(Debug, Default)]
 pub struct FindBudget {
-    /// Time of the next turn, without those saved up.
+    /// Time of the next turn, without saved turns.
     next: Option<Duration>,
 }
 
 impl FindBudget {
-    /// Takes the next turn and returns its time. `None`: it is too far away.
+    /// Takes the next turn and returns its time. `None`: it is beyond the maximum wait.
     pub fn turn(&mut self, now: Duration) -> Option<Duration> {
         let interval = Duration::from_secs(1) / RATE;
-        // Times here are later by what can be saved up, so that none is below zero.
+        // Times here are later by the savings limit, so that none is below zero.
         let saving = interval.saturating_mul(BURST);
         let turn = self.next.map_or(now, |next| next.max(now));
         if turn.saturating_sub(now + saving) > WAIT_LIMIT {
@@ -58,7 +59,7 @@ mod tests {
         }
         assert!((60 * RATE..=62 * RATE + BURST).contains(&turns), "{turns}");
         assert!(refused > 0);
-        // What was saved up in a pause comes at once; of a few a second nobody waits.
+        // Turns saved in a pause are available at once; a few a second never wait.
         let later = start + Duration::from_secs(3600);
         for n in 0..BURST {
             assert_eq!(budget.turn(later), Some(later), "{n}");

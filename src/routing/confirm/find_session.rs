@@ -10,29 +10,30 @@ use crate::mupdate::{Failure, Finder, Finding, Session, Ticket, Timings};
 
 /// A waiter for the answer to a FIND.
 pub trait Waiter {
-    /// Whether it does not wait any more.
+    /// Whether it has stopped waiting.
     fn is_gone(&self) -> bool;
 }
 
 /// The FINDs of a connection, each with its waiters.
 ///
-/// While a FIND for a name is on its way, all further questions for the name wait for one more: each answer
-/// was asked for after its question came, and the number of questions does not reach the server.
+/// While a FIND for a name is in flight, all further questions for the name share one more
+/// FIND: each answer was requested after its question arrived, and the number of questions does
+/// not reach the server.
 #[derive(Debug)]
 pub struct FindSession<W> {
     finder: Finder,
     canaries: Canaries,
-    /// When the canary names are asked for.
+    /// Time at which the canary names are asked for.
     check_at: Option<Duration>,
-    /// Waiters for each FIND that is on its way.
+    /// Waiters for each FIND in flight.
     asked: HashMap<Ticket, Vec<W>>,
-    /// For each name with a FIND on its way: waiters that came since, and may not be given that answer.
+    /// For each name with a FIND in flight: waiters that came later and must not get its answer.
     later: HashMap<MailboxName, Vec<W>>,
     ready: VecDeque<(Vec<W>, Finding)>,
 }
 
 impl<W: Waiter> FindSession<W> {
-    /// Begins on a new connection.
+    /// Starts on a new connection.
     pub fn new(session: Session, timings: Timings, canaries: Canaries, now: Duration) -> Self {
         let mut this = Self {
             finder: Finder::new(session, timings, now),
@@ -72,7 +73,7 @@ impl<W: Waiter> FindSession<W> {
         }
     }
 
-    /// The next answer with its waiters. `None`: bytes or time are needed.
+    /// Returns the next answer with its waiters. `None`: it needs more bytes or time.
     ///
     /// # Errors
     ///
@@ -91,7 +92,7 @@ impl<W: Waiter> FindSession<W> {
                 (Finding::Absent, Some(doubt)) => Finding::Unsure(doubt),
                 (finding, _) => finding,
             };
-            // Without waiters it was asked for a canary name.
+            // A name without waiters was asked for as a canary name.
             let Some(waiters) = self.asked.remove(&ticket) else { continue };
             self.ready.push_back((waiters, finding));
             let mut later = self.later.remove(&name).unwrap_or_default();
@@ -113,7 +114,7 @@ impl<W: Waiter> FindSession<W> {
         if self.check_at.is_some_and(|at| at <= now) {
             self.canaries.begin();
             for name in self.canaries.names() {
-                // Nobody waits for it; the answer is for the canaries.
+                // It has no waiters; the answer is for the canary names.
                 let _ = self.finder.ask(name, now);
             }
             self.check_at = None;
@@ -130,17 +131,17 @@ impl<W: Waiter> FindSession<W> {
         self.finder.closed();
     }
 
-    /// Bytes for the server.
+    /// Returns bytes for the server.
     pub fn output(&mut self) -> &mut Vec<u8> {
         self.finder.output()
     }
 
-    /// When [`tick`](Self::tick) is due.
+    /// Time at which [`tick`](Self::tick) is due.
     pub fn deadline(&self) -> Option<Duration> {
         self.finder.deadline().into_iter().chain(self.check_at).min()
     }
 
-    /// Does what is due.
+    /// Performs the actions that are due.
     pub fn tick(&mut self, now: Duration) {
         if self.finder.deadline().is_some_and(|at| at <= now) {
             self.finder.tick(now);
@@ -148,7 +149,7 @@ impl<W: Waiter> FindSession<W> {
         self.check_canaries(now);
     }
 
-    /// Ends the session: the canary names for the next one, and all that still wait.
+    /// Ends the session. Returns the canary names for the next one, and all waiters.
     pub fn end(self) -> (Canaries, Vec<W>) {
         let ready = self.ready.into_iter().flat_map(|(waiters, _)| waiters);
         let waiters = self.asked.into_values().chain(self.later.into_values()).flatten();

@@ -1,8 +1,8 @@
 //! One kick for many misses.
 //!
-//! A miss is believed only after the MUPDATE slave has caught up with its master. However many unknown names
-//! are asked for, a few kicks a second go out: every miss waits for the next kick that *begins* after it
-//! came, and shares it with all the others that wait.
+//! A miss is believed only after the MUPDATE slave has caught up with its master. However many
+//! unknown names are requested, only a few kicks a second are sent: every miss waits for the
+//! next kick that *begins* after its arrival, and shares it with all other waiters.
 
 use std::time::Duration;
 
@@ -11,29 +11,29 @@ use std::time::Duration;
 pub struct KickQueue<W> {
     interval: Duration,
     waiting: Vec<W>,
-    /// Waiters for the kick that is under way.
+    /// Waiters for the kick in progress.
     served: Option<Vec<W>>,
-    /// Earliest beginning of the next kick.
+    /// Earliest start of the next kick.
     next: Duration,
 }
 
 impl<W> KickQueue<W> {
-    /// Nobody waits. `interval`: least time between the beginnings of two kicks.
+    /// Creates an empty queue. `interval`: minimum time between the starts of two kicks.
     pub fn new(interval: Duration) -> Self {
         Self { interval, waiting: Vec::new(), served: None, next: Duration::ZERO }
     }
 
-    /// Somebody waits for a kick that begins from now on.
+    /// Adds a waiter for a kick that starts from now on.
     pub fn wait(&mut self, waiter: W) {
         self.waiting.push(waiter);
     }
 
-    /// When to call [`begin`](Self::begin); `None` while a kick is under way or nobody waits.
+    /// Time to call [`begin`](Self::begin); `None` while a kick is in progress or without waiters.
     pub fn due(&self) -> Option<Duration> {
         (self.served.is_none() && !self.waiting.is_empty()).then_some(self.next)
     }
 
-    /// Begins a kick for all that wait, if one is due.
+    /// Starts a kick for all waiters, if one is due.
     pub fn begin(&mut self, now: Duration) -> bool {
         let is_due = self.due().is_some_and(|due| due <= now);
         if is_due {
@@ -43,7 +43,7 @@ impl<W> KickQueue<W> {
         is_due
     }
 
-    /// The kick is over; the waiters that it was for.
+    /// Ends the kick. Returns its waiters.
     pub fn end(&mut self) -> Vec<W> {
         self.served.take().unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! What the answers of the master are worth, and how long they are waited for.
+//! Weight of the master's answers, and timeouts for them.
 
 use std::time::Duration;
 
@@ -8,24 +8,23 @@ use crate::model::doubt::{DoubtKind, Doubtful};
 use crate::model::name::MailboxName;
 use crate::mupdate::Finding;
 
-/// State that all FINDs of one client share.
+/// State shared by all FINDs of one client.
 #[derive(Debug, Default)]
 pub struct MasterAnswers {
-    /// Only where the site wants it: `negative-cache` in `[mupdate]`.
+    /// Present only if the site sets `negative-cache` in `[mupdate]`.
     negative_cache: Option<NegativeCache>,
-    /// The last FIND had no answer in time.
+    /// Whether the last FIND had no answer in time.
     silent: bool,
 }
 
 impl MasterAnswers {
-    /// Nothing was asked yet. `keep`: `negative-cache`.
+    /// Creates the state before any FIND. `keep`: `negative-cache`.
     pub fn new(keep: Option<Duration>) -> Self {
         Self { negative_cache: keep.map(NegativeCache::new), silent: false }
     }
 
-    /// Whether the site lets us say, without asking again, that the master does not have this name. `up`:
-    /// since when the connection is up. Any event of the stream for the name ends that
-    /// (`deleted_recently`).
+    /// Whether a cached answer says that the master does not have this name. `up`: time since which
+    /// the connection is up. Any event of the stream for the name ends that (`deleted_recently`).
     pub fn is_absent(
         &self,
         name: &MailboxName,
@@ -37,14 +36,13 @@ impl MasterAnswers {
         cache.has(name, up, now) && !deleted_recently()
     }
 
-    /// Longest wait for the answer to a FIND that is sent now. It is short after the last FIND had no
-    /// answer: lookups of a mail server queue behind each other, and strangers must not hold up those
-    /// who are known.
+    /// Timeout for a FIND that is sent now. It is short after a FIND without an answer: lookups of
+    /// a mail server queue behind each other, and unknown recipients must not delay known ones.
     pub fn timeout(&self) -> Duration {
         if self.silent { SHORT_FIND_TIMEOUT } else { FIND_TIMEOUT }
     }
 
-    /// Takes note of an answer in time to a FIND that was sent at `asked`.
+    /// Records a timely answer to a FIND that was sent at `asked`.
     pub fn answered(
         &mut self,
         name: &MailboxName,
@@ -60,12 +58,12 @@ impl MasterAnswers {
         }
     }
 
-    /// Takes note that a FIND had no answer in time.
+    /// Records that a FIND had no timely answer.
     pub fn unanswered(&mut self) {
         self.silent = true;
     }
 
-    /// Takes note that a list has this name.
+    /// Records that a list has this name.
     pub fn is_listed(&mut self, name: &MailboxName) {
         if let Some(cache) = &mut self.negative_cache {
             cache.forget(name);
@@ -76,13 +74,13 @@ impl MasterAnswers {
 /// The replica beside the connection for FINDs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Followed<D> {
-    /// The server whose stream is followed, as it calls itself.
+    /// Name of the followed server, as it calls itself.
     pub server: Option<String>,
-    /// Why the replica does not believe "absent" over that connection, if it does not.
+    /// The replica's doubt of "absent" over that connection, if any.
     pub doubt: Option<D>,
 }
 
-/// Why "absent" is not believed.
+/// Reason for not believing "absent".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AbsenceDoubt<D> {
     /// The stream comes from another server: a check of one list says nothing about the other.
@@ -90,7 +88,7 @@ pub enum AbsenceDoubt<D> {
     OtherServer {
         /// The server that was asked.
         asked: String,
-        /// The server that is followed.
+        /// The server whose stream is followed.
         followed: String,
     },
     /// The replica's own doubt.
@@ -107,11 +105,11 @@ impl<D: Doubtful> Doubtful for AbsenceDoubt<D> {
     }
 }
 
-/// Weighs "absent" beside a replica. `asked`: the server that the connection for FINDs is to.
+/// Weighs "absent" beside a replica. `asked`: the server of the connection for FINDs.
 ///
 /// # Errors
 ///
-/// Why it is not believed.
+/// The reason for not believing it.
 pub fn weigh_absent<D>(asked: Option<&str>, followed: Followed<D>) -> Result<(), AbsenceDoubt<D>> {
     match (asked, followed.server, followed.doubt) {
         (Some(asked), Some(followed), _) if asked != followed => {

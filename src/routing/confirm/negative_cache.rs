@@ -1,5 +1,5 @@
-//! Negative cache: recent "no such mailbox" answers of the master, for sites that do not want to ask again at
-//! once (`negative-cache`).
+//! Negative cache: recent "no such mailbox" answers of the master, for sites that accept them
+//! for a while without asking again (`negative-cache`).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use crate::model::name::MailboxName;
 /// Maximum number of names kept; beyond it the master is asked.
 const MAX_NAMES: usize = 10_000;
 
-/// Names that the master does not have, each for a short time from the question on.
+/// Names that the master does not have, each kept for a short time from its question on.
 #[derive(Debug)]
 pub struct NegativeCache {
     keep: Duration,
-    /// When each was asked for.
+    /// Time of the question for each name.
     asked: HashMap<MailboxName, Duration>,
 }
 
@@ -23,7 +23,7 @@ impl NegativeCache {
         Self { keep, asked: HashMap::new() }
     }
 
-    /// The master, asked at `asked`, does not have the name.
+    /// Adds a name that the master, asked at `asked`, does not have.
     pub fn put(&mut self, name: &MailboxName, asked: Duration, now: Duration) {
         if self.asked.len() >= MAX_NAMES {
             let keep = self.keep;
@@ -34,13 +34,13 @@ impl NegativeCache {
         }
     }
 
-    /// Drops a name that exists.
+    /// Removes a name that exists.
     pub fn forget(&mut self, name: &MailboxName) {
         self.asked.remove(name);
     }
 
-    /// Whether the master did not have the name when it was last asked, over the connection that is up since
-    /// `up`.
+    /// Whether the master's last answer for the name was "absent", over the connection that is up
+    /// since `up`.
     pub fn has(&self, name: &MailboxName, up: Duration, now: Duration) -> bool {
         let fresh = |asked: &Duration| *asked >= up && now.saturating_sub(*asked) < self.keep;
         self.asked.get(name).is_some_and(fresh)

@@ -18,16 +18,16 @@ use crate::mupdate::Finding;
 use crate::routing::evidence::Confirmation;
 use crate::routing::inquiry::Ask;
 
-/// The master cannot be asked as things are configured, and waiting does not help: no credentials, no
-/// mechanism that both sides have and the policy allows, or TLS that is required and not offered. The
-/// text says which.
+/// The configuration does not allow to ask the master, and waiting does not help: no
+/// credentials, no mechanism that both sides have and the policy allows, or TLS that is
+/// required and not offered. The text says which.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Impossible(pub String);
 
-/// The state of the connection to the master, as far as it matters for a confirmation.
+/// State of the connection to the master, as far as confirmations need it.
 pub trait MasterView {
-    /// Takes note that a list has this name: a cached absence (`negative-cache`) ends.
+    /// Records that a list has this name: a cached absence (`negative-cache`) ends.
     fn is_listed(&self, _name: &MailboxName) {}
 
     /// Whether a FIND for this name would be answered from the negative cache.
@@ -35,13 +35,13 @@ pub trait MasterView {
         false
     }
 
-    /// Whether a name that the master does not have was deleted recently, as far as the stream tells. The
-    /// second half of a rename may follow, so the master must be asked twice.
+    /// Whether a name that the master does not have was deleted recently, by the stream. The second
+    /// half of a rename may follow, so the master must be asked twice.
     fn deleted_lately(&self, _name: &MailboxName) -> bool {
         false
     }
 
-    /// Why the master cannot be asked now; `None` if it can.
+    /// Reason why the master cannot be asked now; `None` if it can.
     fn trouble(&self) -> Option<String> {
         None
     }
@@ -51,24 +51,24 @@ pub trait MasterView {
         false
     }
 
-    /// Whether the master cannot be asked as things are configured: [`Impossible`].
+    /// Whether the configuration does not allow to ask the master: [`Impossible`].
     fn is_impossible(&self) -> bool {
         false
     }
 }
 
-/// State that all confirmations share.
+/// State shared by all confirmations.
 #[derive(Debug)]
 pub struct Policy {
     asks_master: bool,
     has_slave: bool,
     /// Limit of FINDs for unknown names; `None`: no limit.
     budget: Option<FindBudget>,
-    /// The circuit breaker: until this time no known name is confirmed.
+    /// The circuit breaker: no known name is confirmed before this time.
     open_until: Option<Duration>,
 }
 
-/// A name that is being confirmed.
+/// The confirmation of a name in progress.
 #[derive(Debug)]
 pub struct Question {
     ask: Ask,
@@ -77,15 +77,15 @@ pub struct Question {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
-    /// A FIND for a known name is on its way.
+    /// A FIND for a known name is in flight.
     Known { connecting: bool },
     /// Waits for a turn in the budget.
     Turn,
-    /// The first FIND of a miss is on its way.
+    /// The first FIND of a miss is in flight.
     First,
     /// Waits between the two FINDs.
     Gap,
-    /// The second FIND is on its way.
+    /// The second FIND is in flight.
     Second,
     /// The budget is spent: the lists catch up instead.
     OverBudget,
@@ -93,16 +93,17 @@ enum State {
     Replica,
     /// The name is absent; the lists must catch up, by a kick of the slave.
     Slave,
-    /// The slave is asked, since the master cannot be.
+    /// The slave is asked, since the master cannot be asked.
     SlaveInstead,
 }
 
-/// What the driver has to do.
+/// Next action of the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Report [`Event::Reached`] at this time.
     WaitUntil(Duration),
-    /// Send a FIND and report [`Event::Found`]; but [`Event::Reached`], if there is no answer by this time.
+    /// Send a FIND and report [`Event::Found`]; without an answer by this time report
+    /// [`Event::Reached`].
     Find {
         /// The time limit.
         by: Option<Duration>,
@@ -112,20 +113,20 @@ pub enum Action {
     /// Wait for a kick of the slave (or a check of the lists) that begins from now on and report
     /// [`Event::Kicked`].
     Kick,
-    /// Nothing more: this is the result.
+    /// No further action: the result.
     Done(Confirmation),
 }
 
-/// What happened.
+/// Input of the state machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The time of the last action has come.
     Reached,
     /// The master answered, or cannot be asked.
     Found(Result<Finding, Impossible>),
-    /// The replica has caught up, or why not.
+    /// The replica has caught up, or the reason why not.
     CaughtUp(Result<(), Doubt>),
-    /// The slave says that the lists have caught up, or why not.
+    /// The slave says that the lists have caught up, or the reason why not.
     Kicked(Result<(), Doubt>),
 }
 
@@ -144,7 +145,7 @@ fn refused(why: impl fmt::Display) -> Action {
     unsure(Doubt::new(DoubtKind::Refused, why))
 }
 
-/// Doubt of a miss that nothing can confirm.
+/// Doubt of a miss without any authority that could confirm it.
 pub(crate) fn nobody_to_ask() -> Doubt {
     Doubt::new(DoubtKind::Unreachable, "there is nobody to ask")
 }
@@ -154,8 +155,8 @@ fn timed_out(why: impl fmt::Display) -> Action {
 }
 
 impl Policy {
-    /// Confirms in this way. `has_budget`: FINDs for unknown names are limited, since strangers choose
-    /// how many there are.
+    /// Creates a policy with this authority. `has_budget`: FINDs for unknown names are limited,
+    /// since remote clients choose their number.
     pub fn new(via: &ConfirmVia, has_budget: bool) -> Self {
         let (asks_master, has_slave) = match via {
             ConfirmVia::List => (false, false),
@@ -166,7 +167,7 @@ impl Policy {
         Self { asks_master, has_slave, budget, open_until: None }
     }
 
-    /// Begins to confirm a name. `master`: `None` if there is no client for the master.
+    /// Starts the confirmation of a name. `master`: `None` if there is no client for the master.
     pub fn begin(
         &mut self,
         ask: Ask,
@@ -181,7 +182,7 @@ impl Policy {
         (question, action)
     }
 
-    /// A record that changed recently. Never delays an existing recipient for long.
+    /// Confirms a record that changed recently. Never delays an existing recipient for long.
     fn begin_known(
         &mut self,
         question: &mut Question,
@@ -192,8 +193,8 @@ impl Policy {
         let Some(master) = master.filter(|_| self.asks_master) else {
             return unreachable(NO_CONNECTION);
         };
-        // A daemon that has just started waits for its first connection: its list may be some seconds
-        // behind the master, as before the restart.
+        // A daemon that has just started waits for its first connection: its list may be some
+        // seconds behind the master, as before the restart.
         let connecting = master.is_connecting();
         if let Some(trouble) = master.trouble().filter(|_| !connecting) {
             return unreachable(trouble);
@@ -206,9 +207,8 @@ impl Policy {
         Action::Find { by: Some(now + within) }
     }
 
-    /// Where too many unknown names are asked for, the lists catch up instead, which all that wait share:
-    /// an account that was just created is found by that, and a stranger is not refused without the
-    /// master's word.
+    /// Confirms a miss. Beyond the budget the lists catch up instead, once for all waiters: that
+    /// finds a new account, and no recipient becomes unknown without an answer of the master.
     fn begin_miss(
         &mut self,
         question: &mut Question,
@@ -220,7 +220,7 @@ impl Policy {
         }
         let Some(master) = master else { return unreachable(NO_CONNECTION) };
         let Some(budget) = &mut self.budget else { return Action::Find { by: None } };
-        // Then the slave is asked, once for all that wait; or nobody.
+        // Then the slave is asked, once for all waiters, or no authority.
         if master.is_impossible() || master.needs_no_question(&question.ask.name) {
             return Action::Find { by: None };
         }
@@ -237,7 +237,7 @@ impl Policy {
         }
     }
 
-    /// Goes on after something happened.
+    /// Continues after an event.
     pub fn event(
         &mut self,
         question: &mut Question,
@@ -247,7 +247,7 @@ impl Policy {
     ) -> Action {
         match (&question.state, event) {
             (State::Known { .. }, Event::Found(Ok(Finding::Absent))) => {
-                // The lists have it, so it is no stranger: no budget.
+                // The lists have it, so it is a known recipient: no budget.
                 question.state = State::First;
                 Action::Find { by: None }
             }
@@ -280,7 +280,7 @@ impl Policy {
             (State::First | State::Second, Event::Found(Ok(Finding::Absent)))
                 if question.ask.searches =>
             {
-                // The master can tell of the name, but of no similar one.
+                // The master can confirm the name, but not a search for similar names.
                 question.state = State::Replica;
                 Action::CatchUp
             }
@@ -290,7 +290,7 @@ impl Policy {
             (State::First | State::Second, Event::Found(Err(Impossible(why)))) => {
                 if self.has_slave { self.ask_slave(question) } else { refused(why) }
             }
-            // Whether the lists have the name now is seen by another look at them.
+            // Whether the lists have the name now is seen in the next step.
             (State::OverBudget, Event::CaughtUp(_) | Event::Kicked(_)) => {
                 let text = "more unknown names a second than the MUPDATE master is asked for";
                 unsure(Doubt::new(DoubtKind::GivenUp, text))
@@ -331,7 +331,7 @@ impl Question {
         &self.ask.name
     }
 
-    /// What was asked for.
+    /// The question.
     #[cfg(any(test, feature = "testing"))]
     pub fn into_ask(self) -> Ask {
         self.ask

@@ -1,8 +1,9 @@
-//! Names last seen reserved or moving, where no stream tells how a name goes.
+//! Names last seen reserved or moving, where no stream reports deletions.
 //!
-//! A master that restarts removes reserved names (`ctl_cyrusdb -r`, "removed reserved mailbox"), also that of
-//! a user whose XFER is under way. A frontend's `mailboxes.db` and a FIND then say the same as of a mailbox
-//! that was deleted. Mail for such a name is deferred for `accept-after`.
+//! A master that restarts removes reserved names (`ctl_cyrusdb -r`, "removed reserved
+//! mailbox"), including that of a user with an XFER in progress. A frontend's `mailboxes.db`
+//! and a FIND then answer as for a deleted mailbox. Mail for such a name is deferred for
+//! `accept-after`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::routing::evidence::Confirmation;
 /// Maximum number of names kept.
 const MAX_KEPT: usize = 10_000;
 
-/// The names, each with the time when it was last seen reserved or moving.
+/// The names, each with the last time it was seen reserved or moving.
 #[derive(Debug, Default)]
 pub struct UnsettledNames {
     seen: HashMap<MailboxName, Seen>,
@@ -25,21 +26,21 @@ pub struct UnsettledNames {
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     at: Duration,
-    /// Whether it has been reported that the name vanished.
+    /// Whether the disappearance of the name has been reported.
     reported: bool,
 }
 
-/// A confirmation after it was weighed.
+/// A weighed confirmation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Weighed {
-    /// The confirmation to go on with.
+    /// The resulting confirmation.
     pub said: Confirmation,
-    /// Text for the log: a name has vanished, for the first time.
+    /// Text for the log when a name has vanished, reported once.
     pub warning: Option<String>,
 }
 
 impl UnsettledNames {
-    /// Takes note that the name is reserved or moving. Names seen longer ago than `keep` are dropped.
+    /// Records that the name is reserved or moving. Names seen longer ago than `keep` are dropped.
     pub fn saw(&mut self, name: &MailboxName, now: Duration, keep: Duration) {
         if self.seen.len() >= MAX_KEPT {
             self.seen.retain(|_, seen| now.saturating_sub(seen.at) < keep);
@@ -49,9 +50,9 @@ impl UnsettledNames {
         }
     }
 
-    /// Weighs the confirmation of a name: an absent name that was reserved or moving within `keep` is
-    /// doubted. `is_listed`: whether the lists have the name now. `watches`: no stream tells how names
-    /// go, so that names are to be kept here.
+    /// Weighs the confirmation of a name: an absent name that was reserved or moving within `keep`
+    /// is doubted. `is_listed`: whether the lists have the name now. `watches`: whether names must
+    /// be kept here because no stream reports deletions.
     pub fn weigh(
         &mut self,
         name: &MailboxName,
@@ -70,7 +71,7 @@ impl UnsettledNames {
                 }
                 return Weighed { said, warning: None };
             }
-            // The slave says that the lists are complete, so what they have of the name counts.
+            // The slave says that the lists are complete, so their record counts.
             Confirmation::Lists(Ok(())) if is_listed() => return Weighed { said, warning: None },
             Confirmation::Master(Finding::Absent) | Confirmation::Lists(Ok(())) => {}
             Confirmation::Master(Finding::Unsure(_)) | Confirmation::Lists(Err(_)) => {
@@ -96,8 +97,8 @@ impl UnsettledNames {
         Weighed { said, warning }
     }
 
-    /// How long ago a name that is absent now was last seen, if that was within `keep`, and whether this is
-    /// asked for the first time.
+    /// Returns the time since an absent name was last seen, if that was within `keep`, and whether
+    /// this is the first question about it.
     fn vanished(
         &mut self,
         name: &MailboxName,

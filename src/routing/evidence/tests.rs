@@ -1,4 +1,4 @@
-//! The router on a lagging, torn or missing list with a master beside it.
+//! The router on a lagging, torn or missing list, with a master to ask.
 
 use std::collections::HashMap;
 
@@ -83,10 +83,11 @@ fn router() -> Router {
     }
 }
 
-/// A master with these mailboxes; `None`: he does not answer.
+/// A master with these mailboxes; `None`: it does not answer.
 type Master<'a> = Option<&'a FakeList>;
 
-/// Decides with the master beside; the route, and the names he was asked for.
+/// Decides with a master to ask. Returns the route, and the names that the master was asked
+/// for.
 fn decide(
     router: &Router,
     list: &FakeList,
@@ -130,18 +131,18 @@ fn server(route: &Route) -> Option<&str> {
 }
 
 #[test]
-fn an_account_that_the_frontend_lost_in_a_resync_is_still_routed() {
+fn account_lost_in_a_resync_is_still_routed() {
     let list = FakeList::of(&[("user.anna", active("be1"))]);
     let master = FakeList::of(&[("user.anna", active("be1")), ("user.anna-lena", active("be2"))]);
     let (route, asked) = decide(&router(), &list, Some(&master), "anna-lena@example.org");
     assert_eq!((server(&route), asked), (Some("be2"), vec!["user.anna-lena".to_owned()]));
-    // Who is there is not asked for.
+    // An existing recipient is not asked for.
     let (route, asked) = decide(&router(), &list, None, "anna@example.org");
     assert_eq!((server(&route), asked.len()), (Some("be1"), 0));
 }
 
 #[test]
-fn nobody_is_unknown_while_the_master_does_not_answer() {
+fn silent_master_makes_no_recipient_unknown() {
     let (route, _) = decide(&router(), &FakeList::default(), None, "nobody@example.org");
     assert_eq!(route.decision, Decision::Deferred(Cause::Mailbox));
     assert!(route.reason.contains("no master"), "{}", route.reason);
@@ -151,19 +152,19 @@ fn nobody_is_unknown_while_the_master_does_not_answer() {
 }
 
 #[test]
-fn a_master_that_lost_his_list_makes_nobody_unknown_while_ours_is_in_doubt() {
+fn emptied_master_is_not_believed_beside_a_doubted_list() {
     let list = FakeList { torn: Some("has lost half of its names"), ..FakeList::default() };
     let (route, asked) = decide(&router(), &list, Some(&FakeList::default()), "jane@example.org");
     assert_eq!(route.decision, Decision::Deferred(Cause::List));
     assert_eq!((&*route.reason, asked.len()), ("has lost half of its names", 1));
-    // Nor is it the end of mail to those he has.
+    // Mail to mailboxes that the master has is delivered.
     let master = FakeList::of(&[("user.jane", active("be1"))]);
     let (route, _) = decide(&router(), &list, Some(&master), "jane@example.org");
     assert_eq!(server(&route), Some("be1"));
 }
 
 #[test]
-fn the_slave_standing_in_for_the_master_makes_nobody_unknown_on_a_torn_list() {
+fn slave_makes_no_recipient_unknown_on_a_torn_list() {
     let list = FakeList { torn: Some("torn"), ..FakeList::default() };
     let mut findings = Evidence::ASK_THE_MASTER;
     findings.learn(MailboxName::new("user.jane").unwrap(), Confirmation::Lists(Ok(())));
@@ -173,7 +174,7 @@ fn the_slave_standing_in_for_the_master_makes_nobody_unknown_on_a_torn_list() {
 }
 
 #[test]
-fn a_mailbox_reserved_in_a_list_that_lags_is_delivered_where_the_master_has_it() {
+fn reserved_in_a_lagging_list_is_delivered_by_the_master() {
     let list = FakeList::of(&[
         ("user.jane", on(State::Reserved, "be1")),
         ("user.carol", on(State::Moving, "be1")),
@@ -192,7 +193,7 @@ fn a_mailbox_reserved_in_a_list_that_lags_is_delivered_where_the_master_has_it()
 }
 
 #[test]
-fn every_name_on_which_unknown_rests_is_confirmed() {
+fn every_miss_behind_unknown_is_confirmed() {
     let mut router = router();
     router.rules.virtdomains = true;
     router.rules.defaultdomain = Some("Example.org".into());
@@ -202,7 +203,7 @@ fn every_name_on_which_unknown_rests_is_confirmed() {
     let empty = FakeList::default();
     let (route, asked) = decide(&router, &list, Some(&empty), "Jane.Doe@example.org");
     assert_eq!(route.decision, Decision::Unknown);
-    // Whichever of the names the master has, the letter goes there.
+    // The message goes to whichever of the names the master has.
     for name in &asked {
         let name: &'static str = name.clone().leak();
         let master = FakeList::of(&[(name, active("be3"))]);
@@ -215,7 +216,7 @@ fn every_name_on_which_unknown_rests_is_confirmed() {
 }
 
 #[test]
-fn a_right_to_post_that_the_list_has_not_heard_of_is_not_refused() {
+fn new_right_to_post_is_not_refused_by_a_lagging_list() {
     let seen = Record { anonymous: AnonymousRights { lookup: true, post: false }, ..active("be1") };
     let open = Record { anonymous: AnonymousRights { lookup: true, post: true }, ..active("be1") };
     let list = FakeList::of(&[("board", seen)]);
@@ -229,21 +230,21 @@ fn a_right_to_post_that_the_list_has_not_heard_of_is_not_refused() {
 }
 
 #[test]
-fn a_shared_folder_of_nearly_the_name_is_sought_where_the_master_says_it_is() {
+fn similar_shared_folder_is_searched_with_the_master() {
     let mut router = router();
     router.rules.fuzzy = true;
     let post = Record { anonymous: AnonymousRights { lookup: true, post: true }, ..active("be1") };
     let list = FakeList::of(&[("Info-Desk", post.clone())]);
     let (route, _) = decide(&router, &list, Some(&list), "+info_desk@example.org");
     assert_eq!(server(&route), Some("be1"));
-    // Without a list to walk, as with the source `find`, nobody can say that there is none.
+    // Without a list to walk, as with the source `find`, it is unknown whether there is one.
     let none = FakeList { torn: Some("nothing to walk"), ..FakeList::default() };
     let (route, _) = decide(&router, &none, Some(&list), "+info_desk@example.org");
     assert_eq!(route.decision, Decision::Deferred(Cause::List));
 }
 
 #[test]
-fn which_release_the_murder_is_of_may_be_learnt_from_the_master_alone() {
+fn release_of_the_murder_is_learnt_from_the_master() {
     let mut router = router();
     router.older = vec![Rules::defaults(Release::V2_5)];
     let list = FakeList::default();
@@ -260,7 +261,7 @@ fn which_release_the_murder_is_of_may_be_learnt_from_the_master_alone() {
 }
 
 #[test]
-fn who_moved_a_moment_ago_and_has_moved_on_is_not_sent_where_he_was() {
+fn recently_moved_mailbox_is_confirmed_by_the_master() {
     let mut list = FakeList::of(&[("user.jane", active("be1")), ("user.max", active("be1"))]);
     list.new = Some("user.jane");
     let master = FakeList::of(&[("user.jane", active("be2")), ("user.max", active("be2"))]);
@@ -276,7 +277,7 @@ fn who_moved_a_moment_ago_and_has_moved_on_is_not_sent_where_he_was() {
 }
 
 #[test]
-fn a_folder_of_nearly_the_name_is_known_where_only_the_list_can_be_asked() {
+fn similar_folder_is_known_with_the_list_alone() {
     let mut router = router();
     router.rules.fuzzy = true;
     let mut folder = active("be2");
@@ -300,13 +301,13 @@ fn a_folder_of_nearly_the_name_is_known_where_only_the_list_can_be_asked() {
     let missed = decide(&findings, "+other@example.org");
     let Verdict::Final(route) = missed else { panic!("{missed:?}") };
     assert_eq!(route.decision, Decision::Deferred(Cause::Mailbox));
-    // Where somebody may know of a folder of the very name, he is asked first.
+    // If the slave may know of a folder of the exact name, it is asked first.
     let asked = decide(&Evidence::ASK_THE_SLAVE, "+news/press_room@example.org");
     assert!(matches!(asked, Verdict::Confirm(_)), "{asked:?}");
 }
 
 #[test]
-fn a_right_just_taken_away_is_confirmed_by_the_slave_where_the_master_cannot_be_asked() {
+fn revoked_right_is_confirmed_by_the_slave_without_a_master() {
     let mut list = FakeList::of(&[("board", on(State::Active, "be1"))]);
     list.new = Some("board");
     let mut findings = Evidence::ASK_THE_MASTER.ask_again();
@@ -316,7 +317,7 @@ fn a_right_just_taken_away_is_confirmed_by_the_slave_where_the_master_cannot_be_
     let board = || MailboxName::new("board").unwrap();
     assert_eq!(verdict(&findings), Verdict::AskAgain(board()));
     findings.learn_again(board(), Confirmation::Master(Finding::Unsure("no mechanism".into())));
-    // It is no confirmation that there was no answer, nor a doubt.
+    // A missing answer is neither a confirmation nor a doubt.
     assert_eq!(verdict(&findings), Verdict::Confirm(board()));
     for (said, decision) in [
         (Confirmation::Lists(Ok(())), Decision::Unknown),
@@ -331,12 +332,12 @@ fn a_right_just_taken_away_is_confirmed_by_the_slave_where_the_master_cannot_be_
 }
 
 #[test]
-fn who_moved_a_moment_ago_is_answered_also_without_the_master() {
+fn recently_moved_mailbox_is_delivered_without_the_master() {
     let mut list = FakeList::of(&[("user.jane", active("be1"))]);
     list.new = Some("user.jane");
     let (route, asked) = decide(&router(), &list, None, "jane@example.org");
     assert_eq!((server(&route), asked.len()), (Some("be1"), 1));
-    // By who cannot ask the master soon, or not at all.
+    // Without a master that can be asked soon, or at all.
     for findings in [
         Evidence::ASK_THE_MASTER,
         Evidence::ASK_THE_SLAVE.ask_again(),
@@ -348,7 +349,7 @@ fn who_moved_a_moment_ago_is_answered_also_without_the_master() {
 }
 
 #[test]
-fn whose_letter_is_about_to_go_is_asked_for_also_if_the_list_has_heard_of_nothing() {
+fn delivery_asks_the_master_for_unchanged_records_too() {
     let list = FakeList::of(&[("user.jane", active("be1"))]);
     let now = |master: Master<'_>, recipient| {
         let findings = Evidence::ASK_THE_MASTER.ask_for_all();
@@ -363,7 +364,7 @@ fn whose_letter_is_about_to_go_is_asked_for_also_if_the_list_has_heard_of_nothin
         let (route, asked) = now(Some(&master), "jane@example.org");
         assert_eq!((server(&route), asked), (expected, vec!["user.jane".to_owned()]));
     }
-    // The list's word, if the master does not answer; and nobody who is foreign is asked for.
+    // Without an answer the list's record is used. A foreign recipient is not asked for.
     assert_eq!(server(&now(None, "jane@example.org").0), Some("be1"));
     assert_eq!(now(None, "jane@elsewhere.test").1.len(), 0);
 }

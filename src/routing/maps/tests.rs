@@ -1,4 +1,4 @@
-//! What each map answers to each decision.
+//! The answer of each map to each decision.
 
 use super::*;
 use crate::address::{Release, Rules};
@@ -38,7 +38,7 @@ fn reply(maps: &Maps, map: &str, recipient: &str, decision: Decision) -> String 
 }
 
 #[test]
-fn every_map_answers_every_decision_in_the_words_of_postfix() {
+fn every_map_answers_every_decision() {
     let maps = Maps::default();
     let mailbox = || Decision::Deferred(Cause::Mailbox);
     let list = || Decision::Deferred(Cause::List);
@@ -65,7 +65,7 @@ fn every_map_answers_every_decision_in_the_words_of_postfix() {
         ("rcpt", Decision::Unknown, "NOTFOUND "),
         ("rcpt", mailbox(), "TEMP because"),
         ("rcpt", list(), "TEMP because"),
-        // smtpd does not see what `lmtp` says of it.
+        // smtpd does not see the answer of `lmtp`.
         ("rcpt", Decision::Refused(Refusal::NoPost), "NOTFOUND "),
         ("rcpt", Decision::Refused(Refusal::Syntax), "NOTFOUND "),
         ("rcpt", Decision::Foreign, "NOTFOUND "),
@@ -98,7 +98,7 @@ fn every_map_answers_every_decision_in_the_words_of_postfix() {
 }
 
 #[test]
-fn canonical_changes_the_case_lmtpd_trips_over_and_leaves_the_detail() {
+fn canonical_folds_the_user_and_keeps_the_detail() {
     let maps = Maps::default();
     let canonical = |recipient| reply(&maps, "canonical", recipient, deliver());
     assert_eq!(canonical("Jane+Work@Example.ORG"), "OK jane+Work@example.org");
@@ -108,7 +108,7 @@ fn canonical_changes_the_case_lmtpd_trips_over_and_leaves_the_detail() {
 }
 
 #[test]
-fn sendmail_has_host_port_and_recipient_in_one_answer_or_an_error_as_in_a_mailertable() {
+fn sendmail_answers_host_port_and_recipient_or_an_error() {
     let maps = Maps::default();
     for (decision, expected) in [
         (deliver(), "OK lmtp:be1.example.org:2003!jane+Work@example.org"),
@@ -145,7 +145,7 @@ fn sendmail_has_host_port_and_recipient_in_one_answer_or_an_error_as_in_a_mailer
 }
 
 #[test]
-fn sendmail_never_gets_an_answer_that_it_takes_for_none_where_nobody_else_is_to_answer() {
+fn sendmail_answer_is_never_mistaken_for_none() {
     let deferred = [Decision::Deferred(Cause::List), Decision::Deferred(Cause::Mailbox)];
     let ours = [Decision::Unknown, Decision::Refused(Refusal::Syntax)];
     for decision in deferred.into_iter().chain(ours) {
@@ -162,7 +162,7 @@ fn sendmail_never_gets_an_answer_that_it_takes_for_none_where_nobody_else_is_to_
 }
 
 #[test]
-fn unknown_is_answered_as_the_site_wants_it() {
+fn unknown_recipient_gets_the_configured_answer() {
     let maps = |unknown| Maps { unknown, ..Maps::default() };
     let unknown = |policy, map| reply(&maps(policy), map, "x@example.org", Decision::Unknown);
     assert_eq!(unknown(UnknownPolicy::NotFound, "lmtp"), "NOTFOUND ");
@@ -173,7 +173,7 @@ fn unknown_is_answered_as_the_site_wants_it() {
 }
 
 #[test]
-fn exim_is_told_of_a_place_whose_colons_it_can_tell_from_its_own() {
+fn exim_answer_has_no_ambiguous_colons() {
     for (place, answer) in [
         ("[2001:db8::1]:24", "OK [2001:db8::1]:24"),
         ("192.0.2.1", "OK 192.0.2.1:2003"),
@@ -186,7 +186,7 @@ fn exim_is_told_of_a_place_whose_colons_it_can_tell_from_its_own() {
 }
 
 #[test]
-fn no_fallback_leaves_a_letter_of_ours_to_a_router_that_exim_may_not_have() {
+fn exim_is_never_left_to_a_router_it_may_not_have() {
     let maps = Maps { fallback: Some("lmtp:inet:old:24".into()), ..Maps::default() };
     for decision in [Decision::Unknown, Decision::Deferred(Cause::Mailbox)] {
         assert!(reply(&maps, "exim", "x@example.org", decision).starts_with("OK :"));
@@ -194,7 +194,7 @@ fn no_fallback_leaves_a_letter_of_ours_to_a_router_that_exim_may_not_have() {
 }
 
 #[test]
-fn the_fallback_takes_every_letter_of_ours_that_we_would_not_deliver_and_no_other() {
+fn fallback_gets_exactly_our_undelivered_messages() {
     let maps = Maps { fallback: Some("lmtp:inet:old:24".into()), ..Maps::default() };
     for decision in [
         Decision::Unknown,
@@ -211,7 +211,7 @@ fn the_fallback_takes_every_letter_of_ours_that_we_would_not_deliver_and_no_othe
 }
 
 #[test]
-fn a_template_of_the_sites_own_is_filled() {
+fn template_of_the_site_is_filled() {
     let mut maps = Maps::default();
     let own = Templates {
         deliver: Template::parse("OK murder:{host}|{port}|{mailbox}|{{{recipient}}}").unwrap(),
@@ -228,8 +228,8 @@ fn a_template_of_the_sites_own_is_filled() {
 }
 
 #[test]
-fn no_bare_ok_comes_of_a_template_whose_fields_are_empty() {
-    // Sendmail 8.17 crashes on it, Postfix takes it for an error.
+fn template_with_empty_fields_never_gives_a_bare_ok() {
+    // Sendmail 8.17 crashes on it; Postfix treats it as an error.
     let mut maps = Maps::default();
     let own = Templates {
         deliver: Template::parse("OK {host}").unwrap(),
@@ -245,7 +245,7 @@ fn no_bare_ok_comes_of_a_template_whose_fields_are_empty() {
 }
 
 #[test]
-fn a_template_that_cannot_be_meant_is_refused() {
+fn invalid_template_is_refused() {
     for (text, error) in [
         ("", BadTemplate::Reply("".into())),
         ("{host}", BadTemplate::Reply("{host}".into())),
@@ -271,7 +271,7 @@ fn a_template_that_cannot_be_meant_is_refused() {
 }
 
 #[test]
-fn at_rcpt_nobody_hears_more_or_less_than_from_the_map_lmtp() {
+fn at_rcpt_answers_as_the_map_lmtp() {
     let refused = Decision::Refused;
     let deferred = Decision::Deferred;
     let pass = RcptVerdict::Pass;
@@ -318,7 +318,7 @@ fn at_rcpt_nobody_hears_more_or_less_than_from_the_map_lmtp() {
         let maps = Maps { unknown, fallback, ..Maps::default() };
         let said = maps.at_rcpt(&decision);
         assert_eq!(said, expected, "{decision:?}");
-        // And the mail server does the same with either.
+        // The mail server acts equally on both.
         let map = reply(&maps, "lmtp", "x@example.org", decision);
         match said {
             RcptVerdict::Reject(text) => assert_eq!(map, format!("OK error:{text}")),

@@ -1,8 +1,8 @@
-//! The search for a mailbox whose name differs from a wanted one in the case of letters only.
+//! Searches for mailboxes whose names differ from a wanted name in the case of letters only.
 //!
 //! Postfix' smtpd folds an address to lower case before it asks a recipient table
-//! (`smtpd_resolve.c:resolve_pagein`). Where names have case (shared folders, and users without
-//! `lmtp_downcase_rcpt`), the wanted name is then perhaps not that of the mailbox.
+//! (`smtpd_resolve.c:resolve_pagein`). Where names are case-sensitive (shared folders, and
+//! users without `lmtp_downcase_rcpt`), the mailbox may have another name than the wanted one.
 
 use std::ops::{ControlFlow, Range};
 
@@ -11,16 +11,16 @@ use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::list::MailboxList;
 use crate::model::name::MailboxName;
 
-/// Maximum number of prefixes the list is asked for. A name of `n` letters takes `2n`, and as many
-/// again for each other spelling of its beginning that the list has.
+/// Maximum number of prefixes looked up in the list. A name of `n` letters takes `2n`, and as
+/// many again for each other spelling of its prefix in the list.
 const MAX_PROBES: usize = 4_000;
 
-/// The mailboxes that are there and whose names equal `wanted` but for the case of letters. `user.` is
-/// the word of Cyrus' for INBOXes, and has no case there.
+/// Returns the existing mailboxes whose names equal `wanted` except for the case of letters.
+/// `user.` is Cyrus' prefix of INBOXes, and is case-sensitive there.
 ///
 /// # Errors
 ///
-/// Why the list cannot tell.
+/// If the list cannot tell.
 pub(super) fn other_cases(
     list: &dyn MailboxList,
     wanted: &MailboxName,
@@ -34,12 +34,12 @@ pub(super) fn other_cases(
     Ok(names.filter(|name| name != wanted && list.lookup(name).may_exist()).collect())
 }
 
-/// Names like `wanted` whose first bytes, so many, are spelled as those of some mailbox: all spellings
-/// that there are but the one given.
+/// Returns names like `wanted` whose first `length` bytes are spelled as in some mailbox name:
+/// all existing spellings except the given one.
 ///
 /// # Errors
 ///
-/// Why the list cannot tell.
+/// If the list cannot tell.
 pub(super) fn other_beginnings(
     list: &dyn MailboxList,
     wanted: &MailboxName,
@@ -53,18 +53,18 @@ pub(super) fn other_beginnings(
     Ok(others.filter_map(|spelled| MailboxName::new([&spelled, rest].concat()).ok()).collect())
 }
 
-/// The name of a user's mailbox with another spelling of the word `user`, with which it is a shared
-/// folder's. `None`: it is no user's.
+/// Returns the name of a user's mailbox with another spelling of the prefix `user`, which makes
+/// it a shared folder's. `None`: the name is no user's.
 pub(super) fn not_a_users(name: &MailboxName) -> Option<MailboxName> {
     let local = name.without_domain().strip_prefix(b"user.")?;
     let domain = name.as_bytes().strip_suffix(name.without_domain())?;
     MailboxName::new([domain, b"User.", local].concat()).ok()
 }
 
-/// The spellings of `wanted` with which names of the list begin, as far as its letters outside `word`
-/// are concerned.
+/// Returns the spellings of `wanted` that are prefixes of names in the list. Only its letters
+/// outside `word` vary.
 ///
-/// Goes down the tree of spellings, and no further where the list has no name that begins so.
+/// Descends the tree of spellings only where the list has a name with that prefix.
 fn spellings(
     list: &dyn MailboxList,
     wanted: &[u8],

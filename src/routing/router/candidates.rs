@@ -5,7 +5,7 @@ use crate::address::{Fuzzy, Recipient, Target};
 use crate::routing::route::Route;
 
 impl Search<'_> {
-    /// The mailbox that an older release makes of the recipient, if that is there and ours is not.
+    /// Returns the target of an older release that exists, if today's does not.
     pub(super) fn by_older_rules(&mut self, recipient: &Recipient<'_>) -> Option<Target> {
         let router = self.router;
         let present = |target: Target| target.names().find(|name| self.is_there(name)).cloned();
@@ -22,23 +22,23 @@ impl Search<'_> {
         Some(target)
     }
 
-    /// What becomes of a recipient that today's rules do not find, by what older rules do. `None`:
-    /// they do not find it either.
+    /// Decides by older rules about a recipient that today's rules do not find. `None`: older rules
+    /// do not find it either.
     pub(super) fn older_rules(&mut self, recipient: &Recipient<'_>) -> Result<Option<Route>, Open> {
         if let doubted @ Some(_) = self.doubt_older_rules(recipient)? {
             return Ok(doubted);
         }
         Ok(match self.fuzzy_by_older_rules(recipient)? {
             Some(Found::Decided(route)) => Some(route),
-            // As it was typed it may be for the catch-all.
+            // As it was typed it may be meant for the catch-all.
             Some(Found::Barred(_)) if self.belief.in_any_case() => None,
             Some(Found::Barred(route)) => Some(route),
             Some(Found::Missed(_)) | None => None,
         })
     }
 
-    /// What becomes of a recipient whom today's rules do not find, for all that is known of the
-    /// names that older releases make of him. `None`: it is believed that none of them is there.
+    /// Weighs the misses of the older releases' names of a recipient that today's rules do not
+    /// find. `None`: they are all believed to be absent.
     pub(super) fn doubt_older_rules(
         &mut self,
         recipient: &Recipient<'_>,
@@ -54,8 +54,8 @@ impl Search<'_> {
         Ok(None)
     }
 
-    /// `lmtp_fuzzy_mailbox_match` under older rules, for a recipient that neither today's rules nor
-    /// exact names of older ones find.
+    /// `lmtp_fuzzy_mailbox_match` under older rules, for a recipient that is found neither by
+    /// today's rules nor by exact names of older ones.
     pub(super) fn fuzzy_by_older_rules(
         &mut self,
         recipient: &Recipient<'_>,

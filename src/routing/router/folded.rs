@@ -1,12 +1,13 @@
-//! Recipients that were folded to lower case on their way here.
+//! Recipients that were folded to lower case before they reached the router.
 
 use super::{Found, Open, Search, any_case};
 use crate::address::{Fuzzy, Recipient, Rules, Target, TargetKind};
 use crate::routing::route::{Cause, Decision, Route};
 
 impl Search<'_> {
-    /// What becomes of a recipient that is not found as it came, where it may have been folded and was
-    /// perhaps typed as something else ([`Rules::folded_targets`]). `None`: that is not found either.
+    /// Decides about a recipient that is not found as it was received, and may have been folded
+    /// from another spelling ([`Rules::folded_targets`]). `None`: no other spelling is found
+    /// either.
     pub(super) fn before_folding(
         &mut self,
         recipient: &Recipient<'_>,
@@ -18,7 +19,7 @@ impl Search<'_> {
         let router = self.router;
         let older = if may_be_older { &router.older[..] } else { &[] };
         for rules in std::iter::once(&router.rules).chain(older) {
-            // By which rules it was sought so far is open where there are several.
+            // With several rules it is unknown by which of them it was searched so far.
             let as_it_came = may_be_older.then(|| rules.target(recipient).ok()).flatten();
             for target in as_it_came.into_iter().chain(rules.folded_targets(recipient)) {
                 explain!(self.explain, "rule: the recipient may have been folded: {}", target.name);
@@ -30,7 +31,8 @@ impl Search<'_> {
         Ok(None)
     }
 
-    /// `lmtp_fuzzy_mailbox_match`, in spite of the case of the beginnings that have to be right there.
+    /// `lmtp_fuzzy_mailbox_match` that ignores the case of the prefix, which otherwise must match
+    /// exactly.
     pub(super) fn fuzzy_in_any_case(
         &mut self,
         target: &Target,
@@ -38,7 +40,7 @@ impl Search<'_> {
     ) -> Result<Option<Found>, Open> {
         let mut spelled = target.clone();
         if self.belief.in_any_case() && rules.fuzzy && target.kind == TargetKind::Shared {
-            // What begins like this is no user's, and may be nearly anything.
+            // A name with this prefix is no user's, and may be similar to almost any other.
             spelled.others.extend(target.names().filter_map(any_case::not_a_users));
             for search in Fuzzy::all(rules, &spelled.clone()) {
                 let (wanted, length) = (search.wanted(), search.prefix().len());
@@ -55,8 +57,9 @@ impl Search<'_> {
         self.fuzzy(Fuzzy::all(rules, &spelled))
     }
 
-    /// The mailbox whose name differs from the target's in case only, where the recipient may have
-    /// been folded. Misses of the target itself are believed by now, and the lists have caught up.
+    /// Searches for the mailbox whose name differs from the target's in case only, for a recipient that
+    /// may have been folded. Misses of the target itself are believed already, and the lists have
+    /// caught up.
     pub(super) fn in_another_case(
         &mut self,
         target: &Target,

@@ -1,4 +1,4 @@
-//! The decision, for every state a list can be in.
+//! The decision for every state of a list.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -14,7 +14,7 @@ mod folded;
 #[derive(Default)]
 struct FakeList {
     records: HashMap<Vec<u8>, Record>,
-    /// Said of every name, whatever the records.
+    /// Result for every name, whatever the records.
     trouble: Option<Lookup>,
     generation: Option<KeyGeneration>,
     /// The INBOX of a blocked user.
@@ -113,7 +113,7 @@ fn decision(recipient: &str, misses: MissTrust<'_>) -> Decision {
 }
 
 #[test]
-fn a_user_whose_mailbox_lmtpd_makes_is_not_unknown() {
+fn user_created_by_lmtpd_is_not_unknown() {
     let autocreate = Autocreate { users: vec!["anyone".into()], except: vec!["cyrus".into()] };
     let mut router = router();
     router.rules.autocreate = Some(autocreate);
@@ -133,7 +133,7 @@ fn a_user_whose_mailbox_lmtpd_makes_is_not_unknown() {
         assert_eq!(route.decision, deferred, "{recipient}");
         assert!(route.reason.contains("[backends]"), "{}", route.reason);
     }
-    // lmtpd makes none of these, so the catch-all gets them.
+    // lmtpd creates none of these, so the catch-all gets them.
     for recipient in ["cyrus@example.org", "anonymous@example.org", "+news@example.org"] {
         let route = decided(&router, recipient, MissTrust::Believed);
         assert_eq!(route.mailbox.unwrap().to_string(), "user.jane", "{recipient}");
@@ -144,7 +144,7 @@ fn a_user_whose_mailbox_lmtpd_makes_is_not_unknown() {
     assert_eq!(route.server.as_deref(), Some("be3.example.org"));
     let place = LmtpAddress::parse("be3.example.org", 2003).unwrap();
     assert!(matches!(route.decision, Decision::Deliver(backend) if backend.address == place));
-    // Not before it is certain that the mailbox is not on another server.
+    // Not before it is confirmed that the mailbox is on no other server.
     let open = router.route(b"new@example.org", &list(), &MissTrust::Unconfirmed, None);
     assert!(matches!(open, Verdict::Confirm(_)), "{open:?}");
     let route =
@@ -155,7 +155,7 @@ fn a_user_whose_mailbox_lmtpd_makes_is_not_unknown() {
 }
 
 #[test]
-fn a_blocked_user_is_deferred_and_a_shared_folder_never() {
+fn blocked_user_is_deferred_and_shared_folder_is_not() {
     let mut list = list();
     list.denied = Some("user.jane".into());
     let deferred = Decision::Deferred(Cause::Mailbox);
@@ -169,7 +169,7 @@ fn a_blocked_user_is_deferred_and_a_shared_folder_never() {
         open => panic!("{recipient}: {open:?}"),
     };
     assert_eq!(decide(&list, "jane+Work@example.org"), deferred);
-    // As a shared folder, where lmtpd does not look.
+    // As a shared folder, which lmtpd does not check.
     list = list.with("user.jane", shared(true, true));
     assert!(matches!(decide(&list, "+user/jane@example.org"), Decision::Deliver(_)));
     list.denied = Some("user.nobody".into());
@@ -177,7 +177,7 @@ fn a_blocked_user_is_deferred_and_a_shared_folder_never() {
 }
 
 #[test]
-fn every_state_of_a_record_has_its_decision() {
+fn each_record_state_has_its_decision() {
     let deferred = Decision::Deferred(Cause::Mailbox);
     let trouble = Decision::Deferred(Cause::List);
     for (recipient, expected) in [
@@ -203,7 +203,7 @@ fn every_state_of_a_record_has_its_decision() {
 }
 
 #[test]
-fn a_key_that_is_no_address_of_ours_never_reaches_the_list() {
+fn foreign_key_never_reaches_the_list() {
     let broken = FakeList { trouble: Some(Lookup::Unsure("gone".into())), ..FakeList::default() };
     for key in ["*", "", "@example.org", "jane", "jane@", "a\0b@example.org", "x@y@example.net"] {
         let verdict = route(&router(), &broken, key, MissTrust::Unconfirmed);
@@ -215,14 +215,14 @@ fn a_key_that_is_no_address_of_ours_never_reaches_the_list() {
 }
 
 #[test]
-fn a_miss_is_never_unknown_before_it_is_confirmed() {
+fn unconfirmed_miss_is_never_unknown() {
     for recipient in ["nobody@example.org", "gone@example.org", "parent@example.org"] {
         let verdict = route(&router(), &list(), recipient, MissTrust::Unconfirmed);
         assert!(matches!(verdict, Verdict::Confirm(_)), "{recipient}: {verdict:?}");
         let doubted = decision(recipient, MissTrust::Doubted(&"no master".into()));
         assert_eq!(doubted, Decision::Deferred(Cause::Mailbox), "{recipient}");
     }
-    // What is there needs no confirmation.
+    // An existing mailbox needs no confirmation.
     assert!(matches!(decision("jane@example.org", MissTrust::Unconfirmed), Decision::Deliver(_)));
     assert!(matches!(
         decision("jane@example.org", MissTrust::Doubted(&"x".into())),
@@ -231,8 +231,8 @@ fn a_miss_is_never_unknown_before_it_is_confirmed() {
 }
 
 #[test]
-fn a_shared_folder_is_not_refused_by_a_list_that_lags() {
-    // Somebody may just have been given the right to post.
+fn lagging_list_refuses_no_shared_folder() {
+    // The right to post may just have been granted.
     for recipient in ["+board@example.org", "+hidden@example.org"] {
         let verdict = route(&router(), &list(), recipient, MissTrust::Unconfirmed);
         assert!(matches!(verdict, Verdict::Confirm(_)), "{recipient}: {verdict:?}");
@@ -243,7 +243,7 @@ fn a_shared_folder_is_not_refused_by_a_list_that_lags() {
 }
 
 #[test]
-fn a_mailbox_under_another_reading_of_its_name_needs_no_confirmation() {
+fn mailbox_under_another_name_needs_no_confirmation() {
     let mut router = router();
     router.rules.virtdomains = true;
     router.rules.defaultdomain = Some("Example.org".into());
@@ -265,7 +265,7 @@ fn a_mailbox_under_another_reading_of_its_name_needs_no_confirmation() {
 }
 
 #[test]
-fn a_list_in_trouble_makes_nobody_unknown() {
+fn unreadable_list_makes_no_recipient_unknown() {
     for misses in [MissTrust::Believed, MissTrust::Unconfirmed, MissTrust::Doubted(&"x".into())] {
         let list = FakeList { trouble: Some(Lookup::Unsure("torn".into())), ..list() };
         let verdict = route(&router(), &list, "jane@example.org", misses);
@@ -278,7 +278,7 @@ fn a_list_in_trouble_makes_nobody_unknown() {
 }
 
 #[test]
-fn the_catch_all_never_gets_a_letter_whose_mailbox_is_there_or_may_be() {
+fn catch_all_gets_no_message_of_a_possible_mailbox() {
     let mut router = router();
     router.rules.catchall = Some("jane".into());
     let decide = |recipient: &str, misses| match route(&router, &list(), recipient, misses) {
@@ -289,7 +289,7 @@ fn the_catch_all_never_gets_a_letter_whose_mailbox_is_there_or_may_be() {
     assert!(matches!(caught, Decision::Deliver(_)));
     assert_eq!(mailbox.unwrap().as_bytes(), b"user.jane");
     assert_eq!(decide("nobody@example.org", MissTrust::Unconfirmed), None);
-    // As lmtpd 3.x: what takes no mail from outside is caught too.
+    // As lmtpd 3.x: the catch-all also gets recipients that take no mail from outside.
     for recipient in ["+board@example.org", "+hidden@example.org"] {
         assert!(matches!(decide(recipient, MissTrust::Believed), Some((Decision::Deliver(_), _))));
     }
@@ -304,7 +304,7 @@ fn the_catch_all_never_gets_a_letter_whose_mailbox_is_there_or_may_be() {
 }
 
 #[test]
-fn a_mailbox_of_this_host_goes_to_the_local_backend_once_there_is_one() {
+fn mailbox_of_this_host_goes_to_the_local_backend() {
     let mut router = router();
     router.backends.local = Some(LmtpAddress::parse("unix:/run/cyrus/socket/lmtp", 0).unwrap());
     let verdict = route(&router, &list(), "here@example.org", MissTrust::Believed);
@@ -315,7 +315,7 @@ fn a_mailbox_of_this_host_goes_to_the_local_backend_once_there_is_one() {
 }
 
 #[test]
-fn explaining_changes_nothing() {
+fn explaining_does_not_change_the_decision() {
     let (router, list) = (router(), list());
     for recipient in ["jane@example.org", "nobody@example.org", "carol@example.org", "*"] {
         let mut steps = Vec::new();
@@ -327,7 +327,7 @@ fn explaining_changes_nothing() {
 }
 
 #[test]
-fn nobody_is_unknown_while_it_is_open_which_release_the_list_is_of() {
+fn list_of_unknown_release_makes_no_recipient_unknown() {
     let router = Router {
         older: vec![Rules::defaults(Release::V2_5), Rules::defaults(Release::V2_4)],
         ..router()
@@ -342,7 +342,7 @@ fn nobody_is_unknown_while_it_is_open_which_release_the_list_is_of() {
         Verdict::Final(route) => route.decision,
         open => panic!("{recipient}: {open:?}"),
     };
-    // The list could not be read when it was asked for the generation of its keys.
+    // The list could not be read when its key generation was requested.
     for recipient in ["nobody@example.org", "\"jane doe\"@example.org", "jüne@example.org"] {
         assert_eq!(decide(&list, recipient), Decision::Deferred(Cause::List), "{recipient}");
     }
@@ -355,8 +355,8 @@ fn nobody_is_unknown_while_it_is_open_which_release_the_list_is_of() {
 }
 
 #[test]
-fn an_older_name_of_who_has_none_today_is_confirmed_before_he_is_unknown() {
-    // Cyrus 3 can have no mailbox with quotes in its name, 2.5 takes the quotes away.
+fn older_name_is_confirmed_before_the_recipient_is_unknown() {
+    // Cyrus 3 can have no mailbox with quotes in its name; 2.5 removes the quotes.
     let router = Router { older: vec![Rules::defaults(Release::V2_5)], ..router() };
     let list = FakeList { generation: Some(KeyGeneration::Internal), ..FakeList::default() };
     let jane = MailboxName::new("user.jane doe").unwrap();
@@ -369,7 +369,7 @@ fn an_older_name_of_who_has_none_today_is_confirmed_before_he_is_unknown() {
 }
 
 #[test]
-fn a_list_of_3_0_to_3_4_is_read_as_they_read_the_defaultdomain() {
+fn list_of_3_0_to_3_4_keeps_their_defaultdomain_rule() {
     let site = |release| Rules {
         virtdomains: true,
         defaultdomain: Some("example.org".into()),
@@ -380,13 +380,13 @@ fn a_list_of_3_0_to_3_4_is_read_as_they_read_the_defaultdomain() {
         older: vec![site(Release::V3_0), site(Release::V2_5)],
         ..router()
     };
-    // 3.0 to 3.4 compare before they fold, and Cyrus kept what was created like that.
+    // 3.0 to 3.4 compare before they fold, and Cyrus kept mailboxes created like that.
     let list = FakeList { generation: Some(KeyGeneration::Internal), ..FakeList::default() }
         .with("example.org!user.jane", record(State::Active, Some("be2")));
     let verdict = route(&router, &list, "jane@Example.org", MissTrust::Believed);
     let Verdict::Final(found) = verdict else { panic!("{verdict:?}") };
     assert_eq!(found.server.as_deref(), Some("be2"));
-    // So that name is confirmed, too, before a recipient is unknown.
+    // So that name, too, is confirmed before a recipient is unknown.
     let mut asked = Vec::new();
     let absent = |asked: &[MailboxName], name: &MailboxName| asked.contains(name);
     struct Asked<'a>(&'a [MailboxName], fn(&[MailboxName], &MailboxName) -> bool);
@@ -405,14 +405,14 @@ fn a_list_of_3_0_to_3_4_is_read_as_they_read_the_defaultdomain() {
 }
 
 #[test]
-fn a_folder_of_nearly_the_name_that_an_older_release_makes_is_found() {
+fn folder_similar_to_an_older_releases_name_is_found() {
     let site = |release| Rules { fuzzy: true, ..Rules::defaults(release) };
     let router = Router {
         rules: site(Release::V3_6),
         older: vec![site(Release::V3_0), site(Release::V2_5), site(Release::V2_4)],
         ..router()
     };
-    // Without `unixhierarchysep`, which 2.x has off and 3.x on, a dot separates folders.
+    // Without `unixhierarchysep`, which is off in 2.x and on in 3.x, a dot separates folders.
     let mut list = FakeList { generation: Some(KeyGeneration::Internal), ..FakeList::default() }
         .with("News.Big Event", shared(true, true));
     let decide = |list: &FakeList, recipient: &str| match route(
@@ -432,7 +432,7 @@ fn a_folder_of_nearly_the_name_that_an_older_release_makes_is_found() {
 }
 
 #[test]
-fn the_catch_all_gets_whoever_can_have_no_mailbox_and_nobody_whom_lmtpd_refuses() {
+fn catch_all_gets_invalid_names_and_nothing_lmtpd_refuses() {
     let mut router = router();
     router.rules.catchall = Some("jane".into());
     let decide = |router: &Router, recipient: &str| match route(
@@ -447,7 +447,8 @@ fn the_catch_all_gets_whoever_can_have_no_mailbox_and_nobody_whom_lmtpd_refuses(
     let caught = decide(&router, "\"nobody here\"@example.org");
     assert!(matches!(caught, Decision::Deliver(_)), "{caught:?}");
     assert_eq!(decide(&router, "jüne@example.org"), Decision::Refused(Refusal::Syntax));
-    // Before 3.0 what may not be posted to is refused, and a stranger does not get to read it.
+    // Before 3.0 a folder without the right to post is refused, and no other user gets to read the
+    // message.
     router.rules.release = Release::V2_5;
     let barred = Decision::Refused(Refusal::NoPost);
     assert_eq!(decide(&router, "+board@example.org"), barred);
@@ -455,7 +456,7 @@ fn the_catch_all_gets_whoever_can_have_no_mailbox_and_nobody_whom_lmtpd_refuses(
 }
 
 #[test]
-fn of_two_mailboxes_that_a_recipient_may_mean_it_is_the_one_lmtpd_finds() {
+fn of_two_matching_mailboxes_lmtpds_choice_is_used() {
     let mut router = router();
     router.rules.virtdomains = true;
     router.rules.defaultdomain = Some("Example.org".into());
@@ -466,7 +467,7 @@ fn of_two_mailboxes_that_a_recipient_may_mean_it_is_the_one_lmtpd_finds() {
 }
 
 #[test]
-fn the_form_for_the_backend_is_by_the_rules_that_found_the_mailbox() {
+fn backend_form_follows_the_rules_that_found_the_mailbox() {
     let router = Router { older: vec![Rules::defaults(Release::V2_4)], ..router() };
     let recipient = Recipient::parse(b"Jane.Doe@example.org").unwrap();
     for (found, release) in [
@@ -480,7 +481,7 @@ fn the_form_for_the_backend_is_by_the_rules_that_found_the_mailbox() {
 }
 
 #[test]
-fn nobody_is_held_up_for_a_master_where_the_list_keeps_no_times_or_he_cannot_be_asked() {
+fn undated_list_or_missing_master_delays_no_recipient() {
     struct CanAsk;
     impl NameTrust for CanAsk {
         fn of(&self, _name: &MailboxName) -> MissTrust<'_> {
@@ -491,7 +492,7 @@ fn nobody_is_held_up_for_a_master_where_the_list_keeps_no_times_or_he_cannot_be_
             true
         }
     }
-    /// Everything in it has changed a moment ago.
+    /// A list in which every record changed recently.
     struct New(FakeList);
     impl MailboxList for New {
         fn lookup(&self, name: &MailboxName) -> Lookup {
@@ -523,8 +524,8 @@ fn nobody_is_held_up_for_a_master_where_the_list_keeps_no_times_or_he_cannot_be_
     }
 }
 
-/// Postfix folds the keys of recipient tables; a mailbox with capital letters must be found all the
-/// same, and nothing else.
+/// Postfix folds the keys of recipient tables. A mailbox with capitals in its name must still
+/// be found, and no other mailbox.
 #[test]
 fn folded_recipient_finds_names_with_capitals() {
     struct Folded;
@@ -583,13 +584,13 @@ fn folded_recipient_finds_names_with_capitals() {
 }
 
 #[test]
-fn spellings_that_no_name_begins_with_are_not_tried() {
+fn spellings_without_a_matching_prefix_are_not_tried() {
     let list = FakeList::default().with("Aaaaaaaaaaaaaaaaaaaaaaaaaaaa", shared(true, true));
     let wanted = MailboxName::new("a".repeat(400)).unwrap();
     assert_eq!(any_case::other_cases(&list, &wanted, TargetKind::Shared), Ok(vec![]));
     let wanted = MailboxName::new("a".repeat(28)).unwrap();
     assert_eq!(any_case::other_cases(&list, &wanted, TargetKind::Shared).unwrap().len(), 1);
     let torn = FakeList { trouble: Some(Lookup::Unsure("torn".into())), ..list };
-    // What cannot be read is not unknown.
+    // An unreadable list makes no recipient unknown.
     assert_eq!(any_case::other_cases(&torn, &wanted, TargetKind::Shared).unwrap().len(), 1);
 }

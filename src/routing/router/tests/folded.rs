@@ -1,11 +1,11 @@
-//! Recipients in lower case of whom nobody knows how they were typed.
+//! Recipients in lower case whose original spelling is unknown.
 
 use crate::model::doubt::Doubt;
 use proptest::prelude::*;
 
 use super::*;
 
-/// All is believed, and the recipient may have been folded.
+/// Believes all misses; the recipient may have been folded.
 struct Folded {
     lists_alone: bool,
 }
@@ -36,7 +36,7 @@ fn folded(router: &Router, list: &FakeList, recipient: &str) -> &'static str {
 }
 
 #[test]
-fn a_postuser_is_one_in_any_case_where_users_have_one() {
+fn postuser_ignores_case_where_users_are_case_sensitive() {
     let list = || {
         FakeList::default()
             .with("News", shared(true, true))
@@ -76,7 +76,7 @@ fn a_postuser_is_one_in_any_case_where_users_have_one() {
             (&off, "bb+board@x.org", "deliver"),
             (&insensitive, "bb+board/minutes@x.org", "unknown"),
             (&insensitive, "bb+news@example.org", "unknown"),
-            // Here it is the user who has the capitals.
+            // Here the user's name has the capitals.
             (&plain, "bb@example.org", "deliver"),
             (&plain, "bb+closed@example.org", "deliver"),
             (&plain, "bb+closed@x.org", "unknown"),
@@ -85,14 +85,14 @@ fn a_postuser_is_one_in_any_case_where_users_have_one() {
             let said = folded(router, &list(), recipient);
             assert_eq!(said, expected, "{release:?} {}: {recipient}", router.rules.postuser);
         }
-        // As typed nothing is guessed.
+        // The original spelling is not guessed at.
         for (recipient, expected) in
             [("bb+board/minutes@x.org", "unknown"), ("BB+News@example.org", "deliver")]
         {
             let said = decided(&sensitive, &list(), recipient, &MissTrust::Believed);
             assert_eq!(said.decision.as_str(), expected, "{release:?}: {recipient}");
         }
-        // The list is of an older release, the rules are of today.
+        // The list is of an older release, and the rules are today's.
         let older = Router {
             older: vec![site(release, "BB")],
             ..with(Rules { downcase: true, ..site(Release::V3_6, "BB") })
@@ -105,7 +105,7 @@ fn a_postuser_is_one_in_any_case_where_users_have_one() {
 }
 
 #[test]
-fn what_cannot_be_confirmed_before_folding_is_deferred() {
+fn unconfirmed_name_before_folding_is_deferred() {
     let rules = Rules { postuser: "BB".into(), downcase: false, ..router().rules };
     let router = Router { rules, ..router() };
     struct Doubted(&'static [u8], Doubt);
@@ -210,9 +210,9 @@ fn any_rules() -> impl Strategy<Value = Rules> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
-    /// Whoever would be taken as he was typed is not refused after he was folded.
+    /// A recipient accepted as typed is not refused after folding.
     #[test]
-    fn nobody_is_refused_for_having_been_folded(
+    fn folding_never_refuses_an_accepted_recipient(
         rules in any_rules(),
         older in prop::collection::vec(any_rules(), 0..2),
         names in prop::collection::vec((any_name(), any::<bool>()), 0..5),
@@ -250,7 +250,7 @@ proptest! {
     }
 }
 
-/// All is believed, and the recipient is as it was typed.
+/// Believes all misses; the recipient is spelled as it was typed.
 struct Exact {
     lists_alone: bool,
 }
