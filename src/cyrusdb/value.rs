@@ -334,7 +334,7 @@ mod tests {
             (b"%(T i P default)", local(State::Intermediate)),
             (b"%(T d P default)", local(State::Deleted)),
             (b"%(T em P default S be1.example.com)", be1(State::Moving)),
-            // Quoted and literal, a field nobody knows yet, the last of two
+            // Quoted and literal, a field not known yet, the last of two
             (b"%(P \"default\" S {3+}\r\nbe2 Q (a (b)))", remote(State::Active, "be2", "default")),
             (b"%(S be0 P default S be1.example.com)", be1(State::Active)),
             (b"%(P \"\" S be2)", remote(State::Active, "be2", "")),
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_number_never_has_the_meaning_of_3_6() {
+    fn text_number_never_has_the_meaning_of_3_6() {
         // 16 is `remote` since 3.6, `deleted` before; 1 was `remote` and is `netnews`.
         assert_eq!(parse(b"16 default ").unwrap().state, State::Deleted);
         assert_eq!(parse(b"1 default "), Err(RecordError::NoServer));

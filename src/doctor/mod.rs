@@ -1,4 +1,4 @@
-//! `murder-route doctor`: finds out what is wrong with a deployment.
+//! `murder-route doctor`: finds the faults of a deployment.
 //!
 //! * [`judge`] is pure: observations in, findings out.
 //! * [`probe`] observes: it reads files, asks sockets, runs Postfix' commands, connects to backends and

@@ -23,8 +23,8 @@ pub enum Source {
     Replica(ReplicaSource),
 }
 
-/// The lists of a site, in the order of the configuration. No list at all (the source `find`) has no
-/// names, and cannot be walked.
+/// The lists of a site, in the order of the configuration. Without a list (the source `find`) there are no
+/// names, and no walk.
 ///
 /// Their common answer for a name:
 ///
@@ -71,13 +71,13 @@ impl Source {
         match self {
             Source::File(list) => list.look_up(name, wait),
             Source::Replica(ReplicaSource { list, trust }) => {
-                let (found, lately) = list.lookup_dated(name);
+                let (found, recent) = list.lookup_dated(name);
                 let trusted = match &found {
                     Lookup::Present(record) if record.state.exists() => trust.hits(),
                     Lookup::Present(_) | Lookup::Absent => trust.misses(),
                     Lookup::Unsure(_) | Lookup::Busy => Ok(()),
                 };
-                (trusted.map_or_else(|doubt| Lookup::Unsure(doubt.into()), |()| found), lately)
+                (trusted.map_or_else(|doubt| Lookup::Unsure(doubt.into()), |()| found), recent)
             }
         }
     }
@@ -152,24 +152,24 @@ impl Lists {
     /// Looks a name up. The flag: the name changed recently in any of the lists, since one list may have
     /// a change that another has not yet.
     fn look_up(&self, name: &MailboxName, wait: WaitPolicy) -> (Lookup, bool) {
-        let (mut rest, mut lately) = (Lookup::Absent, false);
+        let (mut rest, mut recent) = (Lookup::Absent, false);
         let mut sources = self.0.iter();
         while let Some(source) = sources.next() {
             let (found, changed) = source.lookup(name, wait);
-            lately |= changed;
+            recent |= changed;
             match &found {
                 Lookup::Present(record) if record.state.exists() => {
                     // A list that has to be waited for does not delay the hit of another.
                     return (
                         found,
-                        lately || sources.any(|source| source.lookup(name, WaitPolicy::Never).1),
+                        recent || sources.any(|source| source.lookup(name, WaitPolicy::Never).1),
                     );
                 }
                 _ if weight(&found) > weight(&rest) => rest = found,
                 _ => {}
             }
         }
-        (rest, lately)
+        (rest, recent)
     }
 
     /// The doubt of any of them, whatever record another has: rule 3 holds also where one list lags and
@@ -439,31 +439,31 @@ mod tests {
     #[test]
     fn recent_change_in_any_list_counts() {
         let jane = present(State::Active, "be1");
-        let lately = |lists: &[(&Lookup, bool)]| {
-            let source = |(found, lately): &(&Lookup, bool)| {
-                let list = Arc::new(Fake((*found).clone(), *lately));
+        let recent = |lists: &[(&Lookup, bool)]| {
+            let source = |(found, recent): &(&Lookup, bool)| {
+                let list = Arc::new(Fake((*found).clone(), *recent));
                 Source::Replica(ReplicaSource { list, trust: Arc::new(Trusted(Ok(()), Ok(()))) })
             };
             let lists = Lists::new(lists.iter().map(source).collect());
-            let (found, lately) = lists.lookup_dated(&name());
+            let (found, recent) = lists.lookup_dated(&name());
             assert_eq!(found, jane);
-            assert_eq!(lists.now().lookup_dated(&name()), (found, lately));
-            lately
+            assert_eq!(lists.now().lookup_dated(&name()), (found, recent));
+            recent
         };
-        assert!(!lately(&[(&jane, false)]) && lately(&[(&jane, true)]));
+        assert!(!recent(&[(&jane, false)]) && recent(&[(&jane, true)]));
         let gone = present(State::Deleted, "be2");
         for other in [&jane, &gone, &Lookup::Absent, &Lookup::Busy] {
             for changed in [false, true] {
-                assert_eq!(lately(&[(&jane, false), (other, changed)]), changed);
+                assert_eq!(recent(&[(&jane, false), (other, changed)]), changed);
             }
         }
         for other in [&gone, &Lookup::Absent] {
-            assert!(lately(&[(other, true), (&jane, false)]));
+            assert!(recent(&[(other, true), (&jane, false)]));
         }
     }
 
     #[test]
-    fn nobody_is_absent_while_one_list_is_unsure() {
+    fn no_name_is_absent_while_one_list_is_unsure() {
         let gone = present(State::Deleted, "be1");
         for other in [Lookup::Absent, gone.clone()] {
             assert_eq!(answer(&[other.clone(), unsure("torn")]), unsure("torn"));

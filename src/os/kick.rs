@@ -96,14 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn a_slave_that_is_not_there_is_told_of() {
+    fn missing_slave_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let told = kick(&dir.path().join("mupdate.target"), Duration::from_secs(5)).unwrap_err();
         assert!(told.contains("mupdate.target") && told.contains("No such file"), "{told}");
     }
 
     #[test]
-    fn a_silent_slave_holds_us_up_no_longer_than_our_patience() {
+    fn silent_slave_is_not_waited_for_beyond_the_timeout() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mupdate.target");
         let _listener = UnixListener::bind(&path).unwrap();

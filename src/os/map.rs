@@ -10,7 +10,7 @@
 //! A process without the guard maps nothing and reads by `pread`. The shared library is such a process:
 //! it must not install handlers in its host, and must not be able to kill it.
 //!
-//! Whatever takes longer than the search for one key, or for a part of the sparse index, reads by `pread`.
+//! Reads longer than the search for one key, or for a part of the sparse index, use `pread`.
 
 #![expect(unsafe_code, reason = "mmap and sigaction have no safe form; this is the fence")]
 

@@ -8,7 +8,7 @@
 //! after its writer was killed, and after it was rolled back: those lists then still lead along
 //! committed records only, in order of their keys.
 //!
-//! A reader may also be late: its end is then an older one. What it finds was in the list at that
+//! A reader may also be late: its end is then an older one. A record that it finds was in the list at that
 //! end, since a record that is linked now and stands before the end was linked then. But it may
 //! miss: two transactions on, a record may have lost the alternative that counted, which shows as
 //! an error, or, if the second one was rolled back, as the end of the list. So a miss, or the end of a

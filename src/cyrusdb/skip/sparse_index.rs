@@ -512,7 +512,7 @@ mod tests {
         let mut random = Random(seed);
         for order in [Order::Raw, Order::Mbox] {
             for _ in 0..200 {
-                // Few letters, so that keys are often beginnings of others.
+                // A small alphabet, so that keys are often prefixes of others.
                 let mut some_key = || -> Vec<u8> {
                     (0..random.below(7)).map(|_| b".ab-"[random.below(4) as usize]).collect()
                 };

@@ -419,12 +419,12 @@ mod tests {
         assert_eq!(found(&under_tls, &client(&no_tls)), LOGIN);
         let anonymous = wants_login(&["ANONYMOUS"]);
         assert_eq!(found(&anonymous, &client(&LOGS_IN)), LOGIN);
-        let anybody = [&LOGS_IN[..], &[("lmtp_sasl_security_options", "noplaintext")]].concat();
-        assert_eq!(found(&anonymous, &client(&anybody)), OK);
+        let any_login = [&LOGS_IN[..], &[("lmtp_sasl_security_options", "noplaintext")]].concat();
+        assert_eq!(found(&anonymous, &client(&any_login)), OK);
     }
 
     #[test]
-    fn without_a_password_for_the_host_no_login_is_tried() {
+    fn login_is_not_tried_without_a_password_for_the_host() {
         let place = LmtpAddress::parse("be1.example.org:2003", 24).unwrap();
         let [_, settings, _] = sites();
         let settings = LOGS_IN.iter().fold(settings, |all, (name, value)| all.with(name, value));
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn without_postfix_the_relay_needs_the_login() {
+    fn login_is_needed_for_the_relay_without_postfix() {
         let of = |own: Option<Own>, facts: Facts| {
             let found = judge(Some("be1.example.org"), "x", &Facts { own, ..facts }, None, None);
             found.iter().map(|finding| (finding.check, finding.severity)).collect::<Vec<_>>()

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_openssl_can_tell_is_no_fault() {
+    fn certificate_that_only_openssl_can_judge_is_no_error() {
         let ours = Authority::new("ours");
         let nameless = ours.signs(&[], 2020, 2030);
         assert!(matches!(of(&[nameless], &[ours.der()], "be1"), CertificateVerdict::Unknown(_)));

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_as_a_difference() {
+    fn differences_are_classified() {
         use Difference::*;
         let reserved = record(State::Reserved, Some("be1"));
         let moving = record(State::Moving, Some("be1"));
@@ -360,7 +360,7 @@ mod tests {
 
     /// On a backend the mailboxes of other backends would be missing.
     #[test]
-    fn a_list_of_this_host_alone_is_told_from_that_of_a_murder() {
+    fn list_of_this_host_alone_differs_from_that_of_a_murder() {
         let mut lists = Comparison::default();
         assert!(!lists.is_a_backends(), "an empty list proves nothing");
         lists.here(&name("user.jane"), &record(State::Active, None));
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_differs_in_everything_is_not_asked_for_name_by_name() {
+    fn list_that_differs_entirely_is_not_checked_name_by_name() {
         let mut lists = Comparison::default();
         for n in 0..MAX_RECHECKED + 7 {
             lists.there(name(&format!("user.u{n}")), &on("be1"));

@@ -358,7 +358,7 @@ mod tests {
         "250-be1.example.org\n250-SIZE\n250-STARTTLS\n250-AUTH SCRAM-SHA-1\n250 Ok";
 
     #[test]
-    fn a_pre_authorised_backend_is_asked_up_to_rcpt_and_no_further() {
+    fn pre_authorised_backend_is_asked_up_to_rcpt_only() {
         let replies = [GREETING, OPEN, "250 2.1.0 ok", "250 2.1.5 ok", "250 2.0.0 ok", "221 bye"];
         let (said, facts) = talk(Some("jane@example.org"), &replies);
         assert_eq!(said, "LHLO mx.example.org|MAIL FROM:<>|RCPT TO:<jane@example.org>|RSET|QUIT|");
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_wants_a_login_is_not_asked_for_the_recipient() {
+    fn backend_that_wants_a_login_is_not_asked_for_the_recipient() {
         let under_tls = "250-be1.example.org\n250-AUTH PLAIN LOGIN\n250 Ok";
         let replies = [
             GREETING,
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_wrong_is_kept_with_where() {
+    fn failure_is_kept_with_its_step() {
         let failure = |replies: &[&str]| talk(None, replies).1.failure.unwrap();
         assert!(matches!(failure(&[]), ProbeFailure::Lost("the greeting", _)));
         assert!(matches!(failure(&[GREETING]), ProbeFailure::Lost("LHLO", _)));
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_without_end_is_given_up() {
+    fn endless_reply_is_given_up() {
         let mut conversation = LmtpProbe::new("mx", None);
         for _ in 0..100 {
             conversation.line(b"220-again");

@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(attempt.policy.mechanisms, Some(vec![Mechanism::Plain]));
         assert_eq!(attempt.policy.tls, WhenTls::Required);
         assert_eq!(attempt.certificate, Some(b"a certificate".to_vec()));
-        // What Postfix would not do is not done.
+        // Postfix would not log in, so no login is tried.
         assert_eq!(plan(&facts(&["PLAIN"], None), &client(&[])), LoginPlan::Nothing);
         assert_eq!(plan(&facts(&["SCRAM-SHA-1"], None), &encrypt), LoginPlan::Nothing);
         let open = Facts {
@@ -164,7 +164,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let scram = facts(&["SCRAM-SHA-1"], up(&["SCRAM-SHA-1"]));
-        // The CA file cannot be read, so that nobody knows.
+        // The CA file cannot be read, so the trust is unknown.
         let secure =
             client(&[("lmtp_tls_security_level", "secure"), ("lmtp_tls_CAfile", "/nothing")]);
         assert!(why(&scram, &secure).contains("trusts the certificate"));

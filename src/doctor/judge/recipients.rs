@@ -265,9 +265,9 @@ mod tests {
         settings.unwrap().router
     }
 
-    /// The daemon's own side of the protocols says what is expected of it.
+    /// The expected answers are those of the daemon's own side of the protocols.
     #[test]
-    fn what_the_daemon_writes_is_what_is_expected_of_it() {
+    fn answers_of_the_daemon_are_the_expected_ones() {
         let (maps, router) = (Maps::default(), router());
         let place = LmtpAddress::parse("be1", 2003).unwrap();
         let deliver = Decision::Deliver(Backend { transport: "lmtp".into(), address: place });
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_none_is_odd_and_never_waited_for_without_end() {
+    fn invalid_answer_is_odd_and_never_waited_for_endlessly() {
         for (protocol, came) in [
             (Protocol::Socketmap, b"HTTP/1.1 400\r\n".to_vec()),
             (Protocol::Milter, b"HTTP/1.1 400\r\n".to_vec()),
@@ -355,7 +355,7 @@ mod tests {
             let named = severity == Severity::Ok || found.what.contains("jane@example.org");
             assert!(named, "{found:?}");
         }
-        // Where it cannot be told here, the domain must be ours to the daemon all the same.
+        // If it cannot be decided here, the daemon must still serve the domain.
         for (answer, severity) in [
             ("OK lmtp:inet:be2:2003", Severity::Ok),
             ("OK error:5.1.1 User unknown", Severity::Ok),
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_has_an_address_in_a_domain_of_ours() {
+    fn user_has_an_address_in_one_of_our_domains() {
         let router = router();
         let of = |name: &str| addresses(&MailboxName::new(name).unwrap(), &router);
         assert_eq!(of("user.jane^doe"), ["jane.doe@example.net", "jane.doe@example.org"]);

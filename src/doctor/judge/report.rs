@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_members_scripts_rely_on_are_there() {
+    fn members_for_scripts_are_present() {
         let report = DoctorReport {
             findings: vec![
                 Finding::ok("socket/answer", "unix:/s", "answers"),
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_mended_outweighs_what_could_not_be_tested() {
+    fn error_outweighs_an_untested_check() {
         let untested = Finding::untested("backend/lmtp", "be1", "421");
         let error = Finding::error("backend/lmtp", "be2", "refused");
         let warning = Finding::warning("postfix/canonical", "main.cf", "none");

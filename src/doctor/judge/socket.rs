@@ -163,27 +163,32 @@ impl fmt::Display for Requester {
 pub fn of_listener(
     endpoint: &Endpoint,
     protocol: Protocol,
-    who: &Requester,
+    requester: &Requester,
     outcome: &SocketOutcome,
 ) -> Finding {
-    judge(&endpoint.to_string(), endpoint, protocol, who, outcome)
+    judge(&endpoint.to_string(), endpoint, protocol, requester, outcome)
 }
 
 /// Judges a socket that Postfix uses. `ours`: whether it is one of the daemon's. `None`: another program's,
 /// which answers.
-pub fn of_use(u: &Use, who: &Requester, outcome: &SocketOutcome, ours: bool) -> Option<Finding> {
+pub fn of_use(
+    u: &Use,
+    requester: &Requester,
+    outcome: &SocketOutcome,
+    ours: bool,
+) -> Option<Finding> {
     let place = format!("{} `{}`", u.place(), u.text);
     if matches!(outcome, SocketOutcome::Answered { .. }) && !ours {
         return None;
     }
-    let found = judge(&place, &u.endpoint, u.protocol, who, outcome);
+    let found = judge(&place, &u.endpoint, u.protocol, requester, outcome);
     let Endpoint::Unix(path) = &u.endpoint else { return Some(found) };
     let lost = matches!(outcome, SocketOutcome::Missing | SocketOutcome::Refused);
     if !(u.chroot && lost) {
         return Some(found);
     }
     let (service, path) = (&u.service, path.display());
-    let chroot = who.chroot.as_deref().unwrap_or("the queue directory");
+    let chroot = requester.chroot.as_deref().unwrap_or("the queue directory");
     let mend = match u.protocol {
         Protocol::Socketmap => format!(
             "use `proxy:{}`, or add a [[listen]] with a socket below {chroot} to murder-route.toml \
@@ -205,11 +210,11 @@ fn judge(
     place: &str,
     endpoint: &Endpoint,
     protocol: Protocol,
-    who: &Requester,
+    requester: &Requester,
     outcome: &SocketOutcome,
 ) -> Finding {
     const CHECK: &str = "socket/answer";
-    let error = |what: String| Finding::error(CHECK, place, format!("{what} ({who})"));
+    let error = |what: String| Finding::error(CHECK, place, format!("{what} ({requester})"));
     let serve = "start murder-route, and check that `endpoint` in its configuration is this one";
     match outcome {
         SocketOutcome::Answered { .. }
@@ -222,12 +227,12 @@ fn judge(
             )
         }
         SocketOutcome::Answered { .. } | SocketOutcome::RecipientReply { .. } => {
-            Finding::ok(CHECK, place, format!("answers {} ({who})", protocol.as_str()))
+            Finding::ok(CHECK, place, format!("answers {} ({requester})", protocol.as_str()))
         }
         SocketOutcome::Missing => error("there is no such socket".into()).mend(serve),
         SocketOutcome::Refused => error("no program listens there".into()).mend(serve),
         SocketOutcome::Closed { at } => {
-            let user = &who.user;
+            let user = &requester.user;
             let socket = match endpoint {
                 // In a chroot the path begins at the queue directory.
                 Endpoint::Unix(path) => at != "/" && path.ends_with(at.trim_start_matches('/')),
@@ -249,7 +254,7 @@ fn judge(
             protocol.as_str()
         )),
         SocketOutcome::NotTried { why } => {
-            Finding::untested(CHECK, place, format!("{why} ({who})"))
+            Finding::untested(CHECK, place, format!("{why} ({requester})"))
         }
     }
 }
@@ -352,8 +357,9 @@ mod tests {
         let table = "socketmap:unix:/run/murder-route:lmtp";
         let settings = settings.with("transport_maps", table);
         let all = uses(&settings);
-        let who = Requester { user: "postfix".into(), chroot: Some("/var/spool/postfix".into()) };
-        let found = of_use(&all[0], &who, &SocketOutcome::Missing, true).unwrap();
+        let requester =
+            Requester { user: "postfix".into(), chroot: Some("/var/spool/postfix".into()) };
+        let found = of_use(&all[0], &requester, &SocketOutcome::Missing, true).unwrap();
         assert!(found.what.contains("rewrite is chrooted to /var/spool/postfix"), "{found:?}");
         assert!(found.mend.unwrap().contains(&format!("proxy:{table}")));
 
@@ -365,7 +371,7 @@ mod tests {
             (&all[0], SocketOutcome::Silent, "does not answer"),
             (&all[0], SocketOutcome::Closed { at: "/run".into() }, "may not search /run"),
         ] {
-            let found = of_use(u, &who, &outcome, true).unwrap();
+            let found = of_use(u, &requester, &outcome, true).unwrap();
             assert!(found.what.contains(what), "{found:?}");
             assert!(!found.mend.unwrap().contains("proxy:"));
         }
@@ -396,8 +402,8 @@ mod tests {
         assert_eq!(found.severity, Severity::Untested);
         // A socketmap of another program is not judged while it answers.
         let answers = SocketOutcome::Answered { status: None };
-        assert_eq!(of_use(&all[0], &who, &answers, false), None);
-        assert!(of_use(&all[0], &who, &SocketOutcome::Refused, false).is_some());
+        assert_eq!(of_use(&all[0], &requester, &answers, false), None);
+        assert!(of_use(&all[0], &requester, &SocketOutcome::Refused, false).is_some());
     }
 
     #[test]

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn mailboxes_that_stay_reserved_are_named_by_server_with_age_and_mend() {
+    fn long_reserved_mailboxes_are_named_by_server_with_age_and_fix() {
         let found = of(
             &[
                 waiting("user.c", "reserved", Some("be2"), 3 * 86_400),
@@ -138,7 +138,7 @@ mod tests {
             assert_eq!((found.len(), found[0].severity), (1, Severity::Ok), "{found:?}");
             assert!(found[0].what.starts_with(&list.len().to_string()), "{found:?}");
         }
-        // An older daemon says nothing of them.
+        // The status of an older daemon lacks them.
         assert_eq!(judge("unix:/s", &json!({"version": "0.0.1"})), []);
     }
 

@@ -1,5 +1,5 @@
-//! Looks at a deployment: configuration, sockets, list, backends, Postfix. The judges of
-//! [`super::judge`] turn what is seen into findings. Nothing is changed.
+//! Observes a deployment: configuration, sockets, list, backends, Postfix. The judges of
+//! [`super::judge`] turn the observations into findings. Nothing is changed.
 
 pub(crate) mod configuration;
 mod conversation;

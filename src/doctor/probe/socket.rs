@@ -167,7 +167,9 @@ fn converse(
     let mut stream = connect(endpoint)?;
     stream.write_all(&match asked {
         SocketRequest::Status => request(protocol),
-        SocketRequest::Recipient(map, who) => recipients::request(protocol, map.as_deref(), who),
+        SocketRequest::Recipient(map, recipient) => {
+            recipients::request(protocol, map.as_deref(), recipient)
+        }
     })?;
     let answer = |came: &[u8]| match asked {
         SocketRequest::Status => answer(protocol, came),

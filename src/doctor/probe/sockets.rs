@@ -81,8 +81,8 @@ impl Examination<'_> {
                 continue;
             };
             let outcome = ask(endpoint, protocol, None);
-            let who = Requester { user: name.clone(), chroot: None };
-            self.findings.push(of_listener(endpoint, protocol, &who, &outcome));
+            let requester = Requester { user: name.clone(), chroot: None };
+            self.findings.push(of_listener(endpoint, protocol, &requester, &outcome));
             if outcome.status().is_some() {
                 targets.push(SocketTarget {
                     place: endpoint.to_string(),
@@ -105,8 +105,8 @@ impl Examination<'_> {
                 let inside = Endpoint::Unix(Path::new("/").join(inside));
                 let outcome = ask(&inside, protocol, Some(queue));
                 let chroot = Some(queue.display().to_string());
-                let who = Requester { user: name.clone(), chroot };
-                self.findings.push(of_listener(endpoint, protocol, &who, &outcome));
+                let requester = Requester { user: name.clone(), chroot };
+                self.findings.push(of_listener(endpoint, protocol, &requester, &outcome));
             }
         }
         let (Some(Postfix { settings, .. }), Some(queue)) = (&self.postfix, &queue) else {
@@ -138,8 +138,8 @@ impl Examination<'_> {
                 _ => means_us || named,
             };
             let chroot = u.chroot.then(|| queue.display().to_string());
-            let who = Requester { user: name.clone(), chroot };
-            found.extend(of_use(&u, &who, &outcome, means_us));
+            let requester = Requester { user: name.clone(), chroot };
+            found.extend(of_use(&u, &requester, &outcome, means_us));
             if means_us {
                 // A program without the map `status` is reported already.
                 let speaks = matches!(outcome, SocketOutcome::Answered { .. });

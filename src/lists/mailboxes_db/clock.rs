@@ -25,7 +25,7 @@ impl ListClock {
         self.opened.elapsed()
     }
 
-    /// Returns the same in nanoseconds.
+    /// Returns that time in nanoseconds.
     pub(super) fn nanos(&self) -> u64 {
         self.now().as_nanos().try_into().unwrap_or(u64::MAX)
     }

@@ -565,11 +565,11 @@ fn record_counts_as_recent_for_a_minute() {
         site.writer.commit();
         site.replace();
         let list = site.list();
-        let lately = names.map(|of| {
-            let (found, lately) = list.lookup_dated(&name(of));
+        let recent = names.map(|of| {
+            let (found, recent) = list.lookup_dated(&name(of));
             assert!(server(found).is_some());
-            lately
+            recent
         });
-        assert_eq!(lately, [false, false, true, true]);
+        assert_eq!(recent, [false, false, true, true]);
     }
 }

@@ -185,7 +185,7 @@ fn recipients_of(
         _ => format!("leave {recipients} empty, or add the map `recipient` to it"),
     };
     Some(match class {
-        // The default is the users of this host, which are no mailboxes.
+        // The default is the users of this host, which have no mailboxes.
         "mydestination" => Finding::error(CHECK, recipients, what).mend(mend),
         _ => Finding::warning(CHECK, recipients, what).mend(mend),
     })
@@ -335,7 +335,7 @@ mod tests {
     const RECIPIENTS: &str = "postfix/recipients";
 
     #[test]
-    fn a_domain_is_found_however_it_is_listed() {
+    fn domain_is_found_however_it_is_listed() {
         for list in [
             "example.org, example.net",
             "Example.ORG example.NET",
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_of_ours_that_postfix_does_not_take_is_an_error() {
+    fn own_domain_that_postfix_does_not_accept_is_an_error() {
         for list in ["example.org", "example.org !example.net net", "example.org .example.net"] {
             let found = after(|settings| settings.with("relay_domains", list));
             assert!(found.contains(&(DOMAINS, Severity::Error)), "{list}: {found:?}");
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_domain_counts_only_in_the_lists_for_which_postfix_is_told_so() {
+    fn parent_domain_counts_only_in_the_lists_configured_for_it() {
         let both = [(DOMAINS, Severity::Error); 2];
         for lists in ["", "mydestination, smtpd_access_maps"] {
             let found = after(|s| {
@@ -427,10 +427,10 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_in_two_classes_is_looked_up_in_the_wrong_place() {
+    fn domain_in_two_classes_is_looked_up_in_the_wrong_place() {
         let local = |s: PostfixSettings| s.with("mydestination", "example.org, localhost");
         assert_eq!(after(local), [(DOMAINS, Severity::Warning), (RECIPIENTS, Severity::Error)]);
-        // The users of this host are to stay the recipients of its own name.
+        // The users of this host stay the recipients of its own name.
         let mend = |change: &dyn Fn(PostfixSettings) -> PostfixSettings| {
             let found = findings(change);
             found.into_iter().find(|finding| finding.check == RECIPIENTS).unwrap().mend.unwrap()
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delimiter_that_is_not_that_of_cyrus_is_noticed() {
+    fn delimiter_other_than_that_of_cyrus_is_reported() {
         for (delimiter, severity) in [
             ("-", Some(Severity::Error)),
             ("+-", Some(Severity::Warning)),

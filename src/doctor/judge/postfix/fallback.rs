@@ -175,7 +175,7 @@ mod tests {
     const OLD: &str = "lmtp:unix:/run/cyrus/socket/lmtp";
 
     #[test]
-    fn a_fallback_that_can_refuse_and_is_asked_is_left_alone() {
+    fn fallback_that_can_refuse_and_is_asked_is_accepted() {
         assert_eq!(found(OLD, sound), [""; 0]);
         for list in [
             "check_recipient_access inline:{{example.org = reject_unverified_recipient}}",
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fallback_that_softens_its_refusals_or_cannot_be_reached_is_an_error() {
+    fn fallback_that_softens_refusals_or_is_unreachable_is_an_error() {
         let only =
             |fallback: &str, change: &dyn Fn(PostfixSettings) -> PostfixSettings| -> String {
                 let found = found(fallback, change);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fallback_that_nobody_asks_before_a_message_is_taken_makes_bounces() {
+    fn fallback_not_asked_before_acceptance_causes_bounces() {
         for maps in ["", "socketmap:unix:/run/murder-route:rcpt"] {
             let open = |s: PostfixSettings| {
                 sound(s)

@@ -26,7 +26,7 @@ const REMOTE: [&str; 7] = ["ldap", "mysql", "pgsql", "memcache", "tcp", "netinfo
 /// Maximum number of domains to query.
 const MAX_DOMAINS: usize = 20;
 
-/// Findings about the tables of Postfix. `ours`: its ways to ask us. `recipients`: addresses in our
+/// Findings about the tables of Postfix. `ours`: its uses of murder-route. `recipients`: addresses in our
 /// domains that Postfix is asked about; the last part of the judgement needs one.
 pub fn examine(
     settings: &PostfixSettings,
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_name_that_postfix_cannot_read_is_an_error() {
+    fn table_name_that_postfix_cannot_read_is_an_error() {
         const TABLE: [(&str, Severity); 1] = [("postfix/table", Severity::Error)];
         for list in [
             "socketmap:unix:/run/murder-route",
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_cannot_be_opened_stops_the_whole_host() {
+    fn table_that_cannot_be_opened_stops_the_whole_host() {
         for list in ["hash:/etc/none", "hash:/etc/none socketmap:unix:/run/murder-route:lmtp"] {
             let found = found(&[("transport_maps", list)]);
             let table = found.iter().find(|finding| finding.check == "postfix/table").unwrap();
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transport_map_that_is_not_ours_sends_messages_astray() {
+    fn transport_map_without_murder_route_misdelivers_messages() {
         for (list, severity, way) in [
             ("", Severity::Error, "example.net, example.org go to `relay`"),
             ("hash:/etc/other", Severity::Error, "go to `relay`"),
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_before_ours_that_answers_for_a_recipient_is_named() {
+    fn table_before_ours_that_answers_for_a_recipient_is_named() {
         for (table, what) in [
             ("hash:/etc/jane", "sends jane+work@example.org to `smtp:[192.0.2.7]`"),
             ("proxy:hash:/etc/transport", "has `smtp:[192.0.2.77]` for example.org"),
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_that_is_set_twice_is_named() {
+    fn parameter_that_is_set_twice_is_named() {
         for mut settings in sites() {
             settings.note(
                 "postconf: warning: /etc/postfix/main.cf, line 9: overriding earlier entry: \

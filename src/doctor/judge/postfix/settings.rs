@@ -194,7 +194,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_each_release_prints_is_read_alike() {
+    fn output_of_each_release_is_parsed_alike() {
         for settings in sites() {
             assert_eq!(settings.main("relay_domains"), "example.org, example.net");
             assert_eq!(settings.main("relay_recipient_maps"), "");
@@ -214,7 +214,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_dash_means_no_chroot_from_compatibility_level_1_on() {
+    fn dash_means_no_chroot_from_compatibility_level_1_on() {
         for (level, chroot) in [("", true), ("0", true), ("1", false), ("3.6", false)] {
             let main = format!("compatibility_level = {level}\n");
             for (column, chroot) in [("-", chroot), ("y", true), ("n", false)] {
@@ -226,7 +226,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_not_of_postconf_is_refused() {
+    fn output_of_another_program_is_refused() {
         assert!(PostfixSettings::parse("postconf: fatal\n", "", "", "").is_err());
         assert!(PostfixSettings::parse("", "lmtp unix - -", "", "").is_err());
         assert!(PostfixSettings::parse("", "", "a/b = c\n", "").is_err());

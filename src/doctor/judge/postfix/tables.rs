@@ -315,12 +315,12 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_site_has_nothing_to_mend() {
+    fn sound_site_has_no_findings() {
         assert_eq!(after(|settings| settings), []);
     }
 
     #[test]
-    fn a_table_that_proxymap_may_not_ask_is_named_before_smtpd_dies_of_it() {
+    fn table_that_proxymap_refuses_is_reported() {
         let table = "proxy:socketmap:unix:/run/murder-route:recipient";
         let by_override = |settings: PostfixSettings| {
             settings.with_service("submission", |service| {
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_that_does_not_fit_its_parameter_is_named() {
+    fn map_that_does_not_fit_its_parameter_is_named() {
         let at = |map: &str| format!("socketmap:unix:/run/murder-route:{map}");
         for (parameter, map, wrong) in [
             ("transport_maps", "lmtp", false),
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_milter_for_messages_that_no_smtp_client_sent_is_an_error() {
+    fn milter_for_messages_without_smtp_client_is_an_error() {
         let milter = |name: &'static str| {
             move |settings: PostfixSettings| settings.with(name, "unix:/run/murder-route")
         };
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_canonical_map_older_backends_die() {
+    fn missing_canonical_map_makes_older_backends_crash() {
         let change = |settings: PostfixSettings| settings.with("recipient_canonical_maps", "");
         assert_eq!(after(change), [("postfix/canonical", Severity::Error)]);
         for settings in sites() {
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_before_ours_must_let_everybody_through_who_needs_another_form() {
+    fn filter_before_our_table_must_pass_addresses_to_respell() {
         const CAPITALS: [(&str, &str); 2] =
             [("Jane@example.org", "Jane@example.org"), ("jane@Example.org", "jane@Example.org")];
         let piped = |s: PostfixSettings| {
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_our_library_is_ours_as_well() {
+    fn table_of_our_library_is_ours_as_well() {
         let library = |s: PostfixSettings| {
             s.with("transport_maps", "murder:/etc/murder-route.toml")
                 .with("recipient_canonical_maps", "murder:/etc/murder-route.toml:canonical")
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn a_postfix_that_never_asks_us_or_cannot_is_noticed() {
+    fn postfix_that_never_asks_us_or_cannot_is_reported() {
         let nothing =
             |s: PostfixSettings| s.with("transport_maps", "").with("recipient_canonical_maps", "");
         assert_eq!(after(nothing), [("postfix/asked", Severity::Warning)]);

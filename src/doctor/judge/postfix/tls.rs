@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn file_of_authorities_that_cannot_be_used_is_an_error_where_tls_is_demanded() {
+    fn unusable_ca_file_is_an_error_where_tls_is_required() {
         let none = Host::default();
         for (level, severity) in [
             ("secure", Severity::Error),

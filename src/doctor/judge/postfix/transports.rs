@@ -51,7 +51,7 @@ pub fn examine<'a>(
     let mut hosts = BTreeSet::new();
     for TransportAnswer { place, text } in answers {
         let (transport, nexthop) = text.split_once(':').unwrap_or((text, ""));
-        // What a map answers instead of a way is no transport to look after.
+        // These answers of a map name no transport to check.
         if matches!(transport, "error" | "retry" | "discard") {
             continue;
         }
@@ -65,7 +65,7 @@ pub fn examine<'a>(
             }
             continue;
         };
-        // What must hold for a backend's transport must not for the fallback's.
+        // The rules for a backend's transport do not apply to that of the fallback.
         if place != FALLBACK && transports.insert(transport) {
             findings.extend(program(service, place));
             findings.extend(softened(settings, service, ask));
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_that_postfix_can_go_is_left_alone() {
+    fn usable_route_is_accepted() {
         for text in [
             "murder:inet:192.0.2.1:2003",
             "murder:inet:[2001:db8::1]:2003",
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_without_a_port_is_looked_for_at_24() {
+    fn backend_without_a_port_is_looked_for_at_24() {
         for text in ["murder:inet:192.0.2.1", "murder:192.0.2.1:", "murder:[2001:db8::1]"] {
             assert_eq!(found(text, &SOUND, |s| s), [("postfix/port", Severity::Error)], "{text}");
         }
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_fallback_only_the_way_to_it_is_judged() {
+    fn fallback_is_checked_for_its_route_only() {
         let judged = |text: &str| {
             let answers = [TransportAnswer { place: FALLBACK.into(), text: text.into() }];
             let [_, settings, _] = sites();
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transport_that_is_not_there_or_speaks_smtp_is_an_error() {
+    fn missing_transport_or_one_that_speaks_smtp_is_an_error() {
         let error = [("postfix/transport", Severity::Error)];
         assert_eq!(found("cyrus:inet:192.0.2.1:2003", &SOUND, |s| s), error);
         assert_eq!(found("be1.example.org", &SOUND, |s| s), error);
@@ -382,13 +382,13 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_during_a_move_must_not_bounce() {
+    fn refusal_during_a_move_must_not_bounce() {
         let way = "murder:inet:192.0.2.1:2003";
         let softening = |severity| vec![("postfix/softening", severity)];
         let none =
             |s: PostfixSettings| s.with_service("murder", |service| service.overrides.clear());
         assert_eq!(found(way, &SOUND, none), softening(Severity::Error));
-        // Set for all of lmtp it counts as well.
+        // A filter set for all of lmtp counts as well.
         let all = |s: PostfixSettings| none(s).with("lmtp_delivery_status_filter", "regexp:/etc/f");
         assert_eq!(found(way, &SOUND, all), []);
         for (filter, severity) in [
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_only_a_file_knows_is_not_found_by_postfix() {
+    fn backend_known_only_from_a_file_is_not_found_by_postfix() {
         let way = "murder:inet:be1.example.org:2003";
         let dns = |s: PostfixSettings| {
             s.with_service("murder", |service| drop(service.overrides.remove("lmtp_host_lookup")))

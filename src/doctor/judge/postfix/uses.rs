@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_site_asks_through_proxymap_outside_of_the_chroot() {
+    fn sound_site_asks_through_proxymap_outside_the_chroot() {
         for settings in sites() {
             let found = uses(&settings);
             let seen: Vec<_> = found
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chrooted_service_looks_for_the_socket_in_the_queue_directory() {
+    fn chrooted_service_uses_a_socket_in_the_queue_directory() {
         for settings in sites() {
             let table = "hash:/etc/x, socketmap:unix:/run/murder-route:lmtp";
             let found = uses(&settings.with("transport_maps", table));

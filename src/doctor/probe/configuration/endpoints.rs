@@ -75,11 +75,11 @@ impl CheckReport {
             let mut text = listen.endpoint.to_string();
             if let Endpoint::Unix(path) = &listen.endpoint {
                 let _ = write!(text, " mode {:04o}", listen.options.mode.unwrap_or(DEFAULT_MODE));
-                for (what, who) in
+                for (what, account) in
                     [("owner", &listen.options.owner), ("group", &listen.options.group)]
                 {
-                    if let Some(who) = who {
-                        let _ = write!(text, " {what} {who}");
+                    if let Some(account) = account {
+                        let _ = write!(text, " {what} {account}");
                     }
                 }
                 self.socket_directory(path);
