@@ -47,7 +47,7 @@ impl<'a> Text<'a> {
         self == Text::Bare(b"NIL")
     }
 
-    /// Returns the unescaped bytes; owned only if there was a backslash.
+    /// Returns the unescaped bytes; allocates only if there was a backslash.
     #[inline(always)]
     pub fn bytes(self) -> Cow<'a, [u8]> {
         match self {

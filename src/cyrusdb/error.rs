@@ -24,7 +24,7 @@ pub enum Error {
     /// Neither a known engine nor text of the flat engine.
     #[error("not a Cyrus mailbox list: unknown first bytes")]
     Unknown,
-    /// An empty file. Cyrus writes the header late, so this says nothing of any mailbox.
+    /// An empty file. Cyrus writes the header late, so an empty file proves nothing about any mailbox.
     #[error("the file is empty: Cyrus has not written it yet, or another program truncated it")]
     Empty,
 }

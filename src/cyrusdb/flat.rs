@@ -22,7 +22,7 @@ const ESCAPE: u8 = 0xff;
 
 /// A whole flat file in memory, with its records in order.
 ///
-/// Takes the size of the file and 24 bytes a record.
+/// Takes the size of the file and 24 bytes for each record.
 #[derive(Debug)]
 pub struct FlatTable {
     bytes: Vec<u8>,

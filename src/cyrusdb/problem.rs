@@ -2,7 +2,7 @@
 
 use super::error::Error;
 
-/// Maximum number of problems listed for one file. All of the file is read all the same.
+/// Maximum number of problems listed for one file. The file is still read to its end.
 pub(super) const MAX_PROBLEMS: usize = 1000;
 
 /// Something wrong in a file.

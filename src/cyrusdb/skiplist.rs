@@ -53,8 +53,8 @@ const CHUNK: u64 = 256 * 1024;
 /// The committed state of a skiplist file, kept in memory and brought up to date by
 /// [`follow`](Replay::follow).
 ///
-/// Takes the size of the file and some 6 bytes a record. It belongs to one file: a caller that finds
-/// another inode at the path makes a new one.
+/// Takes the size of the file and some 6 bytes for each record. It belongs to one file: a caller that finds
+/// another inode at the path creates a new replay.
 #[derive(Debug, Default)]
 pub struct Replay {
     /// Bytes of the file up to the end of the last COMMIT. Offsets are those of the file.
@@ -71,10 +71,10 @@ pub struct Replay {
     last: Vec<u32>,
 }
 
-/// Beginnings of the keys of most records: the mailboxes of users without a domain.
+/// Prefixes of the keys of most records: the mailboxes of users without a domain.
 const USERS: [&[u8]; 2] = [b"user.", b"Nuser\x1f"];
 
-/// Returns the member of [`USERS`] with which a key begins.
+/// Returns the member of [`USERS`] that is the prefix of a key.
 pub fn users_prefix(key: &[u8]) -> Option<&'static [u8]> {
     USERS.into_iter().find(|start| key.starts_with(start))
 }

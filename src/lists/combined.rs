@@ -23,8 +23,8 @@ pub enum Source {
     Replica(ReplicaSource),
 }
 
-/// The lists of a site, in the order of the configuration. Without a list (the source `find`) there are no
-/// names, and no walk.
+/// The lists of a site, in the order of the configuration. An empty set (the source `find`) has no names
+/// and cannot be walked.
 ///
 /// Their common answer for a name:
 ///

@@ -1,4 +1,4 @@
-//! Identity of a file: two paths or two moments lead to one inode or to two.
+//! Identity of a file: whether two paths, or one path at two times, lead to the same inode.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;

@@ -2,10 +2,10 @@
 //!
 //! A MUPDATE slave listens on the unix stream socket `socket/mupdate.target` below Cyrus'
 //! `configdirectory`. A client connects and waits for the two bytes `ok`. They come once the slave has
-//! made a NOOP round trip to the master, so `mailboxes.db` then has everything that the master knew
+//! made a NOOP round trip to the master, so `mailboxes.db` then has everything that the master had
 //! when the client connected. End of file, a refused connection or silence mean that the slave has no
 //! master. (Cyrus `imap/mupdate-slave.c`, `imap/mupdate-client.c:kick_mupdate`; lmtpd ignores the
-//! result, which is how it comes to bounce messages while the master is down.)
+//! result, so it bounces messages while the master is down.)
 //!
 //! A slave serves at most five waiters per round trip and its listen backlog is ten, so callers share
 //! kicks and never send one per miss.
@@ -18,7 +18,7 @@ use super::unix_connect::connect_to;
 use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::shown::ShownBytes;
 
-/// Waits until the list has everything that the master knew when this was called. Blocks for about
+/// Waits until the list has everything that the master had at the time of the call. Blocks for about
 /// `timeout` at most.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! A path that is opened again and again, even after a chroot or a change of user.
 //!
 //! A mail server reads its configuration as root, then enters a chroot jail and changes its user. Its paths
-//! lead nowhere there. The library keeps open what it opened before: the directory, through which the file
+//! lead nowhere there. So the library keeps two descriptors open: the directory, through which the file
 //! can still be opened by its name, if its mode allows the new user; and the file itself, as long as it is
 //! the one in the directory.
 
@@ -130,7 +130,7 @@ impl PinnedPath {
         match self.open() {
             Ok(file) => file.metadata(),
             // No descriptor is left. None is needed to see which file is there and whether it may be read,
-            // so that names of an open list are still found.
+            // so names of an open list are still found.
             Err(error)
                 if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
                     && self.kept.as_ref().is_none_or(|kept| kept.root.is_still()) =>
@@ -218,7 +218,7 @@ mod tests {
         }
         assert!(matches!(look("user.jane"), Lookup::Present(_)));
         assert!(matches!(look("user.nobody"), Lookup::Absent));
-        // Another file cannot be opened, and no name is absent for that.
+        // Another file cannot be opened, which makes no name absent.
         fs::copy(&path, directory.path().join("new")).unwrap_err();
         fs::remove_file(&path).unwrap();
         assert!(matches!(look("user.jane"), Lookup::Unsure(_)));

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::{HeldBack, utc};
 use crate::model::doubt::{Doubt, DoubtKind, Doubtful};
 
-/// Why a hit or a miss in the replica is not believed.
+/// Reason why a hit or a miss in the replica is not believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplicaDoubt {
     /// The replica is not open.

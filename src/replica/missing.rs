@@ -41,7 +41,7 @@ impl Mark {
 }
 
 impl Missing {
-    /// Returns why the mail of `name` is deferred.
+    /// Returns the reason why the mail of `name` is deferred.
     pub fn doubt(&self, name: &MailboxName) -> Doubt {
         let text = format_args!("{name} {self}; if that is meant: murder-route replica accept");
         Doubt::new(DoubtKind::Unsettled, text)

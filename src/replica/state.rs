@@ -57,7 +57,7 @@ pub struct ReplicaState {
 pub struct ReplicaStatus {
     /// `never`, `held-back`, `fresh` or `stale`.
     pub state: &'static str,
-    /// Why no miss is believed; `None`: misses are believed.
+    /// Reason why misses are not believed; `None`: misses are believed.
     pub doubt: Option<ReplicaDoubt>,
     /// Time of the last full sync.
     pub synchronised: Option<SystemTime>,
@@ -99,7 +99,7 @@ impl ReplicaState {
         self.names = names;
     }
 
-    /// The stream has the deletion of this name.
+    /// The stream reported the deletion of this name.
     pub fn deleted(&mut self, name: &MailboxName, now: Duration) {
         self.deleted.put(name, now);
     }

@@ -1,6 +1,6 @@
 //! The decisions of the one thread that writes the replica, without I/O and without a clock.
 //!
-//! [`WriterLogic`] takes what the stream of the master tells ([`StreamInput`]) and decides what is
+//! [`WriterLogic`] takes the inputs from the master's stream ([`StreamInput`]) and decides what is
 //! written in which transaction, and what is published before a commit and after it ([`Publish`]).
 //! Its caller receives, begins, commits and drops:
 //!

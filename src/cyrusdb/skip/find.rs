@@ -64,8 +64,8 @@ impl<S: ByteSource + ?Sized> SnapshotReader<'_, S> {
             }
             Edge::OtherOrder => Ok(KeySearch::OtherOrder),
             Edge::Moved => Ok(KeySearch::Moved),
-            // The keys on the way were compared without their checksums. If one of them was
-            // damaged it has sent the search astray, and is now one of the two around the gap.
+            // The keys on the way were compared without their checksums. If a damaged key has misled the
+            // search, it is now one of the two around the gap.
             edge => {
                 self.check_tail()?;
                 if edge != Edge::End {

@@ -19,9 +19,9 @@ const UNIT: u64 = 8;
 
 /// Entries by the hash of their key: 32 bits of the hash, and the offset in units of 8; 0 if empty.
 ///
-/// Strangers choose the keys, so the hash has a random seed. By two keys with the same hash they could
-/// gain no more than a search for one of them. Any number of threads read; one thread at a time writes,
-/// the one that follows the log.
+/// Clients choose the keys, so the hash has a random seed. Two keys with equal hashes cost no more than a
+/// search for one of them. Any number of threads read; one thread at a time writes, the one that follows
+/// the log.
 #[derive(Debug)]
 pub(crate) struct PositionCache {
     seed: u64,

@@ -13,13 +13,13 @@ use crate::cyrusdb::{Problem, RawRecord};
 /// Reads a whole file and returns its problems. Calls `visit` for every committed record, in the order of
 /// the list, as far as the list leads.
 ///
-/// Read as a log: every record up to the committed end, its checksums, where its pointers lead,
-/// and that each transaction is closed by a commit that knows where it began. Read as a list: that
-/// the keys ascend, that each upper list has just the members it should have, and that there are
-/// as many records as the header says. The last two only of a file without a transaction under
-/// way. On a file that is being written, the problems may be nothing but the writing.
+/// Checks as a log: every record up to the committed end, its checksums, the targets of its pointers, and
+/// that each transaction is closed by a commit that knows where it began. Checks as a list: that the keys
+/// ascend, that each upper list has exactly the members it should have, and that there are as many records
+/// as the header says; the last two only if no transaction is under way. A file that is being written may
+/// show problems that are only writes in progress.
 ///
-/// Takes 16 bytes of memory a record.
+/// Takes 16 bytes of memory for each record.
 pub fn verify<S: ByteSource + ?Sized>(
     source: &S,
     visit: &mut dyn FnMut(RawRecord<'_>),

@@ -16,7 +16,7 @@ use crate::mupdate::{FailureKind, Finding as Found};
 
 const CHECK: &str = "list/comparison";
 
-/// Longest time until the master reports changes to slaves with its next tick.
+/// Time until a change reaches slaves: the master reports it with its next tick, at most 5 s later.
 const TICK: Duration = Duration::from_secs(6);
 
 /// Reads the list of this host.

@@ -1,4 +1,4 @@
-//! Collects the sparse index during lookups, one piece a lookup.
+//! Collects the sparse index during lookups, one piece for each lookup.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;

@@ -1,5 +1,5 @@
-//! Files that are truncated while a process reads them that has no SIGBUS handler, as a host of the
-//! library has none: touching a lost page of a map would kill it, so nothing is mapped.
+//! Files that are truncated while a process without a SIGBUS handler reads them, as a host of the library
+//! is. Touching a lost page of a map would kill that process, so nothing is mapped.
 
 use std::fs::{self, File};
 use std::ops::ControlFlow;

@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// Time after the last write for which a file written in place may be incomplete.
 const COPYING: Duration = Duration::from_secs(10);
 
-/// Maximum number of key beginnings that a walk skips without a call of its visitor.
+/// Maximum number of key prefixes that a walk skips without a call of its visitor.
 const MOST_PASSED: usize = 64;
 
 /// The content of one file, for as long as the path leads to it.
@@ -233,8 +233,8 @@ impl IndexView {
         }
     }
 
-    /// Visits rows whose keys begin with `start`, until `visit` stops, without those that it skips. `visit`
-    /// must not wait for this list.
+    /// Visits rows whose keys have the prefix `start`, until `visit` stops, without those that it skips.
+    /// `visit` must not wait for this list.
     pub(super) fn each_past(&self, start: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> WalkStep) {
         let content = self.content();
         match &content.kind {
@@ -261,7 +261,7 @@ impl IndexView {
                     }
                 }
             }
-            // In no order: each row is compared with the beginnings to skip.
+            // In no order: each row is compared with the prefixes to skip.
             IndexEngine::Skiplist(replay) => {
                 let mut passed: Vec<Vec<u8>> = Vec::new();
                 // Most rows are of users. If the visitor skips one of them, all of them are skipped.

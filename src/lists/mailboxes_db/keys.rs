@@ -18,8 +18,8 @@ pub(crate) fn generation_shown_by(key: &[u8]) -> Option<KeyGeneration> {
     shown.then_some(KeyGeneration::Internal)
 }
 
-/// Returns the beginnings of the keys of all names that begin with `prefix`, in a list of this generation:
-/// one or two, of which neither begins with the other. Keys of other names may begin so too.
+/// Returns the prefixes of the keys of all names with `prefix`, in a list of this generation: one or two,
+/// neither of them a prefix of the other. Keys of other names may have such a prefix too.
 pub(crate) fn key_prefixes(generation: KeyGeneration, prefix: &[u8]) -> Vec<Vec<u8>> {
     if generation == KeyGeneration::Internal {
         return vec![prefix.to_vec()];

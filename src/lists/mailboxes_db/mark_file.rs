@@ -18,7 +18,7 @@ const ACCEPTED: &str = "accepted";
 /// Maximum length of the file in bytes.
 const MAX_LENGTH: u64 = 8192;
 
-/// Beginning of the names of all mark files.
+/// Prefix of the names of all mark files.
 const PREFIX: &str = "mailboxes-db-";
 
 /// Contents of a mark file.
@@ -59,7 +59,7 @@ impl MarkFile {
         parse(&read(&self.path).ok()?, Some(&self.list))
     }
 
-    /// Replaces the file. Makes its directory, but no parent of that.
+    /// Replaces the file. Creates its directory, but no parent of that.
     ///
     /// # Errors
     ///

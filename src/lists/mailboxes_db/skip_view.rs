@@ -137,7 +137,7 @@ impl SkipView {
     }
 
     /// Whether the keys are known to be in the plain order of their bytes, so that keys with a common
-    /// beginning are neighbours.
+    /// prefix are neighbours.
     pub(super) fn surely_raw(&self) -> bool {
         self.order.get() == KnownOrder::Raw
     }

@@ -26,8 +26,8 @@ pub struct VerifyReport {
     pub problems: Vec<Problem>,
 }
 
-/// Reads the file whole, without a lock: problems of a list that is being written may be nothing but the
-/// writing. Takes as much memory as the file has bytes.
+/// Reads the whole file without a lock: a list that is being written may show problems that are only writes
+/// in progress. Takes as much memory as the file has bytes.
 pub fn file(path: &Path) -> VerifyReport {
     let mut report = VerifyReport {
         path: path.to_owned(),

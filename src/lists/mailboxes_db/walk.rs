@@ -1,4 +1,4 @@
-//! Visits all names with a common beginning.
+//! Visits all names with a common prefix.
 
 use std::ops::ControlFlow;
 
@@ -24,9 +24,9 @@ type NameVisitor<'v> = dyn FnMut(&MailboxName, &Record) -> ControlFlow<()> + 'v;
 /// Names of one walk.
 pub(super) struct KeyRange<'r> {
     pub(super) generation: KeyGeneration,
-    /// Beginning of the keys.
+    /// Prefix of the keys.
     pub(super) start: &'r [u8],
-    /// Beginning of the names.
+    /// Prefix of the names.
     pub(super) prefix: &'r [u8],
 }
 

@@ -13,9 +13,9 @@
 //!
 //! A reader takes a commit from the meta pages, searches its pages, and reads the meta pages again. If
 //! they still name the same commits, it has seen commit N and nothing else. If they do not, the result
-//! is discarded, be it an error. So a [`Commit`] can be kept, with the branches that were read of it,
-//! and be searched again: that needs no more than the meta pages afterwards. Bytes are copied before
-//! they are interpreted, because the writer may be changing them.
+//! is discarded, even an error. So a [`Commit`] can be kept together with the branches that were read of
+//! it, and be searched again: afterwards only the meta pages have to be read again. Bytes are copied
+//! before they are interpreted, because the writer may be changing them.
 //!
 //! Bounds: pages lie before the end that the meta page names, all offsets within their page, and a
 //! tree is no deeper than [`MAX_DEPTH`].

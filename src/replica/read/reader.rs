@@ -23,14 +23,14 @@ use crate::replica::{ReplicaDoubt, ReplicaMeta, generation};
 /// Default for how long a hit may come from a file that has been replaced.
 pub(crate) const HIT_AGE: Duration = Duration::from_millis(2);
 
-/// Maximum number of attempts of a read during which something was committed. A read takes
-/// microseconds, and the fastest writer some hundred of them for a commit.
+/// Maximum number of attempts of a read that commits interrupt. A read takes microseconds, and the
+/// fastest writer needs some hundred of them for a commit.
 const MAX_ATTEMPTS: usize = 1000;
 
 /// Maximum number of attempts to read the meta pages.
 const MAX_META_ATTEMPTS: usize = 20;
 
-/// Maximum age of the cached metadata, which tells the age of the replica and the release of its master.
+/// Maximum age of the cached metadata, from which the age of the replica and the release of its master come.
 const META_AGE: Duration = Duration::from_millis(100);
 
 /// A replica, read while the daemon writes it. Any number of threads look up at once.
@@ -84,12 +84,12 @@ impl LocklessReplica {
         }
     }
 
-    /// A message with the path before it.
+    /// Adds the path in front of a message.
     fn describe(&self, error: impl Doubtful) -> Doubt {
         Doubt::new(error.doubt_kind(), format_args!("{}: {error}", self.at.path().display()))
     }
 
-    /// Nanoseconds since it was made.
+    /// Nanoseconds since the reader was created.
     fn now(&self) -> u64 {
         nanoseconds(self.started.elapsed())
     }
@@ -100,7 +100,7 @@ impl LocklessReplica {
         recently.then(|| self.opened.load()).filter(|opened| opened.is_some())
     }
 
-    /// The file at the path; `check`: at this moment.
+    /// The file at the path; `check`: whether to check that now.
     fn opened(&self, check: bool) -> Result<Arc<OpenedReplica>, FileError> {
         if !check && let Some(Some(known)) = self.recently_opened().as_deref() {
             return Ok(Arc::clone(known));
@@ -126,7 +126,7 @@ impl LocklessReplica {
         Ok(opened)
     }
 
-    /// Calls `look` with the last commit, again until nothing was committed meanwhile.
+    /// Calls `look` with the last commit, and repeats that until nothing was committed meanwhile.
     fn read<T>(
         &self,
         opened: &OpenedReplica,

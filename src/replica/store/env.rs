@@ -40,7 +40,7 @@ pub(super) struct OpenEnv {
     pub(super) watch: Arc<Watch>,
     pub(super) env: Env,
     pub(super) records: Records,
-    /// Of `data.mdb`.
+    /// Identity of `data.mdb`.
     file: FileId,
     /// Greatest length seen; LMDB never shortens the file.
     len: Arc<AtomicU64>,
@@ -203,7 +203,7 @@ impl ReplicaEnv {
         error
     }
 
-    /// Takes whether a transaction has found damage.
+    /// Returns whether a transaction has found damage, and clears that.
     pub(super) fn take_damaged(&self) -> bool {
         self.damaged.swap(false, Relaxed)
     }
@@ -275,7 +275,7 @@ impl ReplicaEnv {
         Ok(self.open.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Has the next read check whether the file is still the one at its path.
+    /// Makes the next read check whether the file is still the one at its path.
     pub(super) fn check_soon(&self) {
         self.check_at.store(0, Relaxed);
     }

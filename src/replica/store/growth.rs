@@ -14,8 +14,8 @@ use super::lmdb;
 pub(super) const INITIAL_MAP: usize = 1 << 30;
 
 impl OpenEnv {
-    /// Extends the file to its full length. LMDB leaves off pages at the end that a transaction has
-    /// taken and given back, and then the file cannot be told from one that was truncated.
+    /// Extends the file to its full length. LMDB omits pages at the end that a transaction has
+    /// taken and given back. Without them the file could not be distinguished from a truncated one.
     pub(super) fn fill_up(&self) -> heed::Result<()> {
         let (file, needed) = (self.env.try_clone_inner_file()?, lmdb::needed_length(&self.env));
         if file.metadata()?.len() < needed {
@@ -26,8 +26,8 @@ impl OpenEnv {
 }
 
 impl ReplicaEnv {
-    /// Raises the maximum size of the file if a transaction has found no room, or the next one might
-    /// not: it may write everything anew. Only the writer may call this, between two transactions.
+    /// Raises the maximum size of the file if a transaction has found no room, or if the next one might find
+    /// none: it may write everything anew. Only the writer may call this, between two transactions.
     pub(super) fn make_room(&self) -> Result<(), Error> {
         let map = {
             let open = self.open.read().unwrap_or_else(PoisonError::into_inner);

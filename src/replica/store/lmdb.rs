@@ -51,8 +51,8 @@ pub(super) fn needed_length(env: &Env) -> u64 {
     pages.saturating_mul(env.stat().page_size.into())
 }
 
-/// Address and length of LMDB's map of the data in a directory. LMDB does not tell; they are read from
-/// `/proc/self/maps`.
+/// Address and length of LMDB's map of the data in a directory. LMDB does not report them, so they are
+/// read from `/proc/self/maps`.
 pub(super) fn mapped_range(dir: &Path) -> Option<(usize, usize)> {
     let maps = fs::read("/proc/self/maps").ok()?;
     // Paths need not be UTF-8, and the kernel escapes the end of a line (`show_map_vma`).

@@ -13,7 +13,7 @@ use super::value;
 use crate::model::name::MailboxName;
 
 impl OpenEnv {
-    /// Reads everything. Returns whether all of it is as it should be.
+    /// Reads everything. Returns whether all of it is valid.
     pub(super) fn is_whole(&self) -> heed::Result<bool> {
         let txn = self.env.read_txn()?;
         let mut rows = 0;
@@ -43,7 +43,7 @@ impl ReplicaEnv {
         let _ = fs::remove_dir_all(&aside);
         fs::create_dir(&aside).map_err(err)?;
         create_file(&new, 0o640)?;
-        // If root mends it, it stays the daemon's.
+        // A file that root mends still belongs to the daemon.
         let owner = fs::metadata(self.data_path()).map_err(err)?;
         let _ = chown(&new, Some(owner.uid()), Some(owner.gid()));
         let size = open.env.info().map_size;
@@ -57,7 +57,7 @@ impl ReplicaEnv {
         drop(from);
         to.commit().map_err(lmdb)?;
         drop((copy, open));
-        // The table of readers counts the transactions of the file that goes.
+        // The table of readers counts the transactions of the replaced file.
         fs::remove_file(&lock).map_err(err)?;
         create_lock(self.dir(), &owner);
         fs::rename(&new, self.data_path()).map_err(err)?;

@@ -88,7 +88,7 @@ mod tests {
     fn numbers_come_back_from_memory_and_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("names");
-        // Of a daemon that was killed in between.
+        // Left by a daemon that was killed in between.
         fs::write(&path, "junk").unwrap();
         let mut notes = Notes::new(path.clone());
         for count in [0, 10, 3 * MAX_IN_MEMORY as u64, 3 * MAX_IN_MEMORY as u64 + 1] {

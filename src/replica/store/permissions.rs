@@ -95,7 +95,7 @@ pub(super) fn explained(dir: &Path, writer: WriterRole, error: Error) -> Error {
     }
 }
 
-/// The path that keeps this process out, and what to do about it.
+/// Path that keeps this process out, and the correction.
 fn advice(dir: &Path, writer: WriterRole) -> Option<(PathBuf, String)> {
     let whole = match fs::metadata(dir) {
         Ok(whole) => whole,
@@ -111,7 +111,7 @@ fn advice(dir: &Path, writer: WriterRole) -> Option<(PathBuf, String)> {
     // A directory that lets nobody in hides its files.
     let all = files.into_iter().chain([(dir.to_owned(), read_write | AccessFlags::X_OK)]);
     let (path, meta) = all
-        // A guest does not lock.
+        // A guest takes no lock.
         .skip(usize::from(writer == WriterRole::Guest))
         .filter(|(path, mode)| eaccess(path, *mode).is_err())
         .find_map(|(path, _)| Some((path.clone(), fs::metadata(path).ok()?)))?;
@@ -161,7 +161,7 @@ mod tests {
             .map(|refused| refused.unwrap_err().to_string())
     }
 
-    /// Else a daemon does not start, and says no more than that permission is denied.
+    /// Otherwise a daemon would not start, and would only report that permission is denied.
     #[test]
     fn replica_of_another_user_is_reported_with_advice() {
         const CHILD: &str = "MURDER_ROUTE_TEST_REPLICA";
@@ -183,7 +183,7 @@ mod tests {
         let outer = tempfile::Builder::new().permissions(open.clone()).tempdir().unwrap();
         let dir = outer.path().join("replica");
         let refused = || {
-            // By this name it can be run also where the stranger may not go.
+            // By this name it can be run also where the other user may not go.
             let mut again = Command::new("/proc/self/exe");
             again.args([
                 "--exact",

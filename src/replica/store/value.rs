@@ -112,7 +112,7 @@ pub fn push_missing(mark: &Mark, last: &[u8], value: &mut Vec<u8>) -> Result<(),
     Ok(())
 }
 
-/// The decoded value of a name.
+/// Decoded value of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Row {
     /// A record, and when it changed.
@@ -122,7 +122,7 @@ pub enum Row {
 }
 
 impl Row {
-    /// The record for a walk: a missing name is one that is there, but takes no mail now.
+    /// The record for a walk: a missing name is shown as one that exists but takes no mail now.
     pub fn walked(self) -> Record {
         match self {
             Row::Record(record, _) => record,
@@ -141,7 +141,7 @@ pub fn row(value: &[u8]) -> Result<Row, BadValue> {
     Ok(Row::Missing(Missing { record, mark: Mark { since, ..mark } }))
 }
 
-/// Of the value of a name, how it went missing, if it is.
+/// Returns how a name went missing, by its value; `None`: it is not missing.
 pub fn mark(value: &[u8]) -> Result<Option<Mark>, BadValue> {
     let Some((mark, last)) = mark_of(value)? else { return Ok(None) };
     let since = last.first_chunk().ok_or(BadValue::Damaged)?;
@@ -165,7 +165,7 @@ fn mark_of(value: &[u8]) -> Result<Option<(Mark, &[u8])>, BadValue> {
     Ok(Some((Mark { since: ModTime::NOT_LATELY, at, master }, last)))
 }
 
-/// Whether two values are of the same record, whenever it changed.
+/// Whether two values hold the same record, whenever it changed.
 pub fn is_same_record(one: &[u8], other: &[u8]) -> bool {
     one.get(CHANGED..).is_some_and(|record| other.get(CHANGED..) == Some(record))
 }
@@ -188,7 +188,7 @@ pub fn dated_record(value: &[u8]) -> Result<(Record, ModTime), BadValue> {
         _ => return Err(BadValue::Damaged),
     };
     let (server, partition) = split_text(rest)?;
-    // Where a file was cut off, zeros are read.
+    // The part of a file that was cut off reads as zeros.
     let control = |text: &str| text.bytes().any(|byte| byte < b' ' || byte == 0x7f);
     let server_without_bit = bits & 4 == 0 && !server.is_empty();
     if bits & !7 != 0 || server_without_bit || control(server) || control(partition) {
@@ -274,7 +274,7 @@ pub fn about(value: &[u8]) -> Result<ReplicaMeta, BadValue> {
     })
 }
 
-/// Of the value of [`ABOUT_KEY`], no more than a lookup needs: whether the replica was ever
+/// Reads the part of the value of [`ABOUT_KEY`] that a lookup needs: whether the replica was ever
 /// synchronised, and the master's release.
 pub fn synchronised_release(value: &[u8]) -> Result<(bool, &str), BadValue> {
     let fields = AboutFields::read(value)?;
@@ -315,7 +315,7 @@ fn push_text(text: &str, value: &mut Vec<u8>) -> Result<(), BadValue> {
     Ok(())
 }
 
-/// A text with its length before it, and the text that is the rest.
+/// Splits a text with its length in front from the text that follows it.
 fn split_text(bytes: &[u8]) -> Result<(&str, &str), BadValue> {
     let (len, rest) = bytes.split_first_chunk().ok_or(BadValue::Damaged)?;
     let len = usize::from(u16::from_be_bytes(*len));
