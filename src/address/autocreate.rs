@@ -1,6 +1,7 @@
-//! The users for whom `lmtpd` makes a mailbox when mail for them arrives (`autocreate_post`).
+//! Users that get a mailbox from `lmtpd` when mail for them arrives (`autocreate_post`).
 //!
-//! Facts: Cyrus `imap/lmtpd.c:autocreate_inbox` and `imap/autocreate.c:autocreate_user`, 2.5 to 3.13.
+//! Sources: Cyrus `imap/lmtpd.c:autocreate_inbox` and `imap/autocreate.c:autocreate_user`, 2.5 to
+//! 3.13.
 
 use super::target::{Target, TargetKind};
 
@@ -9,23 +10,24 @@ use super::target::{Target, TargetKind};
 pub struct Autocreate {
     /// `autocreate_users`: user names, `anyone`, `group:NAME`.
     pub users: Vec<String>,
-    /// `admins` and `proxyservers`: no mailbox is made for these.
+    /// `admins` and `proxyservers`: they get no mailbox.
     pub except: Vec<String>,
 }
 
 impl Autocreate {
-    /// Whether `lmtpd` makes this mailbox if it is not there. A user of whom that cannot be told,
-    /// because groups would have to be asked, counts as one.
+    /// Whether `lmtpd` creates this mailbox if it does not exist. The result is true if it is
+    /// unknown, because group memberships are not available here.
     pub fn makes(&self, target: &Target) -> bool {
         self.makes_if(target, |entry, user| entry == user, |entry, user| entry == user)
     }
 
-    /// The same of a user who may have been spelled in another case: there is one that it makes.
+    /// Like [`makes`](Self::makes), for a user in unknown case: whether some spelling gets a
+    /// mailbox.
     pub fn makes_in_some_case(&self, target: &Target) -> bool {
         self.makes_if(
             target,
             <[u8]>::eq_ignore_ascii_case,
-            // Another spelling of the same user is excepted by no name.
+            // Another spelling of the user is excepted by no name.
             |entry, user| entry == user && !user.iter().any(u8::is_ascii_alphabetic),
         )
     }
@@ -58,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lmtpd_makes_the_mailboxes_of_users_but_not_of_admins() {
+    fn mailboxes_are_created_for_users_but_not_for_admins() {
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
         // (autocreate_users, admins, recipient, made)
         for (users, admins, recipient, made) in [

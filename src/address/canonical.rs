@@ -1,21 +1,21 @@
-//! The form of a recipient that the backend must get.
+//! Form of a recipient for the backend.
 
 use super::recipient::{Recipient, is_dot_string, push_quoted};
 use super::rules::Rules;
 use crate::model::name::MailboxName;
 
 impl Rules {
-    /// The recipient in the form that the backend must get, in external form; `found` is the name under
-    /// which its mailbox was found.
+    /// Returns the recipient in the form that the backend must get, which is an external form;
+    /// `found` is the name under which its mailbox was found.
     ///
     /// `lmtpproxyd` passes on a recipient in lower case; a backend given `jane+Work@Example.org`
     /// refuses it (3.2) or dies of a failed assertion (3.6, 3.10). The form is:
     ///
-    /// * the domain as the name has it, or as `defaultdomain` is spelled, because `lmtpd` compares byte
-    ///   by byte; else in lower case;
+    /// * the domain as in the name, or in the spelling of `defaultdomain`, because `lmtpd` compares
+    ///   byte by byte; otherwise in lower case;
     /// * the local part in lower case with `lmtp_downcase_rcpt`;
-    /// * the detail unchanged. It is left out if the mail server would have to quote it (`jane+a..b`):
-    ///   `lmtpd` finds no mailbox for a quoted local part.
+    /// * the detail unchanged. It is omitted if the mail server would have to quote it
+    ///   (`jane+a..b`): `lmtpd` finds no mailbox for a quoted local part.
     pub fn canonical(&self, recipient: &Recipient<'_>, found: &MailboxName) -> Vec<u8> {
         let mut local = recipient.local().to_vec();
         if self.downcase {
@@ -38,8 +38,8 @@ impl Rules {
         address
     }
 
-    /// A domain that [`Rules::canonical`] writes with capital letters although it came in lower case,
-    /// because imapd.conf spells it so. `None`: lower case stays.
+    /// Returns a domain that [`Rules::canonical`] writes with capital letters although it came in
+    /// lower case, because imapd.conf spells it so. `None`: lower case stays.
     pub fn respelled_domain(&self) -> Option<String> {
         let catchall = self.catchall_target();
         let catchall = catchall.as_ref().and_then(|target| target.name.domain());

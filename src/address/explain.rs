@@ -1,4 +1,4 @@
-//! The way from recipient to mailbox name in plain sentences, for `lookup --explain`.
+//! Explanation of the way from recipient to mailbox name, for `lookup --explain`.
 
 use super::recipient::Recipient;
 use super::release::Release;
@@ -8,8 +8,8 @@ use super::target::{NoTarget, TargetKind};
 use crate::model::shown::ShownBytes;
 
 impl Rules {
-    /// Says, a sentence a step, which rules made the mailbox name and what they did. Only rules
-    /// that matter to this recipient are named, each by its option in `imapd.conf`.
+    /// Explains, one sentence per step, the rules that produced the mailbox name and their effect.
+    /// Only rules that affect this recipient are named, each by its option in `imapd.conf`.
     pub fn explain(&self, recipient: &Recipient<'_>) -> Vec<String> {
         let target = self.target(recipient);
         let mut steps = vec![format!("the recipient is {recipient}")];
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_steps_name_the_options_that_mattered() {
+    fn steps_name_the_options_with_an_effect() {
         let rules = Rules {
             virtdomains: true,
             defaultdomain: Some("example.org".to_owned()),

@@ -1,18 +1,18 @@
-//! The search for a shared folder of nearly the wanted name (`lmtp_fuzzy_mailbox_match`).
+//! Search for a shared folder with a similar name (`lmtp_fuzzy_mailbox_match`).
 
 use super::release::Release;
 use super::rules::Rules;
 use super::target::{Target, TargetKind};
 use crate::model::name::MailboxName;
 
-/// Finds the mailbox `lmtpd` takes for a shared folder that does not exist: case does not matter,
-/// and space, `-` and `_` are one (`fuzzyeq`).
+/// Finds the mailbox that `lmtpd` uses in place of a missing shared folder. The comparison is
+/// case-insensitive, and space, `-` and `_` are equal (`fuzzyeq`).
 ///
-/// The caller offers every mailbox that is there (no tombstones, no intermediate names), in any
-/// order; a walk over [`Fuzzy::prefix`] is enough. Cyrus 2 takes the wanted folder or the closest
-/// of its parents, and compares the domain like a folder. Cyrus 3 takes the mailbox that shares the most
-/// leading components, so perhaps a sibling; of several, the first in the order of the list. From
-/// 3.13 on it takes only the components that are shared, whether or not such a mailbox is there.
+/// The caller offers every existing mailbox (no tombstones, no intermediate names), in any order; a
+/// walk over [`Fuzzy::prefix`] is enough. Cyrus 2 selects the wanted folder or the closest of its
+/// parents, and compares the domain like a folder. Cyrus 3 selects the mailbox with the most leading
+/// components in common, which may be a sibling; of several, the first in the order of the list.
+/// Cyrus 3.13 and later select the common components only, whether or not such a mailbox exists.
 #[derive(Debug)]
 pub struct Fuzzy<'a> {
     wanted: &'a MailboxName,
@@ -21,7 +21,7 @@ pub struct Fuzzy<'a> {
 }
 
 impl<'a> Fuzzy<'a> {
-    /// Searches for each name of `target`; empty if the rules have none for it.
+    /// Creates a search for each name of `target`; empty if the rules have no fuzzy match for it.
     pub fn all(rules: &Rules, target: &'a Target) -> Vec<Self> {
         target.names().filter_map(|wanted| Self::new(rules, target.kind, wanted)).collect()
     }
@@ -36,16 +36,16 @@ impl<'a> Fuzzy<'a> {
         })
     }
 
-    /// The name that is not there.
+    /// Returns the missing name.
     pub fn wanted(&self) -> &'a MailboxName {
         self.wanted
     }
 
-    /// What the internal name of every mailbox that matters begins with.
+    /// Returns the common prefix of the internal names of all mailboxes that matter.
     pub fn prefix(&self) -> &'a [u8] {
         let name = self.wanted.as_bytes();
         if self.release < Release::V3_0 {
-            // Below a user, whose own name must be right; the domain need not be.
+            // Below a user, whose own name must match exactly; the domain need not.
             let mut dots = memchr::memchr_iter(b'.', name);
             return match (is_users(self.wanted), self.wanted.domain(), dots.nth(1)) {
                 (true, None, Some(dot)) => &name[..=dot],
@@ -55,14 +55,14 @@ impl<'a> Fuzzy<'a> {
         &name[..name.len() - self.wanted.without_domain().len()]
     }
 
-    /// What names need not be offered if this one is on the way: those that begin with so many of its
-    /// bytes. `None`: the next one may matter.
+    /// Returns the length of a prefix of this name, in bytes. All names with this prefix may be
+    /// skipped. `None`: the next name may matter.
     pub fn passes(&self, name: &MailboxName) -> Option<usize> {
         let local = name.as_bytes().len() - name.without_domain().len();
         if name.domain().is_some() && !self.is_in_domain(name) {
             return Some(local);
         }
-        // In lists up to 3.4, what begins like this may be the folder of a domain as well.
+        // In lists up to 3.4, a name with this beginning may also be the folder of a domain.
         let may_be_domain = self.wanted.domain().is_some_and(|domain| {
             self.release < Release::V3_0
                 && domain.get(..5).is_some_and(|begin| nearly(begin, b"user."))
@@ -70,7 +70,7 @@ impl<'a> Fuzzy<'a> {
         if may_be_domain && name.domain().is_none() {
             return None;
         }
-        // Of the folders of users none is taken, but for those of Cyrus 2 that are wanted by name.
+        // Folders of users are never selected, except those of Cyrus 2 that are wanted by name.
         let first = self.wanted.without_domain().split(|b| *b == b'.').next().unwrap_or_default();
         let users = self.release < Release::V3_0 && nearly(first, b"user");
         (is_users(name) && !users).then_some(local + b"user.".len())
@@ -90,7 +90,7 @@ impl<'a> Fuzzy<'a> {
         }
     }
 
-    /// The mailbox to look up instead of the wanted one.
+    /// Returns the mailbox to look up instead of the wanted one.
     pub fn best(self) -> Option<MailboxName> {
         let prefix = self.prefix();
         let (depth, found) = self.best?;
@@ -110,7 +110,7 @@ impl<'a> Fuzzy<'a> {
         }
     }
 
-    /// How many leading components are those of the wanted name; 0: not to be taken.
+    /// Returns the number of leading components in common with the wanted name; 0: not selected.
     fn depth(&self, name: &MailboxName) -> usize {
         if !self.is_in_domain(name) {
             return 0;
@@ -121,7 +121,8 @@ impl<'a> Fuzzy<'a> {
         if self.release >= Release::V3_0 {
             return if is_users(name) { 0 } else { depth };
         }
-        // Cyrus 2: a parent or the folder itself; in a user's folders, his own name exactly.
+        // Cyrus 2: a parent or the folder itself; among a user's folders, the user's name must be
+        // exact.
         let whole = depth == have.clone().count();
         let own = !is_users(self.wanted) || (depth > 2 && wanted.take(2).eq(have.take(2)));
         if whole && own { depth } else { 0 }
@@ -138,7 +139,7 @@ fn nearly(a: &[u8], b: &[u8]) -> bool {
         && a.iter().zip(b).all(|(a, b)| a.eq_ignore_ascii_case(b) || (blank(*a) && blank(*b)))
 }
 
-/// Where a name stands in the list: a parent before its folders.
+/// Returns the sort key of a name in the list: a parent sorts before its folders.
 fn order(name: &MailboxName) -> impl Iterator<Item = u8> {
     name.as_bytes().iter().map(|b| match b {
         b'.' => 0x1f,
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn nearly_right_names_find_the_folder_lmtpd_finds() {
+    fn similar_names_find_the_folder_that_lmtpd_finds() {
         use Release::{V2_5, V3_6, V3_13};
         let list = [
             "News.Big Event",
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_fuzzy_unless_the_site_says_so() {
+    fn fuzzy_match_is_off_unless_configured() {
         let rules = Rules::defaults(Release::V3_6);
         let target = rules.target(&Recipient::parse(b"+news").unwrap()).unwrap();
         assert!(Fuzzy::all(&rules, &target).is_empty());

@@ -1,10 +1,10 @@
-//! From a recipient to a mailbox name, as Cyrus' `lmtpd` does it.
+//! Conversion of a recipient to a mailbox name, as in Cyrus' `lmtpd`.
 //!
-//! [`Recipient::parse`] takes an address apart; [`Rules`], the options of `imapd.conf`, turn it into a
+//! [`Recipient::parse`] parses an address; [`Rules`], the options of `imapd.conf`, convert it to a
 //! mailbox name. Nothing here reads a mailbox list. [`Fuzzy`], the search for a shared folder with a
 //! similar name, gets the names from its caller.
 //!
-//! `docs/lmtpd.md` lists the differences from `lmtpd` with their reasons. The facts are in
+//! `docs/lmtpd.md` lists the differences from `lmtpd` with their reasons. The sources are
 //! `imap/lmtpengine.c` (`parseaddr`, `process_recipient`), `imap/lmtpd.c` (`verify_user`,
 //! `fuzzy_match`) and `imap/mboxname.c` (`mbname_from_recipient`, `mbname_intname`) of Cyrus 2.2 to
 //! 3.13.

@@ -1,63 +1,63 @@
-//! A recipient address taken apart.
+//! Parser of recipient addresses.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use crate::model::domains::a_labels;
 
-/// Longest key taken for a recipient, in bytes: as long as a socketmap request may be. RFC 5321
-/// §4.5.3.1 allows 64 + 1 + 255, but mail servers take more (Postfix: `line_length_limit`, 2,048), and
-/// `lmtpd` drops a detail of any length where there is no folder of its name.
+/// Maximum length of a recipient, in bytes, which is that of a socketmap request. RFC 5321 §4.5.3.1
+/// allows 64 + 1 + 255, but mail servers accept more (Postfix: `line_length_limit`, 2,048), and
+/// `lmtpd` drops a detail of any length if there is no folder of its name.
 pub(super) const MAX_KEY: usize = 10_000;
 
-/// A recipient as a mail server names it in a lookup.
+/// A recipient, as named in a lookup of a mail server.
 ///
-/// Borrows from the key; only unquoting and upper case in the domain make a copy.
+/// Borrows from the key; only unquoting and upper case in the domain cause a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipient<'a> {
     local: Cow<'a, [u8]>,
     domain: Option<Cow<'a, [u8]>>,
     typed_domain: Option<&'a [u8]>,
-    /// Where the first `+` of the local part is.
+    /// Position of the first `+` in the local part.
     plus: Option<usize>,
     quotes: bool,
 }
 
-/// Why a key is no recipient. No mail server delivers to such a thing, so all of them are answered
-/// "not found", never "unknown user".
+/// Reason why a key is not a recipient. No mail server delivers to such a key, so the answer is "not
+/// found" and never "unknown user".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadRecipient {
     /// The empty key.
     #[error("empty recipient")]
     Empty,
-    /// The bare `*`, by which Postfix asks for a default route (`transport(5)`).
+    /// The bare `*`, with which Postfix looks up a default route (`transport(5)`).
     #[error("`*` is the mail server's question for a default route, no recipient")]
     Wildcard,
     /// Longer than [`MAX_KEY`].
     #[error("recipient longer than {MAX_KEY} bytes")]
     TooLong,
-    /// A control character, NUL among them.
+    /// A control character, NUL included.
     #[error("control character in the recipient")]
     Control,
-    /// `@domain`: a question for a whole domain.
+    /// `@domain`: a lookup of a whole domain.
     #[error("nothing before the `@`")]
     NoLocalPart,
 }
 
 impl<'a> Recipient<'a> {
-    /// Takes a key apart.
+    /// Parses a key.
     ///
-    /// It may be in external form (`"jane doe"@example.org`, RFC 5321 quoting) or in the mail
-    /// server's internal form (`jane doe@example.org`); Postfix asks with the external one first
-    /// and with the internal one if that was not found, and both mean the same here. The domain
-    /// begins after the last `@`; it may be missing. A source route (`@relay:jane@example.org`) is
-    /// dropped, as `lmtpd` does.
+    /// The key is in external form (`"jane doe"@example.org`, RFC 5321 quoting) or in the mail
+    /// server's internal form (`jane doe@example.org`). Postfix tries the external form first and
+    /// the internal one if the first is not found; here both have the same result. The domain begins
+    /// after the last `@`; it may be missing. A source route (`@relay:jane@example.org`) is dropped,
+    /// as in `lmtpd`.
     pub fn parse(key: &'a [u8]) -> Result<Self, BadRecipient> {
         match key {
             b"" => return Err(BadRecipient::Empty),
             b"*" => return Err(BadRecipient::Wildcard),
             _ if key.len() > MAX_KEY => return Err(BadRecipient::TooLong),
-            // Without a way out of it, for that takes many bytes at a time.
+            // No early exit, so that the loop is vectorised.
             _ if key.iter().fold(false, |met, b| met | b.is_ascii_control()) => {
                 return Err(BadRecipient::Control);
             }
@@ -70,7 +70,7 @@ impl<'a> Recipient<'a> {
         let (local, domain) = match quoted_end(key) {
             Some(end) => (Cow::Owned(unescape(&key[1..end])), key.get(end + 2..)),
             None => {
-                // Addresses are so short that a search by many bytes at a time takes longer.
+                // For text as short as addresses, a vectorised search is slower.
                 let (local, domain) = match key.iter().rposition(|b| *b == b'@') {
                     Some(at) => (&key[..at], Some(&key[at + 1..])),
                     None => (key, None),
@@ -90,39 +90,39 @@ impl<'a> Recipient<'a> {
             Some(folded) => folded,
             None => Cow::Borrowed(domain),
         });
-        // lmtpd takes no U-labels, so nobody gets to see them.
+        // lmtpd does not accept U-labels, so they are never returned.
         let typed_domain = domain.filter(|domain| domain.is_ascii());
         Ok(Self { local, domain: folded, typed_domain, plus, quotes })
     }
 
-    /// The local part with its detail, without quotes and backslashes, in the case it came in.
+    /// Returns the local part with its detail, without quotes and backslashes, in its original case.
     pub fn local(&self) -> &[u8] {
         &self.local
     }
 
-    /// The local part before the first `+`.
+    /// Returns the local part before the first `+`.
     pub fn user(&self) -> &[u8] {
         self.split().0
     }
 
-    /// What follows the first `+` of the local part.
+    /// Returns the part of the local part after the first `+`.
     pub fn detail(&self) -> Option<&[u8]> {
         self.split().1
     }
 
-    /// The domain in lower case, an IDN as A-label; as it came in if it is no domain. `None` without an
-    /// `@`.
+    /// Returns the domain in lower case, an IDN as A-label; unchanged if it is not a domain. `None`:
+    /// there is no `@`.
     pub fn domain(&self) -> Option<&[u8]> {
         self.domain.as_deref()
     }
 
-    /// The domain in the case it came in, an IDN as A-label.
+    /// Returns the domain in its original case, an IDN as A-label.
     pub fn typed_domain(&self) -> Option<&[u8]> {
         self.typed_domain.or(self.domain())
     }
 
-    /// Whether `lmtpd` can be given the local part in quotes only. Quotes that are not needed are
-    /// not counted: RFC 5321 §4.1.2 has `"jane"` and `jane` mean the same.
+    /// Whether `lmtpd` accepts the local part only in quotes. Unnecessary quotes do not count:
+    /// `"jane"` and `jane` are equivalent (RFC 5321 §4.1.2).
     pub fn needs_quotes(&self) -> bool {
         self.quotes
     }
@@ -135,7 +135,7 @@ impl<'a> Recipient<'a> {
     }
 }
 
-/// The external form, quoted where RFC 5321 wants it.
+/// Writes the external form, quoted where RFC 5321 requires it.
 impl fmt::Display for Recipient<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = Vec::with_capacity(self.local.len() + 2);
@@ -148,8 +148,8 @@ impl fmt::Display for Recipient<'_> {
     }
 }
 
-/// Appends a local part, in quotes if it is no `Dot-string` (RFC 5321 §4.1.2), or if it is `*` and no
-/// domain follows: that is what Postfix asks for to see whether a table matches everything.
+/// Appends a local part, in quotes if it is no `Dot-string` (RFC 5321 §4.1.2), or if it is `*`
+/// without a domain, because Postfix uses that key to test whether a table matches everything.
 pub(super) fn push_quoted(local: &[u8], is_alone: bool, to: &mut Vec<u8>) {
     if is_dot_string(local) && !(is_alone && local == b"*") {
         to.extend_from_slice(local);
@@ -170,13 +170,13 @@ pub(super) fn is_dot_string(local: &[u8]) -> bool {
     local.split(|b| *b == b'.').all(|atom| !atom.is_empty() && atom.iter().all(|b| atext(*b)))
 }
 
-/// `atext` of RFC 5321, with the 8-bit characters of RFC 6531.
+/// Whether the byte is `atext` of RFC 5321 or an 8-bit character of RFC 6531.
 fn atext(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&b) || b >= 0x80
 }
 
-/// Whether `parseaddr` takes the byte in a local part without quotes. It is more lenient than RFC
-/// 5321: dots may stand anywhere. (8-bit characters are judged by the rules, not here.)
+/// Whether `parseaddr` accepts the byte in an unquoted local part. It is more lenient than RFC 5321:
+/// dots may stand anywhere. (The rules judge 8-bit characters, not this function.)
 fn stands_unquoted(b: u8) -> bool {
     let special = matches!(
         b,
@@ -185,7 +185,7 @@ fn stands_unquoted(b: u8) -> bool {
     b > b' ' && !special
 }
 
-/// Where the closing quote of a well-formed quoted local part stands.
+/// Returns the position of the closing quote of a well-formed quoted local part.
 fn quoted_end(key: &[u8]) -> Option<usize> {
     if key.first() != Some(&b'"') {
         return None;
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_come_apart_as_the_mail_server_meant_them() {
+    fn keys_are_parsed_in_both_forms() {
         // (key, user, detail, domain, needs quotes, why)
         type Row = (
             &'static str,
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_recipient_is_told_apart() {
+    fn invalid_recipients_are_distinguished() {
         let long = vec![b'a'; MAX_KEY + 1];
         let table: &[(&[u8], BadRecipient)] = &[
             (b"", BadRecipient::Empty),
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recipient_is_written_with_quotes_where_rfc_5321_wants_them() {
+    fn recipient_is_quoted_where_rfc_5321_requires_it() {
         let table = [
             ("Jane+Work@Example.org", "Jane+Work@example.org"),
             ("\"jane\"@x.org", "jane@x.org"),
@@ -319,13 +319,13 @@ mod tests {
     }
 
     proptest::proptest! {
-        // The written form is what a backend is given: read again it must be the same recipient.
+        // A backend gets the written form: parsed again, it must be the same recipient.
         #[test]
-        fn writing_and_reading_again_changes_nothing(key in "[ -~]{1,40}") {
+        fn written_recipient_reads_back_unchanged(key in "[ -~]{1,40}") {
             if let Ok(parsed) = Recipient::parse(key.as_bytes())
                 && parsed.domain().is_none_or(|domain| !domain.contains(&b'@'))
                 && let written = parsed.to_string()
-                // Only in quotes it is a recipient, and only without a domain it needs them.
+                // A bare `*` is a recipient only in quotes, which are needed only without a domain.
                 && written != "*"
             {
                 let again = Recipient::parse(written.as_bytes()).unwrap();

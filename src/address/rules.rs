@@ -1,4 +1,4 @@
-//! From a recipient to a mailbox name, by the options of `imapd.conf`.
+//! Conversion of a recipient to a mailbox name, by the options of `imapd.conf`.
 
 #[cfg(test)]
 mod tests;
@@ -15,11 +15,12 @@ use crate::model::name::MailboxName;
 /// Options of `imapd.conf` that decide about mailbox names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    /// The releases whose rules these are.
+    /// Releases whose rules apply.
     pub release: Release,
-    /// `virtdomains` is `userid` or `on` (the same for `lmtpd`). Off: domains are ignored.
+    /// `virtdomains` is `userid` or `on`, which `lmtpd` does not distinguish. Off: domains are
+    /// ignored.
     pub virtdomains: bool,
-    /// `defaultdomain`: its mailboxes have no domain in their names. Kept as it is spelled.
+    /// `defaultdomain`: its mailboxes have no domain in their names. In its original spelling.
     pub defaultdomain: Option<String>,
     /// `unixhierarchysep`: `/`, not `.`, separates folders in a detail.
     pub unixhierarchysep: bool,
@@ -39,7 +40,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The rules of an `imapd.conf` that sets none of these options (`lib/imapoptions`).
+    /// Returns the rules of an `imapd.conf` that sets none of these options (`lib/imapoptions`).
     pub fn defaults(release: Release) -> Self {
         let v3 = release >= Release::V3_0;
         Self {
@@ -56,19 +57,20 @@ impl Rules {
         }
     }
 
-    /// The mailbox that the recipient addresses.
+    /// Returns the mailbox that the recipient addresses.
     pub fn target(&self, recipient: &Recipient<'_>) -> Result<Target, NoTarget> {
         let domain = self.domain_in_name(recipient)?;
         self.target_in(domain, recipient, self.is_postuser(recipient.user()))
     }
 
-    /// The other targets of a recipient that was folded to lower case on its way here: as it was typed
-    /// it may have been the `postuser`, or not, and may not have been in the `defaultdomain`. The names
-    /// are in lower case too: where [`Rules::case_matters`], each represents all its spellings.
+    /// Returns the other targets of a recipient that was folded to lower case by the mail server.
+    /// The typed form may or may not have been the `postuser`, and may not have been in the
+    /// `defaultdomain`. The names are in lower case too: where [`Rules::case_matters`], each
+    /// represents all its spellings.
     pub fn folded_targets(&self, recipient: &Recipient<'_>) -> Vec<Target> {
         let Ok(domain) = self.domain_in_name(recipient) else { return Vec::new() };
         let mut domains = vec![domain];
-        // lmtpd 3.x compares byte by byte, and 3.0 to 3.4 before they fold.
+        // lmtpd 3.x compares byte by byte, and 3.0 to 3.4 before folding.
         let by_spelling = match self.release {
             Release::V2_4 | Release::V2_5 => false,
             Release::V3_0 => true,
@@ -122,11 +124,12 @@ impl Rules {
         Ok(target)
     }
 
-    /// The mailbox that gets mail for recipients without one (`lmtp_catchall_mailbox`), if it is set.
+    /// Returns the mailbox that gets mail for recipients without one (`lmtp_catchall_mailbox`), if
+    /// it is set.
     ///
-    /// It counts neither after [`NoTarget::Refused`] nor for a mailbox that exists and cannot take mail
-    /// now: Cyrus 3 does the latter, and delivers to the catch-all what would have found its recipient
-    /// a minute later.
+    /// It applies neither after [`NoTarget::Refused`] nor for an existing mailbox that cannot accept
+    /// mail now. In the latter case Cyrus 3 uses the catch-all, although the message could reach its
+    /// recipient a minute later.
     pub fn catchall_target(&self) -> Option<Target> {
         let user = self.catchall.as_deref().filter(|user| !user.is_empty())?;
         let (user, domain) = match user.rsplit_once('@') {
@@ -145,19 +148,19 @@ impl Rules {
         Target::new(TargetKind::Inbox, name).ok()
     }
 
-    /// Whether recipients of this kind that differ in case only address different mailboxes: the detail
-    /// is never folded, a user only by `lmtp_downcase_rcpt`.
+    /// Whether recipients of this kind that differ only in case address different mailboxes: the
+    /// detail is never folded, a user only with `lmtp_downcase_rcpt`.
     pub fn case_matters(&self, kind: TargetKind) -> bool {
         kind == TargetKind::Shared || !self.downcase
     }
 
-    /// Whether recipients that differ from this one in case only may address other mailboxes.
+    /// Whether recipients that differ from this one only in case may address other mailboxes.
     pub fn case_matters_for(&self, recipient: &Recipient<'_>) -> bool {
         !self.downcase
             || self.target(recipient).is_ok_and(|target| target.kind == TargetKind::Shared)
     }
 
-    /// The domain before the `!` of the mailbox name.
+    /// Returns the domain before the `!` of the mailbox name.
     pub(super) fn domain_in_name<'r>(
         &self,
         recipient: &'r Recipient<'_>,
@@ -167,7 +170,7 @@ impl Rules {
             return Ok(NONE);
         };
         if !folded.is_ascii() {
-            // A U-label would be an A-label by now; lmtpd takes only those.
+            // A U-label would have been converted to an A-label; lmtpd accepts only those.
             return if self.virtdomains { Err(NoTarget::Doubtful(U_LABEL)) } else { Ok(NONE) };
         }
         if !lmtpd_takes_domain(folded) {
@@ -184,7 +187,8 @@ impl Rules {
         let exactly = |domain| self.defaultdomain.as_deref().map(str::as_bytes) == Some(domain);
         let lmtpd_drops_it = match self.release {
             Release::V2_4 | Release::V2_5 => default,
-            // Compared before folding; the key is built from the name after it, and drops it again.
+            // Compared before folding; the key is built from the folded name, and drops the domain
+            // again.
             Release::V3_0 => exactly(typed),
             Release::V3_6 | Release::V3_13 => exactly(typed) || exactly(kept),
         };
@@ -198,7 +202,7 @@ impl Rules {
         self.defaultdomain.as_ref().is_some_and(|d| d.as_bytes().eq_ignore_ascii_case(domain))
     }
 
-    /// Whether quotes become part of the name: Cyrus 3 looks for such a mailbox, and none can be
+    /// Whether quotes become part of the name: Cyrus 3 looks for such a mailbox, which cannot be
     /// created.
     pub(super) fn keeps_quotes(&self) -> bool {
         self.release >= Release::V3_0
@@ -220,8 +224,9 @@ impl Rules {
         }
     }
 
-    /// Cyrus 2 translates `/` and `.` anywhere in the local part (`mboxname_hiersep_tointernal`);
-    /// without `unixhierarchysep` it leaves both, and `jane.doe` is the folder `doe` of `jane`.
+    /// Translates a separator as Cyrus 2 does (`mboxname_hiersep_tointernal`): `/` and `.` anywhere
+    /// in the local part. Without `unixhierarchysep` both stay, and `jane.doe` is the folder `doe`
+    /// of `jane`.
     fn old_separator(&self, b: u8) -> u8 {
         match b {
             b'/' if self.unixhierarchysep => b'.',
@@ -245,7 +250,8 @@ impl Rules {
             && typed.iter().zip(postuser).all(|(t, p)| self.as_compared(*t).eq_ignore_ascii_case(p))
     }
 
-    /// Cyrus 2 compares after the translation of separators, Cyrus 3 before.
+    /// Returns a byte in the form in which it is compared: Cyrus 2 compares after the translation of
+    /// separators, Cyrus 3 before.
     fn as_compared(&self, b: u8) -> u8 {
         let folded = |b: u8| if self.downcase { b.to_ascii_lowercase() } else { b };
         match self.release {
@@ -255,7 +261,7 @@ impl Rules {
         }
     }
 
-    /// The shared folder of this detail; `name` holds the domain already.
+    /// Returns the shared folder of this detail; `name` contains the domain already.
     fn shared(&self, mut name: Vec<u8>, detail: &[u8]) -> Result<Target, NoTarget> {
         let before = name.len();
         let mut encoded = None;
@@ -285,8 +291,8 @@ impl Rules {
         Ok(target)
     }
 
-    /// Splits the detail at the separator, drops empty parts and joins the rest with dots, as Cyrus 3
-    /// does.
+    /// Splits the detail at the separator, drops empty parts and joins the rest with dots, like
+    /// Cyrus 3.
     fn push_folders(&self, detail: &[u8], encode: bool, name: &mut Vec<u8>) {
         let separator = if self.unixhierarchysep { b'/' } else { b'.' };
         let folders = detail.split(|b| *b == separator).filter(|folder| !folder.is_empty());
@@ -305,12 +311,12 @@ impl Rules {
     }
 }
 
-/// The domain before the `!`, in two readings.
+/// Domain before the `!`, in two readings.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DomainInName<'r> {
-    /// The domain that `lmtpd` looks up.
+    /// Domain that `lmtpd` looks up.
     pub(super) lmtpd: Option<&'r [u8]>,
-    /// The domain that `lmtpd` would look up if it compared domains without case.
+    /// Domain that `lmtpd` would look up if it compared domains without case.
     pub(super) caseless: Option<&'r [u8]>,
 }
 

@@ -14,29 +14,30 @@ pub enum TargetKind {
 /// The mailbox that a recipient addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Its kind.
+    /// Kind of the mailbox.
     pub kind: TargetKind,
-    /// The name to look up.
+    /// Name to look up.
     pub name: MailboxName,
-    /// The names to look up, in this order, if there is no such mailbox. Empty except in two cases:
+    /// Further names to look up, in this order, if the first mailbox does not exist. Empty except in
+    /// two cases:
     ///
     /// * `lmtpd` compares a domain with `defaultdomain` byte by byte (3.x) and keeps its case
-    ///   without `lmtp_downcase_rcpt`. A domain has no case (RFC 5321 §2.4), so the names that
-    ///   follow from that are looked up as well.
-    /// * A shared folder with a `&` in its address: 3.0, 3.2 and 3.13.4 take it as modified UTF-7,
-    ///   3.4 to 3.13.3 encode the `&` (Cyrus 33776ac558). The list does not tell which release reads
-    ///   it.
+    ///   without `lmtp_downcase_rcpt`. Domains are case-insensitive (RFC 5321 §2.4), so the names
+    ///   with the other results of the comparison are looked up as well.
+    /// * A shared folder with a `&` in its address: 3.0, 3.2 and 3.13.4 read it as modified UTF-7,
+    ///   3.4 to 3.13.3 encode the `&` (Cyrus 33776ac558). The list does not show which release
+    ///   reads it.
     pub others: Vec<MailboxName>,
 }
 
-/// Why a recipient addresses no mailbox.
+/// Reason why a recipient addresses no mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoTarget {
-    /// `lmtpd` refuses the address as bad syntax (501 5.5.4), whichever mailboxes exist. The catch-all
-    /// does not get it either.
+    /// `lmtpd` refuses the address as invalid syntax (501 5.5.4), regardless of the mailboxes that
+    /// exist. The catch-all does not get the message either.
     #[error("{0}")]
     Refused(&'static str),
-    /// No mailbox can have the name (550 5.1.1). The catch-all gets it, if there is one.
+    /// No mailbox can have the name (550 5.1.1). The catch-all gets the message, if there is one.
     #[error("{0}")]
     Nobody(&'static str),
     /// The mailbox cannot be determined. The answer must be temporary.
@@ -57,12 +58,12 @@ pub(super) const NO_FOLDER: &str = "no folder after the `+`";
 pub(super) const UNNAMEABLE: &str = "no mailbox can have this name";
 
 impl Target {
-    /// Every name to look up; the first mailbox that exists is the target.
+    /// Returns every name to look up; the first mailbox that exists is the target.
     pub fn names(&self) -> impl Iterator<Item = &MailboxName> {
         std::iter::once(&self.name).chain(&self.others)
     }
 
-    /// A target with one name.
+    /// Creates a target with one name.
     pub fn by_name(kind: TargetKind, name: MailboxName) -> Self {
         Self { kind, name, others: Vec::new() }
     }
@@ -72,7 +73,7 @@ impl Target {
         Ok(Self::by_name(kind, name))
     }
 
-    /// Adds each name in another domain.
+    /// Adds each name with another domain.
     pub(super) fn or_in_domain(&mut self, domain: Option<&[u8]>) {
         let others: Vec<_> = self
             .names()
@@ -86,7 +87,7 @@ impl Target {
     }
 }
 
-/// `domain!`, with room for as many more bytes.
+/// Returns `domain!`, with capacity for `room` more bytes.
 pub(super) fn begin_name(domain: Option<&[u8]>, room: usize) -> Vec<u8> {
     let mut name = Vec::with_capacity(domain.map_or(0, |domain| domain.len() + 1) + room);
     if let Some(domain) = domain {

@@ -1,18 +1,17 @@
-//! Settings that a reload must not lose.
+//! Settings that a reload must not remove.
 //!
-//! A file that is empty or cut off, because it is being written or its disk is full, reads as a valid
-//! one in which an option is not set. Without these options recipients that exist are unknown or
-//! foreign.
+//! An empty or truncated file, which is being written or whose disk is full, is a valid file without
+//! some options. Without these options, existing recipients are unknown or foreign.
 
 use crate::imapd_conf::{ImapdOptions, Virtdomains};
 
-/// The vital settings that a configuration has, by name.
+/// Vital settings of a configuration, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vital(Vec<&'static str>);
 
 impl Vital {
-    /// Those of a configuration: of its imapd.conf, whether it names a MUPDATE server, and whether it
-    /// serves a domain.
+    /// Returns the vital settings of a configuration: those of its imapd.conf, whether it names a
+    /// MUPDATE server, and whether it serves a domain.
     pub(super) fn of(imapd: Option<&ImapdOptions>, murder: bool, domains: bool) -> Self {
         let of_imapd = |has: fn(&ImapdOptions) -> bool| imapd.is_some_and(has);
         let all = [
@@ -31,11 +30,12 @@ impl Vital {
         Self(all.into_iter().filter_map(|(name, has)| has.then_some(name)).collect())
     }
 
-    /// Why a running daemon must not take a configuration with only these.
+    /// Checks that a running daemon may replace a configuration by one with the vital settings
+    /// `new`.
     ///
     /// # Errors
     ///
-    /// Names what would be lost.
+    /// Names the settings that would be lost.
     pub fn may_become(&self, new: &Self) -> Result<(), String> {
         let lost: Vec<&str> = self.0.iter().filter(|name| !new.0.contains(name)).copied().collect();
         if lost.is_empty() {

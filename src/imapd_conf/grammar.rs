@@ -1,4 +1,4 @@
-//! Lines and includes (Cyrus `lib/libconfig.c`, `config_read_file`; the same from 2.3 on).
+//! Lines and includes (Cyrus `lib/libconfig.c`, `config_read_file`; unchanged since 2.3).
 //!
 //! ```text
 //! key: value up to the end of the line, with no quotes, escapes or comments in it
@@ -13,23 +13,23 @@ use std::path::{Path, PathBuf};
 
 use super::{ConfError, Position, Warning};
 
-/// Files that include each other go no deeper.
+/// Maximum depth of includes.
 const MAX_DEPTH: usize = 16;
-/// All files together, in bytes.
+/// Maximum size of all files together, in bytes.
 pub(crate) const MAX_SIZE: usize = 4 * 1024 * 1024;
 
-/// An option as it is set in one place.
+/// An option as set in one place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ConfLine {
-    /// In lower case.
+    /// Name, in lower case.
     pub(super) key: String,
     pub(super) value: String,
-    /// The value as it stands, if it is not UTF-8.
+    /// Raw value, if it is not UTF-8.
     pub(super) bytes: Option<Vec<u8>>,
     pub(super) place: Position,
 }
 
-/// All lines of a file and of what it includes, in the order in which they take effect.
+/// Returns all lines of a file and its includes, in the order in which they take effect.
 pub(super) fn parse(
     path: &Path,
     read: &mut dyn FnMut(&Path) -> io::Result<Vec<u8>>,
@@ -49,10 +49,10 @@ struct Parser<'r> {
 }
 
 impl Parser<'_> {
-    /// `from` is where the file is asked for.
+    /// Reads one file. `from` is the position of its `@include`.
     fn file(&mut self, path: &Path, depth: usize, from: &Position) -> Result<(), ConfError> {
         let wrong = |what: String| Err(ConfError { place: from.clone(), what });
-        // As strings, as Cyrus does: `/etc/./x` is another file than `/etc/x`.
+        // Compared as strings, as Cyrus does: `/etc/./x` is another file than `/etc/x`.
         if self.seen.iter().any(|seen| seen.as_os_str() == path.as_os_str()) {
             return wrong(format!("{} is included a second time", path.display()));
         }
@@ -62,7 +62,7 @@ impl Parser<'_> {
         self.seen.push(path.to_owned());
         let text = match (self.read)(path) {
             Ok(text) => text,
-            // fopen(3) opens a directory to read it, and fgets(3) gets nothing.
+            // fopen(3) succeeds for a directory, and fgets(3) reads nothing from it.
             Err(error) if depth > 0 && error.kind() == io::ErrorKind::IsADirectory => {
                 let what = format!("{} is a directory: nothing in it is read", path.display());
                 self.warnings.push(Warning { place: from.clone(), what });
@@ -82,7 +82,7 @@ impl Parser<'_> {
         let mut first = None;
         for (line, number) in text.split_inclusive(|byte| *byte == b'\n').zip(1u32..) {
             let line_one = *first.get_or_insert(number);
-            // C's strings end there, and a line that ends so is not continued.
+            // C strings end at NUL, and a line that ends there is not continued.
             let (line, nul) = match memchr::memchr(0, line) {
                 Some(end) => (&line[..end], true),
                 None => (line, false),
@@ -92,7 +92,7 @@ impl Parser<'_> {
                 let what = "a NUL byte: Cyrus reads the line up to that";
                 self.warnings.push(Warning { place, what: what.into() });
             }
-            // Only before a LF: not at the end of the file, and not before CR LF.
+            // Only before LF: not at the end of the file, and not before CR LF.
             if let Some(begin) = line.strip_suffix(b"\\\n") {
                 joined.extend_from_slice(begin);
                 continue;
@@ -127,14 +127,14 @@ impl Parser<'_> {
                 "not an option: a line is `name: value`, with the colon right behind the name",
             );
         };
-        // Names are ASCII by now.
+        // The name has been checked to be ASCII.
         let key = String::from_utf8_lossy(key).to_ascii_lowercase();
         let value = trim(value);
         if value.is_empty() {
             return wrong(&format!("`{key}` has no value: leave the line out instead"));
         }
         let bytes = std::str::from_utf8(value).is_err().then(|| value.to_vec());
-        // A password is taken as it stands.
+        // Passwords may have any bytes.
         if bytes.is_some() && !key.ends_with("_password") {
             let what = format!("the value of `{key}` is not UTF-8 and was changed");
             self.warnings.push(Warning { place: place.clone(), what });
@@ -161,7 +161,7 @@ impl Parser<'_> {
     }
 }
 
-/// C's `isspace` has the vertical tab too.
+/// Trims white space. C's `isspace` includes the vertical tab.
 fn trim(bytes: &[u8]) -> &[u8] {
     let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
     let start = bytes.iter().position(|byte| !blank(byte)).unwrap_or(bytes.len());
@@ -173,7 +173,7 @@ fn trim(bytes: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
-    /// The lines as `key=value@place`, and the warnings; or the error.
+    /// Returns the lines as `key=value@place` with the warnings, or the error.
     fn read(files: &[(&str, &[u8])]) -> Result<(Vec<String>, Vec<String>), String> {
         let mut read = |path: &Path| {
             let found = files.iter().find(|(name, _)| Path::new(name) == path);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_read_as_cyrus_reads_them() {
+    fn lines_are_parsed_as_by_cyrus() {
         for (text, expected) in [
             ("a: b\n", &["a=b@i:1"][..]),
             ("A-B_c:b", &["a-b_c=b@i:1"]),
@@ -203,7 +203,7 @@ mod tests {
             ("a: b \\\n  c\nd: e\n", &["a=b   c@i:1", "d=e@i:3"]),
             ("a: b\\\n\\\nc\nd: e\n", &["a=bc@i:1", "d=e@i:4"]),
             ("a\\\n: b\n", &["a=b@i:1"]),
-            // A comment that ends in a backslash takes the next line with it.
+            // A comment that ends in a backslash continues on the next line.
             ("# c \\\na: b\nd: e\n", &["d=e@i:3"]),
             ("a: b\\", &["a=b\\@i:1"]),
             ("a: b\\\r\nc: d\n", &["a=b\\@i:1", "c=d@i:2"]),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_option_is_an_error_with_its_line() {
+    fn invalid_line_is_an_error_with_its_number() {
         for (text, error) in [
             (&b"a: b\nnonsense\n"[..], "i:2: not an option: a line is"),
             (b"a : b\n", "i:1: not an option: a line is"),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cyrus_drops_or_changes_is_warned_of() {
+    fn text_that_cyrus_drops_or_changes_causes_a_warning() {
         let (lines, warnings) = read(&[("i", b"a: b\nc: d \\\n e\\\n")]).unwrap();
         assert_eq!(lines, ["a=b@i:1"]);
         assert_eq!(warnings, ["i:2: the last line is continued by nothing: Cyrus ignores it"]);
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_include_is_an_error_at_the_line_that_asks_for_it() {
+    fn invalid_include_is_an_error_at_its_line() {
         let error = read(&[("i", b"\n@include: /none\n")]).unwrap_err();
         assert!(error.starts_with("i:2: cannot read /none: "), "{error}");
         let error = read(&[("i", b"@include: i\n")]).unwrap_err();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_include_that_is_a_directory_reads_as_nothing_and_is_warned_of() {
+    fn included_directory_is_empty_and_causes_a_warning() {
         let mut read = |path: &Path| match path.to_str().unwrap() {
             "i" => Ok(b"@include: /etc\na: b\n".to_vec()),
             _ => Err(io::ErrorKind::IsADirectory.into()),
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_include_is_the_same_file_if_its_name_is_the_same_string() {
+    fn includes_are_compared_by_their_names() {
         let files: &[(&str, &[u8])] =
             &[("/etc/i", b"@include: /etc//j\n@include: /etc/j\n"), ("/etc/j", b"a: b\n")];
         assert_eq!(read(files).unwrap().0.len(), 2);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn includes_without_end_end() {
+    fn endless_includes_are_an_error() {
         let mut number = 0;
         let error = parse(Path::new("/0"), &mut |_| {
             number += 1;

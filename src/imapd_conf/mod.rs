@@ -1,11 +1,11 @@
-//! Cyrus' `imapd.conf`, read by Cyrus' own rules.
+//! Parser of Cyrus' `imapd.conf`, by Cyrus' own rules.
 //!
-//! [`ImapdConf`] is all that a file and what it includes say, by name; [`ImapdOptions`] is what matters
-//! here, by type. Reading goes through a function of the caller's, so nothing here opens a file.
+//! [`ImapdConf`] has all options of a file and its includes, by name; [`ImapdOptions`] has the
+//! options used here, typed. Files are read through a function of the caller.
 //!
-//! Where Cyrus refuses to start although the meaning is plain (an option set twice) there is a
-//! [`Warning`] and the last value counts; what is no imapd.conf is a [`ConfError`]. Both name the
-//! file and the line.
+//! Where Cyrus refuses to start although the meaning is clear (an option set twice), there is a
+//! [`Warning`] and the last value counts. A file that is not an imapd.conf is a [`ConfError`]. Both
+//! name the file and the line.
 
 mod grammar;
 mod options;
@@ -19,14 +19,14 @@ use grammar::ConfLine;
 pub(crate) use grammar::MAX_SIZE;
 pub use options::{ImapdOptions, MupdateConfig, Virtdomains};
 
-/// The services an override is heeded for, if nothing else is said: the usual names in
-/// `cyrus.conf` for what runs `lmtpd` or `lmtpproxyd`. A service's name there is the prefix here.
+/// Default services whose overrides apply: the usual names in `cyrus.conf` for `lmtpd` and
+/// `lmtpproxyd`. The name of a service there is the prefix of its options here.
 pub const LMTP_SERVICES: [&str; 4] = ["lmtp", "lmtpunix", "lmtpproxy", "lmtpproxyd"];
 
-/// What stands for the configuration directory at the beginning of a value.
+/// Placeholder for the configuration directory at the beginning of a value.
 const CONFIGDIRECTORY: &str = "{configdirectory}";
 
-/// The options that decide about recipients, and whether only `lmtpd` reads them.
+/// Options that affect recipients, and whether only `lmtpd` reads them.
 const DECISIVE: [(&str, bool); 13] = [
     ("virtdomains", false),
     ("defaultdomain", false),
@@ -43,16 +43,16 @@ const DECISIVE: [(&str, bool); 13] = [
     ("autocreatequota", false),
 ];
 
-/// What the names of other services begin with: an override for these is none for `lmtpd`.
+/// Prefixes of the names of other services, whose overrides do not apply to `lmtpd`.
 const OTHER_SERVICES: [&str; 7] =
     ["imap", "pop", "nntp", "http", "sieve", "managesieve", "mupdate"];
 
-/// A line of a file.
+/// Position in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
-    /// The file, as it was named on the command line or in the `@include`.
+    /// File, as named on the command line or in the `@include`.
     pub file: PathBuf,
-    /// The line, from 1; the first one if the option goes over several. `None`: the whole file.
+    /// Line number from 1; the first line of an option that spans several. `None`: the whole file.
     pub line: Option<u32>,
 }
 
@@ -66,22 +66,22 @@ impl fmt::Display for Position {
     }
 }
 
-/// Why the configuration cannot be used.
+/// Error in a configuration that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {what}")]
 pub struct ConfError {
-    /// Where.
+    /// Position.
     pub place: Position,
-    /// What is wrong, and what would be right.
+    /// Description of the error and its correction.
     pub what: String,
 }
 
-/// What is likely not what the administrator meant.
+/// Warning about a probable mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// Where.
+    /// Position.
     pub place: Position,
-    /// What about it.
+    /// Description.
     pub what: String,
 }
 
@@ -91,9 +91,9 @@ impl fmt::Display for Warning {
     }
 }
 
-/// What a configuration says.
+/// The options of a configuration.
 ///
-/// `Debug` shows the names only: there are passwords among the values.
+/// `Debug` shows only the names, because some values are passwords.
 pub struct ImapdConf {
     file: PathBuf,
     services: Vec<String>,
@@ -102,17 +102,17 @@ pub struct ImapdConf {
 
 struct Setting {
     value: String,
-    /// The value as it stands, if it is not UTF-8.
+    /// Raw value, if it is not UTF-8.
     bytes: Option<Vec<u8>>,
     place: Position,
 }
 
 impl ImapdConf {
-    /// Reads `path` and all it includes, heeding the overrides for [`LMTP_SERVICES`].
+    /// Parses `path` and its includes, with the overrides for [`LMTP_SERVICES`].
     ///
-    /// `read` gives the bytes of a file. An `@include` is passed to it as it is written: Cyrus
-    /// takes it relative to the directory it runs in, and first tries it behind the environment's
-    /// `CYRUS_PREFIX` if there is one.
+    /// `read` returns the bytes of a file. It gets the path of an `@include` as written: Cyrus
+    /// resolves it relative to its working directory, and first tries it with the prefix in the
+    /// environment variable `CYRUS_PREFIX`, if there is one.
     #[cfg(any(test, feature = "testing"))]
     pub fn parse(
         path: &Path,
@@ -121,8 +121,8 @@ impl ImapdConf {
         Self::parse_for(path, &LMTP_SERVICES, read)
     }
 
-    /// As `parse`, for services of these names in `cyrus.conf`. An option
-    /// `SERVICE_name` beats `name`, wherever it stands; of several services the first one counts.
+    /// Like `parse`, for services with these names in `cyrus.conf`. An option `SERVICE_name`
+    /// overrides `name`, regardless of their order; of several services the first one counts.
     pub fn parse_for(
         path: &Path,
         services: &[&str],
@@ -136,9 +136,9 @@ impl ImapdConf {
         Ok((conf, warnings))
     }
 
-    /// As [`parse_for`](ImapdConf::parse_for), for who needs none of Cyrus' files: without a
-    /// `configdirectory` Cyrus does not start, but the rest can be read. The paths of the
-    /// [`ImapdOptions`] mean nothing then.
+    /// Like [`parse_for`](ImapdConf::parse_for), for callers that do not need Cyrus' files. Cyrus
+    /// does not start without a `configdirectory`, but the other options can be read. The paths of
+    /// the [`ImapdOptions`] are then meaningless.
     pub fn parse_without_files(
         path: &Path,
         services: &[&str],
@@ -167,31 +167,31 @@ impl ImapdConf {
         Ok((conf, warnings))
     }
 
-    /// Whether no option is set at all.
+    /// Whether no option is set.
     pub fn is_empty(&self) -> bool {
         self.set.is_empty()
     }
 
-    /// The value of an option, with the overrides for the services heeded. `None` if it is not
-    /// set; the defaults depend on Cyrus' release.
+    /// Returns the value of an option, with the overrides for the services. `None`: not set; the
+    /// default depends on the release of Cyrus.
     pub fn get(&self, option: &str) -> Option<&str> {
         self.setting(option).map(|setting| setting.value.as_str())
     }
 
-    /// The value of an option as it stands, byte by byte.
+    /// Returns the raw value of an option, in bytes.
     pub fn bytes(&self, option: &str) -> Option<&[u8]> {
         let setting = self.setting(option)?;
         Some(setting.bytes.as_deref().unwrap_or(setting.value.as_bytes()))
     }
 
-    /// Where the value that [`get`](ImapdConf::get) gives stands.
+    /// Returns the position of the value that [`get`](ImapdConf::get) returns.
     #[cfg(test)]
     fn place(&self, option: &str) -> Option<&Position> {
         self.setting(option).map(|setting| &setting.place)
     }
 
-    /// An option of type SWITCH. Like Cyrus it goes by the first letters, in lower case: `0`, `n`,
-    /// `of`, `f` and `1`, `y`, `on`, `t` (`lib/libconfig.c`, `config_parse_switch`).
+    /// Returns an option of type SWITCH. As in Cyrus, the first letters decide, in lower case: `0`,
+    /// `n`, `of`, `f` and `1`, `y`, `on`, `t` (`lib/libconfig.c`, `config_parse_switch`).
     pub fn switch(&self, option: &str) -> Result<Option<bool>, ConfError> {
         let Some(setting) = self.setting(option) else { return Ok(None) };
         let begins = |words: [&str; 4]| words.iter().any(|word| setting.value.starts_with(word));
@@ -204,8 +204,8 @@ impl ImapdConf {
         }
     }
 
-    /// An option of type ENUM: one of these words. `on` and `off` may be written in the ways that
-    /// Cyrus knows for them.
+    /// Returns an option of type ENUM: one of these words. `on` and `off` have the spellings that
+    /// Cyrus accepts.
     fn choice<T: Copy>(&self, option: &str, words: &[(&str, T)]) -> Result<Option<T>, ConfError> {
         let Some(setting) = self.setting(option) else { return Ok(None) };
         let word = match setting.value.as_str() {
@@ -226,8 +226,9 @@ impl ImapdConf {
         }
     }
 
-    /// `lmtp_downcase_rcpt` is no override of a `downcase_rcpt` but an option, and so are the
-    /// others that begin with `lmtp_`. Asking by the whole name keeps them apart.
+    /// Returns the setting of an option. `lmtp_downcase_rcpt` is an option and no override of a
+    /// `downcase_rcpt`; the same applies to the other options that begin with `lmtp_`. A lookup by
+    /// the whole name distinguishes them.
     fn setting(&self, option: &str) -> Option<&Setting> {
         self.services
             .iter()
@@ -235,7 +236,8 @@ impl ImapdConf {
             .or_else(|| self.set.get(option))
     }
 
-    /// There is one value for all services here, and Cyrus has one for each.
+    /// Warns of services with different values: here all services share one value, in Cyrus each has
+    /// its own.
     fn warn_of_rival_services(&self, warnings: &mut Vec<Warning>) {
         let mut rivals: Vec<Warning> = Vec::new();
         for (service, key, setting) in self.overrides() {
@@ -252,8 +254,8 @@ impl ImapdConf {
         warnings.append(&mut rivals);
     }
 
-    /// An override that counts for all mail here and for some services only in Cyrus, or that counts for
-    /// a service of `lmtpd` which is not known here.
+    /// Warns of an override that applies to all mail here but only to some services in Cyrus, and of
+    /// one for a service of `lmtpd` that is not among the configured services.
     fn warn_of_services_left_out(&self, warnings: &mut Vec<Warning>) {
         let mut found: Vec<Warning> = DECISIVE
             .iter()
@@ -269,7 +271,7 @@ impl ImapdConf {
         let (chosen, setting) =
             self.services.iter().find_map(|service| Some((service, own(service)?)))?;
         let plain = self.set.get(option).map(|setting| &setting.value);
-        // The usual names stand for those that a site has: mail exchangers come to the first.
+        // The usual names stand for those of the site. Mail exchangers connect to the first service.
         let usual = self.services == LMTP_SERVICES;
         let agree = plain == Some(&setting.value) || usual && self.services.first() == Some(chosen);
         let without = self.services.iter().filter(|service| own(service).is_none());
@@ -302,7 +304,7 @@ impl ImapdConf {
         (!known && differs).then(|| Warning { place: setting.place.clone(), what })
     }
 
-    /// What could be an override: the service's number, the option and what it is set to.
+    /// Returns possible overrides: number of the service, option and setting.
     fn overrides(&self) -> impl Iterator<Item = (usize, &str, &Setting)> {
         self.services.iter().enumerate().flat_map(|(number, service)| {
             self.set.iter().filter_map(move |(key, setting)| {
@@ -343,7 +345,7 @@ impl Setting {
 mod tests {
     use super::*;
 
-    /// Files in memory; the first one is read.
+    /// Parses files in memory; the first one is the main file.
     pub(super) fn conf(files: &[(&str, &str)]) -> Result<(ImapdConf, Vec<String>), String> {
         let mut read = |path: &Path| {
             files
@@ -358,7 +360,7 @@ mod tests {
         }
     }
 
-    /// One file, after its `configdirectory`.
+    /// Parses one file, after its `configdirectory`.
     pub(super) fn one(text: &str) -> ImapdConf {
         let (conf, warnings) =
             conf(&[("imapd.conf", &format!("configdirectory: /var/lib/cyrus\n{text}"))]).unwrap();
@@ -367,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_beats_the_generic_option_wherever_it_stands() {
+    fn service_overrides_the_generic_option_in_any_order() {
         let conf = one("lmtp_postuser: bb\npostuser: shared\nimap_postuser: no\n");
         assert_eq!(conf.get("postuser"), Some("bb"));
         let text = "configdirectory: /v\npostuser: shared\nLMTPproxyd_PostUser: bb\n";
@@ -376,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn options_whose_own_name_begins_with_a_service_are_no_overrides() {
+    fn option_named_like_a_service_is_no_override() {
         let conf = one("lmtp_downcase_rcpt: no\n");
         assert_eq!(conf.switch("lmtp_downcase_rcpt"), Ok(Some(false)));
         let conf = one("lmtp_downcase_rcpt: no\nlmtp_lmtp_downcase_rcpt: yes\n");
@@ -384,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn the_services_can_be_others() {
+    fn services_can_be_configured() {
         let mut read = |_: &Path| Ok(b"configdirectory: /v\nlmtp_x: 1\nmx2_x: 2\nx: 3\n".to_vec());
         let path = Path::new("imapd.conf");
         let (conf, _) = ImapdConf::parse_for(path, &["MX2"], &mut read).unwrap();
@@ -394,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn services_that_disagree_are_warned_of() {
+    fn services_that_disagree_cause_a_warning() {
         let text = "configdirectory: /v\nlmtpunix_postuser: b\nlmtp_postuser: a\nlmtp_umask: 022\n\
                     lmtpunix_umask: 022\n";
         let (conf, warnings) = conf(&[("i", text)]).unwrap();
@@ -403,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn an_override_that_not_all_services_have_is_warned_of() {
+    fn override_of_some_services_only_causes_a_warning() {
         let warned = |services: &[&str], text: &str| {
             let text = format!("configdirectory: /v\n{text}");
             let mut read = |_: &Path| Ok(text.clone().into_bytes());
@@ -411,11 +413,11 @@ mod tests {
             warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         for (services, text, says) in [
-            // The services that mail exchangers come to have the plain option.
+            // The services that mail exchangers connect to have the plain option.
             (&LMTP_SERVICES[..], "lmtpunix_postuser: bb\n", "`lmtpunix_postuser` does not hold"),
             (&LMTP_SERVICES, "unixhierarchysep: no\nlmtpunix_unixhierarchysep: yes\n", "i:3: "),
             (&["lmtp", "lmtpunix"], "lmtp_postuser: bb\n", "the services lmtpunix, and"),
-            // Prefixes that are no service of ours.
+            // Prefixes that are none of the services.
             (&["mx"], "lmtp_postuser: bb\n", "`lmtp` is none of the services"),
             (&LMTP_SERVICES, "mx2_postuser: bb\n", "`mx2` is none of the services"),
             (&LMTP_SERVICES, "lmtptcp_virtdomains: on\n", "`lmtptcp` is none of the services"),
@@ -437,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_set_twice_is_warned_of_and_the_last_one_counts() {
+    fn last_of_two_settings_counts_with_a_warning() {
         let (conf, warnings) = conf(&[
             ("i", "configdirectory: /v\npostuser: a\n@include: /j\nPOSTUSER: c\n"),
             ("/j", "\npostuser: b\n"),
@@ -451,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn switches_are_read_as_cyrus_reads_them() {
+    fn switches_are_parsed_as_by_cyrus() {
         for (value, meaning) in [
             ("0", Some(false)),
             ("no", Some(false)),
@@ -483,20 +485,20 @@ mod tests {
     }
 
     #[test]
-    fn configdirectory_is_filled_in_at_the_beginning_of_values_only() {
+    fn configdirectory_is_expanded_at_the_beginning_only() {
         let conf = one("a: {ConfigDirectory}/x\nb: x{configdirectory}\nc: {config\nd: \u{e9}\n");
         let values = ["a", "b", "c", "d"].map(|key| conf.get(key).unwrap());
         assert_eq!(values, ["/var/lib/cyrus/x", "x{configdirectory}", "{config", "\u{e9}"]);
     }
 
     #[test]
-    fn without_a_configdirectory_there_is_no_configuration() {
+    fn missing_configdirectory_is_an_error() {
         assert_eq!(conf(&[("i", "a: b\n")]).unwrap_err(), "i: `configdirectory` is not set");
         assert!(conf(&[("i", "lmtp_configdirectory: /v\n")]).is_ok());
     }
 
     #[test]
-    fn no_value_is_shown_by_debug() {
+    fn debug_hides_all_values() {
         let conf = one("mupdate_password: geheim\nsasl_sql_passwd: geheim\n");
         let shown = format!("{conf:?} {:?}", conf.options().unwrap());
         assert!(shown.contains("mupdate_password") && !shown.contains("geheim"), "{shown}");

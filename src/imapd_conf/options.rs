@@ -1,4 +1,4 @@
-//! The options that matter here, typed.
+//! Typed options used by this program.
 
 use std::path::{Path, PathBuf};
 
@@ -6,32 +6,32 @@ use super::{ConfError, ImapdConf};
 use crate::address::{Autocreate, Release, Rules};
 use crate::model::secret::Secret;
 
-/// `virtdomains`. `userid` and `on` are the same for `lmtpd`.
+/// `virtdomains`. `lmtpd` does not distinguish `userid` and `on`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Virtdomains {
     /// Domains are ignored.
     Off,
-    /// The domain is the one in the user's name.
+    /// The domain is that of the user's name.
     Userid,
-    /// Without one in the name, it is guessed from the address of the interface.
+    /// Like `userid`; a missing domain is guessed from the address of the interface.
     On,
 }
 
-/// `mupdate_config`: how the servers of a murder share the work.
+/// `mupdate_config`: roles of the servers of a murder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MupdateConfig {
     /// Frontends and backends.
     Standard,
-    /// Every server is both.
+    /// Every server is frontend and backend.
     Unified,
     /// All servers have the same mailboxes.
     Replicated,
 }
 
-/// What `imapd.conf` says of the mailbox list, of names and of the murder.
+/// Options of `imapd.conf` about the mailbox list, names and the murder.
 ///
-/// An `Option` is `None` where the option is not set and its default depends on Cyrus' release, or
-/// where there is none. Paths and names are as written.
+/// An `Option` is `None` if the option is not set and its default depends on the release of Cyrus or
+/// does not exist. Paths and names are as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImapdOptions {
     /// `configdirectory`.
@@ -40,40 +40,43 @@ pub struct ImapdOptions {
     pub mboxlist_db_path: PathBuf,
     /// `userdeny_db_path`, or else `user_deny.db` in the configuration directory.
     pub userdeny_db_path: PathBuf,
-    /// `mboxlist_db`: the engine Cyrus would make a new list with. No more than a hint.
+    /// `mboxlist_db`: engine with which Cyrus would create a new list. Only a hint.
     pub mboxlist_db: Option<String>,
-    /// `improved_mboxlist_sort`; the order of keys in a list of Cyrus up to 3.4.
+    /// `improved_mboxlist_sort`: order of keys in a list of Cyrus up to 3.4.
     pub improved_mboxlist_sort: bool,
-    /// `umask` of all Cyrus programs; decides who may read a new list.
+    /// `umask` of all Cyrus programs; it determines the read permissions of a new list.
     pub umask: u32,
-    /// `servername`; if not set, the name of the host.
+    /// `servername`; default: the host name.
     pub servername: Option<String>,
 
-    /// `virtdomains`; off unless set.
+    /// `virtdomains`; default: off.
     pub virtdomains: Virtdomains,
-    /// `defaultdomain`; not set, it is `internal` from Cyrus 3.0 on.
+    /// `defaultdomain`; default: `internal` from Cyrus 3.0 on.
     pub defaultdomain: Option<String>,
-    /// `unixhierarchysep`; not set, it is on from Cyrus 3.0 on.
+    /// `unixhierarchysep`; default: on from Cyrus 3.0 on.
     pub unixhierarchysep: Option<bool>,
-    /// `postuser`; empty unless set.
+    /// `postuser`; default: empty.
     pub postuser: String,
-    /// `lmtp_downcase_rcpt`; not set, it is on from Cyrus 2.5 on.
+    /// `lmtp_downcase_rcpt`; default: on from Cyrus 2.5 on.
     pub lmtp_downcase_rcpt: Option<bool>,
-    /// `lmtp_strict_rfc2821`; on unless set.
+    /// `lmtp_strict_rfc2821`; default: on.
     pub lmtp_strict_rfc2821: bool,
     /// `lmtp_catchall_mailbox`.
     pub lmtp_catchall_mailbox: Option<String>,
-    /// `lmtp_fuzzy_mailbox_match`; off unless set.
+    /// `lmtp_fuzzy_mailbox_match`; default: off.
     pub lmtp_fuzzy_mailbox_match: bool,
 
-    /// Whom `lmtpd` makes a mailbox for: `autocreate_post` is on and `autocreate_quota` is not negative.
+    /// Users that get a mailbox from `lmtpd`, if `autocreate_post` is on and `autocreate_quota` is
+    /// not negative.
+    /// is not negative.
     pub autocreate: Option<Autocreate>,
 
-    /// `mupdate_server`: the master, `host` or `host:port`. Set exactly on the servers of a murder.
+    /// `mupdate_server`: the master, `host` or `host:port`. Set on all servers of a murder and only
+    /// there.
     pub mupdate_server: Option<String>,
-    /// `mupdate_config`; Cyrus looks at it only if there is a `mupdate_server`.
+    /// `mupdate_config`; Cyrus ignores it without a `mupdate_server`.
     pub mupdate_config: MupdateConfig,
-    /// Whether `proxyservers` is set: that is how Cyrus knows a backend of a standard murder.
+    /// Whether `proxyservers` is set, which identifies a backend of a standard murder to Cyrus.
     pub proxyservers: bool,
     /// `mupdate_username`.
     pub mupdate_username: Option<String>,
@@ -86,12 +89,14 @@ pub struct ImapdOptions {
 }
 
 impl ImapdOptions {
-    /// The socket on which the local MUPDATE slave says whether it has caught up with the master.
+    /// Returns the path of the kick socket, on which the local MUPDATE slave reports whether it has
+    /// caught up with the master.
     pub fn kick_socket(&self) -> PathBuf {
         self.configdirectory.join("socket/mupdate.target")
     }
 
-    /// The rules for mailbox names: these options, and the defaults of this release of Cyrus.
+    /// Returns the rules for mailbox names: these options, with the defaults of this release of
+    /// Cyrus.
     pub fn rules(&self, release: Release) -> Rules {
         let defaults = Rules::defaults(release);
         Rules {
@@ -102,7 +107,7 @@ impl ImapdOptions {
             postuser: self.postuser.clone(),
             downcase: self.lmtp_downcase_rcpt.unwrap_or(defaults.downcase),
             strict: self.lmtp_strict_rfc2821,
-            // There is none before 2.5, which ignores the option.
+            // Releases before 2.5 ignore the option.
             catchall: self.lmtp_catchall_mailbox.clone().filter(|_| release >= Release::V2_5),
             fuzzy: self.lmtp_fuzzy_mailbox_match,
             autocreate: self.autocreate.clone(),
@@ -111,7 +116,7 @@ impl ImapdOptions {
 }
 
 impl ImapdConf {
-    /// The options that matter here. An error is a value that Cyrus would not start with either.
+    /// Returns the typed options. An error is a value with which Cyrus would not start either.
     pub fn options(&self) -> Result<ImapdOptions, ConfError> {
         let string = |option| self.get(option).map(str::to_owned);
         let switch = |option, default| Ok(self.switch(option)?.unwrap_or(default));
@@ -163,15 +168,15 @@ impl ImapdConf {
 }
 
 impl ImapdConf {
-    /// The old names count where the new ones are not set (2.5: `lib/libconfig.c`,
-    /// `config_option_deprecated`).
+    /// Returns the autocreation options. The old names apply where the new ones are not set (2.5:
+    /// `lib/libconfig.c`, `config_option_deprecated`).
     fn autocreate(&self) -> Result<Option<Autocreate>, ConfError> {
         let post = match self.switch("autocreate_post")? {
             None => self.switch("createonpost")?,
             set => set,
         };
         let quota = self.get("autocreate_quota").or_else(|| self.get("autocreatequota"));
-        // Not set it is -1; a size such as `2G` from 3.8 on.
+        // The default is -1; a size such as `2G` is valid from 3.8 on.
         if post != Some(true) || quota.is_none_or(|quota| quota.starts_with('-')) {
             return Ok(None);
         }
@@ -184,8 +189,8 @@ impl ImapdConf {
     }
 }
 
-/// Octal as Cyrus reads the `umask`: whatever is no octal digit is passed over
-/// (`imap/global.c`, `cyrus_init`).
+/// Parses octal as Cyrus parses the `umask`: other characters are skipped (`imap/global.c`,
+/// `cyrus_init`).
 fn octal(value: &str) -> u32 {
     value.chars().filter_map(|digit| digit.to_digit(8)).fold(0, |sum, digit| sum << 3 | digit)
         & 0o777
@@ -197,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_set_is_what_cyrus_takes_it_for() {
+    fn unset_options_have_the_defaults_of_cyrus() {
         let options = one("").options().unwrap();
         assert_eq!(options.mboxlist_db_path, Path::new("/var/lib/cyrus/mailboxes.db"));
         assert_eq!(options.kick_socket(), Path::new("/var/lib/cyrus/socket/mupdate.target"));
@@ -211,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frontend_of_debian_is_understood() {
+    fn frontend_of_debian_is_parsed() {
         let options = one("\
 # Debian Cyrus imapd.conf
 configdirectory_x: unused
@@ -248,13 +253,13 @@ be1_password: x
         assert_eq!(options.defaultdomain.as_deref(), Some("Example.org"));
         assert_eq!(options.mupdate_server.as_deref(), Some("mupdate.example.org:3905"));
         assert_eq!(options.mupdate_authname.as_deref(), Some("slave@example.org"));
-        // No comment begins in a value, and quotes belong to it.
+        // A value contains no comments, and quotes are part of it.
         assert_eq!(options.mupdate_password.unwrap().reveal(), b"p#ss \"word\"");
         assert!(!options.proxyservers);
     }
 
     #[test]
-    fn a_backend_and_a_unified_server_are_told_apart_from_a_frontend() {
+    fn backend_unified_server_and_frontend_are_distinguished() {
         let options = one("proxyservers: fe1 fe2\nmupdate_server: mu\n").options().unwrap();
         assert!(options.proxyservers);
         let options = one("mupdate_config: unified\nmupdate_server: mu\n").options().unwrap();
@@ -262,7 +267,7 @@ be1_password: x
     }
 
     #[test]
-    fn virtdomains_may_be_written_like_a_switch() {
+    fn virtdomains_accepts_switch_values() {
         for (value, meaning) in [
             ("yes", Virtdomains::On),
             ("1", Virtdomains::On),
@@ -283,7 +288,7 @@ be1_password: x
     }
 
     #[test]
-    fn autocreation_is_on_with_both_of_its_options_by_their_old_names_too() {
+    fn autocreation_needs_both_options_by_any_name() {
         for (text, on) in [
             ("autocreate_post: yes\nautocreate_quota: 0\n", true),
             ("autocreate_post: yes\nautocreate_quota: 5G\n", true),
@@ -307,7 +312,7 @@ be1_password: x
     }
 
     #[test]
-    fn an_unusable_value_is_an_error_with_its_line() {
+    fn invalid_value_is_an_error_with_its_line() {
         for (text, error) in [
             ("\nunixhierarchysep: maybe\n", "imapd.conf:3: `unixhierarchysep: maybe` is neither"),
             ("mupdate_config: x\n", "imapd.conf:2: `mupdate_config: x` is none of standard,"),

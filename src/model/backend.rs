@@ -1,4 +1,4 @@
-//! From the server of a record to the LMTP address of a backend.
+//! Conversion of the server of a record to the LMTP address of a backend.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -7,42 +7,42 @@ use std::str::FromStr;
 
 use crate::model::shown::Shown;
 
-/// The port of `lmtpd` on Debian (`lmtp` in its `/etc/services`); Postfix' own default is 24.
+/// Port of `lmtpd` on Debian (`lmtp` in its `/etc/services`). Postfix' own default is 24.
 pub const LMTP_PORT: u16 = 2003;
 
 /// Backend that gets a message by LMTP.
 ///
-/// Only values that are safe for a mail server can be built: Postfix' lmtp(8) dies of a bad port, and
-/// the text becomes a queue name there, so each backend must have exactly one spelling.
+/// Only values that are safe for a mail server can be built: Postfix' lmtp(8) dies of an invalid
+/// port, and the text becomes a queue name there, so each backend must have exactly one spelling.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Backend {
-    /// The mail server's transport for it (Postfix: first column of `master.cf`).
+    /// Transport of the mail server (Postfix: first column of `master.cf`).
     pub transport: Box<str>,
-    /// The other end of the connection.
+    /// LMTP address.
     pub address: LmtpAddress,
 }
 
-/// The other end of an LMTP connection.
+/// Address of an LMTP server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LmtpAddress {
-    /// A host by name or address.
+    /// Host by name or address.
     Inet {
-        /// In lower case; an IPv6 address without brackets.
+        /// Host name in lower case, or an address; IPv6 without brackets.
         host: Box<str>,
-        /// The TCP port, never 0.
+        /// TCP port, never 0.
         port: u16,
     },
-    /// A unix socket of this host, an absolute path.
+    /// Absolute path of a unix socket on this host.
     Unix(Box<str>),
 }
 
-/// Why text is not a address.
+/// Text that is not an LMTP address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a backend: write `HOST`, `HOST:PORT`, `[IPV6]:PORT` or `unix:/PATH`")]
 pub struct BadLmtpAddress(String);
 
 impl LmtpAddress {
-    /// Reads `HOST`, `HOST:PORT`, `[IPV6]`, `[IPV6]:PORT`, a bare IPv6 address or `unix:/PATH`.
+    /// Parses `HOST`, `HOST:PORT`, `[IPV6]`, `[IPV6]:PORT`, a bare IPv6 address or `unix:/PATH`.
     pub fn parse(text: &str, default_port: u16) -> Result<Self, BadLmtpAddress> {
         let bad = || BadLmtpAddress(Shown(text).to_string());
         if let Some(path) = text.strip_prefix("unix:") {
@@ -78,21 +78,23 @@ impl LmtpAddress {
         Ok(LmtpAddress::Inet { host: host.to_ascii_lowercase().into(), port })
     }
 
-    /// `host:port`, `[v6]:port` or `unix:/path`, as [`LmtpAddress::parse`] reads it.
+    /// Returns `host:port`, `[v6]:port` or `unix:/path`, in the form that [`LmtpAddress::parse`]
+    /// reads.
     pub fn host_and_port(&self) -> String {
         let nexthop = self.to_string();
         nexthop.strip_prefix("inet:").map(str::to_owned).unwrap_or(nexthop)
     }
 }
 
-/// What stands before and after the first of these (ASCII). Servers have names so short that
-/// [`str::split_once`] takes longer.
+/// Splits text at the first occurrence of an ASCII byte. For text as short as server names,
+/// [`str::split_once`] is slower.
 fn split_at(text: &str, at: u8) -> Option<(&str, &str)> {
     let at = text.bytes().position(|b| b == at)?;
     Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
-/// A DNS name or an IPv4 address. Underscores are no letters of DNS, but they are met.
+/// Whether the text is a DNS name or an IPv4 address. Underscores are not valid in DNS host names,
+/// but some sites use them.
 fn is_host(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host).as_bytes();
     host.len() <= 253
@@ -105,8 +107,8 @@ fn is_host(host: &str) -> bool {
 }
 
 impl Backend {
-    /// `transport:nexthop`, as a transport map of Postfix answers. Made for nearly every answer, so
-    /// it is put together by hand.
+    /// Returns `transport:nexthop`, the result of a Postfix transport map. Built without `format!`,
+    /// because nearly every answer needs it.
     pub fn nexthop(&self) -> String {
         match &self.address {
             LmtpAddress::Inet { host, port } if !host.contains(':') => {
@@ -117,7 +119,7 @@ impl Backend {
     }
 }
 
-/// `inet:host:port`, `inet:[v6]:port` or `unix:/path`: a nexthop of Postfix' lmtp(8).
+/// Writes `inet:host:port`, `inet:[v6]:port` or `unix:/path`, a nexthop of Postfix' lmtp(8).
 impl fmt::Display for LmtpAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -133,26 +135,26 @@ impl fmt::Display for LmtpAddress {
 /// Settings for one server of the list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerOverride {
-    /// Its address, if not that of its name.
+    /// Address. Default: that of the server's name.
     pub address: Option<LmtpAddress>,
-    /// Its transport, if not the common one.
+    /// Transport. Default: the common one.
     pub transport: Option<Box<str>>,
-    /// Deliver nothing to it now: its messages are deferred.
+    /// Whether the server is drained: its messages are deferred.
     pub drain: bool,
 }
 
 /// Addresses and transports of the servers of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backends {
-    /// The port of a server whose record names none.
+    /// Port of a server whose record has none.
     pub port: u16,
-    /// The transport of a server without one of its own.
+    /// Default transport of a server.
     pub transport: Box<str>,
     /// Address for the mailboxes of this host.
     pub local: Option<LmtpAddress>,
-    /// The server on which mailboxes of new users are created (`autocreate_post`).
+    /// Server on which mailboxes of new users are created (`autocreate_post`).
     pub autocreate: Option<Box<str>>,
-    /// The domain of servers that have a short name, without a dot.
+    /// Domain appended to short server names, which have no dot.
     pub domain: Option<Box<str>>,
     servers: HashMap<Box<str>, ServerOverride>,
 }
@@ -170,13 +172,13 @@ impl Default for Backends {
     }
 }
 
-/// Why the server of a record has no backend now.
+/// Reason why the server of a record has no backend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoBackend {
     /// The record has no server, and no local backend is configured.
     #[error("the mailbox is local to this host, and `backends.local` is not configured")]
     Local,
-    /// `drain` is set for it.
+    /// The server is drained.
     #[error("the backend {0} is being drained")]
     Draining(String),
     /// The server of the record is not a valid host.
@@ -185,13 +187,14 @@ pub enum NoBackend {
 }
 
 impl Backends {
-    /// Configures one server, named as in the list (its `servername`, with the `:port` it has there).
+    /// Configures one server under its name in the list (its `servername`, with the `:port` that the
+    /// list has).
     pub fn set(&mut self, server: &str, settings: ServerOverride) {
         self.servers.insert(folded(server).into(), settings);
     }
 
-    /// Servers that are configured by name and are not among these servers of a list, sorted. Their
-    /// settings have no effect.
+    /// Returns configured servers that are not among these servers of a list, sorted. Their settings
+    /// have no effect.
     pub fn unlisted<'a>(&self, listed: impl IntoIterator<Item = &'a str>) -> Vec<&str> {
         let met: HashSet<&str> =
             listed.into_iter().filter_map(|server| Some(self.find(server)?.0)).collect();
@@ -201,14 +204,14 @@ impl Backends {
         unlisted
     }
 
-    /// The servers that are configured by name, sorted.
+    /// Returns the configured servers, sorted.
     pub fn overrides(&self) -> Vec<(&str, &ServerOverride)> {
         let mut all: Vec<_> = self.servers.iter().map(|(name, what)| (&**name, what)).collect();
         all.sort_unstable_by_key(|(name, _)| *name);
         all
     }
 
-    /// The backend of a record with this server, or of a local one.
+    /// Returns the backend of a record with this server; `None` is this host.
     pub fn resolve(&self, server: Option<&str>) -> Result<Backend, NoBackend> {
         let Some(server) = server else {
             let address = self.local.clone().ok_or(NoBackend::Local)?;
@@ -227,19 +230,19 @@ impl Backends {
         Ok(Backend { transport: transport.clone(), address })
     }
 
-    /// Where a server is by its name alone.
+    /// Returns the address that follows from the server's name.
     pub(crate) fn own_address(&self, server: &str) -> Result<LmtpAddress, BadLmtpAddress> {
         let address = LmtpAddress::parse(connect_string(server), self.port)?;
         match (address, &self.domain) {
             (LmtpAddress::Inet { host, port }, Some(domain)) if !host.contains(['.', ':']) => {
-                // The whole name must be one that a mail server takes.
+                // The whole name must be valid for a mail server.
                 LmtpAddress::parse(&format!("{host}.{domain}"), port)
             }
             (address, _) => Ok(address),
         }
     }
 
-    /// By the whole server text first, then without its port.
+    /// Searches for the whole server text first, then for the text without its port.
     fn find(&self, server: &str) -> Option<(&str, &ServerOverride)> {
         let server = folded(server);
         let get = |name: &str| self.servers.get_key_value(name);
@@ -248,13 +251,14 @@ impl Backends {
     }
 }
 
-/// A server as servers are compared: without the options for Cyrus' proxies, and without case.
+/// Returns a server in the form in which servers are compared: in lower case, without the options
+/// for Cyrus' proxies.
 pub(crate) fn folded(server: &str) -> String {
     connect_string(server).to_ascii_lowercase()
 }
 
-/// Cyrus' proxies use the server as `host[:port[/tls][/noauth]]` (`imap/backend.c`): the words after
-/// a slash are options for them.
+/// Returns a server without its options. Cyrus' proxies use the server as
+/// `host[:port[/tls][/noauth]]` (`imap/backend.c`): the words after a slash are options.
 pub(crate) fn connect_string(server: &str) -> &str {
     split_at(server, b'/').map_or(server, |(address, _options)| address)
 }
@@ -303,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_whose_path_the_mail_server_would_read_otherwise_is_none() {
+    fn socket_path_ambiguous_to_the_mail_server_is_refused() {
         for odd in ["unix:", "unix:run/lmtp", "unix:/run/a b", "unix:/run/a,b", "unix:/run/%s"] {
             assert!(LmtpAddress::parse(odd, 0).is_err(), "{odd}");
         }
@@ -342,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_a_server_go_before_its_name() {
+    fn settings_of_a_server_override_its_name() {
         let mut backends = Backends { port: 24, ..Backends::default() };
         backends.set(
             "BE1.example.org",
@@ -353,7 +357,7 @@ mod tests {
         );
         backends
             .set("be2.example.org", ServerOverride { drain: true, ..ServerOverride::default() });
-        // As it stands in the list, with the options for Cyrus' proxies.
+        // The name as in the list, with the options for Cyrus' proxies.
         backends.set("be4:2003/tls", ServerOverride { drain: true, ..ServerOverride::default() });
         let address = |server| backends.resolve(server).map(|backend| backend.address.to_string());
         assert_eq!(address(Some("be1.example.org")).unwrap(), "inet:10.0.0.1:24");
@@ -365,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_for_a_server_that_no_list_has_are_found() {
+    fn settings_for_unlisted_servers_are_reported() {
         let mut backends = Backends::default();
         for name in ["BE1.example.org", "be2", "be3:2003", "be4", "be5:24"] {
             backends.set(name, ServerOverride::default());

@@ -6,13 +6,13 @@ use crate::model::shown::Shown;
 
 /// A set of mail domains, or every domain.
 ///
-/// Case-insensitive. Both forms of an internationalised domain are the same; it is kept in that of the
-/// mail protocols and Cyrus' lists: `xn--…` (A-label, RFC 5890). A domain with a trailing dot is not
+/// Case-insensitive. Both forms of an internationalised domain are equal; the A-label (`xn--…`, RFC
+/// 5890) is stored, as in the mail protocols and Cyrus' lists. A domain with a trailing dot is not
 /// served, because `lmtpd` finds no mailbox in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Domains {
     every: bool,
-    /// Sorted. Most sites have a few.
+    /// Sorted. Most sites have only a few.
     named: Vec<Box<[u8]>>,
 }
 
@@ -22,7 +22,7 @@ pub struct Domains {
 pub struct BadDomain(String);
 
 impl Domains {
-    /// Reads the domains as they are configured; `*` stands for every domain.
+    /// Parses the configured domains; `*` stands for every domain.
     pub fn new<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> Result<Self, BadDomain> {
         let mut domains = Self::default();
         for word in words {
@@ -44,7 +44,7 @@ impl Domains {
         Ok(domains)
     }
 
-    /// Whether this domain, as [`a_labels`] writes it, is served.
+    /// Whether this domain, in the form of [`a_labels`], is served.
     pub fn contains(&self, domain: &[u8]) -> bool {
         self.every || self.named.binary_search_by(|named| (**named).cmp(domain)).is_ok()
     }
@@ -59,17 +59,17 @@ impl Domains {
         self.every
     }
 
-    /// The domains that were named, sorted.
+    /// Returns the configured domains, sorted.
     pub fn names(&self) -> Vec<Cow<'_, str>> {
         self.named.iter().map(|name| String::from_utf8_lossy(name)).collect()
     }
 }
 
-/// The domain in lower case, and in ASCII: U-labels as A-labels, by UTS 46 as browsers and Postfix do.
-/// `None`: it is not ASCII, and no domain.
+/// Returns the domain in lower case and in ASCII: U-labels become A-labels by UTS 46, as in browsers
+/// and Postfix. `None`: the text is neither ASCII nor a domain.
 pub fn a_labels(domain: &[u8]) -> Option<Cow<'_, [u8]>> {
     if !domain.is_ascii() {
-        // It folds case, and composes what was typed decomposed.
+        // This folds case and composes decomposed characters.
         let ascii = idna::domain_to_ascii_cow(domain, idna::AsciiDenyList::EMPTY).ok()?;
         return Some(Cow::Owned(ascii.as_bytes().to_ascii_lowercase()));
     }

@@ -30,16 +30,16 @@ pub enum DoubtKind {
     Unreachable,
     /// The MUPDATE server or the slave did not answer in time.
     TimedOut,
-    /// The MUPDATE server refused the question, or answered it in a way that is not understood.
+    /// The MUPDATE server refused the request, or its answer was not understood.
     Refused,
-    /// Too many questions wait, or the client no longer waits for the answer.
+    /// Too many requests are queued, or the client no longer waits for the answer.
     GivenUp,
 }
 
 /// Reason why a name is certain neither to exist nor to be absent. Its recipient is deferred.
 ///
-/// Prints a text for the postmaster. Made by the errors of the rooms, each of which has its texts in one
-/// place; callers match on the [`kind`](Self::kind).
+/// Displays a text for the postmaster. Doubts are built from the errors of the modules, each of
+/// which has its texts in one place. Callers match on the [`kind`](Self::kind).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Doubt {
     kind: DoubtKind,
@@ -47,17 +47,17 @@ pub struct Doubt {
 }
 
 impl Doubt {
-    /// Makes a doubt of the text of an error.
+    /// Creates a doubt with the text of an error.
     pub fn new(kind: DoubtKind, text: impl fmt::Display) -> Self {
         Self { kind, text: text.to_string().into() }
     }
 
-    /// The cause.
+    /// Returns the cause.
     pub fn kind(&self) -> DoubtKind {
         self.kind
     }
 
-    /// The text that is printed.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -77,9 +77,9 @@ impl fmt::Debug for Doubt {
 
 impl std::error::Error for Doubt {}
 
-/// An error that leaves a name in doubt.
+/// Error that leaves a name in doubt.
 pub(crate) trait Doubtful: fmt::Display {
-    /// The cause.
+    /// Returns the cause.
     fn doubt_kind(&self) -> DoubtKind;
 }
 
@@ -100,7 +100,7 @@ impl Doubtful for io::Error {
 
 #[cfg(test)]
 impl Doubt {
-    /// Whether the text has this in it.
+    /// Whether the text contains this substring.
     pub(crate) fn contains(&self, text: &str) -> bool {
         self.text.contains(text)
     }

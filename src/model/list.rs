@@ -1,4 +1,4 @@
-//! The mailbox list: the trait of all its sources, and what a lookup in it finds.
+//! Mailbox list: the trait of all sources, and the result of a lookup.
 
 use std::ops::ControlFlow;
 
@@ -11,7 +11,7 @@ use crate::model::record::Record;
 pub enum Lookup {
     /// The record of the name.
     Present(Record),
-    /// The list can be read, and no record has this name.
+    /// The list is readable and has no record of the name.
     Absent,
     /// The list cannot tell.
     Unsure(Doubt),
@@ -35,27 +35,27 @@ impl Lookup {
 ///
 /// Shared by threads; an implementation looks up concurrently.
 pub trait MailboxList: Send + Sync {
-    /// Looks one mailbox up.
+    /// Looks up one mailbox.
     fn lookup(&self, name: &MailboxName) -> Lookup;
 
-    /// The same, and whether the name changed a moment ago, as far as the list knows: what it says of
-    /// it may then be about to change again.
+    /// Like [`lookup`](Self::lookup), and returns whether the name changed recently, as far as the
+    /// list knows. A recently changed record may be about to change again.
     fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
         (self.lookup(name), false)
     }
 
-    /// The generation of its keys, as far as that is known without reading the list.
+    /// Returns the generation of the keys, as far as it is known without reading the list.
     fn key_generation(&self) -> Option<KeyGeneration> {
         None
     }
 
-    /// What the list says of a name whose record does not count, since the master does not have it:
-    /// [`Lookup::Absent`], unless a part of the list is in doubt or has to be waited for.
+    /// Returns the result for a name whose record does not count because the master lacks the name:
+    /// [`Lookup::Absent`], unless a part of the list is in doubt or must be waited for.
     fn lookup_without_record(&self, _name: &MailboxName) -> Lookup {
         Lookup::Absent
     }
 
-    /// Whether the owner of this INBOX takes no mail now, whatever the record says (`cyr_deny`).
+    /// Whether the owner of this INBOX accepts no mail now, regardless of the record (`cyr_deny`).
     fn denies(&self, _inbox: &MailboxName) -> bool {
         false
     }
@@ -65,15 +65,15 @@ pub trait MailboxList: Send + Sync {
     ///
     /// # Errors
     ///
-    /// If the list cannot be read to its end.
+    /// The list cannot be read to its end.
     fn each(
         &self,
         prefix: &[u8],
         visit: &mut dyn FnMut(&MailboxName, &Record) -> ControlFlow<()>,
     ) -> Result<(), Doubt>;
 
-    /// Like [`each`](Self::each), and skips names on request: an ordered list does not read them. `visit`
-    /// may get a name twice, or one that it asked to skip, and must not look up in this list.
+    /// Like [`each`](Self::each), but skips names on request, which an ordered list does not read.
+    /// `visit` may get a name twice or one that it asked to skip. It must not look up in this list.
     fn each_past(
         &self,
         prefix: &[u8],
@@ -86,14 +86,14 @@ pub trait MailboxList: Send + Sync {
     }
 }
 
-/// Where a walk continues after a name.
+/// Position at which a walk continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalkStep {
-    /// At the next name.
+    /// The next name.
     On,
-    /// After all names that begin with this many bytes of the name.
+    /// The first name that does not begin with this many bytes of the current one.
     Past(usize),
-    /// The walk ends.
+    /// The end of the walk.
     Stop,
 }
 
@@ -106,8 +106,8 @@ impl From<ControlFlow<()>> for WalkStep {
     }
 }
 
-/// A key behind all that begin with the first `length` bytes of this one, in both orders that a list
-/// can have, as far as names of Cyrus go: it writes none with bytes like these (modified UTF-7).
+/// Returns a key after all keys that begin with the first `length` bytes of this one, in both sort
+/// orders of a list. It relies on names of Cyrus (modified UTF-7), which do not contain such bytes.
 pub(crate) fn behind_all(key: &[u8], length: usize) -> Vec<u8> {
     let mut behind = key.get(..length).unwrap_or(key).to_vec();
     behind.extend_from_slice(&[0xff; 4]);

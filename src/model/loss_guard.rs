@@ -1,8 +1,8 @@
-//! The loss guard: misses of a list that has lost many names are not believed.
+//! The loss guard: distrusts the misses of a list that has lost many names.
 //!
-//! An upgrade from Cyrus 3.4 to 3.6 leaves a frontend with a valid list of no mailboxes at all
-//! until the first MUPDATE resync has filled it again, and a resync that goes wrong takes live
-//! accounts away. Both look like deletions.
+//! After an upgrade from Cyrus 3.4 to 3.6, a frontend has a valid but empty list until the first
+//! MUPDATE resync has filled it, and a failed resync removes existing accounts. Both look like
+//! deletions.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ const NAMES: u64 = 100;
 const ONE_IN: u64 = 10;
 /// In a short list, a loss of more than one in this number of names is sharp.
 const ONE_IN_FEW: u64 = 4;
-/// Maximum loss that is ordinary in any list, however short: one user's mailboxes.
+/// Maximum loss that is ordinary in any list, however short: the mailboxes of one user.
 const FEW: u64 = 2;
 /// Period of the guard. The number of names is compared with the greatest of one to two periods.
 const PERIOD: Duration = Duration::from_secs(3600);
 
-/// Default time that a loss which is held back waits for its confirmation (`accept-after`).
+/// Default time that a held-back loss waits for its confirmation (`accept-after`).
 pub const ACCEPT_AFTER: Duration = Duration::from_secs(600);
 
 /// Whether a loss of `lost` names of `had` is sharp: more than is ordinary.
@@ -26,8 +26,8 @@ pub(crate) fn is_sharp(had: u64, lost: u64) -> bool {
     lost > FEW && lost > had / one_in
 }
 
-/// Time without a new name after which a list that has got back most of its loss is trusted: backends
-/// announce their names to an emptied master one after the other.
+/// Time without a new name after which a list that has regained most of its loss is trusted:
+/// backends announce their names to an emptied master one after the other.
 const SETTLED: Duration = Duration::from_secs(600);
 
 /// A loss of names.
@@ -35,14 +35,14 @@ const SETTLED: Duration = Duration::from_secs(600);
 pub(crate) struct Loss {
     /// Number of names that the list had.
     pub(crate) had: u64,
-    /// Number of them that it has lost; all of them, or none of none, if the list is empty.
+    /// Number of names lost. An empty list has lost all names that it had, possibly 0 of 0.
     pub(crate) lost: u64,
 }
 
-/// State of a [`LossGuard`] that is kept for the next process.
+/// State of a [`LossGuard`] stored for the next process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HighWater {
-    /// The number of names that the present one is compared with.
+    /// Number of names that the present number is compared with.
     pub names: u64,
     /// Whether the list is distrusted.
     pub distrusted: bool,
@@ -50,23 +50,23 @@ pub struct HighWater {
 
 /// Watches the number of names in a list.
 ///
-/// It compares with the greatest number of the last one to two hours, so that a list that loses
-/// slowly is noticed as well, and an ordinary decline over weeks is not. While a list is
-/// distrusted that number stays, until all names are back, or until the loss is ordinary again and
-/// nothing more has come back for [`SETTLED`].
+/// The number is compared with the greatest one of the last one to two hours, so that a slow loss is
+/// noticed and an ordinary decline over weeks is not. While a list is distrusted, the reference
+/// number stays. Distrust ends when all names are back, or when the loss is ordinary again and no
+/// further name has come back for [`SETTLED`].
 #[derive(Debug, Default)]
 pub(crate) struct LossGuard {
-    /// The greatest number in this period and in the one before.
+    /// Greatest numbers of this period and of the previous one.
     greatest: [u64; 2],
     last: u64,
     period: u32,
     distrust: Option<Loss>,
-    /// When a distrusted list gained its last name.
+    /// Time at which a distrusted list gained its last name.
     settled: Duration,
 }
 
 impl LossGuard {
-    /// Continues with the state of another process.
+    /// Continues with the stored state of another process.
     pub(crate) fn restored(kept: HighWater, now: Duration) -> Self {
         let HighWater { names, distrusted } = kept;
         Self {
@@ -78,7 +78,7 @@ impl LossGuard {
         }
     }
 
-    /// Returns the state for the next process; `None`: no list was seen.
+    /// Returns the state for the next process. `None`: no list was seen.
     pub(crate) fn high_water(&self) -> Option<HighWater> {
         let distrusted = self.distrust.is_some();
         (self.mark() > 0).then_some(HighWater { names: self.mark(), distrusted })
@@ -88,11 +88,11 @@ impl LossGuard {
         self.greatest[0].max(self.greatest[1])
     }
 
-    /// Records that the list has `names` names at `now`, a time since some fixed moment.
+    /// Records that the list has `names` names at `now`, a time since a fixed origin.
     pub(crate) fn seen(&mut self, names: u64, now: Duration) {
         let period = period(now);
         if self.distrust.is_none() && period != self.period {
-            // After any time without a look, the last number seen counts.
+            // After a time without updates, the last number counts.
             let before = if period == self.period + 1 { self.greatest[0] } else { self.last };
             self.greatest = [self.last, before];
         }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_list_is_never_believed() {
+    fn empty_list_is_always_distrusted() {
         let mut guard = LossGuard::default();
         guard.seen(0, minutes(0));
         assert!(guard.distrust().is_some());
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn losing_slowly_does_not_fool_it() {
+    fn slow_loss_is_noticed() {
         let mut guard = LossGuard::default();
         let distrusted = (0..90).find(|minute| {
             guard.seen(10_000 - 50 * minute, minutes(*minute));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_turn_of_an_hour_does_not_fool_it() {
+    fn loss_across_two_periods_is_noticed() {
         let mut guard = LossGuard::default();
         guard.seen(10_000, minutes(50));
         guard.seen(9_500, minutes(59));
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ordinary_decline_over_weeks_is_believed() {
+    fn ordinary_decline_over_weeks_is_trusted() {
         let mut guard = LossGuard::default();
         for hour in 0..500 {
             guard.seen(10_000 - 15 * hour, minutes(60 * hour));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_before_a_quiet_night_still_counts() {
+    fn number_before_a_time_without_updates_still_counts() {
         let mut guard = LossGuard::default();
         guard.seen(10_000, minutes(0));
         guard.seen(500, minutes(60 * 12));
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn distrust_does_not_wear_off_and_ends_when_all_names_are_back() {
+    fn distrust_lasts_until_all_names_are_back() {
         let mut guard = LossGuard::default();
         guard.seen(10_000, minutes(0));
         for hour in 1..100 {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_still_to_come_are_waited_for() {
+    fn distrust_lasts_while_names_come_back() {
         let mut guard = LossGuard::default();
         guard.seen(1_200, minutes(0));
         guard.seen(0, minutes(1));
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_is_seen_over_a_restart() {
+    fn loss_is_noticed_across_a_restart() {
         let mut guard = LossGuard::default();
         assert_eq!(guard.high_water(), None);
         guard.seen(130, minutes(3));
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(after.distrust(), Some(Loss { had: 130, lost: 65 }));
         let kept = after.high_water().unwrap();
         assert_eq!(kept, HighWater { names: 130, distrusted: true });
-        // Most are back, and there is another restart.
+        // Most names are back before the next restart.
         let mut again = LossGuard::restored(kept, minutes(0));
         again.seen(120, minutes(0));
         assert!(again.distrust().is_some());

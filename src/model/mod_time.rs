@@ -2,13 +2,14 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Time for which a name counts as recently changed. Until then it may change again before the list has
-/// the change: the stream is up to 5 s behind (Cyrus `imap/mupdate.c`, `update_wait`), and an operation
-/// is several changes. XFER lets a minute pass between two of them only for the largest mailboxes.
+/// Time for which a name counts as recently changed. During this time it may change again before the
+/// list has the change: the stream is up to 5 s behind (Cyrus `imap/mupdate.c`, `update_wait`), and
+/// one operation consists of several changes. Only XFER of the largest mailboxes has a minute
+/// between two of them.
 pub const LATELY: Duration = Duration::from_secs(60);
 
-/// Time of a name's last change, by the clock of this host, stored in a list beside its record: in whole
-/// seconds since 1970, up to the year 2106.
+/// Time of a name's last change, by the clock of this host, stored beside its record: whole seconds
+/// since 1970, up to the year 2106.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ModTime(u32);
 
@@ -16,29 +17,29 @@ impl ModTime {
     /// Not recently changed, as far as is known.
     pub const NOT_LATELY: Self = Self(0);
 
-    /// A time in seconds since 1970.
+    /// Creates a time from seconds since 1970.
     pub const fn seconds(since_1970: u32) -> Self {
         Self(since_1970)
     }
 
-    /// The time of a clock.
+    /// Converts a system time.
     pub fn at(clock: SystemTime) -> Self {
         let since_1970 = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(u32::try_from(since_1970.as_secs()).unwrap_or(u32::MAX))
     }
 
-    /// Seconds since 1970; 0 for [`NOT_LATELY`](Self::NOT_LATELY).
+    /// Returns the seconds since 1970; 0 for [`NOT_LATELY`](Self::NOT_LATELY).
     pub const fn since_1970(self) -> u32 {
         self.0
     }
 
-    /// As a system time.
+    /// Returns the system time.
     pub fn time(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(self.0.into())
     }
 
-    /// Whether that was within the last [`LATELY`], or will be within the next: clocks are corrected. The
-    /// clock is read only if a time is known.
+    /// Whether the change is less than [`LATELY`] in the past or in the future, because clocks are
+    /// corrected. The clock is read only if the time is known.
     pub fn is_lately(self, clock: impl FnOnce() -> SystemTime) -> bool {
         self != Self::NOT_LATELY
             && u64::from(Self::at(clock()).0.abs_diff(self.0)) <= LATELY.as_secs()
@@ -74,7 +75,7 @@ mod tests {
         assert!(
             !ModTime::NOT_LATELY.is_lately(|| unreachable!("nobody need know what time it is"))
         );
-        // Before 1970 is no time of a change either.
+        // A time before 1970 is unknown as well.
         assert_eq!(ModTime::at(UNIX_EPOCH - Duration::from_secs(5)), ModTime::NOT_LATELY);
         assert_eq!(ModTime::at(UNIX_EPOCH + Duration::from_secs(1 << 33)).since_1970(), u32::MAX);
     }

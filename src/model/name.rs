@@ -6,9 +6,9 @@ use std::fmt;
 /// Maximum length of a mailbox name in bytes (`MAX_MAILBOX_NAME`, Cyrus 3.12; 490 in 2.4).
 pub const MAX_NAME: usize = 510;
 
-/// Separates the components of a name in the keys of Cyrus 3.6 and later.
+/// Separator of the components of a name in the keys of Cyrus 3.6 and later.
 const US: u8 = 0x1f;
-/// Separates the domain from the rest in the keys of Cyrus 3.6 and later.
+/// Separator after the domain in the keys of Cyrus 3.6 and later.
 const GS: u8 = 0x1d;
 
 /// A mailbox name in Cyrus' internal form, in every release also the form on a MUPDATE connection.
@@ -20,19 +20,19 @@ const GS: u8 = 0x1d;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MailboxName(Vec<u8>);
 
-/// Why bytes cannot be a mailbox name.
+/// Reason why bytes are not a mailbox name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {
-    /// No bytes at all, or nothing after the domain.
+    /// Empty, or empty after the domain.
     #[error("empty mailbox name")]
     Empty,
     /// Longer than 510 bytes.
     #[error("mailbox name longer than {MAX_NAME} bytes")]
     TooLong,
-    /// A control character; `US`, `GS` and `RS` among them would forge a key.
+    /// A control character; `US`, `GS` and `RS` could forge a key.
     #[error("control character in mailbox name")]
     Control,
-    /// More than one `!`: only one may stand, after the domain.
+    /// More than one `!`; only one is allowed, after the domain.
     #[error("`!` inside a mailbox name")]
     Bang,
 }
@@ -44,7 +44,7 @@ impl MailboxName {
         if name.len() > MAX_NAME {
             return Err(BadName::TooLong);
         }
-        // Without an early exit, so that the loop is vectorised.
+        // No early exit, so that the loop is vectorised.
         if name.iter().fold(false, |met, b| met | (*b < 0x20 || *b == 0x7f)) {
             return Err(BadName::Control);
         }
@@ -58,12 +58,12 @@ impl MailboxName {
         Ok(Self(name))
     }
 
-    /// The name in internal form.
+    /// Returns the name in internal form.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The name for people, in ASCII; other bytes are escaped.
+    /// Returns the name for display, in ASCII; other bytes are escaped.
     pub(crate) fn escaped(&self) -> Cow<'_, [u8]> {
         // Bytes that `escape_ascii` leaves unchanged, as in nearly every name.
         let plain = |b: &u8| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\'' | b'\\');
@@ -74,23 +74,23 @@ impl MailboxName {
         }
     }
 
-    /// The domain before the `!`, if the name has one.
+    /// Returns the domain before the `!`, if the name has one.
     pub fn domain(&self) -> Option<&[u8]> {
         split(&self.0).0
     }
 
-    /// The name without its domain: `user.jane` of `example.org!user.jane`.
+    /// Returns the name without its domain: `user.jane` of `example.org!user.jane`.
     pub fn without_domain(&self) -> &[u8] {
         split(&self.0).1
     }
 
-    /// Whether this is a shared folder: no mailbox of a user.
+    /// Whether the name is that of a shared folder and not of a user's mailbox.
     pub fn is_shared(&self) -> bool {
         !self.without_domain().starts_with(b"user.")
     }
 
-    /// The owner of a user's INBOX as Cyrus' user ID: with dots, and with the domain of the name. `None`:
-    /// not the INBOX of a user.
+    /// Returns the owner of an INBOX as Cyrus' user ID: with dots, and with the domain of the name.
+    /// `None`: the name is not an INBOX.
     pub fn user(&self) -> Option<Vec<u8>> {
         let local = self.without_domain().strip_prefix(b"user.")?;
         let mut user: Vec<u8> = local.iter().map(|b| if *b == b'^' { b'.' } else { *b }).collect();
@@ -101,7 +101,7 @@ impl MailboxName {
         Some(user)
     }
 
-    /// Appends the key under which a list of this generation holds the name.
+    /// Appends the key of the name in a list of this generation.
     pub fn push_key(&self, generation: KeyGeneration, key: &mut Vec<u8>) {
         match generation {
             KeyGeneration::Internal => key.extend_from_slice(&self.0),
@@ -121,8 +121,8 @@ impl MailboxName {
         }
     }
 
-    /// The name of a key; `None` for the other rows of the file (ACL indexes `$RACL…`,
-    /// `A…`, unique ids `I…`, run queues `$RUNQ…`) and for invalid names.
+    /// Returns the name of a key; `None` for the other rows of the file (ACL indexes `$RACL…`, `A…`,
+    /// unique ids `I…`, run queues `$RUNQ…`) and for invalid names.
     pub fn from_key(generation: KeyGeneration, key: &[u8]) -> Option<Self> {
         match generation {
             KeyGeneration::Internal if key.starts_with(b"$R") => None,
@@ -149,7 +149,7 @@ impl MailboxName {
     }
 }
 
-/// Splits at the first `!`. Names are so short that a vectorised search takes longer.
+/// Splits at the first `!`. For text as short as names, a vectorised search is slower.
 fn split(name: &[u8]) -> (Option<&[u8]>, &[u8]) {
     match name.iter().position(|b| *b == b'!') {
         Some(at) => (Some(&name[..at]), &name[at + 1..]),
@@ -169,7 +169,7 @@ impl fmt::Debug for MailboxName {
     }
 }
 
-/// Form of the keys of a list. All keys of a list have the same form.
+/// Form of the keys of a list, common to all its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyGeneration {
     /// Up to Cyrus 3.4: the key is the internal name.
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn keys_of_both_generations_match_those_of_cyrus() {
-        // Seen in files of 3.2.6, 3.6.1 and 3.12.4.
+        // Keys in files of 3.2.6, 3.6.1 and 3.12.4.
         let table: &[(&str, &[u8])] = &[
             ("user.jane", b"Nuser\x1fjane"),
             ("user.jane^doe.Sent Items", b"Nuser\x1fjane.doe\x1fSent Items"),

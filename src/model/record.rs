@@ -2,7 +2,7 @@
 
 use crate::model::name::MailboxName;
 
-/// State of a mailbox, as its record has it.
+/// State of a mailbox in its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     /// The mailbox exists and accepts mail.
@@ -13,12 +13,12 @@ pub enum State {
     Moving,
     /// A tombstone.
     Deleted,
-    /// Not a mailbox, only a name with mailboxes below it (Cyrus 3.2 and later).
+    /// Only a name with mailboxes below it (Cyrus 3.2 and later).
     Intermediate,
 }
 
 impl State {
-    /// Whether the name belongs to a mailbox, also to one that is reserved or moving.
+    /// Whether the name belongs to a mailbox, reserved and moving ones included.
     pub const fn exists(self) -> bool {
         match self {
             State::Active | State::Reserved | State::Moving => true,
@@ -26,12 +26,12 @@ impl State {
         }
     }
 
-    /// Whether the mailbox is reserved or moving: its state changes again within minutes.
+    /// Whether the mailbox is reserved or moving, so that its state changes again within minutes.
     pub const fn is_transient(self) -> bool {
         matches!(self, State::Reserved | State::Moving)
     }
 
-    /// Name in `dump --json`.
+    /// Returns the name in `dump --json`.
     pub fn as_str(self) -> &'static str {
         match self {
             State::Active => "active",
@@ -43,14 +43,14 @@ impl State {
     }
 }
 
-/// Rights of unauthenticated users on a mailbox: those of `anyone` and `anonymous`,
-/// less the negative ones (Cyrus `lib/acl_afs.c`, `cyrus_acl_myrights`). They matter for shared
-/// folders only; mail to an INBOX needs no right.
+/// Rights of unauthenticated users on a mailbox: those of `anyone` and `anonymous`, less the
+/// negative ones (Cyrus `lib/acl_afs.c`, `cyrus_acl_myrights`). They matter for shared folders only;
+/// mail to an INBOX needs no right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AnonymousRights {
-    /// Right `l`: the mailbox may be seen to exist.
+    /// Right `l`: the existence of the mailbox is visible.
     pub lookup: bool,
-    /// Right `p`: mail may be posted to it.
+    /// Right `p`: mail may be posted.
     pub post: bool,
 }
 
@@ -59,19 +59,19 @@ pub struct AnonymousRights {
 pub struct Record {
     /// State of the mailbox.
     pub state: State,
-    /// The backend that holds it, by its own name (`servername`), sometimes with a
-    /// `:port`; `None` for a mailbox of this host. `lmtpd` calls a mailbox remote exactly if its
-    /// record has a server.
+    /// Backend with the mailbox, by its own name (`servername`), sometimes with a `:port`; `None`
+    /// for a mailbox of this host. `lmtpd` treats a mailbox as remote exactly if its record has a
+    /// server.
     pub server: Option<String>,
-    /// The partition on that backend; may be empty (seen shortly after a RENAME).
+    /// Partition on that backend; may be empty (observed shortly after a RENAME).
     pub partition: String,
     /// Rights of unauthenticated users.
     pub anonymous: AnonymousRights,
 }
 
 impl Record {
-    /// Whether nothing in the record is a reason to refuse mail to `name` for good: the mailbox exists,
-    /// and the unauthenticated may post to it if it is a shared folder.
+    /// Whether the record gives no permanent reason to refuse mail to `name`: the mailbox exists,
+    /// and unauthenticated users may post to it if it is a shared folder.
     pub fn accepts_mail(&self, name: &MailboxName) -> bool {
         self.state.exists() && (self.anonymous.post || !name.is_shared())
     }

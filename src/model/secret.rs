@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A password: bytes, as in Cyrus. Neither `Debug` nor `Display` shows it.
+/// A password, in bytes as in Cyrus. `Debug` and `Display` hide it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);
 
@@ -12,7 +12,7 @@ impl Secret {
         Self(password.into())
     }
 
-    /// The password itself.
+    /// Returns the password.
     pub fn reveal(&self) -> &[u8] {
         &self.0
     }
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_not_shown() {
+    fn password_is_hidden() {
         let secret = Secret::new("geheim");
         assert_eq!(format!("{secret} {secret:?}"), "(not shown) (not shown)");
         assert_eq!(secret.reveal(), b"geheim");

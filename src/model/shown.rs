@@ -1,11 +1,11 @@
-//! Text from outside in messages for people.
+//! Display of external text in messages.
 
 use std::fmt::{self, Write as _};
 
-/// Text in one line and without terminal control characters.
+/// Writes text on one line, without terminal control characters.
 ///
-/// Quotation marks and backslashes stay as they are, unlike in Rust's own forms: they harm no terminal,
-/// and names have them.
+/// Unlike Rust's `Debug`, it does not escape quotation marks and backslashes: they are harmless to a
+/// terminal and occur in names.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shown<'a>(pub(crate) &'a str);
 
@@ -18,7 +18,7 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// Bytes in ASCII; all others are escaped.
+/// Writes bytes in ASCII; all others are escaped.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ShownBytes<'a>(pub(crate) &'a [u8]);
 
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_from_outside_is_shown_in_one_line_and_as_it_is() {
+    fn external_text_is_written_unchanged_on_one_line() {
         for (text, expected) in [
             ("o'brien@example.org says \"no\"", "o'brien@example.org says \"no\""),
             (r"user.m\xc3\xbcller", r"user.m\xc3\xbcller"),

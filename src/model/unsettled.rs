@@ -1,5 +1,5 @@
-//! Mailboxes whose mail is deferred without an end in sight, or is in danger: reserved or moving for
-//! long, or claimed by two backends in turn. Pure: names, records and time come in.
+//! Mailboxes whose mail is deferred for long or is in danger: reserved or moving for too long, or
+//! claimed by two backends in turn. No I/O: names, records and time are passed in.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,33 +10,35 @@ use crate::model::record::State;
 /// Maximum number of names kept of each kind.
 const MAX_KEPT: usize = 10_000;
 
-/// A mailbox is reserved or moving for minutes at most: XFER of the largest takes that long.
+/// Time after which a reserved or moving mailbox is stuck. XFER of the largest mailboxes takes
+/// minutes.
 pub const LONG: Duration = Duration::from_secs(600);
 
-/// A mailbox that is back where it was within this time was claimed in turn, not moved.
+/// Time within which a return to the previous location is a claim in turn and not a move.
 const FLIP: Duration = Duration::from_secs(86_400);
 
 /// A mailbox that is reserved or moving.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stuck {
-    /// Its name.
+    /// Mailbox name.
     pub name: MailboxName,
     /// [`State::Reserved`] or [`State::Moving`].
     pub state: State,
-    /// The server of its record.
+    /// Server of the record.
     pub server: Option<String>,
-    /// When it was first seen so.
+    /// Time at which it was first seen in this state.
     pub since: Duration,
 }
 
-/// The mailboxes that one look after the other has found reserved or moving.
+/// Mailboxes that successive walks have found reserved or moving.
 #[derive(Debug, Default)]
 pub struct Lingering {
     waiting: HashMap<MailboxName, Stuck>,
 }
 
 impl Lingering {
-    /// What a whole look has found, at `now`. What it has not found is over.
+    /// Replaces the mailboxes by those that a complete walk found at `now`. The others have left the
+    /// state.
     pub fn look(
         &mut self,
         found: impl IntoIterator<Item = (MailboxName, State, Option<String>)>,
@@ -49,7 +51,7 @@ impl Lingering {
         }
     }
 
-    /// Those that have been so for `at_least`, the longest first.
+    /// Returns the mailboxes that have been reserved or moving for `at_least`, the longest first.
     pub fn longer_than(&self, at_least: Duration, now: Duration) -> Vec<Stuck> {
         let long = |waiting: &&Stuck| now.saturating_sub(waiting.since) >= at_least;
         let mut all: Vec<Stuck> = self.waiting.values().filter(long).cloned().collect();
@@ -61,27 +63,27 @@ impl Lingering {
 /// A mailbox that two backends claim in turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flip {
-    /// Its name.
+    /// Mailbox name.
     pub name: MailboxName,
-    /// The backends.
+    /// Both backends.
     pub servers: [String; 2],
-    /// How often its location went back to where it was.
+    /// Number of returns to the previous location.
     pub times: u32,
-    /// When it did last.
+    /// Time of the last return.
     pub last: Duration,
 }
 
-/// Watches the locations that a stream tells.
+/// Watches the locations in a stream.
 #[derive(Debug, Default)]
 pub struct Flips {
-    /// Where each mailbox was before its last change of place, when that was, and what came of it.
+    /// Previous location of each mailbox and the time of its last change.
     changes: HashMap<MailboxName, (String, Duration)>,
     flips: HashMap<MailboxName, Flip>,
 }
 
 impl Flips {
-    /// A mailbox was active on `before`, and is now on `server`. A move passes through RESERVE, and is
-    /// none of these.
+    /// Records that a mailbox was active on `before` and is now on `server`. A move passes through
+    /// RESERVE and is not recorded here.
     pub fn changed(&mut self, name: &MailboxName, before: &str, server: &str, now: Duration) {
         if before == server {
             return;
@@ -108,16 +110,16 @@ impl Flips {
         flip.last = now;
     }
 
-    /// The mailbox is deleted, reserved or moving: what was before does not count.
+    /// Discards the history of a mailbox that is deleted, reserved or moving.
     pub fn forget(&mut self, name: &MailboxName) {
         self.changes.remove(name);
         self.flips.remove(name);
     }
 
-    /// Those of the last day, by name.
+    /// Returns the flips of the last day, by name.
     pub fn all(&self, now: Duration) -> Vec<Flip> {
-        let lately = |flip: &&Flip| now.saturating_sub(flip.last) < FLIP;
-        let mut all: Vec<Flip> = self.flips.values().filter(lately).cloned().collect();
+        let recent = |flip: &&Flip| now.saturating_sub(flip.last) < FLIP;
+        let mut all: Vec<Flip> = self.flips.values().filter(recent).cloned().collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn mailbox_that_stays_reserved_is_told_with_its_age() {
+    fn mailbox_that_stays_reserved_is_reported_with_its_age() {
         let mut lingering = Lingering::default();
         let one = |user: &str| (name(user), State::Reserved, Some("be1".to_owned()));
         lingering.look([one("user.a"), one("user.b")], minutes(0));
@@ -161,7 +163,7 @@ mod tests {
         assert_eq!((all.len(), all[0].times, &all[0].name), (1, 2, &a));
         assert_eq!(all[0].servers, ["be2".to_owned(), "be1".to_owned()]);
         assert_eq!(flips.all(minutes(6) + FLIP), []);
-        // To a third, and a day later.
+        // To a third backend, and back a day later.
         let b = name("user.b");
         flips.changed(&b, "be1", "be2", minutes(0));
         flips.changed(&b, "be2", "be3", minutes(1));

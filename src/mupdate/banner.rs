@@ -1,4 +1,4 @@
-//! What a server says of itself when a connection begins, and again under TLS.
+//! The banner of a server, sent when a connection begins and again under TLS.
 //!
 //! ```text
 //! * AUTH "SCRAM-SHA-256" "PLAIN"
@@ -8,57 +8,57 @@
 //! * OK MUPDATE "servername" "Cyrus IMAP" "version" "(master)"
 //! ```
 //!
-//! The last of these ends it; a slave has the URL of its master instead of `(master)`. What is not
-//! known before it is passed over (RFC 3656 section 4.1).
+//! The last line ends the banner; a slave sends the URL of its master instead of `(master)`. Unknown
+//! lines before it are skipped (RFC 3656 section 4.1).
 
 use std::borrow::Cow;
 
 use super::failure::Failure;
-use super::response::{Response, Status, shown};
+use super::response::{Response, Status, printable};
 use super::wire::unquote;
 
-/// Most lines of a banner.
+/// Maximum number of lines of a banner.
 const MAX_LINES: u32 = 64;
-/// Most mechanisms that are kept; further ones are passed over.
+/// Maximum number of mechanisms kept; further ones are skipped.
 const MAX_MECHANISMS: usize = 64;
 
-/// What a server says of itself before anybody logs in.
+/// Banner of a server, sent before the login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Banner {
-    /// Its `servername`, which need not be its name in the DNS.
+    /// Its `servername`, which can differ from its DNS name.
     pub server: String,
     /// `Cyrus IMAP`.
     pub implementation: String,
-    /// Its release, as `3.6.1-Debian-3.6.1-4+deb12u5`.
+    /// Its release, such as `3.6.1-Debian-3.6.1-4+deb12u5`.
     pub release: String,
-    /// Whether it is the master.
+    /// Its role: master or slave.
     pub role: Role,
-    /// The SASL mechanisms that it offers, in capitals, in its own order.
+    /// SASL mechanisms offered, in capitals, in the server's order.
     pub mechanisms: Vec<String>,
     /// Whether it offers STARTTLS.
     pub starttls: bool,
-    /// Whether it offers COMPRESS. It is never asked for.
+    /// Whether it offers COMPRESS, which is never used.
     pub compress: bool,
 }
 
-/// The family of a release like `3.6.1-Debian-3.6.1-4`, `v2.4.17`, `git2.5.10-Debian-2.5.10-3` or
-/// `3.13.0-alpha0`: its first two numbers.
+/// Returns the family of a release, its first two numbers. Examples of releases:
+/// `3.6.1-Debian-3.6.1-4`, `v2.4.17`, `git2.5.10-Debian-2.5.10-3`, `3.13.0-alpha0`.
 pub fn family(release: &str) -> Option<(u32, u32)> {
     let numbers = release.trim_start_matches(|c: char| c.is_ascii_alphabetic());
     let mut numbers = numbers.split(['.', '-', '+']);
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// What a server is in its murder.
+/// Role of a server in its murder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
-    /// The master: its list is the list.
+    /// The master, which has the authoritative list.
     Master,
-    /// A replica of the master with this URL (`mupdate://host`).
+    /// A slave of the master with this URL (`mupdate://host`).
     Slave(String),
 }
 
-/// A banner whose lines come one by one.
+/// Reads a banner line by line.
 #[derive(Debug, Default)]
 pub struct BannerReader {
     lines: u32,
@@ -68,7 +68,7 @@ pub struct BannerReader {
 }
 
 impl BannerReader {
-    /// Takes the next line. The banner, once it is complete.
+    /// Takes the next line. Returns the banner once it is complete.
     pub fn take(&mut self, response: &Response<'_>) -> Result<Option<Banner>, Failure> {
         self.lines += 1;
         if self.lines > MAX_LINES {
@@ -76,7 +76,7 @@ impl BannerReader {
         }
         match response {
             Response::Status { tag: b"*", status: Status::Bye, text } => {
-                return Err(Failure::Bye(shown(text)));
+                return Err(Failure::Bye(printable(text)));
             }
             Response::Status { tag: b"*", status: Status::Ok, text } => {
                 return Ok(self.finish(text));
@@ -94,7 +94,8 @@ impl BannerReader {
         match capability.as_slice() {
             b"AUTH" => {
                 let room = MAX_MECHANISMS.saturating_sub(self.mechanisms.len());
-                self.mechanisms.extend(words.map(|word| shown(&word).to_uppercase()).take(room));
+                self.mechanisms
+                    .extend(words.map(|word| printable(&word).to_uppercase()).take(room));
             }
             b"STARTTLS" => self.starttls = true,
             b"COMPRESS" => self.compress = true,
@@ -107,7 +108,7 @@ impl BannerReader {
         if !words.next()?.eq_ignore_ascii_case(b"MUPDATE") {
             return None;
         }
-        let mut next = || words.next().map(|word| shown(&word)).unwrap_or_default();
+        let mut next = || words.next().map(|word| printable(&word)).unwrap_or_default();
         let (server, implementation, release, role) = (next(), next(), next(), next());
         let role = match role.as_str() {
             "(master)" => Role::Master,
@@ -118,7 +119,7 @@ impl BannerReader {
     }
 }
 
-/// Quoted and bare words of a line.
+/// Iterator over the quoted and bare words of a line.
 struct Words<'a>(&'a [u8]);
 
 impl<'a> Iterator for Words<'a> {

@@ -1,31 +1,31 @@
-//! What is said to a server: only what reads.
+//! Commands sent to a server. All of them only read.
 
 use std::io::Write;
 
 use super::wire::push_string;
 use crate::model::name::MailboxName;
 
-/// A command. There is none here that writes: whoever may log in to a master may also change its
-/// list (Cyrus has no reading role), so what would change it cannot be said.
+/// A command. No command writes: Cyrus has no reading role, so a login that may read the list of a
+/// master may also change it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command<'a> {
     /// `STARTTLS`
     StartTls,
     /// `AUTHENTICATE`, with the initial response in base64 if the mechanism has one.
     Authenticate {
-        /// The name of the mechanism.
+        /// Name of the mechanism.
         mechanism: &'a str,
-        /// The initial response in base64; an empty one is sent as `=`.
+        /// Initial response in base64; an empty one is sent as `=`.
         initial: Option<&'a str>,
     },
-    /// `UPDATE`: the whole list, then every change. It takes the connection for itself.
+    /// `UPDATE`: requests the whole list, then every change. It occupies the connection.
     Update,
-    /// `FIND`: the record of one name.
+    /// `FIND`: requests the record of one name.
     Find(&'a MailboxName),
-    /// `LIST`: the records whose *location* begins with this; all, if it is empty. `be1!` is a
-    /// server, `be1` is also the beginning of `be10!`.
+    /// `LIST`: requests the records whose *location* begins with this prefix; all records, if it is
+    /// empty. `be1!` matches one server; `be1` also matches `be10!`.
     List(&'a [u8]),
-    /// `NOOP`: when it is answered, everything before it is.
+    /// `NOOP`: a barrier; its answer follows the answers to all earlier commands.
     Noop,
     /// `LOGOUT`
     Logout,
@@ -34,7 +34,7 @@ pub enum Command<'a> {
 impl Command<'_> {
     /// Appends the command as a line.
     pub fn encode(&self, tag: Tag, out: &mut Vec<u8>) {
-        // Writing to a Vec does not fail.
+        // Writing to a Vec cannot fail.
         let _ = write!(out, "{}{} ", tag.letter, tag.number);
         let word = match self {
             Command::StartTls => "STARTTLS",
@@ -47,8 +47,8 @@ impl Command<'_> {
         };
         out.extend_from_slice(word.as_bytes());
         match self {
-            // Cyrus takes the name of the mechanism as a string only, where RFC 3656 has an atom
-            // (imap/mupdate.c:docmd).
+            // Cyrus accepts the mechanism name only as a string (imap/mupdate.c:docmd); RFC 3656 has
+            // an atom.
             Command::Authenticate { mechanism, initial } => {
                 push_string(mechanism.as_bytes(), out);
                 if let Some(initial) = initial {
@@ -64,7 +64,7 @@ impl Command<'_> {
     }
 }
 
-/// The tag of a command, by which its answer is known: a letter for its kind and a number.
+/// Tag of a command, which its answer repeats: a letter for the kind of command and a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tag {
     letter: char,
@@ -72,12 +72,12 @@ pub struct Tag {
 }
 
 impl Tag {
-    /// A tag. The letter is an ASCII letter.
+    /// Creates a tag. `letter` is an ASCII letter.
     pub(super) const fn new(letter: char, number: u64) -> Self {
         Self { letter, number }
     }
 
-    /// Whether a line bears this tag.
+    /// Whether a line has this tag.
     pub(super) fn is(self, tag: &[u8]) -> bool {
         let Some((letter, digits)) = tag.split_first() else { return false };
         let number: Option<u64> =
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_are_lines_as_cyrus_takes_them() {
+    fn commands_are_encoded_as_cyrus_parses_them() {
         let name = MailboxName::new("user.bob.Entw&APw-rfe").unwrap();
         let plain = |initial| Command::Authenticate { mechanism: "PLAIN", initial };
         for (command, line) in [
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_known_by_its_letter_and_its_number() {
+    fn tag_matches_by_letter_and_number() {
         let tag = Tag::new('N', 17);
         assert!(tag.is(b"N17"));
         for other in

@@ -1,4 +1,4 @@
-//! As whom, and by what means, a login may be tried: what a site configures.
+//! Credentials of a login and the mechanisms allowed, as configured by the site.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,37 +8,37 @@ use serde::Deserialize;
 use crate::model::secret::Secret;
 use crate::model::shown::Shown;
 
-/// Who logs in.
+/// Credentials of a login.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
-    /// Whose rights are wanted (the authorisation identity); empty: those of `authname`.
-    /// `mupdate_username` in imapd.conf.
+    /// Authorization identity (`mupdate_username` in imapd.conf). Empty: `authname` is used.
     pub username: String,
-    /// Who it is whose password this is; empty: the one in `username`. `mupdate_authname`.
+    /// Authentication identity, to which the password belongs (`mupdate_authname`). Empty:
+    /// `username` is used.
     pub authname: String,
-    /// `mupdate_realm`. Only DIGEST-MD5 would send it, which is not spoken here; a refused login is
-    /// explained with it.
+    /// `mupdate_realm`. Only DIGEST-MD5, which is not supported, sends a realm. It is named in the
+    /// message about a refused login.
     pub realm: Option<String>,
-    /// The password. Without one there is only EXTERNAL.
+    /// Password. Without it, only EXTERNAL is possible.
     pub password: Option<Secret>,
 }
 
 impl Credentials {
-    /// The name that the password belongs to.
+    /// Returns the name that the password belongs to.
     pub fn name(&self) -> &str {
         if self.authname.is_empty() { &self.username } else { &self.authname }
     }
 
-    /// The password, if there is one that is not empty.
+    /// Returns the password, unless it is empty.
     pub fn password(&self) -> Option<&Secret> {
         self.password.as_ref().filter(|password| !password.reveal().is_empty())
     }
 }
 
-/// A way to log in, the best one first.
+/// SASL mechanism, in descending order of preference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mechanism {
-    /// By the TLS client certificate.
+    /// Authentication by TLS client certificate.
     External,
     /// SCRAM-SHA-512
     ScramSha512,
@@ -46,12 +46,12 @@ pub enum Mechanism {
     ScramSha256,
     /// SCRAM-SHA-1 (RFC 5802)
     ScramSha1,
-    /// The password itself (RFC 4616).
+    /// PLAIN: sends the password itself (RFC 4616).
     Plain,
 }
 
 impl Mechanism {
-    /// All of them, the best one first.
+    /// All mechanisms, in descending order of preference.
     pub const ALL: [Mechanism; 5] = [
         Mechanism::External,
         Mechanism::ScramSha512,
@@ -60,7 +60,7 @@ impl Mechanism {
         Mechanism::Plain,
     ];
 
-    /// Its name in SASL.
+    /// Returns the SASL name of the mechanism.
     pub const fn as_str(self) -> &'static str {
         match self {
             Mechanism::External => "EXTERNAL",
@@ -71,7 +71,8 @@ impl Mechanism {
         }
     }
 
-    /// Whether whoever listens learns no password from it, and the server proves that it knows it.
+    /// Whether the mechanism hides the password from eavesdroppers and makes the server prove that
+    /// it knows it.
     pub const fn is_scram(self) -> bool {
         matches!(self, Mechanism::ScramSha512 | Mechanism::ScramSha256 | Mechanism::ScramSha1)
     }
@@ -96,15 +97,15 @@ impl FromStr for Mechanism {
     }
 }
 
-/// When to use STARTTLS. Wherever it is, the server's certificate must be verified.
+/// When to use STARTTLS. Under TLS, the server's certificate is always verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WhenTls {
     /// Never.
     Off,
-    /// If the server offers it, and does not die of it. Somebody on the way can take the offer away.
+    /// If the server offers it and survives it. An attacker on the path can remove the offer.
     #[default]
     IfOffered,
-    /// Always, or else do not log in.
+    /// Always; without it, the login fails.
     Required,
 }

@@ -1,86 +1,87 @@
-//! Why a connection to a MUPDATE server is of no use any more, for the one who must act.
+//! Failures of a connection to a MUPDATE server, with text for the postmaster.
 
 use super::wire::WireError;
 use crate::model::doubt::{Doubt, DoubtKind, Doubtful};
 
-/// What ended a connection, or kept it from being used.
+/// Failure that ended a connection or prevented its use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
-    /// It could not be made, or it broke; the text is the caller's.
+    /// The connection could not be established, or it broke. The caller supplies the text.
     #[error("{0}")]
     Network(String),
-    /// TLS could not be agreed upon; the text is the caller's.
+    /// The TLS handshake failed. The caller supplies the text.
     #[error("TLS with the MUPDATE server failed: {0}")]
     Tls(String),
-    /// The server's certificate cannot be believed; the text is the caller's.
+    /// The server's certificate is not trusted. The caller supplies the text.
     #[error("TLS with the MUPDATE server failed: {0}")]
     Untrusted(String),
-    /// The server closed it.
+    /// The server closed the connection.
     #[error("the MUPDATE server closed the connection {0}")]
     Closed(&'static str),
-    /// Nothing came in time.
+    /// A timeout expired.
     #[error("{0}")]
     Timeout(&'static str),
-    /// The server said goodbye.
+    /// The server sent BYE.
     #[error("the MUPDATE server closed the connection: `{0}`{hint}", hint = bye_hint(.0))]
     Bye(String),
-    /// It does not offer what the configuration insists on.
+    /// The server does not offer TLS, and the configuration requires it.
     #[error(
         "TLS is required, but the MUPDATE server `{server}` does not offer STARTTLS: set \
          `allowstarttls: yes` (off by default from Cyrus 3.8.6, 3.10.2 and 3.12.1 on) and a \
          certificate (tls_server_cert, tls_server_key) in its imapd.conf, or do without (`tls`)"
     )]
     TlsRequired {
-        /// The server, as it calls itself.
+        /// The server's own name.
         server: String,
     },
-    /// It offers STARTTLS and refuses it.
+    /// The server offers STARTTLS and refuses it.
     #[error("the MUPDATE server refused STARTTLS: `{0}`")]
     StartTlsRefused(String),
-    /// Something came between the OK of STARTTLS and TLS itself: somebody on the way put it there.
+    /// Bytes arrived between the OK of STARTTLS and the TLS handshake: an attacker on the path can
+    /// inject them.
     #[error(
         "unencrypted bytes after STARTTLS: somebody may be tampering with the connection to the \
          MUPDATE server"
     )]
     Injected,
-    /// There is nothing to log in with.
+    /// No credentials are configured.
     #[error(
         "no name and password for the MUPDATE server: set mupdate_authname (or mupdate_username) \
          and mupdate_password in imapd.conf, or `authname` and `password-file`"
     )]
     NoCredentials,
-    /// No mechanism that both sides take.
+    /// Client and server have no mechanism in common.
     #[error("no common SASL mechanism: {0}")]
     NoMechanism(String),
-    /// The login was refused.
+    /// The server refused the login.
     #[error("{0}")]
     Refused(String),
-    /// The server does not know the password itself, so it is not the one it seems to be.
+    /// The server does not know the password, so it may be an impostor.
     #[error(
         "the MUPDATE server did not prove that it knows the password ({0}): is it the right one?"
     )]
     FalseServer(String),
-    /// A replica, where the master is needed.
+    /// The server is a slave, and the master is required.
     #[error(
         "the MUPDATE server `{server}` is a slave of `{master}`, and a slave's list may lack \
          changes for ever: name the master instead"
     )]
     NotMaster {
-        /// The server, as it calls itself.
+        /// The server's own name.
         server: String,
-        /// Whose slave it says it is.
+        /// URL of its master, as the banner has it.
         master: String,
     },
-    /// Another server than the configured one.
+    /// The server is not the configured one.
     #[error("the MUPDATE server calls itself `{found}`, expected is `{expected}`")]
     OtherServer {
-        /// The `servername` that is configured.
+        /// The configured `servername`.
         expected: String,
-        /// The one in the banner.
+        /// The `servername` in the banner.
         found: String,
     },
-    /// Its list has no end, or is longer than it may be.
+    /// The list exceeds its limit, or is endless.
     #[error(
         "the list of the MUPDATE server has more than {limit} {what}: if it is that long, raise \
          `max-names` in [replica]"
@@ -88,32 +89,32 @@ pub enum Failure {
     TooLong {
         /// `names` or `bytes`.
         what: &'static str,
-        /// How many are allowed.
+        /// The limit.
         limit: u64,
     },
-    /// It did not speak MUPDATE as it should.
+    /// The server violated the MUPDATE protocol.
     #[error("the MUPDATE server does not keep to the protocol: {0}")]
     Protocol(String),
 }
 
-/// What kind of failure it is: it decides when another try makes sense.
+/// Kind of a failure. It determines the backoff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureKind {
-    /// TLS. Some servers do not live through many of these (Cyrus 3.12,
-    /// `imap/mupdate.c:cmd_starttls`): wait long.
+    /// TLS. Some servers die of repeated TLS failures (Cyrus 3.12, `imap/mupdate.c:cmd_starttls`),
+    /// so the backoff is long.
     Tls,
-    /// The login, or the wrong server. Another try will hardly do better soon.
+    /// The login failed, or the server is the wrong one. An early retry is unlikely to succeed.
     Login,
-    /// It can not work until a configuration changes: asking this server is impossible.
+    /// The configuration makes it impossible to ask this server. Retries fail until it changes.
     Config,
-    /// The network, the server's load or its end.
+    /// A network error, an overloaded server or one that shuts down.
     Network,
-    /// The server spoke nonsense.
+    /// A protocol violation by the server.
     Protocol,
 }
 
 impl Failure {
-    /// What kind of failure it is.
+    /// Returns the kind of failure.
     pub fn kind(&self) -> FailureKind {
         match self {
             Failure::Network(_) | Failure::Closed(_) | Failure::Timeout(_) | Failure::Bye(_) => {
@@ -160,7 +161,8 @@ impl From<WireError> for Failure {
     }
 }
 
-/// Cyrus says so with 128 connections open, and says no more (`imap/mupdate.c:service_main_fd`).
+/// Explains a BYE. Cyrus sends it, without a reason, when 128 connections are open
+/// (`imap/mupdate.c:service_main_fd`).
 fn bye_hint(text: &str) -> &'static str {
     if text == "Server Unable" {
         " (it has no room for another connection, see mupdate_connections_max in its imapd.conf)"

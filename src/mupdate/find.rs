@@ -1,4 +1,4 @@
-//! Single questions: what the server has for one name.
+//! Lookups of single names on a server (FIND).
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::banner::{Banner, Role};
 use super::command::{Command, Tag};
 use super::failure::Failure;
-use super::response::{Response, Status, shown, unasked, unknown};
+use super::response::{Response, Status, printable, unasked, unknown};
 use super::stream::doubtful;
 use super::wire::Input;
 use super::{Finding, Session, Timings};
@@ -16,24 +16,24 @@ use crate::model::doubt::{Doubt, DoubtKind};
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
 
-/// Most FINDs that are on their way at once.
+/// Maximum number of FINDs in flight.
 pub(crate) const MAX_IN_FLIGHT: usize = 256;
-/// Most names that wait for their FIND to be sent.
+/// Maximum number of names queued for a FIND.
 pub(crate) const MAX_QUEUED: usize = 4096;
 
-/// A question, as [`Finder::ask`] gave it out. Those who got the same share its answer.
+/// Request returned by [`Finder::ask`]. Requests with the same ticket share one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
-/// Asks for names, several at once.
+/// Looks up names on a server, several at once.
 ///
-/// A question for a name that already waits to be sent is shared; one that comes after that was
-/// handed out by [`output`](Self::output) is a new one, since the server may have looked by then.
+/// Requests for a name that is still queued are coalesced. Once [`output`](Self::output) has
+/// returned the FIND, the server may have looked already, so a later request sends a new one.
 ///
-/// After each [`ask`](Self::ask), [`receive`](Self::receive) and [`tick`](Self::tick): take all of
-/// [`next`](Self::next), then send what [`output`](Self::output) has. Call `tick` when
+/// After each [`ask`](Self::ask), [`receive`](Self::receive) and [`tick`](Self::tick), take all
+/// results of [`next`](Self::next), then send [`output`](Self::output). Call `tick` when
 /// [`deadline`](Self::deadline) is reached, and [`closed`](Self::closed) at the end of the
-/// connection. After a failure every question that is open is answered with [`Finding::Unsure`].
+/// connection. After a failure, every open request is answered with [`Finding::Unsure`].
 #[derive(Debug)]
 pub struct Finder {
     banner: Banner,
@@ -42,12 +42,12 @@ pub struct Finder {
     output: Vec<u8>,
     now: Duration,
     last: u64,
-    /// Waiting to be sent, in order.
+    /// Requests not yet sent, in order.
     queue: VecDeque<(Ticket, MailboxName)>,
     queued: HashMap<MailboxName, Ticket>,
-    /// Sent, in order.
+    /// Requests sent, in order.
     flights: VecDeque<Flight>,
-    /// When the last command was sent or answered.
+    /// Time at which the last command was sent or answered.
     active: Duration,
     ended: bool,
     failure: Option<Failure>,
@@ -66,22 +66,22 @@ enum What {
     Noop,
 }
 
-/// The next of a list.
+/// Next element of a list.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Listed {
     /// A name and its record.
     Record(MailboxName, Record),
-    /// That was all.
+    /// End of the list.
     End,
     /// More bytes are needed.
     More,
 }
 
-/// The tag of LIST, of which there is one at a time.
+/// Tag of LIST. Only one is in flight at a time.
 const LIST: Tag = Tag::new('L', 1);
 
 impl Finder {
-    /// A connection for questions.
+    /// Creates a finder on a session.
     pub fn new(session: Session, timings: Timings, now: Duration) -> Self {
         let Session { banner, input, .. } = session;
         Self {
@@ -100,7 +100,7 @@ impl Finder {
         }
     }
 
-    /// How many questions have no answer yet.
+    /// Returns the number of requests without an answer.
     #[cfg(any(test, feature = "testing"))]
     pub fn open(&self) -> usize {
         let sent =
@@ -108,7 +108,7 @@ impl Finder {
         self.queue.len() + sent
     }
 
-    /// Asks for a name. `Err` is the answer, if it cannot be asked.
+    /// Requests a name. `Err` is the answer if it cannot be requested.
     pub fn ask(&mut self, name: MailboxName, now: Duration) -> Result<Ticket, Finding> {
         self.now = self.now.max(now);
         if let Some(failure) = &self.failure {
@@ -130,12 +130,12 @@ impl Finder {
         Ok(ticket)
     }
 
-    /// Asks for the whole list. Take all of [`next_listed`](Self::next_listed) before anything else is
-    /// asked; the deadline for that is the caller's.
+    /// Requests the whole list. Take all of [`next_listed`](Self::next_listed) before the next
+    /// request; the caller enforces the timeout.
     ///
     /// # Errors
     ///
-    /// The connection is of no use any more, or a question is still open.
+    /// The connection has failed, or another request is open.
     pub fn ask_for_list(&mut self, now: Duration) -> Result<(), Failure> {
         self.now = self.now.max(now);
         if let Some(failure) = &self.failure {
@@ -148,7 +148,7 @@ impl Finder {
         Ok(())
     }
 
-    /// The next of the list that was asked for. An error stays.
+    /// Returns the next element of the requested list. An error is permanent.
     pub fn next_listed(&mut self) -> Result<Listed, Failure> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
@@ -171,7 +171,7 @@ impl Finder {
             };
             match response {
                 Response::Record { tag, state, name, location, acl, is_long } if LIST.is(tag) => {
-                    // A name that cannot be one is nobody's.
+                    // An invalid name belongs to no recipient.
                     let Ok(name) = MailboxName::new(name) else { continue };
                     let record = match value::of_location(state, &location, &acl) {
                         Ok(record) if !is_long => record,
@@ -183,21 +183,21 @@ impl Finder {
                     return Err(Failure::protocol("a record that was not asked for"));
                 }
                 Response::Status { status: Status::Bye, text, .. } => {
-                    return Err(Failure::Bye(shown(&text)));
+                    return Err(Failure::Bye(printable(&text)));
                 }
                 Response::Status { tag, status: Status::Ok, .. } if LIST.is(tag) => {
                     return Ok(Listed::End);
                 }
                 Response::Status { tag: b"*", status: Status::Ok | Status::No, .. } => {}
                 Response::Status { text, .. } => {
-                    return Err(Failure::protocol(format!("it refused: `{}`", shown(&text))));
+                    return Err(Failure::protocol(format!("it refused: `{}`", printable(&text))));
                 }
                 Response::Other(line) => unknown(line)?,
             }
         }
     }
 
-    /// Takes what came, in pieces of any size.
+    /// Takes received bytes, in pieces of any size.
     pub fn receive(&mut self, bytes: &[u8], now: Duration) {
         self.now = self.now.max(now);
         if self.failure.is_none() {
@@ -205,13 +205,14 @@ impl Finder {
         }
     }
 
-    /// The server closed the connection. [`next`](Self::next) says so after what is whole.
+    /// Records that the server closed the connection. [`next`](Self::next) reports it after all
+    /// complete answers.
     pub fn closed(&mut self) {
         self.ended = true;
     }
 
-    /// The next answer. `None`: more bytes are needed. An error comes after the last answer, and
-    /// stays.
+    /// Returns the next answer. `None`: more bytes are needed. An error follows the last answer and
+    /// is permanent.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<(Ticket, MailboxName, Finding)>, Failure> {
         if self.failure.is_none() {
@@ -236,8 +237,8 @@ impl Finder {
         }
     }
 
-    /// What is to be sent; take out what was. As many of the waiting questions as may be on their
-    /// way at once are among it.
+    /// Returns the bytes to send; the caller removes those it has sent. They include queued
+    /// requests, up to the limit in flight.
     pub fn output(&mut self) -> &mut Vec<u8> {
         while self.failure.is_none()
             && self.flights.len() < MAX_IN_FLIGHT
@@ -251,12 +252,12 @@ impl Finder {
         &mut self.output
     }
 
-    /// Says goodbye: the last thing to send.
+    /// Appends LOGOUT, the last command.
     pub fn log_out(&mut self) {
         Command::Logout.encode(Tag::new('Q', 1), &mut self.output);
     }
 
-    /// When [`tick`](Self::tick) has to be called.
+    /// Returns the time at which [`tick`](Self::tick) must be called.
     pub fn deadline(&self) -> Option<Duration> {
         match (&self.failure, self.flights.front()) {
             (Some(_), _) => None,
@@ -265,7 +266,7 @@ impl Finder {
         }
     }
 
-    /// Time has passed.
+    /// Updates the clock.
     pub fn tick(&mut self, now: Duration) {
         self.now = self.now.max(now);
         if self.deadline().is_none_or(|deadline| self.now < deadline) {
@@ -320,7 +321,7 @@ impl Finder {
                     }
                 }
                 Response::Status { status: Status::Bye, text, .. } => {
-                    return Err(Failure::Bye(shown(&text)));
+                    return Err(Failure::Bye(printable(&text)));
                 }
                 Response::Status { tag: b"*", status: Status::Ok | Status::No, .. } => {}
                 Response::Other(line) => unknown(line)?,
@@ -328,7 +329,7 @@ impl Finder {
                     if !first.is_some_and(|flight| flight.tag.is(tag)) {
                         return Err(unasked(&text));
                     }
-                    let refusal = (status != Status::Ok).then(|| shown(&text));
+                    let refusal = (status != Status::Ok).then(|| printable(&text));
                     let Some(flight) = self.flights.pop_front() else { continue };
                     self.active = self.now;
                     match flight.what {
@@ -366,7 +367,7 @@ impl Finder {
     }
 }
 
-/// The record that the server sent, of this name or for this reason, cannot be used.
+/// Answer for a record from the server that cannot be used.
 fn damaged(record: fmt::Arguments<'_>) -> Finding {
     let text = format_args!("the MUPDATE server's record of {record}");
     Finding::Unsure(Doubt::new(DoubtKind::Damaged, text))

@@ -1,4 +1,4 @@
-//! From the first byte of a connection to one that is logged in.
+//! The login, from the first byte of a connection to a session.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,67 +7,66 @@ use super::banner::{Banner, BannerReader, Role, family};
 use super::command::{Command, Tag};
 use super::credentials::{Credentials, Mechanism, WhenTls};
 use super::failure::Failure;
-use super::response::{Response, Status, shown};
+use super::response::{Response, Status, printable};
 use super::sasl::{Circumstances, Exchange, choose};
 use super::wire::{Input, MAX_LOGIN_LINE};
 use super::{Session, Timings};
 
-/// Most challenges of a login.
+/// Maximum number of challenges of a login.
 const MAX_CHALLENGES: u32 = 8;
 
-/// The first family of Cyrus whose mupdate is known to survive TLS.
+/// First family of Cyrus whose mupdate is known to survive TLS.
 const DIES_OF_TLS_BEFORE: (u32, u32) = (3, 10);
 
 const START_TLS: Tag = Tag::new('S', 1);
 const AUTHENTICATE: Tag = Tag::new('A', 1);
 
-/// How to log in.
+/// Requirements of a login.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// When to use STARTTLS.
     pub tls: WhenTls,
-    /// Whether PLAIN, that is the password itself, may go over an unencrypted connection.
+    /// Whether PLAIN, which sends the password itself, is allowed on an unencrypted connection.
     pub allow_plaintext: bool,
-    /// The `servername` that the banner has to have. It keeps a promoted slave from being taken for
-    /// the master.
+    /// Required `servername` in the banner. It prevents a promoted slave from being mistaken for the
+    /// master.
     pub master: Option<String>,
-    /// Which role the server has to have.
+    /// Required role of the server.
     pub need: Need,
-    /// The mechanisms that may be used, the best one first. `None`: [`Mechanism::ALL`].
+    /// Mechanisms allowed, in order of preference. `None`: [`Mechanism::ALL`].
     pub mechanisms: Option<Vec<Mechanism>>,
-    /// How long to wait.
+    /// Timeouts.
     pub timings: Timings,
 }
 
-/// Which role a server has to have.
+/// Required role of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Need {
-    /// The master: it alone tells all changes, and its "absent" is proof.
+    /// The master: only it sends all changes, and only its misses are certain.
     #[default]
     Master,
-    /// A slave will do.
+    /// Master or slave.
     Any,
 }
 
-/// What the caller of a [`Login`] has to do next.
+/// Next action for the caller of a [`Login`].
 #[derive(Debug)]
 pub enum Step {
-    /// Send what is to be sent and bring what comes.
+    /// Send the output and receive more bytes.
     Wait,
-    /// Make TLS of the connection, with the server's certificate verified, and call
-    /// [`Login::tls_is_up`].
+    /// Start TLS on the connection, verify the server's certificate, and call [`Login::tls_is_up`].
     StartTls,
-    /// Logged in.
+    /// The login succeeded.
     In(Session),
-    /// Close the connection. It stays that way.
+    /// Close the connection. The failure is permanent.
     Failed(Failure),
 }
 
 /// A login in progress.
 ///
-/// After each call send what [`output`](Self::output) has, then look at [`step`](Self::step). Call
-/// [`tick`](Self::tick) when [`deadline`](Self::deadline) is reached, and
-/// [`closed`](Self::closed) at the end of the connection.
+/// After each call, send [`output`](Self::output), then evaluate [`step`](Self::step). Call
+/// [`tick`](Self::tick) when [`deadline`](Self::deadline) is reached, and [`closed`](Self::closed)
+/// at the end of the connection.
 pub struct Login {
     policy: Policy,
     credentials: Credentials,
@@ -91,7 +90,7 @@ enum State {
 }
 
 impl Login {
-    /// Waits for the banner of a connection that was just made.
+    /// Starts a login on a new connection; the banner comes first.
     pub fn new(policy: Policy, credentials: Credentials, now: Duration) -> Self {
         Self {
             policy,
@@ -105,9 +104,9 @@ impl Login {
         }
     }
 
-    /// Takes what came, in pieces of any size.
+    /// Takes received bytes, in pieces of any size.
     pub fn receive(&mut self, bytes: &[u8], now: Duration) {
-        // A byte now and then does not put a deadline off.
+        // A slow trickle of bytes does not extend a deadline.
         self.tick(now);
         match self.state {
             State::Failed(_) => return,
@@ -119,8 +118,8 @@ impl Login {
         }
     }
 
-    /// The connection is under TLS now, and the server's certificate is the right one. The server
-    /// greets anew. `client_certificate`: whether it was given one of ours.
+    /// Records that TLS is up and the server's certificate is valid. The server sends a new banner.
+    /// `client_certificate`: whether we presented a client certificate.
     pub fn tls_is_up(&mut self, now: Duration, client_certificate: bool) {
         if matches!(self.state, State::Handshake) {
             self.tls = true;
@@ -129,7 +128,7 @@ impl Login {
         }
     }
 
-    /// The server closed the connection.
+    /// Records that the server closed the connection.
     pub fn closed(&mut self) {
         self.fail(Failure::Closed(match self.state {
             State::Banner { .. } => "before its banner was complete",
@@ -138,12 +137,12 @@ impl Login {
         }));
     }
 
-    /// What is to be sent; take out what was.
+    /// Returns the bytes to send; the caller removes those it has sent.
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
     }
 
-    /// What to do next. [`Step::In`] comes once.
+    /// Returns the next action. [`Step::In`] is returned once.
     pub fn step(&mut self) -> Step {
         match std::mem::replace(&mut self.state, State::Gone) {
             State::Failed(failure) => {
@@ -165,7 +164,7 @@ impl Login {
         }
     }
 
-    /// When [`tick`](Self::tick) has to be called, TLS handshake included.
+    /// Returns the time at which [`tick`](Self::tick) must be called, TLS handshake included.
     pub fn deadline(&self) -> Option<Duration> {
         let whole = self.began + self.policy.timings.login;
         match &self.state {
@@ -175,7 +174,7 @@ impl Login {
         }
     }
 
-    /// Time has passed.
+    /// Updates the clock.
     pub fn tick(&mut self, now: Duration) {
         if self.deadline().is_some_and(|deadline| now >= deadline) {
             self.fail(Failure::Timeout(match self.state {
@@ -204,7 +203,7 @@ impl Login {
         ) {
             let Some(response) = Response::read(&mut self.input)? else { break };
             if let Response::Status { tag: b"*", status: Status::Bye, text } = &response {
-                return Err(Failure::Bye(shown(text)));
+                return Err(Failure::Bye(printable(text)));
             }
             match &mut self.state {
                 State::Banner { reader, .. } => {
@@ -215,7 +214,7 @@ impl Login {
                 State::StartTls => match response {
                     Response::Status { tag, status, text } if START_TLS.is(tag) => {
                         if status != Status::Ok {
-                            return Err(Failure::StartTlsRefused(shown(&text)));
+                            return Err(Failure::StartTlsRefused(printable(&text)));
                         }
                         if !self.input.is_empty() {
                             return Err(Failure::Injected);
@@ -227,7 +226,7 @@ impl Login {
                 State::Authenticating { banner, exchange, challenges } => match response {
                     Response::Status { tag, status, text } if AUTHENTICATE.is(tag) => {
                         if status != Status::Ok {
-                            let text = shown(&text);
+                            let text = printable(&text);
                             let mechanism = exchange.mechanism();
                             return Err(refused(&self.credentials, mechanism, &text));
                         }
@@ -252,7 +251,7 @@ impl Login {
         Ok(())
     }
 
-    /// The banner is complete.
+    /// Handles a complete banner.
     fn greeted(&mut self, banner: Banner) -> Result<(), Failure> {
         if !self.tls && self.policy.tls != WhenTls::Off {
             if banner.starttls && !self.spares(&banner) {
@@ -293,9 +292,10 @@ impl Login {
         choose(wanted, &banner.mechanisms, &self.credentials, circumstances)
     }
 
-    /// Whether a server that offers TLS is better off without, and the password as well. Up to 3.6
-    /// (3.8 was not tried, 3.10 is well) the end of a connection under TLS frees the TLS of the whole
-    /// process (`imap/mupdate.c:conn_free`): the master dies, and with it everybody's connection.
+    /// Whether to leave out TLS although the server offers it: it would kill the server, and the
+    /// password is safe without. In Cyrus up to 3.6 (3.8 was not tried, 3.10 is unaffected) the end
+    /// of a connection under TLS frees the TLS of the whole process (`imap/mupdate.c:conn_free`):
+    /// the master dies, and all its connections with it.
     fn spares(&self, banner: &Banner) -> bool {
         self.policy.tls == WhenTls::IfOffered
             && family(&banner.release).is_some_and(|family| family < DIES_OF_TLS_BEFORE)
@@ -303,15 +303,15 @@ impl Login {
     }
 }
 
-// What is to be sent has the password in it.
+// Leaves out the output, which contains the password.
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Login").field("state", &self.state).finish_non_exhaustive()
     }
 }
 
-/// Cyrus answers somebody who is no admin like a wrong password
-/// (`imap/global.c:mysasl_proxy_policy`).
+/// Returns the failure for a refused login. Cyrus gives one answer for a wrong password and for a
+/// user who is no admin (`imap/global.c:mysasl_proxy_policy`).
 fn refused(credentials: &Credentials, mechanism: Mechanism, text: &str) -> Failure {
     if mechanism == Mechanism::External {
         return Failure::Refused(format!(

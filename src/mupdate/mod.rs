@@ -1,16 +1,15 @@
-//! MUPDATE (RFC 3656) as its reader speaks it, without I/O: bytes and time in, events and bytes out.
+//! The reading side of MUPDATE (RFC 3656), without I/O: bytes and time in, events and bytes out.
 //!
-//! Time is a [`Duration`] since a moment that the caller chose; it only grows.
+//! Time is a [`Duration`] since an origin that the caller chose. It is monotonic.
 //!
 //! ```text
 //! Login ─ Session ─┬─ Stream   UPDATE: the whole list, then every change
 //!                  └─ Finder   FIND: single names
 //! ```
 //!
-//! All three are driven alike: give them what came (`receive`) and what time it is (`tick`), send
-//! what they have to say (`output`), and take what they found out. [`wire`] has the bytes,
-//! [`response`] and [`command`] the lines. Nothing that writes can be said: see
-//! [`Command`](command::Command).
+//! All three have the same interface: pass in received bytes (`receive`) and the time (`tick`), send
+//! the `output`, and take the results. [`wire`] parses bytes, [`response`] and [`command`] lines. No
+//! command writes: see [`Command`](command::Command).
 
 use std::time::Duration;
 
@@ -49,36 +48,36 @@ use crate::model::doubt::Doubt;
 use crate::model::name::MailboxName;
 use crate::model::record::Record;
 
-/// What an UPDATE brings, in this order: the records of the list, [`Event::Listed`], then changes
-/// and barriers for as long as the connection lives.
+/// Event of an UPDATE, in this order: the records of the list, [`Event::Listed`], then changes and
+/// barriers until the connection ends.
 ///
-/// Nothing else orders it: a change may be told twice, a deletion may be of a name that was never
-/// told (Cyrus `imap/mupdate.c:sendupdates` looks each name up when it sends).
+/// No other order is guaranteed: a change may be sent twice, and a deletion may name a mailbox that
+/// was never sent (Cyrus `imap/mupdate.c:sendupdates` looks each name up when it sends).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The name has this record: [`State::Active`](crate::model::record::State::Active) (MAILBOX) or
     /// [`State::Reserved`](crate::model::record::State::Reserved) (RESERVE).
     Record(MailboxName, Record),
-    /// The name has no record any more. Only after [`Event::Listed`].
+    /// The name no longer has a record. Only after [`Event::Listed`].
     Deleted(MailboxName),
     /// The list is complete.
     Listed,
-    /// A NOOP was answered: every change that the master knew when it was sent, at `asked`, has
-    /// been told before this.
+    /// A barrier: a NOOP was answered. Every change that the master knew at `asked` precedes this
+    /// event.
     Current {
-        /// When the NOOP was sent.
+        /// Time at which the NOOP was sent.
         asked: Duration,
     },
 }
 
-/// What the master says of one name.
+/// Answer of the server for one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// It has this record.
+    /// The name has this record.
     Found(Record),
-    /// It has none: certain, for the server is the master.
+    /// The name has no record. Certain, because the server is the master.
     Absent,
-    /// It could not be asked, or it is no master whose "absent" proves anything. The text says why,
-    /// for the one who must act.
+    /// The server could not be asked, or it is not a master, so its miss is not certain. The text
+    /// gives the reason for the postmaster.
     Unsure(Doubt),
 }

@@ -1,7 +1,7 @@
-//! What a server says, line by line.
+//! Responses of a server, line by line.
 //!
-//! The text of a status line is quoted, a literal or simply the rest of the line: Cyrus leaves the
-//! quotes away in several places (`imap/mupdate.c:cmd_starttls`, and before a login in 3.2).
+//! The text of a status line is quoted, a literal or the rest of the line: Cyrus omits the quotes in
+//! several places (`imap/mupdate.c:cmd_starttls`, and before a login in 3.2).
 
 use std::borrow::Cow;
 
@@ -9,36 +9,36 @@ use super::failure::Failure;
 use super::wire::{Cursor, Input, MAX_ACL, MAX_LOCATION, MAX_NAME, Stop, WireError, unquote};
 use crate::model::record::State;
 
-/// One line, with its literals.
+/// One response line, with its literals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Response<'a> {
     /// `MAILBOX` or `RESERVE`: a name has a record.
     Record {
-        /// The tag of the command that it answers.
+        /// Tag of the command answered.
         tag: &'a [u8],
         /// [`State::Active`] or [`State::Reserved`].
         state: State,
-        /// The mailbox.
+        /// Mailbox name.
         name: Cow<'a, [u8]>,
         /// `server!partition`.
         location: Cow<'a, [u8]>,
-        /// The ACL: `identifier TAB rights TAB`, repeated.
+        /// ACL: `identifier TAB rights TAB`, repeated.
         acl: Cow<'a, [u8]>,
-        /// One of the strings was longer than its limit, and stands here as an empty one.
+        /// Whether one of the strings exceeded its limit and was replaced by an empty one.
         is_long: bool,
     },
-    /// `DELETE`: a name has no record any more.
+    /// `DELETE`: a name no longer has a record.
     Deleted {
-        /// The tag of the command that it answers.
+        /// Tag of the command answered.
         tag: &'a [u8],
-        /// The mailbox.
+        /// Mailbox name.
         name: Cow<'a, [u8]>,
     },
     /// `OK`, `NO`, `BAD` or `BYE`.
     Status {
-        /// The tag of the command that it answers, or `*`.
+        /// Tag of the command answered, or `*`.
         tag: &'a [u8],
-        /// Which of the four.
+        /// The status word.
         status: Status,
         /// The rest of the line.
         text: Cow<'a, [u8]>,
@@ -47,14 +47,14 @@ pub enum Response<'a> {
     Other(&'a [u8]),
 }
 
-/// How a command ended.
+/// Result of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Done.
+    /// Success.
     Ok,
-    /// Not done.
+    /// Failure.
     No,
-    /// Not understood.
+    /// The command was not understood.
     Bad,
     /// The server closes the connection.
     Bye,
@@ -81,7 +81,7 @@ fn word(word: &[u8]) -> Option<Word> {
 }
 
 impl Response<'_> {
-    /// The next response, if it is there as a whole.
+    /// Returns the next response, once it is complete.
     pub fn read(input: &mut Input) -> Result<Option<Response<'_>>, WireError> {
         input.next(read)
     }
@@ -102,7 +102,7 @@ fn read<'a>(cursor: &mut Cursor<'a>) -> Result<Response<'a>, Stop> {
         Word::Record(state) => {
             let name = cursor.long_string(MAX_NAME)?;
             let location = cursor.long_string(MAX_LOCATION)?;
-            // A reservation has no ACL; one that says so with an empty string will do.
+            // A reservation has no ACL; an empty string is accepted as well.
             let acl = match state {
                 State::Reserved if cursor.line()?.trim_ascii().is_empty() => Cow::default(),
                 _ => cursor.long_string(MAX_ACL)?,
@@ -134,11 +134,12 @@ fn read<'a>(cursor: &mut Cursor<'a>) -> Result<Response<'a>, Stop> {
     }
 }
 
-/// Longest text of a server that is shown, in bytes.
+/// Maximum length of server text in messages, in bytes.
 const MAX_SHOWN: usize = 200;
 
-/// Text of a server that may be shown: what is not plain ASCII is escaped, what is long is cut.
-pub(super) fn shown(text: &[u8]) -> String {
+/// Returns server text for messages: bytes outside printable ASCII are escaped, long text is
+/// truncated.
+pub(super) fn printable(text: &[u8]) -> String {
     let mut shown = String::new();
     for byte in text.iter().take(MAX_SHOWN) {
         match byte {
@@ -152,21 +153,21 @@ pub(super) fn shown(text: &[u8]) -> String {
     shown
 }
 
-/// What a line after the login means that is not known. Untagged it is news nobody asked for;
-/// with a tag it may be a record in words of the future, and to miss that would be to call
-/// somebody unknown.
+/// Handles an unknown line after the login. An untagged line is an unsolicited notice and is
+/// skipped. A tagged line may be a record in a future syntax; skipping it would make the recipient
+/// unknown, so it is a failure.
 pub(super) fn unknown(line: &[u8]) -> Result<(), Failure> {
     match line {
         b"" | [b'*' | b'+', b' ', ..] => Ok(()),
         line => {
-            Err(Failure::protocol(format!("a line that says nothing known: `{}`", shown(line))))
+            Err(Failure::protocol(format!("a line that says nothing known: `{}`", printable(line))))
         }
     }
 }
 
-/// What a status line means whose tag nothing waits for.
+/// Returns the failure for a status line whose tag matches no open command.
 pub(super) fn unasked(text: &[u8]) -> Failure {
-    Failure::protocol(format!("an answer to nothing that was asked: `{}`", shown(text)))
+    Failure::protocol(format!("an answer to nothing that was asked: `{}`", printable(text)))
 }
 
 #[cfg(test)]
@@ -174,9 +175,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_that_is_cut_ends_in_dots() {
+    fn truncated_text_ends_in_dots() {
         let long = "no ".repeat(100);
-        assert!(shown(long.as_bytes()).ends_with("no no..."), "{}", shown(long.as_bytes()));
-        assert_eq!(shown(b"it's \"no\"\x07"), r#"it's "no"\x07"#);
+        assert!(printable(long.as_bytes()).ends_with("no no..."), "{}", printable(long.as_bytes()));
+        assert_eq!(printable(b"it's \"no\"\x07"), r#"it's "no"\x07"#);
     }
 }

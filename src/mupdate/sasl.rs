@@ -1,4 +1,4 @@
-//! SASL as MUPDATE and LMTP carry it (RFC 4422): which mechanism, and the exchange of one.
+//! SASL in MUPDATE and LMTP (RFC 4422): choice of a mechanism, and its exchange.
 
 use std::fmt;
 use std::io;
@@ -14,25 +14,25 @@ use rsasl::property::{AuthId, AuthzId, Password};
 use super::credentials::{Credentials, Mechanism};
 use super::failure::Failure;
 
-/// Rounds of a SCRAM password hash that a server may ask for. Cyrus asks for 4096.
+/// Accepted iteration counts of a SCRAM password hash. Cyrus uses 4096.
 ///
-/// Fewer are none that an honest server asks for (RFC 5802 section 5.1, RFC 7677 section 4: at least
-/// 4096): whoever sits in its place with one round has the password from our proof sooner. More would
-/// be an attack on the processor.
+/// An honest server has at least 4096 (RFC 5802 section 5.1, RFC 7677 section 4). An impostor that
+/// asks for one iteration gets a proof from which the password is found faster. A count above the
+/// maximum would be an attack on the processor.
 const ITERATIONS: RangeInclusive<u32> = 4096..=600_000;
 
-/// Under which circumstances a mechanism is chosen.
+/// Conditions for the choice of a mechanism.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Circumstances {
-    /// Under TLS whose certificate was verified.
+    /// Whether the connection is under TLS with a verified certificate.
     pub(crate) tls: bool,
-    /// With a certificate of our own.
+    /// Whether we presented a client certificate.
     pub(crate) client_certificate: bool,
-    /// PLAIN may go over an unencrypted connection.
+    /// Whether PLAIN is allowed on an unencrypted connection.
     pub(crate) allow_plaintext: bool,
 }
 
-/// The first mechanism of `wanted` that is offered and possible.
+/// Returns the first mechanism of `wanted` that is offered and possible.
 pub(crate) fn choose(
     wanted: &[Mechanism],
     offered: &[String],
@@ -81,19 +81,19 @@ pub(crate) fn choose(
     )))
 }
 
-/// One exchange. Messages are in base64 on both sides, as on the wire.
+/// One SASL exchange. Messages of both sides are in base64, as on the wire.
 pub(crate) struct Exchange {
     session: rsasl::prelude::Session,
     mechanism: Mechanism,
-    /// How many messages of the server have been taken.
+    /// Number of server messages processed.
     taken: u8,
     finished: bool,
-    /// The server has said that it failed (`e=`); its tagged NO is due.
+    /// Whether the server reported a failure (`e=`); its tagged NO follows.
     failed: bool,
 }
 
 impl Exchange {
-    /// The exchange and its first message.
+    /// Starts the exchange. Returns it with its first message.
     pub(crate) fn start(
         mechanism: Mechanism,
         credentials: &Credentials,
@@ -114,12 +114,12 @@ impl Exchange {
         Ok((exchange, first))
     }
 
-    /// The mechanism.
+    /// Returns the mechanism.
     pub(crate) fn mechanism(&self) -> Mechanism {
         self.mechanism
     }
 
-    /// The answer to a challenge.
+    /// Returns the response to a challenge.
     pub(crate) fn challenge(&mut self, challenge: &[u8]) -> Result<String, Failure> {
         let nonsense = |what: &str| {
             Failure::protocol(format!("a challenge for {} that is {what}", self.mechanism))
@@ -129,7 +129,7 @@ impl Exchange {
         }
         let message = STANDARD.decode(challenge).map_err(|_| nonsense("no base64"))?;
         self.taken = self.taken.saturating_add(1);
-        // The library takes the first two bytes of each attribute without looking.
+        // The library reads the first two bytes of each attribute unchecked.
         match self.taken {
             1 => match iterations(&message) {
                 Some(rounds) if ITERATIONS.contains(&rounds) => {}
@@ -146,7 +146,7 @@ impl Exchange {
         self.turn(Some(&message)).map_err(|error| Failure::FalseServer(error.to_string()))
     }
 
-    /// A server that asks for so many rounds is not told anything.
+    /// Returns the failure for an iteration count that is not accepted. No response is sent.
     fn dubious(&self, rounds: u32) -> Failure {
         let what = match rounds < *ITERATIONS.start() {
             true => "too few: whoever is in the server's place could find the password out",
@@ -161,10 +161,10 @@ impl Exchange {
         ))
     }
 
-    /// Whether the server, which says that the login succeeded, has also done its own part: SCRAM
-    /// makes it prove that it knows the password.
+    /// Checks, after the server reported success, that the exchange is complete: in SCRAM the server
+    /// must prove that it knows the password.
     pub(crate) fn check_success(&self) -> Result<(), Failure> {
-        // In SCRAM the library is done only once it has checked the server's proof.
+        // In SCRAM the library is finished only once it has verified the server's proof.
         if self.finished {
             Ok(())
         } else {
@@ -186,7 +186,7 @@ impl fmt::Debug for Exchange {
     }
 }
 
-/// The number of rounds in `r=…,s=…,i=…`.
+/// Returns the iteration count in `r=…,s=…,i=…`.
 fn iterations(message: &[u8]) -> Option<u32> {
     let mut attributes = message.split(|byte| *byte == b',');
     let mut next = |name: &[u8]| attributes.next().and_then(|text| text.strip_prefix(name));
@@ -195,7 +195,7 @@ fn iterations(message: &[u8]) -> Option<u32> {
     std::str::from_utf8(next(b"i=")?).ok()?.parse().ok()
 }
 
-/// `v=…` or `e=…`.
+/// Whether the message is `v=…` or `e=…`.
 fn is_server_final(message: &[u8]) -> bool {
     message.starts_with(b"v=") || message.starts_with(b"e=")
 }

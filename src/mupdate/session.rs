@@ -1,17 +1,17 @@
-//! A connection that is logged in, and how long to wait on one.
+//! A logged-in connection, and the timeouts of a connection.
 
 use std::time::Duration;
 
 use super::banner::Banner;
 use super::wire::{Input, MAX_LINE};
 
-/// A connection that is logged in: ready to become a [`Stream`](super::Stream) or a
+/// A logged-in connection, ready to become a [`Stream`](super::Stream) or a
 /// [`Finder`](super::Finder).
 #[derive(Debug)]
 pub struct Session {
-    /// What the server said of itself.
+    /// Banner of the server.
     pub banner: Banner,
-    /// The SASL mechanism of the login.
+    /// SASL mechanism of the login.
     pub mechanism: String,
     /// Whether the connection is under TLS.
     pub tls: bool,
@@ -19,33 +19,33 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session whose banner has been read; `input` holds what came after the login.
+    /// Creates a session after the banner; `input` holds the bytes received after the login.
     pub fn new(banner: Banner, mechanism: &str, tls: bool, mut input: Input) -> Self {
         input.set_max_line(MAX_LINE);
         Self { banner, mechanism: mechanism.to_owned(), tls, input }
     }
 }
 
-/// How long to wait, and how often to ask; in brackets what [`Default`] has.
+/// Timeouts and intervals, with the [`Default`] in brackets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timings {
-    /// For a whole banner (10 s). A server whose workers are all busy accepts connections and says
-    /// nothing.
+    /// Timeout for a whole banner (10 s). A server whose workers are all busy accepts connections
+    /// and sends nothing.
     pub banner: Duration,
-    /// For all of the login: banners, TLS, SASL (30 s).
+    /// Timeout for the whole login: banners, TLS, SASL (30 s).
     pub login: Duration,
-    /// Longest silence within a list (30 s).
+    /// Maximum silence within a list (30 s).
     pub list_silence: Duration,
-    /// For a whole list (30 min).
+    /// Timeout for a whole list (30 min).
     pub list: Duration,
-    /// From one NOOP of a stream to the next (2.5 s); below the 5 s after which a silent stream costs the
-    /// master a worker.
+    /// Interval between NOOPs of a stream (2.5 s). It is below the 5 s after which a silent stream
+    /// occupies a worker of the master.
     pub noop_every: Duration,
-    /// For the answer to a NOOP of a stream (10 s).
+    /// Timeout for the answer to a NOOP of a stream (10 s).
     pub noop_answer: Duration,
-    /// For the answer to a FIND, or to a NOOP between them (4 s).
+    /// Timeout for the answer to a FIND, or to a NOOP between FINDs (4 s).
     pub find_answer: Duration,
-    /// Silence after which a connection for FINDs is tried with a NOOP (5 s).
+    /// Silence after which a connection for FINDs is tested with a NOOP (5 s).
     pub keep_alive: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! The stream: the whole list, then every change, with a barrier every few seconds.
+//! The stream of an UPDATE: the whole list, then every change, with periodic barriers.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::banner::Banner;
 use super::command::{Command, Tag};
 use super::failure::Failure;
-use super::response::{Response, Status, shown, unasked, unknown};
+use super::response::{Response, Status, printable, unasked, unknown};
 use super::wire::Input;
 use super::{Event, Session, Timings};
 use crate::cyrusdb::value;
@@ -15,16 +15,16 @@ use crate::model::record::{AnonymousRights, Record, State};
 
 const UPDATE: Tag = Tag::new('U', 1);
 
-/// An UPDATE.
+/// An UPDATE in progress.
 ///
-/// After each [`receive`](Self::receive) take all of [`next`](Self::next), then send what
-/// [`output`](Self::output) has. Call [`tick`](Self::tick) when [`deadline`](Self::deadline) is
-/// reached, after what has come until then was received; and [`closed`](Self::closed) at the end of
-/// the connection. Memory is bounded by one response and one piece, if the pieces are.
+/// After each [`receive`](Self::receive), take all events of [`next`](Self::next), then send
+/// [`output`](Self::output). When [`deadline`](Self::deadline) is reached, receive what has arrived,
+/// then call [`tick`](Self::tick). Call [`closed`](Self::closed) at the end of the connection.
+/// Memory is bounded by one response and one piece, if the pieces are bounded.
 ///
-/// After [`Event::Listed`] a NOOP is sent every [`Timings::noop_every`]. It makes the master tell
-/// its changes at once, which it would otherwise do every 5 s only; and a silent stream holds one
-/// of the master's workers for as long as it is silent (Cyrus `lib/prot.c:prot_fill`).
+/// After [`Event::Listed`] a NOOP is sent every [`Timings::noop_every`]. It makes the master send
+/// its changes at once instead of every 5 s. A silent stream would also occupy one of the master's
+/// workers for as long as it is silent (Cyrus `lib/prot.c:prot_fill`).
 #[derive(Debug)]
 pub struct Stream {
     #[cfg(any(test, feature = "testing"))]
@@ -40,11 +40,11 @@ pub struct Stream {
     doubtful: u64,
     first_doubtful: Option<MailboxName>,
     limit: Limit,
-    /// What has come of the list.
+    /// Size of the list received.
     listed: Limit,
 }
 
-/// How much a list may be.
+/// Limit for the size of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
     /// Maximum number of records.
@@ -53,19 +53,19 @@ pub struct Limit {
     pub bytes: u64,
 }
 
-/// Maximum number of names of a list where nothing is configured, unless the present list is long.
+/// Default maximum number of names in a list; a long present list raises it.
 const MAX_NAMES: u64 = 10_000_000;
 
-/// Maximum number of bytes for each name of the limit. A record of Cyrus has some hundred.
+/// Maximum number of bytes per name of the limit. A record of Cyrus has some hundred bytes.
 const BYTES_PER_NAME: u64 = 512;
 
 impl Limit {
-    /// For so many names.
+    /// Returns the limit for this number of names.
     pub fn of_names(names: u64) -> Self {
         Self { names, bytes: names.saturating_mul(BYTES_PER_NAME) }
     }
 
-    /// Where nothing is configured: ten times the present list, and 10,000,000 at least.
+    /// Returns the default limit: ten times the present list, at least 10,000,000 names.
     pub fn by_present(names: u64) -> Self {
         Self::of_names(names.saturating_mul(10).max(MAX_NAMES))
     }
@@ -85,7 +85,7 @@ enum Noop {
 }
 
 impl Stream {
-    /// Asks for the list.
+    /// Requests the list.
     pub fn new(session: Session, timings: Timings, now: Duration) -> Self {
         let Session { input, .. } = session;
         let mut output = Vec::new();
@@ -108,40 +108,40 @@ impl Stream {
         }
     }
 
-    /// The same with another limit for the list.
+    /// Sets another limit for the list.
     #[must_use]
     pub fn limited(mut self, limit: Limit) -> Self {
         self.limit = limit;
         self
     }
 
-    /// The first of the names with a location that cannot be used.
+    /// Returns the first name whose location cannot be used.
     pub fn first_doubtful(&self) -> Option<&MailboxName> {
         self.first_doubtful.as_ref()
     }
 
-    /// What the server said of itself.
+    /// Returns the banner of the server.
     #[cfg(any(test, feature = "testing"))]
     pub fn banner(&self) -> &Banner {
         &self.banner
     }
 
-    /// How many lines were passed over because their name can be no mailbox's: nobody can ask for
-    /// it.
+    /// Returns the number of records skipped because their name is invalid. No recipient has such a
+    /// name.
     pub fn skipped(&self) -> u64 {
         self.skipped
     }
 
-    /// How many records had a location that cannot be used. They are told as reserved, so that
-    /// their names are neither unknown nor routed anywhere.
+    /// Returns the number of records whose location cannot be used. They are reported as reserved,
+    /// so that their names are neither unknown nor routed.
     pub fn doubtful(&self) -> u64 {
         self.doubtful
     }
 
-    /// Takes what came, in pieces of any size.
+    /// Takes received bytes, in pieces of any size.
     pub fn receive(&mut self, bytes: &[u8], now: Duration) {
         self.now = self.now.max(now);
-        // A flow without a pause, in which no deadline is ever waited for, has them as well.
+        // Deadlines also apply to a continuous flow, in which the caller never waits for one.
         match &mut self.state {
             Phase::Failed(_) => return,
             Phase::FullSync { heard, .. } => {
@@ -160,12 +160,13 @@ impl Stream {
         }
     }
 
-    /// The server closed the connection. [`next`](Self::next) says so after what is whole.
+    /// Records that the server closed the connection. [`next`](Self::next) reports it after all
+    /// complete responses.
     pub fn closed(&mut self) {
         self.ended = true;
     }
 
-    /// The next event. `None`: more bytes are needed. An error stays.
+    /// Returns the next event. `None`: more bytes are needed. An error is permanent.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Event>, Failure> {
         if let Phase::Failed(failure) = &self.state {
@@ -188,17 +189,17 @@ impl Stream {
         }
     }
 
-    /// What is to be sent; take out what was.
+    /// Returns the bytes to send; the caller removes those it has sent.
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
     }
 
-    /// Says goodbye: the last thing to send.
+    /// Appends LOGOUT, the last command.
     pub fn log_out(&mut self) {
         Command::Logout.encode(Tag::new('Q', 1), &mut self.output);
     }
 
-    /// When [`tick`](Self::tick) has to be called.
+    /// Returns the time at which [`tick`](Self::tick) must be called.
     pub fn deadline(&self) -> Option<Duration> {
         match self.state {
             Phase::FullSync { began, heard } => {
@@ -210,7 +211,7 @@ impl Stream {
         }
     }
 
-    /// Time has passed.
+    /// Updates the clock.
     pub fn tick(&mut self, now: Duration) {
         self.now = self.now.max(now);
         if self.deadline().is_none_or(|deadline| self.now < deadline) {
@@ -289,7 +290,7 @@ impl Stream {
                     }
                 }
                 Response::Status { status: Status::Bye, text, .. } => {
-                    return Err(Failure::Bye(shown(&text)));
+                    return Err(Failure::Bye(printable(&text)));
                 }
                 Response::Status { status: Status::Ok, tag, text } => match self.state {
                     Phase::FullSync { .. } if UPDATE.is(tag) => {
@@ -305,7 +306,7 @@ impl Stream {
                     _ => return Err(unasked(&text)),
                 },
                 Response::Status { text, .. } => {
-                    return Err(Failure::protocol(format!("it refused: `{}`", shown(&text))));
+                    return Err(Failure::protocol(format!("it refused: `{}`", printable(&text))));
                 }
                 Response::Other(line) => unknown(line)?,
             }
@@ -313,7 +314,7 @@ impl Stream {
     }
 }
 
-/// A mailbox that is there, nobody knows where.
+/// Returns the record of a mailbox that exists at an unknown location.
 pub(super) fn doubtful() -> Record {
     Record {
         state: State::Reserved,

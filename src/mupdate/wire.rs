@@ -1,76 +1,76 @@
-//! Bytes to lines and strings, and strings to bytes (RFC 3656 section 3, on the ground of ACAP).
+//! Parsing and encoding of lines and strings (RFC 3656 section 3, which is based on ACAP).
 //!
-//! What a server says is a line, but a string in it may be a literal, `{n}` or `{n+}`, which brings
-//! any bytes and lets the line go on after them. A response is read only once it is there as a
-//! whole, in one piece of memory; what is missing until then is remembered, so that a response that
-//! comes byte by byte is not read anew for each of them. A limit is checked against the announced
-//! length, before anything is kept for it. The strings of a record may be longer than their limit: they
-//! are passed over, so that one such record does not keep the rest of the list away.
+//! A response is a line, but a string in it may be a literal, `{n}` or `{n+}`: n arbitrary bytes,
+//! after which the line continues. A response is parsed only once it is complete, in one piece of
+//! memory. Until then the missing part is recorded, so that a response that arrives byte by byte is
+//! not parsed again for each byte. A limit is checked against the announced length before anything
+//! is stored. A string of a record above its limit is skipped, so that one such record does not
+//! block the rest of the list.
 
 use std::borrow::Cow;
 use std::io::Write;
 
 use memchr::{memchr, memchr2};
 
-/// Longest mailbox name that is read off the wire, in bytes. Cyrus' own limit is 490 to 510.
+/// Maximum length of a mailbox name on the wire, in bytes. Cyrus' own limit is 490 to 510.
 pub const MAX_NAME: usize = 4096;
-/// Longest `server!partition`, in bytes.
+/// Maximum length of `server!partition`, in bytes.
 pub const MAX_LOCATION: usize = 4096;
-/// Longest ACL, in bytes.
+/// Maximum length of an ACL, in bytes.
 pub const MAX_ACL: usize = 1 << 20;
-/// Longest string of a record that is passed over, in bytes.
+/// Maximum length of a string of a record that is skipped, in bytes.
 pub const MAX_SKIPPED: usize = 64 << 20;
-/// Longest line, in bytes without its literals.
+/// Maximum length of a line, in bytes without its literals.
 pub const MAX_LINE: usize = 64 * 1024;
-/// Longest line before the login is over, in bytes: banners and SASL challenges.
+/// Maximum length of a line before the login is over (banners, SASL challenges), in bytes.
 pub const MAX_LOGIN_LINE: usize = 8 * 1024;
 
-/// Above this a drained buffer gives its memory back, in bytes.
+/// Capacity above which a drained buffer is freed, in bytes.
 const KEEP: usize = 256 * 1024;
 
-/// Why the bytes are no MUPDATE. Where the next line begins is not known after one of these, so the
-/// connection has to be closed.
+/// Violation of the MUPDATE syntax. The beginning of the next line is unknown after it, so the
+/// connection must be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// No end of the line within the limit, in bytes.
+    /// The line does not end within the limit, in bytes.
     #[error("a line of more than {0} bytes")]
     LineTooLong(usize),
-    /// A string above its limit, in bytes.
+    /// A string exceeds its limit, in bytes.
     #[error("a string of more than {0} bytes")]
     StringTooLong(usize),
-    /// No string where one belongs.
+    /// A string is missing.
     #[error("a line with too few strings")]
     NoString,
-    /// A quoted string that its line does not close.
+    /// A quoted string is not closed in its line.
     #[error("a quoted string without its end")]
     Unclosed,
-    /// The length of a literal is no number in braces.
+    /// The length of a literal is not a number in braces.
     #[error("a literal without a length")]
     BadLiteral,
-    /// Something after the last string of the line.
+    /// Data follow the last string of the line.
     #[error("a line with too many strings")]
     Surplus,
 }
 
-/// What has to come before it makes sense to read on.
+/// Input needed before parsing can continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
-    /// This many bytes, counted from the beginning of the response.
+    /// This number of bytes, counted from the beginning of the response.
     Bytes(usize),
-    /// The end of the line that begins at `line`; up to `seen` there is none.
+    /// The end of the line that begins at `line`. The bytes up to `seen` have been searched.
     Newline { line: usize, seen: usize },
-    /// The end of the content of a literal of this length at `at`, of which nothing is kept.
+    /// The end of a skipped literal at `at`, of which `left` bytes are missing.
     Skipped { at: usize, left: usize },
 }
 
-/// Why reading stopped.
+/// Reason why parsing stopped.
 #[derive(Debug)]
 pub(super) enum Stop {
     More(Wanting),
     Bad(WireError),
 }
 
-/// [`Wanted`], for this module alone to look into.
+/// Opaque [`Wanted`] for other modules.
 #[derive(Debug)]
 pub(super) struct Wanting(Wanted);
 
@@ -80,25 +80,25 @@ impl From<WireError> for Stop {
     }
 }
 
-/// What has come and is not read yet: at most one unfinished response and the piece that was pushed
-/// last, if everything that is whole is taken out before the next push.
+/// Received bytes that are not parsed yet: at most one incomplete response and the piece pushed
+/// last, if all complete responses are taken before the next push.
 #[derive(Debug)]
 pub struct Input {
     bytes: Vec<u8>,
-    /// What is before this has been read.
+    /// Offset of the first byte not yet parsed.
     start: usize,
     wanted: Wanted,
     max_line: usize,
-    /// Where the contents of literals were that have been passed over, counted as in [`Wanted`].
+    /// Offsets of skipped literals, counted as in [`Wanted`].
     skipped: Vec<usize>,
-    /// One has to be passed over now.
+    /// Whether a literal must be skipped now.
     again: bool,
 }
 
 const FRESH: Wanted = Wanted::Newline { line: 0, seen: 0 };
 
 impl Input {
-    /// Reads lines of at most `max_line` bytes.
+    /// Creates an input with lines of at most `max_line` bytes.
     pub fn new(max_line: usize) -> Self {
         let (bytes, skipped) = (Vec::new(), Vec::new());
         Self { bytes, start: 0, wanted: FRESH, max_line, skipped, again: false }
@@ -108,7 +108,7 @@ impl Input {
         self.max_line = max_line;
     }
 
-    /// Takes the next bytes of the connection.
+    /// Takes received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.start > 0 {
             self.bytes.drain(..self.start);
@@ -129,8 +129,8 @@ impl Input {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// To be called when [`next`](Self::next) has read nothing. Whether that is to be called again at
-    /// once.
+    /// Skips input after [`next`](Self::next) has returned nothing. Returns whether to call it again
+    /// at once.
     pub(super) fn again(&mut self) -> bool {
         let Wanted::Skipped { at, left } = self.wanted else { return false };
         if !std::mem::take(&mut self.again) {
@@ -147,12 +147,12 @@ impl Input {
         left == there
     }
 
-    /// Whether nothing is left to read.
+    /// Whether all input is parsed.
     pub fn is_empty(&self) -> bool {
         self.start >= self.bytes.len()
     }
 
-    /// Throws away what is left and starts anew.
+    /// Discards the remaining input.
     pub(super) fn clear(&mut self) {
         self.bytes = Vec::new();
         self.start = 0;
@@ -161,7 +161,7 @@ impl Input {
         self.again = false;
     }
 
-    /// Reads one response, if it is there as a whole.
+    /// Parses one response, once it is complete.
     pub(super) fn next<'a, T>(
         &'a mut self,
         read: impl FnOnce(&mut Cursor<'a>) -> Result<T, Stop>,
@@ -194,7 +194,7 @@ impl Input {
                 Ok(Some(value))
             }
             Err(Stop::More(Wanting(Wanted::Skipped { at, left }))) => {
-                // What has come of it is passed over by `again`.
+                // `again` skips the bytes that have arrived.
                 self.wanted = Wanted::Skipped { at, left };
                 self.again = true;
                 Ok(None)
@@ -208,7 +208,7 @@ impl Input {
     }
 }
 
-/// Where reading stands in a response.
+/// Parsing position in a response.
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -218,13 +218,13 @@ pub(super) struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    /// Whether a [`long_string`](Self::long_string) was longer than its limit.
+    /// Whether a [`long_string`](Self::long_string) exceeded its limit.
     pub(super) fn is_long(&self) -> bool {
         self.is_long
     }
 
-    /// A space and a string; one that is longer than `max`, but not than [`MAX_SKIPPED`], is empty, and
-    /// [`is_long`](Self::is_long) says so.
+    /// Parses a space and a string. A string longer than `max`, but not than [`MAX_SKIPPED`], is
+    /// returned empty, and [`is_long`](Self::is_long) is set.
     pub(super) fn long_string(&mut self, max: usize) -> Result<Cow<'a, [u8]>, Stop> {
         let spaces = self.rest().iter().take_while(|byte| **byte == b' ').count();
         if spaces > 0 && self.rest().get(spaces) == Some(&b'{') {
@@ -252,7 +252,7 @@ impl<'a> Cursor<'a> {
         Ok(&[])
     }
 
-    /// Where the content of the literal begins, and its length.
+    /// Returns the offset and length of the literal's content.
     fn announced(&self, max: usize) -> Result<(usize, usize), Stop> {
         let line = self.line()?;
         let digits = line
@@ -264,7 +264,7 @@ impl<'a> Cursor<'a> {
         if length > max {
             return Err(WireError::StringTooLong(max).into());
         }
-        // From the number on, no more than the limits: nothing can overflow.
+        // Lengths above the limits were refused before, so nothing overflows.
         let mut content = self.at + line.len();
         content += if self.bytes.get(content) == Some(&b'\r') { 2 } else { 1 };
         Ok((content, length))
@@ -274,7 +274,8 @@ impl<'a> Cursor<'a> {
         self.bytes.get(self.at..).unwrap_or_default()
     }
 
-    /// The rest of the line without its CR LF (LF alone will do), not yet read over.
+    /// Returns the rest of the line without its CR LF (LF alone is accepted), and does not consume
+    /// it.
     pub(super) fn line(&self) -> Result<&'a [u8], Stop> {
         let rest = self.rest();
         match memchr(b'\n', rest) {
@@ -294,14 +295,14 @@ impl<'a> Cursor<'a> {
         self.at += bytes;
     }
 
-    /// Reads over the rest of the line and its end.
+    /// Skips the rest of the line and its end.
     pub(super) fn skip_line(&mut self) -> Result<(), Stop> {
         self.at += self.line()?.len();
         self.at += if self.rest().first() == Some(&b'\r') { 2 } else { 1 };
         Ok(())
     }
 
-    /// The end of the line, and nothing before it.
+    /// Consumes the end of the line. Other bytes before it are an error.
     pub(super) fn end(&mut self) -> Result<(), Stop> {
         if !self.line()?.trim_ascii().is_empty() {
             return Err(WireError::Surplus.into());
@@ -309,7 +310,7 @@ impl<'a> Cursor<'a> {
         self.skip_line()
     }
 
-    /// A space and a string: quoted, a literal or bare.
+    /// Parses a space and a string: quoted, a literal or bare.
     pub(super) fn string(&mut self, max: usize) -> Result<Cow<'a, [u8]>, Stop> {
         let spaces = self.rest().iter().take_while(|byte| **byte == b' ').count();
         self.at += spaces;
@@ -324,7 +325,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// `{n}` or `{n+}`, the end of the line, and n bytes.
+    /// Parses `{n}` or `{n+}`, the end of the line, and n bytes.
     pub(super) fn literal(&mut self, max: usize) -> Result<&'a [u8], Stop> {
         let (content, length) = self.announced(max)?;
         match self.bytes.get(content..content + length) {
@@ -360,7 +361,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// A number of bytes; so large that no limit is above it where it does not fit.
+/// Parses a number of bytes. On overflow it returns the maximum, which exceeds every limit.
 fn number(digits: &[u8]) -> Option<usize> {
     if digits.is_empty() {
         return None;
@@ -375,8 +376,8 @@ fn number(digits: &[u8]) -> Option<usize> {
     Some(number)
 }
 
-/// The quoted string at the beginning of `line`, and how many bytes it takes there. `None`: it does
-/// not end. RFC 3656 has no escapes, ACAP, which it refers to, has `\"` and `\\`.
+/// Parses the quoted string at the beginning of `line`. Returns it with its length in the line.
+/// `None`: it does not end. RFC 3656 has no escapes; ACAP, to which it refers, has `\"` and `\\`.
 pub(super) fn unquote(line: &[u8]) -> Option<(Cow<'_, [u8]>, usize)> {
     let inner = line.strip_prefix(b"\"")?;
     let first = memchr2(b'"', b'\\', inner)?;
@@ -395,7 +396,7 @@ pub(super) fn unquote(line: &[u8]) -> Option<(Cow<'_, [u8]>, usize)> {
     None
 }
 
-/// Appends a string as a client may send it: quoted where that needs no escape, otherwise as `{n+}`.
+/// Appends a string as a client may send it: quoted if it needs no escape, otherwise as `{n+}`.
 pub(super) fn push_string(string: &[u8], out: &mut Vec<u8>) {
     let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
     if string.iter().all(plain) {
@@ -403,7 +404,7 @@ pub(super) fn push_string(string: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(string);
         out.push(b'"');
     } else {
-        // Writing to a Vec does not fail.
+        // Writing to a Vec cannot fail.
         let _ = write!(out, "{{{}+}}\r\n", string.len());
         out.extend_from_slice(string);
     }
@@ -414,7 +415,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_response_that_comes_byte_by_byte_is_not_read_anew_for_each_byte() {
+    fn response_in_single_bytes_is_not_parsed_again_for_each() {
         let long = "x".repeat(4000);
         let said = format!("{long} {{4000+}}\r\n{long} {{4000+}}\r\n{long}\r\n");
         let mut input = Input::new(MAX_LINE);
@@ -437,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_that_of_one_response_and_given_back() {
+    fn memory_is_limited_to_one_response_and_freed() {
         let acl = "x".repeat(MAX_ACL);
         let record = format!(" {{{MAX_ACL}+}}\r\n{acl}\r\n");
         let mut input = Input::new(MAX_LINE);
@@ -462,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_for_a_literal_that_is_only_announced() {
+    fn announced_literal_allocates_nothing() {
         let mut input = Input::new(MAX_LINE);
         input.push(format!(" {{{MAX_ACL}+}}\r\n").as_bytes());
         assert_eq!(input.next(|cursor| cursor.string(MAX_ACL).map(|acl| acl.len())), Ok(None));
@@ -470,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_fits_nowhere_is_larger_than_every_limit() {
+    fn overflowing_number_exceeds_every_limit() {
         assert_eq!(number(b"18446744073709551616"), Some(usize::MAX));
         assert_eq!(number(b"00000000000000000000000000000000007"), Some(7));
         assert_eq!((number(b""), number(b"-1"), number(b"0x1")), (None, None, None));

@@ -1,4 +1,4 @@
-//! Endpoints of the daemon, as they are written in the configuration.
+//! Endpoints of the daemon in the notation of the configuration.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,51 +7,51 @@ use std::str::FromStr;
 use crate::wire::map_name::is_built_in;
 use crate::wire::protocol::Protocols;
 
-/// Default mode of a unix socket: every local user may ask, since Postfix' processes run as user
-/// `postfix`, which shares no group with Cyrus.
+/// Default mode of a unix socket: every local user may connect, because Postfix' processes run as
+/// user `postfix`, which shares no group with Cyrus.
 pub const DEFAULT_MODE: u32 = 0o666;
 
-/// Endpoint to listen at, in the notation of Postfix.
+/// Endpoint to listen on, in the notation of Postfix.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// `unix:PATH`
     Unix(PathBuf),
-    /// `inet:HOST:PORT` or `inet:[ADDRESS]:PORT`. A name means all its addresses.
+    /// `inet:HOST:PORT` or `inet:[ADDRESS]:PORT`. A host name stands for all its addresses.
     Inet {
-        /// A host name, or an address without brackets.
+        /// Host name, or address without brackets.
         host: String,
-        /// The TCP port; 0 takes any free one.
+        /// TCP port; 0 takes any free one.
         port: u16,
     },
-    /// `systemd:NAME`: the sockets that systemd opened under this name
-    /// (`FileDescriptorName=` of the socket unit, by default the unit's name).
+    /// `systemd:NAME`: the sockets that systemd opened under this name (`FileDescriptorName=` of the
+    /// socket unit, by default the name of the unit).
     Systemd(String),
 }
 
-/// Owner and mode of a unix socket. They have no effect on other endpoints.
+/// Owner and mode of a unix socket. Other endpoints ignore them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListenOptions {
-    /// The owner, a name or a number. Default: the user of the daemon.
+    /// Owner, a name or a number. Default: the user of the daemon.
     pub owner: Option<String>,
-    /// The group, a name or a number. Default: the group of the daemon.
+    /// Group, a name or a number. Default: the group of the daemon.
     pub group: Option<String>,
-    /// The permission bits. Default: [`DEFAULT_MODE`]. The umask has no effect.
+    /// Permission bits. Default: [`DEFAULT_MODE`]. The umask has no effect.
     pub mode: Option<u32>,
 }
 
-/// One endpoint to listen at, with the owner and mode of its socket and its protocols.
+/// Endpoint to listen on, with the owner and mode of its socket and its protocols.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// The endpoint.
+    /// Endpoint.
     pub endpoint: Endpoint,
     /// Owner and mode.
     pub options: ListenOptions,
-    /// The protocols that it speaks.
+    /// Protocols that the socket speaks.
     pub protocols: Protocols,
 }
 
 impl Listen {
-    /// Every protocol, with default owner and mode.
+    /// Returns a socket with every protocol and the default owner and mode.
     pub fn at(endpoint: Endpoint) -> Self {
         Self { endpoint, options: ListenOptions::default(), protocols: Protocols::ALL }
     }
@@ -59,15 +59,15 @@ impl Listen {
 
 #[cfg(feature = "daemon")]
 impl Listen {
-    /// Whether both are the same socket with the same owner and mode. The protocols can change without
-    /// another socket.
+    /// Whether both have the same endpoint, owner and mode. A change of the protocols does not need
+    /// a new socket.
     pub(crate) fn is_as(&self, other: &Listen) -> bool {
         let rights = matches!(self.endpoint, Endpoint::Unix(_));
         self.endpoint == other.endpoint && (!rights || self.options == other.options)
     }
 }
 
-/// Why a text is not an [`Endpoint`].
+/// Text that is not an [`Endpoint`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not an endpoint: {why}; write unix:PATH, inet:HOST:PORT or systemd:NAME")]
 pub struct EndpointError {
@@ -83,7 +83,7 @@ impl FromStr for Endpoint {
         match text.split_once(':').ok_or_else(|| wrong("the kind is missing"))? {
             ("unix", "") => Err(wrong("no path")),
             ("unix", path) if path.ends_with('/') => Err(wrong("the path is that of a directory")),
-            // As in Postfix' main.cf, where the map follows the socket.
+            // In Postfix' main.cf the map follows the socket.
             ("unix", path) if path.rsplit_once(':').is_some_and(|(_, map)| is_built_in(map)) => {
                 Err(wrong("the map does not belong here, only the path"))
             }
@@ -100,7 +100,7 @@ impl FromStr for Endpoint {
                     None if host.is_empty() => return Err(wrong("no host")),
                     None => host,
                 };
-                // u16's own reader takes a leading `+`.
+                // The parser of u16 accepts a leading `+`.
                 let digits = port.bytes().all(|b| b.is_ascii_digit());
                 match port.parse() {
                     Ok(port) if digits => Ok(Endpoint::Inet { host: host.to_owned(), port }),
@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    /// With a stale mode the mail server gets no answers, or other users do.
+    /// With a stale mode, the mail server is locked out or other users are let in.
     #[cfg(feature = "daemon")]
     #[test]
     fn socket_with_changed_mode_is_not_kept() {

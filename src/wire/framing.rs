@@ -5,34 +5,35 @@ use memchr::memmem;
 /// Capacity above which an empty splitter frees its buffer, in bytes.
 const KEEP: usize = 2048;
 
-/// Maximum number of bytes of a frame above the limit that is skipped.
+/// Maximum length of an oversized frame that is skipped, in bytes.
 pub(super) const SKIP_LIMIT: usize = 1_000_000;
 
-/// Bytes of what is skipped that are told.
+/// Number of bytes of a skipped frame that are reported.
 pub(super) const HEAD: usize = 4;
 
-/// The splitter. It holds no more than `limit` bytes and one piece, if everything whole is taken out
-/// before more is pushed. What is longer is dropped as it comes. After the first error it says nothing
-/// but that error.
+/// Splitter of a stream. It holds at most `limit` bytes and one piece, if all complete frames are
+/// taken before the next push. Longer frames are dropped as they arrive. The first error is
+/// permanent.
 #[derive(Debug)]
 pub(super) struct FrameSplitter<E> {
     end: &'static [u8],
     limit: usize,
-    /// What comes is longer than [`SKIP_LIMIT`].
+    /// Error for a frame longer than [`SKIP_LIMIT`].
     too_long: E,
     buf: Vec<u8>,
-    /// What was before this offset has been given out.
+    /// Offset of the first byte not yet returned.
     start: usize,
-    /// Before this offset no terminator begins.
+    /// Offset before which no terminator begins.
     searched: usize,
-    /// How what is being skipped began, and how many bytes of it are gone.
+    /// First bytes of the frame being skipped, and the number of its bytes dropped.
     skipping: Option<([u8; HEAD], usize)>,
     broken: Option<E>,
 }
 
 impl<E: Copy> FrameSplitter<E> {
-    /// Cuts at `end`, which is not empty, what is at most `limit` bytes with it; what is longer than
-    /// [`SKIP_LIMIT`] is the error `too_long`.
+    /// Creates a splitter with the terminator `end`, which is not empty. `limit` is the maximum
+    /// length of a frame with its terminator, in bytes. A frame longer than [`SKIP_LIMIT`] is the
+    /// error `too_long`.
     pub(super) fn new(end: &'static [u8], limit: usize, too_long: E) -> Self {
         let (buf, skipping, broken) = (Vec::new(), None, None);
         FrameSplitter { end, limit, too_long, buf, start: 0, searched: 0, skipping, broken }
@@ -48,8 +49,8 @@ impl<E: Copy> FrameSplitter<E> {
         }
     }
 
-    /// What comes before the next terminator, as it is read; of what is longer than the limit, what
-    /// `long` makes of its first bytes. `None`: more bytes are needed.
+    /// Returns the next frame, parsed by `read`, or by `long` from its first bytes if it exceeds the
+    /// limit. `None`: more bytes are needed.
     pub(super) fn next<'a, T>(
         &'a mut self,
         read: impl FnOnce(&'a [u8]) -> Result<T, E>,
@@ -69,7 +70,7 @@ impl<E: Copy> FrameSplitter<E> {
                 (self.start, self.searched, self.skipping) = (next, next, None);
                 return Some(Ok(long(head)));
             }
-            // A part of the terminator may be there.
+            // Part of the terminator may be present.
             let kept = (next + 1).saturating_sub(self.end.len()).max(self.start);
             let gone = gone.saturating_add(kept - self.start);
             if gone > SKIP_LIMIT {
@@ -84,7 +85,7 @@ impl<E: Copy> FrameSplitter<E> {
             return None;
         }
         let Some(end) = end else {
-            // A part of the terminator may be there.
+            // Part of the terminator may be present.
             self.searched = (next + 1).saturating_sub(self.end.len()).max(self.start);
             if length == 0 {
                 self.buf.clear();
@@ -109,7 +110,7 @@ impl<E: Copy> FrameSplitter<E> {
         head
     }
 
-    /// Whether the stream stands behind a terminator.
+    /// Whether the stream ends after a terminator.
     pub(super) fn is_empty(&self) -> bool {
         self.skipping.is_none() && self.start >= self.buf.len()
     }
@@ -121,24 +122,24 @@ mod tests {
     use proptest::prelude::*;
 
     fn cut<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Vec<u8>>, bool, bool) {
-        let mut cutter = FrameSplitter::new(b"\n\n", 10, ());
+        let mut splitter = FrameSplitter::new(b"\n\n", 10, ());
         let mut whole = Vec::new();
         for piece in pieces {
-            cutter.push(piece);
+            splitter.push(piece);
             while let Some(next) =
-                cutter.next(|bytes| Ok(bytes.to_vec()), |head| [b"long ", &head[..]].concat())
+                splitter.next(|bytes| Ok(bytes.to_vec()), |head| [b"long ", &head[..]].concat())
             {
                 match next {
                     Ok(bytes) => whole.push(bytes),
-                    Err(()) => return (whole, true, cutter.is_empty()),
+                    Err(()) => return (whole, true, splitter.is_empty()),
                 }
             }
         }
-        (whole, false, cutter.is_empty())
+        (whole, false, splitter.is_empty())
     }
 
     #[test]
-    fn the_limit_counts_the_terminator() {
+    fn limit_includes_the_terminator() {
         assert_eq!(cut([&b"12345678\n\n"[..]]), (vec![b"12345678".to_vec()], false, true));
         let long = || vec![b"long 1234".to_vec()];
         assert_eq!(cut([&b"123456789\n\n"[..]]), (long(), false, true));
@@ -148,40 +149,40 @@ mod tests {
     }
 
     #[test]
-    fn a_drained_cutter_gives_a_large_buffer_back() {
-        let mut cutter = FrameSplitter::new(b"\n", 10_000, ());
-        cutter.push(&[&[b'x'; 9_000][..], b"\n"].concat());
-        assert_eq!(cutter.next(|line| Ok(line.len()), |_| 0), Some(Ok(9_000)));
-        assert_eq!(cutter.next(|line| Ok(line.len()), |_| 0), None);
-        assert_eq!(cutter.buf.capacity(), 0);
+    fn drained_splitter_frees_a_large_buffer() {
+        let mut splitter = FrameSplitter::new(b"\n", 10_000, ());
+        splitter.push(&[&[b'x'; 9_000][..], b"\n"].concat());
+        assert_eq!(splitter.next(|line| Ok(line.len()), |_| 0), Some(Ok(9_000)));
+        assert_eq!(splitter.next(|line| Ok(line.len()), |_| 0), None);
+        assert_eq!(splitter.buf.capacity(), 0);
     }
 
     #[test]
-    fn nothing_is_read_after_what_could_not_be() {
-        let mut cutter = FrameSplitter::new(b"\n", 10, "too long");
-        cutter.push(b"a\nb\nc\n");
+    fn error_is_permanent() {
+        let mut splitter = FrameSplitter::new(b"\n", 10, "too long");
+        splitter.push(b"a\nb\nc\n");
         let long = |_| Vec::new();
-        assert_eq!(cutter.next(|line| Ok(line.to_vec()), long), Some(Ok(b"a".to_vec())));
-        assert_eq!(cutter.next(|_| Err("bad"), long), Some(Err("bad")));
-        cutter.push(b"d\n");
-        assert_eq!(cutter.next(|line| Ok(line.to_vec()), long), Some(Err("bad")));
+        assert_eq!(splitter.next(|line| Ok(line.to_vec()), long), Some(Ok(b"a".to_vec())));
+        assert_eq!(splitter.next(|_| Err("bad"), long), Some(Err("bad")));
+        splitter.push(b"d\n");
+        assert_eq!(splitter.next(|line| Ok(line.to_vec()), long), Some(Err("bad")));
     }
 
     #[test]
-    fn what_is_too_long_is_not_kept_and_has_an_end() {
-        let mut cutter = FrameSplitter::new(b"\n", 10, "too long");
+    fn oversized_frame_is_dropped_and_limited() {
+        let mut splitter = FrameSplitter::new(b"\n", 10, "too long");
         let piece = [b'x'; 1000];
         for _ in 0..SKIP_LIMIT / piece.len() {
-            cutter.push(&piece);
-            assert_eq!(cutter.next(|_| Ok(()), |_| ()), None);
-            assert!(cutter.buf.len() <= piece.len() && !cutter.is_empty());
+            splitter.push(&piece);
+            assert_eq!(splitter.next(|_| Ok(()), |_| ()), None);
+            assert!(splitter.buf.len() <= piece.len() && !splitter.is_empty());
         }
-        cutter.push(b"y\nnext\n");
-        assert_eq!(cutter.next(|_| Ok(false), |head| head == *b"xxxx"), Some(Ok(true)));
-        assert_eq!(cutter.next(|line| Ok(line == b"next"), |_| false), Some(Ok(true)));
+        splitter.push(b"y\nnext\n");
+        assert_eq!(splitter.next(|_| Ok(false), |head| head == *b"xxxx"), Some(Ok(true)));
+        assert_eq!(splitter.next(|line| Ok(line == b"next"), |_| false), Some(Ok(true)));
         for _ in 0..=SKIP_LIMIT / piece.len() {
-            cutter.push(&piece);
-            if let Some(end) = cutter.next(|_| Ok(()), |_| ()) {
+            splitter.push(&piece);
+            if let Some(end) = splitter.next(|_| Ok(()), |_| ()) {
                 assert_eq!(end, Err("too long"));
                 return;
             }
@@ -191,7 +192,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn however_it_comes_the_same_is_cut(
+        fn frames_are_the_same_at_every_split(
             stream in prop::collection::vec(prop_oneof![Just(b'\n'), Just(b'a')], 0..60),
             piece in 1usize..12,
         ) {

@@ -1,4 +1,4 @@
-//! One line a question, one line an answer: `tcp:` tables of Postfix, and what OpenSMTPD speaks.
+//! Protocols with one line per request and answer: Postfix' `tcp:` tables, and OpenSMTPD's maps.
 //!
 //! ```text
 //! get jane+x@example.org            tcp_table(5): words are encoded as in URLs
@@ -8,27 +8,28 @@
 //! OK be1.example.org
 //! ```
 //!
-//! Scripts and Exim's `${readsocket}` can use either. A table of the first kind has no name, so its
-//! answers are those of the map [`TABLE`].
+//! Scripts and Exim's `${readsocket}` can use either. A table of the first kind has no name; it is
+//! answered from the map [`TABLE`].
 
 use std::borrow::Cow;
 
 use super::framing::{FrameSplitter, SKIP_LIMIT};
 use super::socketmap::Reply;
 
-/// The longest line of tcp_table(5), in bytes with its end; ours for both forms of a request.
+/// Maximum length of a line in bytes with its end, as in tcp_table(5); it applies to both forms of a
+/// request.
 pub const LINE_LIMIT: usize = 4096;
 
-/// The map that answers `get`.
+/// Map that answers `get`.
 pub const TABLE: &str = "lmtp";
 
-/// Why a stream is not one of lines.
+/// Violation of the line protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadLine {
-    /// The line has no end.
+    /// The line does not end.
     #[error("line of more than {SKIP_LIMIT} bytes")]
     TooLong,
-    /// A control character, CR among them: neither form has any.
+    /// A control character, CR included: neither form has any.
     #[error("byte {0:#04x} in a line")]
     Control(u8),
 }
@@ -38,15 +39,15 @@ pub enum BadLine {
 pub enum Request<'a> {
     /// `get KEY`, decoded.
     Get(Cow<'a, [u8]>),
-    /// `get` or `put` as they cannot be answered, with the answer.
+    /// A `get` or `put` that cannot be served, with its answer.
     Never(Refusal),
-    /// Longer than [`LINE_LIMIT`]: it has no address of ours. To be answered in this form.
+    /// Longer than [`LINE_LIMIT`], so the key is no address of ours. The answer must have this form.
     Long(Form),
     /// `MAP KEY`. Without a space the key is empty.
     Map {
-        /// The map.
+        /// Map.
         map: &'a [u8],
-        /// What is looked up; it may have spaces.
+        /// Key; it may contain spaces.
         key: &'a [u8],
     },
 }
@@ -55,17 +56,17 @@ fn control(line: &[u8]) -> Option<u8> {
     line.iter().copied().find(u8::is_ascii_control)
 }
 
-/// Why a request of tcp_table(5) is not answered.
+/// Reason why a request of tcp_table(5) is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// `put`: we change nothing.
+    /// `put`: the daemon is read-only.
     ReadOnly,
-    /// The key is not encoded as tcp_table(5) has it, so it cannot be told what is meant.
+    /// The key is not encoded as tcp_table(5) requires, so its meaning is unknown.
     Encoding,
 }
 
 impl<'a> Request<'a> {
-    /// Reads a line without its end.
+    /// Parses a line without its end.
     pub fn parse(line: &'a [u8]) -> Self {
         let (map, key) = match memchr::memchr(b' ', line).and_then(|at| line.split_at_checked(at)) {
             Some((map, rest)) => (map, rest.get(1..).unwrap_or_default()),
@@ -78,7 +79,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The form that the answer must have.
+    /// Returns the form that the answer must have.
     pub fn form(&self) -> Form {
         match self {
             Request::Get(_) | Request::Never(_) => Form::Table,
@@ -88,7 +89,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Undoes `%XX`. `None`: that is not what the text is.
+/// Decodes `%XX`. `None`: the encoding is invalid.
 fn decoded(text: &[u8]) -> Option<Cow<'_, [u8]>> {
     if text.contains(&b' ') {
         return None;
@@ -111,7 +112,7 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|n| u8::try_from(n).ok())
 }
 
-/// How an answer is written.
+/// Form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// `200 …`, `500 …` and `400 …` of tcp_table(5).
@@ -121,7 +122,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// Appends an answer as a line. One that no client can take becomes temporary, as in
+    /// Appends an answer as a line. An answer that no client can read becomes temporary, as in
     /// [`Reply::encode_into`].
     pub fn encode_into(self, out: &mut Vec<u8>, reply: &Reply) {
         let (status, text) = reply.payload();
@@ -151,7 +152,7 @@ impl Refusal {
     /// Appends the answer.
     pub fn encode_into(self, out: &mut Vec<u8>) {
         out.extend_from_slice(match self {
-            // To an update it means that it was not done, and nothing of a mailbox.
+            // To an update, 500 means that it was not done; it says nothing about a mailbox.
             Refusal::ReadOnly => b"500 read%20only\n",
             Refusal::Encoding => b"400 the%20key%20is%20not%20encoded%20as%20in%20tcp_table(5)\n",
         });
@@ -170,9 +171,8 @@ fn push_encoded(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// Cuts lines out of a stream that comes in pieces of any size. After the first error it says
-/// nothing but that error. Take every whole line out before pushing more: then it never holds more
-/// than [`LINE_LIMIT`] and one piece.
+/// Splits a stream into lines. Pieces may have any size. The first error is permanent. Take all
+/// complete lines before the next push; then memory is bounded by [`LINE_LIMIT`] and one piece.
 #[derive(Debug)]
 pub struct Decoder(FrameSplitter<BadLine>);
 
@@ -188,7 +188,7 @@ impl Decoder {
         self.0.push(bytes);
     }
 
-    /// The next whole request. `None`: more bytes are needed.
+    /// Returns the next complete request. `None`: more bytes are needed.
     pub fn next_request(&mut self) -> Option<Result<Request<'_>, BadLine>> {
         let read = |line| match control(line) {
             None => Ok(Request::parse(line)),
@@ -199,7 +199,7 @@ impl Decoder {
         })
     }
 
-    /// Whether the stream stands between two lines.
+    /// Whether the stream ends between two lines.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_of_a_question_are_read_as_their_clients_mean_them() {
+    fn both_forms_of_a_request_are_parsed() {
         let map = |map, key| Request::Map { map, key };
         for (line, request) in [
             (&b"get jane+x@example.org"[..], get(b"jane+x@example.org")),
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_lines_in_the_words_of_the_question() {
+    fn answer_has_the_form_of_its_request() {
         let ok = |text: &str| Reply::Ok(text.to_owned());
         for (reply, table, map) in [
             (ok("lmtp:inet:b1:24"), "200 lmtp:inet:b1:24\n", "OK lmtp:inet:b1:24\n"),
@@ -272,20 +272,20 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_longer_than_postfix_reads_is_temporary() {
+    fn answer_longer_than_postfix_reads_is_temporary() {
         for (length, code) in [(4091, "200"), (4092, "400"), (90_000, "400")] {
             let mut out = Vec::new();
             Form::Table.encode_into(&mut out, &Reply::Ok("x".repeat(length)));
             assert!(out.starts_with(code.as_bytes()) && out.len() <= LINE_LIMIT, "{length}");
             assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 1);
         }
-        // Each by itself, also of many that are asked for at once.
+        // Each answer by itself, also among pipelined ones.
         let mut out = Vec::new();
         (0..3).for_each(|_| Form::Table.encode_into(&mut out, &Reply::Ok("x".repeat(2000))));
         assert_eq!(out.split(|b| *b == b'\n').filter(|line| line.starts_with(b"200 ")).count(), 3);
     }
 
-    /// Owned requests, and what ended it.
+    /// Returns owned requests, and the error that ended the stream.
     fn decode<'a>(
         pieces: impl IntoIterator<Item = &'a [u8]>,
     ) -> (Vec<String>, Option<BadLine>, bool) {
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_split_at_every_byte_are_the_same_lines() {
+    fn lines_are_the_same_at_every_split() {
         let stream = b"get jane%20doe@example.org\nhost a b@example.org\n\nput a b\n";
         let whole = decode([&stream[..]]);
         assert_eq!((whole.0.len(), whole.1, whole.2), (4, None, true));
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_line_ends_the_stream() {
+    fn invalid_line_ends_the_stream() {
         for (stream, error) in [
             (&b"get a\r\n"[..], BadLine::Control(b'\r')),
             (b"get a\0b\nget c\n", BadLine::Control(0)),
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn line_above_the_limit_is_answered_in_its_form_and_the_stream_goes_on() {
+    fn oversized_line_is_answered_and_the_stream_continues() {
         for (begin, form) in [("get ", Form::Table), ("canonical ", Form::Map)] {
             let stream = format!("{begin}{}@example.org\nget a\n", "x".repeat(24_000));
             for piece in [1, 100, 5000, stream.len()] {
@@ -355,7 +355,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_reads_back(key in prop::collection::vec(any::<u8>(), 0..50)) {
+        fn encoded_answer_reads_back(key in prop::collection::vec(any::<u8>(), 0..50)) {
             let mut line = b"get ".to_vec();
             push_encoded(&mut line, &key);
             prop_assert!(line.iter().all(|b| matches!(b, b' '..=b'~')));

@@ -1,19 +1,19 @@
-//! Names of the maps, which a mail server puts into its requests.
+//! Names of the maps in the requests of mail servers.
 
-/// Name under which the daemon answers with its state, in JSON, whatever the key. No map can have it.
+/// Map that answers any key with the daemon's state, in JSON. No other map can have this name.
 pub const STATUS_MAP: &str = "status";
 
-/// The map that Postfix' smtpd asks at RCPT, by a recipient that it has folded to lower case.
+/// Map that Postfix' smtpd asks at RCPT. The recipient has been folded to lower case.
 pub const RCPT_MAP: &str = "rcpt";
 
-/// The map that Sendmail asks right before it delivers. Its name is that of a map in sendmail.cf,
-/// which has no hyphens.
+/// Map that Sendmail asks right before delivery. Its name is that of a map in sendmail.cf, which
+/// cannot have hyphens.
 pub const SENDMAIL_NOW: &str = "sendmail_now";
 
-/// The map with the whole decision, for programs.
+/// Map with the whole decision, for programs.
 pub const DECISION_MAP: &str = "decision";
 
-/// Names of the maps that always exist.
+/// Names of the built-in maps.
 pub const BUILT_IN: [&str; 9] = [
     "lmtp",
     "recipient",
@@ -26,7 +26,7 @@ pub const BUILT_IN: [&str; 9] = [
     DECISION_MAP,
 ];
 
-/// Whether a map has this name, or the state of the daemon.
+/// Whether the name is that of a built-in map or of [`STATUS_MAP`].
 pub fn is_built_in(name: &str) -> bool {
     name == STATUS_MAP || BUILT_IN.contains(&name)
 }

@@ -1,4 +1,4 @@
-//! The milter protocol, as much of it as it takes to judge recipients.
+//! The part of the milter protocol that is needed to judge recipients.
 //!
 //! ```text
 //! packet = LENGTH (4 bytes, big-endian) COMMAND (1 byte) DATA (LENGTH - 1 bytes)
@@ -8,45 +8,45 @@
 //! MTA  R <Joe+Ext@example.org> NUL …    we answer c, or y 550 5.1.1 User unknown NUL
 //! ```
 //!
-//! Everything but the connection and RCPT is negotiated away. The connection tells of Postfix'
-//! `non_smtpd_milters` (a message of sendmail(1), a bounce, a forward), where nobody is left to refuse a
-//! recipient to: the answer would void the whole message. An MTA of an old version, which has not all of these
-//! options, sends some of it nevertheless: it is told to go on, and the data are dropped as they
-//! come. Sources: mfdef.h of libmilter; what Postfix 3.7 sends was recorded.
+//! All steps except the connection and RCPT are negotiated away. The connection identifies Postfix'
+//! `non_smtpd_milters` (a message of sendmail(1), a bounce, a forward), where no client is left to
+//! refuse a recipient to: a refusal would discard the whole message. An older MTA that lacks some of
+//! these options still sends the steps: they are answered with "continue", and their data are
+//! dropped as they arrive. Sources: mfdef.h of libmilter; recorded traffic of Postfix 3.7.
 
 use super::rcpt::RcptVerdict;
 
-/// Maximum length of a packet, in bytes without its length: a command and the 65,535 bytes of data that an
-/// MTA sends to a filter that has not asked for more (`MILTER_MAX_DATA_SIZE`).
+/// Maximum length of a packet, in bytes without its length field: a command and the 65,535 bytes of
+/// data that an MTA sends to a filter that has not asked for more (`MILTER_MAX_DATA_SIZE`).
 pub const PACKET_LIMIT: usize = 65_536;
 
-/// The longest packet of those that are read and not only skipped, in bytes without its length: the
-/// lines of SMTP that go into them are bounded (2,048 in Postfix and Sendmail). A longer recipient is
-/// none of ours.
+/// Maximum length of a packet that is parsed and not skipped, in bytes without its length field. The
+/// SMTP lines in it are bounded (2,048 in Postfix and Sendmail), so a longer recipient is none of
+/// ours.
 pub const REQUEST_LIMIT: usize = 10_000;
 
-/// The versions of the protocol that we speak. That of Sendmail since 8.14 is 6.
+/// Supported protocol versions. Sendmail since 8.14 has version 6.
 pub const VERSIONS: std::ops::RangeInclusive<u32> = 2..=6;
 
-/// The steps that an MTA may leave out: `SMFIP_NOHELO`, `NOMAIL`, `NOBODY`, `NOHDRS`,
-/// `NOEOH`, `NOUNKNOWN` and `NODATA`. `NORCPT` is not among them, and neither are the `SMFIP_NR_`
-/// bits, which would promise no answer to a step.
+/// Steps that the MTA is asked to leave out: `SMFIP_NOHELO`, `NOMAIL`, `NOBODY`, `NOHDRS`, `NOEOH`,
+/// `NOUNKNOWN` and `NODATA`. `NORCPT` is not among them, and neither are the `SMFIP_NR_` bits, which
+/// would promise no answer to a step.
 const LEFT_OUT: u32 = 0x376;
 
-/// Why a stream is not one of milter packets. Nothing is answered: the MTA does what it is
-/// configured to do without its filter (`milter_default_action`, `F=T`).
+/// Violation of the milter protocol. No answer is sent: the MTA applies its setting for a missing
+/// filter (`milter_default_action`, `F=T`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadPacket {
     /// A packet without a command.
     #[error("packet without a command")]
     Empty,
-    /// A packet longer than [`PACKET_LIMIT`], or than [`REQUEST_LIMIT`] where that counts.
+    /// A packet longer than [`PACKET_LIMIT`], or than [`REQUEST_LIMIT`] where that applies.
     #[error("packet of {0} bytes")]
     TooLong(u32),
-    /// A command that is not known, so it cannot be told whether an answer is waited for.
+    /// An unknown command, for which it is unclear whether an answer is expected.
     #[error("unknown command {0:#04x}")]
     Unknown(u8),
-    /// A command before the versions were told.
+    /// A command before the negotiation.
     #[error("command {0:#04x} before the negotiation")]
     TooEarly(u8),
     /// A negotiation without its three numbers.
@@ -55,46 +55,45 @@ pub enum BadPacket {
     /// A version below [`VERSIONS`].
     #[error("version {0} of the protocol")]
     Version(u32),
-    /// A recipient without the NUL that ends it.
+    /// A recipient without its final NUL.
     #[error("recipient without its end")]
     Unterminated,
 }
 
-/// What the MTA says.
+/// Command of the MTA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command<'a> {
-    /// What it can do. Answer with [`Offer::encode_into`].
+    /// The MTA's offer. Answer with [`Offer::encode_into`].
     Negotiate(Offer),
-    /// A recipient, without the angle brackets and without ESMTP arguments. Answer with
-    /// [`encode_into`].
+    /// A recipient, without angle brackets and ESMTP arguments. Answer with [`encode_into`].
     Recipient(&'a [u8]),
     /// A client has connected. Answer with [`RcptVerdict::Pass`].
     Connection {
-        /// It is Postfix itself, with a message that did not come by SMTP: recipients are to be let
-        /// pass.
+        /// Whether the client is Postfix itself, with a message that was not received by SMTP. Its
+        /// recipients must pass.
         submitted: bool,
     },
-    /// Something else that is to be let pass: answer with [`RcptVerdict::Pass`].
+    /// Another step. Answer with [`RcptVerdict::Pass`].
     Other,
-    /// Something that has no answer.
+    /// A packet without an answer.
     Silent,
-    /// The end of the conversation.
+    /// End of the connection.
     Quit,
 }
 
-/// What the MTA can do.
+/// Offer of the MTA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
-    /// Its version of the protocol.
+    /// Protocol version of the MTA.
     pub version: u32,
-    /// The steps that it can leave out, and other bits of `SMFIP_`.
+    /// Steps that the MTA can leave out, and other `SMFIP_` bits.
     pub steps: u32,
 }
 
 impl Offer {
     fn read(data: &[u8]) -> Result<Self, BadPacket> {
         let short = BadPacket::Negotiation(data.len());
-        // Version, actions, steps; what may follow is not for us.
+        // Version, actions, steps. Further data are ignored.
         let (version, rest) = number(data).ok_or(short)?;
         let (_, rest) = number(rest).ok_or(short)?;
         let (steps, _) = number(rest).ok_or(short)?;
@@ -104,8 +103,8 @@ impl Offer {
         Ok(Offer { version, steps })
     }
 
-    /// Appends our answer: the older one of the two versions, no changes to the message, and the
-    /// steps to be left out, of those only which were offered.
+    /// Appends the answer: the older of the two versions, no changes to the message, and the offered
+    /// ones of the steps to leave out.
     pub fn encode_into(self, out: &mut Vec<u8>) {
         let version = self.version.min(*VERSIONS.end());
         let numbers = [version, 0, self.steps & LEFT_OUT].map(u32::to_be_bytes);
@@ -118,20 +117,20 @@ fn number(bytes: &[u8]) -> Option<(u32, &[u8])> {
     Some((u32::from_be_bytes(*number), rest))
 }
 
-/// Appends the answer to a recipient, or to anything else that is let pass.
+/// Appends the answer to a recipient or to another step.
 pub fn encode_into(out: &mut Vec<u8>, answer: RcptVerdict) {
     let (code, text) = match answer {
         RcptVerdict::Pass => return packet(out, b'c', &[]),
         RcptVerdict::Defer(text) => ("451 ", text),
         RcptVerdict::Reject(text) => ("550 ", text),
     };
-    // The MTA takes the text for a format of printf(3).
+    // The MTA uses the text as a format of printf(3).
     let text = text.replace('%', "%%");
     packet(out, b'y', &[code.as_bytes(), text.as_bytes(), b"\0"].concat());
 }
 
 fn packet(out: &mut Vec<u8>, command: u8, data: &[u8]) {
-    // Ours are short; a longer one than the length can say cannot be.
+    // Answers are short; the length always fits.
     let length = u32::try_from(data.len()).unwrap_or(u32::MAX).saturating_add(1);
     out.extend_from_slice(&length.to_be_bytes());
     out.push(command);
@@ -157,7 +156,7 @@ impl PacketKind {
             b'H' | b'M' | b'T' | b'L' | b'N' | b'B' | b'E' | b'U' => {
                 PacketKind::Skip(Command::Other)
             }
-            // Macros, abort, and the end of this client while the connection stays for the next.
+            // Macros, abort, and the end of a client whose connection is reused.
             b'D' | b'A' | b'K' => PacketKind::Skip(Command::Silent),
             b'Q' => PacketKind::Skip(Command::Quit),
             _ => return None,
@@ -165,21 +164,21 @@ impl PacketKind {
     }
 }
 
-/// The bytes of a packet before its data.
+/// Number of bytes of a packet before its data.
 const HEAD: usize = 5;
 
-/// Above this a drained decoder gives its memory back, in bytes.
+/// Capacity above which a drained decoder frees its buffer, in bytes.
 const KEEP: usize = 512;
 
-/// Cuts commands out of a stream that comes in pieces of any size. After the first error it says
-/// nothing but that error. Take every whole command out before pushing more: then it never holds
-/// more than [`REQUEST_LIMIT`] and one piece.
+/// Splits a stream into commands. Pieces may have any size. The first error is permanent. Take all
+/// complete commands before the next push; then memory is bounded by [`REQUEST_LIMIT`] and one
+/// piece.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buf: Vec<u8>,
-    /// What was before this offset has been given out.
+    /// Offset of the first byte not yet returned.
     start: usize,
-    /// A packet whose data are skipped, and how many bytes of them are still to come.
+    /// Command of a packet whose data are skipped, and the number of bytes still missing.
     skipping: Option<(Command<'static>, usize)>,
     negotiated: bool,
     broken: Option<BadPacket>,
@@ -202,7 +201,7 @@ impl Decoder {
         self.buf.extend_from_slice(bytes);
     }
 
-    /// The next whole command. `None`: more bytes are needed.
+    /// Returns the next complete command. `None`: more bytes are needed.
     pub fn next_command(&mut self) -> Option<Result<Command<'_>, BadPacket>> {
         if let Some(error) = self.broken {
             return Some(Err(error));
@@ -254,14 +253,14 @@ impl Decoder {
         Some(command.inspect_err(|error| self.broken = Some(*error)))
     }
 
-    /// Whether the stream stands between two packets.
+    /// Whether the stream ends between two packets.
     pub fn is_empty(&self) -> bool {
         self.skipping.is_none() && self.start >= self.buf.len()
     }
 }
 
-/// The kind of the packet that begins here, and the length of its data. `None`: that is not there
-/// yet.
+/// Returns the kind of the packet that begins here, and the length of its data. `None`: more bytes
+/// are needed.
 fn head(bytes: &[u8], negotiated: bool) -> Result<Option<(PacketKind, usize)>, BadPacket> {
     let Some((length, rest)) = number(bytes) else { return Ok(None) };
     let within = |limit: usize| usize::try_from(length).ok().filter(|length| *length <= limit);
@@ -272,7 +271,8 @@ fn head(bytes: &[u8], negotiated: bool) -> Result<Option<(PacketKind, usize)>, B
     }
     let Some(command) = rest.first() else { return Ok(None) };
     let kind = match PacketKind::of(*command).ok_or(BadPacket::Unknown(*command))? {
-        // A connection tells nothing then that would be needed, and no address of ours is so long.
+        // A connection of this length has no information that is needed, and no address of ours is
+        // this long.
         PacketKind::Connection | PacketKind::Recipient if within(REQUEST_LIMIT).is_none() => {
             PacketKind::Skip(Command::Other)
         }
@@ -287,8 +287,9 @@ fn head(bytes: &[u8], negotiated: bool) -> Result<Option<(PacketKind, usize)>, B
     Ok(Some((kind, length.saturating_sub(1))))
 }
 
-/// `localhost` NUL `4` PORT `127.0.0.1` NUL. For a message that did not come by SMTP Postfix pretends a
-/// connection from this host, with the port 0 (`cleanup_milter.c:cleanup_milter_client_init`).
+/// Parses `localhost` NUL `4` PORT `127.0.0.1` NUL. For a message that was not received by SMTP,
+/// Postfix reports a connection from this host with port 0
+/// (`cleanup_milter.c:cleanup_milter_client_init`).
 fn connection(data: &[u8]) -> Command<'static> {
     let end = memchr::memchr(0, data).unwrap_or(data.len());
     let submitted = match data.get(end..).unwrap_or_default() {
@@ -299,7 +300,7 @@ fn connection(data: &[u8]) -> Command<'static> {
     Command::Connection { submitted }
 }
 
-/// `<Joe+Ext@example.org>` NUL, as it was typed; Sendmail takes it without brackets as well.
+/// Parses `<Joe+Ext@example.org>` NUL, as typed; Sendmail also omits the brackets.
 fn recipient(data: &[u8]) -> Result<&[u8], BadPacket> {
     let end = memchr::memchr(0, data).ok_or(BadPacket::Unterminated)?;
     let argument = data.get(..end).unwrap_or_default().trim_ascii();

@@ -1,4 +1,4 @@
-//! Protocols in which mail servers ask, as bytes and values. No sockets, no clock.
+//! Protocols of the lookups of mail servers, as bytes and values. No sockets, no clock.
 
 pub mod endpoint;
 mod framing;

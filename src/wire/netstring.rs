@@ -1,63 +1,63 @@
 //! Netstrings: `LEN ":" bytes ","`, the frame of the socketmap protocol.
 //!
-//! `LEN` is the decimal count of the bytes between the colon and the comma. This reader is strict,
-//! because a frame that is misread once puts every later answer beside its question: digits only,
-//! no leading zero except in `0`, and the comma must stand where the length says. A length above
-//! the limit is refused while its digits come in, before anything is stored for it; with leading
-//! zeros gone, that also bounds the number of digits.
+//! `LEN` is the decimal count of the bytes between the colon and the comma. This decoder is strict,
+//! because one misread frame would assign every later answer to the wrong request: digits only, no
+//! leading zero except in `0`, and the comma must stand where the length says. A length above the
+//! limit is refused as soon as its digits arrive, before anything is stored. Because leading zeros
+//! are refused, this also bounds the number of digits.
 
 use std::ops::Range;
 
-/// Why a stream of bytes is not a stream of netstrings. There is no way to find the next frame
-/// after one of these, so the connection has to be closed.
+/// Violation of the netstring syntax. The beginning of the next frame is unknown after it, so the
+/// connection must be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
-    /// The frame does not begin with a digit, or a byte other than a digit or the colon follows.
+    /// The frame does not begin with a digit, or another byte than a digit or the colon follows.
     #[error("byte {0:#04x} in the length of a netstring")]
     NotALength(u8),
-    /// The length is written with a leading zero.
+    /// The length has a leading zero.
     #[error("leading zero in the length of a netstring")]
     LeadingZero,
-    /// The length is above what this reader takes, in bytes.
+    /// The length exceeds this limit, in bytes.
     #[error("netstring of more than {0} bytes")]
     TooLong(usize),
-    /// Another byte stands where the closing comma has to be.
+    /// Another byte stands in place of the closing comma.
     #[error("byte {0:#04x} where a netstring has to end with a comma")]
     NoComma(u8),
 }
 
-/// Above this a drained decoder gives its memory back, in bytes. A request of a mail server has
-/// some 40 bytes, and hundreds of connections sit idle.
+/// Capacity above which a drained decoder frees its buffer, in bytes. A request of a mail server has
+/// some 40 bytes, and hundreds of connections are idle.
 const KEEP: usize = 512;
 
-/// Cuts netstrings out of a stream that comes in pieces of any size.
+/// Splits a stream into netstrings. Pieces may have any size.
 ///
-/// After the first [`FramingError`] the decoder says nothing but that error.
+/// The first [`FramingError`] is permanent.
 ///
-/// It stores what it is given and not yet asked for. Take every whole frame out before pushing
-/// more: then it never holds more than one unfinished frame and one piece.
+/// Take all complete frames before the next push; then memory is bounded by one incomplete frame and
+/// one piece.
 #[derive(Debug)]
 pub struct Decoder {
     limit: usize,
     buf: Vec<u8>,
-    /// What was before this offset has been given out.
+    /// Offset of the first byte not yet returned.
     start: usize,
     broken: Option<FramingError>,
-    /// Bytes still to come of a frame that is only skipped.
+    /// Number of missing bytes of a frame that is skipped.
     skipping: Option<usize>,
 }
 
-/// What [`Decoder::next_or_skipped`] found.
+/// Result of [`Decoder::next_or_skipped`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frame<'a> {
-    /// The bytes between colon and comma.
+    /// Payload of a frame.
     Whole(&'a [u8]),
-    /// More of them than the limit allows; they were dropped as they came.
+    /// A frame longer than the limit. Its bytes were dropped as they arrived.
     Skipped,
 }
 
 impl Decoder {
-    /// A decoder of frames of at most `limit` bytes between colon and comma.
+    /// Creates a decoder for frames of at most `limit` payload bytes.
     pub fn new(limit: usize) -> Self {
         Decoder { limit, buf: Vec::new(), start: 0, broken: None, skipping: None }
     }
@@ -71,18 +71,18 @@ impl Decoder {
         }
     }
 
-    /// The next whole frame, without its length and comma. `None`: more bytes are needed.
+    /// Returns the payload of the next complete frame. `None`: more bytes are needed.
     pub fn next_frame(&mut self) -> Option<Result<&[u8], FramingError>> {
         match self.next_of_at_most(self.limit)? {
             Ok(Frame::Whole(payload)) => Some(Ok(payload)),
-            // None is longer than the limit.
+            // No frame is longer than the limit.
             Ok(Frame::Skipped) => None,
             Err(error) => Some(Err(error)),
         }
     }
 
-    /// As [`Self::next_frame`], but a frame longer than the limit and of at most `most` bytes is
-    /// skipped and told of once it is over: the stream goes on behind it.
+    /// Like [`Self::next_frame`], but skips a frame longer than the limit and of at most `most`
+    /// bytes. The skipped frame is reported at its end, and the stream continues after it.
     pub fn next_or_skipped(&mut self, most: usize) -> Option<Result<Frame<'_>, FramingError>> {
         self.next_of_at_most(most.max(self.limit))
     }
@@ -124,7 +124,7 @@ impl Decoder {
         }
     }
 
-    /// Drops what has come of a frame of which so many bytes are left, and its comma.
+    /// Drops the available bytes of a skipped frame, of which `left` are missing, and its comma.
     fn skip(&mut self, left: usize) -> Option<Result<(), FramingError>> {
         let come = self.buf.len().saturating_sub(self.start);
         let dropped = come.min(left);
@@ -150,14 +150,14 @@ impl Decoder {
         error
     }
 
-    /// Whether the stream stands between two frames: the right place for it to end.
+    /// Whether the stream ends between two frames, which is a clean end.
     pub fn is_empty(&self) -> bool {
         self.skipping.is_none() && self.start >= self.buf.len()
     }
 }
 
-/// Where the colon of the first frame in `bytes` is, and the length before it. `None`: it is not
-/// there yet.
+/// Returns the position of the colon of the first frame in `bytes`, and the length before it.
+/// `None`: more bytes are needed.
 fn length(bytes: &[u8], limit: usize) -> Result<Option<(usize, usize)>, FramingError> {
     let mut length = 0usize;
     for (at, &byte) in bytes.iter().enumerate() {
@@ -177,8 +177,8 @@ fn length(bytes: &[u8], limit: usize) -> Result<Option<(usize, usize)>, FramingE
     Ok(None)
 }
 
-/// Where the payload of the first frame in `bytes` is; the comma follows it. `None`: the frame is
-/// not whole yet.
+/// Returns the range of the payload of the first frame in `bytes`; the comma follows it. `None`:
+/// more bytes are needed.
 fn first_frame(bytes: &[u8], limit: usize) -> Result<Option<Range<usize>>, FramingError> {
     let Some((colon, length)) = length(bytes, limit)? else { return Ok(None) };
     let payload = colon + 1..(colon + 1).saturating_add(length);
@@ -189,7 +189,7 @@ fn first_frame(bytes: &[u8], limit: usize) -> Result<Option<Range<usize>>, Frami
     }
 }
 
-/// Appends one frame whose payload is `parts`, one after the other.
+/// Appends one frame whose payload is the concatenation of `parts`.
 pub fn encode_into(out: &mut Vec<u8>, parts: &[&[u8]]) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Everything the decoder says about `stream` pushed in these pieces.
+    /// Returns all results of the decoder for a stream in these pieces.
     fn decode<'a>(
         limit: usize,
         pieces: impl IntoIterator<Item = &'a [u8]>,
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn pipelined_frames_split_at_every_byte_are_the_same_frames() {
+    fn pipelined_frames_are_the_same_at_every_split() {
         let stream = b"25:lmtp User+Ext@Example.ORG,0:,1:,,12:recipient a,,";
         let whole = decode(100, [&stream[..]]);
         assert_eq!(
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_ends_inside_a_frame_is_seen() {
+    fn end_within_a_frame_is_detected() {
         for cut in 1..9 {
             let (frames, error, empty) = decode(100, [&b"6:lmtp a,"[..cut]]);
             assert_eq!((frames.len(), error, empty), (0, None, false), "cut at {cut}");
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_refused_at_its_first_byte() {
+    fn invalid_byte_is_refused_at_once() {
         use FramingError::*;
         for (stream, error) in [
             (&b":a,"[..], NotALength(b':')),
@@ -275,12 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn too_long_a_frame_is_refused_before_it_is_stored() {
+    fn oversized_frame_is_refused_before_it_is_stored() {
         let mut decoder = Decoder::new(10_000);
         decoder.push(b"10000:");
         assert_eq!(decoder.next_frame(), None);
         let mut decoder = Decoder::new(10_000);
-        // Without the colon: no digit that may follow makes it smaller.
+        // Without the colon: further digits cannot make the length smaller.
         decoder.push(b"10001");
         assert_eq!(decoder.next_frame(), Some(Err(FramingError::TooLong(10_000))));
         decoder.push(&[b'9'; 100_000]);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_believed_after_a_framing_error() {
+    fn framing_error_is_permanent() {
         let mut decoder = Decoder::new(100);
         decoder.push(b"1:ab1:c,");
         assert_eq!(decoder.next_frame(), Some(Err(FramingError::NoComma(b'b'))));
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drained_decoder_gives_a_large_buffer_back() {
+    fn drained_decoder_frees_a_large_buffer() {
         let mut stream = Vec::new();
         encode_into(&mut stream, &[&[b'x'; 9_000]]);
         let mut decoder = Decoder::new(10_000);
@@ -314,7 +314,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_comes_back_however_it_is_cut(
+        fn encoded_frames_read_back_at_every_split(
             frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8),
             piece in 1usize..700,
         ) {
@@ -327,7 +327,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic_or_keep_more_than_a_frame(
+        fn any_bytes_are_survived_in_bounded_memory(
             stream in prop::collection::vec(prop_oneof![Just(b'0'), Just(b'1'), Just(b':'), Just(b','), any::<u8>()], 0..400),
             piece in 1usize..50,
         ) {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn frame_above_the_limit_is_skipped_and_the_stream_goes_on() {
+    fn oversized_frame_is_skipped_and_the_stream_continues() {
         let stream = b"3:one,20:01234567890123456789,3:two,11:01234567890,10:0123456789,";
         for size in 1..=stream.len() {
             let mut decoder = Decoder::new(10);

@@ -10,32 +10,32 @@
 //!                                    and another one ends the answer
 //! ```
 //!
-//! Attributes that are not known count for nothing: each release of Postfix adds some.
+//! Unknown attributes are ignored: each release of Postfix adds some.
 
 use super::framing::{FrameSplitter, SKIP_LIMIT};
 use super::rcpt::RcptVerdict;
 
-/// The longest request taken, in bytes. Those of Postfix have about 1,000, and the lines of SMTP
-/// that go into them are bounded (`line_length_limit`, 2,048).
+/// Maximum length of a request, in bytes. A request of Postfix has about 1,000, and the SMTP lines
+/// in it are bounded (`line_length_limit`, 2,048).
 pub const REQUEST_LIMIT: usize = 32_768;
 
-/// Why a stream is not one of policy requests. Nothing is answered: Postfix asks once more, then
+/// Violation of the policy protocol. No answer is sent: Postfix repeats the request once, then
 /// defers the message (`smtpd_policy_service_default_action`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
-    /// The request has no end.
+    /// The request does not end.
     #[error("request of more than {SKIP_LIMIT} bytes")]
     TooLong,
     /// A line is not `name=value`.
     #[error("a line without an attribute")]
     NoAttribute,
-    /// An attribute that counts comes twice.
+    /// A known attribute occurs twice.
     #[error("the attribute {0} comes twice")]
     Twice(&'static str),
-    /// An attribute that must be there is not.
+    /// A required attribute is missing.
     #[error("the attribute {0} is missing")]
     Missing(&'static str),
-    /// Another kind of request.
+    /// The request is of another kind.
     #[error("a request that is not smtpd_access_policy")]
     OtherKind,
 }
@@ -43,13 +43,12 @@ pub enum BadRequest {
 /// A request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// The recipient, if it is RCPT that is asked for: in every other state of SMTP there is nothing
-    /// to say.
+    /// Recipient, if the SMTP state is RCPT. `None`: another state, in which every request passes.
     pub at_rcpt: Option<&'a [u8]>,
 }
 
 impl<'a> Request<'a> {
-    /// Reads the lines of a request, without the empty one.
+    /// Parses the lines of a request, without the empty line.
     pub fn parse(lines: &'a [u8]) -> Result<Self, BadRequest> {
         let (mut kind, mut state, mut recipient) = (None, None, None);
         for line in split(lines) {
@@ -78,7 +77,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The lines of a request. There are some thirty of them, of which three count.
+/// Splits a request into lines. It has about thirty, of which three matter.
 fn split(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut begin = 0;
     memchr::memchr_iter(b'\n', lines).chain([lines.len()]).map(move |end| {
@@ -88,9 +87,9 @@ fn split(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Cuts requests out of a stream that comes in pieces of any size. After the first error it says
-/// nothing but that error. Take every whole request out before pushing more: then it never holds
-/// more than [`REQUEST_LIMIT`] and one piece.
+/// Splits a stream into requests. Pieces may have any size. The first error is permanent. Take all
+/// complete requests before the next push; then memory is bounded by [`REQUEST_LIMIT`] and one
+/// piece.
 #[derive(Debug)]
 pub struct Decoder(FrameSplitter<BadRequest>);
 
@@ -106,24 +105,25 @@ impl Decoder {
         self.0.push(bytes);
     }
 
-    /// The next whole request; nothing in place of one that is longer than [`REQUEST_LIMIT`]. `None`:
-    /// more bytes are needed.
+    /// Returns the next complete request; the inner `None` stands for one longer than
+    /// [`REQUEST_LIMIT`]. Outer `None`: more bytes are needed.
     pub fn next_request(&mut self) -> Option<Result<Option<Request<'_>>, BadRequest>> {
-        // Whose recipient it is was not read, and a long attribute must not get a stranger in.
+        // The recipient was not read. A client must not pass a restriction by means of a long
+        // attribute.
         self.0.next(|lines| Request::parse(lines).map(Some), |_| None)
     }
 
-    /// Whether the stream stands between two requests.
+    /// Whether the stream ends between two requests.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// Appends the answer. What passes is `DUNNO`: `OK` would switch off the restrictions after ours.
+/// Appends the answer. [`RcptVerdict::Pass`] is `DUNNO`: `OK` would disable the later restrictions.
 pub fn encode_into(out: &mut Vec<u8>, answer: RcptVerdict) {
     let (action, text) = match answer {
         RcptVerdict::Pass => ("DUNNO", ""),
-        // At the end of the restrictions, if nothing else rejects.
+        // Applied after the other restrictions, if none of them rejects.
         RcptVerdict::Defer(text) => ("DEFER_IF_PERMIT ", text),
         // `REJECT` would be 554 (`access_map_reject_code`).
         RcptVerdict::Reject(text) => ("550 ", text),
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What Postfix 3.7.11 sends.
+    /// Recorded request of Postfix 3.7.11.
     const RECORDED: &str = "request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\n\
         client_address=127.0.0.1\nclient_name=localhost\nclient_port=40288\n\
         reverse_client_name=localhost\nserver_address=127.0.0.1\nserver_port=25\n\
@@ -148,7 +148,7 @@ mod tests {
         ccert_fingerprint=\nccert_pubkey_fingerprint=\nencryption_protocol=\n\
         encryption_cipher=\nencryption_keysize=0\npolicy_context=\n\n";
 
-    /// The recipients asked for, `None` in other states, and what ended it.
+    /// Recipients of the requests (`None` in other states), the error, and whether the end is clean.
     type Confirmation = (Vec<Option<Vec<u8>>>, Option<BadRequest>, bool);
 
     fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Confirmation {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_postfix_sends_is_one_request_however_it_is_split() {
+    fn postfix_request_is_the_same_at_every_split() {
         let stream = RECORDED.repeat(2);
         let joe = || Some(b"Joe+Ext@example.org".to_vec());
         let whole = (vec![joe(), joe()], None, true);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_count_by_name_and_not_by_place() {
+    fn attributes_are_read_by_name_in_any_order() {
         let rcpt = |recipient: &str| Some(recipient.as_bytes().to_vec());
         for (request, at_rcpt) in [
             (
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_is_none_ends_the_stream_and_is_not_guessed_at() {
+    fn invalid_request_ends_the_stream() {
         use BadRequest::*;
         for (stream, error) in [
             ("request=smtpd_access_policy\nprotocol_state=RCPT\n\n", Missing("recipient")),
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn request_above_the_limit_is_not_read_and_the_stream_goes_on() {
+    fn oversized_request_is_skipped_and_the_stream_continues() {
         let begin = "a=".to_owned() + &"x".repeat(REQUEST_LIMIT - 4);
         let whole = begin.clone() + "\n\n";
         assert_eq!(decode([whole.as_bytes()]).1, Some(BadRequest::Missing("request")));
@@ -274,7 +274,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_mean_something_else_when_they_come_in_pieces(
+        fn any_bytes_are_read_alike_at_every_split(
             stream in prop::collection::vec(
                 prop_oneof![
                     Just(b"\n".to_vec()), Just(b"=".to_vec()), Just(b"recipient".to_vec()),

@@ -1,12 +1,12 @@
-//! Detection of the protocol of a client. The client speaks first in every protocol, and no two begin
-//! alike.
+//! Detection of a client's protocol. The client speaks first in every protocol, and every protocol
+//! begins differently.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::model::shown::Shown;
 
-/// Protocol in which mail servers ask.
+/// Protocol of the lookups of mail servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// [`socketmap`](super::socketmap) in [netstrings](super::netstring).
@@ -19,14 +19,14 @@ pub enum Protocol {
     Milter,
 }
 
-/// Maximum number of bytes after which the protocol is known.
+/// Maximum number of bytes needed to detect the protocol.
 pub const BEGINNING: usize = 256;
 
 impl Protocol {
     /// All protocols.
     pub const ALL: [Self; 4] = [Self::Socketmap, Self::Policy, Self::Line, Self::Milter];
 
-    /// Name in the configuration and in the log.
+    /// Returns the name in the configuration and in the log.
     pub const fn as_str(self) -> &'static str {
         match self {
             Protocol::Socketmap => "socketmap",
@@ -38,9 +38,10 @@ impl Protocol {
 
     /// Detects the protocol by the first bytes of a connection. `None`: more bytes are needed.
     ///
-    /// A digit begins a netstring, and NUL the length of a milter's packet, none of which has 2^24
-    /// bytes. A letter begins the name of an attribute or a word; the byte after it tells which. A later
-    /// `=` does not count, because an address may have one. Any other byte is a broken socketmap.
+    /// A digit begins a netstring. NUL begins the length of a milter packet, which is below 2^24
+    /// bytes. An ASCII letter begins the name of an attribute or a word; the byte after it decides.
+    /// A later `=` does not count, because an address may contain one. Any other byte is a broken
+    /// socketmap.
     pub fn of(beginning: &[u8]) -> Option<Self> {
         let name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
         match beginning.first()? {
@@ -69,7 +70,7 @@ impl FromStr for Protocol {
     }
 }
 
-/// Set of protocols that a socket speaks.
+/// Set of the protocols of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Protocols(u8);
 
@@ -77,7 +78,7 @@ impl Protocols {
     /// Every protocol.
     pub const ALL: Self = Protocols(0b1111);
 
-    /// Whether the set has this protocol.
+    /// Whether the set contains this protocol.
     pub const fn contains(self, protocol: Protocol) -> bool {
         self.0 & Self::bit(protocol) != 0
     }
@@ -99,7 +100,7 @@ impl FromIterator<Protocol> for Protocols {
     }
 }
 
-/// The names as in the configuration, with commas.
+/// Writes the names as in the configuration, separated by commas.
 impl fmt::Display for Protocols {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut between = "";

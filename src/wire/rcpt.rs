@@ -1,12 +1,12 @@
-//! Verdict at RCPT, for mail servers that ask whether to accept a recipient.
+//! Verdict at RCPT, for mail servers that check recipients.
 
 use std::borrow::Cow;
 
 /// Action of the mail server for a recipient. [`policy`](super::policy) and [`milter`](super::milter)
 /// encode it.
 ///
-/// The texts go to the sender: each begins with an enhanced status code (RFC 3463) of the class of
-/// its variant and is one line of printable ASCII.
+/// The texts are sent to the client. Each begins with an enhanced status code (RFC 3463) of the
+/// class of its variant and is one line of printable ASCII.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RcptVerdict {
     /// No objection: the other rules of the mail server decide.
@@ -18,14 +18,14 @@ pub enum RcptVerdict {
 }
 
 impl RcptVerdict {
-    /// When no answer can be had: the mail server logs the text as well, so it is the one that
-    /// Postfix itself has for this.
+    /// Verdict without an answer. The mail server logs the text, so it is the one that Postfix has
+    /// for this case.
     pub const FAILED: Self = RcptVerdict::Defer("4.3.0 Temporary lookup failure");
 }
 
-/// The recipient that Postfix makes of one as it was typed (`trivial-rewrite/rewrite.c:rewrite_tree`,
-/// and Sendmail's rule set 3 likewise): `site!user` and `user%site` without an `@` are `user@site`
-/// (`swap_bangpath`, `allow_percent_hack`), and a dot at the end of the domain is dropped.
+/// Rewrites a typed recipient as Postfix does (`trivial-rewrite/rewrite.c:rewrite_tree`; Sendmail's
+/// rule set 3 is similar): `site!user` and `user%site` without an `@` become `user@site`
+/// (`swap_bangpath`, `allow_percent_hack`), and a final dot of the domain is dropped.
 pub fn rewritten(typed: &[u8]) -> Cow<'_, [u8]> {
     let mut recipient = Cow::Borrowed(typed);
     if last_unquoted(typed, b'@').is_none() {
@@ -61,7 +61,7 @@ fn last_unquoted(text: &[u8], wanted: u8) -> Option<usize> {
     unquoted(text).filter(|(_, b)| *b == wanted).last().map(|(at, _)| at)
 }
 
-/// The bytes that stand neither in quotes nor behind a backslash.
+/// Returns the bytes that are neither in quotes nor after a backslash, with their positions.
 fn unquoted(text: &[u8]) -> impl Iterator<Item = (usize, u8)> + '_ {
     let (mut quoted, mut escaped) = (false, false);
     text.iter().enumerate().filter_map(move |(at, b)| {
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn recipients_are_rewritten_as_postfix_does_it() {
+    fn recipients_are_rewritten_as_by_postfix() {
         for (typed, meant) in [
             ("jane@example.org", "jane@example.org"),
             ("jane@example.org.", "jane@example.org"),

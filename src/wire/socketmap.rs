@@ -1,48 +1,48 @@
-//! The socketmap protocol of Postfix and Sendmail: what is in the netstrings.
+//! The socketmap protocol of Postfix and Sendmail: the payload of the netstrings.
 //!
 //! ```text
 //! request = map SP key            lmtp User+Ext@Example.ORG
 //! reply   = status SP [text]      OK lmtp:inet:b1.example.org:2003
 //! ```
 //!
-//! Sources: Postfix' socketmap_table(5); what Postfix 3.7 and 3.12 and Sendmail 8.17 do with each
-//! reply was tried on them.
+//! Sources: Postfix' socketmap_table(5); tests of the reaction of Postfix 3.7 and 3.12 and Sendmail
+//! 8.17 to each reply.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use super::netstring;
 
-/// The longest request taken, in bytes. Postfix sends keys of at most 10,000 bytes since 3.12; no
-/// address that SMTP can carry comes near it.
+/// Maximum length of a request that is parsed, in bytes. Postfix since 3.12 sends keys of at most
+/// 10,000 bytes; an address in SMTP is much shorter.
 pub const REQUEST_LIMIT: usize = 10_000;
 
-/// The longest request that is skipped, in bytes, and answered NOTFOUND: what is longer than
-/// [`REQUEST_LIMIT`] is no address of ours, but it may stand in a header of a message for somebody
-/// else (`header_size_limit` of Postfix, 102,400), and a canonical map is asked for all of it. An error
-/// would stop that message.
+/// Maximum length of a request that is skipped and answered NOTFOUND, in bytes. A key longer than
+/// [`REQUEST_LIMIT`] is no address of ours, but it may stand in a header of a message for another
+/// recipient (`header_size_limit` of Postfix, 102,400), and a canonical map is asked for all of it.
+/// An error would hold up that message.
 pub const SKIPPED_REQUEST_LIMIT: usize = 1_000_000;
 
-/// The longest reply that Postfix reads, in bytes, status included (`socketmap_max_reply_size`).
-/// A longer one would leave Postfix in the middle of the stream.
+/// Maximum length of a reply that Postfix reads, in bytes, status included
+/// (`socketmap_max_reply_size`). A longer reply would desynchronise the stream.
 pub const REPLY_LIMIT: usize = 100_000;
 
-/// Postfix cuts the text of a failure there when it logs it, in bytes.
+/// Length at which Postfix truncates the text of a failure in its log, in bytes.
 const WHY_LIMIT: usize = 200;
 
-/// A question.
+/// A request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// The map: what follows the last `:` of the table's name in main.cf. It chooses the form of
-    /// the answer.
+    /// Map: the text after the last `:` of the table's name in main.cf. It selects the form of the
+    /// answer.
     pub map: &'a [u8],
-    /// What is looked up, as the mail server has it: case kept, quotes kept, spaces possible, not
+    /// Key, as the mail server has it: with its case and quotes, possibly with spaces, and not
     /// always an address (`*`).
     pub key: &'a [u8],
 }
 
 impl<'a> Request<'a> {
-    /// Reads the payload of one netstring. Any bytes are a request: the first space ends the map,
+    /// Parses the payload of one netstring. Any bytes are a request: the first space ends the map,
     /// and without a space the key is empty.
     pub fn parse(payload: &'a [u8]) -> Self {
         match memchr::memchr(b' ', payload).and_then(|space| payload.split_at_checked(space)) {
@@ -51,36 +51,35 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Appends the request as a mail server sends it.
+    /// Appends the request in the form of a mail server.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         netstring::encode_into(out, &[self.map, b" ", self.key]);
     }
 }
 
-/// An answer. There is no `PERM`: to Sendmail it is the same as `NOTFOUND`, and that bounces.
+/// A reply. `PERM` is not used: Sendmail treats it like `NOTFOUND`, and that bounces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// Found. Postfix wants valid UTF-8 without NUL and line ends.
+    /// Found. Postfix requires valid UTF-8 without NUL and line ends.
     Ok(String),
-    /// Certainly not here.
+    /// The key certainly does not exist.
     NotFound,
-    /// Not known now; the mail server tries again later. The text is what its postmaster sees in
-    /// the log.
+    /// Temporary failure; the mail server tries again later. The text appears in its log.
     Temp(String),
 }
 
 impl Reply {
     /// Appends the reply as a netstring.
     ///
-    /// What no mail server can take becomes `TEMP`: `OK` without data kills Sendmail 8.17 and means
-    /// *not found* to Postfix up to 3.10.8, a line end or NUL is against the protocol, and a reply
-    /// above [`REPLY_LIMIT`] is not read.
+    /// A reply that no mail server can read becomes `TEMP`: `OK` without data kills Sendmail 8.17
+    /// and means *not found* to Postfix up to 3.10.8, a line end or NUL violates the protocol, and
+    /// Postfix does not read a reply above [`REPLY_LIMIT`].
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         let (status, text) = self.payload();
         netstring::encode_into(out, &[status.as_bytes(), &text]);
     }
 
-    /// The same reply, or `TEMP` in place of what no mail server can take; see [`Self::encode_into`].
+    /// Returns the reply, or `TEMP` if no mail server can read it; see [`Self::encode_into`].
     pub(crate) fn fit(self) -> Self {
         match self {
             Reply::Ok(data) => match unfit(&data) {
@@ -91,21 +90,21 @@ impl Reply {
         }
     }
 
-    /// The status word with its space, and the text, as they may be sent.
+    /// Returns the status word with its space, and the text, in the form to be sent.
     pub(super) fn payload(&self) -> (&'static str, Cow<'_, [u8]>) {
         match self {
             Reply::Ok(data) => match unfit(data) {
                 None => ("OK ", data.as_bytes().into()),
                 Some(why) => ("TEMP ", why.as_bytes().into()),
             },
-            // With the space: OpenSMTPD's client and the manual want it.
+            // OpenSMTPD's client and the manual require the space.
             Reply::NotFound => ("NOTFOUND ", Cow::default()),
             Reply::Temp(why) => ("TEMP ", printable(why).into()),
         }
     }
 
-    /// Reads the payload of a reply as Postfix does: the first space ends the status, and every
-    /// status that is not `OK` or `NOTFOUND` is a failure.
+    /// Parses the payload of a reply as Postfix does: the first space ends the status, and every
+    /// status other than `OK` and `NOTFOUND` is a failure.
     pub fn parse(payload: &[u8]) -> Self {
         let text = String::from_utf8_lossy(payload);
         match text.split_once(' ').unwrap_or((&text, "")) {
@@ -117,7 +116,7 @@ impl Reply {
     }
 }
 
-/// The reply as a mail server reads it, without its frame.
+/// Writes the reply as a mail server reads it, without its frame.
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (status, text) = self.payload();
@@ -125,7 +124,7 @@ impl fmt::Display for Reply {
     }
 }
 
-/// Why these data cannot stand after `OK `.
+/// Returns the reason why these data are invalid after `OK `.
 fn unfit(data: &str) -> Option<&'static str> {
     if data.is_empty() {
         Some("murder-route made an empty answer: please report it")
@@ -138,7 +137,7 @@ fn unfit(data: &str) -> Option<&'static str> {
     }
 }
 
-/// A text of one printable ASCII line, cut where Postfix cuts it.
+/// Returns one line of printable ASCII, truncated where Postfix truncates it.
 fn printable(text: &str) -> Vec<u8> {
     let printable = |c: char| if matches!(c, ' '..='~') { c as u8 } else { b'?' };
     text.chars().map(printable).take(WHY_LIMIT).collect()
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_keeps_its_spaces_and_quotes() {
+    fn key_keeps_its_spaces_and_quotes() {
         for (payload, map, key) in [
             (&b"lmtp User+Ext@Example.ORG"[..], &b"lmtp"[..], &b"User+Ext@Example.ORG"[..]),
             (b"lmtp \"quoted user\"@example.org", b"lmtp", b"\"quoted user\"@example.org"),
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_encoded_as_postfix_does() {
+    fn request_is_encoded_as_by_postfix() {
         let mut out = Vec::new();
         Request { map: b"lmtp", key: b"User+Ext@Example.ORG" }.encode_into(&mut out);
         assert_eq!(out, b"25:lmtp User+Ext@Example.ORG,");
@@ -189,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_ok_never_leaves_the_house() {
+    fn empty_ok_is_never_sent() {
         let sent = encoded(Reply::Ok(String::new()));
         assert!(sent.contains(":TEMP murder-route made an empty answer"), "{sent}");
     }
 
     #[test]
-    fn an_ok_that_would_break_the_stream_becomes_temporary() {
+    fn ok_that_would_break_the_stream_becomes_temporary() {
         for data in ["a\nb", "a\rb", "a\0b"] {
             assert!(encoded(Reply::Ok(data.into())).contains(":TEMP "), "{data:?}");
         }
@@ -205,13 +204,13 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_a_failure_cannot_forge_a_line_or_flood_the_log() {
+    fn failure_text_cannot_forge_or_flood_the_log() {
         assert_eq!(encoded(Reply::Temp("a\nb\x1b[2Jü".into())), "13:TEMP a?b?[2J?,");
         assert!(encoded(Reply::Temp("ü".repeat(1000))).starts_with("205:TEMP ????"));
     }
 
     #[test]
-    fn what_a_person_is_shown_is_what_is_sent() {
+    fn displayed_reply_equals_the_sent_one() {
         for reply in [
             Reply::Ok("a b".into()),
             Reply::Ok("a\nb".into()),
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_reads_back_as_it_was_meant() {
+    fn encoded_reply_reads_back() {
         for reply in [Reply::Ok("a b".into()), Reply::NotFound, Reply::Temp("why not".into())] {
             let mut out = Vec::new();
             reply.encode_into(&mut out);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// 3.6 with two domains, as most murders are set up.
+/// Rules of a typical murder: Cyrus 3.6 with two domains.
 fn site() -> Rules {
     Rules {
         virtdomains: true,
@@ -15,7 +15,7 @@ fn target(rules: &Rules, key: &str) -> Result<Target, NoTarget> {
     rules.target(&Recipient::parse(key.as_bytes()).unwrap())
 }
 
-/// The reply of `lmtpd`: `user.jane`, `shared news`, `501`, `550` or `451`.
+/// Returns the reply of `lmtpd`: `user.jane`, `shared news`, `501`, `550` or `451`.
 fn lmtpd_reply(rules: &Rules, key: &str) -> String {
     match target(rules, key) {
         Ok(target) => {
@@ -251,7 +251,7 @@ fn quotes_are_handled_as_by_lmtpd() {
 }
 
 #[test]
-fn invalid_mailbox_names_are_nobody_or_refused() {
+fn invalid_mailbox_names_are_unknown_or_refused() {
     let rules = site();
     let long = format!("{}@example.org", "a".repeat(506));
     let fits = format!("{}@example.org", "a".repeat(505));
@@ -325,7 +325,7 @@ fn canonical_form_is_one_the_backend_accepts() {
     let star = Recipient::parse(b"\\*").unwrap();
     let found = MailboxName::new("user.*").unwrap();
     assert_eq!(Rules::defaults(Release::V3_6).canonical(&star, &found), b"\"*\"");
-    // The backend must get the recipient itself, also where the catch-all gets the message.
+    // The backend must get the original recipient, even if the catch-all gets the message.
     let caught = MailboxName::new("y.org!user.everybody").unwrap();
     let nobody = Recipient::parse(b"Nobody@X.org").unwrap();
     assert_eq!(rules.canonical(&nobody, &caught), b"nobody@x.org");

@@ -45,7 +45,7 @@ fn text(finding: &Finding) -> &str {
 }
 
 #[test]
-fn a_hit_a_miss_and_a_reservation_come_however_they_are_cut() {
+fn hit_miss_and_reservation_are_read_at_every_split() {
     let said = [
         mailbox("F1", "user.jane", "mail1!default", "jane\tlrs\t").as_str(),
         "F1 OK \"Search completed\"\r\nF2 OK \"Search completed\"\r\n",
@@ -78,7 +78,7 @@ fn a_hit_a_miss_and_a_reservation_come_however_they_are_cut() {
 }
 
 #[test]
-fn a_question_shares_the_answer_of_one_that_is_not_yet_sent_and_of_no_other() {
+fn request_is_coalesced_with_a_queued_one_only() {
     let mut finder = finder(Role::Master);
     let first = ask(&mut finder, "user.jane", 0.);
     assert_eq!(ask(&mut finder, "user.jane", 0.), first);
@@ -97,14 +97,14 @@ fn a_question_shares_the_answer_of_one_that_is_not_yet_sent_and_of_no_other() {
 }
 
 #[test]
-fn no_more_are_on_their_way_or_waiting_than_the_limits() {
+fn requests_in_flight_and_queued_are_limited() {
     let mut finder = finder(Role::Master);
     for nth in 0..MAX_QUEUED {
         ask(&mut finder, &format!("user.u{nth}"), 0.);
     }
     let refused = finder.ask(name("user.more"), at(0.)).unwrap_err();
     assert!(text(&refused).contains("4096"), "{refused:?}");
-    // One that waits already costs nothing.
+    // A request for a queued name is coalesced.
     ask(&mut finder, "user.u7", 0.);
     assert_eq!(take(&mut finder).lines().count(), MAX_IN_FLIGHT);
     assert_eq!(take(&mut finder), "");
@@ -115,7 +115,7 @@ fn no_more_are_on_their_way_or_waiting_than_the_limits() {
 }
 
 #[test]
-fn a_slaves_absent_proves_nothing() {
+fn miss_of_a_slave_is_unsure() {
     let mut finder = finder(slave());
     ask(&mut finder, "user.jane", 0.);
     ask(&mut finder, "user.bob", 0.);
@@ -128,7 +128,7 @@ fn a_slaves_absent_proves_nothing() {
 }
 
 #[test]
-fn a_name_that_the_server_refuses_leaves_the_others_alone() {
+fn refused_name_does_not_affect_the_others() {
     let mut finder = finder(Role::Master);
     ask(&mut finder, "user.odd", 0.);
     ask(&mut finder, "user.bob", 0.);
@@ -140,7 +140,7 @@ fn a_name_that_the_server_refuses_leaves_the_others_alone() {
 }
 
 #[test]
-fn a_record_that_cannot_be_used_is_not_absent() {
+fn unusable_record_is_not_a_miss() {
     let mut finder = finder(Role::Master);
     ask(&mut finder, "user.jane", 0.);
     take(&mut finder);
@@ -150,7 +150,7 @@ fn a_record_that_cannot_be_used_is_not_absent() {
 }
 
 #[test]
-fn answers_that_are_beside_the_questions_are_believed_by_nobody() {
+fn answer_that_matches_no_request_is_a_failure() {
     let other = mailbox("F1", "user.bob", "be1!default", "");
     let twice = mailbox("F1", "user.jane", "be1!default", "").repeat(2);
     let untagged = mailbox("*", "user.jane", "be1!default", "");
@@ -180,7 +180,7 @@ fn answers_that_are_beside_the_questions_are_believed_by_nobody() {
 }
 
 #[test]
-fn when_the_connection_is_lost_every_open_question_is_in_doubt() {
+fn lost_connection_leaves_every_open_request_unsure() {
     let mut finder = finder(Role::Master);
     for nth in 0..300 {
         ask(&mut finder, &format!("user.u{nth}"), 0.);
@@ -197,14 +197,14 @@ fn when_the_connection_is_lost_every_open_question_is_in_doubt() {
         assert!(text(finding).contains("closed the connection"));
     }
     assert!(matches!(failure, Some(Failure::Closed(_))));
-    // And stays lost.
+    // The failure is permanent.
     assert!(matches!(finder.ask(name("user.x"), at(1.)), Err(Finding::Unsure(_))));
     assert_eq!((take(&mut finder), finder.open(), finder.deadline()), (String::new(), 0, None));
     assert!(finder.next().is_err());
 }
 
 #[test]
-fn an_answer_that_does_not_come_in_4_s_ends_it() {
+fn missing_answer_ends_the_connection_after_4_s() {
     let mut finder = finder(Role::Master);
     ask(&mut finder, "user.jane", 1.);
     take(&mut finder);
@@ -222,7 +222,7 @@ fn an_answer_that_does_not_come_in_4_s_ends_it() {
 }
 
 #[test]
-fn an_idle_connection_is_tried_every_5_s() {
+fn idle_connection_is_tested_every_5_s() {
     let mut finder = finder(Role::Master);
     finder.tick(at(4.9));
     assert_eq!(take(&mut finder), "");
@@ -239,7 +239,7 @@ fn an_idle_connection_is_tried_every_5_s() {
 }
 
 #[test]
-fn a_name_is_quoted_where_that_is_plain_and_a_literal_otherwise() {
+fn name_is_quoted_if_plain_and_a_literal_otherwise() {
     for (of, sent) in [
         (&b"user.jane"[..], &b"F1 FIND \"user.jane\"\r\n"[..]),
         (b"user.bob.Entw&APw-rfe x", b"F1 FIND \"user.bob.Entw&APw-rfe x\"\r\n"),
@@ -254,7 +254,7 @@ fn a_name_is_quoted_where_that_is_plain_and_a_literal_otherwise() {
 }
 
 #[test]
-fn a_list_comes_between_questions_over_the_same_connection() {
+fn list_and_lookups_share_a_connection() {
     let said = [
         mailbox("L1", "user.jane", "mail1!default", "jane\tlrs\t").as_str(),
         &reserve("L1", "user.max", "mail2!default"),
@@ -278,7 +278,7 @@ fn a_list_comes_between_questions_over_the_same_connection() {
                 }
             }
         }
-        // What cannot be understood is there, nobody knows where.
+        // A mailbox with an unusable location exists at an unknown one.
         let expected = [
             ("user.jane".to_owned(), State::Active),
             ("user.max".to_owned(), State::Reserved),
@@ -294,7 +294,7 @@ fn a_list_comes_between_questions_over_the_same_connection() {
 }
 
 #[test]
-fn a_list_that_is_refused_or_mixed_with_others_is_of_no_worth() {
+fn refused_or_mixed_list_is_a_failure() {
     for said in [
         "L1 NO \"no\"\r\n".to_owned(),
         "L1 BAD \"what\"\r\n".to_owned(),

@@ -18,7 +18,7 @@ fn credentials() -> Credentials {
     }
 }
 
-/// PLAIN without TLS will do.
+/// Policy that allows PLAIN without TLS.
 fn loose() -> Policy {
     Policy { allow_plaintext: true, ..Policy::default() }
 }
@@ -47,13 +47,13 @@ fn failure(login: &mut Login) -> Failure {
     failure
 }
 
-/// The password is in nothing that may be shown.
+/// Checks that the password does not appear in this value.
 fn not_told(shown: &(impl std::fmt::Debug + ?Sized)) {
     let shown = format!("{shown:?}");
     assert!(!shown.contains(PASSWORD) && !shown.contains(PLAIN), "{shown}");
 }
 
-/// What becomes of a login to which a server says this.
+/// Returns the failure of a login after these bytes from the server.
 fn said(policy: Policy, said: &str) -> Failure {
     let mut login = login(policy);
     login.receive(said.as_bytes(), at(0.));
@@ -61,7 +61,7 @@ fn said(policy: Policy, said: &str) -> Failure {
 }
 
 #[test]
-fn a_login_sends_what_it_should_however_the_answers_are_cut() {
+fn login_is_the_same_at_every_split_of_the_answers() {
     let banner = format!(
         "* AUTH \"PLAIN\" \"LOGIN\"\r\n* COMPRESS \"DEFLATE\"\r\n* PARTIAL-UPDATE\r\n{LAST}"
     );
@@ -87,7 +87,7 @@ fn a_login_sends_what_it_should_however_the_answers_are_cut() {
     }
 }
 
-/// Lets a login and a master talk, in pieces of this size, until it is over or wants TLS.
+/// Runs a login against a master, in pieces of this size, until it ends or asks for TLS.
 fn talk(login: &mut Login, master: &mut Master, mut said: String, piece: usize) {
     loop {
         for piece in said.as_bytes().chunks(piece) {
@@ -103,7 +103,7 @@ fn talk(login: &mut Login, master: &mut Master, mut said: String, piece: usize) 
 }
 
 #[test]
-fn starttls_and_each_scram_log_in_however_the_answers_are_cut() {
+fn starttls_and_each_scram_log_in_at_every_split() {
     for (mechanisms, chosen) in [
         ("\"PLAIN\" \"SCRAM-SHA-1\" \"SCRAM-SHA-512-PLUS\" \"SCRAM-SHA-512\"", "SCRAM-SHA-512"),
         ("\"SCRAM-SHA-1\" \"SCRAM-SHA-256\" \"DIGEST-MD5\" \"LOGIN\"", "SCRAM-SHA-256"),
@@ -127,7 +127,7 @@ fn starttls_and_each_scram_log_in_however_the_answers_are_cut() {
 }
 
 #[test]
-fn a_wrong_password_or_no_admin_is_told_as_either() {
+fn refusal_names_both_wrong_password_and_missing_admin() {
     for (user, password) in [("router", "other"), ("somebody", PASSWORD)] {
         let mut master = Master::new("\"SCRAM-SHA-256\"", user, password);
         let mut login = login(Policy::default());
@@ -142,7 +142,7 @@ fn a_wrong_password_or_no_admin_is_told_as_either() {
 }
 
 #[test]
-fn the_text_of_a_refusal_may_be_bare_and_the_realm_is_explained() {
+fn bare_refusal_text_is_read_and_the_realm_explained() {
     for (authname, realm, told) in [
         ("router", Some("r.example"), Some("the name is `router@r.example`")),
         // No advice that leads to another refusal.
@@ -162,9 +162,9 @@ fn the_text_of_a_refusal_may_be_bare_and_the_realm_is_explained() {
     }
 }
 
-/// The name alone: what the realm would be sent in is DIGEST-MD5.
+/// The name is sent without the realm, which only DIGEST-MD5 would send.
 #[test]
-fn a_realm_does_not_keep_anybody_from_logging_in() {
+fn configured_realm_does_not_prevent_the_login() {
     for mechanism in ["\"SCRAM-SHA-512\"", "\"SCRAM-SHA-256\"", "\"SCRAM-SHA-1\""] {
         let mut master = Master::new(mechanism, "router", PASSWORD);
         let credentials = Credentials { realm: Some("r.example".into()), ..credentials() };
@@ -175,7 +175,7 @@ fn a_realm_does_not_keep_anybody_from_logging_in() {
     }
 }
 
-/// A login that has sent its first SCRAM message, and the nonce in that.
+/// Returns a login that has sent its first SCRAM message, and the nonce in it.
 fn scram() -> (Login, String) {
     let mut login = login(Policy::default());
     login.receive(format!("* AUTH \"SCRAM-SHA-256\"\r\n{LAST}").as_bytes(), at(0.));
@@ -187,7 +187,7 @@ fn scram() -> (Login, String) {
 }
 
 #[test]
-fn a_server_that_does_not_know_the_password_is_found_out() {
+fn server_without_the_password_is_detected() {
     let last = |message: &str| STANDARD.encode(message) + "\r\n";
     for (finals, ok) in [
         (String::new(), "A1 OK \"Authenticated\"\r\n"),
@@ -211,7 +211,7 @@ fn a_server_that_does_not_know_the_password_is_found_out() {
 }
 
 #[test]
-fn no_message_of_a_server_makes_scram_panic_or_hash_for_ever() {
+fn scram_survives_any_message_in_bounded_time() {
     let try_first = |message: &[u8]| {
         let (mut login, _) = scram();
         login.receive((STANDARD.encode(message) + "\r\n").as_bytes(), at(0.));
@@ -255,7 +255,7 @@ fn no_message_of_a_server_makes_scram_panic_or_hash_for_ever() {
 }
 
 #[test]
-fn scram_with_too_few_or_too_many_rounds_tells_the_server_nothing() {
+fn scram_with_refused_iteration_count_sends_no_proof() {
     for (rounds, what) in [(0, "few"), (1, "few"), (4095, "few"), (600_001, "many")] {
         let (mut login, nonce) = scram();
         let first = STANDARD.encode(format!("r={nonce}x,s=QQ==,i={rounds}"));
@@ -269,14 +269,14 @@ fn scram_with_too_few_or_too_many_rounds_tells_the_server_nothing() {
 }
 
 #[test]
-fn a_challenge_more_than_the_mechanism_has_ends_the_login() {
+fn surplus_challenge_ends_the_login() {
     let mut login = login(loose());
     login.receive(format!("* AUTH \"PLAIN\"\r\n{LAST}\r\n").as_bytes(), at(0.));
     assert_eq!(failure(&mut login).kind(), FailureKind::Protocol);
 }
 
 #[test]
-fn what_does_not_answer_the_login_is_not_taken_for_its_success() {
+fn unrelated_answer_does_not_complete_the_login() {
     for answer in ["* OK still here", "S1 OK done", "X9 OK done", "A0 OK done"] {
         let mut login = login(loose());
         login.receive(format!("* AUTH \"PLAIN\"\r\n{LAST}").as_bytes(), at(0.));
@@ -287,7 +287,7 @@ fn what_does_not_answer_the_login_is_not_taken_for_its_success() {
 }
 
 #[test]
-fn without_the_tls_that_is_required_nobody_logs_in() {
+fn required_tls_that_is_not_offered_ends_the_login() {
     let required = Policy { tls: WhenTls::Required, ..loose() };
     let failure = said(required, &format!("* AUTH \"PLAIN\"\r\n{LAST}"));
     assert_eq!(failure.kind(), FailureKind::Config);
@@ -296,7 +296,7 @@ fn without_the_tls_that_is_required_nobody_logs_in() {
 }
 
 #[test]
-fn tls_is_used_where_it_is_offered_unless_it_is_off() {
+fn tls_is_used_if_offered_unless_off() {
     let offer = format!("* AUTH \"PLAIN\"\r\n* STARTTLS\r\n{LAST}");
     for (tls, told) in [
         (WhenTls::Required, "S1 STARTTLS\r\n".to_owned()),
@@ -311,7 +311,7 @@ fn tls_is_used_where_it_is_offered_unless_it_is_off() {
 
 /// Cyrus up to 3.6 frees the TLS of its whole process with each connection that ends.
 #[test]
-fn a_master_that_dies_of_tls_is_spared_where_the_password_is_safe_without() {
+fn tls_that_kills_the_master_is_avoided_under_scram() {
     for (release, offered, tls, spared) in [
         ("3.6.1", "\"SCRAM-SHA-256\"", WhenTls::IfOffered, true),
         ("3.2.6-Debian-3.2.6-2", "\"SCRAM-SHA-1\"", WhenTls::IfOffered, true),
@@ -330,7 +330,7 @@ fn a_master_that_dies_of_tls_is_spared_where_the_password_is_safe_without() {
     }
 }
 
-/// A login that has been told to begin with TLS.
+/// Returns a login that is waiting for its TLS handshake.
 fn handshake(credentials: Credentials) -> Login {
     let mut login = Login::new(Policy::default(), credentials, at(0.));
     login.receive(format!("* AUTH\r\n* STARTTLS\r\n{LAST}").as_bytes(), at(0.));
@@ -340,12 +340,12 @@ fn handshake(credentials: Credentials) -> Login {
 }
 
 #[test]
-fn unencrypted_bytes_after_starttls_are_an_attack() {
+fn unencrypted_bytes_after_starttls_are_a_failure() {
     for (first, second) in [("* OK injected\r\n", ""), ("", "x"), ("\0", "")] {
         let mut login = login(Policy::default());
         login.receive(format!("* STARTTLS\r\n{LAST}").as_bytes(), at(0.));
         login.receive(format!("S1 OK Begin TLS negotiation now\r\n{first}").as_bytes(), at(0.));
-        // In one piece or in two; that nothing came is no second one.
+        // In one piece or in two; an empty second piece is left out.
         if !second.is_empty() {
             login.receive(second.as_bytes(), at(0.));
         }
@@ -354,17 +354,17 @@ fn unencrypted_bytes_after_starttls_are_an_attack() {
 }
 
 #[test]
-fn what_was_offered_before_tls_does_not_count() {
+fn offers_before_tls_are_discarded() {
     let mut login = handshake(credentials());
     login.tls_is_up(at(1.), false);
-    // It has to be said anew; and it is PLAIN, which TLS makes possible.
+    // The server must send its banner again. PLAIN is possible under TLS.
     assert!(matches!(login.step(), Step::Wait));
     login.receive(format!("* AUTH \"PLAIN\"\r\n{LAST}").as_bytes(), at(1.));
     assert_eq!(take(&mut login), format!("A1 AUTHENTICATE \"PLAIN\" \"{PLAIN}\"\r\n"));
 }
 
 #[test]
-fn starttls_that_is_refused_is_a_failure_of_tls() {
+fn refused_starttls_is_a_tls_failure() {
     for (said, kind) in [
         ("S1 NO Error initializing TLS\r\n", FailureKind::Tls),
         ("S1 BAD \"Unrecognized command\"\r\n", FailureKind::Tls),
@@ -377,7 +377,7 @@ fn starttls_that_is_refused_is_a_failure_of_tls() {
 }
 
 #[test]
-fn external_is_used_with_a_certificate_of_our_own_and_only_then() {
+fn external_is_used_only_with_a_client_certificate() {
     let offer = format!("* AUTH \"PLAIN\" \"SCRAM-SHA-1\" \"EXTERNAL\"\r\n{LAST}");
     let none = Credentials::default();
     let acting = Credentials { username: "admin".into(), ..credentials() };
@@ -395,7 +395,7 @@ fn external_is_used_with_a_certificate_of_our_own_and_only_then() {
 }
 
 #[test]
-fn an_authorisation_identity_is_sent_only_if_it_is_another_one() {
+fn authorization_identity_is_sent_only_if_it_differs() {
     for (username, authname, message) in [
         ("", "router", "\0router\0geheim"),
         ("router", "", "\0router\0geheim"),
@@ -412,7 +412,7 @@ fn an_authorisation_identity_is_sent_only_if_it_is_another_one() {
 }
 
 #[test]
-fn a_password_that_is_not_utf8_is_sent_and_hashed_as_it_stands() {
+fn password_that_is_not_utf8_is_used_unchanged() {
     let password = b"p\xe4ss";
     let credentials =
         || Credentials { password: Some(Secret::new(&password[..])), ..credentials() };
@@ -432,7 +432,7 @@ fn a_password_that_is_not_utf8_is_sent_and_hashed_as_it_stands() {
 }
 
 #[test]
-fn no_common_mechanism_says_what_there_is_on_both_sides() {
+fn no_common_mechanism_lists_those_of_both_sides() {
     let only = |mechanism| Policy { mechanisms: Some(vec![mechanism]), ..Policy::default() };
     for (policy, offered, parts) in [
         (
@@ -455,7 +455,7 @@ fn no_common_mechanism_says_what_there_is_on_both_sides() {
 }
 
 #[test]
-fn without_a_password_there_is_nothing_to_ask_a_server_with() {
+fn missing_password_is_a_configuration_failure() {
     for credentials in [
         Credentials::default(),
         Credentials { authname: "router".into(), ..Credentials::default() },
@@ -469,7 +469,7 @@ fn without_a_password_there_is_nothing_to_ask_a_server_with() {
 }
 
 #[test]
-fn a_slave_or_another_server_is_not_taken_for_the_master() {
+fn slave_or_other_server_is_not_accepted_as_master() {
     let slave = LAST.replace("(master)", "mupdate://real.example.org");
     let failure = said(loose(), &format!("* AUTH \"PLAIN\"\r\n{slave}"));
     assert!(failure.to_string().contains("slave of `mupdate://real.example.org`"), "{failure}");
@@ -495,7 +495,7 @@ fn a_slave_or_another_server_is_not_taken_for_the_master() {
 }
 
 #[test]
-fn a_server_without_room_says_so_and_a_nul() {
+fn bye_of_a_full_server_is_read_with_its_nul() {
     for cut in 0..25 {
         let mut login = login(loose());
         let said = b"* BYE \"Server Unable\"\r\n\0";
@@ -510,7 +510,7 @@ fn a_server_without_room_says_so_and_a_nul() {
 }
 
 #[test]
-fn a_banner_that_does_not_come_within_10_s_is_given_up() {
+fn missing_banner_times_out_after_10_s() {
     let mut login = login(loose());
     assert_eq!(login.deadline(), Some(at(10.)));
     login.tick(at(9.9));
@@ -522,8 +522,8 @@ fn a_banner_that_does_not_come_within_10_s_is_given_up() {
 }
 
 #[test]
-fn a_server_that_drips_gets_no_more_time_for_it() {
-    // A byte every 9 s, and nobody calls tick.
+fn slow_trickle_does_not_extend_the_timeout() {
+    // One byte every 9 s, without a call of tick.
     let mut login = login(loose());
     login.receive(b"*", at(9.));
     assert!(matches!(login.step(), Step::Wait));
@@ -551,7 +551,7 @@ fn a_server_that_drips_gets_no_more_time_for_it() {
 }
 
 #[test]
-fn a_banner_without_an_end_or_a_giant_line_is_not_stored() {
+fn endless_banner_or_line_is_not_stored() {
     let failure = said(loose(), &"* AUTH \"PLAIN\"\r\n".repeat(65));
     assert_eq!(failure.kind(), FailureKind::Protocol);
     let failure = said(loose(), &"x".repeat(9000));
@@ -565,7 +565,7 @@ fn a_banner_without_an_end_or_a_giant_line_is_not_stored() {
 }
 
 #[test]
-fn lines_before_the_banners_end_that_say_nothing_known_are_passed_over() {
+fn unknown_lines_of_a_banner_are_skipped() {
     let mut login = login(loose());
     let said = "\0\r\nhello\r\n* OK \"not yet\"\r\n* OK MUPDATED\r\n* NO x\r\n* NEWS {5\r\n\
         * auth\r\n* Auth plain \"login\r\n* starttlsx\r\n*\r\n\
@@ -579,7 +579,7 @@ fn lines_before_the_banners_end_that_say_nothing_known_are_passed_over() {
 }
 
 #[test]
-fn a_connection_that_ends_says_where() {
+fn closed_connection_reports_the_phase() {
     let mut login = login(loose());
     login.receive(b"* AUTH \"PL", at(0.));
     login.closed();
@@ -593,7 +593,7 @@ fn a_connection_that_ends_says_where() {
 }
 
 #[test]
-fn what_comes_with_the_end_of_the_login_belongs_to_the_session() {
+fn bytes_after_the_login_belong_to_the_session() {
     let mut login = login(loose());
     login.receive(format!("* AUTH \"PLAIN\"\r\n{LAST}A1 OK x\r\n* BYE \"so").as_bytes(), at(0.));
     let mut stream = Stream::new(logged_in(&mut login), Timings::default(), at(0.));
@@ -604,13 +604,13 @@ fn what_comes_with_the_end_of_the_login_belongs_to_the_session() {
 }
 
 #[test]
-fn credentials_are_shown_without_the_password() {
+fn debug_of_credentials_hides_the_password() {
     not_told(&credentials());
     not_told(&Policy::default());
 }
 
 #[test]
-fn all_of_it_can_be_given_to_another_thread() {
+fn all_types_are_send() {
     fn sent(_: impl Send + 'static) {}
     sent(login(loose()));
     sent(session(Role::Master));

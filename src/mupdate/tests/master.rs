@@ -1,4 +1,4 @@
-//! A master made of the library's own server side of SASL, as far as a login needs one.
+//! A master built on the server side of the SASL library, as far as a login needs it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +14,7 @@ use sha2::{Sha256, Sha512};
 const SALT: &[u8] = b"a salt";
 const ROUNDS: u32 = 4096;
 
-/// Bytes in, bytes out.
+/// The master: bytes in, bytes out.
 pub(crate) struct Master {
     pub(super) mechanisms: &'static str,
     pub(super) starttls: bool,
@@ -101,7 +101,7 @@ impl Master {
         )
     }
 
-    /// What it answers to these bytes.
+    /// Returns the answer to these bytes.
     pub(crate) fn receive(&mut self, bytes: &[u8]) -> String {
         self.input.extend_from_slice(bytes);
         let mut said = String::new();
@@ -136,7 +136,7 @@ impl Master {
 
     fn step(&mut self, line: &str) -> String {
         if self.finished {
-            // The empty line after the last challenge of SCRAM, also after one that says `e=`.
+            // The empty line after the last challenge of SCRAM, also after one with `e=`.
             assert_eq!(line, "");
             self.exchange = None;
             return match self.failed {

@@ -1,4 +1,4 @@
-//! MUPDATE as servers really speak it, and as they should not.
+//! MUPDATE as real servers speak it, and violations of it.
 
 mod find;
 mod login;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::wire::{Input, MAX_LINE};
 use super::*;
 
-/// A moment, in seconds.
+/// Returns a time in seconds.
 fn at(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
@@ -31,27 +31,27 @@ fn banner(role: Role) -> Banner {
     }
 }
 
-/// A session that is logged in.
+/// Returns a logged-in session.
 fn session(role: Role) -> Session {
     Session::new(banner(role), "PLAIN", false, Input::new(MAX_LINE))
 }
 
-/// How Cyrus sends a string.
+/// Encodes a string as Cyrus does.
 fn literal(string: &str) -> String {
     format!("{{{}+}}\r\n{string}", string.len())
 }
 
-/// How Cyrus sends a record of an active mailbox.
+/// Encodes the record of an active mailbox as Cyrus does.
 fn mailbox(tag: &str, name: &str, location: &str, acl: &str) -> String {
     format!("{tag} MAILBOX {} {} {}\r\n", literal(name), literal(location), literal(acl))
 }
 
-/// How Cyrus sends a record of a reserved one.
+/// Encodes the record of a reserved mailbox as Cyrus does.
 fn reserve(tag: &str, name: &str, location: &str) -> String {
     format!("{tag} RESERVE {} {}\r\n", literal(name), literal(location))
 }
 
-/// All ways to cut `bytes` in two, and each byte by itself.
+/// Returns all splits of `bytes` in two, and the split into single bytes.
 fn cuts(bytes: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
     (0..=bytes.len())
         .map(|cut| vec![&bytes[..cut], &bytes[cut..]])

@@ -10,7 +10,7 @@ fn stream() -> Stream {
     stream
 }
 
-/// A stream whose list has come at 1 s, and was empty.
+/// Returns a stream whose list was empty and complete at 1 s.
 fn listed() -> Stream {
     let mut stream = stream();
     stream.receive(b"U1 OK \"streaming starts\"\r\n", at(1.));
@@ -37,7 +37,7 @@ fn all(stream: &mut Stream) -> (Vec<Event>, Option<Failure>) {
     }
 }
 
-/// What a stream makes of this, if it is all it gets.
+/// Returns all events of a stream that receives only these pieces.
 fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Event>, Option<Failure>) {
     let mut stream = stream();
     let mut events = Vec::new();
@@ -65,7 +65,7 @@ fn active(of: &str, server: &str, partition: &str) -> Event {
     Event::Record(name(of), record(State::Active, server, partition, (false, false)))
 }
 
-/// Runs `said` in every way it can be cut.
+/// Checks the events of `said` at every split.
 fn however_it_is_cut(said: &str, expected: &(Vec<Event>, Option<Failure>)) {
     for pieces in cuts(said.as_bytes()) {
         let first = pieces[0].len();
@@ -74,7 +74,7 @@ fn however_it_is_cut(said: &str, expected: &(Vec<Event>, Option<Failure>)) {
 }
 
 #[test]
-fn a_list_moves_and_renames_and_a_barrier_come_however_they_are_cut() {
+fn list_changes_and_barrier_are_read_at_every_split() {
     let bob = |server| mailbox("U1", "user.bob", server, "bob\tlrswipkxtecda\t");
     let said = [
         mailbox(
@@ -111,7 +111,7 @@ fn a_list_moves_and_renames_and_a_barrier_come_however_they_are_cut() {
 }
 
 #[test]
-fn strings_may_be_quoted_literal_or_bare_and_words_of_any_case() {
+fn strings_have_three_forms_and_words_any_case() {
     let said = "U1 MAILBOX user.a be1!default \"\"\r\n\
         U1 mailbox \"user.b\" \"be1!default\" \"anyone\tlp\t\"\r\n\
         u1 Mailbox {6}\r\nuser.c {11+}\r\nbe1!default {0+}\r\n\r\n\
@@ -134,7 +134,7 @@ fn strings_may_be_quoted_literal_or_bare_and_words_of_any_case() {
 }
 
 #[test]
-fn a_location_may_have_a_port_no_partition_or_no_server() {
+fn location_may_have_a_port_no_partition_or_no_server() {
     for (location, server, partition) in [
         ("be1.example.org!default", "be1.example.org", "default"),
         ("be1.example.org:2004!default", "be1.example.org:2004", "default"),
@@ -152,7 +152,7 @@ fn a_location_may_have_a_port_no_partition_or_no_server() {
 }
 
 #[test]
-fn a_mailbox_whose_location_is_nonsense_is_neither_unknown_nor_routed() {
+fn unusable_location_is_neither_unknown_nor_routed() {
     let mut stream = stream();
     for location in ["!default", "be 1!default", "be\u{e9}!default", "be1!a\tb"] {
         let said = mailbox("U1", "user.jane", location, "anyone\tlp\t");
@@ -164,7 +164,7 @@ fn a_mailbox_whose_location_is_nonsense_is_neither_unknown_nor_routed() {
 }
 
 #[test]
-fn a_name_nobody_can_ask_for_is_passed_over() {
+fn invalid_name_is_skipped() {
     let mut stream = listed();
     let long = "x".repeat(600);
     let bad = ["", "user.a\x1fb", "a!b!c", "example.org!", long.as_str()];
@@ -178,14 +178,14 @@ fn a_name_nobody_can_ask_for_is_passed_over() {
 }
 
 #[test]
-fn a_deletion_in_the_middle_of_a_list_is_not_believed() {
+fn deletion_within_a_list_is_a_failure() {
     let (events, failure) = events([&b"U1 DELETE user.jane\r\n"[..]]);
     assert_eq!(events, []);
     assert_eq!(failure.unwrap().kind(), FailureKind::Protocol);
 }
 
 #[test]
-fn noops_go_out_at_once_and_then_every_2_5_s_and_count_from_when_they_were_sent() {
+fn noops_are_sent_at_once_then_2_5_s_after_the_last() {
     let mut stream = listed();
     assert_eq!(stream.deadline(), Some(at(11.)));
     stream.receive(b"N1 OK \"Noop done\"\r\n", at(1.2));
@@ -197,7 +197,7 @@ fn noops_go_out_at_once_and_then_every_2_5_s_and_count_from_when_they_were_sent(
     stream.tick(at(3.6));
     assert_eq!(take(&mut stream), "N2 NOOP\r\n");
     assert_eq!(stream.deadline(), Some(at(13.6)));
-    // A late answer: the next one follows at once, and only one.
+    // A late answer: exactly one NOOP follows at once.
     stream.receive(b"N2 OK \"Noop done\"\r\n", at(9.));
     assert_eq!(stream.next(), Ok(Some(Event::Current { asked: at(3.6) })));
     assert_eq!(stream.deadline(), Some(at(9.)));
@@ -207,7 +207,7 @@ fn noops_go_out_at_once_and_then_every_2_5_s_and_count_from_when_they_were_sent(
 }
 
 #[test]
-fn a_flow_without_a_pause_keeps_no_barrier_back_and_no_list_without_an_end_alive() {
+fn continuous_flow_delays_no_barrier_and_no_timeout() {
     let mut stream = listed();
     stream.receive(b"N1 OK \"Noop done\"\r\n", at(1.2));
     let mut asked = 0;
@@ -234,7 +234,7 @@ fn a_flow_without_a_pause_keeps_no_barrier_back_and_no_list_without_an_end_alive
 }
 
 #[test]
-fn a_noop_without_an_answer_ends_the_stream_whatever_else_comes() {
+fn unanswered_noop_ends_the_stream_despite_other_data() {
     let mut stream = listed();
     for second in 2..11 {
         stream
@@ -251,7 +251,7 @@ fn a_noop_without_an_answer_ends_the_stream_whatever_else_comes() {
 }
 
 #[test]
-fn a_barrier_is_only_what_was_asked_for() {
+fn only_the_answer_to_a_noop_is_a_barrier() {
     for said in [
         "N2 OK \"Noop done\"\r\n",
         "U1 OK \"streaming starts\"\r\n",
@@ -268,7 +268,7 @@ fn a_barrier_is_only_what_was_asked_for() {
 }
 
 #[test]
-fn a_list_that_falls_silent_ends_after_30_s() {
+fn silent_list_times_out_after_30_s() {
     let mut stream = stream();
     assert_eq!(stream.deadline(), Some(at(30.)));
     stream.receive(b"U1 MAILBOX {9+}\r\nuser.", at(20.));
@@ -280,7 +280,7 @@ fn a_list_that_falls_silent_ends_after_30_s() {
 }
 
 #[test]
-fn a_list_that_drips_ends_after_half_an_hour() {
+fn slow_trickle_of_a_list_times_out_after_30_min() {
     let mut stream = stream();
     let mut now = 0.;
     while now < 3600. {
@@ -296,7 +296,7 @@ fn a_list_that_drips_ends_after_half_an_hour() {
 }
 
 #[test]
-fn a_goodbye_ends_the_stream_with_its_text() {
+fn bye_ends_the_stream_with_its_text() {
     for (said, text) in [
         ("* BYE \"no longer ready for connections\"\r\n\0", "no longer ready for connections"),
         ("* BYE idle for too long\r\n", "idle for too long"),
@@ -308,7 +308,7 @@ fn a_goodbye_ends_the_stream_with_its_text() {
 }
 
 #[test]
-fn half_a_record_at_the_end_is_no_record() {
+fn truncated_record_at_the_end_is_not_reported() {
     let whole = mailbox("U1", "user.jane", "be1!default", "jane\tlrs\t");
     for length in 0..whole.len() {
         let mut stream = stream();
@@ -320,7 +320,7 @@ fn half_a_record_at_the_end_is_no_record() {
 }
 
 #[test]
-fn what_is_whole_when_the_connection_ends_is_told() {
+fn complete_records_before_the_end_are_reported() {
     let mut stream = stream();
     stream.receive(mailbox("U1", "user.jane", "be1!default", "").as_bytes(), at(1.));
     stream.closed();
@@ -330,7 +330,7 @@ fn what_is_whole_when_the_connection_ends_is_told() {
 }
 
 #[test]
-fn what_is_too_long_is_refused_when_it_is_announced() {
+fn oversized_literal_is_refused_when_announced() {
     for said in [
         format!("U1 MAILBOX {{{}+}}\r\n", MAX_SKIPPED + 1),
         "U1 MAILBOX {99999999999999999999999999+}\r\n".into(),
@@ -349,7 +349,7 @@ fn what_is_too_long_is_refused_when_it_is_announced() {
     }
 }
 
-/// A record with strings of these lengths, as literals or quoted.
+/// Encodes a record with strings of these lengths, as literals or quoted.
 fn long(name: &str, location: usize, acl: usize, literal: bool) -> String {
     let string = |text: String| match literal {
         true => format!("{{{}+}}\r\n{text}", text.len()),
@@ -361,7 +361,7 @@ fn long(name: &str, location: usize, acl: usize, literal: bool) -> String {
 }
 
 #[test]
-fn record_that_is_too_long_does_not_keep_the_others_away() {
+fn oversized_record_does_not_block_the_others() {
     let (normal, line) = (long("user.z", 3, 3, true), 30_000);
     for (record, is_told) in [
         (long("user.a", MAX_LOCATION + 1, 3, true), true),
@@ -406,7 +406,7 @@ fn record_that_is_too_long_does_not_keep_the_others_away() {
 }
 
 #[test]
-fn list_without_an_end_is_given_up() {
+fn endless_list_is_a_failure() {
     let record = mailbox("U1", "user.jane", "be1!default", "");
     let limit = Limit { names: 100, bytes: 1 << 20 };
     let mut limited = stream().limited(limit);
@@ -419,14 +419,14 @@ fn list_without_an_end_is_given_up() {
     let failure = all(&mut limited).1.unwrap();
     assert_eq!(failure, Failure::TooLong { what: "names", limit: 100 });
     assert!(failure.to_string().contains("max-names"));
-    // One that is never whole.
+    // A record that is never complete.
     endless.receive(b"U1 MAILBOX user.jane {60000000+}\r\n", at(0.));
     let failure = (0..100).find_map(|_| {
         endless.receive(&[b'x'; 65_536], at(0.));
         all(&mut endless).1
     });
     assert_eq!(failure, Some(Failure::TooLong { what: "bytes", limit: 1 << 20 }));
-    // What comes after the list has no such limit.
+    // The limit does not apply after the list.
     let mut listed = stream().limited(limit);
     listed.receive(b"U1 OK \"x\"\r\n", at(0.));
     for _ in 0..200 {
@@ -436,14 +436,14 @@ fn list_without_an_end_is_given_up() {
 }
 
 #[test]
-fn limit_of_a_list_grows_with_the_present_one() {
+fn list_limit_grows_with_the_present_list() {
     assert_eq!(Limit::by_present(0).names, 10_000_000);
     assert_eq!(Limit::by_present(3_000_000).names, 30_000_000);
     assert_eq!(Limit::of_names(u64::MAX).bytes, u64::MAX);
 }
 
 #[test]
-fn what_is_no_record_is_a_failure_and_not_a_guess() {
+fn invalid_record_is_a_failure() {
     for said in [
         "U1 MAILBOX\r\n",
         "U1 MAILBOX user.a\r\n",
@@ -473,7 +473,7 @@ fn what_is_no_record_is_a_failure_and_not_a_guess() {
 }
 
 #[test]
-fn a_word_of_the_length_of_another_takes_no_mailbox_away_and_ends_nothing_well() {
+fn unknown_word_of_known_length_is_a_failure() {
     for said in [
         "U1 REMOVE user.jane\r\n",
         "U1 RENAMED user.jane be1!default\r\n",
@@ -488,7 +488,7 @@ fn a_word_of_the_length_of_another_takes_no_mailbox_away_and_ends_nothing_well()
 }
 
 #[test]
-fn news_that_nobody_asked_for_is_passed_over() {
+fn unsolicited_notices_are_skipped() {
     let said =
         "* CAPABILITY \"X\"\r\n+ go ahead\r\n\r\n* OK \"still here\"\r\n* OK {2+}\r\n\r\n\r\n";
     let record = mailbox("U1", "user.jane", "be1!default", "");
@@ -498,7 +498,7 @@ fn news_that_nobody_asked_for_is_passed_over() {
     );
 }
 
-/// How a test sends a string, and what that is on the wire.
+/// Encodes a string in one of the forms of the wire. Returns the string with its encoding.
 fn encoded(string: &[u8], how: u8) -> Vec<u8> {
     let atom = !string.is_empty() && string.iter().all(u8::is_ascii_graphic);
     match how {
@@ -526,7 +526,7 @@ fn any_name() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn what_is_sent_comes_back_however_it_is_written_and_cut(
+    fn any_encoding_is_read_back_at_every_split(
         records in prop::collection::vec(
             (any_name(), "[!-~&&[^!]]{1,20}", "[!-~]{0,12}", prop::bool::ANY, 0u8..4, 0u8..4, 0u8..4),
             0..12,
@@ -553,7 +553,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_mean_the_same_however_they_are_cut(
+    fn any_bytes_are_read_alike_at_every_split(
         parts in prop::collection::vec(
             prop_oneof![
                 Just(b"U1 MAILBOX ".to_vec()),

@@ -1,4 +1,4 @@
-//! Bytes as MTAs send them, and as nobody should.
+//! Packets as MTAs send them, and invalid ones.
 
 use super::*;
 use proptest::prelude::*;
@@ -11,10 +11,10 @@ fn packets(packets: &[(u8, &[u8])]) -> Vec<u8> {
     out
 }
 
-/// What Postfix 3.7.11 offers: version 6, actions 0x1ff, steps 0x1fffff.
+/// Offer of Postfix 3.7.11: version 6, actions 0x1ff, steps 0x1fffff.
 const OFFER: &[u8] = b"\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff";
 
-/// The commands in words, and what ended it.
+/// Returns the commands as text, and the error that ended the stream.
 fn decode<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) -> (Vec<String>, Option<BadPacket>, bool) {
@@ -40,7 +40,7 @@ fn decode<'a>(
 }
 
 #[test]
-fn a_session_of_postfix_is_the_same_however_it_is_split() {
+fn postfix_session_is_the_same_at_every_split() {
     let stream = packets(&[
         (b'O', OFFER),
         (b'D', b"Ri\x004B1\0{rcpt_addr}\0joe+ext@example.org\0"),
@@ -82,7 +82,7 @@ fn a_session_of_postfix_is_the_same_however_it_is_split() {
 }
 
 #[test]
-fn every_other_command_is_survived_also_with_all_the_data_it_may_have() {
+fn other_commands_pass_with_maximum_data() {
     let large = vec![b'x'; PACKET_LIMIT - 1];
     for (command, answered) in [
         (b'C', true),
@@ -111,7 +111,7 @@ fn every_other_command_is_survived_also_with_all_the_data_it_may_have() {
 }
 
 #[test]
-fn a_client_that_is_gone_within_a_packet_is_not_taken_for_one_that_has_finished() {
+fn end_within_a_packet_is_not_a_clean_end() {
     let before = packets(&[(b'O', OFFER)]);
     for packet in [(b'R', &b"<a@b>\0"[..]), (b'B', &b"Dear Jane"[..]), (b'D', &b"R"[..])] {
         let stream = packets(&[(b'O', OFFER), packet]);
@@ -123,7 +123,7 @@ fn a_client_that_is_gone_within_a_packet_is_not_taken_for_one_that_has_finished(
 }
 
 #[test]
-fn the_oldest_version_that_is_understood_is_not_turned_away() {
+fn oldest_supported_version_is_accepted() {
     // Sendmail 8.12.
     let stream = packets(&[(b'O', b"\0\0\0\x02\0\0\0\0\0\0\0\x7f"), (b'R', b"<a@b>\0")]);
     let (commands, error, _) = decode([stream.as_slice()]);
@@ -132,10 +132,10 @@ fn the_oldest_version_that_is_understood_is_not_turned_away() {
 }
 
 #[test]
-fn only_rcpt_is_asked_for_and_only_what_was_offered() {
+fn only_offered_steps_are_left_out() {
     for (version, offered, answer) in [
         (6, 0x001f_ffff, b"\0\0\0\x0dO\0\0\0\x06\0\0\0\0\0\0\x03\x76"),
-        // A newer one.
+        // A newer version.
         (9, u32::MAX, b"\0\0\0\x0dO\0\0\0\x06\0\0\0\0\0\0\x03\x76"),
         // Sendmail 8.12: no NOUNKNOWN, no NODATA.
         (2, 0x7f, b"\0\0\0\x0dO\0\0\0\x02\0\0\0\0\0\0\x00\x76"),
@@ -148,7 +148,7 @@ fn only_rcpt_is_asked_for_and_only_what_was_offered() {
 }
 
 #[test]
-fn answers_are_the_bytes_mtas_read_with_every_percent_sign_doubled() {
+fn answers_have_every_percent_sign_doubled() {
     for (answer, bytes) in [
         (RcptVerdict::Pass, &b"\0\0\0\x01c"[..]),
         (RcptVerdict::Reject("5.1.1 User unknown"), b"\0\0\0\x18y550 5.1.1 User unknown\0"),
@@ -161,7 +161,7 @@ fn answers_are_the_bytes_mtas_read_with_every_percent_sign_doubled() {
 }
 
 #[test]
-fn what_is_no_packet_ends_the_stream_before_anything_is_kept_for_it() {
+fn invalid_packet_ends_the_stream_before_it_is_stored() {
     let offer = packets(&[(b'O', OFFER)]);
     let after = |bytes: &[u8]| [&offer, bytes].concat();
     for (stream, error) in [
@@ -186,7 +186,7 @@ fn what_is_no_packet_ends_the_stream_before_anything_is_kept_for_it() {
 }
 
 #[test]
-fn recipient_above_the_limit_is_let_pass_and_the_stream_goes_on() {
+fn oversized_recipient_passes_and_the_stream_continues() {
     let long = [b"<", &vec![b'x'; 24_000][..], b"@example.org>\0"].concat();
     let stream = packets(&[(b'O', OFFER), (b'R', &long), (b'R', b"<a@b>\0")]);
     for piece in [stream.len(), 4096, 1] {
@@ -208,7 +208,7 @@ fn recipient_above_the_limit_is_let_pass_and_the_stream_goes_on() {
 
 proptest! {
     #[test]
-    fn no_bytes_mean_something_else_when_they_come_in_pieces(
+    fn any_bytes_are_read_alike_at_every_split(
         parts in prop::collection::vec(
             prop_oneof![
                 3 => (0u8..20, prop::collection::vec(any::<u8>(), 0..9)).prop_map(|(at, data)| {
@@ -226,9 +226,9 @@ proptest! {
     }
 }
 
-/// As Postfix 3.7.11 sends them: of sendmail(1), and of clients of smtpd.
+/// Recorded from Postfix 3.7.11: sendmail(1), and clients of smtpd.
 #[test]
-fn connection_that_postfix_pretends_is_told_from_a_client() {
+fn connection_of_postfix_itself_differs_from_a_client() {
     for (data, submitted) in [
         (&b"localhost\x004\0\x00127.0.0.1\0"[..], true),
         (b"localhost\x006\0\0IPv6:::1\0", true),
