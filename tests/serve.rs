@@ -1,4 +1,4 @@
-//! The daemon as mail servers and postmasters meet it: the real program, over its socket.
+//! The daemon as mail servers and postmasters see it: the real program, over its socket.
 
 mod common;
 
@@ -74,7 +74,7 @@ fn torn_emptied_or_missing_list_defers_and_recovers() {
     let list = site.path("mailboxes.db");
     let mut client = daemon.connect();
     let mut deferred = |what: &str| {
-        // A record found a moment ago may still be believed for a moment; what is not there never.
+        // A recently found record may stay cached for a short time; a miss is never believed.
         for recipient in ["nobody@example.org", "dave@example.org"] {
             let answer = client.ask("lmtp", recipient);
             let kept = recipient.starts_with("dave") && answer.starts_with("OK lmtp:");
@@ -119,8 +119,8 @@ fn without_mupdate_server_misses_in_a_murder_are_deferred() {
     assert!(status.contains("no MUPDATE server is configured"), "{status}");
 }
 
-/// What is known once must be answered whenever the list is whole, at once, and what is not in it never
-/// counts as unknown on the word of half a list.
+/// Known recipients are answered at once whenever the list is complete. A truncated list makes
+/// no recipient unknown.
 #[test]
 fn list_cut_and_restored_in_place_is_used_when_complete() {
     for engine in ["twoskip", "twom", "skiplist", "flat"] {
@@ -143,11 +143,11 @@ fn list_cut_and_restored_in_place_is_used_when_complete() {
                     }
                 });
             }
-            // Ends the others if this one fails.
+            // Ends the other threads if this one fails.
             let _ended = Ended(&stop);
             let mut client = daemon.connect();
             for round in 0..30 {
-                // As cp does it: emptied, then written from the beginning on.
+                // As cp does: truncated, then written from the beginning.
                 let mut file = fs::File::create(&path).unwrap();
                 let cut = whole.len() / 2 * (round % 7) / 7;
                 file.write_all(&whole[..cut]).unwrap();
@@ -166,7 +166,7 @@ fn list_cut_and_restored_in_place_is_used_when_complete() {
     }
 }
 
-/// Sets a flag when it goes.
+/// Sets a flag on drop.
 struct Ended<'a>(&'a AtomicBool);
 
 impl Drop for Ended<'_> {
@@ -266,7 +266,7 @@ fn invalid_configuration_is_logged_and_the_old_one_kept() {
     assert_eq!(client.ask("lmtp", "jane@example.org"), "OK lmtp:inet:be1.example.org:24");
 }
 
-/// With one descriptor for each connection that nobody uses.
+/// Opens one idle connection for each descriptor.
 #[test]
 fn idle_connections_leave_descriptors_for_lookups() {
     let site = Site::new();
@@ -284,7 +284,7 @@ fn idle_connections_leave_descriptors_for_lookups() {
             assert_eq!(daemon.ask("host", "jane@example.org"), "OK be1.example.org");
         }
     }
-    // The list is looked at anew.
+    // The list is checked again.
     fs::copy(LIST, site.path("new.db")).unwrap();
     fs::rename(site.path("new.db"), site.path("mailboxes.db")).unwrap();
     for client in [&mut early, &mut daemon.connect()] {
@@ -311,7 +311,7 @@ fn connection_limit_above_the_system_limit_is_logged() {
     assert!(told.iter().any(|line| line.contains(says)), "{told:?}");
 }
 
-/// Opened as any file, a FIFO waits for a writer for ever, and `/dev/zero` has no end.
+/// With a plain open, a FIFO waits for a writer forever, and `/dev/zero` has no end.
 #[test]
 fn reload_with_a_fifo_or_device_keeps_the_old_configuration() {
     let site = Site::new();
@@ -337,18 +337,18 @@ fn reload_with_a_fifo_or_device_keeps_the_old_configuration() {
                 false => mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap(),
             }
             if name == "ca.pem" {
-                // It is read only where TLS is set up anew.
+                // It is read only where TLS is set up again.
                 site.config(&format!("{mupdate}tls-name = \"x\"\n"));
             }
             daemon.signal(Signal::SIGHUP);
             let told = daemon.wait_for("configuration not reloaded");
-            // The rights of /dev/zero are not those of a password either.
+            // Nor are the permissions of /dev/zero those of a password file.
             let what = if zero { "a device" } else { "a FIFO" };
             let named =
                 told.contains(name) && told.contains(&format!("is {what}, not a regular file"));
             assert!(named, "{told}");
             assert_eq!(daemon.ask("host", "jane@example.org"), "OK be1.example.org");
-            // A command is not held up either.
+            // Nor does a command hang.
             let check = site.run("check", &[]);
             assert_eq!(check.status.code(), Some(78), "{name}: {check:?}");
             fs::remove_file(&path).unwrap();
@@ -434,7 +434,7 @@ fn reload_with_an_unusable_listener_changes_nothing() {
     assert_eq!(mode(), 0o600);
 }
 
-/// A mail server's question there would wait for as long as it has patience.
+/// A mail server's request to it would wait until the mail server's timeout.
 #[test]
 fn unused_socket_of_systemd_is_logged() {
     let site = Site::new();
@@ -459,7 +459,7 @@ fn stop_answers_requests_in_flight_and_removes_sockets() {
     let mut idle = daemon.connect();
     assert_eq!(idle.ask("host", "jane@example.org"), "OK be1.example.org");
     daemon.signal(Signal::SIGTERM);
-    // An idle connection is closed, not left to hang.
+    // An idle connection is closed, so the client does not hang.
     let mut rest = Vec::new();
     idle.0.read_to_end(&mut rest).unwrap();
     assert!(rest.is_empty());
@@ -534,7 +534,7 @@ fn unreadable_and_recovered_lists_are_logged() {
         assert_eq!(state(&daemon), "file");
     }
 
-    // Somewhere in it: the header is whole.
+    // Within the records: the header stays intact.
     let mut torn = whole.clone();
     let at = whole.len() - 300;
     torn[at..].fill(0);

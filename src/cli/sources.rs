@@ -1,4 +1,4 @@
-//! What a command that is over in a moment answers from: the same sources as the daemon's.
+//! Sources of a short command: equal to the daemon's.
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -12,7 +12,7 @@ use crate::routing::maps::is_in_any_case;
 use crate::routing::route::Route;
 use crate::routing::router::Explain;
 
-/// A resolver, and who is asked for a name, with a runtime to ask in.
+/// A resolver and the authority that confirms names, with a runtime.
 pub(super) struct Sources {
     pub(super) resolver: Resolver,
     confirmer: Confirmer,
@@ -38,7 +38,7 @@ impl Sources {
         Ok(Self { resolver, confirmer, runtime })
     }
 
-    /// Decides for this map, and waits as long as it takes: some seconds at worst.
+    /// Decides for this map, without limiting confirmations: takes some seconds at most.
     pub(super) fn route(&self, map: &str, recipient: &[u8], explain: Explain<'_>) -> Route {
         let evidence = self.resolver.evidence(self.confirmer.key_generation()).ask_again();
         let evidence = if is_in_any_case(map) { evidence.folded() } else { evidence };

@@ -1,4 +1,4 @@
-//! From a request to its reply: the daemon's side of the [`Resolver`].
+//! Turns requests into replies: the daemon's side of the [`Resolver`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -28,7 +28,7 @@ use crate::routing::route::{Cause, Decision, Route};
 use crate::wire::rcpt::RcptVerdict;
 use crate::wire::socketmap::Reply;
 
-/// Answers requests from a resolver that can be exchanged while it does.
+/// Answers requests from a resolver that can be replaced at any time.
 pub struct Answerer {
     serving: ArcSwap<Serving>,
     trouble: RateLimit,
@@ -42,18 +42,18 @@ pub struct Answerer {
 struct Serving {
     resolver: Arc<Resolver>,
     confirmer: Confirmer,
-    /// Evidence before anything was confirmed.
+    /// Evidence before any confirmation.
     evidence: Evidence,
     /// Evidence for a recipient whose message is about to be delivered.
     evidence_now: Evidence,
     /// Evidence for a recipient that may have been folded to lower case.
     evidence_folded: Evidence,
-    /// How many looks may wait for locks or walk the list at a time. Strangers choose how many there
-    /// are to be, and each takes a thread of the pool that kicks need as well.
+    /// Limit of concurrent lookups that may wait for locks or walk the list. Remote clients choose
+    /// the number of such lookups, and each takes a thread of the pool that kicks need as well.
     looks: Arc<Semaphore>,
 }
 
-/// Somebody waits for an answer; dropped, nobody does any more.
+/// Marks that a request waits for its answer. Dropped when the request is cancelled.
 #[derive(Default)]
 struct Waiting(Arc<AtomicBool>);
 
@@ -63,8 +63,8 @@ impl Drop for Waiting {
     }
 }
 
-/// So many looks of the kind that is not over in a moment run at a time; the others queue, and those
-/// that reach their deadline there cost nothing.
+/// Maximum number of concurrent lookups that may take long. Others queue; those that reach
+/// their deadline in the queue cost nothing.
 const LOOKS: usize = 8;
 
 impl Serving {
@@ -86,8 +86,8 @@ impl Serving {
 }
 
 impl Answerer {
-    /// Answers from this resolver, and asks this master where that is how misses are confirmed. Must
-    /// be called within a tokio runtime.
+    /// Creates an answerer with this resolver, and with this master if it confirms misses. Must be
+    /// called within a tokio runtime.
     pub fn new(resolver: Resolver, master: Option<Arc<dyn Master>>) -> Self {
         let serving = Serving::new(resolver, master);
         Self {
@@ -101,7 +101,7 @@ impl Answerer {
         }
     }
 
-    /// What a look over the lists has found reserved or moving.
+    /// Records the names that a walk over the lists found reserved or moving.
     pub(super) fn found_waiting(&self, found: Vec<(MailboxName, State, Option<String>)>) {
         let now = self.started.elapsed();
         let serving = self.serving.load();
@@ -115,14 +115,14 @@ impl Answerer {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note that a name is reserved or moving. Not beside a replica: its stream tells how names go.
+    /// Records that a name is reserved or moving. Not with a replica: its stream reports deletions.
     fn saw_unsettled(&self, resolver: &Resolver, name: &MailboxName) {
         if without_stream(resolver) {
             self.unsettled().saw(name, self.started.elapsed(), resolver.accept_after);
         }
     }
 
-    /// Weighs a confirmation against what was seen of the name before.
+    /// Weighs a confirmation against the earlier states of the name.
     fn weigh(&self, resolver: &Resolver, name: &MailboxName, said: Confirmation) -> Confirmation {
         let is_listed = || !matches!(resolver.lists.now().lookup(name), Lookup::Absent);
         let (now, keep) = (self.started.elapsed(), resolver.accept_after);
@@ -134,7 +134,8 @@ impl Answerer {
         weighed.said
     }
 
-    /// The mailboxes that have been reserved or moving for so long, and for how long.
+    /// Returns the mailboxes that have been reserved or moving for at least this time, with the
+    /// actual times.
     pub(super) fn waiting(&self, at_least: Duration) -> Vec<(Stuck, Duration)> {
         let now = self.started.elapsed();
         let lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,12 +143,12 @@ impl Answerer {
         longer.map(|waiting| (waiting.clone(), now.saturating_sub(waiting.since))).collect()
     }
 
-    /// Counts these connections in its status. Once: what comes later has no effect.
+    /// Includes these connections in the status. Only the first call has an effect.
     pub fn count_connections(&self, connections: Arc<Connections>) {
         let _ = self.connections.set(connections);
     }
 
-    /// How things are, in JSON.
+    /// Returns the daemon's status in JSON.
     async fn status(&self, serving: &Arc<Serving>) -> Reply {
         let (serving, counted) = (Arc::clone(serving), self.counters.counted());
         let connections = self.connections.get().map_or(0, |connections| connections.count());
@@ -167,18 +168,18 @@ impl Answerer {
         }
     }
 
-    /// Answers from another resolver from now on; requests under way end with the old one.
+    /// Replaces the resolver. Requests in progress end with the old one.
     pub fn exchange(&self, resolver: Resolver, master: Option<Arc<dyn Master>>) {
         self.serving.store(Arc::new(Serving::new(resolver, master)));
     }
 
-    /// The resolver that answers now.
+    /// Returns the current resolver.
     pub fn resolver(&self) -> Arc<Resolver> {
         Arc::clone(&self.serving.load().resolver)
     }
 
     fn reply(&self, resolver: &Resolver, map: &str, key: &[u8], route: &Route) -> Reply {
-        // A key that is not UTF-8 is foreign, so nothing of it comes back.
+        // A key that is not UTF-8 is foreign, so no part of it is in the answer.
         let key = String::from_utf8_lossy(key);
         self.decided(map, &key, route);
         match resolver.maps.get(map) {
@@ -209,7 +210,7 @@ impl Responder for Answerer {
     fn at_once(&self, map: &str, key: &[u8]) -> Option<Reply> {
         let serving = self.serving.load();
         match serving.resolver.step_now(&Inquiry::new(key, serving.evidence(map))) {
-            // Asked here, where it costs the answers to mail servers nothing.
+            // Asked here, where it does not delay the answers to mail servers.
             Step::Done(Route { decision: Decision::Foreign, .. }) if map == STATUS_MAP => None,
             Step::Done(route) => Some(self.reply(&serving.resolver, map, key, &route)),
             Step::Ask(_) | Step::WouldBlock => None,
@@ -280,14 +281,15 @@ impl Serving {
         }
     }
 
-    /// Steps where waiting for a lock holds up no worker of the runtime. `None` after a panic in it.
+    /// Takes a step where waiting for a lock blocks no worker of the runtime. `None` after a panic
+    /// in it.
     async fn step_blocking(&self, inquiry: Inquiry<'static>) -> Option<(Inquiry<'static>, Step)> {
         let waiting = Waiting::default();
         let given_up = Arc::clone(&waiting.0);
         let resolver = Arc::clone(&self.resolver);
         let place = Arc::clone(&self.looks).acquire_owned().await.ok()?;
         let look = move || {
-            // Kept until the look is over, also if nobody waits for it any more.
+            // Kept until the lookup ends, even if the request is cancelled.
             let _place = place;
             let step = resolver.step_until(&inquiry, &given_up);
             (inquiry, step)
@@ -296,7 +298,7 @@ impl Serving {
     }
 }
 
-/// Whether no list has a stream that tells how names go.
+/// Whether no list has a stream that reports deletions.
 fn without_stream(resolver: &Resolver) -> bool {
     !resolver.lists.sources().iter().any(|source| matches!(source, Source::Replica(_)))
 }

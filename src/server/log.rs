@@ -36,8 +36,8 @@ pub fn init(level: LevelFilter) {
         let text = format!("{lost} log lines lost: they could not be written, or not fast enough");
         line(journal, Level::WARN, &text)
     };
-    // Without a copy of the descriptor or a thread there is no log, but the daemon answers. The same
-    // shortage soon keeps it from starting.
+    // Without a copy of the descriptor or a thread there is no log, but the daemon answers. Such a
+    // shortage soon prevents a start anyway.
     if let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() {
         let _ = queue.write_to(File::from(stderr), lost_line);
     }

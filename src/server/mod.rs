@@ -109,9 +109,9 @@ impl Default for Limits {
 
 /// Listeners and connections.
 ///
-/// Needs a tokio runtime, to accept and to time the answers that have to be waited for. One of a
-/// single thread is enough (`new_current_thread`), as long as its main task waits and does not
-/// block: each connection has a thread of its own, and answers there.
+/// Needs a tokio runtime, for accepting and for the deadlines of answers that have to wait. A
+/// single-threaded one is enough (`new_current_thread`), as long as its main task waits and
+/// does not block: each connection has a thread of its own, and answers there.
 ///
 /// Dropping it ends everything without waiting; use [`Server::shutdown`] to let answers in flight reach
 /// their mail servers.
@@ -209,10 +209,10 @@ impl<R: Responder> Server<R> {
         Ok(opened)
     }
 
-    /// Serves at the opened sockets, and closes those that are not wanted. A directory may have changed
-    /// since the sockets were opened, and some paths cannot be taken in a directory of ours: a file
-    /// system may be mounted on the name, or another user may own the file (a sticky directory). Then
-    /// the sockets placed before give their paths back.
+    /// Serves at the opened sockets, and closes those that are not wanted. A directory may have
+    /// changed since the sockets were opened, and some paths cannot be replaced even in a directory
+    /// of ours: a file system may be mounted on the name, or another user may own the file (a
+    /// sticky directory). Then the sockets placed before give their paths back.
     async fn take_over(
         &mut self,
         wanted: &[&Listen],
@@ -225,9 +225,9 @@ impl<R: Responder> Server<R> {
                 Err(why) => return Err(ListenError { endpoint: listen.endpoint, why }),
             }
         }
-        // From here on nothing fails.
+        // From here on no step can fail.
         let start = |(listen, sockets): (Listen, Vec<Socket<PlacedSocket>>)| {
-            // The replacement of a socket goes on counting its connections.
+            // The replacement of a socket continues to count its connections.
             let same = |(open, _): &&(Listen, _)| open.endpoint == listen.endpoint;
             let old = self.open.iter().find(same).and_then(|(_, listeners)| listeners.first());
             let limit = old.map(|listener| Arc::clone(&listener.limit));
@@ -261,12 +261,12 @@ impl<R: Responder> Server<R> {
         Ok(())
     }
 
-    /// The open connections, for the status.
+    /// Returns the open connections, for the status.
     pub fn connections(&self) -> Arc<Connections> {
         Arc::clone(&self.shared.connections)
     }
 
-    /// The endpoints of all listeners, for TCP with the actual address and port.
+    /// Returns the endpoints of all listeners, for TCP with the actual address and port.
     pub fn endpoints(&self) -> Vec<Endpoint> {
         let endpoints = self.open.iter().flat_map(|(listen, listeners)| {
             listeners.iter().map(|listener| match listener.address {

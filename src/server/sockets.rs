@@ -25,7 +25,7 @@ use crate::model::shown::Shown;
 use crate::os::accounts;
 use crate::wire::endpoint::{DEFAULT_MODE, Endpoint, ListenOptions};
 
-/// Why an endpoint could not be opened.
+/// Reason why an endpoint could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen at {endpoint}: {why}")]
 pub struct ListenError {
@@ -44,7 +44,7 @@ pub(super) enum Socket<File> {
 }
 
 impl Socket<NewSocket> {
-    /// Puts the socket at its path, where clients find it.
+    /// Puts the socket at its path, where clients can connect.
     pub(super) fn place(self) -> Result<Socket<PlacedSocket>, String> {
         Ok(match self {
             Socket::Unix(listener, file) => {
@@ -87,7 +87,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// Whether both endpoints are the same one: a directory may have two names, as /run and /var/run.
+/// Whether both endpoints are equal: a directory may have two names, as /run and /var/run.
 pub(super) fn same_place(one: &Endpoint, other: &Endpoint) -> bool {
     one == other
         || match (one, other) {
@@ -100,9 +100,9 @@ pub(super) fn same_place(one: &Endpoint, other: &Endpoint) -> bool {
         }
 }
 
-/// The sockets that this process already has.
+/// Sockets that this process already has.
 pub(super) struct OwnSockets<'a> {
-    /// In the file system. They may be replaced although they answer.
+    /// In the file system. They may be replaced even if they answer.
     pub(super) files: Vec<&'a SocketFile>,
     /// TCP ports, of any address.
     pub(super) ports: Vec<u16>,
@@ -191,7 +191,7 @@ pub(super) struct NewSocket {
 }
 
 impl NewSocket {
-    /// Puts the socket at its path, where clients find it.
+    /// Puts the socket at its path, where clients can connect.
     pub(super) fn place(self) -> Result<PlacedSocket, String> {
         let Self { path, staging, replaces_ours } = self;
         let unplaced = staging.socket();
@@ -207,8 +207,8 @@ impl NewSocket {
     }
 }
 
-/// A socket at its path, while others may still fail. On drop the path is given back to the socket of
-/// ours that was there.
+/// A socket at its path, while others may still fail. On drop the path is given back to our
+/// former socket there.
 pub(super) struct PlacedSocket {
     /// Taken by [`PlacedSocket::keep`].
     file: Option<SocketFile>,
@@ -217,7 +217,7 @@ pub(super) struct PlacedSocket {
 }
 
 impl PlacedSocket {
-    /// Keeps the socket; the former one has lost its path for good.
+    /// Keeps the socket; the former one has lost its path permanently.
     pub(super) fn keep(mut self) -> Option<SocketFile> {
         self.file.take()
     }
@@ -301,7 +301,7 @@ impl StagingDirectory {
 
 impl Drop for StagingDirectory {
     fn drop(&mut self) {
-        // The socket is there only after a failure.
+        // The socket exists only after a failure.
         let _ = fs::remove_file(self.socket());
         let _ = fs::remove_file(self.former());
         let _ = fs::remove_dir(&self.path);
@@ -381,7 +381,7 @@ impl SystemdSockets {
         Ok(SystemdSockets(inherited))
     }
 
-    /// The names of the sockets.
+    /// Returns the names of the sockets.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
@@ -395,7 +395,7 @@ impl SystemdSockets {
         self.0.values().flatten().any(at)
     }
 
-    /// The name of the socket that systemd opened at this path.
+    /// Returns the name of the socket that systemd opened at this path.
     fn name_at(&self, path: &Path) -> Option<&str> {
         let at_path = |fd: &OwnedFd| {
             getsockname::<UnixAddr>(fd.as_raw_fd()).is_ok_and(|name| name.path() == Some(path))
@@ -404,7 +404,7 @@ impl SystemdSockets {
         found.map(|(name, _)| name.as_str())
     }
 
-    /// Duplicates of the sockets of a name, so that a reload can close and open the endpoint again.
+    /// Duplicates the sockets of a name, so that a reload can close and open the endpoint again.
     fn sockets(&self, name: &str) -> Result<Vec<Socket<NewSocket>>, String> {
         let fds = self.0.get(name).ok_or_else(|| {
             let mut names: Vec<_> = self.names().collect();
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_in_the_place_of_a_staging_is_left_alone() {
+    fn file_in_place_of_a_staging_directory_is_kept() {
         let around = tempfile::tempdir().unwrap();
         let victim = victim(around.path());
         let staging = StagingDirectory::new(around.path()).unwrap();
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_not_ours_alone_is_no_staging() {
+    fn directory_open_to_others_is_not_used_for_staging() {
         let around = tempfile::tempdir().unwrap();
         let victim = victim(around.path());
         let link = around.path().join("link");

@@ -1,4 +1,4 @@
-//! The server as mail servers meet it: bytes in, bytes out, over real sockets.
+//! The server as mail servers see it: bytes in, bytes out, over real sockets.
 
 mod connections;
 mod protocols;
@@ -28,7 +28,7 @@ use crate::wire::netstring::Decoder;
 use crate::wire::protocol::Protocols;
 use crate::wire::socketmap::{REPLY_LIMIT, Request};
 
-/// Answers by map: what the tests need of a router.
+/// A responder that selects its answer by the map.
 #[derive(Default)]
 struct Toy {
     asked: AtomicUsize,
@@ -67,7 +67,7 @@ impl Responder for Toy {
         Reply::Ok(format!("{map} {}", String::from_utf8_lossy(key)))
     }
 
-    /// By the domain of the recipient: `no`, or one of the maps above.
+    /// Selects by the domain of the recipient: `no`, or one of the maps above.
     fn rcpt_at_once(&self, recipient: &[u8]) -> Option<RcptVerdict> {
         match domain(recipient) {
             "no" => Some(RcptVerdict::Reject("5.1.1 100% unknown")),
@@ -96,7 +96,7 @@ fn ok(data: &str) -> Reply {
     Reply::Ok(data.to_owned())
 }
 
-/// The next reply; `None` at the end of the stream.
+/// Reads the next reply; `None` at the end of the stream.
 async fn reply(stream: &mut (impl AsyncRead + Unpin), frames: &mut Decoder) -> Option<Reply> {
     loop {
         if let Some(frame) = frames.next_frame() {
@@ -113,7 +113,7 @@ async fn reply(stream: &mut (impl AsyncRead + Unpin), frames: &mut Decoder) -> O
     }
 }
 
-/// Asks as Postfix does: one request, one reply.
+/// Sends requests as Postfix does: one request, one reply.
 async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), map: &str, key: &str) -> Reply {
     stream.write_all(&request(map, key)).await.unwrap();
     let mut frames = Decoder::new(REPLY_LIMIT);
@@ -122,7 +122,7 @@ async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), map: &str, key:
     reply
 }
 
-/// Everything the server sends until it closes.
+/// Reads everything until the server closes.
 async fn replies(stream: &mut (impl AsyncRead + Unpin)) -> Vec<Reply> {
     let mut frames = Decoder::new(REPLY_LIMIT);
     let mut all = Vec::new();
@@ -157,19 +157,19 @@ fn session_for(limits: Limits, protocols: Protocols) -> TestSession {
 }
 
 impl TestSession {
-    /// Until the connection's thread is done.
+    /// Waits for the end of the connection's thread.
     async fn end(&self) {
         self.stop.closed().await;
     }
 
-    /// As the server does it.
+    /// As the server does.
     fn stop(&self) {
         self.stop.send_replace(true);
         self.shared.connections.end_input();
     }
 }
 
-/// A limit that a test means to reach.
+/// A limit that a test is meant to reach.
 const SHORT: Duration = Duration::from_millis(50);
 
 /// A server on these unix sockets.
@@ -204,8 +204,8 @@ fn names(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
-/// Runs one test of this file again in a child, under `sh -c script`, with `$0` as the program and
-/// `$@` as its arguments. Tells whether we are that child.
+/// Runs one test of this file again in a child, under `sh -c script`, with `$0` as the program
+/// and `$@` as its arguments. Returns whether this process is that child.
 fn in_child(name: &str, script: &str, stdin: Stdio) -> Option<std::process::Child> {
     const CHILD: &str = "MURDER_ROUTE_TEST_CHILD";
     if std::env::var_os(CHILD).is_some() {

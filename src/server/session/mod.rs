@@ -151,7 +151,7 @@ impl<R: Responder> Session<'_, R> {
         }
         let mut progress = protocol.feed(self, beginning, &mut out)?;
         loop {
-            // Answers without a decision are in there.
+            // `out` includes answers without a decision.
             if !out.is_empty() {
                 self.has_asked();
             }
@@ -222,7 +222,7 @@ impl<R: Responder> Session<'_, R> {
         })
     }
 
-    /// Verdict on a recipient.
+    /// Returns the verdict on a recipient.
     fn at_rcpt(&self, typed: &[u8], out: &mut Vec<u8>) -> io::Result<RcptVerdict> {
         let recipient = &*rewritten(typed);
         let at_once = || self.responder.rcpt_at_once(recipient);
@@ -294,7 +294,7 @@ impl<R: Responder> Session<'_, R> {
         tracing::debug!("{}: closed within a request", self.stream.peer());
     }
 
-    /// Logs why the connection ended.
+    /// Logs the reason for the end of the connection.
     fn lost(&self, error: &io::Error) {
         let peer = self.stream.peer();
         if error.kind() == io::ErrorKind::WouldBlock {

@@ -11,7 +11,7 @@ async fn idle_connection_stays_open() {
     server.reconcile(&[unix(&path)]).await.unwrap();
     let mut stream = UnixStream::connect(&path).await.unwrap();
     assert_eq!(ask(&mut stream, "echo", "1").await, ok("1"));
-    // Idle for much longer than any limit there is.
+    // Idle for much longer than any limit.
     sleep(SHORT * 6).await;
     assert_eq!(ask(&mut stream, "echo", "2").await, ok("2"));
 }
@@ -29,7 +29,7 @@ async fn connections_beyond_the_limit_wait_and_do_not_fail() {
     assert_eq!(ask(&mut second, "echo", "2").await, ok("2"));
     let mut third = UnixStream::connect(&path).await.unwrap();
     third.write_all(&request("echo", "3")).await.unwrap();
-    // The server had every chance to answer: it served another client after the third had asked.
+    // The server had time to answer: it served another client after the third had asked.
     assert_eq!(ask(&mut first, "echo", "1").await, ok("1"));
     let mut byte = [0];
     let pending = std::future::poll_fn(|context| {
@@ -52,25 +52,25 @@ async fn connections_without_request_are_evicted_when_full() {
     let mut idle = Vec::new();
     for n in 0..20 {
         idle.push(UnixStream::connect(&path).await.unwrap());
-        // A byte is no request.
+        // A byte is not a request.
         idle[n].write_all(b"1").await.unwrap();
         assert!(asks(&path).await, "{n}");
     }
     assert_eq!(ask(&mut asked, "echo", "2").await, ok("2"), "who asked keeps the connection");
-    // The oldest were closed, without a word.
+    // The oldest connections were closed without an answer.
     assert_eq!(replies(&mut idle[0]).await, []);
     while server.connections().count() > 4 {
         yield_now().await;
     }
 }
 
-/// In the queues of sockets that a reload replaces and removes, and of a server that ends.
+/// Covers the queues of sockets that a reload replaces or removes, and of a server that ends.
 #[tokio::test]
 async fn clients_in_the_queue_of_a_closed_socket_are_answered() {
     let dir = tempfile::tempdir().unwrap();
     let [kept, gone] = ["kept", "gone"].map(|name| dir.path().join(name));
     let mut server = server(&[&kept, &gone]).await;
-    // Nobody accepts before this task waits for something.
+    // No connection is accepted before this task waits.
     let queue = |path: &Path| -> Vec<_> {
         let connect = |n: usize| {
             let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
@@ -106,7 +106,7 @@ async fn connection_limit_fits_descriptors_and_sockets() {
     assert_eq!(limit(&server), 506);
     server.reconcile(&[unix(&one), unix(&two)]).await.unwrap();
     assert_eq!(limit(&server), 250);
-    // A socket that is replaced goes on counting its connections.
+    // A replaced socket continues to count its connections.
     let mut living = UnixStream::connect(&one).await.unwrap();
     assert_eq!(ask(&mut living, "echo", "1").await, ok("1"));
     let slots = Arc::clone(&server.open[0].1[0].limit);
@@ -127,7 +127,7 @@ async fn tcp_client_sending_garbage_still_reads_the_error() {
     stream.write_all(&[b'x'; 200_000]).await.unwrap();
     let replies = replies(&mut stream).await;
     assert!(matches!(&replies[..], [Reply::Temp(why)] if why.contains("0x78")), "{replies:?}");
-    // Rights mean nothing here: a reload that changes them must not bind the port again.
+    // Permissions have no meaning here: a reload that changes them must not bind the port again.
     let listen =
         Listen { options: ListenOptions { mode: Some(0), ..Default::default() }, ..listen };
     let before = server.endpoints();
@@ -140,7 +140,7 @@ async fn tcp_client_sending_garbage_still_reads_the_error() {
 #[test]
 fn listener_survives_running_out_of_descriptors() {
     let name = "connections::listener_survives_running_out_of_descriptors";
-    // The limit is the process's: other tests must not run into it.
+    // The limit applies to the whole process: other tests must not reach it.
     if let Some(child) = in_child(name, "ulimit -n 64; exec \"$0\" \"$@\"", Stdio::null()) {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -160,7 +160,7 @@ fn listener_survives_running_out_of_descriptors() {
             }
         };
         assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
-        // Only now does the listener's task run: this client is in the queue and none can be
+        // The listener's task runs only now: this client is in the queue, and no connection can be
         // accepted.
         sleep(Duration::from_millis(250)).await;
         hoard.clear();

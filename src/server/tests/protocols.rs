@@ -1,11 +1,11 @@
-//! All protocols at one endpoint: what each is told, and that none disturbs another.
+//! All protocols at one endpoint: the answers of each, and that no connection disturbs another.
 
 use std::time::SystemTime;
 
 use super::*;
 use crate::wire::protocol::Protocol;
 
-/// A question at RCPT in the words of Postfix' policy delegation.
+/// A request at RCPT in Postfix' policy delegation protocol.
 fn policy(recipient: &str) -> Vec<u8> {
     let text = format!(
         "request=smtpd_access_policy\nprotocol_state=RCPT\nsender=a=b@c\nrecipient={recipient}\n\n"
@@ -25,11 +25,11 @@ fn milter(packets: &[(u8, &[u8])]) -> Vec<u8> {
     bytes
 }
 
-/// What Postfix 3.7 offers, and what it is answered.
+/// The options that Postfix 3.7 offers, and the answer.
 const OFFER: (u8, &[u8]) = (b'O', b"\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff");
 const OFFERED: (u8, &[u8]) = (b'O', b"\0\0\0\x06\0\0\0\0\0\0\x03\x76");
 
-/// A exchange in each protocol, and all that must be answered to it.
+/// An exchange in each protocol, with the complete expected answer.
 fn exchanges() -> [(Protocol, Vec<u8>, Vec<u8>); 4] {
     let policy_said = "action=550 5.1.1 100% unknown\n\naction=DEFER_IF_PERMIT 4.3.0 Later\n\n\
                        action=DUNNO\n\naction=DUNNO\n\n";
@@ -75,17 +75,17 @@ fn exchanges() -> [(Protocol, Vec<u8>, Vec<u8>); 4] {
     ]
 }
 
-/// Reads as much as must come.
+/// Reads the expected number of bytes.
 async fn expect(stream: &mut (impl AsyncRead + Unpin), expected: &[u8], what: &str) {
     let mut said = vec![0; expected.len()];
     stream.read_exact(&mut said).await.unwrap_or_else(|e| panic!("{what}: {e}"));
     assert_eq!(said.escape_ascii().to_string(), expected.escape_ascii().to_string(), "{what}");
 }
 
-/// What comes until the close.
+/// Reads until the close.
 async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut bytes = Vec::new();
-    // Where input was left unread the close may come as a reset.
+    // With unread input the close may arrive as a reset.
     let _ = stream.read_to_end(&mut bytes).await;
     bytes.escape_ascii().to_string()
 }
@@ -97,7 +97,7 @@ async fn every_protocol_is_answered_also_byte_by_byte() {
         let mut whole = session(Limits::default());
         whole.client.write_all(&asked).await.unwrap();
         expect(&mut whole.client, &said, name).await;
-        // And it goes on.
+        // The connection stays usable.
         whole.client.write_all(&asked).await.unwrap();
         whole.client.shutdown().await.unwrap();
         assert_eq!(rest(&mut whole.client).await, said.escape_ascii().to_string(), "{name}");
@@ -170,7 +170,7 @@ async fn garbage_ends_the_session_in_every_protocol() {
             said.as_bytes().escape_ascii().to_string(),
             "{name}"
         );
-        // The client keeps its side open: the server must not wait for it for ever.
+        // The client keeps its side open: the server must not wait for it forever.
         session.end().await;
     }
 }
@@ -227,7 +227,7 @@ async fn reload_changes_protocols_of_an_open_socket() {
     let [_, Endpoint::Inet { host, port }] = &server.endpoints()[..] else { panic!() };
     let mut stream = TcpStream::connect((host.as_str(), *port)).await.unwrap();
     assert_eq!(ask(&mut stream, "echo", "x").await, ok("x"));
-    // Who is there goes on.
+    // Existing connections continue.
     early.write_all(&policy("a@no")).await.unwrap();
     expect(&mut early, b"action=550 5.1.1 100% unknown\n\n", "early").await;
     let mut late = UnixStream::connect(&path).await.unwrap();
@@ -257,7 +257,7 @@ async fn random_bytes_never_disturb_another_connection() {
         usize::try_from(state >> 16).unwrap()
     };
     for round in 0..100 {
-        // The beginning of a good exchange, broken somewhere, or noise alone.
+        // The beginning of a valid exchange, broken at some point, or only noise.
         let (_, asked, _) = &exchanges()[round % 4];
         let mut bytes = asked[..random() % asked.len()].to_vec();
         if round % 3 == 0 {
@@ -265,7 +265,7 @@ async fn random_bytes_never_disturb_another_connection() {
         }
         bytes.extend((0..random() % 600).map(|_| random() as u8));
         let mut bad = UnixStream::connect(&path).await.unwrap();
-        // The server may be done with it before it has all.
+        // The server may close before it has read everything.
         let _ = bad.write_all(&bytes).await;
         let _ = bad.shutdown().await;
         for (stream, (protocol, asked, said)) in &mut good {
@@ -296,10 +296,10 @@ async fn clients_with_incomplete_requests_disturb_nobody() {
     for _ in 0..100 {
         assert!(asks(&path).await);
     }
-    // Nobody was asked for what is not there yet.
+    // The responder was not called for incomplete requests.
     assert_eq!(toy.asked.load(Ordering::SeqCst), 100);
     assert!(server.connections().count() >= 100);
-    // Nor was anybody cut off.
+    // No connection was closed.
     for (stream, asked, said, sent) in &mut slow {
         stream.write_all(&asked[*sent..]).await.unwrap();
         expect(stream, said, "at last").await;
@@ -314,7 +314,7 @@ async fn clients_with_incomplete_requests_disturb_nobody() {
 #[test]
 fn thousand_idle_connections_do_not_disturb_the_next() {
     let name = "protocols::thousand_idle_connections_do_not_disturb_the_next";
-    // Both ends are ours, and the usual limit is 1024.
+    // Both ends are in this process, and the usual limit is 1024.
     if let Some(child) = in_child(name, "ulimit -n 4096; exec \"$0\" \"$@\"", Stdio::null()) {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");

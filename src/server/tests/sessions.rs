@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn slow_answer_becomes_temp_and_is_never_sent_twice() {
     let mut session = session(Limits { request: SHORT, ..Limits::default() });
-    // Its permission to answer waits here, and is taken by the next who asks.
+    // A permit to answer waits here, and the next request takes it.
     let slow = ask(&mut session.client, "gate", "1").await;
     assert_eq!(slow, Reply::Temp("no answer within 0.05 s".into()));
     session.toy.go.notify_one();
@@ -70,7 +70,7 @@ async fn framing_error_gets_one_answer_and_a_close() {
         assert_eq!(first, &ok("before"));
         assert!(text.starts_with("protocol error: ") && text.contains(why), "{text}");
         assert_eq!(session.toy.asked.load(Ordering::SeqCst), 1);
-        // The client keeps its side open: the server must not wait for it for ever.
+        // The client keeps its side open: the server must not wait for it forever.
         session.end().await;
     }
 }
@@ -106,10 +106,10 @@ async fn incomplete_request_at_the_end_is_not_answered() {
 #[tokio::test]
 async fn client_that_never_reads_is_cut_off() {
     let mut session = session(Limits { write: SHORT, ..Limits::default() });
-    // More answers than a socket takes; the client holds its end all the time.
+    // More answers than a socket takes; the client keeps its end open all the time.
     session.client.write_all(&request("large", "").repeat(100)).await.unwrap();
     session.end().await;
-    // Nor are answers piled up for it.
+    // Nor do answers accumulate for it.
     assert!(session.toy.asked.load(Ordering::SeqCst) < 50);
 }
 
@@ -138,7 +138,7 @@ async fn endless_pipelining_does_not_delay_the_end() {
     session.toy.go.notify_one();
     session.end().await;
     let asked = session.toy.asked.load(Ordering::SeqCst);
-    // What had been read is answered, and no more is read.
+    // Requests that were read are answered, and no more are read.
     let mut bytes = Vec::new();
     let _ = session.client.read_to_end(&mut bytes).await;
     assert_eq!(bytes.iter().filter(|&&b| b == b',').count(), asked);

@@ -22,7 +22,7 @@ async fn shutdown_waits_for_answers_in_flight() {
     tasks.join_next().await.unwrap().unwrap();
 }
 
-/// A client whose connection was accepted, that has asked nothing yet.
+/// A client whose connection was accepted, and that has sent no request yet.
 async fn accepted(server: &Server<Toy>, path: &Path) -> UnixStream {
     let client = UnixStream::connect(path).await.unwrap();
     while server.connections().count() == 0 {
@@ -44,7 +44,7 @@ async fn client_accepted_just_before_the_end_is_answered() {
         yield_now().await;
     }
     assert_eq!(ask(&mut late, "echo", "late").await, ok("late"));
-    // It is not waited for a second question, nor for the time to be over.
+    // The server waits neither for a second request nor for the end of the timeout.
     assert_eq!(replies(&mut late).await, []);
     stopped.join_next().await.unwrap().unwrap();
 }

@@ -80,7 +80,7 @@ async fn listen_errors_name_their_cause() {
 async fn socket_never_appears_with_wrong_permissions() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    // Root may give it away; others can only name themselves.
+    // Root may give the socket to another user; other users can only name themselves.
     let root = nix::unistd::geteuid().is_root();
     let owner = if root { 12_345 } else { nix::unistd::geteuid().as_raw() };
     let group = if root { 54_321 } else { nix::unistd::getegid().as_raw() };
@@ -95,7 +95,7 @@ async fn socket_never_appears_with_wrong_permissions() {
         let mut seen = HashSet::new();
         while finished.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
             for entry in fs::read_dir(watched.parent().unwrap()).unwrap().flatten() {
-                // Where it is made ready, nobody else gets in.
+                // No other user can enter the directory where the socket is prepared.
                 if let Ok(meta) = entry.metadata()
                     && meta.is_dir()
                 {
@@ -108,7 +108,7 @@ async fn socket_never_appears_with_wrong_permissions() {
         }
         seen
     });
-    // No umask that a shell would set leaves 0666.
+    // No common umask leaves 0666.
     let mut server = Server::new(Arc::new(Toy::default()), Limits::default()).unwrap();
     let listen = Listen { options, ..unix(&path) };
     for _ in 0..100 {
@@ -141,13 +141,13 @@ async fn reload_opens_closes_and_keeps_sockets() {
     assert!(!gone.exists());
     assert_eq!(ask(&mut living, "echo", "2").await, ok("2"));
 
-    // Other rights: replaced although it answers, for it is our own.
+    // With other permissions: replaced although it answers, since it is our own.
     server.reconcile(&[unix(&new), with_mode(&kept, 0o600)]).await.unwrap();
     assert_ne!(inode(&kept), before);
     assert_eq!(fs::symlink_metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(asks(&kept).await);
 
-    // Removed behind our back, as cleaners of temporary directories do.
+    // Removed by another program, as cleaners of temporary directories do.
     fs::remove_file(&new).unwrap();
     server.reconcile(&[unix(&new), with_mode(&kept, 0o600)]).await.unwrap();
     assert!(asks(&new).await);
@@ -169,7 +169,8 @@ async fn failed_reload_changes_nothing() {
 
 #[tokio::test]
 async fn reload_failing_halfway_restores_replaced_sockets() {
-    // Also root meets these: the name has become a directory's, or its directory went away.
+    // These happen to root as well: a directory has taken the name, or the socket's directory is
+    // gone.
     let becomes_a_directory = |path: &Path| {
         let _ = fs::remove_file(path);
         fs::create_dir(path).unwrap();
@@ -231,7 +232,8 @@ async fn directory_alias_of_our_socket_is_not_another_program() {
     let mut server = server(&[&run.join("s")]).await;
     server.reconcile(&[unix(&var_run.join("s"))]).await.unwrap();
     assert!(asks(&run.join("s")).await);
-    // Both at once: not one in the other's place, with the other waiting for nobody.
+    // Both at once: neither replaces the other, which would leave a socket that no client can
+    // reach.
     for _ in 0..2 {
         server.reconcile(&[unix(&run.join("s")), unix(&var_run.join("s"))]).await.unwrap();
         assert!(asks(&run.join("s")).await);

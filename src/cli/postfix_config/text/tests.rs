@@ -1,4 +1,4 @@
-//! The pieces, and the way to us that is chosen.
+//! The fragments, and the endpoint that is chosen.
 
 use std::collections::BTreeSet;
 
@@ -40,7 +40,7 @@ fn plan(listeners: &[&str], chroot: bool, wanted: PostfixOptions) -> Result<Frag
     )
 }
 
-/// What Postfix makes of it: no comments, lines that go on joined.
+/// Parses as Postfix does: removes comments and joins continued lines.
 fn settings(text: &str) -> Vec<String> {
     let mut settings: Vec<String> = Vec::new();
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
@@ -157,7 +157,7 @@ fn chrooted_postfix_gets_one_way_out() {
     }
 }
 
-/// smtpd keeps the answers of its trivial-rewrite as long as it lives.
+/// smtpd caches the answers of its trivial-rewrite for its lifetime.
 #[test]
 fn every_smtpd_gets_a_rewrite_service_without_our_maps() {
     let services = "smtp inet n - y - - smtpd\nsmtpd pass - - y - - smtpd\n\
@@ -187,8 +187,8 @@ fn every_smtpd_gets_a_rewrite_service_without_our_maps() {
     assert_eq!(PostfixHost::read("", "").smtpds, ["smtp/inet"]);
 }
 
-/// The status filter of the murder's transport would make final what lmtpproxyd refuses temporary,
-/// and Debian's `lmtp` is chrooted, where its socket is not.
+/// The status filter of the murder's transport would make temporary refusals of lmtpproxyd
+/// permanent, and Debian's `lmtp` is chrooted, while lmtpproxyd's socket is outside.
 #[test]
 fn fallback_has_a_transport_of_its_own_and_is_asked_at_rcpt() {
     for (fallback, service) in [
@@ -226,7 +226,7 @@ fn fallback_has_a_transport_of_its_own_and_is_asked_at_rcpt() {
 }
 
 #[test]
-fn no_address_is_held_back_if_capitals_may_be_canonical() {
+fn no_address_skips_the_lookup_if_capitals_are_canonical() {
     let site = Site { lower_case_stays: false, ..site(&["murder"], &[]) };
     for (chroot, proxy) in [(false, ""), (true, "proxy:")] {
         let host = PostfixHost { chroot, ..PostfixHost::default() };
@@ -285,7 +285,7 @@ fn each_transport_gets_a_service_and_limits() {
         assert!(has(&lmtp.main_cf(), setting), "{setting}: {}", lmtp.main_cf());
     }
     assert!(!lmtp.main_cf().contains("murder_") && !lmtp.main_cf().contains(" -o "));
-    // It would keep every smtpd, and what that remembers of who is unknown.
+    // Otherwise it would keep every smtpd with its cached unknown recipients.
     assert!(MASTER_CF.contains("-o max_use=") && !lmtp.main_cf().contains("max_use"));
 
     let both = plan(&["near", "far"]);
@@ -301,10 +301,10 @@ fn each_transport_gets_a_service_and_limits() {
     assert!(!has(&both.main_cf(), filter));
 }
 
-/// Else letters wait at a backend that has no certificate, or one that lets nobody log in.
+/// Otherwise messages wait at a backend that has no certificate, or one that accepts no login.
 #[test]
 fn login_and_certificate_are_independent() {
-    // Without TLS no password goes in the clear.
+    // Without TLS no password is sent in the clear.
     let login = [
         "lmtp_sasl_auth_enable=yes",
         "lmtp_sasl_password_maps=regexp:/etc/postfix-in/murder-route-password",
@@ -397,7 +397,7 @@ fn chroot_column_is_parsed_as_by_postfix() {
     assert!(chroot(&format!("{free}{one}"), "2"));
     let silent = CHROOTED.replace(" y ", " - ");
     assert!(chroot(&silent, "0") && !chroot(&silent, "1") && !chroot(&silent, "3.6"));
-    // What does not ask us may be where it likes.
+    // The chroot of a service that does not query us has no effect.
     assert!(!chroot("smtp unix - - y - - smtp\n", "3.6"));
     assert_eq!(PostfixHost::read("", ""), PostfixHost::default());
 }
