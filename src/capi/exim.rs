@@ -54,7 +54,7 @@ thread_local! {
 ///
 /// # Safety
 ///
-/// Only Exim calls it: `yield_` is where the text goes, `argv` has `argc` strings.
+/// Only Exim calls it: `yield_` receives the text, `argv` has `argc` strings.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn murder_route_exim(
     yield_: *mut *mut c_char,

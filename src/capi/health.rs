@@ -17,7 +17,7 @@ pub enum State {
     None,
     /// Answers every recipient.
     Good,
-    /// Answers the recipients that it has; its misses count for nothing.
+    /// Answers the recipients that it has; its misses are not believed.
     HitsOnly,
     /// Cannot be read, or does not answer.
     Bad,
@@ -106,7 +106,7 @@ impl Library {
 }
 
 impl Health {
-    /// `complete`: whether its misses are believed, as far as the configuration goes.
+    /// `complete`: whether its misses are believed, by the configuration.
     fn look_at_file(&mut self, list: &FileList, complete: Result<(), Doubt>) {
         self.mailboxes_db = match list.status() {
             Err(why) => Part::new(State::Bad, why.to_string()),

@@ -68,7 +68,7 @@ mod tests {
             }
         };
         let mut status = -1;
-        // SAFETY: a place for a number.
+        // SAFETY: a pointer to a number.
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         assert_eq!(status, 0);
         assert_eq!(id(), std::process::id());

@@ -5,7 +5,7 @@
 //! list   = "("  [ item *( SP item ) ] ")"
 //! item   = kvlist / list / string            ; by its first byte
 //! string = DQUOTE *( any but DQUOTE and "\" / "\" any ) DQUOTE
-//!        / "{" 1*DIGIT ["+"] "}" CRLF <so many bytes>
+//!        / "{" 1*DIGIT ["+"] "}" CRLF <that number of bytes>
 //!        / bare            ; up to the next SP; `)` at its end belong to the lists around it
 //! ```
 //!

@@ -87,7 +87,7 @@ mod tests {
     use std::sync::mpsc as std_mpsc;
 
     #[tokio::test(start_paused = true)]
-    async fn a_thousand_strangers_cost_one_kick() {
+    async fn concurrent_misses_share_a_kick() {
         let kicks = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&kicks);
         let barrier = Barrier::new(KICK_INTERVAL, move || {
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_miss_never_shares_a_kick_that_began_before_it() {
+    async fn miss_never_shares_a_kick_that_began_earlier() {
         let (began, begins) = std_mpsc::channel();
         let (finish, finishes) = std_mpsc::channel::<Kicked>();
         let finishes = Mutex::new(finishes);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_kick_that_panics_confirms_nothing() {
+    async fn panicking_kick_confirms_nothing() {
         let barrier = Barrier::new(KICK_INTERVAL, || panic!("a bug"));
         assert!(barrier.wait().await.is_err());
         assert!(barrier.wait().await.is_err());

@@ -266,7 +266,7 @@ mod tests {
 
     /// 500 unknown names a second, for ten seconds.
     #[tokio::test(start_paused = true)]
-    async fn flood_of_strangers_has_a_budget_and_holds_up_no_new_account() {
+    async fn flood_of_misses_has_a_budget_and_delays_no_new_account() {
         let master = Arc::new(fake(vec![Ok(Finding::Absent)]));
         let asked: Arc<dyn Master> = master.clone();
         let confirmer = Arc::new(confirmer(ConfirmVia::Master { slave: None }, Some(asked)));

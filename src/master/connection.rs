@@ -79,8 +79,8 @@ impl Connection {
     /// Reads at least one byte; 0: the end. Safe to cancel: no byte is lost.
     pub(crate) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.stream.read(buffer).await {
-            // A killed server does not end TLS properly. That is an end as well: MUPDATE takes nothing
-            // incomplete for whole.
+            // A killed server does not end TLS properly. That counts as an end as well: MUPDATE does
+            // not take an incomplete response for a complete one.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
             read => read,
         }

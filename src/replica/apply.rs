@@ -143,9 +143,9 @@ impl ChangeApplier {
         ReplicaMeta { followed, ..about.clone() }
     }
 
-    /// Whether to request the list again that is held back: its time has come, or so many records were
-    /// received since that the master may have got back what it lost. Backends that are started announce
-    /// all their mailboxes to a master that was emptied (`ctl_mboxlist -m`).
+    /// Whether to request the held-back list again: its time has come, or enough records (more than half of
+    /// the loss) were received since, so that the master may have got back the lost names. Backends that are
+    /// started announce all their mailboxes to a master that was emptied (`ctl_mboxlist -m`).
     pub fn wants_list(&self, about: &ReplicaMeta, now: Duration) -> bool {
         self.as_of(about, now).wants_list(self.accept_after)
             || about.held_back.as_ref().is_some_and(|held_back| self.told > held_back.lost / 2)

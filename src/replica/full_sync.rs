@@ -138,7 +138,7 @@ impl FullSync {
         let (since, began, last) = (context.now, followed, followed);
         let loss = HeldBack { since, began, last, had, lost, lacked, accepted: false };
         let was_held = before.is_some();
-        // Only the master that had the names is believed, and only about names that it lacked before.
+        // Only the master that had the names counts, and only for names that it lacked before.
         let believed = before.as_ref().is_some_and(|before| {
             let same = lacked.is_some() && before.lacked == lacked;
             before.accepted || (same && about.master == context.master)

@@ -18,7 +18,7 @@
 //! * twoskip delete: it names the record n that follows the one that is gone, d. d was the greatest
 //!   live key less than key(n) (of all, if n is 0). If d had a finger, that is the greatest finger
 //!   less than key(n): another one between them would be a live key there. So the greatest finger
-//!   less than key(n) is dropped, whether it was d or, for nothing, one before.
+//!   less than key(n) is dropped, whether it was d or, needlessly, one before.
 //! * twom add, replace: as a twoskip record.
 //! * twom delete: the record stays linked, only its key is gone. Nothing to do, since a search never
 //!   ends at the finger that it begins at.

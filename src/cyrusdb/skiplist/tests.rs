@@ -127,7 +127,7 @@ fn appended_records_are_followed_from_any_length() {
         let size = bytes.len() as u64;
         for first in (0..size).step_by(452) {
             let mut replay = Replay::new();
-            // A file cut inside a record is an error; the next call continues all the same.
+            // A file cut inside a record is an error; the next call still continues.
             let _ = replay.follow(&bytes, first);
             replay.follow(&bytes, size).unwrap();
             list.check(replay.iter());

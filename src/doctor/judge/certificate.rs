@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn chain_and_name_are_what_counts() {
+    fn chain_and_name_decide() {
         let (ours, other) = (Authority::new("ours"), Authority::new("other"));
         let good = [ours.signs(&["be1.example.org"], 2020, 2030)];
         let trusted = [other.der(), ours.der()];

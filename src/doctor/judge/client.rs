@@ -225,7 +225,7 @@ mod tests {
     const BE1: &str = "be1.example.org:2003";
 
     #[test]
-    fn password_is_looked_for_as_postfix_looks_for_it() {
+    fn password_is_looked_up_as_by_postfix() {
         for key in ["be1.example.org", "be1.example.org:2003", "[be1.example.org]:2003"] {
             let client = client(&Host { key, ..HOST }, BE1, &[]);
             assert_eq!(client.password, Some(true), "{key}");
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn mechanism_without_a_plugin_is_of_no_use() {
+    fn mechanism_without_a_plugin_is_unusable() {
         let offers = |mechanisms: &[&str]| Facts {
             auth: mechanisms.iter().map(|name| (*name).to_owned()).collect(),
             ..Facts::default()

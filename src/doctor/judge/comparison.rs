@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn users_whom_no_backend_knows_in_quotes_are_named() {
+    fn users_unknown_to_backends_in_quotes_are_named() {
         let mut lists = Comparison::default();
         for fine in ["user.jane", "user.jane^doe", "x.org!user.o'brien", "user.jane..x", "a b"] {
             lists.here(&name(fine), &on("be1"));

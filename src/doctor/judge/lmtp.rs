@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn no_input_can_put_a_command_into_the_conversation() {
+    fn input_cannot_inject_a_command_into_the_dialogue() {
         let odd = "a@b>\r\nDATA";
         let (said, _) = talk(Some(odd), &[GREETING, OPEN, "250 ok", "250 ok", "221 bye"]);
         assert_eq!(said, "LHLO mx.example.org|MAIL FROM:<>|RSET|QUIT|");

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn moves_that_take_minutes_are_as_they_should_be() {
+    fn moves_that_take_minutes_are_no_problem() {
         for list in [&[][..], &[waiting("user.a", "moving", Some("be1"), 599)]] {
             let found = of(list, &[]);
             assert_eq!((found.len(), found[0].severity), (1, Severity::Ok), "{found:?}");

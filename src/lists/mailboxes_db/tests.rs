@@ -280,7 +280,7 @@ fn other_file_in_place_of_the_list_is_unsure() {
 #[test]
 fn replaced_list_is_answered_from_the_new_file_at_once() {
     let mut site = Site::with(TWOSKIP, some(30));
-    // Hits may be stale: misses must be right all the same.
+    // Hits may be stale; misses must still be right.
     let list = FileList::open(
         site.path(),
         FileListOptions { max_hit_age: Duration::from_secs(3600), ..FileListOptions::default() },
@@ -477,7 +477,7 @@ fn lookups_of_threads_are_right_during_commits_and_repacks() {
                             assert!(server(list.lookup(&steady)).is_some(), "{steady}");
                             let never = name(&format!("user.v{i:04}"));
                             assert_eq!(list.lookup(&never), Lookup::Absent);
-                            // The name comes and goes: either answer is right, doubt is not.
+                            // The name comes and goes: a hit and a miss are right, a doubt is not.
                             server(list.lookup(&name(&format!("user.u{:04}", 2 * i + 1))));
                             lookups += 3;
                         }

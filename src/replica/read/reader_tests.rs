@@ -1,4 +1,4 @@
-//! The reader without LMDB against LMDB.
+//! Compares the reader without LMDB with LMDB.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -33,7 +33,7 @@ fn all(list: &dyn MailboxList, prefix: &str) -> Vec<(MailboxName, Record)> {
 }
 
 #[test]
-fn both_readers_say_the_same_of_a_replica_that_changes() {
+fn both_readers_agree_on_a_changing_replica() {
     let seed = 7;
     let mut random = Random(seed);
     let dir = tempfile::tempdir().unwrap();
@@ -48,7 +48,7 @@ fn both_readers_say_the_same_of_a_replica_that_changes() {
             if random.below(3) == 0 {
                 change.delete(&name).unwrap();
             } else {
-                // Some too long for a page, which LMDB keeps elsewhere.
+                // Some values are too long for a page; LMDB keeps those on overflow pages.
                 let long = if random.below(20) == 0 { 5000 } else { 30 };
                 let server = format!("be{}", "x".repeat(random.below(long) as usize));
                 let ago = Duration::from_secs(3600 * random.below(2));
@@ -71,12 +71,12 @@ fn both_readers_say_the_same_of_a_replica_that_changes() {
 }
 
 #[test]
-fn no_reader_without_a_place_in_the_table_sees_half_a_commit() {
+fn unregistered_reader_never_sees_half_a_commit() {
     const NAMES: u64 = 300;
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..NAMES, 0);
-    // The round that is being committed, and the one that has been.
+    // The round that is being committed, and the last committed one.
     let (begun, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let over = AtomicU64::new(0);
     thread::scope(|scope| {
@@ -108,7 +108,7 @@ fn no_reader_without_a_place_in_the_table_sees_half_a_commit() {
                 let record = record(&format!("round-{round:09}"));
                 change.put(&name(n), &record, ModTime::NOT_LATELY).unwrap();
             }
-            // Others that come and go, so that pages are taken and given back.
+            // Other names come and go, so that pages are taken and given back.
             for _ in 0..random.below(200) {
                 let name = |n: u64| name(NAMES + n);
                 let other = record("else");
@@ -123,7 +123,7 @@ fn no_reader_without_a_place_in_the_table_sees_half_a_commit() {
 }
 
 #[test]
-fn a_replica_that_is_replaced_or_gone_makes_nobody_absent() {
+fn replaced_or_missing_replica_makes_no_name_absent() {
     let dir = tempfile::tempdir().unwrap();
     let list = lockless(dir.path());
     assert!(matches!(list.lookup(&name(1)), Lookup::Unsure(_)));
@@ -141,7 +141,7 @@ fn a_replica_that_is_replaced_or_gone_makes_nobody_absent() {
 }
 
 #[test]
-fn no_damage_is_more_than_an_error() {
+fn damage_is_never_more_than_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let mut place = ReplicaWriter::open(dir.path()).unwrap();
     list_of(&mut place, 0..2000, 0);
@@ -154,7 +154,7 @@ fn no_damage_is_more_than_an_error() {
     for _ in 0..1500 {
         let mut bad = good.clone();
         for _ in 0..1 + random.below(6) {
-            // Heads and indexes are where it hurts.
+            // Damages mostly the heads and indexes of pages, where it has the most effect.
             let page = random.below(good.len() as u64 / 4096) * 4096;
             let at =
                 page + if random.below(4) == 0 { random.below(4096) } else { random.below(180) };

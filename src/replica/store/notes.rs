@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn file_that_cannot_be_made_is_an_error_that_names_it() {
+    fn file_that_cannot_be_created_is_named_in_the_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("missing/names");
         let mut notes = Notes::new(path.clone());

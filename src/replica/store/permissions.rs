@@ -53,7 +53,7 @@ pub(super) fn check_files(dir: &Path, data: &Metadata, writable: bool) -> Result
     }
 }
 
-/// The error of an environment that cannot be opened, with what a reader needs.
+/// The error of an environment that cannot be opened, with advice for a reader.
 pub(super) fn refused(dir: &Path, error: heed::Error) -> Error {
     match error {
         heed::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -74,7 +74,7 @@ pub(super) fn refused(dir: &Path, error: heed::Error) -> Error {
 /// The process that wants to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WriterRole {
-    /// It follows the master: the whole directory is to be its user's.
+    /// It follows the master: the whole directory must belong to its user.
     Follower,
     /// It writes beside the follower (`replica accept`).
     Guest,
@@ -108,7 +108,7 @@ fn advice(dir: &Path, writer: WriterRole) -> Option<(PathBuf, String)> {
     };
     let read_write = AccessFlags::R_OK | AccessFlags::W_OK;
     let files = ["lock", "data.mdb", "lock.mdb"].map(|name| (dir.join(name), read_write));
-    // A directory that lets nobody in hides its files.
+    // A directory without search permission hides its files.
     let all = files.into_iter().chain([(dir.to_owned(), read_write | AccessFlags::X_OK)]);
     let (path, meta) = all
         // A guest takes no lock.
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(refused(), [denied(&dir_) + &give, denied(&dir_) + as_root]);
         fs::set_permissions(&dir, open).unwrap();
         assert_eq!(refused(), [denied(&lock) + &give, denied(&data) + as_root]);
-        // As after a change of the daemon's user that forgot one of them.
+        // As after a change of the daemon's user that omitted one of the files.
         for (path, next) in [(&dir_, &lock), (&lock, &data), (&data, &readers)] {
             chown(path, Some(stranger), Some(stranger)).unwrap();
             assert_eq!(refused()[0], denied(next) + &give);

@@ -336,7 +336,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(
+        fn written_record_is_read_back(
             state in 0..5usize,
             server in proptest::option::of("\\PC{0,40}"),
             partition in "\\PC{0,40}",
@@ -373,7 +373,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_known_of_the_whole_is_read_as_it_was_written(
+        fn metadata_is_read_as_it_was_written(
             synchronised in times(),
             as_of in times(),
             since in times(),
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_another_kind_is_an_error_and_no_record() {
+    fn invalid_value_is_an_error_and_no_record() {
         for value in [
             &b""[..],
             b"A",

@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn subdomains_that_postfix_takes_as_well_are_named() {
+    fn subdomains_that_postfix_accepts_too_are_named() {
         const SUBDOMAINS: [(&str, Severity); 1] = [("postfix/subdomains", Severity::Warning)];
         const PARENTS: &str = "parent_domain_matches_subdomains";
         let by_default =
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_domain_that_postfix_takes_letters_for_is_called_well() {
+    fn only_a_domain_that_postfix_accepts_is_reported_as_ok() {
         for (list, well) in [
             ("example.org example.net", Some("for example.net, example.org")),
             ("example.net", Some("for example.net")),

@@ -156,7 +156,7 @@ mod tests {
     const RCPT: &str = "proxy:socketmap:unix:/run/murder-route:rcpt";
 
     #[test]
-    fn smtpd_that_is_told_our_answers_keeps_them() {
+    fn smtpd_caches_the_answers_of_murder_route() {
         let usual = Maps::default();
         let found = after(&usual, |settings| settings);
         assert_eq!((found.len(), found[0].0, found[0].1), (1, "postfix/kept", Severity::Warning));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn smtpd_of_its_own_rewrite_needs_another_way_to_refuse() {
+    fn smtpd_with_its_own_rewrite_needs_another_way_to_refuse() {
         let usual = Maps::default();
         let found = after(&usual, own_rewrite);
         assert_eq!((found.len(), found[0].0, found[0].1), (1, "postfix/unlisted", Severity::Error));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn rewrite_service_that_is_not_there_is_an_error() {
+    fn missing_rewrite_service_is_an_error() {
         let found = after(&Maps::default(), |settings| {
             let recipients = settings.with("relay_recipient_maps", RCPT);
             own_rewrite(recipients).with_service("submission", |service| {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn smtputf8_that_no_backend_takes_is_an_error() {
+    fn smtputf8_that_no_backend_supports_is_an_error() {
         for settings in sites() {
             let found = smtputf8(&settings, true).unwrap();
             assert_eq!((found.check, found.severity), ("postfix/smtputf8", Severity::Error));

@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_recipients_must_not_be_taken_and_bounced() {
+    fn unknown_recipients_must_not_be_accepted_and_bounced() {
         let no = |s: PostfixSettings| s.with("smtpd_reject_unlisted_recipient", "no");
         assert_eq!(after(no), [("postfix/unlisted", Severity::Error)]);
         let restricted = |s: PostfixSettings| {
