@@ -15,8 +15,8 @@ pub struct Autocreate {
 }
 
 impl Autocreate {
-    /// Whether `lmtpd` creates this mailbox if it does not exist. The result is true if it is
-    /// unknown, because group memberships are not available here.
+    /// Whether `lmtpd` creates this mailbox if it does not exist. Also true for a
+    /// user whose group memberships would decide, because they are not available here.
     pub fn makes(&self, target: &Target) -> bool {
         self.makes_if(target, |entry, user| entry == user, |entry, user| entry == user)
     }

@@ -1,4 +1,4 @@
-//! Explanation of the way from recipient to mailbox name, for `lookup --explain`.
+//! Explanation of the conversion of a recipient to a mailbox name, for `lookup --explain`.
 
 use super::recipient::Recipient;
 use super::release::Release;

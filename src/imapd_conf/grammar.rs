@@ -1,10 +1,10 @@
 //! Lines and includes (Cyrus `lib/libconfig.c`, `config_read_file`; unchanged since 2.3).
 //!
 //! ```text
-//! key: value up to the end of the line, with no quotes, escapes or comments in it
+//! key: value up to the end of the line, without quotes, escapes or comments
 //! # a comment, if the line begins with it
 //! key: a value that \
-//!      goes on, with the blanks before it
+//!      continues, including the leading blanks
 //! @include: /etc/imapd-local.conf
 //! ```
 

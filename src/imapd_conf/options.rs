@@ -68,7 +68,6 @@ pub struct ImapdOptions {
 
     /// Users that get a mailbox from `lmtpd`, if `autocreate_post` is on and `autocreate_quota` is
     /// not negative.
-    /// is not negative.
     pub autocreate: Option<Autocreate>,
 
     /// `mupdate_server`: the master, `host` or `host:port`. Set on all servers of a murder and only

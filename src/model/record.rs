@@ -13,7 +13,7 @@ pub enum State {
     Moving,
     /// A tombstone.
     Deleted,
-    /// Only a name with mailboxes below it (Cyrus 3.2 and later).
+    /// Not a mailbox, only a name with mailboxes below it (Cyrus 3.2 and later).
     Intermediate,
 }
 

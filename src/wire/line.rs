@@ -4,7 +4,7 @@
 //! get jane+x@example.org            tcp_table(5): words are encoded as in URLs
 //! 200 lmtp:inet:be1.example.org:2003
 //!
-//! host jane+x@example.org           the socket map of OpenSMTPD: MAP KEY, as they are
+//! host jane+x@example.org           the socket map of OpenSMTPD: MAP KEY, unencoded
 //! OK be1.example.org
 //! ```
 //!

@@ -66,7 +66,7 @@ fn active(of: &str, server: &str, partition: &str) -> Event {
 }
 
 /// Checks the events of `said` at every split.
-fn however_it_is_cut(said: &str, expected: &(Vec<Event>, Option<Failure>)) {
+fn check_at_every_split(said: &str, expected: &(Vec<Event>, Option<Failure>)) {
     for pieces in cuts(said.as_bytes()) {
         let first = pieces[0].len();
         assert_eq!(&events(pieces), expected, "cut after {first} bytes");
@@ -107,7 +107,7 @@ fn list_changes_and_barrier_are_read_at_every_split() {
         active("user.ren2", be1, ""),
         Event::Current { asked: at(1.) },
     ];
-    however_it_is_cut(&said, &(expected, None));
+    check_at_every_split(&said, &(expected, None));
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn strings_have_three_forms_and_words_any_case() {
         Event::Listed,
         Event::Deleted(name("user.f")),
     ];
-    however_it_is_cut(said, &(expected, None));
+    check_at_every_split(said, &(expected, None));
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn bye_ends_the_stream_with_its_text() {
         ("U1 BYE {2+}\r\nxx\r\n", "xx"),
         ("* BYE\r\n", ""),
     ] {
-        however_it_is_cut(said, &(vec![], Some(Failure::Bye(text.into()))));
+        check_at_every_split(said, &(vec![], Some(Failure::Bye(text.into()))));
     }
 }
 
@@ -492,7 +492,7 @@ fn unsolicited_notices_are_skipped() {
     let said =
         "* CAPABILITY \"X\"\r\n+ go ahead\r\n\r\n* OK \"still here\"\r\n* OK {2+}\r\n\r\n\r\n";
     let record = mailbox("U1", "user.jane", "be1!default", "");
-    however_it_is_cut(
+    check_at_every_split(
         &format!("{said}{record}"),
         &(vec![active("user.jane", "be1", "default")], None),
     );
