@@ -192,6 +192,6 @@ unsafe fn fill(decision: *mut c::mr_decision, library: &Library, recipient: &[u8
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn mr_decision_clear(decision: *mut c::mr_decision) {
-    // SAFETY: the header requires a decision that is zeroed, used or cleared.
+    // SAFETY: the header requires a decision that is initialised, used or cleared.
     unsafe { structs::clear(decision) }
 }

@@ -15,7 +15,7 @@ pub(super) unsafe extern "C" fn mr_answer(
     recipient: *const c_char,
     reply: *mut c::mr_reply,
 ) -> mr_code {
-    // SAFETY: the header requires strings, and a reply that is zeroed, used or cleared.
+    // SAFETY: the header requires strings, and a reply that is initialised, used or cleared.
     unsafe {
         if !structs::is_usable(reply) {
             return c::MR_ERR_INVALID;
@@ -52,6 +52,6 @@ pub(super) unsafe extern "C" fn mr_answer(
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn mr_reply_clear(reply: *mut c::mr_reply) {
-    // SAFETY: the header requires a reply that is zeroed, used or cleared.
+    // SAFETY: the header requires a reply that is initialised, used or cleared.
     unsafe { structs::clear(reply) }
 }

@@ -14,7 +14,7 @@ pub(super) unsafe extern "C" fn mr_check(
     milliseconds: u32,
     status: *mut c::mr_status,
 ) -> mr_code {
-    // SAFETY: the header requires a router, and a status that is zeroed, used or cleared.
+    // SAFETY: the header requires a router, and a status that is initialised, used or cleared.
     unsafe {
         if !structs::is_usable(status) {
             return c::MR_ERR_INVALID;
@@ -66,6 +66,6 @@ fn count(known: Option<u64>) -> i64 {
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn mr_status_clear(status: *mut c::mr_status) {
-    // SAFETY: the header requires a status that is zeroed, used or cleared.
+    // SAFETY: the header requires a status that is initialised, used or cleared.
     unsafe { structs::clear(status) }
 }
