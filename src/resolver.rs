@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_ends_when_nobody_waits_for_it() {
+    fn walk_ends_when_the_request_is_cancelled() {
         let given_up = AtomicBool::new(false);
         let list = Abandonable { list: &Endless, given_up: &given_up };
         let mut left = 3;

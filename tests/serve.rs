@@ -468,7 +468,7 @@ fn stop_answers_requests_in_flight_and_removes_sockets() {
 }
 
 #[test]
-fn invalid_netstring_gets_one_answer_and_disturbs_nobody() {
+fn invalid_netstring_gets_one_answer_and_disturbs_no_other() {
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let mut good = daemon.connect();

@@ -200,7 +200,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn names_and_texts_of_any_kind_come_back(
+        fn arbitrary_names_and_texts_survive_the_line(
             name in proptest::collection::vec(any::<u8>(), 1..40),
             server in proptest::option::of(".{0,20}"),
             partition in proptest::option::of(".{0,20}"),
@@ -215,7 +215,7 @@ mod tests {
         }
 
         #[test]
-        fn any_line_is_read_without_a_panic(line in ".*") {
+        fn arbitrary_line_decodes_without_panic(line in ".*") {
             let _ = decode(&line);
         }
     }

@@ -1,9 +1,9 @@
 //! Evidence about names beyond the lists, collected while one recipient is decided. No I/O, no clock.
 //!
-//! The lists answer first. Where the router returns
-//! [`Verdict::Confirm`](crate::routing::router::Verdict::Confirm), the name is confirmed outside, the
-//! [`Evidence`] takes note of the [`Confirmation`], and the router decides again on the lists as they are
-//! then, [overlaid](Evidence::over) with the evidence.
+//! The lists answer first. If the router returns
+//! [`Verdict::Confirm`](crate::routing::router::Verdict::Confirm), the driver has the name
+//! confirmed and adds the [`Confirmation`] to the [`Evidence`]. The router then decides again
+//! on the present lists, [overlaid](Evidence::over) with the evidence.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -14,10 +14,11 @@ use crate::model::name::{KeyGeneration, MailboxName};
 use crate::model::record::Record;
 use crate::mupdate::Finding;
 
-/// Trust in a miss, and in a state that passes by itself (reserved, moving).
+/// Trust in a miss, and in a transient state (reserved, moving).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissTrust<'a> {
-    /// The miss is believed: the list speaks for itself, or has caught up since the question came.
+    /// The miss is believed: the list needs no confirmation, or has caught up since the request
+    /// arrived.
     Believed,
     /// The list may lag behind the MUPDATE master: the miss has to be confirmed.
     Unconfirmed,
@@ -60,9 +61,9 @@ impl NameTrust for MissTrust<'_> {
 pub enum Confirmation {
     /// The master's answer for the name.
     Master(Finding),
-    /// Whether the lists are complete: the local slave says at the kick socket that they have everything that
-    /// the master had when the slave was asked, or they are of a single server. `Err`: why that is not
-    /// certain.
+    /// Whether the lists are complete: the local slave says at the kick socket that they have
+    /// everything that the master had when the slave was asked, or they are of a single server.
+    /// `Err`: the reason for the doubt.
     Lists(Result<(), Doubt>),
 }
 
@@ -89,7 +90,7 @@ impl Confirmation {
 /// Default trust for names that have not been confirmed individually.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Rest {
-    /// The lists speak for themselves, or have caught up.
+    /// The lists need no confirmation, or have caught up.
     Believed,
     Unconfirmed,
     Doubted(Doubt),
@@ -147,7 +148,7 @@ impl Evidence {
         }
     }
 
-    /// Takes note of the confirmation of a miss.
+    /// Adds the confirmation of a miss.
     pub fn learn(&mut self, name: MailboxName, said: Confirmation) {
         match said {
             Confirmation::Master(finding) => {
@@ -159,9 +160,10 @@ impl Evidence {
         }
     }
 
-    /// Takes note of the confirmation of a hit
-    /// ([`Verdict::AskAgain`](crate::routing::router::Verdict::AskAgain)). Without an answer the list's record
-    /// stands. A refusal has yet to be confirmed: by the slave, where the master cannot be asked at all.
+    /// Adds the confirmation of a hit
+    /// ([`Verdict::AskAgain`](crate::routing::router::Verdict::AskAgain)). Without an answer the
+    /// list's record is used. A refusal still needs a confirmation: by the slave, if the master
+    /// cannot be asked at all.
     pub fn learn_again(&mut self, name: MailboxName, said: Confirmation) {
         match said {
             Confirmation::Master(Finding::Unsure(_)) => self.unanswered.push(name),
@@ -169,7 +171,7 @@ impl Evidence {
         }
     }
 
-    /// Takes note of the kind of names the master keeps, which tells the release of the murder.
+    /// Adds the kind of names that the master keeps, which tells the release of the murder.
     pub fn learn_generation(&mut self, generation: Option<KeyGeneration>) {
         self.generation = generation.or(self.generation);
     }
@@ -180,15 +182,15 @@ impl Evidence {
         self
     }
 
-    /// Also confirms all other hits: the lists are some seconds behind the master, and the caller delivers
-    /// the message now.
+    /// Also confirms all other hits: the lists are some seconds behind the master, and the caller
+    /// delivers the message now.
     pub fn ask_for_all(mut self) -> Self {
         self.again = Again::All;
         self
     }
 
-    /// The recipient may have been folded to lower case ([`NameTrust::in_any_case`]). The caller makes sure
-    /// that the lists have caught up where similar names are searched.
+    /// Marks that the recipient may have been folded to lower case ([`NameTrust::in_any_case`]).
+    /// The caller makes sure that the lists have caught up where similar names are searched.
     pub fn folded(mut self) -> Self {
         self.any_case = true;
         self
@@ -199,12 +201,12 @@ impl Evidence {
         self.masters_word && self.rest == Rest::Unconfirmed
     }
 
-    /// The master's answer for a name.
+    /// Returns the master's answer for a name.
     pub fn of_master(&self, name: &MailboxName) -> Option<&Finding> {
         self.master.iter().find(|(known, _)| known == name).map(|(_, finding)| finding)
     }
 
-    /// The list as it is now, corrected by the master's answers.
+    /// Returns the present list, corrected by the master's answers.
     pub fn over<'a>(&'a self, list: &'a dyn MailboxList) -> Overlaid<'a> {
         Overlaid { findings: self, list }
     }

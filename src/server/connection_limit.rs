@@ -1,6 +1,6 @@
 //! Limits on the connections of one client at one socket.
 //!
-//! Each connection costs a descriptor and a thread, and may stay idle for ever. One client must not
+//! Each connection costs a descriptor and a thread, and may stay idle forever. One client must not
 //! fill a socket that every user may write to (mode 0666), or a port: the mail server would find no
 //! slot. A client is a user at a unix socket and a host at a port. Each client has a limit of its own,
 //! the socket has more slots than that, and a client that holds many gets none of the last ones.

@@ -221,7 +221,7 @@ impl<R: Responder> Acceptor<R> {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 // Out of file descriptors or memory. That is no reason to stop listening, and without a
-                // pause the error would repeat at once and for ever.
+                // pause the error would repeat immediately and forever.
                 warn_not_accepted(&error);
                 sleep(ACCEPT_RETRY_INTERVAL).await;
             }

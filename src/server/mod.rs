@@ -3,7 +3,7 @@
 //! [`Server`] listens, detects the protocol of a connection by its first bytes, splits the stream into
 //! requests ([`crate::wire`]) and passes them to a [`Responder`], which decides. It guarantees to the
 //! mail server: one answer for each request, in order and within a deadline, whatever the responder
-//! does; connections may stay idle for ever; listeners survive every error of the system.
+//! does; connections may stay idle forever; listeners survive every error of the system.
 //!
 //! Rare work runs on tokio: accepting, reloading, stopping, answers that have to wait. The work for
 //! every recipient, one read and one write, blocks in a thread of its own.

@@ -93,7 +93,7 @@ impl ClientStream {
                 // The client waits for every answer; none may be delayed until there is more to send.
                 stream.set_nodelay(true)?;
                 // Idle connections are never closed. Without keepalive the connection of a vanished
-                // host would keep its slot for ever.
+                // host would keep its slot forever.
                 setsockopt(stream, sockopt::KeepAlive, &true)?;
                 setsockopt(stream, sockopt::TcpKeepIdle, &KEEP_IDLE)?;
                 stream.set_write_timeout(Some(write_timeout))

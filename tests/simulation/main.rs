@@ -120,7 +120,7 @@ fn shrink(schedule: &Schedule, failure: &str) -> Schedule {
             let end = (at + size).min(small.steps.len());
             let mut less = small.clone();
             let time: u64 = less.steps.drain(at..end).map(|step| step.after).sum();
-            // At the time of before, else at once.
+            // The next step follows without the removed time, or at its original time.
             let mut as_before = less.clone();
             if let Some(next) = as_before.steps.get_mut(at) {
                 next.after += time;

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn names_still_there_do_not_vouch_for_lost_ones() {
+    fn present_names_do_not_hide_lost_ones() {
         let mut canaries = known(16);
         for _ in 0..3 {
             canaries.begin();
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn one_missing_canary_of_many_is_no_doubt() {
+    fn one_missing_canary_of_many_causes_no_doubt() {
         let mut canaries = known(16);
         canaries.begin();
         for (at, name) in canaries.names().iter().enumerate() {

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn late_miss_does_not_share_the_kick_under_way() {
+    fn late_miss_does_not_share_the_kick_in_progress() {
         let ms = Duration::from_millis;
         let mut queue = KickQueue::new(ms(250));
         assert_eq!(queue.due(), None);

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn stalled_log_blocks_nobody_and_its_queue_is_bounded() {
+    fn stalled_log_blocks_no_caller_and_bounds_its_queue() {
         let (log, mut reader) = UnixStream::pair().unwrap();
         let queue = Arc::new(Queue::default());
         queue.write_to(log, lost_line).unwrap();

@@ -277,7 +277,7 @@ async fn random_bytes_never_disturb_another_connection() {
 }
 
 #[tokio::test]
-async fn clients_with_incomplete_requests_disturb_nobody() {
+async fn incomplete_requests_disturb_no_other_client() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let server = server(&[&path]).await;
