@@ -113,7 +113,10 @@ fn while_these_flow<M: Mta>(world: &World<M>, copy: &Copy, name: &str) -> Done<u
     let wrong: Vec<_> =
         taken.iter().filter(|(id, _)| copies.get(id).is_none_or(|count| *count != 1)).collect();
     let mut killed = world.logs.since(since, "");
-    killed.retain(|line| line.text.contains("signal 7"));
+    // Postfix: "process /usr/lib/postfix/… pid 1234 killed by signal 7" (src/master/master_spawn.c).
+    killed.retain(|line| {
+        ["killed by signal", "signal 7"].iter().any(|text| line.text.contains(text))
+    });
     let (not_taken, lost) = (not_taken.into_inner(), lost.into_inner());
     println!(
         "    {} messages, {} cuts, {not_taken} times not accepted, {lost} connections lost, {put_off} deferred attempts, {} \
@@ -124,6 +127,7 @@ fn while_these_flow<M: Mta>(world: &World<M>, copy: &Copy, name: &str) -> Done<u
     );
     killed.iter().take(5).for_each(|line| println!("    {}: {}", line.program, line.text));
     ensure!(wrong.is_empty(), "{} messages are lost or duplicated: {wrong:?}", wrong.len());
+    ensure!(killed.is_empty(), "{} processes were killed by a signal", killed.len());
     ensure!(fs::metadata(&copy.file)?.ino() == inode, "the list was replaced, not cut in place");
     Ok(not_taken + put_off)
 }
