@@ -387,7 +387,7 @@ fn bad_configuration(world: &mut World) -> Done {
         (
             "no file",
             || Ok(fs::remove_file(in_root(CONFIGURATION))?),
-            "/etc/murder-route.toml: No such file",
+            "/etc/murder-route.toml: cannot read: No such file",
         ),
         ("no library", || Ok(fs::remove_file(in_root(LIBRARY))?), "unsupported dictionary type"),
     ];
