@@ -180,7 +180,9 @@ struct Abandonable<'a> {
 impl Abandonable<'_> {
     fn outcome(&self, walked: Result<(), Doubt>) -> Result<(), Doubt> {
         match self.given_up.load(Relaxed) {
-            true => Err(Doubt::new(DoubtKind::GivenUp, "nobody waits for the answer any more")),
+            true => {
+                Err(Doubt::new(DoubtKind::GivenUp, "the client has gone, so the walk was ended"))
+            }
             false => walked,
         }
     }
@@ -291,7 +293,7 @@ mod tests {
             count();
             WalkStep::On
         });
-        assert!(walked.unwrap_err().contains("nobody waits"));
+        assert!(walked.unwrap_err().contains("the client has gone"));
         given_up.store(false, Relaxed);
         assert_eq!(list.each(b"", &mut |_, _| ControlFlow::Break(())), Ok(()));
         given_up.store(true, Relaxed);
@@ -400,7 +402,7 @@ mod tests {
         let nobody = |resolver: &Resolver| {
             let evidence = resolver.evidence(None);
             let inquiry = Inquiry::new(b"nobody@example.org", &evidence);
-            resolver.route(inquiry, None, &mut |_| panic!("there is nobody to ask")).decision
+            resolver.route(inquiry, None, &mut |_| panic!("no confirmation is needed")).decision
         };
         let settings = || Settings::load(&given).unwrap();
         has(300);

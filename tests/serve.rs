@@ -246,7 +246,7 @@ fn many_misses_cost_the_slave_few_kicks() {
         assert_eq!(client.answer(), "OK error:5.1.1 User unknown");
     }
     let kicks = kicks.load(Ordering::SeqCst);
-    assert!(kicks < 50, "{kicks} kicks for 200 strangers who came at once");
+    assert!(kicks < 50, "{kicks} kicks for 200 unknown recipients at once");
 }
 
 #[test]

@@ -34,7 +34,9 @@ impl Rules {
             Err(why) => {
                 steps.push(why.to_string());
                 steps.push(match why {
-                    NoTarget::Refused(_) => "so it is refused, whoever exists".to_owned(),
+                    NoTarget::Refused(_) => {
+                        "so it is refused, whether or not the mailbox exists".to_owned()
+                    }
                     NoTarget::Nobody(_) => "so it is for no mailbox".to_owned(),
                     NoTarget::Doubtful(_) => "so the answer is temporary".to_owned(),
                 });
@@ -151,7 +153,7 @@ mod tests {
         );
         assert_eq!(
             explain(&rules, "jane@x_y.org").last().unwrap(),
-            "so it is refused, whoever exists"
+            "so it is refused, whether or not the mailbox exists"
         );
     }
 }

@@ -46,6 +46,10 @@ impl Sources {
             let said = self.runtime.block_on(self.confirmer.confirm(ask));
             (said, self.confirmer.key_generation())
         };
-        self.resolver.route(Inquiry::new(recipient, &evidence).patient(), explain, &mut confirm)
+        self.resolver.route(
+            Inquiry::new(recipient, &evidence).without_time_limit(),
+            explain,
+            &mut confirm,
+        )
     }
 }

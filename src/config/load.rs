@@ -133,7 +133,7 @@ impl Load<'_> {
         path.map(Some).ok_or(ConfigError::NoList)
     }
 
-    /// Finds out who confirms misses: the master, the slave of this host, or nobody.
+    /// Returns how misses are confirmed: by the master, by the slave of this host, or not at all.
     fn confirming(
         &mut self,
         imapd: Option<&ImapdOptions>,
@@ -210,7 +210,7 @@ impl Load<'_> {
     }
 
     /// The action for recipients that do not exist. It defers by default where the rules for names are
-    /// guessed: the master does not have a name that was formed wrongly, and would refuse everybody.
+    /// guessed: the master does not have a name that was formed wrongly, and would refuse every recipient.
     fn unknown_policy(&mut self, has_imapd_conf: bool) -> UnknownPolicy {
         let without_cyrus = !self.uses(SourceName::MailboxesDb);
         if !has_imapd_conf {

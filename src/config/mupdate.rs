@@ -18,7 +18,7 @@ use crate::mupdate::{Credentials, Mechanism, WhenTls};
 /// The port of MUPDATE (RFC 3656 §7).
 pub(super) const MUPDATE_PORT: u16 = 3905;
 
-/// Maximum of `negative-cache`, in seconds: a new user has given the address to somebody by then.
+/// Maximum of `negative-cache`, in seconds: by then a new user may have told the address to others.
 const NEGATIVE_CACHE_LIMIT: u32 = 10;
 
 /// How the MUPDATE server is reached.
@@ -36,7 +36,7 @@ pub struct Mupdate {
     pub master: Option<String>,
     /// The mechanisms that may be used, the best one first; `None`: [`Mechanism::ALL`].
     pub mechanisms: Option<Vec<Mechanism>>,
-    /// How long a "no such mailbox" of the master answers for the name without another question;
+    /// Time for which a "no such mailbox" of the master answers for the name without another question;
     /// `None`: each miss is confirmed. A mailbox that is created meanwhile is refused.
     pub negative_cache: Option<Duration>,
 }

@@ -107,8 +107,8 @@ impl Confirmer {
             if let (Some(why), Action::Kick) = (why, &action) {
                 self.impossible.call_once(|| {
                     warn!(
-                        "the MUPDATE master cannot be asked who is unknown, so it is what the \
-                         MUPDATE slave of this host says: {why}"
+                        "the MUPDATE master cannot confirm misses, so the MUPDATE slave of this host \
+                         confirms them: {why}"
                     );
                 });
             }

@@ -41,7 +41,7 @@ pub enum Failure {
     /// Bytes arrived between the OK of STARTTLS and the TLS handshake: an attacker on the path can
     /// inject them.
     #[error(
-        "unencrypted bytes after STARTTLS: somebody may be tampering with the connection to the \
+        "unencrypted bytes after STARTTLS: an attacker may be tampering with the connection to the \
          MUPDATE server"
     )]
     Injected,

@@ -69,7 +69,7 @@ pub(crate) fn choose(
         && !tls
     {
         "; PLAIN would send the password unencrypted: use TLS, or set `allow-plaintext = true` \
-         where nobody can listen"
+         on a network without eavesdroppers"
     } else if offered.is_empty() && !tls {
         "; Cyrus offers PLAIN only under TLS or with `allowplaintext: yes`, and SCRAM only with the \
          SASL module and a password store for it"
@@ -149,7 +149,7 @@ impl Exchange {
     /// Returns the failure for an iteration count that is not accepted. No response is sent.
     fn dubious(&self, rounds: u32) -> Failure {
         let what = match rounds < *ITERATIONS.start() {
-            true => "too few: whoever is in the server's place could find the password out",
+            true => "too few: a server that poses as the master could find out the password",
             false => "too many",
         };
         Failure::FalseServer(format!(

@@ -266,13 +266,13 @@ impl MailboxList for Overlaid<'_> {
         if let Some(Finding::Found(record)) = finding {
             return (Lookup::Present(record.clone()), false);
         }
-        let (found, lately) = self.list.lookup_dated(name);
+        let (found, recent) = self.list.lookup_dated(name);
         let found = match (found, finding) {
             (Lookup::Present(_), Some(Finding::Absent)) => self.list.lookup_without_record(name),
             (Lookup::Unsure(_), None) if self.findings.may_ask_the_master() => Lookup::Absent,
             (found, _) => found,
         };
-        (found, lately || self.findings.again == Again::All)
+        (found, recent || self.findings.again == Again::All)
     }
 
     fn denies(&self, inbox: &MailboxName) -> bool {

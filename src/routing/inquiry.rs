@@ -33,7 +33,7 @@ pub struct Inquiry<'a> {
     recipient: Cow<'a, [u8]>,
     evidence: Cow<'a, Evidence>,
     rounds: usize,
-    patient: bool,
+    has_no_limit: bool,
 }
 
 /// Next action of a driver.
@@ -78,21 +78,21 @@ impl<'a> Inquiry<'a> {
     /// any confirmation.
     pub fn new(recipient: &'a [u8], evidence: &'a Evidence) -> Self {
         let (recipient, evidence) = (Cow::Borrowed(recipient), Cow::Borrowed(evidence));
-        Self { recipient, evidence, rounds: 0, patient: false }
+        Self { recipient, evidence, rounds: 0, has_no_limit: false }
     }
 
     /// Waits for each confirmation as long as it takes ([`Ask::within`] is `None`), for a command that
     /// holds up no mail server.
-    pub fn patient(mut self) -> Self {
-        self.patient = true;
+    pub fn without_time_limit(mut self) -> Self {
+        self.has_no_limit = true;
         self
     }
 
     /// Returns the inquiry for use on another thread.
     pub fn into_owned(self) -> Inquiry<'static> {
-        let Self { recipient, evidence, rounds, patient } = self;
+        let Self { recipient, evidence, rounds, has_no_limit } = self;
         let recipient = Cow::Owned(recipient.into_owned());
-        Inquiry { recipient, evidence: Cow::Owned(evidence.into_owned()), rounds, patient }
+        Inquiry { recipient, evidence: Cow::Owned(evidence.into_owned()), rounds, has_no_limit }
     }
 
     /// The recipient.
@@ -122,7 +122,7 @@ impl<'a> Inquiry<'a> {
                 && router.case_matters(&self.recipient, overlaid.key_generation())
         };
         let searches = router.rules.fuzzy || folded();
-        let within = (why == Why::Changed && !self.patient).then_some(KNOWN_NAME_TIMEOUT);
+        let within = (why == Why::Changed && !self.has_no_limit).then_some(KNOWN_NAME_TIMEOUT);
         Step::Ask(Ask { name, why, within, searches, unsettled })
     }
 

@@ -374,11 +374,11 @@ impl Search<'_> {
 
     fn look_up(&mut self, target: &Target) -> Result<Found, Open> {
         let name = &target.name;
-        let (found, lately) = self.list.lookup_dated(name);
+        let (found, recent) = self.list.lookup_dated(name);
         match found {
             Lookup::Present(record) => {
                 explain!(self.explain, "record: {name}: {}", describe(&record));
-                self.record(target, record, lately)
+                self.record(target, record, recent)
             }
             Lookup::Absent => {
                 explain!(self.explain, "record: the list has no {name}");
@@ -397,7 +397,7 @@ impl Search<'_> {
         }
     }
 
-    fn record(&mut self, target: &Target, record: Record, lately: bool) -> Result<Found, Open> {
+    fn record(&mut self, target: &Target, record: Record, recent: bool) -> Result<Found, Open> {
         let name = &target.name;
         let (decision, reason): (_, Cow<'static, str>) = match record.state {
             State::Deleted => return self.miss(name, Some(record), "the mailbox is deleted"),
@@ -416,7 +416,7 @@ impl Search<'_> {
             }
             // It may have moved on since, or have come back. A backend that no longer has it
             // rejects it permanently.
-            State::Active if lately && self.belief.can_ask_again(name) => {
+            State::Active if recent && self.belief.can_ask_again(name) => {
                 explain!(self.explain, "freshness: {name} changed within the last minute");
                 return Err(Open::AskAgain(name.clone()));
             }
@@ -424,10 +424,10 @@ impl Search<'_> {
             // the rights of anonymous clients count there too.
             State::Active if target.kind == TargetKind::Shared && !record.anonymous.post => {
                 let (decision, why) = if record.anonymous.lookup {
-                    let why = "nobody may post to this folder without logging in";
+                    let why = "posting to this folder needs a login";
                     (Decision::Refused(Refusal::NoPost), why)
                 } else {
-                    (Decision::Unknown, "a shared folder that nobody may see or post to")
+                    (Decision::Unknown, "a shared folder without the right to see it or post to it")
                 };
                 // The right may have been granted since: a miss in a lagging list never causes a
                 // refusal.

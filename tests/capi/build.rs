@@ -21,7 +21,7 @@ pub fn library() -> PathBuf {
     make("capi", "lib")
 }
 
-/// Where the library is that has a recipient at whom it panics.
+/// Path of the library that panics at one recipient.
 pub fn library_that_panics() -> PathBuf {
     make("capi-panic", "lib-panic")
 }

@@ -593,7 +593,7 @@ impl Daemon {
         self.shared.now.store(now.as_millis() as u64, Relaxed);
         let mailbox = MailboxName::new(crate::schedule::text(name)).unwrap();
         // A second list that lags may have the name where the replica has none.
-        let lately = self.shared.store().changed_lately(&mailbox, now)
+        let recent = self.shared.store().changed_lately(&mailbox, now)
             && matches!(self.shared.lookup(&mailbox), Lookup::Present(_));
         let is_active = |found| match found {
             Lookup::Present(Record { state, .. }) => state == State::Active,
@@ -607,7 +607,7 @@ impl Daemon {
         let question = Question {
             id: self.asked,
             // As documented: not within 5 s after the master left such a question unanswered.
-            to_ask_again: lately
+            to_ask_again: recent
                 && self.asker.talk().is_some()
                 && self.known_unanswered.is_none_or(|at| at + Duration::from_secs(5) <= now),
             gave_up: false,

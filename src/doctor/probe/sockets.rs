@@ -243,7 +243,7 @@ impl Examination<'_> {
             let confirmation = self.runtime.block_on(confirmer.confirm(ask));
             (confirmation, confirmer.key_generation())
         };
-        let inquiry = Inquiry::new(recipient.as_bytes(), &evidence).patient();
+        let inquiry = Inquiry::new(recipient.as_bytes(), &evidence).without_time_limit();
         self.resolver.route(inquiry, None, &mut confirm)
     }
 

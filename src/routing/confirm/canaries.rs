@@ -51,7 +51,7 @@ impl Canaries {
                 if let Some(at) = was_open {
                     self.open.swap_remove(at);
                 } else if !self.names.contains(name) {
-                    self.remember(name);
+                    self.keep(name);
                 }
             }
             Finding::Absent => match was_open {
@@ -67,7 +67,7 @@ impl Canaries {
         }
     }
 
-    fn remember(&mut self, name: &MailboxName) {
+    fn keep(&mut self, name: &MailboxName) {
         if self.names.len() < self.most {
             self.names.push(name.clone());
         } else if self.missing == 0

@@ -147,7 +147,7 @@ fn refused(why: impl fmt::Display) -> Action {
 
 /// Doubt of a miss without any authority that could confirm it.
 pub(crate) fn nobody_to_ask() -> Doubt {
-    Doubt::new(DoubtKind::Unreachable, "there is nobody to ask")
+    Doubt::new(DoubtKind::Unreachable, "no server can confirm the miss")
 }
 
 fn timed_out(why: impl fmt::Display) -> Action {

@@ -41,8 +41,8 @@ impl MailboxList for FakeList {
     }
 
     fn lookup_dated(&self, name: &MailboxName) -> (Lookup, bool) {
-        let lately = self.new.is_some_and(|new| name.as_bytes() == new.as_bytes());
-        (self.lookup(name), lately)
+        let recent = self.new.is_some_and(|new| name.as_bytes() == new.as_bytes());
+        (self.lookup(name), recent)
     }
 
     fn each(
@@ -268,7 +268,7 @@ fn recently_moved_mailbox_is_confirmed_by_the_master() {
     let (route, asked) = decide(&router(), &list, Some(&master), "jane@example.org");
     assert_eq!((server(&route), &asked[..]), (Some("be2"), &["user.jane".to_owned()][..]));
     let (route, asked) = decide(&router(), &list, Some(&master), "max@example.org");
-    assert_eq!((server(&route), asked.len()), (Some("be1"), 0), "nobody else is asked for");
+    assert_eq!((server(&route), asked.len()), (Some("be1"), 0), "no other name is asked for");
     let reserved = FakeList::of(&[("user.jane", on(State::Reserved, "be1"))]);
     let (route, _) = decide(&router(), &list, Some(&reserved), "jane@example.org");
     assert_eq!(route.decision, Decision::Deferred(Cause::Mailbox));
