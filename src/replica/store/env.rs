@@ -248,7 +248,7 @@ impl ReplicaEnv {
 
     /// The error of a read that may have touched pages that were not there.
     fn torn(&self) -> Error {
-        let why = "somebody has cut data.mdb off while it was read".into();
+        let why = "data.mdb was truncated while it was read".into();
         Error::Damaged { path: self.dir.clone(), why }
     }
 
