@@ -265,7 +265,11 @@ fn with_tls_and_login(world: &mut World<Exim>) -> Done {
         ("tls-name = ", "tls-name = \"other.test\"\n#", "is not for `other.test`"),
         ("tls-name = ", "tls = \"off\"\n#", ": 430 Authentication required"),
         ("username = ", "username = \"nobody\"\n#", "refused the login of `nobody`"),
-        ("password-file = ", "password-file = \"/nothing\"\n#", "/nothing: No such file"),
+        (
+            "password-file = ",
+            "password-file = \"/nothing\"\n#",
+            "/nothing: cannot read: No such file",
+        ),
     ];
     let tls = demand_tls_and_login(world)?;
     let address = format!("address = \"{}:{LOGIN_PORT}\"\n", tls::NAME);
