@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Longest wait of any call.
 pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest wait for locks, within the half of a call's time that is for locks.
+/// Longest wait for locks. A call waits for them for at most half of its time.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The time limit of one call, for all its recipients, for locks and the daemon together.

@@ -165,7 +165,8 @@ fn parse_dlist(value: &[u8]) -> Result<(Record, ModTime), RecordError> {
         }
     }
     reader.finish()?;
-    // `ctl_mboxlist -u` of 2.5 leaves `server!partition` of a text dump together, and no server.
+    // `ctl_mboxlist -u` of 2.5 does not split `server!partition` of a text dump: the server is part of the
+    // partition.
     let (server, partition) = match (&server, split(&partition, b'!')) {
         (None, Some((server, partition))) if flags.remote || flags.moving => {
             (Some(server), partition)
