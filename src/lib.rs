@@ -142,8 +142,8 @@ mod wire;
 #[cfg(feature = "testing")]
 pub mod wire;
 
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 #[cfg(test)]
 #[path = "../tests/common/left_out.rs"]

@@ -11,15 +11,15 @@ use crate::replica::{Fate, Mark, Missing, PutOutcome, ReplicaMeta, Swept, Transa
 /// [`Transaction`] over maps in memory. To abort a transaction, clone the table before it and put the clone
 /// back.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Table {
+pub struct Table {
     /// Records by mailbox name.
-    pub(crate) records: BTreeMap<Vec<u8>, (Record, ModTime)>,
+    pub records: BTreeMap<Vec<u8>, (Record, ModTime)>,
     /// Missing names with their last records.
-    pub(crate) missing: BTreeMap<Vec<u8>, Missing>,
+    pub missing: BTreeMap<Vec<u8>, Missing>,
     /// Facts about the replica as a whole.
-    pub(crate) about: ReplicaMeta,
+    pub about: ReplicaMeta,
     /// Numbers noted and not yet taken.
-    pub(crate) notes: Vec<u64>,
+    pub notes: Vec<u64>,
 }
 
 impl Transaction for Table {

@@ -1,6 +1,9 @@
-//! Helpers of unit tests: files as Cyrus writes them, a replica in memory, and random numbers.
+//! Test helpers: files as Cyrus writes them, a replica in memory, and random numbers.
 
+#[cfg(test)]
 pub(crate) mod cyrus_lists;
+#[cfg(test)]
 pub(crate) mod cyrus_writer;
-pub(crate) mod memory_replica;
+pub mod memory_replica;
+#[cfg(test)]
 pub(crate) mod random;

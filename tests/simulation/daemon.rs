@@ -361,7 +361,7 @@ impl Daemon {
             asker: Link::new(schedule.login, now),
             asker_failure: None,
             queued: Vec::new(),
-            writer: Writer::new(committed.about, disk, now),
+            writer: Writer::new(committed.table.about, disk, now),
             questions: Vec::new(),
             asked: 0,
             answers: Vec::new(),

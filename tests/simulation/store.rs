@@ -3,43 +3,52 @@
 //! committed and not synchronised to the disk (see `replica::store`).
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use murder_route::model::list::Lookup;
 use murder_route::model::mod_time::ModTime;
 use murder_route::model::name::MailboxName;
-use murder_route::model::record::Record;
-use murder_route::replica::{
-    Fate, Mark, Missing, PutOutcome, ReplicaDoubt, ReplicaMeta, Swept, Transaction,
-};
+use murder_route::replica::ReplicaDoubt;
+use murder_route::testing::memory_replica::Table;
 
 /// One state of the replica. A modified copy is a batch; a copy that replaces it is committed.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Table {
-    records: BTreeMap<Vec<u8>, (Record, ModTime)>,
-    missing: BTreeMap<Vec<u8>, Missing>,
-    pub(crate) about: ReplicaMeta,
+pub(crate) struct Snapshot {
+    pub(crate) table: Table,
     /// For the checks: contains every change that the master had at this time.
     pub(crate) complete_to: Option<Duration>,
     /// For the checks: the largest number of names since a full list was applied.
     most: u64,
     /// For the checks: time of the last change of each name.
     changed: BTreeMap<Vec<u8>, Duration>,
-    notes: Vec<u64>,
+}
+
+impl Deref for Snapshot {
+    type Target = Table;
+
+    fn deref(&self) -> &Table {
+        &self.table
+    }
+}
+
+impl DerefMut for Snapshot {
+    fn deref_mut(&mut self) -> &mut Table {
+        &mut self.table
+    }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Store {
-    committed: Table,
+    committed: Snapshot,
     /// The state that a power failure leaves.
-    on_disk: Table,
+    on_disk: Snapshot,
     /// Time at which the wall clock was last set.
     clock_set: Option<Duration>,
 }
 
 impl Store {
-    pub(crate) fn begin(&self) -> Table {
+    pub(crate) fn begin(&self) -> Snapshot {
         self.committed.clone()
     }
 
@@ -53,26 +62,26 @@ impl Store {
         changed.is_some_and(|at| now - *at < Duration::from_secs(50) && dated(at))
     }
 
-    fn note_changes(&self, batch: &mut Table, now: Duration) {
+    fn note_changes(&self, batch: &mut Snapshot, now: Duration) {
         let had = &self.committed.records;
         if self.committed.about.synchronised.is_none() {
             return;
         }
-        for (name, (record, _)) in &batch.records {
+        for (name, (record, _)) in &batch.table.records {
             if had.get(name).is_none_or(|(had, _)| had != record) {
                 batch.changed.insert(name.clone(), now);
             }
         }
     }
 
-    pub(crate) fn commit(&mut self, mut batch: Table, now: Duration) {
+    pub(crate) fn commit(&mut self, mut batch: Snapshot, now: Duration) {
         self.note_changes(&mut batch, now);
         batch.most = batch.most.max(batch.records.len() as u64);
         self.on_disk = std::mem::replace(&mut self.committed, batch);
     }
 
     /// For a full list.
-    pub(crate) fn commit_list(&mut self, mut batch: Table, now: Duration) {
+    pub(crate) fn commit_list(&mut self, mut batch: Snapshot, now: Duration) {
         self.note_changes(&mut batch, now);
         if batch.about.held_back.is_none() {
             batch.most = batch.records.len() as u64;
@@ -80,7 +89,7 @@ impl Store {
         self.commit_to_disk(batch);
     }
 
-    pub(crate) fn commit_to_disk(&mut self, batch: Table) {
+    pub(crate) fn commit_to_disk(&mut self, batch: Snapshot) {
         self.on_disk = batch.clone();
         self.committed = batch;
     }
@@ -90,7 +99,7 @@ impl Store {
         self.committed.complete_to = self.committed.complete_to.max(Some(asked));
     }
 
-    pub(crate) fn committed(&self) -> &Table {
+    pub(crate) fn committed(&self) -> &Snapshot {
         &self.committed
     }
 
@@ -126,86 +135,6 @@ impl Store {
 
     pub(crate) fn lose_power(&mut self) {
         self.committed = self.on_disk.clone();
-    }
-}
-
-impl Transaction for Table {
-    type Error = Infallible;
-
-    fn get(&self, name: &MailboxName) -> Result<Option<Record>, Infallible> {
-        Ok(self.records.get(name.as_bytes()).map(|(record, _)| record.clone()))
-    }
-
-    fn put(
-        &mut self,
-        name: &MailboxName,
-        record: &Record,
-        changed: ModTime,
-    ) -> Result<PutOutcome, Infallible> {
-        let key = name.as_bytes();
-        let put = match self.records.get(key) {
-            Some((before, _)) if before == record => return Ok(PutOutcome::Same),
-            Some(_) => PutOutcome::Changed,
-            None if self.missing.contains_key(key) => PutOutcome::Back,
-            None => PutOutcome::New,
-        };
-        self.missing.remove(key);
-        self.records.insert(key.to_vec(), (record.clone(), changed));
-        Ok(put)
-    }
-
-    fn delete(&mut self, name: &MailboxName) -> Result<bool, Infallible> {
-        self.missing.remove(name.as_bytes());
-        Ok(self.records.remove(name.as_bytes()).is_some())
-    }
-
-    fn sweep(
-        &mut self,
-        mark: &Mark,
-        judge: &mut dyn FnMut(&[u8], Option<&Mark>) -> Fate,
-    ) -> Result<Swept, Infallible> {
-        let mut swept = Swept::default();
-        let was_missing = self.missing.len();
-        self.missing.retain(|name, missing| judge(name, Some(&missing.mark)) != Fate::Remove);
-        swept.removed = (was_missing - self.missing.len()) as u64;
-        for name in self.records.keys().cloned().collect::<Vec<_>>() {
-            match judge(&name, None) {
-                Fate::Keep => {}
-                Fate::Miss => {
-                    swept.missed += 1;
-                    if let Some((record, _)) = self.records.remove(&name) {
-                        self.missing.insert(name, Missing { record, mark: mark.clone() });
-                    }
-                }
-                Fate::Remove => {
-                    swept.removed += 1;
-                    self.records.remove(&name);
-                }
-            }
-        }
-        Ok(swept)
-    }
-
-    fn names(&self) -> Result<u64, Infallible> {
-        Ok(self.records.len() as u64)
-    }
-
-    fn about(&self) -> Result<ReplicaMeta, Infallible> {
-        Ok(ReplicaMeta { missing: self.missing.len() as u64, ..self.about.clone() })
-    }
-
-    fn set_about(&mut self, about: &ReplicaMeta) -> Result<(), Infallible> {
-        self.about = ReplicaMeta { missing: self.missing.len() as u64, ..about.clone() };
-        Ok(())
-    }
-
-    fn note(&mut self, number: u64) -> Result<(), Infallible> {
-        self.notes.push(number);
-        Ok(())
-    }
-
-    fn noted(&mut self) -> Result<Vec<u64>, Infallible> {
-        Ok(std::mem::take(&mut self.notes))
     }
 }
 

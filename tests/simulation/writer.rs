@@ -9,14 +9,14 @@ use murder_route::replica::writer_logic::{Next, StreamInput, Write, WriterLogic}
 
 use crate::daemon::{ACCEPT_AFTER, Shared};
 use crate::random::Random;
-use crate::store::Table;
+use crate::store::Snapshot;
 
 pub(crate) struct Writer {
     /// Inputs that wait in the channel.
     pub(crate) inputs: VecDeque<StreamInput>,
     logic: WriterLogic,
     /// The transaction under way.
-    txn: Option<Table>,
+    txn: Option<Snapshot>,
     commit: Option<Commit>,
     /// Longest time of a commit, in milliseconds.
     pub(crate) disk: u64,
@@ -28,7 +28,7 @@ struct Commit {
     /// is notified of the commit.
     at: Duration,
     to_disk: bool,
-    txn: Option<Table>,
+    txn: Option<Snapshot>,
 }
 
 impl Writer {
@@ -81,7 +81,7 @@ impl Writer {
             }
             return Some(next == Next::Receive);
         };
-        let Ok(written) = self.logic.write(&mut txn, time, shared);
+        let Ok(written) = self.logic.write(&mut txn.table, time, shared);
         match written {
             Write::Drop => Some(false),
             Write::Receive => {
